@@ -1,0 +1,53 @@
+"""Metadata of raft-spark. EMR brings its own pyspark, so only `local` asks for one."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="raft-spark",
+    version=version,
+    description="RAFT fine-tuning datasets from PubMedQA, as Spark jobs: on a laptop with one command, on EMR Serverless at full size",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=["raft_spark", "raft_spark.endpoints", "raft_spark.conf"],
+    package_dir={"raft_spark.conf": "conf"},
+    package_data={"raft_spark": ["py.typed"], "raft_spark.conf": ["*.toml"]},
+    entry_points={"console_scripts": ["raft-spark = raft_spark.cli:main"]},
+    install_requires=[
+        "boto3>=1.40",
+        "click>=8.1",
+        "numpy>=1.26",
+        "pyarrow>=18",
+        "pydantic>=2.9",
+        "rich>=13.7",
+        "urllib3>=2.2",
+    ],
+    extras_require={
+        "local": [
+            "pyspark==4.1.*",
+            "pandas>=2.2",
+            "datasets>=4",
+            "openvino-genai>=2026.4",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
+            "install-jdk>=1.1",
+        ],
+        "dev": [
+            "hypothesis>=6.100",
+            "import-linter>=2",
+            "moto[server]>=5.1",
+            "mypy>=1.13",
+            "pre-commit>=4",
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "ruff>=0.8",
+        ],
+    },
+    classifiers=["Programming Language :: Python :: 3.11", "License :: OSI Approved :: MIT License", "Typing :: Typed"],
+)

@@ -1,0 +1,61 @@
+"""One Spark session for all tests, a fake model server, lakes in temporary folders."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
+os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+    os.environ.pop(name, None)
+
+from raft_spark import config, endpoints, session  # noqa: E402 - the environment comes first
+
+ROOT = Path(__file__).parent.parent
+SPARK = {"spark.master": "local[2]", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
+Settle = Callable[..., config.Config]
+
+
+@pytest.fixture
+def settled(tmp_path: Path, request: pytest.FixtureRequest) -> Settle:
+    """Settle a small lake of built-in articles in a folder of its own; further assignments go on top."""
+
+    def settle(*assignments: str, files: tuple[str, ...] = ()) -> config.Config:
+        spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
+        basis = [f"lake.root={tmp_path / 'lake'}", "articles.source=sample:300", "completions.endpoint=fake"]
+        return config.load(files, [*spark, *basis, "completions.flush_seconds=0.2", *assignments])
+
+    return settle
+
+
+@pytest.fixture(scope="session")
+def fake() -> Iterator[config.Endpoint]:
+    """A fake model server in its own process, for the whole test run."""
+    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_spark_is_left() -> Iterator[None]:
+    yield
+    session.stop()
+
+
+def article(pubid: int, passages: list[str], question: str = "Does it work?", **more: object) -> dict[str, object]:
+    """Return a good record in the PubMedQA schema."""
+    context = {"contexts": passages, "labels": ["METHODS"] * len(passages), "meshes": ["Humans"]}
+    return {"pubid": pubid, "question": question, "context": context, "long_answer": "It does.", **more}
+
+
+def write_articles(path: Path, records: list[dict[str, object]]) -> Path:
+    """Write records as one Parquet file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(records), path)
+    return path
