@@ -1,0 +1,68 @@
+"""The tables' names and columns: written down, never inferred. The column `split` (completions: `day`) is a folder's name."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+SPLITS = ("train", "validation", "test")
+ARTICLES, BASE, COMPLETIONS, DATASET = "articles", "base", "completions", "dataset"
+
+_strings = pa.list_(pa.string())
+_documents = pa.list_(
+    pa.struct([("pubid", pa.int64()), ("passage", pa.int32()), ("text", pa.string()), ("oracle", pa.bool_())])
+)
+SCHEMAS: Mapping[str, pa.Schema] = {
+    ARTICLES: pa.schema(
+        [
+            ("pubid", pa.int64()),
+            ("question", pa.string()),
+            ("passages", _strings),
+            ("labels", _strings),
+            ("meshes", _strings),
+            ("long_answer", pa.string()),
+            ("final_decision", pa.string()),
+            ("number", pa.int64()),
+            ("fingerprint", pa.string()),
+        ]
+    ),
+    BASE: pa.schema(
+        [
+            ("pubid", pa.int64()),
+            ("question", pa.string()),
+            ("documents", _documents),
+            ("oracle", pa.string()),
+            ("distracted", pa.bool_()),
+            ("original_answer", pa.string()),
+            ("final_decision", pa.string()),
+        ]
+    ),
+    COMPLETIONS: pa.schema(
+        [
+            ("key", pa.string()),
+            ("pubid", pa.int64()),
+            ("completion", pa.string()),
+            ("error_class", pa.string()),
+            ("error", pa.string()),
+            ("attempts", pa.int32()),
+            ("model", pa.string()),
+            ("finish_reason", pa.string()),
+            ("prompt_tokens", pa.int32()),
+            ("completion_tokens", pa.int32()),
+            ("latency_ms", pa.int32()),
+            ("created_at", pa.timestamp("us", "UTC")),
+            ("run_id", pa.string()),
+        ]
+    ),
+}
+QUARANTINE = pa.schema(
+    [("pubid", pa.int64()), ("reason", pa.string()), ("source", pa.string()), ("record", pa.string())]
+)
+FILES = pa.schema(
+    [
+        ("path", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("row_groups", pa.list_(pa.int64())),
+    ]
+)

@@ -1,0 +1,113 @@
+"""Settings -> a Spark session, started when the first stage needs one: a run with nothing to do starts no JVM."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from raft_spark import config, errors
+from raft_spark.config import Config
+
+DEFAULTS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.parquet.enableVectorizedReader": "true",
+    "spark.speculation": "false",
+}
+LOCAL = {
+    "spark.master": "local[*]",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.sql.shuffle.partitions": "4",
+}
+JAVA_HINT = "Java 17 was not found; install it (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+
+
+def start(conf: Config) -> SparkSession:
+    """Return the running session, else start one: what spark-submit set stands, conf's [spark] section goes over it.
+
+    Raises ConfigError when no Java is found.
+    """
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    settings = DEFAULTS | ({} if submitted else LOCAL) | _s3a(conf) | conf.spark
+    if not submitted:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        os.environ["JAVA_HOME"] = java_home()
+    builder = SparkSession.builder.appName("raft-spark")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
+    """Be a job's main: settle the settings, run the stage, print its version as one line of JSON.
+
+    Exits with the status of a RaftError after one sentence on standard error.
+    """
+    try:
+        version = run(config.from_argv(argv))
+    except errors.RaftError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(error.exit_status)
+    sys.stdout.write(json.dumps({"table": version.table, "version": version.id, "counts": version.counts}) + "\n")
+    stop()
+
+
+def stop() -> None:
+    """Stop the session, if one runs, and with it its jobs."""
+    spark = SparkSession.getActiveSession()
+    if spark is not None:
+        spark.sparkContext.cancelAllJobs()
+        spark.stop()
+
+
+def java_home() -> str:
+    """Find a Java: JAVA_HOME, the PATH, or the one `make` fetched into the environment (PREFIX/jdk/*)."""
+    on_path = shutil.which("java")
+    found = [os.environ.get("JAVA_HOME", ""), str(Path(on_path).resolve().parents[1]) if on_path else ""]
+    found += sorted(str(path) for path in Path(sys.prefix).glob("jdk/*"))
+    home = next((home for home in found if home and (Path(home) / "bin/java").exists()), None)
+    if home is None:
+        raise errors.ConfigError(JAVA_HINT)
+    return home
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what Spark raises into the RaftError that a worker raised, whose type is lost on the way to the driver."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        found = re.search(r"raft_spark\.errors\.(\w+): (.*)", str(error))
+        if found is None:
+            raise
+        raise getattr(errors, found[1])(found[2]) from error
+
+
+def _s3a(conf: Config) -> dict[str, str]:
+    """Reach an S3 lake the way the workers do: s3:// is S3A, and another server is addressed by path."""
+    if "://" not in conf.lake.root:
+        return {}
+    endpoint = conf.lake.s3_endpoint
+    settings = {"spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem"}
+    if endpoint:
+        settings["spark.hadoop.fs.s3a.endpoint"] = endpoint
+        settings["spark.hadoop.fs.s3a.path.style.access"] = "true"
+        settings["spark.hadoop.fs.s3a.connection.ssl.enabled"] = str(endpoint.startswith("https")).lower()
+    if conf.lake.s3_region:
+        settings["spark.hadoop.fs.s3a.endpoint.region"] = conf.lake.s3_region
+    return settings

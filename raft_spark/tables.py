@@ -1,0 +1,282 @@
+"""Tables of the lake: versions, files and rows. The only place that knows how a table is kept.
+
+    ROOT/TABLE/current.json                    the pointer, replaced by a conditional write
+    ROOT/TABLE/versions/ID/manifest.json       written last but the pointer: names every file with rows, bytes, digest
+    ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
+    ROOT/completions/data/day=.../*.parquet    the append-only store, outside of its versions
+
+A version's folder belongs to the run that makes it, and a task's file is a function of the input, so a repeated task
+writes the same bytes to the same name: there is nothing to rename and nothing to clean up when all goes well. What an
+interrupted run left has no manifest; `sweep` deletes it when it is old enough.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+
+from raft_spark import __version__
+from raft_spark.config import Config, Lake
+from raft_spark.errors import InputError
+from raft_spark.files import Place, age_hours
+from raft_spark.parts import DataFile, as_file, read_piece
+from raft_spark.schemas import COMPLETIONS, FILES, SCHEMAS, SPLITS
+
+TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What manifest.json holds: the list of files that is this version, and where it comes from.
+
+    `identity` is a hash of everything the content depends on: same identity, nothing to do. `inputs` names the versions
+    read, by table. `counts` are the stage's own sums.
+    """
+
+    table: str
+    id: str
+    identity: str
+    inputs: Mapping[str, str]
+    counts: Mapping[str, Any]
+    files: tuple[DataFile, ...]
+    settings: Mapping[str, Any]
+    code: str
+    run_id: str
+    created_at: str
+
+    def data(self) -> list[DataFile]:
+        """Return the files of the table itself, without quarantine."""
+        return [file for file in self.files if file.path.startswith("data/")]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A version that is being written; nobody sees it before `publish`."""
+
+    table: str
+    id: str
+    identity: str
+    place: Place
+    previous: bytes | None
+
+
+def place(lake: Lake, table: str) -> Place:
+    """Return the folder of a table."""
+    return Place.of(lake).at(table)
+
+
+def current(lake: Lake, table: str) -> Version | None:
+    """Return the published version, None before the first."""
+    pointer = place(lake, table).read("current.json")
+    return None if pointer is None else load(lake, table, json.loads(pointer)["version"])
+
+
+def needed(lake: Lake, table: str) -> Version:
+    """Return the published version. Raises InputError that names the stage to run when there is none."""
+    found = current(lake, table)
+    if found is None:
+        msg = f"{lake.root} holds no table {table!r}; run `raft-spark {table}` first"
+        raise InputError(msg)
+    return found
+
+
+def load(lake: Lake, table: str, version: str) -> Version:
+    """Return any version, also an old one. Raises InputError that lists the versions when there is no such one."""
+    manifest = place(lake, table).read(f"versions/{version}/manifest.json")
+    if manifest is None:
+        known = ", ".join(found.id for found in history(lake, table)) or "none"
+        msg = f"{lake.root}/{table} has no version {version!r}; it has: {known}"
+        raise InputError(msg)
+    stored = json.loads(manifest)
+    files = tuple(DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in stored.pop("files"))
+    return Version(files=files, **stored)
+
+
+def history(lake: Lake, table: str) -> list[Version]:
+    """Return every version that was finished, oldest first."""
+    found = place(lake, table).at("versions").list()
+    return [load(lake, table, file.path.split("/")[0]) for file in found if file.path.endswith("/manifest.json")]
+
+
+def identity(*parts: object) -> str:
+    """Name all that a version's content depends on, this package's version included: 16 hexadecimal digits."""
+    text = json.dumps([__version__, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def draft(lake: Lake, table: str, identity: str) -> Draft:
+    """Open a new version; its folder is this run's alone."""
+    now = datetime.datetime.now(datetime.UTC)
+    name = f"{now:%Y%m%dT%H%M%SZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
+    folder = place(lake, table)
+    return Draft(table, name, identity, folder.at("versions", name), folder.read("current.json"))
+
+
+def publish(
+    new: Draft, conf: Config, files: Iterable[DataFile], inputs: Mapping[str, Version], counts: Mapping[str, Any]
+) -> Version:
+    """Write the manifest, then move the pointer, then sweep.
+
+    Raises InputError, and leaves the pointer, when another run has published since the draft was opened.
+    """
+    version = Version(
+        table=new.table,
+        id=new.id,
+        identity=new.identity,
+        inputs={name: found.id for name, found in inputs.items()},
+        counts=counts,
+        files=tuple(sorted(files, key=lambda file: file.path)),
+        settings=conf.settings(),
+        code=__version__,
+        run_id=new.id,
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
+    folder = place(conf.lake, new.table)
+    if not folder.swap("current.json", json.dumps({"version": new.id}).encode(), new.previous):
+        msg = f"another run published {folder.root} while this one ran; its version stays, {new.id} can be read by its name"
+        raise InputError(msg)
+    sweep(conf.lake, new.table)
+    return version
+
+
+def sweep(lake: Lake, table: str) -> list[str]:
+    """Delete version folders without a manifest that are older than lake.sweep_after_hours; return their names."""
+    folder = place(lake, table).at("versions")
+    ages: dict[str, float] = {}
+    whole = set()
+    for file in folder.list():
+        version, _, name = file.path.partition("/")
+        ages[version] = min(ages.get(version, age_hours(file)), age_hours(file))
+        whole |= {version} if name == "manifest.json" else set()
+    left = [version for version, age in ages.items() if version not in whole and age >= lake.sweep_after_hours]
+    for version in left:
+        folder.delete(version)
+    return left
+
+
+def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
+    """Return the rows of a version, lazily, with the partition column last (split; of completions: day)."""
+    schema = from_arrow_schema(SCHEMAS[version.table])
+    day = version.table == COMPLETIONS
+    schema.add(StructField("day" if day else "split", StringType()))
+    folder = place(lake, version.table)
+    folder = folder if day else folder.at("versions", version.id)
+    paths = [folder.uri(file.path) for file in version.data()]
+    if not paths:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).option("basePath", folder.uri("data")).parquet(*paths)
+
+
+def stored(spark: SparkSession, lake: Lake) -> DataFrame:
+    """Return every stored completion, also those of runs that died before they could publish a version."""
+    folder = place(lake, COMPLETIONS)
+    schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
+    paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
+    return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
+
+
+def appended(lake: Lake, known: Iterable[DataFile]) -> list[DataFile]:
+    """Describe every file of the completions store; only those not `known`, left by a run that died, are read."""
+    folder = place(lake, COMPLETIONS)
+    by_path = {file.path: file for file in known}
+    found = [f"data/{file.path}" for file in folder.at("data").list()]
+    with ThreadPoolExecutor(16) as threads:
+        unknown = threads.map(partial(_described_at, folder), [path for path in found if path not in by_path])
+        by_path |= {file.path: file for file in unknown}
+    return [by_path[path] for path in found]
+
+
+def _described_at(folder: Place, path: str) -> DataFile:
+    data = folder.read(path) or b""
+    footer = pq.read_metadata(pa.BufferReader(data))
+    groups = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
+    return DataFile(path, footer.num_rows, len(data), hashlib.sha256(data).hexdigest(), groups)
+
+
+def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
+    """Return the row groups of a version, in order: the units that bulk stages hand to tasks."""
+    folder = place(lake, version.table).at("versions", version.id)
+    return [
+        {**dataclasses.asdict(folder), "path": file.path, "split": file.split, "row_group": group, "rows": rows}
+        for file in version.data()
+        for group, rows in enumerate(file.row_groups)
+    ]
+
+
+def tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
+    """Return (task, piece as JSON), one Spark partition a task, consecutive pieces together, balanced by rows."""
+    total = sum(piece["rows"] for piece in found)
+    count = max(1, min(count, len(found)))
+    groups: list[list[tuple[int, str]]] = [[] for _ in range(count)]
+    before = 0
+    for piece in found:
+        task = min(count - 1, (before + piece["rows"] // 2) * count // max(1, total))
+        groups[task].append((task, json.dumps(piece)))
+        before += piece["rows"]
+    partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
+    return spark.createDataFrame(partitions.flatMap(list), TASK)
+
+
+def task_count(spark: SparkSession, lake: Lake, size: int) -> int:
+    """Return how many tasks share `size` bytes: files of about lake.file_mb, but no core idle."""
+    return max(spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000)))
+
+
+def folder(lake: Lake, version: Version) -> str:
+    """Return where a version lies, as a person would type it; data/ below it holds the rows (of dataset: FORMAT/)."""
+    at = place(lake, version.table)
+    below = at.at("data") if version.table == COMPLETIONS else at.at("versions", version.id)
+    return str(Path(below.root).absolute()) if below.is_local else below.root
+
+
+def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -> list[dict[str, Any]]:
+    """Return the first rows of a version without Spark, at most `rows`; of a dataset, records of its first format."""
+    at = place(lake, version.table)
+    at = at if version.table == COMPLETIONS else at.at("versions", version.id)
+    wanted = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
+    wanted.sort(key=lambda file: (SPLITS.index(file.split) if file.split else 0, "/train-" not in file.path, file.path))
+    found: list[dict[str, Any]] = []
+    for file in wanted:
+        if len(found) >= rows:
+            break
+        data = at.read(file.path) or b""
+        if file.path.endswith(".jsonl"):
+            lines = data.splitlines()[: rows - len(found)]
+            found += [json.loads(line) for line in lines]
+        else:
+            table = pq.read_table(pa.BufferReader(data)).slice(0, rows - len(found))
+            found += [{**row, "split": file.split} if file.split else row for row in table.to_pylist()]
+    return found
+
+
+def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]:
+    """Return the row of an article, or the first. Raises InputError when there is no such article."""
+    if pubid is None:
+        return head(lake, version, 1)[0]
+    for piece in pieces(lake, version):
+        table = read_piece(piece)
+        found = table.filter(pc.equal(table["pubid"], pubid))
+        if found.num_rows:
+            return dict(found.to_pylist()[0])
+    msg = f"table {version.table} has no pubid {pubid}"
+    raise InputError(msg)
+
+
+def collected(described_files: DataFrame) -> list[DataFile]:
+    """Run the tasks and collect the files they wrote: a row a file, some thousands at most."""
+    return [as_file(row) for row in described_files.select(*FILES.names).collect()]
