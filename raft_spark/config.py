@@ -74,7 +74,7 @@ def _spark(settings: dict[str, str]) -> dict[str, str]:
     """Refuse a secret in Spark's own settings; the words are those of spark.redaction.regex."""
     for key in settings:
         if re.search(r"secret|password|token|access[.]?key", key, re.IGNORECASE):
-            msg = f"must not hold {key!r}: settings are logged and stored; give it to spark-submit or use AWS's own chain"
+            msg = f"must not hold {key!r}: settings are stored; give it to spark-submit, or use AWS's own chain"
             raise ValueError(msg)
     return settings
 

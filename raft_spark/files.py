@@ -102,10 +102,15 @@ class Place:
         finally:
             local.unlink(missing_ok=True)
 
-    def list(self) -> list[Found]:
-        """List every file below, hidden ones left out, sorted by path."""
-        selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=True)
-        base = len(self.path()) + 1
+    @property
+    def is_folder(self) -> bool:
+        """Say whether a folder is there (on S3: whether anything has this prefix)."""
+        return bool(self.filesystem.get_file_info(self.path()).type == pafs.FileType.Directory)
+
+    def list(self, *, deep: bool = True) -> list[Found]:
+        """List every file below (not `deep`: every file right here), hidden ones left out, sorted by path."""
+        selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=deep)
+        base = len(self.path().rstrip("/")) + 1
         found = (info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File)
         mtime = 1e9
         files = (Found(info.path[base:], info.size, (info.mtime_ns or 0) / mtime) for info in found)

@@ -1,13 +1,17 @@
 """One Spark session for all tests, a fake model server, lakes in temporary folders."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark
 import pytest
+from moto.server import ThreadedMotoServer
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
@@ -59,3 +63,23 @@ def write_articles(path: Path, records: list[dict[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(records), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A real S3 protocol server on loopback, with one bucket named `lake`; yields its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="lake")
+    yield address
+    server.stop()
+
+
+def python(script: str, *arguments: str, spark: str = "4.1.1", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of tests/ in a process of its own, on either Spark line."""
+    other = {"PYTHONPATH": str(ROOT / f"build/spark-{spark}")} if spark != pyspark.__version__ else {}
+    settings = {**os.environ, **other, **environment}
+    command = [sys.executable, str(ROOT / "tests" / script), *arguments]
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=500, check=False, cwd=ROOT)

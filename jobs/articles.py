@@ -1,0 +1,8 @@
+"""PubMedQA -> articles.   spark-submit jobs/articles.py conf/emr.toml [--set section.key=value]"""
+
+import sys
+
+from raft_spark import articles, session
+
+if __name__ == "__main__":
+    session.job(articles.run, sys.argv[1:])

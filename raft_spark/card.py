@@ -1,0 +1,73 @@
+"""Counts -> README.md of a published folder: the front matter that `datasets` reads, and what a reader should know."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raft_spark import __version__, config, parts, schemas
+from raft_spark.formats import FORMATS
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files:
+{data_files}tags:
+- raft
+- retrieval-augmented-fine-tuning
+---
+
+# RAFT dataset: {name}
+
+{rows} rows in {about}, made by raft-spark {version} from {source}. Each holds a question, passages of which some answer it
+(for {share} of the rows) and {k} or more do not, and an answer that {model} wrote from the answering passages alone
+(RAFT, arXiv 2403.10131).
+
+| split | rows | without their oracle passages |
+|---|---|---|
+{splits}
+
+Of {all_rows} rows {left_out} were left out{reasons}.
+Tokens of the answers: {prompt_tokens} in, {completion_tokens} out, {dollars} dollars at the configured prices.
+
+How it was made: k = {k} distractors, P = {share}, seed {seed}, {lengths}, answers at temperature {temperature} with at most
+{max_new_tokens} tokens. `manifest.json`, one folder up, holds every setting, version and checksum.
+
+The texts of PubMedQA are abstracts from PubMed; the answers are a model's and may be wrong.
+"""
+
+
+def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any], conf: config.Config) -> str:
+    """Return the card of one format's folder, whose shards are `files`."""
+    by_split: dict[str, list[parts.DataFile]] = {}
+    for file in sorted(files, key=lambda file: file.path):
+        by_split.setdefault(file.path.split("/")[-1].split("-")[0], []).append(file)
+    data_files, splits = "", []
+    for split in filter(by_split.__contains__, schemas.SPLITS):
+        paths = "".join(f"    - {file.path.rpartition('/')[2]}\n" for file in by_split[split])
+        data_files += f"  - split: {split}\n    path:\n{paths}"
+        splits.append(f"| {split} | {counts['kept'].get(split, 0)} | {counts['distracted'].get(split, 0)} |")
+    rejected = counts["rejected"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    return _CARD.format(
+        data_files=data_files,
+        name=name,
+        rows=sum(counts["kept"].values()),
+        about=FORMATS[name].about,
+        version=__version__,
+        source=conf.articles.source,
+        share=conf.base.oracle_share,
+        k=conf.base.distractors,
+        model=conf.teacher.model,
+        splits="\n".join(splits),
+        all_rows=counts["rows"],
+        left_out=sum(rejected.values()),
+        reasons=f" ({reasons})" if reasons else "",
+        prompt_tokens=counts["tokens"]["prompt"],
+        completion_tokens=counts["tokens"]["completion"],
+        dollars=counts["dollars"],
+        seed=conf.base.seed,
+        lengths="as many passages with the oracle as without"
+        if conf.base.equal_length
+        else "k passages without the oracle",
+        temperature=conf.completions.temperature,
+        max_new_tokens=conf.completions.max_new_tokens,
+    )

@@ -1,0 +1,157 @@
+"""raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+
+from raft_spark import __version__, articles, base, completions, config, dataset, schemas, session, tables, views
+from raft_spark.errors import RaftError
+
+STAGES: dict[str, Callable[[config.Config], tables.Version]] = {
+    schemas.ARTICLES: articles.run,
+    schemas.BASE: base.run,
+    schemas.COMPLETIONS: completions.run,
+    schemas.DATASET: dataset.run,
+}
+INTERRUPTED = 130
+console = Console()
+
+
+def settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the arguments that every verb has."""
+    files = click.argument("files", nargs=-1, metavar="[CONF.toml ...]")
+    sets = click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="section.key=value",
+        help="One setting; may be repeated, the last wins.",
+    )
+    return files(sets(function))
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
+    try:
+        yield
+    except RaftError as error:
+        console.print(f"[bold red]{type(error).__name__}[/] ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        session.stop()
+        console.print("interrupted; what was answered is stored, and the same command goes on from here")
+        sys.exit(INTERRUPTED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main() -> None:
+    """Build a RAFT fine-tuning dataset: questions with their oracle passages among distractors, answered by a teacher.
+
+    The stages, in the order of the data, each writing the table of its name:
+
+    \b
+      articles     ingest PubMedQA: check, deduplicate, split, number
+      base         draw distractors, keep or leave out the oracle, shuffle
+      completions  ask the teacher model, once per question, from the oracle alone
+      dataset      judge the answers, write train/validation/test in training formats
+
+    Try it:   raft-spark run local.toml
+    One key:  raft-spark run local.toml --set articles.source=sample:1000
+    Look:     raft-spark show dataset local.toml;  ls $(raft-spark path dataset local.toml)
+
+    Settings are those of conf/default.toml, then of each file given, then of each --set; the last wins.
+    """
+
+
+@main.command()
+@settings
+def run(files: Sequence[str], assignments: Sequence[str]) -> None:
+    """Run all stages; what is done already is not done again."""
+    with reported():
+        conf = config.load(files, assignments)
+        begin = time.monotonic()
+        done = [(name, *_timed(stage, name, conf)) for name, stage in STAGES.items()]
+        session.stop()
+        views.summary(console, conf, done, time.monotonic() - begin)
+
+
+def _timed(
+    stage: Callable[[config.Config], tables.Version], name: str, conf: config.Config
+) -> tuple[tables.Version, bool, float]:
+    """Run one stage: (its version, whether it is new, seconds)."""
+    before, begin = tables.current(conf.lake, name), time.monotonic()
+    version = stage(conf)
+    seconds, new = time.monotonic() - begin, before is None or before.id != version.id
+    console.print(views.line(name, version, new, seconds), highlight=False)
+    return version, new, seconds
+
+
+def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) -> click.Command:
+    @settings
+    def command(files: Sequence[str], assignments: Sequence[str]) -> None:
+        with reported():
+            _timed(stage, name, config.load(files, assignments))
+            session.stop()
+
+    description = (sys.modules[stage.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+    return click.command(name, help=description)(command)
+
+
+for _name, _stage in STAGES.items():
+    main.add_command(_stage_command(_name, _stage))
+
+
+@main.command()
+@settings
+@click.option("--pubid", type=int, help="Which article; default: the first of the train split.")
+def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
+    """Ask the teacher one question of the base table; show prompt, completion, seconds and tokens. Stores nothing."""
+    with reported():
+        conf = config.load(files, assignments)
+        row = tables.first_row(conf.lake, tables.needed(conf.lake, schemas.BASE), pubid)
+        views.preview(console, conf, row)
+
+
+@main.command()
+@click.argument("table", type=click.Choice([*STAGES]))
+@settings
+@click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many rows.")
+@click.option("--version", "version", help="An old version, by its id; default: the current one.")
+@click.option("--quarantine", is_flag=True, help="The rejected rows instead, with their reasons.")
+def show(
+    table: str, files: Sequence[str], assignments: Sequence[str], rows: int, version: str | None, *, quarantine: bool
+) -> None:
+    """Show rows of a table, oracle and distractor passages marked."""
+    with reported():
+        conf = config.load(files, assignments)
+        found = tables.load(conf.lake, table, version) if version else tables.needed(conf.lake, table)
+        views.show(console, conf, found, rows, quarantine=quarantine)
+
+
+@main.command()
+@click.argument("table", type=click.Choice([*STAGES]))
+@settings
+def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
+    """Print the folder of a table's current version, so that any tool can read it."""
+    with reported():
+        conf = config.load(files, assignments)
+        click.echo(tables.folder(conf.lake, tables.needed(conf.lake, table)))
+
+
+@main.command()
+@click.argument("table", type=click.Choice([*STAGES]))
+@settings
+def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
+    """List the versions of a table, oldest first, the current one marked."""
+    with reported():
+        conf = config.load(files, assignments)
+        views.history(console, tables.history(conf.lake, table), tables.current(conf.lake, table))

@@ -1,0 +1,86 @@
+"""Request -> Reply: the only door to a model.
+
+`serving` starts what an endpoint needs on this machine (embedded, fake) for the time of a run; `connect` opens a client,
+once per task. A client never raises for a request: a failed request is a Reply with its class, so that a row keeps its
+reason. To add an endpoint: a module with a class that has `ask` and `close`, a kind in config, a case in `connect`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal, Protocol
+
+from raft_spark.config import Endpoint
+
+Message = Mapping[str, str]
+ErrorClass = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered", "refused"]
+RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that is sent: `prompt` is one text (a completions call) or messages (a chat call), `parameters` by their
+    OpenAI names (temperature, top_p, max_tokens)."""
+
+    prompt: str | Sequence[Message]
+    model: str
+    parameters: Mapping[str, float]
+
+    @property
+    def key(self) -> str:
+        """Name the request: a hash of all that is sent, 32 hexadecimal digits. The same request is paid for once, ever."""
+        sent = {"prompt": self.prompt, "model": self.model, "parameters": dict(self.parameters)}
+        return sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: exactly one of `completion` and `error` is set.
+
+    `error_class` says what to do next: those in RETRIED are asked again, `refused` (wrong key, unknown model) stops the
+    job, the others fail their row. `retry_after` is in seconds, as the server wished. finish_reason is stop or length.
+    """
+
+    completion: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error_class: ErrorClass | None = None
+    error: str | None = None
+    retry_after: float | None = None
+
+
+class Client(Protocol):
+    """An open connection to a model; `ask` is called from many threads at once."""
+
+    def ask(self, request: Request) -> Reply:
+        """Send one request, once: no retry hides here."""
+        ...
+
+    def close(self) -> None:
+        """Give the connections back."""
+        ...
+
+
+def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
+    """Open a client with a pool of `connections`; a call is given up after `timeout_seconds`."""
+    from raft_spark.endpoints.openai import OpenAIClient  # noqa: PLC0415 - a client loads what it needs, no other
+
+    return OpenAIClient(conf, connections, timeout_seconds)
+
+
+@contextmanager
+def serving(conf: Endpoint) -> Iterator[Endpoint]:
+    """Yield `conf` with an address that answers; a server of our own runs until the block ends.
+
+    Raises EndpointError when the server cannot be started.
+    """
+    if conf.kind == "openai" or conf.url:
+        yield conf
+        return
+    from raft_spark.endpoints import server  # noqa: PLC0415 - only a run that serves needs it
+
+    with server.started(conf) as url:
+        yield conf.model_copy(update={"url": url})

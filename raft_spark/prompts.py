@@ -1,0 +1,65 @@
+"""(question, passages) -> the words that are sent to the teacher, and the words a student is trained on.
+
+Pure functions, the only place where text from articles meets the words of a prompt. Text from articles is data: `as_data`
+breaks every control token of a chat template in it, so that no passage can end a turn or speak for somebody else.
+"""
+
+import re
+from collections.abc import Sequence
+
+from raft_spark.config import Completions
+from raft_spark.endpoints import Message, Request
+
+VERSION = 1  # of the words below; a change of them changes the requests' keys by itself
+SEPARATOR = "\n\n"
+TEACHER = (
+    "You answer questions about medical research. Use only the given context, and answer in at most five sentences. "
+    'If you do not know the answer, say "I don\'t know".'
+)
+STUDENT = (
+    "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
+    "answer from those that do."
+)
+REFUSAL = re.compile(r"^\W*(i\s+(do\s+not|don['\u2019]?t)\s+know|i\s+am\s+not\s+sure)\b", re.IGNORECASE)
+
+# Control tokens by family: <|...|> (Llama 3, ChatML, Phi) and its full-width twin (DeepSeek); [INST] and other bracketed
+# words (Llama 2, Mistral); <<SYS>>; <start_of_turn> (Gemma); <s>, </s>, <bos>, <pad>, <unk>; <think>, <tool_call> and kin.
+_CONTROL = re.compile(
+    r"(?:[<\uff1c](?=[|\uff5c])|[|\uff5c](?=[>\uff1e])"
+    r"|<(?=<\s*/?\s*SYS\s*>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn|image|end_of_text)>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|SUFFIX|MIDDLE|IMG|THINK)\]))",
+    re.IGNORECASE,
+)
+
+
+def as_data(text: str) -> str:
+    """Put a space into every control token of a known chat template, so that a tokenizer reads it as plain letters."""
+    return _CONTROL.sub(r"\g<0> ", text)
+
+
+def request(question: str, oracle: str, model: str, conf: Completions) -> Request:
+    """Ask the teacher, from the oracle alone; the layout is completions.template."""
+    parameters = {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
+    user = f"Context: {as_data(oracle)}\n\nQuestion: {as_data(question)}"
+    if conf.template == "llama3":
+        return Request(_llama3(TEACHER, user, opening="Answer:"), model, parameters)
+    return Request(_messages(TEACHER, user), model, parameters)
+
+
+def student(question: str, passages: Sequence[str]) -> list[Message]:
+    """Return the messages that a student is trained on, and later asked and served with."""
+    context = SEPARATOR.join(map(as_data, passages))
+    return _messages(STUDENT, f"Context: {context}\n\nQuestion: {as_data(question)}")
+
+
+def _messages(system: str, user: str) -> list[Message]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def _llama3(system: str, user: str, opening: str) -> str:
+    """Lay out one text as Llama 3 Instruct reads it, the assistant's turn begun with `opening`. The server adds the
+    begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format")."""
+    turns = (("system", system), ("user", user))
+    told = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in turns)
+    return f"{told}<|start_header_id|>assistant<|end_header_id|>\n\n{opening}"

@@ -1,0 +1,119 @@
+"""Record -> article or reason: what a good PubMedQA record is. Pure; called for every row of the articles stage."""
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from raft_spark.config import Articles
+
+DECISIONS = ("yes", "no", "maybe")
+_MAX_PUBID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """A clean record. `fingerprint` is a hash of all the rest; texts are stripped of surrounding white space."""
+
+    pubid: int
+    question: str
+    passages: list[str]
+    labels: list[str]
+    meshes: list[str]
+    long_answer: str | None
+    final_decision: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that goes to quarantine, and why."""
+
+    pubid: int | None
+    reason: str
+
+
+class _RejectError(Exception):
+    """Carries a reason out of the checks below; never leaves this module."""
+
+
+def checked(record: Any, conf: Articles) -> Article | Rejected:  # noqa: ANN401 - a source may hold anything
+    """Check one record as the source gives it (texts as str or bytes)."""
+    pubid = None
+    try:
+        if isinstance(record, ValueError):
+            broken = isinstance(record, UnicodeDecodeError)
+            raise _RejectError("invalid UTF-8 in the line" if broken else "invalid JSON")
+        if not isinstance(record, dict):
+            raise _RejectError(f"wrong type: the record is {_kind(record)}")
+        pubid = _pubid(record.get("pubid"))
+        return _article(pubid, record, conf)
+    except _RejectError as reason:
+        return Rejected(pubid, str(reason))
+
+
+def passage_hash(text: str) -> int:
+    """Return 64 bits that stand for a passage's exact text."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _article(pubid: int, record: dict[str, Any], conf: Articles) -> Article:
+    question = _text("question", record.get("question"), conf)
+    if not question:
+        raise _RejectError("no question")
+    context = record.get("context")
+    if not isinstance(context, dict | None):
+        raise _RejectError(f"wrong type: context is {_kind(context)}")
+    context = context or {}
+    passages = _texts("contexts", context.get("contexts"), conf)
+    if not passages:
+        raise _RejectError("no passage")
+    if not all(passages):
+        raise _RejectError("blank passage")
+    if len(passages) > conf.max_passages:
+        raise _RejectError("too many passages")
+    decision = _text("final_decision", record.get("final_decision"), conf) or None
+    if decision not in (*DECISIONS, None):
+        raise _RejectError("final_decision is not yes, no or maybe")
+    labels, meshes = (_texts(name, context.get(name), conf) for name in ("labels", "meshes"))
+    long_answer = _text("long_answer", record.get("long_answer"), conf) or None
+    content = [question, passages, labels, meshes, long_answer, decision]
+    fingerprint = blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+    return Article(pubid, question, passages, labels, meshes, long_answer, decision, fingerprint)
+
+
+def _pubid(value: Any) -> int:  # noqa: ANN401 - a source may hold anything
+    if value is None:
+        raise _RejectError("no pubid")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _RejectError(f"wrong type: pubid is {_kind(value)}")
+    if not 0 <= value <= _MAX_PUBID:
+        raise _RejectError("pubid is out of range")
+    return value
+
+
+def _texts(name: str, values: Any, conf: Articles) -> list[str]:  # noqa: ANN401 - a source may hold anything
+    if not isinstance(values, list | None):
+        raise _RejectError(f"wrong type: {name} is {_kind(values)}")
+    return [_text(name, value, conf) for value in values or ()]
+
+
+def _text(name: str, value: Any, conf: Articles) -> str:  # noqa: ANN401 - a source may hold anything
+    """Return the stripped text, "" for None."""
+    if value is None:
+        return ""
+    if not isinstance(value, str | bytes):
+        raise _RejectError(f"wrong type: {name} is {_kind(value)}")
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+        text.encode()
+    except UnicodeError as error:
+        raise _RejectError(f"invalid UTF-8 in {name}") from error
+    if len(text) > conf.max_text_chars:
+        raise _RejectError(f"{name} is too long")
+    return text.strip()
+
+
+def _kind(value: Any) -> str:  # noqa: ANN401 - a source may hold anything
+    names: dict[type, str] = {dict: "a table", list: "a list", str: "text", bytes: "text"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,138 @@
+"""Versions and rows -> what a person reads in a terminal."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from raft_spark import config, endpoints, prompts, schemas, tables
+from raft_spark.errors import EndpointError
+
+Done = tuple[str, tables.Version, bool, float]
+LONG_TEXT = 600
+
+
+def line(name: str, version: tables.Version, new: bool, seconds: float) -> str:  # noqa: FBT001 - a fact, not a switch
+    """Say in one line what a stage did."""
+    done = f"{_rows(version)}, {seconds:.1f} s" if new else "nothing to do"
+    return f"{name:<12} {done}"
+
+
+def summary(console: Console, conf: config.Config, done: Sequence[Done], seconds: float) -> None:
+    """Show rows per stage, what was kept and rejected and why, three finished examples and where the dataset is."""
+    dataset = done[-1][1]
+    if not any(new for _, _, new, _ in done):
+        console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
+    else:
+        table = Table("stage", "rows", "left out", "seconds", title="What was done")
+        for name, version, new, took in done:
+            table.add_row(name, _rows(version), _left_out(version), f"{took:.1f}" if new else "-")
+        console.print(table)
+        for example in tables.head(conf.lake, dataset, 3):
+            console.print(_record(example))
+    console.print(f"dataset: {tables.folder(conf.lake, dataset)}", soft_wrap=True, highlight=False)
+    console.print(
+        f'load it: datasets.load_dataset("{tables.folder(conf.lake, dataset)}/{conf.dataset.formats[0]}")',
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def show(console: Console, conf: config.Config, version: tables.Version, rows: int, *, quarantine: bool) -> None:
+    """Show the first rows of a version."""
+    for row in tables.head(conf.lake, version, rows, quarantine=quarantine):
+        console.print(_base_row(row) if "documents" in row else _record(row))
+
+
+def preview(console: Console, conf: config.Config, row: Mapping[str, Any]) -> None:
+    """Ask the teacher one question and show all that goes and comes. Raises EndpointError when it does not answer."""
+    with endpoints.serving(conf.teacher) as endpoint:
+        client = endpoints.connect(endpoint, 1, conf.completions.timeout_seconds)
+        with closing(client):
+            request = prompts.request(row["question"], row["oracle"], endpoint.model, conf.completions)
+            begin = time.monotonic()
+            reply = client.ask(request)
+            seconds = time.monotonic() - begin
+    sent = (
+        request.prompt
+        if isinstance(request.prompt, str)
+        else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in request.prompt)
+    )
+    console.print(Panel(Text(sent), title=f"prompt · pubid {row['pubid']}"))
+    if reply.completion is None:
+        msg = f"endpoint {conf.completions.endpoint!r} gave no answer ({reply.error_class}): {reply.error}"
+        raise EndpointError(msg)
+    console.print(Panel(Text(reply.completion), title="completion", border_style="green"))
+    console.print(
+        f"{seconds:.2f} s, {reply.prompt_tokens} tokens in, {reply.completion_tokens} out, finished by {reply.finish_reason}, "
+        f"key {request.key}"
+    )
+
+
+def history(console: Console, versions: Iterable[tables.Version], current: tables.Version | None) -> None:
+    """List versions with their rows and inputs."""
+    table = Table("", "version", "rows", "made", "from")
+    for version in versions:
+        inputs = ", ".join(f"{name} {found}" for name, found in version.inputs.items())
+        mark = "current" if current and version.id == current.id else ""
+        table.add_row(mark, version.id, _rows(version), version.created_at, inputs)
+    console.print(table)
+
+
+def _rows(version: tables.Version) -> str:
+    counts = version.counts
+    match version.table:
+        case schemas.ARTICLES:
+            return f"{counts['articles']} articles of {counts['read']} records"
+        case schemas.BASE:
+            return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
+        case schemas.COMPLETIONS:
+            return f"{counts['answered']} answers, {counts['requests'] - counts['asked']} known before"
+        case _:
+            return f"{sum(counts['kept'].values())} rows: " + ", ".join(
+                f"{n} {split}" for split, n in counts["kept"].items()
+            )
+
+
+def _left_out(version: tables.Version) -> str:
+    counts = version.counts
+    reasons = dict(counts.get("reasons") or counts.get("rejected") or {})
+    if counts.get("beyond_limit"):
+        reasons["beyond the limit"] = counts["beyond_limit"]
+    if counts.get("failed"):
+        reasons["failed"] = counts["failed"]
+    return "\n".join(f"{count} {reason}" for reason, count in reasons.items()) or "0"
+
+
+def _base_row(row: Mapping[str, Any]) -> Panel:
+    text = Text.assemble(("question: ", "bold"), row["question"], "\n")
+    for document in row["documents"]:
+        mark, style = ("ORACLE", "green") if document["oracle"] else ("distractor", "dim")
+        text.append(f"\n[{mark}, pubid {document['pubid']}] ", "bold " + style)
+        text.append(_short(document["text"]) + "\n", style)
+    text.append("\noriginal answer: ", "bold")
+    text.append(_short(str(row["original_answer"])))
+    left_out = " · oracle left out" if row["distracted"] else ""
+    return Panel(text, title=f"pubid {row['pubid']} · {row.get('split', '')}{left_out}")
+
+
+def _record(row: Mapping[str, Any]) -> Panel:
+    text = Text()
+    for name, value in row.items():
+        turns = (
+            value if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0] else None
+        )
+        for label, content in [(turn["role"], turn["content"]) for turn in turns] if turns else [(name, value)]:
+            text.append(f"{label}: ", "bold cyan")
+            text.append(_short(content if isinstance(content, str) else json.dumps(content, default=str)) + "\n")
+    return Panel(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT // 2]} ... {text[-LONG_TEXT // 2 :]}"

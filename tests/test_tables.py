@@ -1,0 +1,122 @@
+"""Versions, pointer and sweep, on a disk and on a real S3 protocol server alike."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from raft_spark import config, parts, schemas, tables
+from raft_spark.errors import InputError
+from raft_spark.files import Place
+
+ROWS = pa.table({"pubid": [1, 2], "reason": ["a", "b"], "source": ["x", "y"], "record": ["1", "2"]}, schema=schemas.QUARANTINE)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def conf(request: pytest.FixtureRequest, tmp_path: Path) -> config.Config:
+    if request.param == "disk":
+        return config.load(assignments=[f"lake.root={tmp_path}", "lake.sweep_after_hours=0"])
+    address = request.getfixturevalue("s3")
+    root = f"s3://lake/{tmp_path.name}"
+    return config.load(assignments=[f"lake.root={root}", f"lake.s3_endpoint={address}", "lake.sweep_after_hours=0"])
+
+
+def published(conf: config.Config, identity: str = "0" * 16) -> tables.Version:
+    new = tables.draft(conf.lake, schemas.BASE, identity)
+    file = parts.write_file(new.place, "data/split=train/part-00000.parquet", ROWS)
+    return tables.publish(new, conf, [file], {}, {"rows": 2})
+
+
+def test_before_the_first_version_there_is_none(conf: config.Config):
+    assert tables.current(conf.lake, schemas.BASE) is None
+    assert tables.history(conf.lake, schemas.BASE) == []
+
+
+def test_a_published_version_is_read_back_as_it_was(conf: config.Config):
+    version = published(conf)
+    assert tables.current(conf.lake, schemas.BASE) == version
+    assert version.files[0].rows == 2
+    assert version.settings["lake"]["root"] == conf.lake.root
+    (piece,) = tables.pieces(conf.lake, version)
+    assert parts.read_piece(piece).to_pylist() == ROWS.to_pylist()
+    assert piece["split"] == "train"
+
+
+def test_any_version_can_be_read_later(conf: config.Config):
+    first, second = published(conf, "1" * 16), published(conf, "2" * 16)
+    assert tables.current(conf.lake, schemas.BASE) == second
+    assert tables.load(conf.lake, schemas.BASE, first.id) == first
+    assert {version.id for version in tables.history(conf.lake, schemas.BASE)} == {first.id, second.id}
+
+
+def test_an_unknown_version_is_named_with_the_known_ones(conf: config.Config):
+    version = published(conf)
+    with pytest.raises(InputError, match=f"has no version 'nothing'; it has: {version.id}"):
+        tables.load(conf.lake, schemas.BASE, "nothing")
+
+
+def test_of_two_writers_one_wins_and_the_other_says_so(conf: config.Config):
+    late = tables.draft(conf.lake, schemas.BASE, "3" * 16)
+    winner = published(conf)
+    with pytest.raises(InputError, match="another run published"):
+        tables.publish(late, conf, [], {}, {})
+    assert tables.current(conf.lake, schemas.BASE) == winner
+
+
+def test_what_an_interrupted_run_left_is_swept_and_nothing_else(conf: config.Config):
+    kept = published(conf, "1" * 16)
+    interrupted = tables.draft(conf.lake, schemas.BASE, "4" * 16)
+    parts.write_file(interrupted.place, "data/split=train/part-00000.parquet", ROWS)
+    assert tables.sweep(conf.lake, schemas.BASE) == [interrupted.id]
+    assert [version.id for version in tables.history(conf.lake, schemas.BASE)] == [kept.id]
+    assert parts.read_piece(tables.pieces(conf.lake, kept)[0]).num_rows == 2
+
+
+def test_a_fresh_draft_is_not_swept(conf: config.Config):
+    patient = config.load(assignments=[f"lake.root={conf.lake.root}", f"lake.s3_endpoint={conf.lake.s3_endpoint}"])
+    running = tables.draft(patient.lake, schemas.BASE, "5" * 16)
+    parts.write_file(running.place, "data/split=train/part-00000.parquet", ROWS)
+    assert tables.sweep(patient.lake, schemas.BASE) == []
+
+
+def test_a_digest_in_the_manifest_is_that_of_the_file(conf: config.Config):
+    version = published(conf)
+    place = tables.place(conf.lake, schemas.BASE)
+    stored = place.read(f"versions/{version.id}/{version.files[0].path}")
+    import hashlib
+
+    assert version.files[0].sha256 == hashlib.sha256(stored).hexdigest()
+    assert version.files[0].bytes == len(stored)
+    assert json.loads(place.read(f"versions/{version.id}/manifest.json"))["code"] == tables.__version__
+
+
+def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: pytest.MonkeyPatch):
+    import boto3
+
+    from raft_spark import files
+
+    files._session.cache_clear()
+    place = Place("s3://lake/credentials", s3)
+    first = place.filesystem
+    assert place.filesystem is first
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    files._session.cache_clear()
+    assert place.filesystem is not first
+    files._session.cache_clear()
+
+
+def test_without_credentials_the_error_says_what_to_set(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from raft_spark import files
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    files._session.cache_clear()
+    with pytest.raises(InputError, match="no AWS credentials were found; set AWS_PROFILE"):
+        Place("s3://lake/none", s3).list()
+    files._session.cache_clear()

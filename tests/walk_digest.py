@@ -1,0 +1,35 @@
+"""Run the stages once with the given settings and print what came out: python walk_digest.py [CONF.toml ...] [--set ...]
+
+The last line is JSON: a digest of the sorted base rows and the digests of the dataset's files, without their folder.
+"""
+
+import hashlib
+import json
+import sys
+
+from raft_spark import articles, base, completions, config, dataset, parts, schemas, session, tables
+
+
+def rows_digest(conf: config.Config) -> str:
+    """Hash the base rows, sorted."""
+    version = tables.needed(conf.lake, schemas.BASE)
+    rows = [
+        json.dumps([piece["split"], row], sort_keys=True)
+        for piece in tables.pieces(conf.lake, version)
+        for row in parts.read_piece(piece).to_pylist()
+    ]
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def dataset_files(conf: config.Config) -> dict[str, str]:
+    """Return the digest of each file of the dataset but the card, which names the run."""
+    version = tables.needed(conf.lake, schemas.DATASET)
+    return {file.path: file.sha256 for file in version.files if not file.path.endswith("README.md")}
+
+
+if __name__ == "__main__":
+    conf = config.from_argv(sys.argv[1:])
+    for stage in (articles, base, completions, dataset):
+        stage.run(conf)
+    print(json.dumps({"base": rows_digest(conf), "dataset": dataset_files(conf)}))
+    session.stop()
