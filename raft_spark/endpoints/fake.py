@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -54,6 +53,7 @@ class Fake:
         self._seconds = latency_ms / 1000
         self._asked: Counter[str] = Counter()
         self._answered: Counter[str] = Counter()
+        self._callers: set[object] = set()
         self._behaviour = Behaviour()
         self._calls_left = 0
 
@@ -62,20 +62,33 @@ class Fake:
         sent = await request.body()
         digest = sha256(request.url.path.encode() + sent).hexdigest()[:16]
         self._asked[digest] += 1
+        self._callers.add(request.client)
         behaviour = self._next(digest)
         await asyncio.sleep(self._seconds)
         if trouble := await _trouble(behaviour, request):
             return trouble
+        chat = request.url.path.endswith("/chat/completions")
+        try:
+            body = json.loads(sent)
+            model = body["model"]
+            contents = [message["content"] for message in body["messages"]] if chat else [body["prompt"]]
+        except (KeyError, ValueError) as error:
+            return JSONResponse(error_body(f"{request.url.path} does not take this body: {error!r}"), 400)
         self._answered[digest] += 1
-        body = json.loads(sent)
-        answer = _answer(body, digest, behaviour)
-        return JSONResponse(answer_body(answer, body["model"], chat="messages" in body))
+        answer = _answer(contents, body.get("max_tokens"), digest, behaviour)
+        return JSONResponse(answer_body(answer, model, chat=chat))
 
     async def calls(self, _: Request) -> Response:
-        """Tell how many calls came and how many were answered, of how many requests, and which got several answers."""
-        repeated = sorted(digest for digest, times in self._answered.items() if times > 1)
-        counts = {"calls": self._asked.total(), "answered": self._answered.total(), "distinct": len(self._asked)}
-        return JSONResponse({**counts, "repeated": repeated})
+        """Tell how many calls came, how many were answered, of how many requests, and which of these more than once."""
+        return JSONResponse(
+            {
+                "calls": self._asked.total(),
+                "answered": self._answered.total(),
+                "distinct": len(self._asked),
+                "repeated": sorted(digest for digest, times in self._answered.items() if times > 1),
+                "connections": len(self._callers),
+            }
+        )
 
     async def behave(self, request: Request) -> Response:
         """Take the fields of a Behaviour; {} is good behaviour."""
@@ -114,12 +127,11 @@ async def _trouble(behaviour: Behaviour, request: Request) -> Response | None:
     return None
 
 
-def _answer(body: dict[str, Any], digest: str, behaviour: Behaviour) -> Answer:
-    """Make up the answer; a token is a word."""
-    contents = [message["content"] for message in body["messages"]] if "messages" in body else [body["prompt"]]
+def _answer(contents: list[str], max_tokens: int | None, digest: str, behaviour: Behaviour) -> Answer:
+    """Make up the answer to the last of `contents`; a token is a word."""
     sentences = re.split(r"(?<=[.!?])\s+", contents[-1].strip())
     words = f"{' '.join(sentences[:2])} [{digest[:8]}]".split()
-    limit = int(body.get("max_tokens", len(words)))
+    limit = max_tokens or len(words)
     return Answer(
         text=" ".join(words[:limit]) if behaviour.text is None else behaviour.text,
         finish_reason=behaviour.finish_reason or ("length" if len(words) > limit else "stop"),

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from raft_spark.config import Endpoint
@@ -33,6 +33,8 @@ CLASSES: Mapping[int, ErrorClass] = {
     502: "unavailable",
     503: "unavailable",
     504: "unavailable",
+    4: "bad_request",  # any other 4xx
+    5: "model_error",  # any other 5xx
 }
 CONNECT_SECONDS = 10.0
 ERROR_CHARS = 300
@@ -55,9 +57,9 @@ class OpenAIClient:
             return _failed("refused", f"the environment variable {self._key_name}, named by api_key_env, holds no key")
         try:
             status, headers, body = self._posted(request)
-        except NoAnswerInTime:
-            return _failed("timeout", f"no answer within {self._seconds:g} s")
         except HTTPError as error:
+            if isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError):  # a refusal is both
+                return _failed("timeout", f"no answer within {self._seconds:g} s")
             return _failed("unavailable", self._clean(f"no answer: {error}"))
         reply = _answered(body) if status == 200 else _declined(status, headers, body)  # noqa: PLR2004 - OK
         return replace(reply, error=self._clean(reply.error)) if reply.error else reply
@@ -133,7 +135,7 @@ def _chosen(choice: Mapping[str, Any]) -> Reply:
 
 def _declined(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
     """Read a body that came with another status."""
-    error_class = CLASSES.get(status) or _class_of_hundred(status)
+    error_class = CLASSES.get(status) or CLASSES.get(status // 100, "refused")  # such as a redirection: a wrong address
     match _parsed(body):
         case {"error": {"code": "content_filter"}}:  # as Azure puts it
             error_class = "filtered"
@@ -142,11 +144,6 @@ def _declined(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
         error=f"status {status}: {_message(body) or headers.get('Location') or 'the server gave no reason'}",
         retry_after=_seconds(headers.get("Retry-After", "")),
     )
-
-
-def _class_of_hundred(status: int) -> ErrorClass:
-    """5xx: the server's fault; 4xx: the request's; anything else, as a redirection, means that the address is wrong."""
-    return {5: "model_error", 4: "bad_request"}.get(status // 100, "refused")  # type: ignore[return-value] # all three are
 
 
 def _message(body: bytes) -> str:
