@@ -64,7 +64,7 @@ def pieces(conf: Config, state: str) -> list[Piece]:
         revision = state.rpartition("@")[2]
         kept = Place.of(conf.lake).at("sources", re.sub(r"\W+", "-", source), revision)
         hub.download(source, revision, kept.path(), kept.filesystem)
-        source = kept.root
+        source = f"{kept.root}/*.parquet"
     place, files = _listed(conf, source)
     return [piece for file in files for piece in _cut(place, file)]
 
