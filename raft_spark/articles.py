@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import BinaryType
 
-from raft_spark import config, numbering, parts, schemas, session, source, tables
+from raft_spark import config, numbering, parts, progress, schemas, session, source, tables
 from raft_spark.chance import Int64Array
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -52,8 +52,9 @@ def run(conf: config.Config) -> tables.Version:
     cut = source.pieces(conf, state)
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.ARTICLES, identity)
-    with session.translated():
-        staged = stage(tables.tasks(spark, cut, spark.sparkContext.defaultParallelism), conf, new.place).collect()
+    handed = tables.tasks(spark, cut, spark.sparkContext.defaultParallelism)
+    with session.translated(), progress.spark_tasks(spark, "checking", handed.rdd.getNumPartitions()):
+        staged = stage(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
     placement = place_all(conf, previous, staged)
     counts = _counted(staged, placement)
@@ -61,7 +62,7 @@ def run(conf: config.Config) -> tables.Version:
         new.place.delete("")
         msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {counts['reasons']}"
         raise InputError(msg)
-    with session.translated():
+    with session.translated(), progress.spark_tasks(spark, "articles", len(staged)):
         files = tables.collected(build(places(spark, staged, placement), conf, new.place))
     files += [file for row in staged for file in _quarantine_files(row.files)]
     new.place.delete("staged")

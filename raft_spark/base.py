@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import config, corpus, drawing, parts, schemas, session, tables
+from raft_spark import config, corpus, drawing, parts, progress, schemas, session, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 
@@ -58,7 +58,8 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
             built = build(handed, work)
         else:
             built = build_by_join(handed, tables.read(spark, conf.lake, articles), work)
-        files = tables.collected(built)
+        with progress.spark_tasks(spark, "drawing", handed.rdd.getNumPartitions() if strategy == "broadcast" else 0):
+            files = tables.collected(built)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})
 
 

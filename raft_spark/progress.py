@@ -38,19 +38,19 @@ def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
 
 
 @contextmanager
-def spark_tasks(spark: SparkSession, label: str) -> Iterator[None]:
-    """Show how many tasks of the Spark jobs in the block are done."""
+def spark_tasks(spark: SparkSession, label: str, total: int = 0) -> Iterator[None]:
+    """Show how many tasks of the Spark jobs in the block are done; `total` of them, where that is known."""
     context = spark.sparkContext
     group = f"raft-spark {label} {time.monotonic_ns()}"
     context.setJobGroup(group, f"raft-spark {label}", interruptOnCancel=True)
     tracker = context.statusTracker()
 
-    def stages() -> list[tuple[int, int]]:
+    def completed() -> int:
         jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
-        infos = filter(None, (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds))
-        return [(info.numCompletedTasks, info.numTasks) for info in infos]
+        stages = (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds)
+        return sum(stage.numCompletedTasks for stage in stages if stage)
 
-    with shown(label, 0, lambda: sum(done for done, _ in stages())):
+    with shown(label, total, completed):
         yield
 
 

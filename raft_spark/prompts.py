@@ -22,13 +22,14 @@ STUDENT = (
 )
 REFUSAL = re.compile(r"^\W*(i\s+(do\s+not|don['\u2019]?t)\s+know|i\s+am\s+not\s+sure)\b", re.IGNORECASE)
 
-# Control tokens by family: <|...|> (Llama 3, ChatML, Phi) and its full-width twin (DeepSeek); [INST] and other bracketed
-# words (Llama 2, Mistral); <<SYS>>; <start_of_turn> (Gemma); <s>, </s>, <bos>, <pad>, <unk>; <think>, <tool_call> and kin.
+# Control tokens by family: <|...|> (Llama 3, ChatML, Phi), its full-width twin (DeepSeek) and [|...|] (EXAONE); <<SYS>>;
+# <s>, </s>, <bos>, <think> and kin; every <word_word>, as <start_of_turn> (Gemma), <tool_call> (Qwen), <EOS_TOKEN> (Cohere);
+# [INST] and other bracketed words (Llama 2, Mistral). Only the opening is broken: |r|>0.5 stays.
 _CONTROL = re.compile(
-    r"(?:[<\uff1c](?=[|\uff5c])|[|\uff5c](?=[>\uff1e])"
-    r"|<(?=<\s*/?\s*SYS\s*>)"
-    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn|image|end_of_text)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|SUFFIX|MIDDLE|IMG|THINK)\]))",
+    r"[<\uff1c\[](?=[|\uff5c])"
+    r"|<(?=</?SYS>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|sop|eop|think|image|reponame|filename|\w{2,30}_\w{1,30})>)"
+    r"|\[(?=/?(?:INST|PREFIX|SUFFIX|MIDDLE|IMG|THINK|ARGS|AUDIO|gMASK|\w{2,30}_\w{1,30})\])",
     re.IGNORECASE,
 )
 

@@ -50,11 +50,11 @@ def answers(
     waiting: list[tuple[float, int, Asked]] = []
     order, flying, more = itertools.count(), 0, True
     with ThreadPoolExecutor(limits.in_flight, thread_name_prefix="ask") as threads:
-        while more or flying or waiting:
+        while True:
             while flying < limits.in_flight:
                 if waiting and waiting[0][0] <= time.monotonic():
                     asked = heapq.heappop(waiting)[2]
-                elif more and len(waiting) < limits.in_flight:
+                elif more and len(waiting) <= limits.in_flight:
                     following = next(ready, None)
                     if following is None:
                         more = False
@@ -64,17 +64,19 @@ def answers(
                     break
                 threads.submit(_sent, asked, ask).add_done_callback(done.put)
                 flying += 1
+            if not (flying or waiting):
+                return
+            patience = _patience(waiting) if flying < limits.in_flight else TICK
             try:
-                asked = done.get(timeout=_patience(waiting)).result()
+                asked = done.get(timeout=patience).result()
             except Empty:
                 yield None
                 continue
             flying -= 1
             due = _next_attempt(asked, limits)
-            if due is None:
-                yield asked
-            else:
+            if due is not None:
                 heapq.heappush(waiting, (due, next(order), asked))
+            yield asked if due is None else None
 
 
 def _sent(asked: Asked, ask: Callable[[Request], Reply]) -> Asked:

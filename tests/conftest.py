@@ -46,6 +46,15 @@ def fake() -> Iterator[config.Endpoint]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def real_articles() -> Path:
+    """Real PubMedQA rows, in the schema that `datasets` gives; RAFT_SPARK_REAL_ARTICLES names the file."""
+    path = os.environ.get("RAFT_SPARK_REAL_ARTICLES", "")
+    if not path:
+        pytest.skip("RAFT_SPARK_REAL_ARTICLES names no Parquet file of PubMedQA rows")
+    return Path(path)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_spark_is_left() -> Iterator[None]:
     yield

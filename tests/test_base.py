@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Settle, article, write_articles
 
+from conftest import Settle, article, write_articles
 from raft_spark import articles, base, config, parts, schemas, tables
 from raft_spark.errors import InputError
 

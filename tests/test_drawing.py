@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import SPARK  # noqa: F401 - the environment is set there
 from numpy.typing import NDArray
 
+from conftest import SPARK  # noqa: F401 - the environment is set there
 from raft_spark import config, drawing
 from raft_spark.corpus import Index
 from raft_spark.errors import InputError

@@ -1,0 +1,105 @@
+"""The command line as a person meets it: one command, a second run with nothing to do, clear errors, readable rows."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from conftest import SPARK
+from raft_spark.cli import main
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "lake"
+    done = call("run", folder)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def call(*words: str | Path, sets: tuple[str, ...] = ()) -> Result:
+    *verb, root = words
+    basis = [f"lake.root={root}", "articles.source=sample:90", "base.distractors=2", "completions.endpoint=fake"]
+    spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
+    flags = [part for assignment in (*basis, *spark, *sets) for part in ("--set", assignment)]
+    return CliRunner().invoke(main, [*map(str, verb), *flags], env={"COLUMNS": "200"})
+
+
+def test_a_second_run_finds_nothing_to_do_and_says_so(lake: Path):
+    done = call("run", lake)
+    assert done.exit_code == 0
+    assert "Nothing to do: the dataset is up to date" in done.output
+    seconds = float(re.search(r"up to date \((\d+\.\d) s\)", done.output)[1])
+    assert seconds < 30
+
+
+def test_the_summary_tells_rows_reasons_seconds_examples_and_the_path(lake: Path):
+    done = call("run", lake, sets=("base.seed=9",))
+    assert done.exit_code == 0, done.output
+    assert "90 articles of 90 records" in done.output
+    assert re.search(r"base\s+│ 90 rows, \d+ without oracle", done.output)
+    assert "0 answers, 90 known before" in done.output
+    assert done.output.count("assistant:") == 3
+    path = re.search(r"dataset: (\S+)", done.output)[1]
+    assert (Path(path) / "messages/README.md").is_file()
+
+
+def test_show_marks_oracle_and_distractors(lake: Path):
+    done = call("show", "base", lake)
+    assert done.exit_code == 0, done.output
+    assert "[ORACLE, pubid" in done.output
+    assert "[distractor, pubid" in done.output
+    assert "question:" in done.output
+
+
+@pytest.mark.parametrize("table", ["articles", "completions", "dataset"])
+def test_show_shows_every_table(lake: Path, table: str):
+    done = call("show", table, lake)
+    assert done.exit_code == 0, done.output
+    assert len(done.output) > 300
+
+
+def test_preview_shows_prompt_completion_seconds_and_tokens(lake: Path):
+    done = call("preview", lake)
+    assert done.exit_code == 0, done.output
+    for expected in ("prompt", "Question:", "completion", " s, ", "tokens in", "out, finished by stop"):
+        assert expected in done.output
+
+
+def test_preview_of_an_unknown_article_is_one_sentence(lake: Path):
+    done = call("preview", "--pubid", "1", lake)
+    assert done.exit_code == 3
+    assert "table base has no pubid 1" in done.output
+
+
+def test_path_prints_a_folder_that_any_tool_can_read(lake: Path):
+    import pyarrow.dataset as ds
+
+    folder = call("path", "base", lake).output.strip()
+    rows = ds.dataset(f"{folder}/data", partitioning="hive").to_table()
+    assert rows.num_rows == 90
+    assert set(rows["split"].to_pylist()) == {"train", "validation", "test"}
+
+
+def test_history_lists_versions_and_an_old_one_can_be_shown(lake: Path):
+    call("base", lake, sets=("base.seed=10",))
+    done = call("history", "base", lake)
+    assert done.output.count("current") == 1
+    first = re.search(r"\d{8}T\d{6}Z-\w{8}-\w{4}", done.output)[0]
+    assert call("show", "base", "--version", first, lake).exit_code == 0
+
+
+def test_a_wrong_setting_ends_before_anything_starts(tmp_path: Path):
+    done = call("run", tmp_path / "lake", sets=("base.oracle_share=1.3",))
+    assert done.exit_code == 2
+    assert "base.oracle_share is 1.3; it must be a number in 0..1" in done.output
+    assert not (tmp_path / "lake").exists()
+
+
+def test_help_teaches(lake: Path):
+    done = CliRunner().invoke(main, ["--help"])
+    for expected in ("articles", "base", "completions", "dataset", "raft-spark run local.toml", "--set"):
+        assert expected in done.output

@@ -1,0 +1,158 @@
+"""base -> completions on a real Spark and a real HTTP server: asked once, stored as it comes, never paid twice."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import Settle
+from raft_spark import articles, base, completions, config, endpoints, session, tables
+from raft_spark.errors import EndpointError, InputError
+
+pytestmark = pytest.mark.spark
+ALL_TRAIN = ["articles.source=sample:60", "articles.validation_share=0", "articles.test_share=0"]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A fake model server that counts the calls of one test."""
+    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
+        yield endpoint.url
+
+
+@pytest.fixture
+def asking(settled: Settle, url: str) -> Settle:
+    def settle(*assignments: str) -> config.Config:
+        conf = settled(*ALL_TRAIN, f"endpoints.fake.url={url}", *assignments)
+        articles.run(conf)
+        base.run(conf)
+        return conf
+
+    return settle
+
+
+def told(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/calls") as answer:
+        return dict(json.load(answer))
+
+
+def behave(url: str, **how: object) -> None:
+    request = urllib.request.Request(url.removesuffix("/v1") + "/behave", json.dumps(how).encode())
+    urllib.request.urlopen(request).close()
+
+
+def stored(conf: config.Config) -> list[dict[str, Any]]:
+    return [row.asDict() for row in tables.stored(session.start(conf), conf.lake).collect()]
+
+
+def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: str):
+    conf = asking()
+    version = completions.run(conf)
+    assert version.counts == {"requests": 60, "asked": 60, "answered": 60, "failed": 0, "missing": 0}
+    rows = stored(conf)
+    assert len(rows) == len({row["key"] for row in rows}) == 60
+    for row in rows:
+        assert row["completion"]
+        assert row["error"] is None
+        assert row["finish_reason"] == "stop"
+        assert row["attempts"] == 1
+        assert row["prompt_tokens"] > row["completion_tokens"] > 0
+        assert row["latency_ms"] >= 5
+        assert row["model"] == "fake"
+        assert row["run_id"] == version.id
+    assert told(url)["calls"] == 60
+
+
+def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, url: str):
+    first = completions.run(asking())
+    assert completions.run(asking()).id == first.id
+    again = completions.run(asking("base.seed=5", "base.distractors=3", "base.oracle_share=0.5"))
+    assert again.id != first.id
+    assert again.counts["asked"] == 0
+    assert told(url)["calls"] == 60
+
+
+def test_another_temperature_is_another_question(asking: Settle, url: str):
+    completions.run(asking())
+    assert completions.run(asking("completions.temperature=0.5")).counts["answered"] == 60
+    assert told(url)["calls"] == 120
+
+
+def test_more_articles_ask_only_the_new_ones(asking: Settle, url: str):
+    completions.run(asking())
+    counts = completions.run(asking("articles.source=sample:80")).counts
+    assert (counts["requests"], counts["asked"]) == (80, 20)
+    assert told(url)["calls"] == 80
+
+
+def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking: Settle, url: str):
+    behave(url, status=400, share=0.2)
+    conf = asking("completions.max_failed_share=0.9")
+    counts = completions.run(conf).counts
+    assert counts["failed"] > 0
+    assert counts["answered"] + counts["failed"] == 60
+    failed = [row for row in stored(conf) if row["completion"] is None]
+    assert {row["error_class"] for row in failed} == {"bad_request"}
+    assert all("400" in row["error"] for row in failed)
+    behave(url)
+    counts_again = completions.run(conf).counts
+    assert counts_again["asked"] == counts["failed"]
+    assert counts_again["missing"] == 0
+    assert told(url)["repeated"] == []
+
+
+def test_a_throttled_call_is_asked_again_within_the_run(asking: Settle, url: str):
+    behave(url, status=429, share=0.3)
+    conf = asking("completions.attempts=8")
+    assert completions.run(conf).counts["answered"] == 60
+    assert max(row["attempts"] for row in stored(conf)) > 1
+
+
+def test_too_many_failures_end_the_stage_after_all_answers_are_stored(asking: Settle, url: str):
+    behave(url, status=400, share=0.5)
+    conf = asking()
+    with pytest.raises(EndpointError, match=r"\d+ of 60 requests failed, more than completions.max_failed_share = 0.05.*400"):
+        completions.run(conf)
+    answered = sum(row["completion"] is not None for row in stored(conf))
+    assert answered == told(url)["answered"] > 0
+
+
+def test_a_wrong_key_stops_the_job_before_it_has_asked_much(asking: Settle, url: str):
+    behave(url, status=401)
+    conf = asking("completions.in_flight=4")
+    with pytest.raises(EndpointError, match="endpoint 'fake' refuses: status 401"):
+        completions.run(conf)
+    assert told(url)["calls"] <= 2 * 4
+    behave(url)
+    assert completions.run(conf).counts["missing"] == 0
+
+
+def test_two_articles_with_the_same_words_are_asked_once(tmp_path, asking: Settle, url: str):
+    from conftest import article, write_articles
+
+    same = [article(number, ["The very same passage.", "And one more."]) for number in (1, 2)]
+    others = [article(number, [f"Passage {number}."], f"Is it {number}?") for number in range(10, 40)]
+    source = write_articles(tmp_path / "source.parquet", same + others)
+    conf = asking(f"articles.source={source}")
+    assert completions.run(conf).counts["asked"] == 31
+
+
+def test_without_base_the_error_names_the_stage(settled: Settle):
+    with pytest.raises(InputError, match="run `raft-spark base` first"):
+        completions.run(settled())
+
+
+def test_a_key_never_reaches_what_a_run_writes(asking: Settle, url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEACHER_KEY", "sk-very-secret-7")
+    behave(url, key="another", share=1.0)
+    conf = asking("endpoints.fake.api_key_env=TEACHER_KEY")
+    with pytest.raises(EndpointError) as raised:
+        completions.run(conf)
+    assert "sk-very-secret-7" not in str(raised.value)
+    root = tables.place(conf.lake, "").root
+    import pathlib
+
+    assert not [path for path in pathlib.Path(root).rglob("*") if path.is_file() and b"sk-very-secret-7" in path.read_bytes()]
+    assert "sk-very-secret-7" not in json.dumps(conf.settings())

@@ -1,0 +1,314 @@
+"""Many requests in flight: each comes out once, a slow or failing one holds back no other, limits hold, nothing hangs."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raft_spark import window
+from raft_spark.endpoints import ErrorClass, Reply, Request
+from raft_spark.window import Asked, Limits
+
+pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
+
+OK = Reply(completion="yes", finish_reason="stop")
+PATIENT = 20.0  # seconds a fake waits at most, so that a broken window fails instead of hanging
+
+
+def requests(count: int) -> Iterator[tuple[int, Request]]:
+    return ((number, Request(str(number), "m", {})) for number in range(count))
+
+
+def failed(error_class: ErrorClass, retry_after: float | None = None) -> Reply:
+    return Reply(error_class=error_class, error="as asked", retry_after=retry_after)
+
+
+def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> Limits:
+    return Limits(in_flight, attempts, deadline_seconds)
+
+
+def all_answers(count: int, ask: Callable[[Request], Reply], limited: Limits) -> list[Asked]:
+    return [asked for asked in window.answers(requests(count), ask, limited) if asked is not None]
+
+
+@pytest.fixture
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(window, "FIRST_WAIT", 0.01)
+
+
+# Every request once
+
+outcomes = st.lists(st.lists(st.sampled_from(get_args(ErrorClass)), max_size=4), max_size=12)
+
+
+@given(outcomes, st.integers(1, 5), st.integers(1, 4))
+@settings(deadline=None, max_examples=50)
+def test_every_request_comes_out_once_with_its_last_reply(failures, in_flight: int, attempts: int):
+    """Each request fails as its list says, call by call, and succeeds after that."""
+    calls: Counter[int] = Counter()
+    retried = {"throttled", "timeout", "unavailable", "model_error"}
+
+    def ask(request: Request) -> Reply:
+        number = int(request.prompt)
+        calls[number] += 1
+        mine = failures[number]
+        return failed(mine[calls[number] - 1]) if calls[number] <= len(mine) else OK
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "FIRST_WAIT", 0.0)
+        answered = all_answers(len(failures), ask, limits(in_flight, attempts))
+    assert sorted(asked.pubid for asked in answered) == list(range(len(failures)))
+    for asked in answered:
+        mine = failures[asked.pubid]
+        asks = next((at for at, found in enumerate(mine, 1) if found not in retried), len(mine) + 1)
+        expected = min(asks, attempts)
+        assert asked.attempts == calls[asked.pubid] == expected
+        assert asked.reply.error_class == (mine[expected - 1] if expected <= len(mine) else None)
+        assert asked.request.prompt == str(asked.pubid)
+
+
+def test_no_requests_are_no_answers():
+    assert all_answers(0, lambda _: OK, limits()) == []
+
+
+def test_answers_come_in_the_order_they_are_finished():
+    seconds = {"0": 0.3, "1": 0.15, "2": 0.0}
+
+    def ask(request: Request) -> Reply:
+        time.sleep(seconds[str(request.prompt)])
+        return OK
+
+    answered = all_answers(3, ask, limits(in_flight=3))
+    assert [asked.pubid for asked in answered] == [2, 1, 0]
+    assert answered[2].latency >= 0.3
+
+
+# Slots
+
+
+def test_a_slow_answer_holds_back_no_other():
+    others_are_done = threading.Event()
+
+    def ask(request: Request) -> Reply:
+        if request.prompt == "0":
+            assert others_are_done.wait(PATIENT)
+        return OK
+
+    order = []
+    for asked in window.answers(requests(50), ask, limits(in_flight=2)):
+        order += [asked.pubid] if asked else []
+        if len(order) == 49:
+            others_are_done.set()
+    assert order == [*range(1, 50), 0]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 8])
+def test_so_many_are_in_flight_and_never_more(in_flight: int):
+    flying, most, lock = 0, 0, threading.Lock()
+
+    def ask(request: Request) -> Reply:
+        nonlocal flying, most
+        with lock:
+            flying += 1
+            most = max(most, flying)
+        time.sleep(0.005)
+        with lock:
+            flying -= 1
+        return failed("throttled") if request.prompt in {"3", "5"} else OK
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "FIRST_WAIT", 0.0)
+        assert len(all_answers(40, ask, limits(in_flight))) == 40
+    assert most == in_flight
+
+
+def test_requests_are_made_when_there_is_room_for_them():
+    made = 0
+
+    def making() -> Iterator[tuple[int, Request]]:
+        nonlocal made
+        for pair in requests(100):
+            made += 1
+            yield pair
+
+    answered = 0
+    for asked in window.answers(making(), lambda _: OK, limits(in_flight=4)):
+        answered += asked is not None
+        assert made <= answered + 4
+    assert made == 100
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_a_request_that_waits_gives_its_slot_to_another(in_flight: int):
+    calls: Counter[str] = Counter()
+
+    def ask(request: Request) -> Reply:
+        calls[str(request.prompt)] += 1
+        first_of_waiting = int(str(request.prompt)) < in_flight and calls[str(request.prompt)] == 1
+        return failed("throttled", retry_after=0.4) if first_of_waiting else OK
+
+    answered = all_answers(8, ask, limits(in_flight))
+    assert {asked.pubid for asked in answered[:-in_flight]} == set(range(in_flight, 8))
+
+
+# Retries
+
+
+@pytest.mark.parametrize(
+    ("error_class", "calls"),
+    [
+        ("throttled", 3),
+        ("timeout", 3),
+        ("unavailable", 3),
+        ("model_error", 3),
+        ("bad_request", 1),
+        ("filtered", 1),
+        ("refused", 1),
+    ],
+)
+@pytest.mark.usefixtures("_short_waits")
+def test_only_what_may_pass_is_asked_again_and_so_many_times_at_most(error_class: ErrorClass, calls: int):
+    asks: list[Request] = []
+
+    def ask(request: Request) -> Reply:
+        asks.append(request)
+        return failed(error_class)
+
+    (asked,) = all_answers(1, ask, limits(attempts=3))
+    assert len(asks) == asked.attempts == calls
+    assert asked.reply == failed(error_class)
+
+
+def test_every_class_of_error_is_decided_on():
+    assert len(get_args(ErrorClass)) == 7  # each stands in the table above
+
+
+def times_of_calls(reply: Reply, limited: Limits) -> list[float]:
+    """Ask one request that gets this reply at first and succeeds then; return when it was asked."""
+    times: list[float] = []
+
+    def ask(_: Request) -> Reply:
+        times.append(time.monotonic())
+        return reply if len(times) == 1 else OK
+
+    all_answers(1, ask, limited)
+    return times
+
+
+@pytest.mark.usefixtures("_short_waits")
+def test_retry_after_is_respected():
+    first, second = times_of_calls(failed("throttled", retry_after=0.3), limits())
+    assert 0.3 <= second - first < 5
+
+
+def test_retry_after_is_respected_up_to_a_cap(monkeypatch):
+    monkeypatch.setattr(window, "LONGEST_WAIT", 0.1)
+    first, second = times_of_calls(failed("unavailable", retry_after=3_600), limits())
+    assert 0.1 <= second - first < 5
+
+
+def test_a_request_is_not_asked_again_after_its_deadline():
+    assert len(times_of_calls(failed("throttled", retry_after=0.3), limits(deadline_seconds=0.2))) == 1
+
+
+def test_waits_grow_with_jitter(monkeypatch):
+    longest = []
+    monkeypatch.setattr(window.random, "uniform", lambda _, upper: longest.append(upper) or 0.0)
+    all_answers(1, lambda _: failed("timeout"), limits(attempts=10))
+    assert longest == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+# Time passes
+
+
+def test_while_nothing_is_answered_the_caller_is_told_every_tick(monkeypatch):
+    monkeypatch.setattr(window, "TICK", 0.02)
+
+    def ask(_: Request) -> Reply:
+        time.sleep(0.3)
+        return OK
+
+    told = list(window.answers(requests(1), ask, limits()))
+    assert told.count(None) >= 2
+    assert isinstance(told[-1], Asked)
+
+
+def test_a_storm_of_retries_does_not_silence_the_ticks():
+    calls = itertools.count()
+
+    def ask(_: Request) -> Reply:
+        time.sleep(0.005)
+        return failed("throttled", retry_after=0.0) if next(calls) < 40 else OK
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "FIRST_WAIT", 0.0)
+        told = list(window.answers(requests(2), ask, limits(in_flight=2, attempts=100)))
+    assert told.count(None) >= 40
+
+
+def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_taken():
+    def ask(request: Request) -> Reply:
+        if request.prompt == "0" and not waited:
+            waited.append(request)
+            return failed("throttled")
+        time.sleep(0.3)
+        return OK
+
+    waited: list[Request] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "FIRST_WAIT", 0.001)
+        told = list(window.answers(requests(2), ask, limits(in_flight=1)))
+    assert told.count(None) < 20
+
+
+# Ends
+
+
+def test_an_exception_in_ask_surfaces():
+    def ask(request: Request) -> Reply:
+        if request.prompt == "7":
+            raise ZeroDivisionError
+        return OK
+
+    with pytest.raises(ZeroDivisionError):
+        all_answers(20, ask, limits(in_flight=3))
+
+
+def test_an_exception_in_the_requests_surfaces():
+    def broken() -> Iterator[tuple[int, Request]]:
+        yield from requests(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(window.answers(broken(), lambda _: OK, limits()))
+
+
+def test_closing_early_waits_for_the_open_calls_only():
+    calls = []
+
+    def ask(request: Request) -> Reply:
+        calls.append(request)
+        time.sleep(0.05)
+        return OK
+
+    going = window.answers(requests(1_000), ask, limits(in_flight=4))
+    next(asked for asked in going if asked is not None)
+    begin = time.monotonic()
+    going.close()
+    assert time.monotonic() - begin < 5
+    assert len(calls) <= 8
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ask")]
+
+
+def test_closing_does_not_wait_for_requests_that_wait():
+    going = window.answers(requests(1), lambda _: failed("throttled", retry_after=30), limits())
+    assert next(going) is None
+    begin = time.monotonic()
+    going.close()
+    assert time.monotonic() - begin < 5
