@@ -86,7 +86,7 @@ def build(tasks: DataFrame, work: Work) -> DataFrame:
 
 
 def build_by_join(tasks: DataFrame, articles: DataFrame, work: Work) -> DataFrame:
-    """The same table as `build`, texts brought by a join of (split, number, passage); lazy."""
+    """Build the same table as `build`, texts brought by a join of (split, number, passage); lazy."""
     drawn = tasks.mapInArrow(partial(_draw, work=work), from_arrow_schema(_DRAWN))
     texts = articles.select(
         "split", "number", F.col("pubid").alias("of"), F.posexplode("passages").alias("passage", "text")

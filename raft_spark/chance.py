@@ -1,5 +1,6 @@
 """(seed, key, ...) -> numbers: the only chance there is. No state, no clock: the same arguments give the same numbers
-on any machine, in any order and partition."""
+on any machine, in any order and partition.
+"""
 
 from enum import IntEnum
 

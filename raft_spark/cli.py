@@ -54,7 +54,7 @@ def reported() -> Iterator[None]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main() -> None:
-    """Build a RAFT fine-tuning dataset: questions with their oracle passages among distractors, answered by a teacher.
+    r"""Build a RAFT fine-tuning dataset: questions with their oracle passages among distractors, answered by a teacher.
 
     The stages, in the order of the data, each writing the table of its name:
 

@@ -6,7 +6,7 @@ run, so that a dataset says exactly which answers it was made from.
 """
 
 import contextlib
-import datetime
+import datetime as dt
 import itertools
 import time
 import uuid
@@ -142,7 +142,7 @@ def _row(asked: window.Asked, work: Work) -> dict[str, Any]:
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
         "latency_ms": round(asked.latency * 1000),
-        "created_at": datetime.datetime.now(datetime.UTC),
+        "created_at": dt.datetime.now(dt.UTC),
         "run_id": work.run_id,
     }
 

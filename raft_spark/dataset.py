@@ -81,7 +81,7 @@ def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
 
 
 def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
-    """Joined rows -> the shards they are written to, in the schema WRITTEN; lazy."""
+    """Write joined rows to their shards, in the schema WRITTEN; lazy."""
     order = F.xxhash64(F.lit(seed), "pubid")
     cut = F.create_map(*(F.lit(value) for pair in work.shards.items() for value in pair))
     placed = rows.withColumn("order", order).withColumn("shard", F.pmod("order", F.try_element_at(cut, "split")))
@@ -154,7 +154,7 @@ def _finished(row: Mapping[str, Any]) -> Row:
 
 
 def _sums(row: Mapping[str, Any], split: str, reason: str | None) -> dict[str, int]:
-    """What a row adds to the manifest's counts, by flat names."""
+    """Return what a row adds to the manifest's counts, by flat names."""
     tokens = {name: row[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
     verdict_of = (
         {f"rejected/{reason}": 1} if reason else {f"kept/{split}": 1, f"distracted/{split}": int(row["distracted"])}

@@ -42,7 +42,8 @@ def kept(pubids: Int64Array, conf: config.Base) -> _BOOLS:
 
 def wanted(own: Int64Array, keep: _BOOLS, conf: config.Base) -> Int64Array:
     """Return how many distractors each row takes: k; without its oracle k and one for each own passage it lost, so that
-    the number of passages does not tell (base.equal_length)."""
+    the number of passages does not tell (base.equal_length).
+    """
     return conf.distractors + np.where(keep | (not conf.equal_length), 0, own)
 
 
@@ -87,7 +88,7 @@ def _distractors(
             good = there & (number != numbers[open_rows])
             good &= (articles[open_rows, :slot] != number[:, None]).all(axis=1)
             good &= (checksums[open_rows, :slot] != text[:, None]).all(axis=1)
-            good &= ~np.isin(_row_text(open_rows, text), own)
+            good &= ~_among(_row_text(open_rows, text), own)
             done = open_rows[good]
             articles[done, slot], passages[done, slot], checksums[done, slot] = number[good], passage[good], text[good]
             open_rows = open_rows[~good]
@@ -102,11 +103,17 @@ def _distractors(
 
 
 def _own_texts(numbers: Int64Array, index: Index) -> NDArray[np.uint64]:
-    """Return (row, checksum) of all own passages of the rows, each pair in one number."""
+    """Return (row, checksum) of all own passages of the rows, each pair in one number, sorted."""
     counts = index.count[numbers]
     row = np.repeat(np.arange(len(numbers)), counts)
     within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return _row_text(row, index.checksum[index.first[numbers[row]] + within])
+    return np.sort(_row_text(row, index.checksum[index.first[numbers[row]] + within]))
+
+
+def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> _BOOLS:
+    """Say which values are among the known, sorted ones; np.isin would sort them for every draw."""
+    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return known[at] == values if len(known) else np.zeros(len(values), bool)
 
 
 def _row_text(row: Int64Array, checksum: NDArray[np.uint32]) -> NDArray[np.uint64]:

@@ -29,10 +29,12 @@ class Placement:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
+        """Say which records are articles of the table."""
         return self.places >= 0
 
     @property
     def split(self) -> Int64Array:
+        """Return the index of each record's split, -1 for those left out."""
         return np.where(self.kept, self.places % 4, -1)
 
 
@@ -94,7 +96,7 @@ def split_of(pubids: Int64Array, conf: config.Articles) -> Int64Array:
 
 
 def _numbers(pubids: Int64Array, split: int, before: Numbered) -> tuple[Int64Array, int]:
-    """Number one split's pubids, sorted: (numbers, next free number)."""
+    """Give numbers to one split's pubids, sorted: (numbers, next free number)."""
     mine = before.splits == split
     order = np.argsort(before.pubids[mine])
     known, old = before.pubids[mine][order], before.numbers[mine][order]

@@ -60,7 +60,8 @@ def _messages(system: str, user: str) -> list[Message]:
 
 def _llama3(system: str, user: str, opening: str) -> str:
     """Lay out one text as Llama 3 Instruct reads it, the assistant's turn begun with `opening`. The server adds the
-    begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format")."""
+    begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format").
+    """
     turns = (("system", system), ("user", user))
     told = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in turns)
     return f"{told}<|start_header_id|>assistant<|end_header_id|>\n\n{opening}"

@@ -41,13 +41,9 @@ def checked(record: Any, conf: Articles) -> Article | Rejected:  # noqa: ANN401 
     """Check one record as the source gives it (texts as str or bytes)."""
     pubid = None
     try:
-        if isinstance(record, ValueError):
-            broken = isinstance(record, UnicodeDecodeError)
-            raise _RejectError("invalid UTF-8 in the line" if broken else "invalid JSON")
-        if not isinstance(record, dict):
-            raise _RejectError(f"wrong type: the record is {_kind(record)}")
-        pubid = _pubid(record.get("pubid"))
-        return _article(pubid, record, conf)
+        fields = _fields(record)
+        pubid = _pubid(fields.get("pubid"))
+        return _article(pubid, fields, conf)
     except _RejectError as reason:
         return Rejected(pubid, str(reason))
 
@@ -55,6 +51,15 @@ def checked(record: Any, conf: Articles) -> Article | Rejected:  # noqa: ANN401 
 def passage_hash(text: str) -> int:
     """Return 64 bits that stand for a passage's exact text."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a source may hold anything
+    if isinstance(record, ValueError):
+        broken = isinstance(record, UnicodeDecodeError)
+        raise _RejectError("invalid UTF-8 in the line" if broken else "invalid JSON")
+    if not isinstance(record, dict):
+        raise _RejectError(f"wrong type: the record is {_kind(record)}")
+    return record
 
 
 def _article(pubid: int, record: dict[str, Any], conf: Articles) -> Article:

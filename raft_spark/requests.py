@@ -20,7 +20,7 @@ def settings(conf: config.Config) -> dict[str, Any]:
 
 
 def build(base: DataFrame, conf: config.Config) -> DataFrame:
-    """base -> a row an article with its request's key, in the schema REQUESTS; lazy."""
+    """Return a row an article of base with its request's key, in the schema REQUESTS; lazy."""
     columns = base.select("pubid", "question", "oracle")
     return columns.mapInArrow(
         partial(_keyed, conf=conf.completions, model=conf.teacher.model), from_arrow_schema(REQUESTS)

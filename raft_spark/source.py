@@ -178,7 +178,7 @@ def _read_json(place: Place, piece: Piece) -> Iterator[tuple[str, Any]]:
     """Read the lines that start inside the piece's bytes; the last one may end beyond."""
     with _opened(place, piece["path"]) as stream:
         packed = piece["path"].endswith(".gz")
-        lines = gzip.open(stream) if packed else io.BufferedReader(stream, 1 << 20)
+        lines = gzip.open(stream) if packed else io.BufferedReader(stream, 1 << 20)  # noqa: SIM115 - closed with the stream
         at = piece["start"]
         if at:
             lines.seek(at - 1)

@@ -11,7 +11,7 @@ interrupted run left has no manifest; `sweep` deletes it when it is old enough.
 """
 
 import dataclasses
-import datetime
+import datetime as dt
 import hashlib
 import json
 import uuid
@@ -120,7 +120,7 @@ def identity(*parts: object) -> str:
 
 def draft(lake: Lake, table: str, identity: str) -> Draft:
     """Open a new version; its folder is this run's alone."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     name = f"{now:%Y%m%dT%H%M%SZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
     folder = place(lake, table)
     return Draft(table, name, identity, folder.at("versions", name), folder.read("current.json"))
@@ -143,7 +143,7 @@ def publish(
         settings=conf.settings(),
         code=__version__,
         run_id=new.id,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
     new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
     folder = place(conf.lake, new.table)

@@ -44,7 +44,8 @@ def answers(
     requests: Iterator[tuple[int, Request]], ask: Callable[[Request], Reply], limits: Limits
 ) -> Iterator[Asked | None]:
     """Yield every request with its last reply, in the order they are finished; None at least every TICK, so that the
-    caller can store what it has."""
+    caller can store what it has.
+    """
     ready = (Asked(pubid, request) for pubid, request in requests)
     done: SimpleQueue[Future[Asked]] = SimpleQueue()
     waiting: list[tuple[float, int, Asked]] = []

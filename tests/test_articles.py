@@ -23,7 +23,9 @@ def rows(conf: config.Config) -> dict[int, dict[str, object]]:
 
 
 def records(*numbers: int) -> list[dict[str, object]]:
-    return [article(number, [f"Trial {number} had {number} patients.", f"Arm {number} did well."]) for number in numbers]
+    return [
+        article(number, [f"Trial {number} had {number} patients.", f"Arm {number} did well."]) for number in numbers
+    ]
 
 
 def test_bad_records_go_to_quarantine_with_their_reason_and_the_sums_agree(tmp_path: Path, settled: Settle):
@@ -41,7 +43,12 @@ def test_bad_records_go_to_quarantine_with_their_reason_and_the_sums_agree(tmp_p
     source = tmp_path / "source"
     write_articles(source / "good.parquet", records(*range(200)))
     write_articles(source / "again.parquet", records(5, 6, 300))
-    lines = [json.dumps(record) for record in bad] + ["{broken", '["a list"]', "", json.dumps({**article(1010, ["x"]), "extra": 1})]
+    lines = [json.dumps(record) for record in bad] + [
+        "{broken",
+        '["a list"]',
+        "",
+        json.dumps({**article(1010, ["x"]), "extra": 1}),
+    ]
     (source / "bad.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"pubid": 1011, "question": "\xff?"}\n')
     conf = settled(f"articles.source={source}")
     counts = articles.run(conf).counts
@@ -89,7 +96,7 @@ def test_numbers_stay_when_articles_come_and_go(tmp_path: Path, settled: Settle)
     before = rows(conf)
     dense = sorted(row["number"] for row in before.values() if row["split"] == "train")
     assert dense == list(range(len(dense)))
-    write_articles(source, records(*range(0, 150), *range(160, 230)))  # ten withdrawn, thirty new
+    write_articles(source, records(*range(150), *range(160, 230)))  # ten withdrawn, thirty new
     version = articles.run(conf)
     after = rows(conf)
     assert all(after[pubid]["number"] == row["number"] for pubid, row in before.items() if pubid in after)

@@ -72,7 +72,9 @@ def test_a_row_holds_what_the_design_says(settled: Settle):
 def test_no_test_passage_stands_in_a_training_row(tmp_path: Path, settled: Settle):
     approved = [f"Protocol {number % 5 if number < 60 else number} was approved." for number in range(400)]
     records = [
-        article(number, [f"Trial {number} had {number} patients.", approved[number]], question=f"Did trial {number} work?")
+        article(
+            number, [f"Trial {number} had {number} patients.", approved[number]], question=f"Did trial {number} work?"
+        )
         for number in range(400)
     ]
     conf = settled(f"articles.source={write_articles(tmp_path / 'source/all.parquet', records)}", "base.distractors=2")
@@ -91,7 +93,9 @@ def test_no_test_passage_stands_in_a_training_row(tmp_path: Path, settled: Settl
 def test_too_few_articles_for_k_is_an_error_before_anything_is_written(settled: Settle):
     conf = settled("articles.source=sample:30", "base.distractors=20")
     articles.run(conf)
-    with pytest.raises(InputError, match=r"split \w+ has \d+ articles, but a row there needs distractors from \d+ others"):
+    with pytest.raises(
+        InputError, match=r"split \w+ has \d+ articles, but a row there needs distractors from \d+ others"
+    ):
         base.run(conf)
     assert tables.place(conf.lake, schemas.BASE).list() == []
 

@@ -113,7 +113,9 @@ def test_a_throttled_call_is_asked_again_within_the_run(asking: Settle, url: str
 def test_too_many_failures_end_the_stage_after_all_answers_are_stored(asking: Settle, url: str):
     behave(url, status=400, share=0.5)
     conf = asking()
-    with pytest.raises(EndpointError, match=r"\d+ of 60 requests failed, more than completions.max_failed_share = 0.05.*400"):
+    with pytest.raises(
+        EndpointError, match=r"\d+ of 60 requests failed, more than completions.max_failed_share = 0.05.*400"
+    ):
         completions.run(conf)
     answered = sum(row["completion"] is not None for row in stored(conf))
     assert answered == told(url)["answered"] > 0
@@ -154,5 +156,7 @@ def test_a_key_never_reaches_what_a_run_writes(asking: Settle, url: str, monkeyp
     root = tables.place(conf.lake, "").root
     import pathlib
 
-    assert not [path for path in pathlib.Path(root).rglob("*") if path.is_file() and b"sk-very-secret-7" in path.read_bytes()]
+    assert not [
+        path for path in pathlib.Path(root).rglob("*") if path.is_file() and b"sk-very-secret-7" in path.read_bytes()
+    ]
     assert "sk-very-secret-7" not in json.dumps(conf.settings())

@@ -31,7 +31,9 @@ def loaded(conf: config.Config, version: tables.Version, name: str, cache: Path)
     """Load a folder as a trainer would, offline, in a process of its own."""
     folder = f"{tables.folder(conf.lake, version)}/{name}"
     command = [sys.executable, "-W", "ignore", "-c", LOAD, folder, str(cache)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(cache)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(cache)}
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -101,5 +103,7 @@ def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):
     assert manifest["inputs"].keys() == {"base", "completions"}
     assert manifest["settings"]["base"]["distractors"] == 3
     tokens = manifest["counts"]["tokens"]
-    assert manifest["counts"]["dollars"] == pytest.approx((tokens["prompt"] * 2 + tokens["completion"] * 10) / 1e6, abs=1e-4)
+    assert manifest["counts"]["dollars"] == pytest.approx(
+        (tokens["prompt"] * 2 + tokens["completion"] * 10) / 1e6, abs=1e-4
+    )
     assert all(len(file["sha256"]) == 64 for file in manifest["files"])

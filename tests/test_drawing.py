@@ -33,7 +33,16 @@ def random_counts(size: int) -> NDArray[np.int64]:
 def large() -> tuple[Index, NDArray[np.int64], drawing.Documents]:
     index = index_of(random_counts(200_000))
     numbers = np.arange(200_000)
-    return index, numbers, drawing.documents(numbers, index, conf())
+    return index, numbers, drawn(numbers, index, conf())
+
+
+def drawn(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> drawing.Documents:
+    """Draw in batches, as the tasks do."""
+    starts = range(0, len(numbers), 8_192)
+    batches = [drawing.documents(numbers[start : start + 8_192], index, settings) for start in starts]
+    row = np.concatenate([batch.row + start for batch, start in zip(batches, starts, strict=True)])
+    rest = [np.concatenate([getattr(batch, name) for batch in batches]) for name in ("number", "passage", "oracle")]
+    return drawing.Documents(row, *rest)
 
 
 def test_the_share_of_rows_with_their_oracle_is_p(large):
@@ -99,7 +108,7 @@ def test_the_notebooks_counts_under_its_settings():
 
 def as_rows(index: Index, numbers: NDArray[np.int64], settings: config.Base) -> dict[int, bytes]:
     """Return what each row shows, by pubid: (pubid, passage) in order."""
-    shown = drawing.documents(numbers, index, settings)
+    shown = drawn(numbers, index, settings)
     pairs = np.stack([index.pubid[shown.number], shown.passage], axis=1)
     ends = np.searchsorted(shown.row, np.arange(1, len(numbers)))
     parts = np.split(pairs, ends)
@@ -157,7 +166,9 @@ def test_a_batch_of_rows_is_drawn_as_each_row_alone():
 def test_k_0_and_p_0_and_1():
     index = index_of(random_counts(100))
     numbers = np.arange(100)
-    nothing = drawing.documents(numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.equal_length=false"))
+    nothing = drawing.documents(
+        numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.equal_length=false")
+    )
     assert len(nothing.row) == 0
     only_oracle = drawing.documents(numbers, index, conf("base.distractors=0", "base.oracle_share=1.0"))
     assert only_oracle.oracle.all()

@@ -88,7 +88,7 @@ def behave(server: Endpoint, **behaviour: object) -> None:
 
 
 def ask_control(server: Endpoint, route: str, body: bytes | None = None) -> dict[str, object]:
-    with urllib.request.urlopen(f"{server.url.removesuffix('/v1')}/{route}", body, timeout=5) as response:  # noqa: S310 - loopback
+    with urllib.request.urlopen(f"{server.url.removesuffix('/v1')}/{route}", body, timeout=5) as response:
         return json.load(response)
 
 
@@ -376,7 +376,7 @@ def test_a_server_ends_with_its_block():
 
 
 def signal_child(endpoint: Endpoint, number: signal.Signals) -> None:
-    found = subprocess.check_output(["pgrep", "-P", str(os.getpid()), "-f", f'"latency_ms":{endpoint.latency_ms}'])  # noqa: S607
+    found = subprocess.check_output(["pgrep", "-P", str(os.getpid()), "-f", f'"latency_ms":{endpoint.latency_ms}'])
     os.kill(int(found), number)
 
 

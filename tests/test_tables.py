@@ -11,7 +11,9 @@ from raft_spark import config, parts, schemas, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 
-ROWS = pa.table({"pubid": [1, 2], "reason": ["a", "b"], "source": ["x", "y"], "record": ["1", "2"]}, schema=schemas.QUARANTINE)
+ROWS = pa.table(
+    {"pubid": [1, 2], "reason": ["a", "b"], "source": ["x", "y"], "record": ["1", "2"]}, schema=schemas.QUARANTINE
+)
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -115,7 +115,7 @@ def wait_for(pattern: str, run: subprocess.Popen[bytes]) -> None:
         if glob.glob(pattern, recursive=True) or run.poll() is not None:
             return
         time.sleep(0.05)
-    raise AssertionError(f"nothing appeared at {pattern}")
+    pytest.fail(f"nothing appeared at {pattern}")
 
 
 def kill(run: subprocess.Popen[bytes], root: str) -> None:
@@ -151,7 +151,7 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_dataset(
     stored = stored_keys(root)
     found = walk(root, 'spark."spark.master"="local[2]"', *calls)
     assert found["base"] == undisturbed["base"]
-    assert {path: True for path in found["dataset"]} == {path: True for path in undisturbed["dataset"]}
+    assert dict.fromkeys(found["dataset"], True) == dict.fromkeys(undisturbed["dataset"], True)
     again = stored_keys(root)
     assert len(again) == ARTICLES, "an answer that was stored has been asked for again"
     assert set(stored) <= set(again)

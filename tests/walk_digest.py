@@ -31,5 +31,5 @@ if __name__ == "__main__":
     conf = config.from_argv(sys.argv[1:])
     for stage in (articles, base, completions, dataset):
         stage.run(conf)
-    print(json.dumps({"base": rows_digest(conf), "dataset": dataset_files(conf)}))
+    sys.stdout.write(json.dumps({"base": rows_digest(conf), "dataset": dataset_files(conf)}) + "\n")
     session.stop()

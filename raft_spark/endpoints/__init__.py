@@ -22,7 +22,8 @@ RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
 @dataclass(frozen=True, slots=True)
 class Request:
     """All that is sent: `prompt` is one text (a completions call) or messages (a chat call), `parameters` by their
-    OpenAI names (temperature, top_p, max_tokens)."""
+    OpenAI names (temperature, top_p, max_tokens).
+    """
 
     prompt: str | Sequence[Message]
     model: str

@@ -84,7 +84,6 @@ def one_round(conf: config.Config, source: Path, folder: Path, loop_rows: int) -
     stage = timed(lambda: base.run(conf))
     made = list(read(conf, schemas.BASE))
     floor = timed(lambda: read_and_write_once(conf, made, folder))
-    del made
     data = datasets.Dataset.from_parquet(str(source), cache_dir=str(folder / "cache"))
     return {"stage": stage, "floor": floor, "loop": timed(lambda: notebook_loop(data, folder, loop_rows))}
 
