@@ -1,7 +1,8 @@
 """hf:OWNER/NAME/CONFIG -> Parquet files and a marker: a dataset of the Hugging Face hub as of one commit.
 
-The one door to `datasets`. One request with a short timeout and without retries goes ahead of all others: the client
-libraries would try for minutes to reach a hub that a closed network never lets them reach.
+The one door to `datasets`, which says what files a configuration has. They are read with pyarrow, for its streaming
+keeps all that it read and, stopped midway, can hang the process at exit (apache/arrow#45214). One request with a short
+timeout goes ahead of all others: the libraries would try for minutes to reach a hub behind a closed network.
 """
 # ruff: noqa: PLC0415 - the client libraries take a second to import and are only in the extra `local`
 
@@ -14,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import dataset, fs, parquet
+from pyarrow import fs, parquet
 
 from raft_spark.errors import InputError
 
-ROWS = 4_000  # of a row group
-FILE_ROWS, FILE_BYTES = 12 * ROWS, 64 << 20  # the row group that reaches one of them ends the file
+ROWS, FILE_ROWS, FILE_BYTES = 4_000, 48_000, 64 << 20  # of a row group; the group that reaches a limit ends its file
 FIRST_SECONDS = 5.0  # wait for the first answer, per address; huggingface.co has several, tried one after the other
 OTHERS = "articles.source may also be a folder or glob of Parquet or JSON Lines (/path/*.parquet), or sample:N"
 
@@ -49,46 +49,47 @@ def download(source: str, revision: str, folder: str, filesystem: fs.FileSystem)
         found = json.loads(stream.read())  # ValueError: it was not written to its end
     if wanted.items() <= found.items():
         return Snapshot(folder, revision, found["rows"])
-    with closing(_tables(source, revision)) as tables:
-        first = list(itertools.islice(tables, 1))  # a source that cannot be read leaves the folder as it is
+    with closing(_batches(source, revision)) as batches:
+        first = list(itertools.islice(batches, 1))  # a source that cannot be read leaves the folder as it is
         if found:
             filesystem.delete_file(marker)  # before the rest, or it could stand beside half of the files
         filesystem.delete_dir_contents(folder, missing_dir_ok=True)
         if filesystem.type_name != "s3":  # there a folder needs no making, and a role may be denied it
             filesystem.create_dir(folder, recursive=True)
-        rows = _write(itertools.chain(first, tables), folder, filesystem)
+        rows = _write(itertools.chain(first, batches), folder, filesystem)
     with filesystem.open_output_stream(marker) as sink:
         sink.write(json.dumps(wanted | {"rows": rows}).encode())
     return Snapshot(folder, revision, rows)
 
 
-def _tables(source: str, revision: str) -> Generator[pa.Table, None, None]:
+def _batches(source: str, revision: str) -> Generator[pa.RecordBatch, None, None]:
     """Yield all rows in the hub's order, ROWS at a time."""
     with tempfile.TemporaryDirectory() as cache, _door(source) as api:
         repo, name = _split(source)
         api.dataset_info(repo, revision=revision, timeout=FIRST_SECONDS)
         import datasets
+        from huggingface_hub import HfFileSystem
 
-        for setting in [setting for setting in vars(datasets.config) if setting.startswith("STREAMING_")]:
-            setattr(datasets.config, setting, 1 if "MAX_RETRIES" in setting else 0)  # not 20 rounds of 6 tries in 23 s
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # asks a host that is not the hub
         # Without hf:// and an empty cache, a local folder named like the repository or an older copy could be taken.
         builder = datasets.load_dataset_builder(f"hf://datasets/{repo}", name, revision=revision, cache_dir=cache)
-        if hasattr(builder.config, "fragment_scan_options"):  # of Parquet; its default keeps all that was ever read
-            builder.config.fragment_scan_options = dataset.ParquetFragmentScanOptions(pre_buffer=False)
-            builder.config.batch_size = ROWS
-        yield from builder.as_streaming_dataset("train").with_format("arrow").iter(ROWS)
+        if "train" not in builder.config.data_files:
+            raise ValueError("it has no split train")
+        for file in builder.config.data_files["train"]:
+            # A group's columns and the next group's take turns: a few blocks of 5 MB, and each is asked for once.
+            with HfFileSystem().open(file, cache_type="blockcache", cache_options={"maxblocks": 6}) as opened:
+                yield from parquet.ParquetFile(opened, pre_buffer=False).iter_batches(ROWS, use_threads=False)
 
 
-def _write(tables: Iterator[pa.Table], folder: str, filesystem: fs.FileSystem) -> int:
-    """Write each table as a row group and return the number of rows."""
+def _write(batches: Iterator[pa.RecordBatch], folder: str, filesystem: fs.FileSystem) -> int:
+    """Write each batch as a row group and return the number of rows."""
     rows = 0
-    for number, first in enumerate(tables):
+    for number, first in enumerate(batches):
         path, full = f"{folder}/part-{number:05d}.parquet", rows + FILE_ROWS
         with filesystem.open_output_stream(path) as sink, parquet.ParquetWriter(sink, first.schema) as writer:
-            for table in itertools.chain([first], tables):
-                writer.write_table(table, row_group_size=ROWS)
-                rows += table.num_rows
+            for batch in itertools.chain([first], batches):
+                writer.write_batch(batch)
+                rows += batch.num_rows
                 if rows >= full or sink.tell() >= FILE_BYTES:
                     break
     return rows
@@ -124,6 +125,5 @@ def _door(source: str) -> Iterator[Any]:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """hf:OWNER/NAME/CONFIG -> (OWNER/NAME, CONFIG)."""
     repo, _, name = source.removeprefix("hf:").rpartition("/")
     return repo, name

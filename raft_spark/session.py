@@ -1,10 +1,13 @@
 """Settings -> a Spark session, started when the first stage needs one: a run with nothing to do starts no JVM."""
 
 import json
+import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +48,14 @@ def start(conf: Config) -> SparkSession:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ["JAVA_HOME"] = java_home()
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs what it raises
     builder = SparkSession.builder.appName("raft-spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's own turns Ctrl-C into a Py4JError
     return spark
 
 
@@ -71,6 +77,7 @@ def stop() -> None:
     """Stop the session, if one runs, and with it its jobs."""
     spark = SparkSession.getActiveSession()
     if spark is not None:
+        spark.sparkContext.setLogLevel("OFF")  # what is cancelled complains
         spark.sparkContext.cancelAllJobs()
         spark.stop()
 

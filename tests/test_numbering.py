@@ -193,12 +193,11 @@ def test_the_last_articles_number_is_not_given_again_either():
 
 
 def test_half_of_the_numbers_in_use_are_kept_and_fewer_are_given_anew():
-    first = [1, 2, 3, 4]
-    before = version(first, place(first, ONE_SPLIT))
-    half = place([3, 4, 7], ONE_SPLIT, before)
+    four, five = [1, 2, 3, 4], [1, 2, 3, 4, 5]
+    half = place([3, 4, 7], ONE_SPLIT, version(four, place(four, ONE_SPLIT)))
     assert numbers([3, 4, 7], half) == {3: 2, 4: 3, 7: 4}
-    fewer = place([4, 7, 8], ONE_SPLIT, before)
-    assert numbers([4, 7, 8], fewer) == {4: 0, 7: 1, 8: 2}
+    fewer = place([3, 4, 7], ONE_SPLIT, version(five, place(five, ONE_SPLIT)))
+    assert numbers([3, 4, 7], fewer) == {3: 0, 4: 1, 7: 2}
     assert fewer.sizes == (3, 0, 0)
 
 
@@ -211,6 +210,14 @@ def test_each_split_is_numbered_anew_on_its_own():
     assert numbers(second, placement, TRAIN) == {train[1]: 1, train[2]: 2, train[3]: 3}
     assert numbers(second, placement, TEST) == {test[3]: 0}
     assert placement.sizes == (4, 0, 1)
+
+
+def test_an_article_that_other_shares_move_is_appended_where_it_comes():
+    pubids = [*in_split(TRAIN, 6), *in_split(VALIDATION, 2)]
+    before = version(pubids, place(pubids, THIRDS))
+    moved = place(pubids, THIRDS.model_copy(update={"validation_share": 0.0}), before)
+    first, second = sorted(in_split(VALIDATION, 2))
+    assert numbers(pubids, moved) == {pubid: at for at, pubid in enumerate([*in_split(TRAIN, 6), first, second])}
 
 
 def test_a_split_that_is_left_empty_starts_anew():
