@@ -32,7 +32,7 @@ setup(
         "local": [
             "pyspark==4.1.*",
             "pandas>=2.2",
-            "datasets>=4",
+            "datasets>=5",
             "openvino-genai>=2026.4",
             "starlette>=0.40",
             "uvicorn>=0.30",

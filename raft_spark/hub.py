@@ -1,8 +1,8 @@
 """hf:OWNER/NAME/CONFIG -> Parquet files and a marker: a dataset of the Hugging Face hub as of one commit.
 
-The one door to `datasets`, which says what files a configuration has. They are read with pyarrow, for its streaming
-keeps all that it read and, stopped midway, can hang the process at exit (apache/arrow#45214). One request with a short
-timeout goes ahead of all others: the libraries would try for minutes to reach a hub behind a closed network.
+The one door to `datasets`, which says what files a configuration has. pyarrow reads them: streamed by `datasets`, all
+that was read stays in memory, and stopped midway the process can hang at exit (apache/arrow#45214). One request with a
+short timeout goes ahead of all others: the libraries would try for minutes to reach a hub behind a closed network.
 """
 # ruff: noqa: PLC0415 - the client libraries take a second to import and are only in the extra `local`
 
