@@ -6,14 +6,14 @@ import tomllib
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
 
+from conftest import ROOT
 from raft_spark import config
 from raft_spark.cli import main
 
 pytestmark = pytest.mark.row
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"raft-spark ((?:[a-z]+)(?: [a-z]+)?)", README)
+VERBS = set(re.findall(r"(?:^|`)raft-spark ([a-z]+)", README, re.MULTILINE))
 
 
 def test_every_linked_file_is_there():
@@ -23,16 +23,15 @@ def test_every_linked_file_is_there():
 
 
 def test_every_make_verb_is_there():
-    verbs = set(re.findall(r"`?make ([a-z]+)", README))
+    verbs = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
     assert {"run", "test", "check", "bench"} <= verbs
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {verb for verb in verbs if not re.search(rf"^{verb}\s", listed, re.MULTILINE)} == set()
 
 
 def test_every_verb_of_the_command_line_is_there():
-    verbs = {command.split()[0] for command in COMMANDS}
-    assert {"run", "show", "preview", "path"} <= verbs
-    assert verbs <= set(main.commands)
+    assert {"run", "show", "preview", "path"} <= VERBS
+    assert set(main.commands) >= VERBS
 
 
 def test_every_setting_named_is_one():
