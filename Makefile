@@ -26,7 +26,7 @@ check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports --no-cache
-	$(TEST)/bin/python -m pytest -q -m row
+	$(TEST)/bin/python -m pytest -q -m row -n 2
 
 format: $(TEST)/ready ## put the code into shape
 	$(TEST)/bin/ruff format .

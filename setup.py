@@ -46,6 +46,7 @@ setup(
             "pre-commit>=4",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
         ],
     },
