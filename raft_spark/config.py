@@ -5,7 +5,6 @@ are allowed. The settled configuration is safe to log: it names secrets, it neve
 """
 
 import argparse
-import difflib
 import functools
 import json
 import re
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from raft_spark import explain
 from raft_spark.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -234,7 +234,9 @@ def load(files: Iterable[str] = (), assignments: Iterable[str] = ()) -> Config:
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(dict(problem)) for problem in error.errors())) from error
+        raise ConfigError(
+            "\n".join(explain.sentence(dict(problem), Config.model_json_schema()) for problem in error.errors())
+        ) from error
 
 
 def folder() -> Path:
@@ -283,46 +285,3 @@ def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = both.get(key)
         both[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return both
-
-
-def _sentence(problem: Mapping[str, Any]) -> str:
-    """Turn one of pydantic's findings into: key, value, what is right."""
-    path = [str(part) for part in problem["loc"]]
-    key, schema = ".".join(path), _schema(path)
-    value = json.dumps(problem["input"], default=str)
-    if problem["type"] == "extra_forbidden":
-        known = sorted(_schema(path[:-1]).get("properties", {}))
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        where = f"[{'.'.join(path[:-1])}] knows" if path[1:] else "the sections are"
-        return f"{key} is not a setting{f' (did you mean {near[0]}?)' if near else ''}; {where}: {', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"{key} is missing; it must be {_allowed(schema)}"
-    if problem["type"] == "value_error":
-        reason = str(problem["ctx"]["error"])
-        return f"{key} is {value}; {reason}" if reason.startswith("it must") else f"{key} {reason}".lstrip()
-    return f"{key} is {value}; it must be {_allowed(schema)}"
-
-
-def _schema(path: Sequence[str]) -> dict[str, Any]:
-    """Walk the settings' JSON schema to the key."""
-    root = Config.model_json_schema()
-    here = root
-    for part in path:
-        here = here.get("properties", {}).get(part) or here.get("items") or here.get("additionalProperties") or {}
-        here = root["$defs"][here["$ref"].rpartition("/")[2]] if "$ref" in here else here
-    return here
-
-
-def _allowed(schema: Mapping[str, Any]) -> str:
-    """Say in words which values a setting takes, from its JSON schema."""
-    if "enum" in schema or "const" in schema:
-        return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
-    if "items" in schema:
-        return f"a list, each {_allowed(schema['items'])}, at least {schema.get('minItems', 0)} long"
-    names = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
-    name = names.get(schema.get("type", ""), "a table of settings")
-    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
-    if low is None:
-        return name
-    within = "above" if "exclusiveMinimum" in schema else "in"
-    return f"{name} {within} {low}..{'' if high is None else high}"

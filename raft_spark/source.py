@@ -193,7 +193,7 @@ def _read_json(place: Place, piece: Piece) -> Iterator[tuple[str, Any]]:
 
 def _parsed(line: bytes) -> Any:  # noqa: ANN401 - a line of JSON may hold anything
     try:
-        return json.loads(line.decode())
+        return json.loads(line.decode("utf-8-sig"))  # a file may begin with a byte-order mark
     except ValueError as error:
         return error
     except RecursionError:

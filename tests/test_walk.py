@@ -4,6 +4,7 @@ import glob
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -146,6 +147,21 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_dataset(undisturbed: dict
     again = stored_keys(root)
     assert set(stored) <= set(again)
     assert len(again) == ARTICLES, "an answer that was stored has been asked for again"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_run_killed_again_and_again_ends_in_the_same_dataset(undisturbed: dict[str, Any], tmp_path: Path, seed: int):
+    root, chance = str(tmp_path / "lake"), random.Random(seed)
+    for _ in range(6):
+        run = started(root, "endpoints.fake.latency_ms=500")
+        time.sleep(chance.uniform(5, 40))
+        kill(run, root)
+        stored = stored_keys(root)
+        assert len(stored) == len(set(stored))
+    assert walk(root, 'spark."spark.master"="local[2]"') == undisturbed
+    assert len(stored_keys(root)) == ARTICLES
 
 
 def stored_keys(root: str) -> list[str]:
