@@ -188,7 +188,6 @@ def test_a_damaged_compressed_file_is_refused_with_its_name(tmp_path, damage: st
     ("broken", "reason"),
     [
         (b'{"pubid": 2,', "invalid JSON"),
-        (b"\xef\xbb\xbf{}", "invalid JSON"),
         (b'{"question": "caf\xe9"}', "invalid UTF-8 in the line"),
         (b"[" * 100_000, "invalid JSON"),
         (b'{"pubid": ' + b"1" * 5_000 + b"}", "invalid JSON"),
@@ -298,3 +297,11 @@ def test_built_in_articles_come_in_pieces_and_do_not_depend_on_them():
     (_, zeroth), *_ = source.read({**cut[0], "rows": 1})
     assert first == alone != zeroth
     assert source.identity(settled) == "sample:10000:0"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path):
+    path = tmp_path / "marked.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"pubid": 1}\n{"pubid": 2}\n')
+    conf = config.load(assignments=[f"articles.source={path}"])
+    found = [record for piece in source.pieces(conf, "") for _, record in source.read(piece)]
+    assert found == [{"pubid": 1}, {"pubid": 2}]
