@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.records import Article, checked, passage_hash
 
+STAGE_WAVES = 4  # tasks a core in the first pass, so that progress shows and a slow one is balanced
 STAGED = pa.schema(
     [
         ("task", pa.int32()),
@@ -52,7 +55,7 @@ def run(conf: config.Config) -> tables.Version:
     cut = source.pieces(conf, state)
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.ARTICLES, identity)
-    handed = tables.tasks(spark, cut, spark.sparkContext.defaultParallelism)
+    handed = tables.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
     with session.translated(), progress.spark_tasks(spark, "checking", handed.rdd.getNumPartitions()):
         staged = stage(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
@@ -62,8 +65,10 @@ def run(conf: config.Config) -> tables.Version:
         new.place.delete("")
         msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {counts['reasons']}"
         raise InputError(msg)
-    with session.translated(), progress.spark_tasks(spark, "articles", len(staged)):
-        files = tables.collected(build(places(spark, staged, placement), conf, new.place))
+    size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
+    placed = places(spark, staged, placement, tables.task_count(spark, conf.lake, size))
+    with session.translated(), progress.spark_tasks(spark, "articles", placed.rdd.getNumPartitions()):
+        files = tables.collected(build(placed, conf, new.place))
     files += [file for row in staged for file in _quarantine_files(row.files)]
     new.place.delete("staged")
     return tables.publish(new, conf, files, {}, {**counts, "source": state})
@@ -96,16 +101,16 @@ def _numbered(conf: config.Config, previous: tables.Version) -> numbering.Number
     return numbering.Numbered(pubids, np.concatenate(splits), numbers, tuple(previous.counts["numbers"]))
 
 
-def places(spark: SparkSession, staged: Sequence[Any], placement: numbering.Placement) -> DataFrame:
-    """Return (task, piece, places) for the second pass: each staged file with the places of its rows."""
+def places(spark: SparkSession, staged: Sequence[Any], placement: numbering.Placement, count: int) -> DataFrame:
+    """Return (task, piece, places) for the second pass: each staged file with the places of its rows, in `count` tasks."""
     ends = np.cumsum([len(row.pubids) // 8 for row in staged])
-    rows = [
-        (row.task, row.files, part.tobytes())
-        for row, part in zip(staged, np.split(placement.places, ends[:-1]), strict=True)
-        if len(part)
-    ]
+    found = zip(staged, np.split(placement.places, ends[:-1]), strict=True)
+    filled = [(row.files, part.tobytes()) for row, part in found if len(part)]
+    count = min(count, len(filled))
+    rows = [(index * count // len(filled), *both) for index, both in enumerate(filled)]
+    groups = [list(group) for _, group in groupby(rows, key=itemgetter(0))]
     schema = from_arrow_schema(pa.schema([("task", pa.int32()), ("piece", pa.string())])).add("places", BinaryType())
-    return spark.createDataFrame(spark.sparkContext.parallelize(rows, len(rows)), schema)
+    return spark.createDataFrame(spark.sparkContext.parallelize(groups, count).flatMap(list), schema)
 
 
 def _counted(staged: Sequence[Any], placement: numbering.Placement) -> dict[str, Any]:
@@ -187,20 +192,25 @@ def asdict_shallow(article: Article) -> dict[str, Any]:
 
 def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Place) -> Iterator[pa.RecordBatch]:
     """Write the staged rows of each task to their splits, and duplicates and leaks to quarantine."""
-    rows = conf.lake.row_group_rows
-    for batch in batches:
-        for row in batch.to_pylist():
-            own = np.frombuffer(row["places"], np.int64)
-            staged = next(file for file in json.loads(row["piece"]) if file["path"].startswith("staged/"))
-            kept = parts.Parts(at, schemas.SCHEMAS[schemas.ARTICLES], row["task"], rows)
-            dropped = parts.Parts(at, schemas.QUARANTINE, row["task"], rows, suffix="-placed")
-            with kept, dropped:
-                start = 0
-                for group, size in enumerate(staged["row_groups"]):
-                    table = parts.read_piece({**asdict(at), "path": staged["path"], "row_group": group})
-                    _write_group(table, own[start : start + size], kept, dropped)
-                    start += size
-            yield parts.as_batch(kept.files + dropped.files)
+    size = conf.lake.row_group_rows
+    rows = (row for batch in batches for row in batch.to_pylist())
+    for task, own in groupby(rows, key=itemgetter("task")):
+        kept = parts.Parts(at, schemas.SCHEMAS[schemas.ARTICLES], task, size)
+        dropped = parts.Parts(at, schemas.QUARANTINE, task, size, suffix="-placed")
+        with kept, dropped:
+            for row in own:
+                _write_staged(row, at, kept, dropped)
+        yield parts.as_batch(kept.files + dropped.files)
+
+
+def _write_staged(row: Mapping[str, Any], at: Place, kept: parts.Parts, dropped: parts.Parts) -> None:
+    """Write the rows of one staged file, a row group at a time."""
+    staged = next(file for file in json.loads(row["piece"]) if file["path"].startswith("staged/"))
+    places_left = np.frombuffer(row["places"], np.int64)
+    for group, size in enumerate(staged["row_groups"]):
+        table = parts.read_piece({**asdict(at), "path": staged["path"], "row_group": group})
+        _write_group(table, places_left[:size], kept, dropped)
+        places_left = places_left[size:]
 
 
 def _write_group(table: pa.Table, own: Int64Array, kept: parts.Parts, dropped: parts.Parts) -> None:
