@@ -49,6 +49,7 @@ def measured(count: int) -> dict[str, object]:
             assignments=[
                 f"lake.root={folder}",
                 f"articles.source=sample:{count}",
+                "base.strategy=broadcast",
                 'spark."spark.master"="local[2]"',
                 'spark."spark.driver.memory"="1g"',
             ]
