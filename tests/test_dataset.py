@@ -69,14 +69,14 @@ def test_a_record_holds_question_passages_and_answer(settled: Settle, tmp_path: 
 
 
 def test_rejected_rows_keep_their_reason(settled: Settle):
-    conf = settled("completions.max_new_tokens=48")
+    conf = settled("completions.max_new_tokens=38")
     version = walked(conf)
     truncated = version.counts["rejected"]["truncated"]
     assert 0 < truncated < 300
     rows = tables.head(conf.lake, version, 1000, quarantine=True)
     assert len(rows) == truncated
     assert {row["reason"] for row in rows} == {"truncated"}
-    assert walked(settled("completions.max_new_tokens=48", "dataset.gate.truncated=off")).counts["rejected"] == {}
+    assert walked(settled("completions.max_new_tokens=38", "dataset.gate.truncated=off")).counts["rejected"] == {}
 
 
 def test_a_row_without_an_answer_is_rejected_with_the_class_of_its_failure():
