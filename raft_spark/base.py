@@ -23,8 +23,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from raft_spark import config, corpus, drawing, parts, progress, schemas, session, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
+from raft_spark.prompts import SEPARATOR
 
-SEPARATOR = "\n\n"
 ROWS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
 _SHOWN = pa.struct([("number", pa.int64()), ("passage", pa.int32()), ("oracle", pa.bool_())])

@@ -18,7 +18,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
-import pyarrow as pa
 import pyarrow.fs as pafs
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -202,8 +201,3 @@ def _s3(endpoint: str, region: str, credentials: tuple[str, str, str]) -> pafs.F
 def age_hours(found: Found) -> float:
     """Return how long ago a file was written."""
     return (time.time() - found.mtime) / 3600
-
-
-def memory_mapped(path: str) -> pa.MemoryMappedFile:
-    """Open a local file whose pages all processes of a machine share."""
-    return pa.memory_map(path)

@@ -7,7 +7,7 @@ manifest by rows, bytes and digest.
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,18 +48,23 @@ def taken(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[dict[st
 
 def read_piece(piece: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """Read one row group, in a task."""
-    at = Place(piece["root"], piece["endpoint"], piece["region"])
-    with at.filesystem.open_input_file(at.path(piece["path"])) as source, pq.ParquetFile(source) as file:
+    with _opened(piece) as file:
         return file.read_row_group(piece["row_group"], columns=columns)
 
 
 def column_bytes(piece: Mapping[str, Any], column: str) -> int:
     """Return the uncompressed size of one column of a row group, from the footer."""
-    at = Place(piece["root"], piece["endpoint"], piece["region"])
-    with at.filesystem.open_input_file(at.path(piece["path"])) as source, pq.ParquetFile(source) as file:
+    with _opened(piece) as file:
         group = file.metadata.row_group(piece["row_group"])
     columns = (group.column(index) for index in range(group.num_columns))
     return sum(found.total_uncompressed_size for found in columns if found.path_in_schema.split(".")[0] == column)
+
+
+@contextmanager
+def _opened(piece: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
+    at = Place(piece["root"], piece["endpoint"], piece["region"])
+    with at.filesystem.open_input_file(at.path(piece["path"])) as source, pq.ParquetFile(source) as file:
+        yield file
 
 
 class Parts:
@@ -132,8 +137,12 @@ class _Part:
 def described(local: Path, path: str) -> DataFile:
     """Describe a Parquet file that lies at `local` and will be known as `path`."""
     footer = pq.read_metadata(local)
-    groups = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
-    return DataFile(path, footer.num_rows, local.stat().st_size, sha256(local), groups)
+    return DataFile(path, footer.num_rows, local.stat().st_size, sha256(local), row_groups(footer))
+
+
+def row_groups(footer: pq.FileMetaData) -> tuple[int, ...]:
+    """Return the rows of each row group."""
+    return tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
 
 
 def as_batch(files: Sequence[DataFile]) -> pa.RecordBatch:

@@ -33,7 +33,7 @@ from raft_spark import __version__
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
-from raft_spark.parts import DataFile, as_file, read_piece
+from raft_spark.parts import DataFile, as_file, read_piece, row_groups
 from raft_spark.schemas import COMPLETIONS, FILES, SCHEMAS, SPLITS
 
 TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
@@ -204,8 +204,7 @@ def appended(lake: Lake, known: Iterable[DataFile]) -> list[DataFile]:
 def _described_at(folder: Place, path: str) -> DataFile:
     data = folder.read(path) or b""
     footer = pq.read_metadata(pa.BufferReader(data))
-    groups = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
-    return DataFile(path, footer.num_rows, len(data), hashlib.sha256(data).hexdigest(), groups)
+    return DataFile(path, footer.num_rows, len(data), hashlib.sha256(data).hexdigest(), row_groups(footer))
 
 
 def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
