@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from raft_spark import explain
 from raft_spark.errors import ConfigError
@@ -22,8 +22,15 @@ from raft_spark.errors import ConfigError
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
 Gate = Literal["off", "reject"]
+Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered"]
+Codec = Literal["tgi", "lmi", "openai", "converse", "llama"]
+CODECS: Mapping[str, tuple[Codec, ...]] = {
+    "sagemaker": ("tgi", "lmi", "openai"),
+    "bedrock": ("converse", "llama", "openai"),
+}
+ONE_TEXT = frozenset({"tgi", "lmi", "llama"})  # codecs that send one text, so completions.template must lay it out
 Format = Literal["messages", "prompt_completion", "notebook"]
 
 
@@ -79,9 +86,14 @@ def _spark(settings: dict[str, str]) -> dict[str, str]:
     return settings
 
 
-def _once(formats: tuple[Format, ...]) -> tuple[Format, ...]:
-    """Take a format named twice once: both would write the same files."""
-    return tuple(dict.fromkeys(formats))
+def _once(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Take what is named twice once."""
+    return tuple(dict.fromkeys(names))
+
+
+def _listed(names: object) -> object:
+    """Take `a,b` for a list, as `--set completions.retry=throttled,timeout` gives it."""
+    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
 
 class Section(BaseModel):
@@ -132,6 +144,16 @@ class Base(Section):
     broadcast_limit_mb: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
+class Batch(Section):
+    """How Bedrock's batch jobs are cut and watched."""
+
+    min_records: Annotated[int, Field(ge=1, le=1_000_000)]
+    max_records: Annotated[int, Field(ge=1, le=10_000_000)]
+    max_file_mb: Annotated[int, Field(ge=1, le=1_000_000)]
+    poll_seconds: Seconds
+    timeout_hours: Annotated[int, Field(ge=24, le=168)]
+
+
 class Completions(Section):
     """What is asked of the teacher model, and how fast."""
 
@@ -147,6 +169,14 @@ class Completions(Section):
     deadline_seconds: Seconds
     flush_seconds: Seconds
     max_failed_share: Share
+    mode: Literal["realtime", "batch"]
+    requests_per_second: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+    tokens_per_minute: Annotated[int, Field(ge=0)]
+    max_spend: Money
+    max_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+    retry: Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
+    reuse_truncated: bool
+    batch: Batch
 
 
 class DatasetGate(Section):
@@ -168,21 +198,60 @@ class Dataset(Section):
 class Endpoint(Section):
     """One [endpoints.NAME] section: a model that answers. Only `kind` is required."""
 
-    kind: Literal["openai", "embedded", "fake"]
+    kind: Literal["openai", "sagemaker", "bedrock", "embedded", "fake"]
     url: Annotated[str, AfterValidator(_url)] = ""
     model: str = ""
     api_key_env: Annotated[str, AfterValidator(_variable)] = ""
+    api_key_secret: str = ""
+    region: Annotated[str, Field(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$")] = ""
+    endpoint_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$")] = ""
+    inference_component: str = ""
+    codec: Codec | Literal[""] = ""
+    route: str = ""
+    service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
+    request_metadata: Annotated[dict[str, str], Field(max_length=15)] = {}
+    role_arn: Annotated[str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$")] = ""
+    batch_folder: Annotated[str, Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/.*)?)?$")] = ""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     latency_ms: Annotated[float, Field(ge=0, le=600_000, allow_inf_nan=False)] = 0
-    input_price: Price = 0
-    output_price: Price = 0
+    input_price: Money | None = None
+    output_price: Money | None = None
+    batch_input_price: Money | None = None
+    batch_output_price: Money | None = None
+    hourly_price: Money | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_its_usual_codec(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        usual = CODECS.get(str(fields.get("kind")), ("",))[0]
+        return {**fields, "codec": fields.get("codec") or usual}
 
     @model_validator(mode="after")
-    def _openai_needs_an_address(self) -> "Endpoint":
-        if self.kind == "openai" and not (self.url and self.model):
-            msg = "needs url and model, as every endpoint of kind openai"
+    def _is_whole(self) -> "Endpoint":
+        needed = {"openai": ("url", "model"), "sagemaker": ("endpoint_name",), "bedrock": ("model",)}.get(self.kind, ())
+        if not all(getattr(self, name) for name in needed):
+            msg = f"needs {' and '.join(needed)}, as every endpoint of kind {self.kind}"
+            raise ValueError(msg)
+        codecs = CODECS.get(self.kind, ("",))
+        if self.codec not in codecs:
+            msg = f"has codec {self.codec!r}; kind {self.kind} takes {', '.join(filter(None, codecs)) or 'none'}"
+            raise ValueError(msg)
+        if self.api_key_env and self.api_key_secret:
+            msg = "names its key twice: give api_key_env or api_key_secret"
             raise ValueError(msg)
         return self
+
+
+class Price(Section):
+    """What a model, an instance or EMR costs, in dollars, with where and when that was read."""
+
+    input_price: Money = 0
+    output_price: Money = 0
+    batch_input_price: Money | None = None
+    batch_output_price: Money | None = None
+    hourly_price: Money = 0
+    source: str = ""
+    date: str = ""
 
 
 class Config(Section):
@@ -194,6 +263,7 @@ class Config(Section):
     completions: Completions
     dataset: Dataset
     endpoints: dict[str, Endpoint]
+    prices: dict[str, Price]
     spark: Annotated[dict[str, str], AfterValidator(_spark)]
 
     @model_validator(mode="after")
@@ -204,10 +274,27 @@ class Config(Section):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _asks_as_its_endpoint_can(self) -> "Config":
+        name, teacher = self.completions.endpoint, self.teacher
+        if teacher.codec in ONE_TEXT and self.completions.template == "chat":
+            msg = f"completions.template is 'chat'; endpoints.{name} has codec {teacher.codec!r}, which sends one text: llama3"
+            raise ValueError(msg)
+        if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
+            msg = f"completions.mode is 'batch'; endpoints.{name} must be of kind bedrock and name the role_arn of the jobs"
+            raise ValueError(msg)
+        return self
+
     @property
     def teacher(self) -> Endpoint:
         """The endpoint that writes the completions."""
         return self.endpoints[self.completions.endpoint]
+
+    @property
+    def price(self) -> Price:
+        """What the teacher costs: its own settings over the price table's entry for its model."""
+        own = self.teacher.model_dump(include=set(Price.model_fields), exclude_none=True)
+        return self.prices.get(self.teacher.model, Price()).model_copy(update=own)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting as plain JSON values, to be saved with a table version."""

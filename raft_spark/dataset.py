@@ -45,7 +45,7 @@ def run(conf: config.Config) -> tables.Version:
     Raises InputError when no training row is left.
     """
     base, answers = tables.needed(conf.lake, schemas.BASE), tables.needed(conf.lake, schemas.COMPLETIONS)
-    prices = [conf.teacher.input_price, conf.teacher.output_price]
+    prices = [conf.price.input_price, conf.price.output_price]
     settings = {**conf.dataset.model_dump(), **requests.settings(conf), "prices": prices}
     identity = tables.identity(schemas.DATASET, settings, [base.id, answers.id])
     previous = tables.current(conf.lake, schemas.DATASET)
@@ -57,7 +57,7 @@ def run(conf: config.Config) -> tables.Version:
     rows = joined(tables.read(spark, conf.lake, base), tables.read(spark, conf.lake, answers), conf)
     with session.translated(), progress.spark_tasks(spark, "dataset"):
         written = build(rows, Work(conf.dataset, new.place, cut), conf.base.seed).collect()
-    counts = _counted(written, conf.teacher)
+    counts = _counted(written, conf.price)
     files = [parts.as_file(row) for row in written if row.path]
     if not counts["kept"].get("train"):
         new.place.delete("")
@@ -162,7 +162,7 @@ def _sums(row: Mapping[str, Any], split: str, reason: str | None) -> dict[str, i
     return {"rows": 1, **tokens, **verdict_of}
 
 
-def _counted(written: list[Any], teacher: config.Endpoint) -> dict[str, Any]:
+def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:
     """Sum up: rows = kept + rejected, always. Dollars are those of the answers used, whenever they were paid."""
     sums: Counter[str] = Counter()
     for row in written:
@@ -173,5 +173,5 @@ def _counted(written: list[Any], teacher: config.Endpoint) -> dict[str, Any]:
         if slash:
             groups[group][key] = count
     tokens = {"prompt": sums["prompt_tokens"], "completion": sums["completion_tokens"]}
-    dollars = (tokens["prompt"] * teacher.input_price + tokens["completion"] * teacher.output_price) / 1_000_000
+    dollars = (tokens["prompt"] * price.input_price + tokens["completion"] * price.output_price) / 1_000_000
     return {"rows": sums["rows"], **groups, "tokens": tokens, "dollars": round(dollars, 4)}

@@ -151,13 +151,15 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("completions.endpoint=gpt", "completions.endpoint is 'gpt'; it must name one of [endpoints.*]: embedded, fake"),
         ("endpoints.fake.url=ftp://host", 'endpoints.fake.url is "ftp://host"; it must be an address such as http://127.0.0.1:8000/v1'),
         ("endpoints.mine.kind=openai", "endpoints.mine needs url and model, as every endpoint of kind openai"),
-        ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, embedded, fake"),
+        ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] knows: "
          "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy")),
         ("dataset.gate.length=off", "dataset.gate.length is not a setting; [dataset.gate] knows: refusal, truncated"),
-        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, input_price, "
-         "kind, latency_ms, model, output_price, threads, url")),
-        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, endpoints, lake, spark"),
+        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, "
+         "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
+         "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
+         "route, service_tier, threads, url")),
+        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, endpoints, lake, prices, spark"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_right(assignment: str, message: str):

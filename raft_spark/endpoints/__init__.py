@@ -56,8 +56,8 @@ class Reply:
 class Client(Protocol):
     """An open connection to a model; `ask` is called from many threads at once."""
 
-    def ask(self, request: Request) -> Reply:
-        """Send one request, once: no retry hides here."""
+    def ask(self, request: Request, seconds: float | None = None) -> Reply:
+        """Send one request, once: no retry hides here. Give up after `seconds`, when they are fewer than the client's own."""
         ...
 
     def close(self) -> None:

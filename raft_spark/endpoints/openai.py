@@ -51,15 +51,16 @@ class OpenAIClient:
         self._key_name = conf.api_key_env
         self._key = os.environ.get(conf.api_key_env, "").strip()
 
-    def ask(self, request: Request) -> Reply:
-        """Send one request, once; wait at most `timeout_seconds` for the whole answer."""
+    def ask(self, request: Request, seconds: float | None = None) -> Reply:
+        """Send one request, once; wait at most `timeout_seconds`, or `seconds`, for the whole answer."""
+        patience = min(seconds or self._seconds, self._seconds)
         if self._key_name and not (self._key and self._key.isascii() and self._key.isprintable()):
             return _failed("refused", f"the environment variable {self._key_name}, named by api_key_env, holds no key")
         try:
-            status, headers, body = self._posted(request)
+            status, headers, body = self._posted(request, patience)
         except HTTPError as error:
             if isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError):  # a refusal is both
-                return _failed("timeout", f"no answer within {self._seconds:g} s")
+                return _failed("timeout", f"no answer within {patience:g} s")
             return _failed("unavailable", self._clean(f"no answer: {error}"))
         reply = _answered(body) if status == 200 else _declined(status, headers, body)  # noqa: PLR2004 - OK
         return replace(reply, error=self._clean(reply.error)) if reply.error else reply
@@ -68,9 +69,9 @@ class OpenAIClient:
         """Close the idle connections."""
         self._pool.close()
 
-    def _posted(self, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+    def _posted(self, request: Request, seconds: float) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and body. The limit covers all of it: a server may send blanks to keep a call alive."""
-        deadline = monotonic() + self._seconds
+        deadline = monotonic() + seconds
         is_text = isinstance(request.prompt, str)
         response = self._pool.urlopen(
             "POST",
@@ -79,7 +80,7 @@ class OpenAIClient:
                 {"model": request.model, "prompt" if is_text else "messages": request.prompt, **request.parameters}
             ).encode(),
             headers=self._headers(),
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, self._seconds), total=self._seconds),
+            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds),
             redirect=False,
             preload_content=False,
         )
