@@ -7,35 +7,51 @@ run, so that a dataset says exactly which answers it was made from.
 
 import contextlib
 import datetime as dt
-import itertools
-import time
-import uuid
-from collections.abc import Iterator
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark import SparkStageInfo, TaskContext
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import config, endpoints, parts, progress, prompts, requests, schemas, session, tables, window
-from raft_spark.errors import EndpointError
-from raft_spark.files import Place
-
-OUTCOME = pa.schema(
-    [*schemas.FILES, ("answered", pa.int64()), ("failed", pa.int64()), ("error", pa.string()), ("refused", pa.bool_())]
+from raft_spark import (
+    compaction,
+    config,
+    coordinator,
+    endpoints,
+    parts,
+    progress,
+    prompts,
+    requests,
+    runs,
+    schemas,
+    session,
+    store,
+    tables,
+    window,
 )
-_SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
+from raft_spark.coordinator import Coordinator, Desk
+from raft_spark.errors import EndpointError, StoppedError
+from raft_spark.files import Place
+from raft_spark.meter import Asked, Meter
+from raft_spark.shares import UNLIMITED, Grant, Limits
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every task of a run gets. `in_flight` is this task's share of completions.in_flight."""
+    """What every task of a run gets: `share` is what it may do where it cannot ask at the driver's `desk`."""
 
     conf: config.Completions
     endpoint: config.Endpoint
-    in_flight: int
+    price: config.Price
+    share: Grant
+    desk: Desk
     at: Place
     run_id: str
 
@@ -43,95 +59,215 @@ class Work:
 def run(conf: config.Config) -> tables.Version:
     """Ask what the current base needs and nobody has answered; return the version that is current then.
 
-    Raises EndpointError when the endpoint refuses the job, or more requests failed than max_failed_share allows: in both
-    cases after every answer is stored.
+    Raises EndpointError when the endpoint refuses the job or is dead, or more requests failed than max_failed_share allows,
+    and StoppedError when a signal or a limit ended the run early: in each case after every answer is stored.
     """
     base = tables.needed(conf.lake, schemas.BASE)
     identity = tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
     previous = tables.current(conf.lake, schemas.COMPLETIONS)
-    if previous and previous.identity == identity and not previous.counts["missing"]:
+    if previous and previous.identity == identity and not _to_ask(previous.counts, conf.completions):
         return previous
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, identity)
-    store = tables.place(conf.lake, schemas.COMPLETIONS)
-    wanted = requests.build(tables.read(spark, conf.lake, base), conf).persist()
-    missing = unanswered(wanted, tables.stored(spark, conf.lake)).persist()
-    counts = {"requests": wanted.count(), "asked": missing.count()}
-    outcomes = _ask(spark, missing, conf, store, new.id, counts["asked"]) if counts["asked"] else []
-    counts |= {name: sum(row[name] for row in outcomes) for name in ("answered", "failed")}
-    counts["missing"] = counts["asked"] - counts["answered"]
-    wanted.unpersist()
-    missing.unpersist()
-    stored = f"{counts['answered']} answers are stored, and a rerun asks only the others"
-    refused = next((row.error for row in outcomes if row.refused), None)
-    if refused:
-        msg = f"endpoint {conf.completions.endpoint!r} refuses: {refused}; {stored}"
+    known = looked_up(spark, conf, base).persist()
+    counts, dead = _counted(known, conf.completions)
+    told = _told(new.id, conf, counts)
+    if counts["asked"]:
+        told = _ask(spark, known.where(_is_asked(conf.completions)), conf, told)
+    known.unpersist()
+    if told.state == "failed":
+        msg = f"endpoint {conf.completions.endpoint!r} {told.reason}; {_stored(told)}"
         raise EndpointError(msg)
-    known = [*(previous.files if previous else ()), *map(parts.as_file, outcomes)]
-    version = tables.publish(new, conf, tables.appended(conf.lake, known), {schemas.BASE: base}, counts)
+    paid_twice, failure = _looked_back(spark, conf, told)
+    counts |= _sums(told, dead, conf.completions) | {"paid_twice": paid_twice}
+    version = compaction.publish(spark, new, conf, {schemas.BASE: base}, counts)
+    if told.state == "stopped":
+        msg = f"{told.reason}; {_stored(told)}"
+        raise StoppedError(msg)
     if counts["failed"] > conf.completions.max_failed_share * counts["asked"]:
         msg = (
-            f"{counts['failed']} of {counts['asked']} requests failed, more than completions.max_failed_share = "
-            f"{conf.completions.max_failed_share}; {stored}. One reason: {next(row.error for row in outcomes if row.error)}"
+            f"{counts['failed']} of {counts['asked']} requests failed ({told.failures}), more than "
+            f"completions.max_failed_share = {conf.completions.max_failed_share}; {_stored(told)}. One reason: {failure}"
         )
         raise EndpointError(msg)
     return version
 
 
-def unanswered(wanted: DataFrame, stored: DataFrame) -> DataFrame:
-    """Return the requests without a stored answer, identical ones once; Spark compares the keys, never the driver."""
-    answered = stored.where("completion IS NOT NULL").select("key")
-    return wanted.join(answered, "key", "left_anti").dropDuplicates(["key"])
+def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) -> DataFrame:
+    """Return each distinct request of base once, with how many `rows` need it, whether it `is_answered`, and the class of
+    its `last_error`.
+    """
+    wanted = requests.build(tables.read(spark, conf.lake, base), conf)
+    first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
+    distinct = wanted.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
+    found = requests.looked_up(distinct, tables.stored(spark, conf.lake), conf.completions)
+    return found.select(
+        "key", "pubid", "question", "oracle", "rows", F.col("answer").isNotNull().alias("is_answered"), "last_error"
+    )
 
 
-def _ask(
-    spark: SparkSession, missing: DataFrame, conf: config.Config, store: Place, run_id: str, count: int
-) -> list[Any]:
-    """Run the tasks that ask, a server of our own beside them where the endpoint needs one: a row a stored file."""
-    slots = spark.sparkContext.defaultParallelism
-    tasks = max(1, min(slots, conf.completions.in_flight, count))
-    share = max(1, conf.completions.in_flight // tasks)
-    with endpoints.serving(conf.teacher) as endpoint, session.translated():
-        work = Work(conf.completions, endpoint, share, store, run_id)
-        asked = missing.repartition(tasks).mapInArrow(partial(_ask_all, work=work), from_arrow_schema(OUTCOME))
-        with progress.shown("asking", count, partial(answered_by, store, run_id)):
-            return asked.collect()
+def unanswered(spark: SparkSession, conf: config.Config, base: tables.Version) -> DataFrame:
+    """Return the requests that a run would ask now, identical ones once; lazy."""
+    return looked_up(spark, conf, base).where(_is_asked(conf.completions))
 
 
-def answered_by(store: Place, run_id: str) -> int:
-    """Count what a run has stored so far, from the names of its files alone, so that any process can watch."""
-    names = (file.path.rpartition("/")[2] for file in store.at("data").list())
-    counts = (name.removesuffix(".parquet").split("-")[-2:] for name in names if name.startswith(run_id))
-    return sum(int(answered) + int(failed) for answered, failed in counts)
+def _is_asked(conf: config.Completions) -> Column:
+    """Leave out what is answered, and what failed in a class that completions.retry does not name."""
+    return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*conf.retry))
+
+
+def _counted(known: DataFrame, conf: config.Completions) -> tuple[dict[str, Any], Counter[str]]:
+    """Count rows by what is known of their requests; return the counts, and the dead letters by class: some ten rows."""
+    groups = known.groupBy("is_answered", "last_error").agg(F.count("*").alias("requests"), F.sum("rows").alias("rows"))
+    found = groups.collect()
+    dead = {
+        row.last_error: row.requests
+        for row in found
+        if not row.is_answered and row.last_error not in {None, *conf.retry}
+    }
+    asked = sum(row.requests for row in found if not row.is_answered) - sum(dead.values())
+    counts = {
+        "requests": sum(row.rows for row in found),
+        "distinct": sum(row.requests for row in found),
+        "known": sum(row.requests for row in found if row.is_answered),
+        "asked": asked,
+    }
+    return counts, Counter(dead)
+
+
+def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
+    """Return how many requests the next run would ask, by a version's counts."""
+    again = (int(count) for name, count in counts["dead"].items() if name in conf.retry)
+    return int(counts["missing"]) + sum(again)
+
+
+def _told(run_id: str, conf: config.Config, counts: Mapping[str, int]) -> runs.Run:
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    model = conf.teacher.model or conf.teacher.endpoint_name
+    return runs.Run(
+        run_id, conf.completions.endpoint, model, now, now, counts["asked"], counts["known"], state="finished"
+    )
+
+
+def _sums(told: runs.Run, dead: Counter[str], conf: config.Completions) -> dict[str, Any]:
+    """Return what a run adds to the counts: rows that failed for good are dead letters, all others are missing."""
+    failed = Counter(told.failed)
+    now_dead = Counter({name: count for name, count in failed.items() if name not in conf.retry})
+    return {
+        "answered": told.answered,
+        "failed": failed.total(),
+        "failed_by_class": dict(failed),
+        "dead": dict(dead + now_dead),
+        "missing": told.total - told.answered - now_dead.total(),
+        "calls": told.calls,
+        "throttled": told.throttled,
+        "tokens": {"prompt": told.prompt_tokens, "completion": told.completion_tokens},
+        "dollars": told.dollars,
+    }
+
+
+def _looked_back(spark: SparkSession, conf: config.Config, told: runs.Run) -> tuple[int, str | None]:
+    """Count the answers of this run beyond the first to the same request, and find one reason of a failure."""
+    if not told.done:
+        return 0, None
+    own = tables.stored(spark, conf.lake).where(F.col("run_id") == told.id)
+    answered = F.when(F.col("completion").isNotNull(), F.col("key"))
+    row = own.agg(F.count(answered) - F.countDistinct(answered), F.max("error")).collect()[0]
+    return int(row[0]), row[1]
+
+
+def _stored(told: runs.Run) -> str:
+    return f"{told.answered} answers are stored, and a rerun asks only the others"
+
+
+def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
+    """Run the tasks that ask, a server of our own beside them where the endpoint needs one; return the run as it ended."""
+    asking = conf.completions
+    tasks = max(1, min(session.slots(spark), asking.in_flight, told.total))
+    limits = Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, asking.max_spend)
+    desk_of = Coordinator(limits, runs.begun(told, tasks), conf.price.hourly_price, _seconds(conf))
+    calls, tokens, dollars = (limit / tasks or UNLIMITED for limit in _rates(limits))
+    share = Grant(max(1, asking.in_flight // tasks), calls, tokens, dollars)
+    store_of = tables.place(conf.lake, schemas.COMPLETIONS)
+    with contextlib.ExitStack() as open_for_the_run:
+        endpoint = open_for_the_run.enter_context(endpoints.serving(conf.teacher))
+        open_for_the_run.enter_context(session.translated())
+        stages = open_for_the_run.enter_context(progress.stages(spark, "asking"))
+        desk = open_for_the_run.enter_context(
+            coordinator.listening(
+                desk_of, *session.addresses(spark), secrets.token_bytes(32), partial(_running, stages)
+            )
+        )
+        open_for_the_run.enter_context(session.stoppable(desk_of.stop))
+        open_for_the_run.enter_context(runs.kept(conf.lake, desk_of.told))
+        open_for_the_run.enter_context(progress.asking(desk_of.told, _arithmetic(limits, tasks)))
+        work = Work(asking, endpoint, conf.price, share, desk, store_of, told.id)
+        asked = missing.repartition(tasks, "key").mapInArrow(
+            partial(_ask_all, work=work), from_arrow_schema(schemas.FILES)
+        )
+        asked.collect()
+    ended = runs.ended(desk_of.told(), desk_of.trouble, desk_of.stop_reason)
+    runs.write(conf.lake, ended)
+    return ended
+
+
+def _running(stages: Callable[[], list[SparkStageInfo]]) -> int:
+    return sum(stage.numActiveTasks for stage in stages())
+
+
+def _rates(limits: Limits) -> tuple[float, float, float]:
+    return limits.requests_per_second, limits.tokens_per_minute, limits.dollars
+
+
+def _seconds(conf: config.Config) -> float:
+    """Return how long a run may take: max_minutes, or what max_spend pays of an endpoint that costs by the hour."""
+    spend, hourly = conf.completions.max_spend, conf.price.hourly_price
+    paid = spend / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
+    return min(conf.completions.max_minutes * 60 or UNLIMITED, paid)
+
+
+def _arithmetic(limits: Limits, tasks: int) -> str:
+    """Say what the whole cluster may do, and a task's part of it while all run."""
+    named = {
+        "calls open at once": limits.in_flight,
+        "requests a second": limits.requests_per_second,
+        "tokens a minute": limits.tokens_per_minute,
+        "dollars": limits.dollars,
+    }
+    said = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
+    return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
 
 
 def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
-    """Ask all rows of one partition; yield a description of each stored file."""
-    conf, model = work.conf, work.endpoint.model
-    refused: list[str] = []
-    rows = (row for batch in batches for row in batch.to_pylist())
-    asking = ((row["pubid"], prompts.request(row["question"], row["oracle"], model, conf)) for row in rows)
-    going = itertools.takewhile(lambda _: not refused, asking)
-    limits = window.Limits(work.in_flight, conf.attempts, conf.deadline_seconds)
-    waiting: list[dict[str, Any]] = []
-    oldest = 0.0
-    with contextlib.closing(endpoints.connect(work.endpoint, work.in_flight, conf.timeout_seconds)) as client:
-        for asked in window.answers(going, client.ask, limits):
+    """Ask all rows of one partition but those that a lost attempt has stored; yield a description of each stored file."""
+    conf, context = work.conf, TaskContext.get()
+    partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
+    prefix = store.prefix(work.run_id, partition)
+    before = store.stored_before(work.at, prefix)
+    rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)
+    asking = (
+        (row["pubid"], prompts.request(row["question"], row["oracle"], work.endpoint.model, conf)) for row in rows
+    )
+    meter = Meter(work.share, work.price, conf.timeout_seconds)
+    kept = store.Store(work.at, prefix, conf.flush_seconds, meter.tally)
+    limits = window.Limits(conf.attempts, conf.deadline_seconds)
+    with (
+        contextlib.closing(endpoints.connect(work.endpoint, conf.in_flight, conf.timeout_seconds)) as client,
+        coordinator.reporting(work.desk, f"{partition}-{attempt}", meter),
+    ):
+        for asked in window.answers(asking, client.ask, limits, meter):
             if asked is not None:
-                oldest = oldest if waiting else time.monotonic()
-                waiting.append(_row(asked, work))
-                refused += [str(asked.reply.error)] if asked.reply.error_class == "refused" else []
-            if waiting and time.monotonic() - oldest >= conf.flush_seconds:
-                yield _stored(waiting, work)
-                waiting = []
-        if waiting:
-            yield _stored(waiting, work)
+                kept.add(_row(asked, work))
+            for file in kept.files():
+                yield parts.as_batch([file])
+        for file in kept.rest():
+            yield parts.as_batch([file])
 
 
-def _row(asked: window.Asked, work: Work) -> dict[str, Any]:
-    reply = asked.reply
+def _row(asked: Asked, work: Work) -> dict[str, Any]:
+    reply, request = asked.reply, asked.request
     return {
-        "key": asked.request.key,
+        "key": request.key,
         "pubid": asked.pubid,
         "completion": reply.completion,
         "error_class": reply.error_class,
@@ -144,19 +280,6 @@ def _row(asked: window.Asked, work: Work) -> dict[str, Any]:
         "latency_ms": round(asked.latency * 1000),
         "created_at": dt.datetime.now(dt.UTC),
         "run_id": work.run_id,
+        "key_of_any_length": request.key_of_any_length,
+        "max_tokens": request.max_tokens,
     }
-
-
-def _stored(rows: list[dict[str, Any]], work: Work) -> pa.RecordBatch:
-    """Store answers as one whole object under a unique name, which counts them for whoever watches; describe it."""
-    answered = sum(row["completion"] is not None for row in rows)
-    failed = len(rows) - answered
-    day = rows[0]["created_at"].date().isoformat()
-    path = f"data/day={day}/{work.run_id}-{uuid.uuid4().hex}-{answered}-{failed}.parquet"
-    file = parts.write_file(work.at, path, pa.Table.from_pylist(rows, _SCHEMA))
-    errors = [row for row in rows if row["error"]]
-    refusals = [row for row in errors if row["error_class"] == "refused"]
-    why = next((row["error"] for row in refusals + errors), None)
-    described = parts.as_batch([file]).to_pylist()[0]
-    outcome = {**described, "answered": answered, "failed": failed, "error": why, "refused": bool(refusals)}
-    return pa.RecordBatch.from_pylist([outcome], OUTCOME)

@@ -27,7 +27,6 @@ from raft_spark.files import Place
 from raft_spark.formats import FORMATS, Row
 
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
-_ANSWER = ("completion", "finish_reason", "error_class", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,7 @@ def run(conf: config.Config) -> tables.Version:
 
 def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
     """Bring each base row its answer, by the request's key; without one, the class of its last failure; lazy."""
-    first = F.min_by(F.struct(*_ANSWER), F.struct(F.col("completion").isNull(), "created_at", "run_id"))
-    last_error = F.max_by("error_class", "created_at")
-    by_key = answers.groupBy("key").agg(first.alias("answer"), last_error.alias("last_error"))
-    found = requests.build(base, conf).select("pubid", "key").join(by_key, "key", "left").drop("key")
+    found = requests.looked_up(requests.build(base, conf), answers, conf.completions)
     return base.join(found.select("pubid", "answer.*", "last_error"), "pubid")
 
 

@@ -1,14 +1,21 @@
 """A count that grows -> a live line for a person, or a plain line now and then for a log."""
 
+import datetime as dt
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pyspark import SparkStageInfo
 from pyspark.sql import SparkSession
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from raft_spark.runs import Run
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal
 LOOK_EVERY = 0.5
@@ -40,18 +47,68 @@ def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
 @contextmanager
 def spark_tasks(spark: SparkSession, label: str, total: int = 0) -> Iterator[None]:
     """Show how many tasks of the Spark jobs in the block are done; `total` of them, where that is known."""
+    with stages(spark, label) as found, shown(label, total, lambda: sum(stage.numCompletedTasks for stage in found())):
+        yield
+
+
+@contextmanager
+def stages(spark: SparkSession, label: str) -> Iterator[Callable[[], list[SparkStageInfo]]]:
+    """Lend a function that returns the stages of the Spark jobs that the block has started so far, callable from any thread."""
     context = spark.sparkContext
     group = f"raft-spark {label} {time.monotonic_ns()}"
     context.setJobGroup(group, f"raft-spark {label}", interruptOnCancel=True)
     tracker = context.statusTracker()
 
-    def completed() -> int:
+    def found() -> list[SparkStageInfo]:
         jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
-        stages = (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds)
-        return sum(stage.numCompletedTasks for stage in stages if stage)
+        return list(filter(None, (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds)))
 
-    with shown(label, total, completed):
+    yield found
+
+
+@contextmanager
+def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
+    """Show a run of completions while the block runs: first how its limits are shared, then how it goes."""
+    console = Console(file=sys.stderr)
+    console.print(arithmetic, highlight=False, soft_wrap=True)
+    over = threading.Event()
+    thread = threading.Thread(target=follow, args=(told, over, console), daemon=True)
+    thread.start()
+    try:
         yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def follow(told: Callable[[], Run], over: threading.Event, console: Console) -> None:
+    """Show a run until `over`: live in a terminal, else as a plain line every LINE_EVERY seconds."""
+    if not console.is_terminal:
+        while not over.wait(LINE_EVERY):
+            console.print(line(told()), highlight=False, soft_wrap=True)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while not over.wait(LOOK_EVERY):
+            live.update(_panel(told()), refresh=True)
+        live.update(_panel(told()), refresh=True)
+
+
+def line(run: Run) -> str:
+    """Say in one line how a run goes."""
+    answers, tokens = run.rates()
+    said = [f"{run.done:,} of {run.total:,} asked"]
+    said += [f"{run.failures} failed"] if run.failed else []
+    said += [f"{answers:.1f} requests/s", f"{tokens:,.0f} tokens/s", f"window {run.window}, {run.open} open"]
+    said += [f"{run.throttled:,} of {run.calls:,} calls throttled"] if run.throttled else []
+    if run.dollars:
+        projected = f" of about ${run.dollars / run.done * run.total:,.2f}" if run.done else ""
+        said.append(f"${run.dollars:,.2f}{projected}")
+    said += [f"{dt.timedelta(seconds=round((run.total - run.done) / answers))} left"] if answers else []
+    return " · ".join(said)
+
+
+def _panel(run: Run) -> Group:
+    return Group(ProgressBar(total=max(1, run.total), completed=run.done), Text(line(run)))
 
 
 def _live(label: str, total: int, count: Callable[[], int], over: threading.Event, console: Console) -> None:

@@ -7,13 +7,18 @@ The driver writes it; a terminal, `raft-spark progress` in another process and t
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raft_spark import schemas
 from raft_spark.config import Lake
 from raft_spark.files import Place
+
+LOOK_EVERY, WRITE_EVERY = 0.5, 5.0  # seconds
 
 State = Literal["asking", "finished", "stopped", "failed"]
 
@@ -59,6 +64,60 @@ class Run:
     open: int = 0
     window: int = 0
     series: tuple[Point, ...] = ()
+
+    @property
+    def failures(self) -> str:
+        """Return the failed rows by class, as `3 timeout, 1 filtered`."""
+        return ", ".join(f"{count} {name}" for name, count in sorted(self.failed.items(), key=lambda pair: -pair[1]))
+
+    @property
+    def done(self) -> int:
+        """Return how many requests are answered or failed, and stored."""
+        return self.answered + sum(self.failed.values())
+
+    def rates(self, seconds: float = 30.0) -> tuple[float, float]:
+        """Return answers and tokens a second over the last `seconds`, 0 before anything can be said."""
+        if not self.series:
+            return 0.0, 0.0
+        last = self.series[-1]
+        first = next(point for point in self.series if point.seconds >= last.seconds - seconds)
+        passed = last.seconds - first.seconds
+        return (
+            ((last.answered - first.answered) / passed, (last.tokens - first.tokens) / passed) if passed else (0.0, 0.0)
+        )
+
+
+def begun(run: Run, tasks: int) -> Run:
+    """Return a run whose tasks start now."""
+    return replace(run, state="asking", tasks=tasks)
+
+
+def ended(run: Run, trouble: str, stopped: str) -> Run:
+    """Return a run as it ended: failed for `trouble` with the endpoint, `stopped` for another reason, or finished."""
+    state: State = "failed" if trouble else "stopped" if stopped else "finished"
+    return replace(run, state=state, reason=trouble or stopped)
+
+
+@contextmanager
+def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
+    """Store what `told` says every few seconds while the block runs."""
+    over = threading.Event()
+
+    def keep() -> None:
+        last = float("-inf")
+        while not over.wait(LOOK_EVERY):
+            run = told()
+            if time.monotonic() - last >= WRITE_EVERY:
+                write(lake, run)
+                last = time.monotonic()
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def write(lake: Lake, run: Run) -> None:

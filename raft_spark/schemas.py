@@ -51,6 +51,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("latency_ms", pa.int32()),
             ("created_at", pa.timestamp("us", "UTC")),
             ("run_id", pa.string()),
+            ("key_of_any_length", pa.string()),
+            ("max_tokens", pa.int32()),
         ]
     ),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -91,6 +92,49 @@ def java_home() -> str:
     if home is None:
         raise errors.ConfigError(JAVA_HINT)
     return home
+
+
+def slots(spark: SparkSession) -> int:
+    """Return how many tasks can run at once when every executor that was asked for is there."""
+    context = spark.sparkContext
+    executors = max(
+        _number(context, f"spark.{name}") for name in ("executor.instances", "dynamicAllocation.maxExecutors")
+    )
+    return max(context.defaultParallelism, executors * max(1, _number(context, "spark.executor.cores")))
+
+
+def _number(context: SparkContext, key: str) -> int:
+    found = context.getConf().get(key, "") or ""
+    return int(found) if found.isdecimal() else 0
+
+
+def addresses(spark: SparkSession) -> tuple[str, str]:
+    """Return the address the driver binds to, and the one that executors reach it by."""
+    get = spark.sparkContext.getConf().get
+    host = get("spark.driver.host", "127.0.0.1") or "127.0.0.1"
+    return get("spark.driver.bindAddress", host) or host, host
+
+
+@contextmanager
+def stoppable(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop` on the first SIGTERM or Ctrl-C while the block runs; a second one ends it at once, as Ctrl-C always did."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def asked(number: int, _: object) -> None:
+        for name in signals:
+            signal.signal(name, signal.default_int_handler)
+        sys.stderr.write("stopping: open calls are waited for and stored; once more stops at once\n")
+        stop(signal.Signals(number).name)
+
+    before = [(name, signal.signal(name, asked)) for name in signals]
+    try:
+        yield
+    finally:
+        for name, handler in before:
+            signal.signal(name, handler)
 
 
 @contextmanager

@@ -16,9 +16,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from raft_spark import __version__
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
-from raft_spark.parts import DataFile, as_file, read_piece, row_groups
+from raft_spark.parts import DataFile, as_file, read_piece
 from raft_spark.schemas import COMPLETIONS, FILES, SCHEMAS, SPLITS
 
 TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
@@ -44,7 +42,7 @@ class Version:
     """What manifest.json holds: the list of files that is this version, and where it comes from.
 
     `identity` is a hash of everything the content depends on: same identity, nothing to do. `inputs` names the versions
-    read, by table. `counts` are the stage's own sums.
+    read, by table. `counts` are the stage's own sums. `merged_from` names files that became part of others with it.
     """
 
     table: str
@@ -57,6 +55,7 @@ class Version:
     code: str
     run_id: str
     created_at: str
+    merged_from: tuple[str, ...] = ()
 
     def data(self) -> list[DataFile]:
         """Return the files of the table itself, without quarantine."""
@@ -103,7 +102,7 @@ def load(lake: Lake, table: str, version: str) -> Version:
         raise InputError(msg)
     stored = json.loads(manifest)
     files = tuple(DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in stored.pop("files"))
-    return Version(files=files, **stored)
+    return Version(files=files, merged_from=tuple(stored.pop("merged_from", ())), **stored)
 
 
 def history(lake: Lake, table: str) -> list[Version]:
@@ -127,7 +126,12 @@ def draft(lake: Lake, table: str, identity: str) -> Draft:
 
 
 def publish(
-    new: Draft, conf: Config, files: Iterable[DataFile], inputs: Mapping[str, Version], counts: Mapping[str, Any]
+    new: Draft,
+    conf: Config,
+    files: Iterable[DataFile],
+    inputs: Mapping[str, Version],
+    counts: Mapping[str, Any],
+    merged_from: Sequence[str] = (),
 ) -> Version:
     """Write the manifest, then move the pointer, then sweep.
 
@@ -144,6 +148,7 @@ def publish(
         code=__version__,
         run_id=new.id,
         created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        merged_from=tuple(merged_from),
     )
     new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
     folder = place(conf.lake, new.table)
@@ -188,23 +193,6 @@ def stored(spark: SparkSession, lake: Lake) -> DataFrame:
     schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
     paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
-
-
-def appended(lake: Lake, known: Iterable[DataFile]) -> list[DataFile]:
-    """Describe every file of the completions store; only those not `known`, left by a run that died, are read."""
-    folder = place(lake, COMPLETIONS)
-    by_path = {file.path: file for file in known}
-    found = [f"data/{file.path}" for file in folder.at("data").list()]
-    with ThreadPoolExecutor(16) as threads:
-        unknown = threads.map(partial(_described_at, folder), [path for path in found if path not in by_path])
-        by_path |= {file.path: file for file in unknown}
-    return [by_path[path] for path in found]
-
-
-def _described_at(folder: Place, path: str) -> DataFile:
-    data = folder.read(path) or b""
-    footer = pq.read_metadata(pa.BufferReader(data))
-    return DataFile(path, footer.num_rows, len(data), hashlib.sha256(data).hexdigest(), row_groups(footer))
 
 
 def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:

@@ -50,7 +50,8 @@ def stored(conf: config.Config) -> list[dict[str, Any]]:
 def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: str):
     conf = asking()
     version = completions.run(conf)
-    assert version.counts == {"requests": 60, "asked": 60, "answered": 60, "failed": 0, "missing": 0}
+    counts = {"requests": 60, "distinct": 60, "known": 0, "asked": 60, "answered": 60, "failed": 0, "missing": 0}
+    assert version.counts.items() >= {**counts, "dead": {}, "calls": 60, "throttled": 0, "paid_twice": 0}.items()
     rows = stored(conf)
     assert len(rows) == len({row["key"] for row in rows}) == 60
     for row in rows:
@@ -88,19 +89,54 @@ def test_more_articles_ask_only_the_new_ones(asking: Settle, url: str):
 
 
 def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking: Settle, url: str):
-    behave(url, status=400, share=0.2)
-    conf = asking("completions.max_failed_share=0.9")
+    behave(url, status=500, share=0.2)
+    conf = asking("completions.max_failed_share=0.9", "completions.attempts=1")
     counts = completions.run(conf).counts
-    assert counts["failed"] > 0
+    assert counts["failed"] == counts["missing"] > 0
     assert counts["answered"] + counts["failed"] == 60
     failed = [row for row in stored(conf) if row["completion"] is None]
-    assert {row["error_class"] for row in failed} == {"bad_request"}
-    assert all("400" in row["error"] for row in failed)
+    assert {row["error_class"] for row in failed} == {"model_error"}
+    assert all("500" in row["error"] for row in failed)
     behave(url)
     counts_again = completions.run(conf).counts
     assert counts_again["asked"] == counts["failed"]
     assert counts_again["missing"] == 0
     assert told(url)["repeated"] == []
+
+
+def test_a_request_the_endpoint_will_not_take_is_asked_again_only_when_its_class_is_named(asking: Settle, url: str):
+    behave(url, status=400, share=0.2)
+    conf = asking("completions.max_failed_share=0.9")
+    first = completions.run(conf)
+    dead = first.counts["dead"]["bad_request"]
+    assert dead == first.counts["failed"] > 0
+    behave(url)
+    calls = told(url)["calls"]
+    assert completions.run(conf).id == first.id
+    assert completions.run(asking("completions.retry=throttled,timeout")).id == first.id
+    assert told(url)["calls"] == calls
+    again = completions.run(asking("completions.retry=bad_request,timeout")).counts
+    assert (again["asked"], again["answered"], again["dead"]) == (dead, dead, {})
+    assert told(url)["repeated"] == []
+
+
+def test_a_larger_limit_asks_only_the_answers_that_were_cut_and_those_only_if_told_so(asking: Settle, url: str):
+    few, more = "completions.max_new_tokens=40", "completions.max_new_tokens=60"
+    completions.run(asking(few))
+    cut = sum(row["finish_reason"] == "length" for row in stored(asking(few)))
+    assert 0 < cut < 60
+    assert completions.run(asking(more)).counts["asked"] == 0
+    again = completions.run(asking(more, "completions.reuse_truncated=false")).counts
+    assert (again["asked"], again["answered"]) == (cut, cut)
+    assert completions.run(asking(more, "completions.reuse_truncated=false")).counts["asked"] == cut
+    assert told(url)["calls"] == 60 + cut
+
+
+def test_a_smaller_limit_asks_only_the_answers_that_are_longer_than_it(asking: Settle, url: str):
+    completions.run(asking())
+    longer = sum(row["completion_tokens"] > 40 for row in stored(asking()))
+    assert 0 < longer < 60
+    assert completions.run(asking("completions.max_new_tokens=40")).counts["asked"] == longer
 
 
 def test_a_throttled_call_is_asked_again_within_the_run(asking: Settle, url: str):
@@ -114,7 +150,7 @@ def test_too_many_failures_end_the_stage_after_all_answers_are_stored(asking: Se
     behave(url, status=400, share=0.5)
     conf = asking()
     with pytest.raises(
-        EndpointError, match=r"\d+ of 60 requests failed, more than completions.max_failed_share = 0.05.*400"
+        EndpointError, match=r"\d+ of 60 requests failed \(\d+ bad_request\), more than .*max_failed_share = 0.05.*400"
     ):
         completions.run(conf)
     answered = sum(row["completion"] is not None for row in stored(conf))

@@ -5,15 +5,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft_spark import window
+from raft_spark import pace, window
+from raft_spark.config import Price
 from raft_spark.endpoints import ErrorClass, Reply, Request
-from raft_spark.window import Asked, Limits
+from raft_spark.meter import Asked, Meter
+from raft_spark.shares import UNLIMITED, Grant
+from raft_spark.window import Limits
 
 pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
 
@@ -29,22 +33,41 @@ def failed(error_class: ErrorClass, retry_after: float | None = None) -> Reply:
     return Reply(error_class=error_class, error="as asked", retry_after=retry_after)
 
 
-def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> Limits:
-    return Limits(in_flight, attempts, deadline_seconds)
+def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> tuple[Limits, Meter]:
+    grant = Grant(in_flight, UNLIMITED, UNLIMITED, UNLIMITED)
+    return Limits(attempts, deadline_seconds), Meter(grant, Price(), 60.0)
 
 
-def all_answers(count: int, ask: Callable[[Request], Reply], limited: Limits) -> list[Asked]:
-    return [asked for asked in window.answers(requests(count), ask, limited) if asked is not None]
+def answers(
+    asking: Iterator[tuple[int, Request]], ask: Callable[[Request], Reply], limited: tuple[Limits, Meter]
+) -> Iterator[Asked | None]:
+    return window.answers(asking, lambda request, _: ask(request), *limited)
+
+
+def all_answers(count: int, ask: Callable[[Request], Reply], limited: tuple[Limits, Meter]) -> list[Asked]:
+    return [asked for asked in answers(requests(count), ask, limited) if asked is not None]
 
 
 @pytest.fixture
 def _short_waits(monkeypatch):
     monkeypatch.setattr(window, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.0)
+
+
+@contextmanager
+def no_waits_and_no_verdict() -> Iterator[None]:
+    """Ask again at once, and take no number of failures for a dead endpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "FIRST_WAIT", 0.0)
+        patch.setattr(pace, "FIRST_PAUSE", 0.0)
+        patch.setattr(pace, "FEWEST_FAILURES", 1_000_000)
+        yield
 
 
 # Every request once
 
-outcomes = st.lists(st.lists(st.sampled_from(get_args(ErrorClass)), max_size=4), max_size=12)
+classes = [name for name in get_args(ErrorClass) if name != "refused"]
+outcomes = st.lists(st.lists(st.sampled_from(classes), max_size=4), max_size=12)
 
 
 @given(outcomes, st.integers(1, 5), st.integers(1, 4))
@@ -52,7 +75,7 @@ outcomes = st.lists(st.lists(st.sampled_from(get_args(ErrorClass)), max_size=4),
 def test_every_request_comes_out_once_with_its_last_reply(failures, in_flight: int, attempts: int):
     """Each request fails as its list says, call by call, and succeeds after that."""
     calls: Counter[int] = Counter()
-    retried = {"throttled", "timeout", "unavailable", "model_error"}
+    retried = {"timeout", "unavailable", "model_error"}
 
     def ask(request: Request) -> Reply:
         number = int(request.prompt)
@@ -60,14 +83,17 @@ def test_every_request_comes_out_once_with_its_last_reply(failures, in_flight: i
         mine = failures[number]
         return failed(mine[calls[number] - 1]) if calls[number] <= len(mine) else OK
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window, "FIRST_WAIT", 0.0)
+    with no_waits_and_no_verdict():
         answered = all_answers(len(failures), ask, limits(in_flight, attempts))
     assert sorted(asked.pubid for asked in answered) == list(range(len(failures)))
     for asked in answered:
         mine = failures[asked.pubid]
-        asks = next((at for at, found in enumerate(mine, 1) if found not in retried), len(mine) + 1)
-        expected = min(asks, attempts)
+        spent, expected = 0, len(mine) + 1
+        for at, found in enumerate(mine, 1):
+            spent += found != "throttled"
+            if found not in {*retried, "throttled"} or (found != "throttled" and spent >= attempts):
+                expected = at
+                break
         assert asked.attempts == calls[asked.pubid] == expected
         assert asked.reply.error_class == (mine[expected - 1] if expected <= len(mine) else None)
         assert asked.request.prompt == str(asked.pubid)
@@ -101,7 +127,7 @@ def test_a_slow_answer_holds_back_no_other():
         return OK
 
     order = []
-    for asked in window.answers(requests(50), ask, limits(in_flight=2)):
+    for asked in answers(requests(50), ask, limits(in_flight=2)):
         order += [asked.pubid] if asked else []
         if len(order) == 49:
             others_are_done.set()
@@ -120,10 +146,9 @@ def test_so_many_are_in_flight_and_never_more(in_flight: int):
         time.sleep(0.005)
         with lock:
             flying -= 1
-        return failed("throttled") if request.prompt in {"3", "5"} else OK
+        return failed("model_error") if request.prompt in {"3", "5"} else OK
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window, "FIRST_WAIT", 0.0)
+    with no_waits_and_no_verdict():
         assert len(all_answers(40, ask, limits(in_flight))) == 40
     assert most == in_flight
 
@@ -138,9 +163,9 @@ def test_requests_are_made_when_there_is_room_for_them():
             yield pair
 
     answered = 0
-    for asked in window.answers(making(), lambda _: OK, limits(in_flight=4)):
+    for asked in answers(making(), lambda _: OK, limits(in_flight=4)):
         answered += asked is not None
-        assert made <= answered + 3
+        assert made <= answered + 4  # one is ready beside those that are open
     assert made == 100
 
 
@@ -163,7 +188,6 @@ def test_a_request_that_waits_gives_its_slot_to_another(in_flight: int):
 @pytest.mark.parametrize(
     ("error_class", "calls"),
     [
-        ("throttled", 3),
         ("timeout", 3),
         ("unavailable", 3),
         ("model_error", 3),
@@ -186,10 +210,22 @@ def test_only_what_may_pass_is_asked_again_and_so_many_times_at_most(error_class
 
 
 def test_every_class_of_error_is_decided_on():
-    assert len(get_args(ErrorClass)) == 7  # each stands in the table above
+    assert len(get_args(ErrorClass)) == 7  # throttled, below, and the table above
 
 
-def times_of_calls(reply: Reply, limited: Limits) -> list[float]:
+@pytest.mark.usefixtures("_short_waits")
+def test_throttled_calls_do_not_use_up_the_attempts():
+    calls: Counter[str] = Counter()
+
+    def ask(request: Request) -> Reply:
+        calls["all"] += 1
+        return failed("throttled") if calls["all"] <= 6 else failed("timeout")
+
+    (asked,) = all_answers(1, ask, limits(attempts=2))
+    assert (asked.attempts, asked.throttles, asked.reply.error_class) == (8, 6, "timeout")
+
+
+def times_of_calls(reply: Reply, limited: tuple[Limits, Meter]) -> list[float]:
     """Ask one request that gets this reply at first and succeeds then; return when it was asked."""
     times: list[float] = []
 
@@ -237,7 +273,7 @@ def test_while_nothing_is_answered_the_caller_is_told_every_tick(monkeypatch):
         time.sleep(0.3)
         return OK
 
-    told = list(window.answers(requests(1), ask, limits()))
+    told = list(answers(requests(1), ask, limits()))
     assert told.count(None) >= 2
     assert isinstance(told[-1], Asked)
 
@@ -249,9 +285,8 @@ def test_a_storm_of_retries_does_not_silence_the_ticks():
         time.sleep(0.005)
         return failed("throttled", retry_after=0.0) if next(calls) < 40 else OK
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window, "FIRST_WAIT", 0.0)
-        told = list(window.answers(requests(2), ask, limits(in_flight=2, attempts=100)))
+    with no_waits_and_no_verdict():
+        told = list(answers(requests(2), ask, limits(in_flight=2, attempts=100)))
     assert told.count(None) >= 40
 
 
@@ -266,7 +301,7 @@ def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_tak
     waited: list[Request] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(window, "FIRST_WAIT", 0.001)
-        told = list(window.answers(requests(2), ask, limits(in_flight=1)))
+        told = list(answers(requests(2), ask, limits(in_flight=1)))
     assert told.count(None) < 20
 
 
@@ -289,7 +324,7 @@ def test_an_exception_in_the_requests_surfaces():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(window.answers(broken(), lambda _: OK, limits()))
+        list(answers(broken(), lambda _: OK, limits()))
 
 
 def test_closing_early_waits_for_the_open_calls_only():
@@ -300,7 +335,7 @@ def test_closing_early_waits_for_the_open_calls_only():
         time.sleep(0.05)
         return OK
 
-    going = window.answers(requests(1_000), ask, limits(in_flight=4))
+    going = answers(requests(1_000), ask, limits(in_flight=4))
     next(asked for asked in going if asked is not None)
     begin = time.monotonic()
     going.close()
@@ -310,7 +345,7 @@ def test_closing_early_waits_for_the_open_calls_only():
 
 
 def test_closing_does_not_wait_for_requests_that_wait():
-    going = window.answers(requests(1), lambda _: failed("throttled", retry_after=30), limits())
+    going = answers(requests(1), lambda _: failed("throttled", retry_after=30), limits())
     assert next(going) is None
     begin = time.monotonic()
     going.close()

@@ -8,7 +8,7 @@ reason. To add an endpoint: a module with a class that has `ask` and `close`, a 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal, Protocol
 
@@ -34,6 +34,22 @@ class Request:
         """Name the request: a hash of all that is sent, 32 hexadecimal digits. The same request is paid for once, ever."""
         sent = {"prompt": self.prompt, "model": self.model, "parameters": dict(self.parameters)}
         return sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+    @property
+    def key_of_any_length(self) -> str:
+        """Name the request without its max_tokens: an answer that ended by itself answers it under a larger limit too."""
+        unlimited = {name: value for name, value in self.parameters.items() if name != "max_tokens"}
+        return replace(self, parameters=unlimited).key
+
+    @property
+    def characters(self) -> int:
+        """Return how long the prompt is."""
+        return len(self.prompt) if isinstance(self.prompt, str) else sum(len(turn["content"]) for turn in self.prompt)
+
+    @property
+    def max_tokens(self) -> int:
+        """Return the most tokens an answer may have."""
+        return int(self.parameters.get("max_tokens", 0))
 
 
 @dataclass(frozen=True, slots=True)

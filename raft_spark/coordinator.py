@@ -1,0 +1,193 @@
+"""Tasks of one run <-> the driver: each says twice a second what it has done, and hears what it may do.
+
+A socket of the driver, open for the time of a run and guarded by the run's key, carries JSON. A task that cannot reach it
+keeps to its static share; one that loses it starts no further call until it is back, since the driver gives its share to
+others. So the limits of the cluster hold with fewer executors than asked for, with more, and after some are lost.
+"""
+
+import dataclasses
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+
+from raft_spark.meter import Meter, Tally
+from raft_spark.runs import Point, Run
+from raft_spark.shares import Grant, Ledger, Limits
+
+BEAT = 0.5  # seconds
+POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
+MOST_POINTS = 600
+LOST = (OSError, EOFError, AuthenticationError)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where tasks find the driver. `key` opens it and is worth nothing after the run."""
+
+    host: str
+    port: int
+    key: bytes = dataclasses.field(repr=False)
+
+
+class Coordinator:
+    """The driver's side: shares the limits out, adds up what was done, hands on a reason to stop."""
+
+    def __init__(self, limits: Limits, run: Run, hourly_price: float, seconds: float) -> None:
+        self.running = 0  # tasks, as Spark knows them; set by whoever can ask it
+        self.trouble = ""  # why the endpoint is given up
+        self._stop = ""
+        self._ledger, self._run, self._hourly_price = Ledger(limits), run, hourly_price
+        self._tallies: dict[str, Tally] = {}
+        self._lock = threading.Lock()
+        self._begin = time.monotonic()
+        self._over = self._begin + seconds
+        self._points: list[Point] = []
+        self._point_every = POINT_EVERY
+
+    @property
+    def stop_reason(self) -> str:
+        """Say why no task starts a call any more, "" while they do."""
+        return self.trouble or self._stop
+
+    def stop(self, reason: str) -> None:
+        """Let no task start another call; the first reason stays."""
+        self._stop = self._stop or reason
+
+    def beat(self, task: str, tally: Tally) -> Grant:
+        """Take what a task has done; return what it may do."""
+        with self._lock:
+            self._tallies[task] = tally
+            self.trouble = self.trouble or tally.trouble
+            granted = self._ledger.grant(task, tally.need, self.running)
+            if time.monotonic() > self._over:
+                self.stop("the time set by completions.max_minutes or max_spend is over")
+            if self._ledger.is_spent:
+                self.stop("another request might pass completions.max_spend")
+            return replace(granted, stop=self.stop_reason)
+
+    def left(self, task: str, *, properly: bool) -> None:
+        """Take a task's share back. One that died may have had calls open, which count as paid at their dearest."""
+        with self._lock:
+            tally = self._tallies[task]
+            self._ledger.left(task, tally.spent if properly else None)
+            spent = tally.spent if properly else tally.spent + tally.reserved
+            self._tallies[task] = replace(tally, open=0, window=0, reserved=0.0, spent=spent)
+
+    def told(self) -> Run:
+        """Return the run as it stands, its series thinned to MOST_POINTS."""
+        with self._lock:
+            run = self._summed()
+            seconds = time.monotonic() - self._begin
+            if not self._points or seconds - self._points[-1].seconds >= self._point_every:
+                tokens = run.prompt_tokens + run.completion_tokens
+                done = (run.answered, sum(run.failed.values()), run.calls, run.throttled)
+                self._points.append(Point(round(seconds, 1), *done, tokens, run.open, run.window))
+            if len(self._points) >= MOST_POINTS:
+                self._points, self._point_every = self._points[::2], self._point_every * 2
+            return replace(run, series=tuple(self._points))
+
+    def _summed(self) -> Run:
+        tallies = list(self._tallies.values())
+        names = ("calls", "throttled", "prompt_tokens", "completion_tokens", "open", "window")
+        hours = (time.monotonic() - self._begin) / 3600
+        return replace(
+            self._run,
+            updated_at=_now(),
+            answered=sum(tally.answered_stored for tally in tallies),
+            failed=dict(sum((Counter(tally.failed_stored) for tally in tallies), Counter())),
+            dollars=round(sum(tally.spent for tally in tallies) + hours * self._hourly_price, 6),
+            **{name: sum(getattr(tally, name) for tally in tallies) for name in names},
+        )
+
+
+@contextmanager
+def listening(coordinator: Coordinator, bind: str, host: str, key: bytes, running: Callable[[], int]) -> Iterator[Desk]:
+    """Serve the tasks on a free port of the address `bind`, which they know as `host`; `running` counts those Spark has."""
+    over = threading.Event()
+    with Listener((bind, 0), backlog=256) as listener:
+        for target, arguments in ((_accept, (listener, coordinator, key)), (_watch, (running, coordinator, over))):
+            threading.Thread(target=target, args=arguments, daemon=True).start()
+        try:
+            yield Desk(host, listener.address[1], key)
+        finally:
+            over.set()
+
+
+def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        coordinator.running = running()
+
+
+def _accept(listener: Listener, coordinator: Coordinator, key: bytes) -> None:
+    """Take connections; each is asked for the key in a thread of its own, so that a stranger holds up nobody."""
+    with suppress(OSError):
+        while True:
+            arguments = (listener.accept(), coordinator, key)
+            threading.Thread(target=_serve, args=arguments, daemon=True).start()
+
+
+def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None:
+    """Answer one task until it says goodbye or its connection breaks."""
+    task, properly = "", False
+    with suppress(*LOST), connection:
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
+        while not properly:
+            told = json.loads(connection.recv_bytes())
+            task, properly = told["task"], told["over"]
+            granted = coordinator.beat(task, Tally(**told["tally"]))
+            connection.send_bytes(json.dumps(dataclasses.asdict(granted)).encode())
+    if task:
+        coordinator.left(task, properly=properly)
+
+
+@contextmanager
+def reporting(desk: Desk, task: str, meter: Meter) -> Iterator[None]:
+    """Keep `meter.grant` up to date while the block runs; it has been heard once before the block begins."""
+    try:
+        connection = Client((desk.host, desk.port), authkey=desk.key)
+        meter.grant = _beat(connection, task, meter.tally)
+    except LOST as error:
+        logging.getLogger(__name__).warning(
+            "no driver at %s:%d (%s): a static share is kept", desk.host, desk.port, error
+        )
+        yield
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=_report, args=(connection, desk, task, meter, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _report(connection: Connection, desk: Desk, task: str, meter: Meter, over: threading.Event) -> None:
+    """Tell and hear, in a thread of the task; a lost connection is made again, and until then no call starts."""
+    is_over = False
+    while not is_over:
+        is_over = over.wait(BEAT)
+        try:
+            meter.grant = _beat(connection, task, meter.tally, over=is_over)
+        except LOST:
+            meter.grant = replace(meter.grant, in_flight=0)
+            with suppress(*LOST):
+                connection = Client((desk.host, desk.port), authkey=desk.key)
+    connection.close()
+
+
+def _beat(connection: Connection, task: str, tally: Tally, *, over: bool = False) -> Grant:
+    connection.send_bytes(json.dumps({"task": task, "tally": dataclasses.asdict(tally), "over": over}).encode())
+    return Grant(**json.loads(connection.recv_bytes()))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,121 @@
+"""Limits of the whole cluster -> what each task may do now. Pure arithmetic, no clock and no socket.
+
+Every limit is shared by one rule: a task gets its fair part, but never more than what the others do not hold at this moment.
+So the sum over all tasks stays below the limit at every time: a task that joins gets little until the others have
+given way, and what a finished or lost task held is free again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the whole cluster may do; 0 is no limit, but of `in_flight`. `dollars` are those of the run."""
+
+    in_flight: int
+    requests_per_second: float = 0.0
+    tokens_per_minute: float = 0.0
+    dollars: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one task may do until it asks again; `dollars` count from its start. 0 requests a second are none: see `unlimited`."""
+
+    in_flight: int
+    requests_per_second: float
+    tokens_per_minute: float
+    dollars: float
+    stop: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one task says when it asks: calls `open`, dollars `spent` on answers and `reserved` for open calls at their
+    dearest, and the dearest that its `next_call` may cost. `draining` = it has no more to ask.
+    """
+
+    open: int = 0
+    spent: float = 0.0
+    reserved: float = 0.0
+    next_call: float = 0.0
+    draining: bool = False
+
+
+UNLIMITED = float("inf")
+
+
+class Ledger:
+    """Who holds what of the cluster's limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._grants: dict[str, Grant] = {}
+        self._needs: dict[str, Need] = {}
+        self._gone: dict[str, float] = {}  # dollars of tasks that are not here any more
+
+    def grant(self, task: str, need: Need, running: int = 0) -> Grant:
+        """Return what `task` may do now. `running` tasks are known to Spark, some of which may not have asked yet."""
+        self._needs[task] = need
+        self._gone.pop(task, None)
+        others = {name: found for name, found in self._grants.items() if name != task}
+        draining = sum(found.draining for found in self._needs.values())
+        sharing = max(1, max(running, len(self._needs)) - draining)
+        granted = Grant(
+            in_flight=self._in_flight(need, others, sharing),
+            requests_per_second=_part(
+                self._limits.requests_per_second, [found.requests_per_second for found in others.values()], sharing
+            ),
+            tokens_per_minute=_part(
+                self._limits.tokens_per_minute, [found.tokens_per_minute for found in others.values()], sharing
+            ),
+            dollars=self._dollars(need, others, sharing),
+        )
+        self._grants[task] = granted
+        return granted
+
+    def left(self, task: str, spent: float | None = None) -> None:
+        """Free what a task held. Without a last word of what it `spent`, all it was allowed counts as spent."""
+        granted, _ = self._grants.pop(task, None), self._needs.pop(task, None)
+        if granted and self._limits.dollars:
+            self._gone[task] = granted.dollars if spent is None else spent
+
+    @property
+    def is_spent(self) -> bool:
+        """Say whether no task can pay for another call, and none has an open one that may turn out cheaper."""
+        if not (self._limits.dollars and self._needs):
+            return False
+        free = (
+            self._limits.dollars
+            - sum(self._gone.values())
+            - sum(need.spent + need.reserved for need in self._needs.values())
+        )
+        waiting = [need.next_call for need in self._needs.values() if not need.draining]
+        return bool(waiting) and not any(need.open for need in self._needs.values()) and free < min(waiting)
+
+    def _in_flight(self, need: Need, others: Mapping[str, Grant], sharing: int) -> int:
+        """Share calls: what draining tasks have open is all they hold; a remainder goes to whoever asks first."""
+        held = sum(self._held(name, found) for name, found in others.items())
+        if need.draining:
+            return need.open
+        draining = sum(found.open for found in self._needs.values() if found.draining)
+        fair = -(-max(0, self._limits.in_flight - draining) // sharing)
+        return max(0, min(fair, self._limits.in_flight - held))
+
+    def _held(self, name: str, granted: Grant) -> int:
+        need = self._needs[name]
+        return need.open if need.draining else max(granted.in_flight, need.open)
+
+    def _dollars(self, need: Need, others: Mapping[str, Grant], sharing: int) -> float:
+        """Share what nobody holds: enough for the next call if there is, else the fair part."""
+        if not self._limits.dollars:
+            return UNLIMITED
+        own = need.spent + need.reserved
+        free = self._limits.dollars - sum(self._gone.values()) - sum(found.dollars for found in others.values()) - own
+        return own + max(0.0, min(free, max(need.next_call, free / (sharing + 1))))
+
+
+def _part(limit: float, held: list[float], sharing: int) -> float:
+    """Return a task's part of a rate; UNLIMITED without a limit."""
+    return max(0.0, min(limit / sharing, limit - sum(held))) if limit else UNLIMITED
