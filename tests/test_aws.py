@@ -13,20 +13,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
-from hypothesis import given
+from botocore.exceptions import EndpointConnectionError
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import Reply, Request, answers, codecs, connect, serving
+from raft_spark.endpoints import Reply, Request, answers, aws_errors, codecs, connect, serving
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Does it work?"}
 NOTEBOOK = {"temperature": 0.9, "top_p": 0.9, "max_tokens": 512}
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 300}
 READERS = (codecs.openai_reply, codecs.generate_reply, codecs.llama_reply, codecs.converse_reply)
+TEXTS = st.text(st.characters(exclude_categories=()))  # half characters too, as JSON may hold them
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=10,
 )
 KNOWN = [
@@ -49,7 +51,7 @@ NEAR = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from([*KNOWN, "finish_reason", "prompt_tokens", "inputTokens"]), inner, max_size=5)
     ),
-    max_leaves=20,
+    max_leaves=12,
 )
 
 
@@ -226,6 +228,7 @@ def test_an_answer_of_converse_is_read(answer, reply):
 
 @pytest.mark.row
 @given(ANYTHING | NEAR)
+@example({"error": "half a character: \ud83d"})
 def test_whatever_is_answered_is_a_completion_or_an_error(answer):
     for read in READERS:
         reply = read(answer)
@@ -554,6 +557,12 @@ def test_many_threads_share_a_client(server):
         assert sorted(client._door._clients) == [10, 20, 40]
     assert {reply.completion for reply in replies} == {"It does."}
     assert len(server.seen) == 32
+
+
+@pytest.mark.row
+def test_what_went_wrong_is_one_short_line():
+    lost = EndpointConnectionError(endpoint_url="http://" + "x" * 400, error="a\nb")
+    assert len(aws_errors.reply(lost, 5.0).error) == 300
 
 
 # --- credentials and settings

@@ -68,7 +68,7 @@ def reply(error: Exception, seconds: float) -> Reply:
         return answers.failed(_class(error.response), sentence(error), wait)
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
-        return answers.failed("unavailable", f"no answer: {sentence(error)}")
+        return answers.failed("unavailable", answers.line(f"no answer: {sentence(error)}"))
     return answers.failed("refused", sentence(error))  # credentials, profile, region: a person must change something
 
 
