@@ -277,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers["content-length"]))
         ours.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, sent))
         if ours.fault == "hang":
-            time.sleep(1)
+            time.sleep(5)
         self.send_response(ours.status)
         self.send_header("content-length", str(len(ours.body) + (100 if ours.fault == "drop" else 0)))
         for name, value in ours.headers.items():
@@ -516,7 +516,7 @@ def test_a_server_that_hangs_is_left_in_time(server):
     for conf in (sagemaker(server.url), bedrock(server.url)):
         start = time.monotonic()
         assert ask(conf, text(), 0.3) == Reply(error_class="timeout", error="no answer within 0.3 s")
-        assert time.monotonic() - start < 0.9
+        assert time.monotonic() - start < 4
     assert len(server.seen) == 2
 
 
@@ -571,7 +571,7 @@ def test_what_went_wrong_is_one_short_line():
 @pytest.fixture
 def nobody(monkeypatch, tmp_path):
     """Take away every place where AWS credentials come from."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -585,8 +585,13 @@ def test_missing_credentials_are_refused(nobody):
 
 
 def test_a_missing_region_is_refused(nobody):
-    error = "no AWS region is known: set endpoints.NAME.region, or AWS_DEFAULT_REGION where the job runs"
+    error = "no AWS region is known: set endpoints.NAME.region, or AWS_REGION where the job runs"
     assert ask(Endpoint(kind="bedrock", model="m"), chat()) == Reply(error_class="refused", error=error)
+
+
+def test_a_region_may_come_from_where_the_job_runs(nobody):
+    nobody.setenv("AWS_REGION", "eu-west-1")
+    assert ask(Endpoint(kind="bedrock", model="m"), chat()).error.startswith("no AWS credentials were found")
 
 
 def test_an_unknown_profile_is_refused(nobody):

@@ -5,6 +5,7 @@ endpoint or a model that is not there, are a Reply of class `refused`.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from threading import Lock
@@ -117,7 +118,8 @@ def _unsendable(request: Request, conf: Endpoint, body: bytes, limit: int) -> Re
 
 class Door:
     """boto3's clients of one service. A read timeout belongs to a client, not to a call: so there is one for 10 s, 20 s,
-    40 s and so on up to `longest`, made when it is first wanted, and a call takes the first that is patient enough.
+    40 s and so on up to `longest`, made when it is first wanted, and a call takes the first that is patient enough. The
+    time counts anew from each piece of an answer.
     """
 
     def __init__(self, service: str, conf: Endpoint, connections: int, longest: float) -> None:
@@ -152,11 +154,16 @@ class Door:
                 self._session = self._session or boto3.Session()
                 self._clients[patience] = self._session.client(
                     self._service,
-                    region_name=self._conf.region or None,
+                    region_name=region(self._conf),
                     endpoint_url=self._conf.url or None,
                     config=_settings(self._connections, patience),
                 )
             return self._clients[patience]
+
+
+def region(conf: Endpoint) -> str | None:
+    """Return the region that is set, here or as AWS_REGION, which other SDKs read and boto3 does not; None = as boto3 says."""
+    return conf.region or os.environ.get("AWS_REGION") or None
 
 
 def _settings(connections: int, patience: float) -> Config:

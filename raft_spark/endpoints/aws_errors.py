@@ -76,7 +76,7 @@ def sentence(error: Exception) -> str:
     """Return what went wrong and, where it is known, what would be right; one line without credentials."""
     match error:
         case raised.NoRegionError():
-            told = "no AWS region is known: set endpoints.NAME.region, or AWS_DEFAULT_REGION where the job runs"
+            told = "no AWS region is known: set endpoints.NAME.region, or AWS_REGION where the job runs"
         case raised.NoCredentialsError():
             told = "no AWS credentials were found: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
         case raised.ClientError():

@@ -108,7 +108,7 @@ def _key(conf: Endpoint) -> tuple[str, str]:
     if conf.api_key_secret:
         from raft_spark.endpoints import secret  # noqa: PLC0415 - boto3, only where a secret is named
 
-        return secret.read(conf.api_key_secret, conf.region)
+        return secret.read(conf)
     key = os.environ.get(conf.api_key_env, "").strip()
     if conf.api_key_env and not (key and key.isascii() and key.isprintable()):
         return "", f"the environment variable {conf.api_key_env}, named by api_key_env, holds no key"

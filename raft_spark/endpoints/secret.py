@@ -1,4 +1,4 @@
-"""(an entry of AWS Secrets Manager, region) -> the key in it, or a sentence that says why there is none.
+"""An endpoint that names an entry of AWS Secrets Manager -> the key in it, or a sentence that says why there is none.
 
 The key is in nothing else that leaves this module.
 """
@@ -10,15 +10,18 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from raft_spark.config import Endpoint
 from raft_spark.endpoints import aws_errors
+from raft_spark.endpoints.aws import region
 
 PATIENCE = Config(connect_timeout=10, read_timeout=10, retries={"total_max_attempts": 5, "mode": "standard"})
 
 
-def read(entry: str, region: str) -> tuple[str, str]:
+def read(conf: Endpoint) -> tuple[str, str]:
     """Return the key and "", or "" and what is wrong. Many tasks ask at once, and it costs nothing: the SDK may retry."""
+    entry = conf.api_key_secret
     try:
-        client = boto3.Session().client("secretsmanager", region_name=region or None, config=PATIENCE)
+        client = boto3.Session().client("secretsmanager", region_name=region(conf), config=PATIENCE)
         found = client.get_secret_value(SecretId=entry).get("SecretString", "")
     except (BotoCoreError, ClientError, ResponseParserError) as error:
         return "", f"the secret {entry}, named by api_key_secret, cannot be read: {aws_errors.sentence(error)}"
