@@ -207,7 +207,7 @@ class Endpoint(Section):
     endpoint_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$")] = ""
     inference_component: str = ""
     codec: Codec | Literal[""] = ""
-    route: str = ""
+    route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$")] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
     request_metadata: Annotated[dict[str, str], Field(max_length=15)] = {}
     role_arn: Annotated[str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$")] = ""

@@ -83,7 +83,16 @@ class Client(Protocol):
 
 def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
     """Open a client with a pool of `connections`; a call is given up after `timeout_seconds`."""
-    from raft_spark.endpoints.openai import OpenAIClient  # noqa: PLC0415 - a client loads what it needs, no other
+    # a client loads what it needs, no other
+    if conf.kind == "sagemaker":
+        from raft_spark.endpoints.aws import SageMakerClient  # noqa: PLC0415 - see above
+
+        return SageMakerClient(conf, connections, timeout_seconds)
+    if conf.kind == "bedrock":
+        from raft_spark.endpoints.aws import BedrockClient  # noqa: PLC0415 - see above
+
+        return BedrockClient(conf, connections, timeout_seconds)
+    from raft_spark.endpoints.openai import OpenAIClient  # noqa: PLC0415 - see above
 
     return OpenAIClient(conf, connections, timeout_seconds)
 
@@ -94,7 +103,7 @@ def serving(conf: Endpoint) -> Iterator[Endpoint]:
 
     Raises EndpointError when the server cannot be started.
     """
-    if conf.kind == "openai" or conf.url:
+    if conf.kind not in {"embedded", "fake"} or conf.url:
         yield conf
         return
     from raft_spark.endpoints import server  # noqa: PLC0415 - only a run that serves needs it

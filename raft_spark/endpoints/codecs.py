@@ -1,0 +1,156 @@
+"""Request -> the body that a protocol takes; the JSON value it answers with -> Reply. Pure functions.
+
+What a useless answer has used is told as well: it was paid for. Where the protocols come from:
+    openai    OpenAI's API reference; vLLM, TGI and LMI tell chat from completions by the body
+    tgi       huggingface/text-generation-inference, router/src/validation.rs
+    lmi       deepjavalibrary/djl-serving, serving/docs/lmi/user_guides/lmi_input_output_schema.md
+    converse  Amazon Bedrock API reference, Converse
+    llama     Amazon Bedrock user guide, "Meta Llama models" and "Invoke your imported model"
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from raft_spark.endpoints import Reply, Request
+from raft_spark.endpoints.answers import completed, count, failed, words
+
+Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
+
+USUAL_TOKENS = 512  # of a request that names no limit: LMI would cut after 30, TGI after 100
+FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
+ENDED = frozenset({"end_turn", "stop_sequence"})
+CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+
+def openai_body(request: Request) -> dict[str, Any]:
+    """Return a chat or a completions call; the model is left out when the endpoint has no name for it."""
+    model = {"model": request.model} if request.model else {}
+    prompt = "prompt" if isinstance(request.prompt, str) else "messages"
+    return {**model, prompt: request.prompt, **request.parameters}
+
+
+def imported_body(request: Request) -> dict[str, Any]:
+    """Return OpenAI's call as Bedrock's InvokeModel takes it: the model is named in the address."""
+    return {name: part for name, part in openai_body(request).items() if name != "model"}
+
+
+def generate_body(request: Request) -> dict[str, Any]:
+    """Return a generate call of TGI and LMI. TGI refuses temperature 0 and top_p 1, and samples where it sees any top_p."""
+    wanted = request.parameters
+    temperature, top_p = wanted.get("temperature", 0), wanted.get("top_p", 1)
+    sampling = {"temperature": temperature, **({"top_p": top_p} if top_p < 1 else {})} if temperature else {}
+    tokens = int(wanted.get("max_tokens", USUAL_TOKENS))
+    told = {"do_sample": bool(sampling), "details": True, "return_full_text": False}
+    return {"inputs": request.prompt, "parameters": {**sampling, "max_new_tokens": tokens, **told}}
+
+
+def llama_body(request: Request) -> dict[str, Any]:
+    """Return InvokeModel's body of a Llama model."""
+    wanted = request.parameters
+    sampling = {name: wanted[name] for name in ("temperature", "top_p") if name in wanted}
+    return {"prompt": request.prompt, "max_gen_len": int(wanted.get("max_tokens", USUAL_TOKENS)), **sampling}
+
+
+def converse_body(request: Request) -> dict[str, Any]:
+    """Return Converse's messages, system and inferenceConfig; a text is one message of the user."""
+    prompt = [{"role": "user", "content": request.prompt}] if isinstance(request.prompt, str) else request.prompt
+    system = [{"text": message["content"]} for message in prompt if message["role"] == "system"]
+    turns = [
+        {"role": message["role"], "content": [{"text": message["content"]}]}
+        for message in prompt
+        if message["role"] != "system"
+    ]
+    wanted = request.parameters
+    limits: dict[str, float] = {"maxTokens": int(wanted["max_tokens"])} if "max_tokens" in wanted else {}
+    names = (("temperature", "temperature"), ("topP", "top_p"))
+    limits |= {theirs: float(wanted[ours]) for theirs, ours in names if ours in wanted}
+    return {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
+
+
+def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
+    """Read the first choice of a chat or a completions call."""
+    match answer:
+        case {"choices": [dict() as choice, *_]}:
+            usage = answer.get("usage")
+            tokens = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+            return replace(_chosen(choice), prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    return failed("model_error", f"the answer holds no choices: {words(answer)}")
+
+
+def _chosen(choice: Mapping[str, Any]) -> Reply:
+    match choice:
+        case {"finish_reason": "content_filter"}:
+            return failed("filtered", "the server's content filter stopped the answer")
+        case {"message": {"content": str(text)}} | {"text": str(text)}:
+            return completed(text, cut=choice.get("finish_reason") in ("length", "max_tokens"))
+    return failed("model_error", f"the answer holds no text: {words(choice)}")
+
+
+def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
+    """Read the list that TGI answers with, or the object of LMI; without details, a text is taken as whole."""
+    match answer:
+        case [dict() as generated, *_] | (dict() as generated):
+            details = generated.get("details")
+            reason = details.get("finish_reason") if isinstance(details, dict) else None
+            return replace(_generated(generated, reason), completion_tokens=count(details, "generated_tokens"))
+    return failed("model_error", f"the answer holds no generated_text: {words(answer)}")
+
+
+def _generated(generated: Mapping[str, Any], reason: object) -> Reply:
+    match generated:
+        case {"generated_text": str(), "error": str(text)}:
+            return failed("model_error", f"the container failed in mid-answer: {text}")
+        case {"generated_text": str()} if reason == "error":  # status 200 all the same
+            return failed("model_error", "the container failed in mid-answer: finish_reason is error")
+        case {"generated_text": str(text)}:
+            return completed(text, cut=reason == "length")
+    return failed("model_error", f"the answer holds no generated_text: {words(generated)}")
+
+
+def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
+    """Read what InvokeModel answers for a Llama model."""
+    match answer:
+        case {"generation": str(text)}:
+            return replace(
+                completed(text, cut=answer.get("stop_reason") == "length"),
+                prompt_tokens=count(answer, "prompt_token_count"),
+                completion_tokens=count(answer, "generation_token_count"),
+            )
+    return failed("model_error", f"the answer holds no generation: {words(answer)}")
+
+
+def converse_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
+    """Read Converse's answer: its text blocks joined, those of reasoning left out."""
+    match answer:
+        case {"stopReason": str(reason)}:
+            usage = answer.get("usage")
+            tokens = count(usage, "inputTokens"), count(usage, "outputTokens")
+            return replace(_stopped(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    return failed("model_error", f"the answer holds no stopReason: {words(answer)}")
+
+
+def _stopped(reason: str, answer: Mapping[str, Any]) -> Reply:
+    if reason in FILTERED:
+        return failed("filtered", f"Bedrock stopped the answer: {reason}")
+    if reason not in ENDED | CUT:
+        return failed("model_error", f"the model stopped with {reason}")
+    match answer:
+        case {"output": {"message": {"content": [*blocks]}}}:
+            texts = [
+                block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
+            ]
+            return completed("".join(texts), cut=reason in CUT)
+    return failed("model_error", f"the answer holds no message: {words(answer.get('output'))}")
+
+
+SAGEMAKER: Mapping[str, Codec] = {
+    "tgi": (generate_body, generate_reply),
+    "lmi": (generate_body, generate_reply),
+    "openai": (openai_body, openai_reply),
+}
+BEDROCK: Mapping[str, Codec] = {
+    "converse": (converse_body, converse_reply),
+    "llama": (llama_body, llama_reply),
+    "openai": (imported_body, openai_reply),
+}
