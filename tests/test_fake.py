@@ -261,7 +261,7 @@ def test_a_container_that_fails_is_a_model_error(fake, sagemaker):
     assert json.loads(told_by["OriginalMessage"]) == {"error": "told to fail with 429", "error_type": "overloaded"}
     assert told_by["Error"]["Message"].startswith("Received client error (429) from primary with message")
     assert told_by["LogStreamArn"].startswith("arn:aws:logs:")
-    assert told_by["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "7.0"
+    assert told_by["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "7"
     assert told(fake, "calls")["throttled"] == 1
 
 
@@ -432,7 +432,7 @@ def test_what_cannot_be_is_refused(fake, route, wrong):
 
 
 def test_the_call_beyond_the_capacity_is_turned_away_at_once(fake):
-    told(fake, "manner", {"latency_ms": 1000, "capacity": 50, "retry_after": 2.5})
+    told(fake, "manner", {"latency_ms": 2000, "capacity": 50, "retry_after": 2.5})
     with ThreadPoolExecutor(51) as pool:
         held = [pool.submit(chat, fake, f"Held {number}?") for number in range(50)]
         while told(fake, "calls")["open"] < 50:
@@ -461,28 +461,28 @@ def test_a_caller_who_leaves_makes_room(fake):
 
 
 def test_calls_a_second_are_capped(fake, sagemaker):
-    told(fake, "manner", {"requests_per_second": 5, "retry_after": 0})
-    answers = [chat(fake, f"Question {number}?") for number in range(8)]
-    assert [status for status, _, _ in answers] == [200] * 5 + [429] * 3
+    told(fake, "manner", {"requests_per_second": 2, "retry_after": 0})
+    answers = [chat(fake, f"Question {number}?") for number in range(4)]
+    assert [status for status, _, _ in answers] == [200] * 2 + [429] * 2
     assert "retry-after" not in answers[-1][1]
     assert fails(lambda: generate(sagemaker))["Error"]["Code"] == "ThrottlingException"
-    time.sleep(0.3)
+    time.sleep(0.6)
     assert chat(fake)[0] == 200
 
 
 def test_the_tail_is_the_same_every_time(fake):
-    told(fake, "manner", {"tail_share": 0.2, "tail_ms": 120})
+    told(fake, "manner", {"tail_share": 0.2, "tail_ms": 300})
 
     def late():
         told(fake, "calls", method="DELETE")
         times = [time.monotonic()]
-        for number in range(40):
+        for number in range(24):
             chat(fake, f"Question {number}?")
             times.append(time.monotonic())
-        return {number for number, (start, end) in enumerate(pairwise(times)) if end - start > 0.1}
+        return {number for number, (start, end) in enumerate(pairwise(times)) if end - start > 0.25}
 
     first = late()
-    assert 2 <= len(first) <= 16
+    assert 1 <= len(first) <= 12
     assert late() == first
 
 

@@ -62,7 +62,10 @@ class Counts:
         self._open -= 1
 
     def told(self) -> dict[str, object]:
-        """Say how many calls came, how they ended, of how many requests, and which of these were answered twice."""
+        """Say how many calls came, how they ended, of how many requests, and which of these were answered twice.
+
+        most_open is how many were open at once at most, with those turned away; by_status counts the answers begun.
+        """
         return {
             "calls": self._asked.total(),
             "answered": self._answered.total(),

@@ -195,8 +195,7 @@ def _trouble(behaviour: Behaviour, call: Call, container: str) -> Laid | None:
     if behaviour.key and key != behaviour.key:
         return troubled(call.path, Trouble(401, f"Incorrect API key provided: {key}"))
     if behaviour.body is not None:
-        extra = [] if wait is None else [(b"retry-after", str(wait).encode("latin-1"))]
-        return Laid(status, as_json(extra), behaviour.body.encode(), throttled=status == BUSY)
+        return Laid(status, as_json([], wait), behaviour.body.encode(), throttled=status == BUSY)
     if status != 200 or original:  # noqa: PLR2004 - OK
         message = f"told to fail with {original or status}"
         return troubled(call.path, Trouble(status, message, behaviour.error, original, wait), container)

@@ -111,6 +111,8 @@ def serve(application: "Starlette") -> None:
 
     The port is bound before it is told, and told as one line of JSON, so that nobody can call too early.
     """
+    import uvicorn  # noqa: F401, PLC0415 - where it cannot be loaded, no port is told
+
     threading.Thread(target=_die_with_parent, daemon=True).start()
     listener = listening(0)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)  # noqa: T201 - the parent reads it

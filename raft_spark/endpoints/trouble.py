@@ -99,11 +99,15 @@ def _model_error(trouble: Trouble, container: str) -> dict[str, object]:
 
 
 def _laid(trouble: Trouble, status: int, body: Mapping[str, object], extra: Headers) -> Laid:
-    wait = [] if trouble.retry_after is None else [(b"retry-after", str(trouble.retry_after).encode("latin-1"))]
     throttled = BUSY in {status, trouble.original_status} or trouble.name == "ThrottlingException"
-    return Laid(status, as_json(extra + wait), json.dumps(body).encode(), throttled)
+    return Laid(status, as_json(extra, trouble.retry_after), json.dumps(body).encode(), throttled)
 
 
-def as_json(extra: Headers) -> Headers:
-    """Return the headers of a JSON body."""
-    return [(b"content-type", b"application/json"), *extra]
+def as_json(extra: Headers, retry_after: str | float | None = None) -> Headers:
+    """Return the headers of a JSON body; a number of seconds is told as the services do, 7 and not 7.0."""
+    wait = retry_after if isinstance(retry_after, str | None) else f"{retry_after:g}"
+    return [
+        (b"content-type", b"application/json"),
+        *extra,
+        *([(b"retry-after", wait.encode("latin-1"))] if wait else []),
+    ]
