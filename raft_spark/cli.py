@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from raft_spark import __version__, articles, base, completions, config, dataset, schemas, session, tables, views
+from raft_spark.endpoints import trial
 from raft_spark.errors import RaftError
 
 STAGES: dict[str, Callable[[config.Config], tables.Version]] = {
@@ -155,3 +156,11 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
     with reported():
         conf = config.load(files, assignments)
         views.history(console, tables.history(conf.lake, table), tables.current(conf.lake, table))
+
+
+@main.command("fake-endpoint")
+@trial.options
+def fake_endpoint(port: int, **manner: object) -> None:
+    """Answer as OpenAI, SageMaker and Bedrock do, on 127.0.0.1 and with made-up answers, until Ctrl-C: to try a run."""
+    with reported():
+        trial.run(port, manner)

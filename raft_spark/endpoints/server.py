@@ -42,7 +42,7 @@ def started(conf: Endpoint) -> Iterator[str]:
 
     Raises EndpointError when a package is missing or the server ends before it answers.
     """
-    _check_installed(conf.kind)
+    check_installed(conf.kind)
     command = [sys.executable, "-P", "-m", f"raft_spark.endpoints.{conf.kind}", conf.model_dump_json()]
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     with (
@@ -65,7 +65,8 @@ def started(conf: Endpoint) -> Iterator[str]:
             _stop(child)
 
 
-def _check_installed(kind: str) -> None:
+def check_installed(kind: str) -> None:
+    """Raise EndpointError when a package that a server of `kind` needs is missing, with the way to get it."""
     missing = {package: fix for package, fix in NEEDS[kind].items() if find_spec(package) is None}
     if missing:
         fixes = " and ".join(dict.fromkeys(missing.values()))
@@ -110,14 +111,27 @@ def serve(application: "Starlette") -> None:
 
     The port is bound before it is told, and told as one line of JSON, so that nobody can call too early.
     """
-    import uvicorn  # noqa: PLC0415 - the parent side works without it, and says what is missing
+    import uvicorn  # noqa: F401, PLC0415 - where it cannot be loaded, no port is told
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; without it every answer waits 40 ms
+    listener = listening(0)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)  # noqa: T201 - the parent reads it
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on: a full pipe would stop a later print
-    settings = uvicorn.Config(application, log_level="error", lifespan="off", timeout_keep_alive=600)
+    answer(application, listener)
+
+
+def listening(port: int) -> socket.socket:
+    """Return a socket of 127.0.0.1 that takes calls; port 0 is any free one. Raises OSError when the port is taken."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=2048)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; without it every answer waits 40 ms
+    return listener
+
+
+def answer(application: "Starlette", listener: socket.socket) -> None:
+    """Answer what comes to a socket; does not return by itself."""
+    import uvicorn  # noqa: PLC0415 - the parent side works without it, and says what is missing
+
+    settings = uvicorn.Config(application, log_level="error", lifespan="off", timeout_keep_alive=600, access_log=False)
     uvicorn.Server(settings).run(sockets=[listener])
 
 
