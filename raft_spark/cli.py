@@ -9,7 +9,19 @@ from contextlib import contextmanager
 import click
 from rich.console import Console
 
-from raft_spark import __version__, articles, base, completions, config, dataset, schemas, session, tables, views
+from raft_spark import (
+    __version__,
+    articles,
+    base,
+    completions,
+    config,
+    dataset,
+    report,
+    schemas,
+    session,
+    tables,
+    views,
+)
 from raft_spark.errors import RaftError
 
 STAGES: dict[str, Callable[[config.Config], tables.Version]] = {
@@ -155,3 +167,12 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
     with reported():
         conf = config.load(files, assignments)
         views.history(console, tables.history(conf.lake, table), tables.current(conf.lake, table))
+
+
+@main.command("report")
+@settings
+@click.option("--run", "run_id", default="", metavar="RUN_ID", help="Which run; default: the last that began.")
+def report_on(files: Sequence[str], assignments: Sequence[str], run_id: str) -> None:
+    """Write a page about a run of completions into the lake, completions/runs/RUN_ID.html, and print where it lies."""
+    with reported():
+        click.echo(report.written(config.load(files, assignments).lake, run_id))
