@@ -69,13 +69,12 @@ def write(lake: Lake, run: Run) -> None:
 def read(lake: Lake, run_id: str = "") -> Run | None:
     """Return a run, by default the last that began; None when there is none."""
     folder = _folder(lake)
-    told = (file.path for file in folder.list() if file.path.endswith(".json"))  # a report lies beside its run
-    name = f"{run_id}.json" if run_id else max(told, default="")
+    name = f"{run_id}.json" if run_id else max((file.path for file in folder.list()), default="")
     stored = folder.read(name) if name else None
     if stored is None:
         return None
-    fields = json.loads(stored)
-    return Run(**{**fields, "series": tuple(Point(**point) for point in fields["series"])})
+    told = json.loads(stored)
+    return Run(**{**told, "series": tuple(Point(**point) for point in told["series"])})
 
 
 def _folder(lake: Lake) -> Place:
