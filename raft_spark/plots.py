@@ -82,18 +82,20 @@ def _throughput(figure: "Figure", series: Sequence[Point]) -> None:
     above.stairs(speeds, times, fill=True, color=FIRST, alpha=0.22)
     above.stairs(speeds, times, baseline=None, color=FIRST, linewidth=2)
     above.set_title("answers a second")
-    at = [point.seconds / per for point in series]
+    at = [0.0, *(point.seconds / per for point in series)]  # a point tells of the time before it, the first too
+    points = [series[0], *series]
     below.fill_between(
-        at, [point.open for point in series], step="pre", color=SECOND, alpha=0.3, linewidth=0, label="open"
+        at, [point.open for point in points], step="pre", color=SECOND, alpha=0.3, linewidth=0, label="open"
     )
-    below.step(at, [point.window for point in series], color=INK, linewidth=1.8, label="window")
+    below.step(at, [point.window for point in points], color=INK, linewidth=1.8, label="window")
     below.set_title("open calls, and how many may be open (window)")
     _mark_throttled(below, series, per)
     below.set_xlabel(f"{unit} since the run began")
     below.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10.5)
     for axes in (above, below):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax or 1)
         axes.set_xlim(0, times[-1])
+    below.locator_params(axis="y", integer=True)
 
 
 def _mark_throttled(axes: "Axes", series: Sequence[Point], per: float) -> None:

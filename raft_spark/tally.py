@@ -105,14 +105,16 @@ def added(tally: Tally, batch: pa.RecordBatch) -> Tally:
     )
 
 
-def percentile(histogram: Histogram, share: float) -> float:
-    """Return the value that `share` of the rows do not exceed (nearest rank), right to 1.2 %. The histogram is not empty."""
+def percentile(histogram: Histogram, share: float) -> int:
+    """Return the value that `share` of the rows do not exceed (nearest rank), right to 1.2 % and rounded: all values are
+    whole. The histogram is not empty.
+    """
     rank, seen = share * histogram.total(), 0
     for number in sorted(histogram):
         seen += histogram[number]
         if seen >= rank:
             break
-    return float(np.sqrt(EDGES[number] * EDGES[number + 1]))
+    return round(float(np.sqrt(EDGES[number] * EDGES[number + 1])))
 
 
 def coarser(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:

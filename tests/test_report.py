@@ -182,7 +182,7 @@ def most(rows: list[dict[str, object]], column: str) -> list[int]:
 def test_a_percentile_is_right_to_little_more_than_one_percent(values: list[int], share: float):
     histogram = tallied(*({**ROW, "latency_ms": value} for value in values)).latencies
     exact = sorted(values)[math.ceil(share * len(values)) - 1]
-    assert tally.percentile(histogram, share) == pytest.approx(exact, rel=0.012)
+    assert abs(tally.percentile(histogram, share) - exact) <= 0.012 * exact + 0.5
 
 
 def test_bars_have_every_value_once_and_between_their_edges():
