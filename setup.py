@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
+report = ["jinja2>=3.1", "matplotlib>=3.10"]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
@@ -17,7 +18,7 @@ setup(
     python_requires=">=3.11",
     packages=["raft_spark", "raft_spark.endpoints", "raft_spark.conf"],
     package_dir={"raft_spark.conf": "conf"},
-    package_data={"raft_spark": ["py.typed"], "raft_spark.conf": ["*.toml"]},
+    package_data={"raft_spark": ["py.typed", "*.html"], "raft_spark.conf": ["*.toml"]},
     entry_points={"console_scripts": ["raft-spark = raft_spark.cli:main"]},
     install_requires=[
         "boto3>=1.40",
@@ -37,7 +38,9 @@ setup(
             "starlette>=0.40",
             "uvicorn>=0.30",
             "install-jdk>=1.1",
+            *report,
         ],
+        "report": report,
         "dev": [
             "hypothesis>=6.100",
             "import-linter>=2",
@@ -48,6 +51,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.8",
+            *report,
         ],
     },
     classifiers=["Programming Language :: Python :: 3.11", "License :: OSI Approved :: MIT License", "Typing :: Typed"],

@@ -9,7 +9,19 @@ from contextlib import contextmanager
 import click
 from rich.console import Console
 
-from raft_spark import __version__, articles, base, completions, config, dataset, schemas, session, tables, views
+from raft_spark import (
+    __version__,
+    articles,
+    base,
+    completions,
+    config,
+    dataset,
+    report,
+    schemas,
+    session,
+    tables,
+    views,
+)
 from raft_spark.endpoints import trial
 from raft_spark.errors import RaftError
 
@@ -164,3 +176,12 @@ def fake_endpoint(port: int, **manner: object) -> None:
     """Answer as OpenAI, SageMaker and Bedrock do, on 127.0.0.1 and with made-up answers, until Ctrl-C: to try a run."""
     with reported():
         trial.run(port, manner)
+
+
+@main.command("report")
+@settings
+@click.option("--run", "run_id", default="", metavar="RUN_ID", help="Which run; default: the last that began.")
+def report_on(files: Sequence[str], assignments: Sequence[str], run_id: str) -> None:
+    """Write a page about a run of completions into the lake, completions/runs/RUN_ID.html, and print where it lies."""
+    with reported():
+        click.echo(report.written(config.load(files, assignments).lake, run_id))

@@ -1,0 +1,180 @@
+"""A run of completions -> a page about it: ROOT/completions/runs/RUN_ID.html, which needs nothing but itself.
+
+The numbers are those that the run told of itself (runs.py), the distributions those of the rows it stored (tally.py). All
+text of rows is a stranger's: it reaches the page through jinja2's escaping alone, and the page allows no script at all.
+jinja2 and matplotlib are imported when a page is written: EMR does not carry them.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from raft_spark import plots, runs, schemas, tally
+from raft_spark.config import Lake
+from raft_spark.errors import InputError
+from raft_spark.files import Place
+from raft_spark.runs import Run
+from raft_spark.tally import Tally
+
+TEMPLATE = "report.html"
+DASH = "\N{EN DASH}"  # for what nobody knows
+EXTRA = "pip install 'raft-spark[report]'"
+STATES = {"asking": "still asking", "finished": "finished", "stopped": "stopped early", "failed": "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as the page shows it, with what it means."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A row of a table with a bar: `share` of all in 0..1, an example where there is one."""
+
+    name: str
+    count: int
+    share: float
+    example: str = ""
+
+
+def written(lake: Lake, run_id: str = "") -> str:
+    """Write the page of a run, by default of the last that began, into the lake; return where it lies.
+
+    Raises InputError when there is no such run, its rows cannot be read or a package is missing.
+    """
+    run = runs.read(lake, run_id)
+    store = Place.of(lake).at(schemas.COMPLETIONS)
+    if run is None:
+        what = f"no run {run_id!r}" if run_id else "no run of completions"
+        msg = f"{store.root} knows {what}; `raft-spark completions` makes one"
+        raise InputError(msg)
+    with _packages():
+        text = page(run, functools.reduce(tally.added, tally.batches(store, run.id), Tally()))
+    folder, name = store.at("runs"), f"{run.id}.html"
+    folder.write(name, text.encode())
+    return folder.path(name) if folder.is_local else f"{folder.root}/{name}"
+
+
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Say how to get a package that only this page needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        msg = f"the report needs the package {error.name}: {EXTRA}"
+        raise InputError(msg) from error
+
+
+def page(run: Run, rows: Tally) -> str:
+    """Return the page about a run whose stored rows come to `rows`."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - EMR does not carry it
+
+    text = resources.files("raft_spark").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    filters: Mapping[str, Callable[..., str]] = {"duration": plots.duration, "count": "{:,}".format, "moment": _moment}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(filters)
+    told: dict[str, Any] = {
+        "run": run,
+        "state": STATES[run.state],
+        "rows": rows,
+        "numbers": numbers(run),
+        "figures": _figures(run, rows),
+        "errors": _errors(run, rows),
+        "attempts": _bars({str(calls): rows.attempts[calls] for calls in sorted(rows.attempts)}),
+    }
+    return environment.from_string(text).render(told)
+
+
+def numbers(run: Run) -> list[Number]:
+    """Return the key numbers of a run; what is divided by nothing is shown as a dash."""
+    failed, seconds = sum(run.failed.values()), _seconds(run)
+    tokens = run.prompt_tokens + run.completion_tokens
+    return [
+        Number("answered", f"{run.answered:,}", f"of {run.total:,} to ask"),
+        Number("left", f"{max(0, run.total - run.answered):,}", "without an answer"),
+        Number("failed", f"{failed:,}", _percent(failed, run.answered + failed, "asked")),
+        Number("known before", f"{run.known:,}", "not asked again"),
+        Number("calls", f"{run.calls:,}", _each(run.calls, run.answered, "an answer")),
+        Number("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
+        Number("tokens in", f"{run.prompt_tokens:,}", _each(run.prompt_tokens, run.answered, "an answer")),
+        Number("tokens out", f"{run.completion_tokens:,}", _each(run.completion_tokens, run.answered, "an answer")),
+        Number("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _thousand(run)),
+        Number("answers a second", _ratio(run.answered, seconds), _each(run.calls, seconds, "calls a second")),
+        Number("tokens a second", _ratio(tokens, seconds), "in and out"),
+        Number("duration", _clock(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
+    ]
+
+
+def _thousand(run: Run) -> str:
+    if not run.dollars:
+        return "no price is known"
+    return f"${_ratio(1000 * run.dollars, run.answered)} for 1,000"
+
+
+def _figures(run: Run, rows: Tally) -> dict[str, str]:
+    """Return the figures that have something to show, by name."""
+    moves = bool(run.series) and run.series[-1].seconds > 0
+    figures: Mapping[str, tuple[bool, Callable[[], str]]] = {
+        "throughput": (moves, lambda: plots.throughput(run.series)),
+        "latencies": (bool(rows.latencies), lambda: plots.latencies(rows.latencies)),
+        "tokens": (
+            bool(rows.prompt_tokens or rows.completion_tokens),
+            lambda: plots.tokens(rows.prompt_tokens, rows.completion_tokens),
+        ),
+        "cost": (
+            moves and run.dollars > 0 and run.series[-1].tokens > 0,
+            lambda: plots.cost(run.series, run.dollars),
+        ),
+    }
+    return {name: draw() for name, (shows, draw) in figures.items() if shows}
+
+
+def _errors(run: Run, rows: Tally) -> list[Bar]:
+    """Return the failed rows by class, most first, as the run told them; the store knows an example of each."""
+    counts = {**rows.errors, **run.failed}
+    return _bars(dict(sorted(counts.items(), key=lambda item: -item[1])), rows.examples)
+
+
+def _bars(counts: Mapping[str, int], examples: Mapping[str, str] | None = None) -> list[Bar]:
+    whole = max(1, sum(counts.values()))
+    return [Bar(name, count, count / whole, (examples or {}).get(name, "")) for name, count in counts.items()]
+
+
+def _seconds(run: Run) -> float:
+    return (datetime.fromisoformat(run.updated_at) - datetime.fromisoformat(run.started_at)).total_seconds()
+
+
+def _moment(time: str) -> str:
+    return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _clock(seconds: float) -> str:
+    """Say a duration as a person does: 1 h 02 min, 5 min 07 s, 9.4 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:  # noqa: PLR2004 - an hour
+        return f"{minutes // 60:,} h {minutes % 60:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def _ratio(part: float, whole: float) -> str:
+    """Say a ratio to three digits, large ones whole."""
+    if whole <= 0:
+        return DASH
+    ratio = part / whole
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:#.3g}"  # noqa: PLR2004 - three digits
+
+
+def _each(part: float, whole: float, unit: str) -> str:
+    return f"{_ratio(part, whole)} {unit}" if whole > 0 else ""
+
+
+def _percent(part: float, whole: float, of: str) -> str:
+    return f"{100 * part / whole:.2g} % of {of}" if whole > 0 else ""
