@@ -137,7 +137,9 @@ def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None)
 
 @main.command("estimate")
 @settings
-@click.option("--ask", default=5, show_default=True, type=click.IntRange(0, 100), help="How many requests, 0 = none.")
+@click.option(
+    "--ask", default=5, show_default=True, type=click.IntRange(0, 100), help="Answers to go by: asks what is missing."
+)
 @click.option("--json", "as_json", is_flag=True, help="The same numbers as one line of JSON.")
 def estimate_costs(files: Sequence[str], assignments: Sequence[str], ask: int, *, as_json: bool) -> None:
     """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""

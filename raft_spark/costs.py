@@ -136,7 +136,7 @@ def bill(conf: Config, mode: str, rows: int, use: Use) -> Bill:
     """Price what asking takes."""
     price = conf.price
     free = Amount(0) if conf.teacher.kind in OWN else None
-    on_demand = _priced(use, price.input_price, price.output_price) or (None if price.hourly_price else free)
+    on_demand = _priced(use, price.input_price, price.output_price) or free
     batch = _priced(use, price.batch_input_price, price.batch_output_price)
     hours = use.seconds * (1 / 3600) if use.seconds else None
     endpoint = hours * price.hourly_price if hours and price.hourly_price else None

@@ -45,7 +45,7 @@ class Sent:
 
 
 def run(conf: config.Config, ask: int) -> costs.Estimate:
-    """Say what the current base would cost; ask at most `ask` requests, where fewer than ENOUGH answers are stored.
+    """Say what the current base would cost; ask until `ask` answers are stored, where there are fewer. ENOUGH need no more.
 
     Raises EndpointError when requests were asked and none was answered.
     """
@@ -54,9 +54,10 @@ def run(conf: config.Config, ask: int) -> costs.Estimate:
     if done is not None:
         return costs.estimate(conf, costs.Remaining(done, 0, 0), [])
     left, seen, following = _look(conf, base, ask)
-    if len(seen) >= ENOUGH or not following:
+    more = following[: max(0, ask - len(seen))]
+    if not more or len(seen) >= ENOUGH:
         return costs.estimate(conf, left, seen)
-    asked = _ask(conf, following)
+    asked = _ask(conf, more)
     rest = costs.Remaining(
         left.requests, left.rows - len(asked), left.characters - sum(one.characters for one in asked)
     )

@@ -16,6 +16,7 @@ from raft_spark.errors import EndpointError
 
 Done = tuple[str, tables.Version, bool, float]
 LONG_TEXT = 600
+UNITS = ((1, "seconds"), (60, "minutes"), (3600, "hours"))
 
 
 def line(name: str, version: tables.Version, new: bool, seconds: float) -> str:  # noqa: FBT001 - a fact, not a switch
@@ -107,7 +108,7 @@ def _use(use: costs.Use, mode: str) -> Iterator[tuple[str, str]]:
     yield "tokens in", _amount(use.tokens_in, ",.0f")
     yield "tokens out", _amount(use.tokens_out, ",.0f")
     if use.seconds:
-        unit, name = (60, "minutes") if use.seconds.value < 2 * 3600 else (3600, "hours")
+        unit, name = next(unit for unit in UNITS if use.seconds.value < 120 * unit[0] or unit == UNITS[-1])
         yield "time", f"{_amount(use.seconds * (1 / unit), ',.1f')} {name}, as completions.{use.bound_by} allows"
     else:
         yield "time", f"hours: {mode} jobs run when there is room"

@@ -1,13 +1,15 @@
 """What some answers took tells what the others take: tokens, hours, dollars, and how far that may be off."""
 
+import io
 import random
 import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from raft_spark import config, costs
+from raft_spark import config, costs, views
 from raft_spark.costs import Amount, Answered, Remaining
 
 pytestmark = pytest.mark.row
@@ -111,7 +113,7 @@ def test_a_size_of_workers_that_nobody_priced_is_still_told():
     [
         ({}, (16, 64)),  # 4 workers of 4 vCPU and 14 GB + 10 %, whole GB
         ({"spark.executor.instances": "10"}, (44, 176)),
-        ({"spark.driver.cores": "2", "spark.driver.memory": "2g"}, (14, 51)),  # at least 384 MB more
+        ({"spark.driver.cores": "2", "spark.driver.memory": "2700m"}, (14, 52)),  # at least 384 MB more
         ({"spark.executor.cores": "8", "spark.executor.memory": "28672m", "spark.executor.memoryOverhead": "2048"}, (28, 106)),
     ],
 )  # fmt: skip
@@ -149,6 +151,53 @@ def test_one_answer_tells_no_margin():
 def test_a_margin_by_hand():
     # mean 100, spread 20, two degrees of freedom: 4.30 * 20 * sqrt(1000 * 1000 / 3 + 1000)
     assert told().use.tokens_out.margin == pytest.approx(4.30 * 20 * 578.2156, rel=1e-4)
+
+
+def shown(*assignments: str, left: Remaining = LEFT, seen: list[Answered] = SEEN) -> str:
+    written = io.StringIO()
+    conf = config.load(assignments=[*TEACHER, *assignments])
+    views.estimate(Console(file=written, width=200), conf, costs.estimate(conf, left, seen, asked_now=3))
+    return written.getvalue()
+
+
+def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():
+    page = shown("completions.max_spend=0.021", LAKE)
+    for expected in (
+        "us.amazon.nova-lite-v1:0",
+        "1,000 to ask, 300 known",
+        "3 answers, 3 of them asked and stored now",
+        "1,000,000 ± 0",
+        "100,000 ± 49,727",
+        "3.3 ± 0.0 minutes, as completions.in_flight allows",
+        "$0.0840 ± 0.0119",
+        "$0.0420 ± 0.0060",
+        "1.42 ± 0.00 vCPU-hours, 5.69 ± 0.00 GB-hours",
+        "$0.02 pay for 250 of 1,000 requests",
+    ):
+        assert expected in page
+
+
+@pytest.mark.parametrize(
+    ("assignments", "key"),
+    [
+        (["endpoints.mine.model=unknown"], "give endpoints.mine.input_price and output_price."),
+        (
+            ["endpoints.mine.model=unknown", "completions.mode=batch", 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/b"'],
+            "give endpoints.mine.batch_input_price and batch_output_price.",
+        ),
+        (
+            ['endpoints.own={kind="sagemaker", endpoint_name="own"}', "completions.endpoint=own", "completions.template=llama3"],
+            "give endpoints.own.hourly_price, of all its instances.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_missing_price_is_named_by_its_setting(assignments: list[str], key: str):
+    assert key in shown(*assignments)
+
+
+def test_a_person_reads_that_nothing_is_to_pay_or_that_no_answer_tells():
+    assert "Nothing to pay: all 60 requests are answered." in shown(left=Remaining(60, 0, 0))
+    assert "let it ask some, --ask 5" in shown(seen=[])
 
 
 @given(st.integers(2, 40), st.integers(1, 10_000), st.integers(1, 5))

@@ -1,14 +1,16 @@
 """raft-spark estimate on a real Spark and a fake endpoint: what it asks is stored, and the run costs what it said."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from conftest import SPARK, Settle
-from raft_spark import articles, base, completions, config, costs, endpoints, estimate, session, tables
+from raft_spark import articles, base, completions, config, costs, endpoints, estimate, session
 from raft_spark.cli import main
 from raft_spark.errors import EndpointError, InputError
 from test_completions import behave, stored
@@ -30,12 +32,23 @@ def url() -> Iterator[str]:
         yield endpoint.url
 
 
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of 60 articles, ready to be asked about."""
+    folder = tmp_path_factory.mktemp("estimate") / "lake"
+    spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
+    conf = config.load(assignments=[*spark, *SETTINGS, f"lake.root={folder}"])
+    articles.run(conf)
+    base.run(conf)
+    return folder
+
+
 @pytest.fixture
-def asking(settled: Settle, url: str) -> Settle:
+def asking(settled: Settle, url: str, lake: Path) -> Settle:
     def settle(*assignments: str) -> config.Config:
         conf = settled(*SETTINGS, f"endpoints.fake.url={url}", *assignments)
-        articles.run(conf)
-        base.run(conf)
+        if not Path(conf.lake.root).exists():
+            shutil.copytree(lake, conf.lake.root)
         return conf
 
     return settle
@@ -72,22 +85,21 @@ def test_a_stored_answer_of_an_estimate_is_a_row_as_the_stage_stores_it(asking: 
     assert (early["attempts"], early["model"], early["finish_reason"]) == (1, "fake", "stop")
 
 
-def test_a_finished_lake_has_nothing_to_pay_and_starts_no_spark(asking: Settle, url: str):
-    conf = asking()
-    completions.run(conf)
-    session.stop()
-    begin = time.monotonic()
-    done = estimate.run(conf, ask=5)
-    assert time.monotonic() - begin < 2
-    assert (done.requests, done.to_ask, done.bill) == (60, 0, None)
-    assert calls(url)["calls"] == 60
-
-
 def test_enough_stored_answers_tell_without_asking(asking: Settle, url: str):
     completions.run(asking())
-    more = estimate.run(asking("articles.source=sample:100"), ask=5)
+    conf = asking("articles.source=sample:100")
+    articles.run(conf)
+    base.run(conf)
+    more = estimate.run(conf, ask=100)
     assert (more.requests, more.to_ask, more.sampled, more.asked_now) == (100, 40, 60, 0)
     assert calls(url)["calls"] == 60
+
+
+def test_a_second_estimate_goes_by_the_answers_of_the_first(asking: Settle, url: str):
+    estimate.run(asking(), ask=3)
+    again = estimate.run(asking(), ask=5)
+    assert (again.to_ask, again.sampled, again.asked_now) == (55, 5, 2)
+    assert calls(url)["calls"] == 5
 
 
 def test_asking_nothing_costs_nothing_and_says_what_is_missing(asking: Settle, url: str):
@@ -115,40 +127,25 @@ def test_without_base_the_error_names_the_stage(settled: Settle):
 
 
 def call(conf: config.Config, *words: str) -> str:
-    kept = {"lake.root": conf.lake.root, "articles.source": "sample:60", "completions.endpoint": "fake"}
+    """Call the verb as a person would; it ends with Spark stopped."""
+    basis = [f"lake.root={conf.lake.root}", "completions.endpoint=fake", f"endpoints.fake.url={conf.teacher.url}"]
     spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
-    given = [*(f"{key}={value}" for key, value in kept.items()), f"endpoints.fake.url={conf.teacher.url}", *spark]
-    flags = [part for assignment in given for part in ("--set", assignment)]
-    done = CliRunner().invoke(main, ["estimate", *flags, *words], env={"COLUMNS": "200"})
+    flags = [part for assignment in (*basis, *spark, *SETTINGS) for part in ("--set", assignment)]
+    done = CliRunner().invoke(main, ["estimate", *flags, *words])
     assert done.exit_code == 0, done.output
     return done.output
 
 
-def test_the_verb_shows_a_table_and_the_same_numbers_as_json(asking: Settle, url: str):
+def test_the_verb_tells_the_numbers_as_json_and_of_a_finished_lake_at_once(asking: Settle, url: str):
     conf = asking()
-    shown = call(conf, "--set", "endpoints.fake.input_price=2.0", "--set", "completions.max_spend=0.001")
-    for expected in (
-        "55 to ask, 5 known",
-        "tokens in",
-        "±",
-        "completions.in_flight allows",
-        "total, realtime",
-        "max_spend",
-    ):
-        assert expected in shown
-    numbers = json.loads(call(conf, "--ask", "0", "--json").splitlines()[-1])
-    assert (numbers["to_ask"], numbers["sampled"]) == (55, 5)
-    assert numbers["use"]["tokens_in"]["value"] > 55 * 50
     completions.run(conf)
+    session.stop()
+    begin = time.monotonic()
     assert "Nothing to pay: all 60 requests are answered." in call(conf)
-
-
-def test_a_missing_price_is_named_by_its_setting(asking: Settle, url: str):
-    sets = (
-        "--set",
-        f'endpoints.other={{kind="openai", url="{url}", model="m"}}',
-        "--set",
-        "completions.endpoint=other",
+    assert time.monotonic() - begin < 2
+    assert calls(url)["calls"] == 60
+    numbers = json.loads(call(conf, "--json", "--set", "completions.max_new_tokens=40", "--ask", "2").splitlines()[-1])
+    assert (numbers["to_ask"], numbers["asked_now"]) == (58, 2)
+    assert numbers["bill"]["total"]["value"] == pytest.approx(
+        (2 * numbers["use"]["tokens_in"]["value"] + 10 * numbers["use"]["tokens_out"]["value"]) / 1_000_000
     )
-    assert "give endpoints.other.input_price and output_price" in call(asking(), *sets)
-    assert tables.current(asking().lake, "completions") is None
