@@ -1,5 +1,7 @@
 """raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it."""
 
+import dataclasses
+import json
 import signal
 import sys
 import time
@@ -16,6 +18,7 @@ from raft_spark import (
     completions,
     config,
     dataset,
+    estimate,
     report,
     schemas,
     session,
@@ -132,6 +135,24 @@ def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None)
         conf = config.load(files, assignments)
         row = tables.first_row(conf.lake, tables.needed(conf.lake, schemas.BASE), pubid)
         views.preview(console, conf, row)
+
+
+@main.command("estimate")
+@settings
+@click.option(
+    "--ask", default=5, show_default=True, type=click.IntRange(0, 100), help="Answers to go by: asks what is missing."
+)
+@click.option("--json", "as_json", is_flag=True, help="The same numbers as one line of JSON.")
+def estimate_costs(files: Sequence[str], assignments: Sequence[str], ask: int, *, as_json: bool) -> None:
+    """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""
+    with reported():
+        conf = config.load(files, assignments)
+        told = estimate.run(conf, ask)
+        session.stop()
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(told)))
+        else:
+            views.estimate(console, conf, told)
 
 
 @main.command()

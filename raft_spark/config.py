@@ -243,7 +243,7 @@ class Endpoint(Section):
 
 
 class Price(Section):
-    """What a model, an instance or EMR costs, in dollars, with where and when that was read."""
+    """What a model or an instance costs, in dollars, with where and when that was read."""
 
     input_price: Money = 0
     output_price: Money = 0
@@ -252,6 +252,15 @@ class Price(Section):
     hourly_price: Money = 0
     source: str = ""
     date: str = ""
+
+
+class Emr(Section):
+    """What EMR Serverless takes for its workers, in dollars, with where and when that was read."""
+
+    vcpu_hour: Money
+    gb_hour: Money
+    source: str
+    date: str
 
 
 class Config(Section):
@@ -264,6 +273,7 @@ class Config(Section):
     dataset: Dataset
     endpoints: dict[str, Endpoint]
     prices: dict[str, Price]
+    emr: Emr
     spark: Annotated[dict[str, str], AfterValidator(_spark)]
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -11,11 +11,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, endpoints, prompts, schemas, tables
+from raft_spark import config, costs, endpoints, prompts, schemas, tables
 from raft_spark.errors import EndpointError
 
 Done = tuple[str, tables.Version, bool, float]
 LONG_TEXT = 600
+UNITS = ((1, "seconds"), (60, "minutes"), (3600, "hours"))
 
 
 def line(name: str, version: tables.Version, new: bool, seconds: float) -> str:  # noqa: FBT001 - a fact, not a switch
@@ -83,6 +84,67 @@ def history(console: Console, versions: Iterable[tables.Version], current: table
         mark = "current" if current and version.id == current.id else ""
         table.add_row(mark, version.id, _rows(version), version.created_at, inputs)
     console.print(table)
+
+
+def estimate(console: Console, conf: config.Config, told: costs.Estimate) -> None:
+    """Show what the completions stage would cost, and which setting to give where a price is missing."""
+    if not told.to_ask:
+        console.print(f"Nothing to pay: all {told.requests:,} requests are answered.", highlight=False)
+        return
+    table = Table("", told.model or conf.completions.endpoint, title="What the completions would cost", min_width=60)
+    table.add_row("requests", f"{told.to_ask:,} to ask, {told.requests - told.to_ask:,} known")
+    table.add_row("told by", f"{told.sampled} answers, {told.asked_now} of them asked and stored now")
+    if told.use and told.bill:
+        for name, text in [*_use(told.use, told.mode), *_bill(conf, told.bill, told.mode, told.to_ask)]:
+            table.add_row(name, text)
+    console.print(table)
+    if not told.use:
+        console.print("No answer tells of tokens: let it ask some, --ask 5.", highlight=False)
+    elif told.bill and told.bill.model is None:
+        console.print(_missing_price(conf, told.mode), markup=False, highlight=False)
+
+
+def _use(use: costs.Use, mode: str) -> Iterator[tuple[str, str]]:
+    yield "tokens in", _amount(use.tokens_in, ",.0f")
+    yield "tokens out", _amount(use.tokens_out, ",.0f")
+    if use.seconds:
+        unit, name = next(unit for unit in UNITS if use.seconds.value < 120 * unit[0] or unit == UNITS[-1])
+        yield "time", f"{_amount(use.seconds * (1 / unit), ',.1f')} {name}, as completions.{use.bound_by} allows"
+    else:
+        yield "time", f"hours: {mode} jobs run when there is room"
+
+
+def _bill(conf: config.Config, bill: costs.Bill, mode: str, rows: int) -> Iterator[tuple[str, str]]:
+    yield "tokens on demand", _dollars(bill.on_demand, "no price known")
+    if conf.teacher.kind == "bedrock":
+        yield "tokens in batch jobs", _dollars(bill.batch, "no batch price known")
+    if bill.endpoint:
+        yield "endpoint's hours", _dollars(bill.endpoint)
+    if bill.vcpu_hours and bill.gb_hours:
+        hours = f"{_amount(bill.vcpu_hours, ',.2f')} vCPU-hours, {_amount(bill.gb_hours, ',.2f')} GB-hours"
+        yield "EMR Serverless", f"{_dollars(bill.emr, 'emr.vcpu_hour and emr.gb_hour are 0')} ({hours})"
+    yield f"total, {mode}", _dollars(bill.total, "unknown")
+    if bill.affordable is not None:
+        yield "max_spend", f"${conf.completions.max_spend:,.2f} pay for {bill.affordable:,} of {rows:,} requests"
+
+
+def _missing_price(conf: config.Config, mode: str) -> str:
+    """Say which settings to give."""
+    if conf.teacher.kind == "sagemaker":
+        keys = "hourly_price, of all its instances"
+    else:
+        keys = "batch_input_price and batch_output_price" if mode == "batch" else "input_price and output_price"
+    return f"No price is known: give endpoints.{conf.completions.endpoint}.{keys}."
+
+
+def _amount(amount: costs.Amount, form: str) -> str:
+    margin = "?" if amount.margin is None else format(amount.margin, form)
+    return f"{amount.value:{form}} ± {margin}"
+
+
+def _dollars(amount: costs.Amount | None, unknown: str = "") -> str:
+    """Say dollars to the cent, small sums to a hundredth of one."""
+    return f"${_amount(amount, ',.2f' if amount.value >= 1 else ',.4f')}" if amount else unknown
 
 
 def _rows(version: tables.Version) -> str:

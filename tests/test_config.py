@@ -19,7 +19,7 @@ from raft_spark.errors import ConfigError
 pytestmark = pytest.mark.row
 
 REFERENCE = (ROOT / "conf/default.toml").read_text()
-SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate")
+SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate", "emr")
 
 
 def refused(*assignments: str, files: tuple[str, ...] = ()) -> str:
@@ -159,7 +159,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
          "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
          "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
          "route, service_tier, threads, url")),
-        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, endpoints, lake, prices, spark"),
+        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, lake, prices, spark"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_right(assignment: str, message: str):
@@ -281,6 +281,24 @@ def test_the_reference_page_has_every_section_and_tells_of_every_key_of_an_endpo
     assert sorted(page) == sorted(config.Config.model_fields)
     about = REFERENCE[REFERENCE.index("# One section a model") : REFERENCE.index("[endpoints.embedded]")]
     assert [name for name in config.Endpoint.model_fields if not re.search(rf"\b{name}\b", about)] == []
+
+
+def test_every_price_says_where_and_when_it_was_read():
+    conf = config.load()
+    assert len(conf.prices) > 10
+    for name, price in [*conf.prices.items(), ("emr", conf.emr)]:
+        assert price.source, name
+        assert re.fullmatch(r"20\d\d-\d\d(-\d\d)?", price.date), name
+
+
+def test_a_models_batch_price_is_below_its_price_on_demand_and_nothing_costs_nothing():
+    for name, price in config.load().prices.items():
+        if name.startswith("ml."):
+            assert 0 < price.hourly_price < 100, name
+        else:
+            assert 0 < price.input_price <= price.output_price < 10, name
+            assert price.batch_input_price == pytest.approx(price.input_price / 2), name
+            assert price.batch_output_price == pytest.approx(price.output_price / 2), name
 
 
 def bounds(field: pydantic.fields.FieldInfo) -> Iterator[tuple[str, float]]:
