@@ -96,8 +96,9 @@ def begun(conf: Config, at: Place, files: Sequence[File]) -> list[Job]:
 
 def finished(
     conf: Config, jobs: Sequence[Job], tell: Callable[[list[Job]], None], going: Callable[[], bool]
-) -> Iterator[Job]:
-    """Submit the jobs that are not submitted yet, look at all every poll_seconds, yield each when it has ended.
+) -> Iterator[list[Job]]:
+    """Submit the jobs that are not submitted yet, look at all every poll_seconds, yield those that have ended since the
+    last look, so that tasks can collect them side by side.
 
     `tell` gets every job after each look. The jobs stay in the lake, for the next run, when this ends early: because
     `going` says so, or with an EndpointError, when the service refuses a job or to be asked.
@@ -106,15 +107,13 @@ def finished(
     known = {job.name: job for job in jobs}
     left = list(known)
     while left and going():
-        for name in list(left):
+        for name in left:
             known[name] = _looked(client, conf, known[name])
-            if known[name].ended or known[name].state == "dropped":
-                left.remove(name)
-            if known[name].ended:
-                yield known[name]
-            if not going():
-                return
         tell(list(known.values()))
+        ended = [known[name] for name in left if known[name].ended]
+        left = [name for name in left if not known[name].ended and known[name].state != "dropped"]
+        if ended:
+            yield ended
         _pause(conf.completions.batch.poll_seconds if left else 0, going)
 
 

@@ -1,12 +1,13 @@
 """Batch jobs: every request is in one job, every job is at the service once, every answer is found again."""
 
+import itertools
 import json
 import re
 import socket
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pytest
@@ -217,6 +218,17 @@ def test_the_service_takes_the_call(settled: Settle, root):
 
 
 @pytest.mark.row
+def test_the_same_input_is_the_same_job_and_another_round_another_one(settled: Settle):
+    conf = settled(*bedrock(""), "lake.root=s3://lake")
+    calls = [
+        batch._call(conf, batch.folder(conf, RUN), *of) for of in (("a", "00"), ("a", "00"), ("a", "01"), ("b", "00"))
+    ]
+    tokens = [call["clientRequestToken"] for call in calls]
+    assert tokens[0] == tokens[1]
+    assert len(set(tokens)) == 3
+
+
+@pytest.mark.row
 def test_a_folder_of_ones_own_is_used_and_a_local_one_refused(settled: Settle):
     own = settled(*bedrock(""), "endpoints.b.batch_folder=s3://mine/batch/")
     assert batch.folder(own, RUN).root == f"s3://mine/batch/{RUN}"
@@ -309,10 +321,20 @@ def cut(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -
     return batch.begun(conf, at, cutting.files(frame, conf, at, len(missing)))
 
 
+def turns(count: int) -> Callable[[], bool]:
+    """Say that a run may go on, so many times."""
+    left = iter([True] * count)
+    return lambda: next(left, False)
+
+
+def ended(conf: config.Config, jobs: list[batch.Job]) -> Iterator[batch.Job]:
+    return itertools.chain.from_iterable(batch.finished(conf, jobs, lambda _: None, lambda: True))
+
+
 def collect(conf: config.Config, jobs: list[batch.Job]) -> dict[str, Reply]:
     """Submit, watch and collect jobs, as a run does."""
     store = {}
-    for job in batch.finished(conf, jobs, lambda _: None, lambda: True):
+    for job in ended(conf, jobs):
         ignored: Counter[str] = Counter()
         for key, _, reply in batch.replies(job, Place.of(conf.lake, job.folder), ignored):
             assert key not in store
@@ -334,10 +356,10 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
     assert min(job.records for job in jobs) >= 100
     assert sum(job.records for job in jobs) == 450
     store = {}
-    for job in batch.finished(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True):
-        store |= {
-            key: (pubid, reply) for key, pubid, reply in batch.replies(job, Place.of(conf.lake, job.folder), Counter())
-        }
+    watched = batch.finished(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True)
+    for job in itertools.chain.from_iterable(watched):
+        found = batch.replies(job, Place.of(conf.lake, job.folder), Counter())
+        store |= {key: (pubid, reply) for key, pubid, reply in found}
         batch.collected(conf.lake, job)
     assert {key: pubid for key, (pubid, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
     for pubid, reply in store.values():
@@ -378,9 +400,8 @@ def test_a_driver_lost_before_the_call_loses_nothing(conf, service):
 @pytest.mark.parametrize("weakness", ["forgetful", "unlisted"])
 def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, weakness):
     behave(service, lost=1, **{weakness: True})
-    turns = iter([True, False])
     jobs = cut(conf, rows(conf, 150))
-    assert list(batch.finished(conf, jobs, lambda _: None, lambda: next(turns))) == []
+    assert list(batch.finished(conf, jobs, lambda _: None, turns(1))) == []
     assert [(job.state, job.arn) for job in batch.pending(conf.lake)] == [("submitting", "")]
     assert len(collect(conf, batch.pending(conf.lake))) == 150
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
@@ -389,9 +410,8 @@ def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, 
 @pytest.mark.spark
 def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
     behave(service, seconds=1)
-    turns = iter([True, True, False, False])
     jobs = cut(conf, rows(conf, 150))
-    assert list(batch.finished(conf, jobs, lambda _: None, lambda: next(turns))) == []
+    assert list(batch.finished(conf, jobs, lambda _: None, turns(1))) == []
     assert [job.state for job in batch.pending(conf.lake)] == ["submitted"]
     assert len(collect(conf, batch.pending(conf.lake))) == 150
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
@@ -400,8 +420,8 @@ def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
 @pytest.mark.spark
 def test_a_driver_lost_while_it_collects_collects_again(conf, service):
     jobs = cut(conf, rows(conf, 150))
-    ended = next(batch.finished(conf, jobs, lambda _: None, lambda: True))
-    next(batch.replies(ended, Place.of(conf.lake, ended.folder), Counter()))
+    done = next(ended(conf, jobs))
+    next(batch.replies(done, Place.of(conf.lake, done.folder), Counter()))
     assert len(collect(conf, batch.pending(conf.lake))) == 150
     assert batch.pending(conf.lake) == []
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
@@ -445,11 +465,11 @@ def test_a_job_that_was_never_made_is_dropped_when_another_model_is_asked(conf, 
 @pytest.mark.spark
 def test_answers_that_the_service_counts_and_nobody_finds_are_not_paid_again(conf, service):
     jobs = cut(conf, rows(conf, 150))
-    ended = next(batch.finished(conf, jobs, lambda _: None, lambda: True))
-    at = Place.of(conf.lake, ended.folder)
+    done = next(ended(conf, jobs))
+    at = Place.of(conf.lake, done.folder)
     at.delete("output")
     with pytest.raises(InputError, match=r"150 answers, and .*/output holds no"):
-        list(batch.replies(ended, at, Counter()))
+        list(batch.replies(done, at, Counter()))
     assert [job.state for job in batch.pending(conf.lake)] == ["submitted"]
 
 
@@ -458,9 +478,8 @@ def test_a_service_out_of_reach_is_waited_for(settled: Settle):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     conf = settled(*bedrock(f"http://127.0.0.1:{port}"))
-    turns = iter([True] * 3 + [False] * 3)
     jobs = cut(conf, rows(conf, 150))
-    assert list(batch.finished(conf, jobs, lambda _: None, lambda: next(turns))) == []
+    assert list(batch.finished(conf, jobs, lambda _: None, turns(3))) == []
     assert batch.pending(conf.lake) == jobs
 
 
@@ -489,5 +508,5 @@ def test_a_job_of_the_service_is_stopped_by_hand(conf, service):
             if job.status == "Submitted":
                 client.stop_model_invocation_job(jobIdentifier=job.arn)
 
-    (ended,) = batch.finished(conf, jobs, stop, lambda: True)
-    assert (ended.status, ended.answered) == ("Stopped", 75)
+    ((done,),) = batch.finished(conf, jobs, stop, lambda: True)
+    assert (done.status, done.answered) == ("Stopped", 75)
