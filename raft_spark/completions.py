@@ -39,7 +39,7 @@ from raft_spark import (
 from raft_spark.coordinator import Coordinator, Desk
 from raft_spark.errors import EndpointError, StoppedError
 from raft_spark.files import Place
-from raft_spark.meter import Asked, Meter
+from raft_spark.meter import Meter
 from raft_spark.shares import UNLIMITED, Grant, Limits
 
 
@@ -65,7 +65,7 @@ def run(conf: config.Config) -> tables.Version:
     base = tables.needed(conf.lake, schemas.BASE)
     identity = tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
     previous = tables.current(conf.lake, schemas.COMPLETIONS)
-    if previous and previous.identity == identity and not _to_ask(previous.counts, conf.completions):
+    if previous and previous.identity == identity and not to_ask(previous.counts, conf.completions):
         return previous
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, identity)
@@ -73,7 +73,7 @@ def run(conf: config.Config) -> tables.Version:
     counts, dead = _counted(known, conf.completions)
     told = _told(new.id, conf, counts)
     if counts["asked"]:
-        told = _ask(spark, known.where(_is_asked(conf.completions)), conf, told)
+        told = _ask(spark, known.where(is_asked(conf.completions)), conf, told)
     known.unpersist()
     if told.state == "failed":
         msg = f"endpoint {conf.completions.endpoint!r} {told.reason}; {_stored(told)}"
@@ -106,12 +106,7 @@ def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) ->
     )
 
 
-def unanswered(spark: SparkSession, conf: config.Config, base: tables.Version) -> DataFrame:
-    """Return the requests that a run would ask now, identical ones once; lazy."""
-    return looked_up(spark, conf, base).where(_is_asked(conf.completions))
-
-
-def _is_asked(conf: config.Completions) -> Column:
+def is_asked(conf: config.Completions) -> Column:
     """Leave out what is answered, and what failed in a class that completions.retry does not name."""
     return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*conf.retry))
 
@@ -135,7 +130,7 @@ def _counted(known: DataFrame, conf: config.Completions) -> tuple[dict[str, Any]
     return counts, Counter(dead)
 
 
-def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
+def to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
     """Return how many requests the next run would ask, by a version's counts."""
     again = (int(count) for name, count in counts["dead"].items() if name in conf.retry)
     return int(counts["missing"]) + sum(again)
@@ -257,29 +252,8 @@ def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
     ):
         for asked in window.answers(asking, client.ask, limits, meter):
             if asked is not None:
-                kept.add(_row(asked, work))
+                kept.add(store.row(asked, work.endpoint.model, work.run_id))
             for file in kept.files():
                 yield parts.as_batch([file])
         for file in kept.rest():
             yield parts.as_batch([file])
-
-
-def _row(asked: Asked, work: Work) -> dict[str, Any]:
-    reply, request = asked.reply, asked.request
-    return {
-        "key": request.key,
-        "pubid": asked.pubid,
-        "completion": reply.completion,
-        "error_class": reply.error_class,
-        "error": reply.error,
-        "attempts": asked.attempts,
-        "model": work.endpoint.model,
-        "finish_reason": reply.finish_reason,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "latency_ms": round(asked.latency * 1000),
-        "created_at": dt.datetime.now(dt.UTC),
-        "run_id": work.run_id,
-        "key_of_any_length": request.key_of_any_length,
-        "max_tokens": request.max_tokens,
-    }

@@ -17,14 +17,14 @@ import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own name
 
-from raft_spark import completions, config, costs, endpoints, parts, prompts, requests, schemas, session, tables
+from raft_spark import completions, config, costs, endpoints, parts, prompts, requests, schemas, session, store, tables
 from raft_spark.errors import EndpointError
+from raft_spark.meter import Asked
 
 ENOUGH = 30  # stored answers that tell without asking
 SAMPLE = 500  # answers, at most, that reach the driver
 USAGE = ("prompt_tokens", "completion_tokens", "latency_ms")
 TOLD = " AND ".join(f"{name} IS NOT NULL" for name in ("completion", *USAGE))
-REPLY = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
 Row = Mapping[str, Any]
 
 
@@ -69,7 +69,7 @@ def _finished(conf: config.Config, base: tables.Version) -> int | None:
     """Return how many requests the current version answers when it answers all that base needs; starts no Spark."""
     found = tables.current(conf.lake, schemas.COMPLETIONS)
     identity = tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
-    whole = found is not None and found.identity == identity and not found.counts["missing"]
+    whole = found is not None and found.identity == identity and not completions.to_ask(found.counts, conf.completions)
     return found.counts["requests"] if found and whole else None
 
 
@@ -81,9 +81,9 @@ def _look(
     """
     spark = session.start(conf)
     characters = _characters(conf)
-    wanted = requests.build(tables.read(spark, conf.lake, base), conf).withColumn("characters", characters).persist()
+    wanted = completions.looked_up(spark, conf, base).withColumn("characters", characters).persist()
     stored = tables.stored(spark, conf.lake)
-    missing = completions.unanswered(wanted, stored).persist()
+    missing = wanted.where(completions.is_asked(conf.completions))
     rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)
     answered = (
         wanted.join(stored.where(TOLD).select("key", *USAGE), "key")
@@ -98,7 +98,6 @@ def _look(
     following: list[Row] = [row.asDict() for row in missing.orderBy("key").limit(ask).collect()]
     left = costs.Remaining(wanted.count(), rows, total)
     wanted.unpersist()
-    missing.unpersist()
     return left, seen, following
 
 
@@ -139,16 +138,9 @@ def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
     now = dt.datetime.now(dt.UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}-estimate-{uuid.uuid4().hex[:4]}"
     rows = [
-        {
-            **{name: getattr(one.reply, name) for name in REPLY},
-            "key": one.request.key,
-            "pubid": one.pubid,
-            "attempts": 1,
-            "model": one.request.model,
-            "latency_ms": round(one.seconds * 1000),
-            "created_at": now,
-            "run_id": run_id,
-        }
+        store.row(
+            Asked(one.pubid, one.request, attempts=1, latency=one.seconds, reply=one.reply), one.request.model, run_id
+        )
         for one in answered
     ]
     path = f"data/day={now.date()}/{run_id}-{uuid.uuid4().hex}-{len(rows)}-0.parquet"

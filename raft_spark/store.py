@@ -6,6 +6,7 @@ The name tells the run and the partition, so that a task that is run again finds
 how many answers are in it, so that anybody can count without opening it.
 """
 
+import datetime as dt
 import time
 import uuid
 from collections import Counter, deque
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from raft_spark import parts, schemas
 from raft_spark.files import Place
-from raft_spark.meter import Tally
+from raft_spark.meter import Asked, Tally
 from raft_spark.parts import DataFile
 
 _SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
@@ -78,3 +79,25 @@ def stored_before(at: Place, prefix: str) -> set[str]:
     names = (found.path for found in at.at("data").list() if found.path.rpartition("/")[2].startswith(prefix))
     tables = (pq.read_table(pa.BufferReader(at.read(f"data/{name}") or b""), columns=["key"]) for name in names)
     return {key for table in tables for key in table["key"].to_pylist()}
+
+
+def row(asked: Asked, model: str, run_id: str) -> dict[str, Any]:
+    """Return the row of an answered or failed request, in the schema of the completions table."""
+    reply, request = asked.reply, asked.request
+    return {
+        "key": request.key,
+        "pubid": asked.pubid,
+        "completion": reply.completion,
+        "error_class": reply.error_class,
+        "error": reply.error,
+        "attempts": asked.attempts,
+        "model": model,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "latency_ms": round(asked.latency * 1000),
+        "created_at": dt.datetime.now(dt.UTC),
+        "run_id": run_id,
+        "key_of_any_length": request.key_of_any_length,
+        "max_tokens": request.max_tokens,
+    }
