@@ -193,7 +193,7 @@ def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: run
                 desk_of, *session.addresses(spark), secrets.token_bytes(32), partial(_running, stages)
             )
         )
-        open_for_the_run.enter_context(session.stoppable(desk_of.stop))
+        open_for_the_run.enter_context(session.stoppable(spark, desk_of.stop))
         open_for_the_run.enter_context(runs.kept(conf.lake, desk_of.told))
         open_for_the_run.enter_context(progress.asking(desk_of.told, _arithmetic(limits, tasks)))
         work = Work(asking, endpoint, conf.price, share, desk, store_of, told.id)

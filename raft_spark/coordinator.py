@@ -87,7 +87,8 @@ class Coordinator:
             seconds = time.monotonic() - self._begin
             if not self._points or seconds - self._points[-1].seconds >= self._point_every:
                 tokens = run.prompt_tokens + run.completion_tokens
-                done = (run.answered, sum(run.failed.values()), run.calls, run.throttled)
+                answered = sum(tally.answered for tally in self._tallies.values())
+                done = (answered, sum(run.failed.values()), run.calls, run.throttled)
                 self._points.append(Point(round(seconds, 1), *done, tokens, run.open, run.window))
             if len(self._points) >= MOST_POINTS:
                 self._points, self._point_every = self._points[::2], self._point_every * 2

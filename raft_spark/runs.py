@@ -26,7 +26,9 @@ State = Literal["asking", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The run at one time: `seconds` since its start, sums since then, and `open` calls and `window` at that time."""
+    """The run at one time: `seconds` since its start, sums since then, and `open` calls and `window` at that time. Answers
+    count as they come, failed rows as they are stored.
+    """
 
     seconds: float
     answered: int
