@@ -8,6 +8,7 @@ others. So the limits of the cluster hold with fewer executors than asked for, w
 import dataclasses
 import json
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -113,12 +114,17 @@ def listening(coordinator: Coordinator, bind: str, host: str, key: bytes, runnin
     """Serve the tasks on a free port of the address `bind`, which they know as `host`; `running` counts those Spark has."""
     over = threading.Event()
     with Listener((bind, 0), backlog=256) as listener:
-        for target, arguments in ((_accept, (listener, coordinator, key)), (_watch, (running, coordinator, over))):
+        port = listener.address[1]
+        for target, arguments in (
+            (_accept, (listener, coordinator, key, over)),
+            (_watch, (running, coordinator, over)),
+        ):
             threading.Thread(target=target, args=arguments, daemon=True).start()
         try:
-            yield Desk(host, listener.address[1], key)
+            yield Desk(host, port, key)
         finally:
             over.set()
+            socket.create_connection((bind, port)).close()  # closing alone would not wake who waits in accept
 
 
 def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading.Event) -> None:
@@ -126,12 +132,11 @@ def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading
         coordinator.running = running()
 
 
-def _accept(listener: Listener, coordinator: Coordinator, key: bytes) -> None:
+def _accept(listener: Listener, coordinator: Coordinator, key: bytes, over: threading.Event) -> None:
     """Take connections; each is asked for the key in a thread of its own, so that a stranger holds up nobody."""
-    with suppress(OSError):
-        while True:
-            arguments = (listener.accept(), coordinator, key)
-            threading.Thread(target=_serve, args=arguments, daemon=True).start()
+    while not over.is_set():
+        arguments = (listener.accept(), coordinator, key)
+        threading.Thread(target=_serve, args=arguments, daemon=True).start()
 
 
 def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None:
