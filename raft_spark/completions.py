@@ -138,7 +138,7 @@ def to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
 
 def _told(run_id: str, conf: config.Config, counts: Mapping[str, int]) -> runs.Run:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    model = conf.teacher.model or conf.teacher.endpoint_name
+    model = conf.teacher.model
     return runs.Run(
         run_id, conf.completions.endpoint, model, now, now, counts["asked"], counts["known"], state="finished"
     )
