@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
@@ -715,7 +715,7 @@ def test_an_endpoint_is_its_models_name_in_keys_and_no_model_in_bodies():
     assert Endpoint(kind="sagemaker", endpoint_name="mine", model="llama").model == "llama"
     sent: list[bytes] = []
     with closing(connect(own.model_copy(update={"region": "us-east-1", "url": "http://127.0.0.1:9"}), 1, 10.0)) as client:
-        client._door.ask = lambda _, arguments, *rest: sent.append(arguments["Body"])
+        client._door.ask = lambda _, arguments, *__: sent.append(arguments["Body"])
         for model in ("mine", "llama"):
             client.ask(replace(chat(), model=model))
     assert [json.loads(body).get("model") for body in sent] == [None, "llama"]
