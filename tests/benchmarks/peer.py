@@ -14,7 +14,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGE = "bespokelabs-curator"
+PACKAGES = ("bespokelabs-curator", "aiohttp", "litellm")
 NEVER_BINDS = 1_000_000_000
 
 litellm = importlib.util.find_spec("litellm")
@@ -57,7 +57,8 @@ def main() -> None:
     asked = [{"number": number, "messages": one["messages"]} for number, one in enumerate(requests)]
     answer = teacher(asked, working_dir=folder)
     failed = len(requests) - len(answer.dataset)
-    sys.stdout.write("\n" + json.dumps({"peer": f"{PACKAGE} {version(PACKAGE)}", "failed": failed}) + "\n")
+    versions = {package: version(package) for package in PACKAGES}
+    sys.stdout.write("\n" + json.dumps({"peer": versions, "failed": failed}) + "\n")
 
 
 if __name__ == "__main__":
