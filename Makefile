@@ -7,13 +7,14 @@ RUN := build/env-run
 TEST := build/env-test
 SPARK35 := build/spark-3.5.8
 S3A := build/jars
+PEER := build/env-peer
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format chaos bench clean
+.PHONY: help run test check format chaos bench bench-peer clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model, into build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
@@ -35,9 +36,13 @@ format: $(TEST)/ready ## put the code into shape
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
 
-bench: $(TEST)/ready ## benchmarks, results in build/bench/*.json
+bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.json
 	$(TEST)/bin/python tests/benchmarks/base.py
 	$(TEST)/bin/python tests/benchmarks/memory.py
+	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000
+
+bench-peer: $(TEST)/ready $(PEER)/ready ## completions beside another engine, about 10 minutes
+	$(TEST)/bin/python tests/benchmarks/endpoint.py --parts peer --seconds 20 --peer $(PEER)/bin/python
 
 clean: ## remove all that was built
 	rm -rf build *.egg-info
@@ -65,6 +70,13 @@ comma := ,
 $(SPARK35)/ready: | $(TEST)/ready
 	@echo "fetching Spark 3.5.8"
 	@$(TEST)/bin/python -m pip install --quiet --no-deps --upgrade --target $(SPARK35) pyspark==3.5.8 py4j==0.10.9.7
+	@touch $@
+
+# Another engine that asks an endpoint for each row of a data set, in an environment of its own.
+$(PEER)/ready:
+	@echo "making $(PEER): 900 MB, two minutes"
+	@$(PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check bespokelabs-curator==0.1.31
 	@touch $@
 
 # hadoop-aws for both lines, so that Spark reaches an S3 server in tests as it does on EMR.

@@ -81,18 +81,19 @@ def watched(work: Callable[[], object]) -> Peaks:
 
 
 def family() -> list[tuple[str, float]]:
-    """Return the anonymous memory of this process and all below it: (driver, worker or jvm; MB)."""
+    """Return the anonymous memory of this process, and of the JVM and Python workers below it: (driver, worker or jvm; MB)."""
     parents, found = {os.getpid()}, [("driver", anonymous(os.getpid()))]
     processes = sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
     for process in processes:
         try:
             parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[1])
-            name = Path(f"/proc/{process}/comm").read_text().strip()
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
         if parent in parents:
             parents.add(process)
-            found.append(("jvm" if name == "java" else "worker", anonymous(process)))
+            is_java, is_worker = words[0].endswith(b"java"), b"pyspark.daemon" in words
+            found += [("jvm" if is_java else "worker", anonymous(process))] if is_java or is_worker else []
     return found
 
 
