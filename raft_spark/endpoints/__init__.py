@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Literal, Protocol
 
@@ -19,7 +20,7 @@ ErrorClass = Literal["throttled", "timeout", "unavailable", "model_error", "bad_
 RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """All that is sent: `prompt` is one text (a completions call) or messages (a chat call), `parameters` by their
     OpenAI names (temperature, top_p, max_tokens).
@@ -29,13 +30,13 @@ class Request:
     model: str
     parameters: Mapping[str, float]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name the request: a hash of all that is sent, 32 hexadecimal digits. The same request is paid for once, ever."""
         sent = {"prompt": self.prompt, "model": self.model, "parameters": dict(self.parameters)}
         return sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
-    @property
+    @cached_property
     def key_of_any_length(self) -> str:
         """Name the request without its max_tokens: an answer that ended by itself answers it under a larger limit too."""
         unlimited = {name: value for name, value in self.parameters.items() if name != "max_tokens"}
