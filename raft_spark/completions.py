@@ -68,8 +68,13 @@ def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) ->
 
 
 def is_asked(conf: config.Completions) -> Column:
-    """Leave out what is answered, and what failed in a class that completions.retry does not name."""
-    return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*conf.retry))
+    """Leave out what is answered, and what failed for good."""
+    return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*again(conf)))
+
+
+def again(conf: config.Completions) -> frozenset[str]:
+    """Return the classes of failed rows that the next run asks again: a refusal was meant for the job, not for the row."""
+    return frozenset({*conf.retry, "refused"})
 
 
 def _counted(known: DataFrame, conf: config.Completions) -> tuple[dict[str, Any], Counter[str]]:
@@ -79,7 +84,7 @@ def _counted(known: DataFrame, conf: config.Completions) -> tuple[dict[str, Any]
     dead = {
         row.last_error: row.requests
         for row in found
-        if not row.is_answered and row.last_error not in {None, *conf.retry}
+        if not row.is_answered and row.last_error not in {None, *again(conf)}
     }
     asked = sum(row.requests for row in found if not row.is_answered) - sum(dead.values())
     counts = {
@@ -93,8 +98,8 @@ def _counted(known: DataFrame, conf: config.Completions) -> tuple[dict[str, Any]
 
 def to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
     """Return how many requests the next run would ask, by a version's counts."""
-    again = (int(count) for name, count in counts["dead"].items() if name in conf.retry)
-    return int(counts["missing"]) + sum(again)
+    named = (int(count) for name, count in counts["dead"].items() if name in again(conf))
+    return int(counts["missing"]) + sum(named)
 
 
 def _told(run_id: str, conf: config.Config, counts: Mapping[str, int]) -> runs.Run:
@@ -108,7 +113,7 @@ def _told(run_id: str, conf: config.Config, counts: Mapping[str, int]) -> runs.R
 def _sums(told: runs.Run, dead: Counter[str], conf: config.Completions) -> dict[str, Any]:
     """Return what a run adds to the counts: rows that failed for good are dead letters, all others are missing."""
     failed = Counter(told.failed)
-    now_dead = Counter({name: count for name, count in failed.items() if name not in conf.retry})
+    now_dead = Counter({name: count for name, count in failed.items() if name not in again(conf)})
     return {
         "answered": told.answered,
         "failed": failed.total(),
