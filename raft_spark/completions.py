@@ -5,15 +5,15 @@ The table is an append-only store named by the request's key, beside its version
 run, so that a dataset says exactly which answers it was made from.
 """
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import compaction, config, realtime, requests, runs, schemas, session, tables
+from raft_spark import batched, compaction, config, realtime, requests, runs, schemas, session, tables
 from raft_spark.errors import EndpointError, StoppedError
 
 
@@ -30,10 +30,13 @@ def run(conf: config.Config) -> tables.Version:
         return previous
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, identity)
+    told = _told(new.id, conf)
+    if conf.completions.mode == "batch":
+        told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, base).where(is_asked(conf.completions)))
     known = looked_up(spark, conf, base).persist()
-    counts, dead = _counted(known, conf.completions)
-    told = _told(new.id, conf, counts)
-    if counts["asked"]:
+    told, counts, dead = _counted(known, conf.completions, told)
+    if _asks(told, conf.completions):
+        told = replace(told, failed=_for_good(told, conf.completions))
         told = realtime.ask(spark, known.where(is_asked(conf.completions)), conf, told)
     known.unpersist()
     if told.state == "failed":
@@ -69,57 +72,70 @@ def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) ->
 
 def is_asked(conf: config.Completions) -> Column:
     """Leave out what is answered, and what failed for good."""
-    return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*again(conf)))
+    return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*requests.again(conf)))
 
 
-def again(conf: config.Completions) -> frozenset[str]:
-    """Return the classes of failed rows that the next run asks again: a refusal was meant for the job, not for the row."""
-    return frozenset({*conf.retry, "refused"})
+def _asks(told: runs.Run, conf: config.Completions) -> bool:
+    """Say whether anything is left to ask in real time; of batch jobs, a rest that is too small for one."""
+    left = _missing(told, conf)
+    return told.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
 
 
-def _counted(known: DataFrame, conf: config.Completions) -> tuple[dict[str, Any], Counter[str]]:
-    """Count rows by what is known of their requests; return the counts, and the dead letters by class: some ten rows."""
+def _counted(
+    known: DataFrame, conf: config.Completions, told: runs.Run
+) -> tuple[runs.Run, dict[str, Any], Counter[str]]:
+    """Count rows by what is known of their requests, some ten rows; return the run that has this to ask, the counts, and
+    the dead letters of other runs by class. What the run has brought already, in batch jobs, it counts as asked.
+    """
     groups = known.groupBy("is_answered", "last_error").agg(F.count("*").alias("requests"), F.sum("rows").alias("rows"))
     found = groups.collect()
     dead = {
         row.last_error: row.requests
         for row in found
-        if not row.is_answered and row.last_error not in {None, *again(conf)}
+        if not row.is_answered and row.last_error not in {None, *requests.again(conf)}
     }
-    asked = sum(row.requests for row in found if not row.is_answered) - sum(dead.values())
+    answered = sum(row.requests for row in found if row.is_answered)
+    left = sum(row.requests for row in found) - answered - sum(dead.values())
+    own = _for_good(told, conf)
     counts = {
         "requests": sum(row.rows for row in found),
         "distinct": sum(row.requests for row in found),
-        "known": sum(row.requests for row in found if row.is_answered),
-        "asked": asked,
+        "known": max(0, answered - told.answered),
+        "asked": left + told.answered + own.total(),
     }
-    return counts, Counter(dead)
+    return replace(told, total=counts["asked"], known=counts["known"]), counts, Counter(dead) - own
 
 
 def to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
     """Return how many requests the next run would ask, by a version's counts."""
-    named = (int(count) for name, count in counts["dead"].items() if name in again(conf))
+    named = (int(count) for name, count in counts["dead"].items() if name in requests.again(conf))
     return int(counts["missing"]) + sum(named)
 
 
-def _told(run_id: str, conf: config.Config, counts: Mapping[str, int]) -> runs.Run:
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    model = conf.teacher.model or conf.teacher.endpoint_name
-    return runs.Run(
-        run_id, conf.completions.endpoint, model, now, now, counts["asked"], counts["known"], state="finished"
-    )
+def _told(run_id: str, conf: config.Config) -> runs.Run:
+    now, model = runs.now(), conf.teacher.model or conf.teacher.endpoint_name
+    return runs.Run(run_id, conf.completions.endpoint, model, now, now, total=0, state="finished")
+
+
+def _for_good(told: runs.Run, conf: config.Completions) -> Counter[str]:
+    """Return what failed in this run and is not asked again, by class."""
+    return Counter({name: count for name, count in told.failed.items() if name not in requests.again(conf)})
+
+
+def _missing(told: runs.Run, conf: config.Completions) -> int:
+    """Return what the run was to ask and the next one would ask."""
+    return told.total - told.answered - _for_good(told, conf).total()
 
 
 def _sums(told: runs.Run, dead: Counter[str], conf: config.Completions) -> dict[str, Any]:
     """Return what a run adds to the counts: rows that failed for good are dead letters, all others are missing."""
     failed = Counter(told.failed)
-    now_dead = Counter({name: count for name, count in failed.items() if name not in again(conf)})
     return {
         "answered": told.answered,
         "failed": failed.total(),
         "failed_by_class": dict(failed),
-        "dead": dict(dead + now_dead),
-        "missing": told.total - told.answered - now_dead.total(),
+        "dead": dict(dead + _for_good(told, conf)),
+        "missing": _missing(told, conf),
         "calls": told.calls,
         "throttled": told.throttled,
         "tokens": {"prompt": told.prompt_tokens, "completion": told.completion_tokens},

@@ -33,6 +33,8 @@ from raft_spark.files import Place
 from raft_spark.meter import Meter
 from raft_spark.shares import UNLIMITED, Grant, Limits
 
+LEAST = 1e-9  # dollars
+
 
 @dataclass(frozen=True)
 class Work:
@@ -48,13 +50,19 @@ class Work:
 
 
 def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
-    """Run the tasks that ask, a server of our own beside them where the endpoint needs one; return the run as it ended."""
+    """Run the tasks that ask, a server of our own beside them where the endpoint needs one; return the run as it ended, on
+    top of what it had done before.
+    """
     asking = conf.completions
-    tasks = max(1, min(session.slots(spark), asking.in_flight, told.total))
-    limits = Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, asking.max_spend)
-    desk_of = Coordinator(limits, runs.begun(told, tasks), conf.price.hourly_price, _seconds(conf))
+    tasks = max(1, min(session.slots(spark), asking.in_flight, told.total - told.answered))
+    limits = Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, _dollars(conf, told))
+    desk_of = Coordinator(limits, runs.begun(told, tasks), conf.price.hourly_price, _seconds(conf, told))
     calls, tokens, dollars = (limit / tasks or UNLIMITED for limit in _rates(limits))
     share = Grant(max(1, asking.in_flight // tasks), calls, tokens, dollars)
+
+    def going() -> runs.Run:
+        return runs.joined(told, desk_of.told())
+
     store_of = tables.place(conf.lake, schemas.COMPLETIONS)
     with contextlib.ExitStack() as open_for_the_run:
         endpoint = open_for_the_run.enter_context(endpoints.serving(conf.teacher))
@@ -66,14 +74,14 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
             )
         )
         open_for_the_run.enter_context(session.stoppable(desk_of.stop))
-        open_for_the_run.enter_context(runs.kept(conf.lake, desk_of.told))
-        open_for_the_run.enter_context(progress.asking(desk_of.told, _arithmetic(limits, tasks)))
+        open_for_the_run.enter_context(runs.kept(conf.lake, going))
+        open_for_the_run.enter_context(progress.asking(going, _arithmetic(limits, tasks)))
         work = Work(asking, endpoint, conf.price, share, desk, store_of, told.id)
         asked = missing.repartition(tasks, "key").mapInArrow(
             partial(_ask_all, work=work), from_arrow_schema(schemas.FILES)
         )
         asked.collect()
-    ended = runs.ended(desk_of.told(), desk_of.trouble, desk_of.stop_reason)
+    ended = runs.ended(going(), desk_of.trouble, desk_of.stop_reason)
     runs.write(conf.lake, ended)
     return ended
 
@@ -86,11 +94,18 @@ def _rates(limits: Limits) -> tuple[float, float, float]:
     return limits.requests_per_second, limits.tokens_per_minute, limits.dollars
 
 
-def _seconds(conf: config.Config) -> float:
-    """Return how long a run may take: max_minutes, or what max_spend pays of an endpoint that costs by the hour."""
+def _dollars(conf: config.Config, told: runs.Run) -> float:
+    """Return what the run may still spend, 0 without a limit: what nobody can pay with is left of one that is reached."""
+    spend = conf.completions.max_spend
+    return max(spend - told.dollars, LEAST) if spend else 0.0
+
+
+def _seconds(conf: config.Config, told: runs.Run) -> float:
+    """Return how long the run may still take: max_minutes, or what max_spend pays of an endpoint that costs by the hour."""
     spend, hourly = conf.completions.max_spend, conf.price.hourly_price
     paid = spend / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
-    return min(conf.completions.max_minutes * 60 or UNLIMITED, paid)
+    taken = told.series[-1].seconds if told.series else 0.0
+    return min((conf.completions.max_minutes * 60 or UNLIMITED) - taken, paid)
 
 
 def _arithmetic(limits: Limits, tasks: int) -> str:
