@@ -1,6 +1,10 @@
 """completions.mode = "batch" on a real Spark and a fake Bedrock: in jobs what is enough for one, the rest by calls, all once."""
 
 import json
+import os
+import signal
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,13 +91,22 @@ def test_what_fails_is_asked_in_another_job_and_the_rest_by_calls_and_every_answ
     assert (told(service)["jobs"], calls(service)["calls"]) == (made, called)
 
 
+def stop_when_submitted(service: str) -> None:
+    while not told(service)["jobs"]:
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.spark
 def test_a_run_that_leaves_while_jobs_go_on_is_finished_by_the_next_without_another_job(asking: Settle, service: str):
-    behave(service, seconds=3)
-    with pytest.raises(StoppedError, match="max_minutes is over; jobs go on, and the next run collects them"):
-        completions.run(asking("completions.max_minutes=0.001"))
-    left = batch.pending(asking().lake)
-    assert (sum(job.records for job in left), {job.state for job in left}) == (120, {"submitted"})
+    behave(service, seconds=6)
+    conf = asking()
+    threading.Thread(target=stop_when_submitted, args=(service,)).start()
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        completions.run(conf)
+    left = batch.pending(conf.lake)
+    assert sum(job.records for job in left) == 120
+    assert "submitted" in {job.state for job in left}
     counts = completions.run(asking()).counts
     assert (counts["asked"], counts["answered"], counts["missing"]) == (120, 120, 0)
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (len(left), {1})
@@ -120,15 +133,15 @@ def test_an_estimate_says_what_batch_jobs_will_cost(asking: Settle, service: str
 
 @pytest.mark.spark
 def test_no_job_is_submitted_that_max_spend_might_not_pay_for(asking: Settle, service: str, capfd):
-    conf = asking("completions.max_spend=0.3")
+    conf = asking("completions.max_spend=0.16")
     with pytest.raises(StoppedError, match="another batch job might pass"):
         completions.run(conf)
     assert "completions.max_spend pays for" in capfd.readouterr().err
     sent = told(service)["sent"]
     assert 20 <= len(sent) < 120
-    assert 120 * 512 * 10 / 1e6 > 0.3  # so that not all could be sent at once
+    assert 120 * 512 * 10 / 1e6 > 0.16  # so that not all could be sent at once
     run = runs.read(conf.lake)
-    assert 0 < run.dollars <= 0.3
+    assert 0 < run.dollars <= 0.16
     assert (run.state, run.answered, calls(service)["calls"]) == ("stopped", len(sent), 0)
 
 
@@ -158,6 +171,16 @@ def test_batch_tokens_have_their_own_price_and_else_that_on_demand():
     assert (batched.price(known).input_price, batched.price(known).output_price) == (0, 10)
     unknown = config.Price(input_price=4, output_price=20)
     assert (batched.price(unknown).input_price, batched.price(unknown).output_price) == (4, 20)
+
+
+@pytest.mark.row
+def test_a_run_waits_for_jobs_until_its_minutes_are_over():
+    nobody = runs.Run("r", "b", "m", "", "", 0)
+    assert batched.Watch(config.load(), nobody).goes_on()
+    watch = batched.Watch(config.load(assignments=["completions.max_minutes=0.0001"]), nobody)
+    time.sleep(0.01)
+    assert not watch.goes_on()
+    assert watch.stop_reason.startswith("the time set by completions.max_minutes is over")
 
 
 @pytest.mark.row
