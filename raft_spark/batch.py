@@ -2,7 +2,7 @@
 
     ROOT/completions/batches/NAME.json    a job and how far it has come: submitting -> submitted -> collected
     FOLDER/RUN_ID/input/NAME.jsonl        its requests: {"recordId": key, "modelInput": body of a Converse call}
-    FOLDER/RUN_ID/keys/NAME.tsv           its keys and their pubids, so that its end can be told from the output alone
+    FOLDER/RUN_ID/keys/NAME.tsv           what a row needs beside the reply, see Named: its end is told without its input
     FOLDER/RUN_ID/output/...              what the service writes: NAME.jsonl.out below a folder of its own
 
 `cutting.files` writes the requests; `begun` writes the jobs into the lake before the service hears of them; `finished`
@@ -12,6 +12,7 @@ and told the same token, before a job is made. So a run collects what is pending
 """
 
 import dataclasses
+import datetime as dt
 import io
 import json
 import time
@@ -19,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from raft_spark import schemas
 from raft_spark.config import Config, Lake
@@ -29,8 +31,21 @@ from raft_spark.files import Place
 
 State = Literal["submitting", "submitted", "collected", "dropped"]
 READ_BYTES = 8_000_000  # a call to S3 each
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 SLICE = 1.0  # seconds: a request to stop is heard within
-Answer = tuple[str, int, Reply]  # key, pubid, reply
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the row of a request says beside its key and its reply."""
+
+    pubid: int
+    key_of_any_length: str
+    max_tokens: int
+
+
+Answer = tuple[str, Named, Reply]  # key, named, reply
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +60,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the lake knows it. `call` is all that is sent to make it; `status`, `message` and the counts are the
+    """A job as the lake knows it, cut on the `day` (YYYY-MM-DD, UTC). `call` is all that is sent to make it; `status`, `message` and the counts are the
     service's last words, which only a running driver keeps.
     """
 
     name: str
     folder: str
+    day: str
     records: int
     call: Mapping[str, Any]
     state: State = "submitting"
@@ -77,9 +93,9 @@ def pending(lake: Lake) -> list[Job]:
 def folder(conf: Config, run_id: str) -> Place:
     """Return where a run's files lie. Raises ConfigError when Bedrock could not read them there."""
     place = Place.of(conf.lake, conf.teacher.batch_folder.rstrip("/") or _batches(conf.lake).root).at(run_id)
-    if place.is_local and not conf.teacher.url:
+    if place.is_local and urlsplit(conf.teacher.url).hostname not in LOOPBACK:
         msg = (
-            f"batch jobs read from S3, and {place.root} is a local folder; "
+            f"batch jobs read from S3, and {place.root} is a local folder, which only a fake endpoint on this machine reads; "
             f"set endpoints.{conf.completions.endpoint}.batch_folder to s3://..."
         )
         raise ConfigError(msg)
@@ -88,7 +104,8 @@ def folder(conf: Config, run_id: str) -> Place:
 
 def begun(conf: Config, at: Place, files: Sequence[File]) -> list[Job]:
     """Write a job for each file into the lake; from here on no other run cuts its keys again."""
-    jobs = [Job(file.name, at.root, file.records, _call(conf, at, file.name, file.sha256)) for file in files]
+    day = dt.datetime.now(dt.UTC).date().isoformat()
+    jobs = [Job(file.name, at.root, day, file.records, _call(conf, at, file.name, file.sha256)) for file in files]
     for job in jobs:
         _store(conf.lake, job)
     return jobs
@@ -124,7 +141,7 @@ def replies(job: Job, at: Place, ignored: Counter[str]) -> Iterator[Answer]:
     when the service counts answers and there is no output: nothing may be paid again because it was not found.
     """
     listed = (at.read(f"keys/{job.name}.tsv") or b"").decode().splitlines()
-    asked = {key: int(pubid) for key, _, pubid in (line.partition("\t") for line in listed)}
+    asked = dict(map(_named, listed))
     if len(asked) != job.records:
         msg = f"{at.root}/keys/{job.name}.tsv names {len(asked)} of {job.records} records"
         raise InputError(msg)
@@ -137,8 +154,10 @@ def replies(job: Job, at: Place, ignored: Counter[str]) -> Iterator[Answer]:
     yield from joined(lines, asked, why, ignored)
 
 
-def joined(lines: Iterator[bytes], asked: Mapping[str, int], why: str, ignored: Counter[str]) -> Iterator[Answer]:
-    """Give every key of `asked` (with its pubid) exactly one reply, in any order: what the first good line says, else a
+def joined(
+    lines: Iterator[bytes], asked: Mapping[str, _T], why: str, ignored: Counter[str]
+) -> Iterator[tuple[str, _T, Reply]]:
+    """Give every key of `asked` (with what it maps to) exactly one reply, in any order: what the first good line says, else a
     line that says it failed, else class `unavailable` because of `why`.
     """
     left = dict(asked)
@@ -152,8 +171,18 @@ def joined(lines: Iterator[bytes], asked: Mapping[str, int], why: str, ignored: 
             failed[key] = reply
         else:
             ignored["unreadable" if not key else "doubled" if key in asked else "unknown"] += 1
-    for key, pubid in left.items():
-        yield key, pubid, failed.get(key) or converse.failed("unavailable", why)
+    for key, named in left.items():
+        yield key, named, failed.get(key) or converse.failed("unavailable", why)
+
+
+def key_line(key: str, named: Named) -> str:
+    """Lay out a line of keys/NAME.tsv."""
+    return f"{key}\t{named.pubid}\t{named.key_of_any_length}\t{named.max_tokens}\n"
+
+
+def _named(line: str) -> tuple[str, Named]:
+    key, pubid, key_of_any_length, max_tokens = line.split("\t")
+    return key, Named(int(pubid), key_of_any_length, int(max_tokens))
 
 
 def collected(lake: Lake, job: Job) -> None:

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import config, prompts, session
-from raft_spark.batch import File
+from raft_spark.batch import File, Named, key_line
 from raft_spark.endpoints import converse
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -81,28 +81,31 @@ def _written(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
     context = TaskContext.get()
     task = context.partitionId() if context else 0
     with tempfile.TemporaryFile() as spool:
-        listed = [(row["key"], row["pubid"], spool.write(_line(row, work))) for row in rows]
+        listed = [_spooled(row, spool, work) for row in rows]
         spool.seek(0)
         begin = 0
-        for part, records in enumerate(sizes([length for _, _, length in listed], work.conf.batch)):
+        for part, records in enumerate(sizes([length for _, length in listed], work.conf.batch)):
             name = f"{work.name}-{task:05d}-{part}"
             yield _file(name, listed[begin : begin + records], spool, work.at)
             begin += records
 
 
-def _line(row: dict[str, Any], work: Work) -> bytes:
-    return converse.line(row["key"], prompts.request(row["question"], row["oracle"], work.model, work.conf))
+def _spooled(row: dict[str, Any], spool: IO[bytes], work: Work) -> tuple[str, int]:
+    """Write a request's line into the spool; return its line of the keys, and how many bytes it has."""
+    request = prompts.request(row["question"], row["oracle"], work.model, work.conf)
+    named = Named(row["pubid"], request.key_of_any_length, request.max_tokens)
+    return key_line(row["key"], named), spool.write(converse.line(row["key"], request))
 
 
-def _file(name: str, listed: Sequence[tuple[str, int, int]], spool: IO[bytes], at: Place) -> pa.RecordBatch:
+def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Place) -> pa.RecordBatch:
     """Copy the next lines of the spool into one whole object, beside their keys; describe it."""
     digest = sha256()
     with at.whole(f"input/{name}.jsonl") as local, local.open("wb") as file:
-        for _, _, length in listed:
+        for _, length in listed:
             line = spool.read(length)
             digest.update(line)
             file.write(line)
-    at.write(f"keys/{name}.tsv", "".join(f"{key}\t{pubid}\n" for key, pubid, _ in listed).encode())
-    written = File(name, len(listed), sum(length for _, _, length in listed), digest.hexdigest())
+    at.write(f"keys/{name}.tsv", "".join(keys for keys, _ in listed).encode())
+    written = File(name, len(listed), sum(length for _, length in listed), digest.hexdigest())
     row = {"name": written.name, "records": written.records, "bytes": written.bytes, "sha256": written.sha256}
     return pa.RecordBatch.from_pylist([row], FILES)

@@ -54,6 +54,11 @@ def looked_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) ->
     return wanted.join(answers, "key_of_any_length", "left").join(failures, "key", "left")
 
 
+def again(conf: config.Completions) -> frozenset[str]:
+    """Return the classes of failed rows that are asked again: a refusal was meant for the job, not for the row."""
+    return frozenset({*conf.retry, "refused"})
+
+
 def _answers(conf: config.Completions) -> Column:
     """Say whether a stored answer is one under the present limit: as long as it could have been, or cut, if that will do."""
     limit, was = F.lit(conf.max_new_tokens), F.col("max_tokens")

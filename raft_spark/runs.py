@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,11 @@ class Run:
         )
 
 
+def now() -> str:
+    """Return the time as a run tells it."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
 def begun(run: Run, tasks: int) -> Run:
     """Return a run whose tasks start now."""
     return replace(run, state="asking", tasks=tasks)
@@ -105,6 +111,20 @@ def ended(run: Run, trouble: str, stopped: str) -> Run:
     """Return a run as it ended: failed for `trouble` with the endpoint, `stopped` for another reason, or finished."""
     state: State = "failed" if trouble else "stopped" if stopped else "finished"
     return replace(run, state=state, reason=trouble or stopped)
+
+
+def joined(before: Run, now: Run) -> Run:
+    """Return a run that goes on in another way: what it does `now` on top of what it had done `before`."""
+    names = ("answered", "calls", "throttled", "prompt_tokens", "completion_tokens", "dollars")
+    sums = {name: getattr(before, name) + getattr(now, name) for name in names}
+    last = before.series[-1] if before.series else Point(0, 0, 0, 0, 0, 0, 0, 0)
+    series = (*before.series, *(_after(last, point) for point in now.series))
+    return replace(now, failed=dict(Counter(before.failed) + Counter(now.failed)), series=series, **sums)
+
+
+def _after(last: Point, point: Point) -> Point:
+    names = ("seconds", "answered", "failed", "calls", "throttled", "tokens")
+    return replace(point, **{name: getattr(last, name) + getattr(point, name) for name in names})
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import datetime as dt
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -59,14 +59,19 @@ class Store:
         self._writing.append(self._writer.submit(self._stored, rows))
 
     def _stored(self, rows: list[dict[str, Any]]) -> DataFile:
-        answered = sum(row["completion"] is not None for row in rows)
         failed = Counter(row["error_class"] for row in rows if row["completion"] is None)
         day = rows[0]["created_at"].date().isoformat()
-        path = f"data/day={day}/{self._prefix}-{uuid.uuid4().hex}-{answered}-{failed.total()}.parquet"
-        file = parts.write_file(self._place, path, pa.Table.from_pylist(rows, _SCHEMA))
-        self._tally.answered_stored += answered
+        file = write(self._place, day, f"{self._prefix}-{uuid.uuid4().hex}", rows)
+        self._tally.answered_stored += len(rows) - failed.total()
         self._tally.failed_stored = dict(Counter(self._tally.failed_stored) + failed)
         return file
+
+
+def write(at: Place, day: str, name: str, rows: Sequence[Mapping[str, Any]]) -> DataFile:
+    """Store rows as one file below the folder of a day; its name goes on with how many are answered, and how many failed."""
+    answered = sum(row["completion"] is not None for row in rows)
+    path = f"data/day={day}/{name}-{answered}-{len(rows) - answered}.parquet"
+    return parts.write_file(at, path, pa.Table.from_pylist(rows, _SCHEMA))
 
 
 def prefix(run_id: str, partition: int) -> str:

@@ -18,13 +18,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import Reply, Request, answers, aws_errors, codecs, connect, serving
+from raft_spark.endpoints import Reply, Request, answers, aws_errors, codecs, connect, converse, serving
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Does it work?"}
 NOTEBOOK = {"temperature": 0.9, "top_p": 0.9, "max_tokens": 512}
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 300}
-READERS = (codecs.openai_reply, codecs.generate_reply, codecs.llama_reply, codecs.converse_reply)
+READERS = (codecs.openai_reply, codecs.generate_reply, codecs.llama_reply, converse.reply)
 TEXTS = st.text(st.characters(exclude_categories=()))  # half characters too, as JSON may hold them
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
@@ -114,12 +114,12 @@ def test_llama_gets_its_own_names():
 
 @pytest.mark.row
 def test_converse_gets_the_system_apart():
-    assert codecs.converse_body(chat(**GREEDY)) == {
+    assert converse.body(chat(**GREEDY)) == {
         "messages": [{"role": "user", "content": [{"text": "Does it work?"}]}],
         "system": [{"text": "Be brief."}],
         "inferenceConfig": {"maxTokens": 300, "temperature": 0.0, "topP": 1.0},
     }
-    assert codecs.converse_body(text(max_tokens=5)) == {
+    assert converse.body(text(max_tokens=5)) == {
         "messages": [{"role": "user", "content": [{"text": "Does it work?"}]}],
         "inferenceConfig": {"maxTokens": 5},
     }
@@ -223,7 +223,7 @@ def unconversed(error_class: str, error: str) -> Reply:
     ],
 )
 def test_an_answer_of_converse_is_read(answer, reply):
-    assert codecs.converse_reply(answer) == reply
+    assert converse.reply(answer) == reply
 
 
 @pytest.mark.row
@@ -714,7 +714,9 @@ def test_an_endpoint_is_its_models_name_in_keys_and_no_model_in_bodies():
     assert Endpoint(kind="sagemaker", endpoint_name="mine", inference_component="part").model == "part"
     assert Endpoint(kind="sagemaker", endpoint_name="mine", model="llama").model == "llama"
     sent: list[bytes] = []
-    with closing(connect(own.model_copy(update={"region": "us-east-1", "url": "http://127.0.0.1:9"}), 1, 10.0)) as client:
+    with closing(
+        connect(own.model_copy(update={"region": "us-east-1", "url": "http://127.0.0.1:9"}), 1, 10.0)
+    ) as client:
         client._door.ask = lambda _, arguments, *__: sent.append(arguments["Body"])
         for model in ("mine", "llama"):
             client.ask(replace(chat(), model=model))

@@ -232,8 +232,9 @@ def test_the_same_input_is_the_same_job_and_another_round_another_one(settled: S
 def test_a_folder_of_ones_own_is_used_and_a_local_one_refused(settled: Settle):
     own = settled(*bedrock(""), "endpoints.b.batch_folder=s3://mine/batch/")
     assert batch.folder(own, RUN).root == f"s3://mine/batch/{RUN}"
-    with pytest.raises(ConfigError, match=r"endpoints\.b\.batch_folder"):
-        batch.folder(settled(*bedrock("")), RUN)
+    for url in ("", "https://vpce-1.bedrock.eu-central-1.vpce.amazonaws.com"):
+        with pytest.raises(ConfigError, match=r"endpoints\.b\.batch_folder"):
+            batch.folder(settled(*bedrock(url)), RUN)
 
 
 def accepted(service: str, operation: str, sent: dict[str, object]) -> bool:
@@ -359,11 +360,12 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
     watched = batch.finished(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True)
     for job in itertools.chain.from_iterable(watched):
         found = batch.replies(job, Place.of(conf.lake, job.folder), Counter())
-        store |= {key: (pubid, reply) for key, pubid, reply in found}
+        store |= {key: (named, reply) for key, named, reply in found}
         batch.collected(conf.lake, job)
-    assert {key: pubid for key, (pubid, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
-    for pubid, reply in store.values():
-        assert reply.completion.startswith(f"Context: It is {pubid}. So it is.")
+    assert {key: named.pubid for key, (named, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
+    for named, reply in store.values():
+        assert named.max_tokens == 512
+        assert reply.completion.startswith(f"Context: It is {named.pubid}. So it is.")
         assert reply.prompt_tokens > 5
     assert set(told(service)["sent"].values()) == {1}
     assert batch.pending(conf.lake) == []

@@ -4,7 +4,7 @@ What a useless answer has used is told as well: it was paid for. Where the proto
     openai    OpenAI's API reference; vLLM, TGI and LMI tell chat from completions by the body
     tgi       huggingface/text-generation-inference, router/src/validation.rs
     lmi       deepjavalibrary/djl-serving, serving/docs/lmi/user_guides/lmi_input_output_schema.md
-    converse  Amazon Bedrock API reference, Converse
+    converse  see there
     llama     Amazon Bedrock user guide, "Meta Llama models" and "Invoke your imported model"
 """
 
@@ -12,15 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from raft_spark.endpoints import Reply, Request
+from raft_spark.endpoints import Reply, Request, converse
 from raft_spark.endpoints.answers import completed, count, failed, words
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 
 USUAL_TOKENS = 512  # of a request that names no limit: LMI would cut after 30, TGI after 100
-FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
-ENDED = frozenset({"end_turn", "stop_sequence"})
-CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 
 
 def openai_body(request: Request) -> dict[str, Any]:
@@ -50,22 +47,6 @@ def llama_body(request: Request) -> dict[str, Any]:
     wanted = request.parameters
     sampling = {name: wanted[name] for name in ("temperature", "top_p") if name in wanted}
     return {"prompt": request.prompt, "max_gen_len": int(wanted.get("max_tokens", USUAL_TOKENS)), **sampling}
-
-
-def converse_body(request: Request) -> dict[str, Any]:
-    """Return Converse's messages, system and inferenceConfig; a text is one message of the user."""
-    prompt = [{"role": "user", "content": request.prompt}] if isinstance(request.prompt, str) else request.prompt
-    system = [{"text": message["content"]} for message in prompt if message["role"] == "system"]
-    turns = [
-        {"role": message["role"], "content": [{"text": message["content"]}]}
-        for message in prompt
-        if message["role"] != "system"
-    ]
-    wanted = request.parameters
-    limits: dict[str, float] = {"maxTokens": int(wanted["max_tokens"])} if "max_tokens" in wanted else {}
-    names = (("temperature", "temperature"), ("topP", "top_p"))
-    limits |= {theirs: float(wanted[ours]) for theirs, ours in names if ours in wanted}
-    return {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
 
 
 def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
@@ -120,37 +101,13 @@ def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
     return failed("model_error", f"the answer holds no generation: {words(answer)}")
 
 
-def converse_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
-    """Read Converse's answer: its text blocks joined, those of reasoning left out."""
-    match answer:
-        case {"stopReason": str(reason)}:
-            usage = answer.get("usage")
-            tokens = count(usage, "inputTokens"), count(usage, "outputTokens")
-            return replace(_stopped(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
-    return failed("model_error", f"the answer holds no stopReason: {words(answer)}")
-
-
-def _stopped(reason: str, answer: Mapping[str, Any]) -> Reply:
-    if reason in FILTERED:
-        return failed("filtered", f"Bedrock stopped the answer: {reason}")
-    if reason not in ENDED | CUT:
-        return failed("model_error", f"the model stopped with {reason}")
-    match answer:
-        case {"output": {"message": {"content": [*blocks]}}}:
-            texts = [
-                block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
-            ]
-            return completed("".join(texts), cut=reason in CUT)
-    return failed("model_error", f"the answer holds no message: {words(answer.get('output'))}")
-
-
 SAGEMAKER: Mapping[str, Codec] = {
     "tgi": (generate_body, generate_reply),
     "lmi": (generate_body, generate_reply),
     "openai": (openai_body, openai_reply),
 }
 BEDROCK: Mapping[str, Codec] = {
-    "converse": (converse_body, converse_reply),
+    "converse": (converse.body, converse.reply),
     "llama": (llama_body, llama_reply),
     "openai": (imported_body, openai_reply),
 }

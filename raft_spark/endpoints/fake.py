@@ -11,6 +11,7 @@ own routes:
     GET /calls          what was asked and what became of it; DELETE forgets it
     GET /calls/keys     the same for each request, by the caller's own key for it, else by hash
     GET /calls/seconds  the same for each second: [second, calls, answered, throttled]
+    POST /jobs/behave, GET /jobs/records        of Bedrock's batch jobs, see `fake_jobs`
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import protocols
+from raft_spark.endpoints import fake_jobs, protocols
 from raft_spark.endpoints.behaviour import Behaviour, Bucket, Luck, Manner, Temper, luck
 from raft_spark.endpoints.counts import Counts, Name
 from raft_spark.endpoints.protocols import Asked
@@ -247,6 +248,7 @@ def application(manner: Manner) -> Starlette:
             Route("/calls", fake.calls, methods=["GET", "DELETE"]),
             Route("/calls/keys", fake.keys),
             Route("/calls/seconds", fake.seconds),
+            *fake_jobs.routes(),
         ]
     )
 

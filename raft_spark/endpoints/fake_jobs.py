@@ -18,11 +18,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import boto3
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from raft_spark.endpoints import protocols
+from raft_spark.endpoints.server import Answer
+from raft_spark.endpoints.trouble import Trouble
+
+CONVERSE = "/model/any/converse"
 PREFIX = "arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/"
 
 
@@ -201,22 +205,21 @@ def _line(record: dict[str, Any], behaviour: Behaviour, sent: Counter[str]) -> d
         return None
     if chance < behaviour.left_out + behaviour.failed:
         return {**record, "error": {"errorCode": behaviour.error_code, "errorMessage": "told to fail"}}
-    return {**record, "modelOutput": _answer(record["modelInput"])}
+    try:
+        return {**record, "modelOutput": _answer(record["modelInput"])}
+    except Trouble as trouble:
+        return {**record, "error": {"errorCode": trouble.status, "errorMessage": trouble.message}}
 
 
-def _answer(body: dict[str, Any]) -> dict[str, Any]:
-    """Answer with the first two sentences of what the user said and a hash of all of it; a token is a word."""
-    said = body["messages"][-1]["content"][0]["text"]
-    digest = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:8]
-    sentences = re.split(r"(?<=[.!?])\s+", said.strip())
-    text = f"{' '.join(sentences[:2])} [{digest}]"
-    sent, words = len(said.split()), len(text.split())
-    return {
-        "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
-        "stopReason": "end_turn",
-        "usage": {"inputTokens": sent, "outputTokens": words, "totalTokens": sent + words},
-        "metrics": {"latencyMs": 1},
-    }
+def _answer(body: dict[str, Any]) -> object:
+    """Answer, laid out as Converse, with the first two sentences of what the user said and a hash of all of it."""
+    sent = json.dumps(body, sort_keys=True).encode()
+    asked = protocols.asked(CONVERSE, sent, "")
+    sentences = re.split(r"(?<=[.!?])\s+", asked.question.strip())
+    words = f"{' '.join(sentences[:2])} [{sha256(sent).hexdigest()[:8]}]".split()
+    limit = asked.limit or len(words)
+    finish = "length" if len(words) > limit else "stop"
+    return asked.lay_out(Answer(" ".join(words[:limit]), finish, asked.prompt_tokens, min(limit, len(words))))
 
 
 def _summary(job: Job) -> dict[str, Any]:
@@ -247,16 +250,22 @@ def _read(uri: str, s3: str) -> bytes:
     if not uri.startswith("s3://"):
         return Path(uri).read_bytes()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bytes(boto3.client("s3", endpoint_url=s3 or None).get_object(Bucket=bucket, Key=key)["Body"].read())
+    return bytes(_client(s3).get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
 def _write(uri: str, data: bytes, s3: str) -> None:
     if uri.startswith("s3://"):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        boto3.client("s3", endpoint_url=s3 or None).put_object(Bucket=bucket, Key=key, Body=data)
+        _client(s3).put_object(Bucket=bucket, Key=key, Body=data)
         return
     Path(uri).parent.mkdir(parents=True, exist_ok=True)
     Path(uri).write_bytes(data)
+
+
+def _client(s3: str) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
+    import boto3  # noqa: PLC0415 - half a second that only a job in a bucket needs
+
+    return boto3.client("s3", endpoint_url=s3 or None)
 
 
 def routes(behaviour: Behaviour | None = None, prefix: str = "") -> list[Route]:

@@ -18,6 +18,11 @@ SETTINGS = {
     "bedrock": "kind=bedrock url={base} model=fake region=us-east-1",
 }
 
+BATCH = (
+    "--set endpoints.mine.role_arn=arn:aws:iam::123456789012:role/any --set completions.mode=batch "
+    "--set completions.batch.poll_seconds=1"
+)
+
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the option --port and one for each field of Manner."""
@@ -75,6 +80,7 @@ def welcome(port: int, container: str) -> str:
         sets = [f"endpoints.mine.{word}" for word in said] + ["completions.endpoint=mine"]
         sets += ["completions.template=llama3"] if kind == "sagemaker" else []  # TGI and LMI are sent one text
         lines.append(f"{kind}:\n  {' '.join(f'--set {word}' for word in sets)}\n")
+    lines.append(f"bedrock in batch jobs, with the lake in a folder: the same and\n  {BATCH}\n")
     lines.append("SageMaker and Bedrock also want credentials, any: AWS_ACCESS_KEY_ID=fake AWS_SECRET_ACCESS_KEY=fake")
     lines.append(f'Trouble:  curl {base}/behave -d \'{{"status": 429, "share": 0.1}}\'     Counts:  curl {base}/calls')
     return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""Requests -> answers in the store, one call a request, many in flight: the tasks that ask, and the driver that shares out.
+
+The limits of the settings hold for the whole cluster. An answer is stored at most `flush_seconds` after it came.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+from pyspark import SparkStageInfo, TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from raft_spark import (
+    config,
+    coordinator,
+    endpoints,
+    parts,
+    progress,
+    prompts,
+    runs,
+    schemas,
+    session,
+    store,
+    tables,
+    window,
+)
+from raft_spark.coordinator import Coordinator, Desk
+from raft_spark.files import Place
+from raft_spark.meter import Meter
+from raft_spark.shares import UNLIMITED, Grant, Limits
+
+LEAST = 1e-9  # dollars
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every task of a run gets: `share` is what it may do where it cannot ask at the driver's `desk`."""
+
+    conf: config.Completions
+    endpoint: config.Endpoint
+    price: config.Price
+    share: Grant
+    desk: Desk
+    at: Place
+    run_id: str
+
+
+def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
+    """Run the tasks that ask, a server of our own beside them where the endpoint needs one; return the run as it ended, on
+    top of what it had done before.
+    """
+    asking = conf.completions
+    tasks = max(1, min(session.slots(spark), asking.in_flight, told.total - told.answered))
+    limits = Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, _dollars(conf, told))
+    desk_of = Coordinator(limits, runs.begun(told, tasks), conf.price.hourly_price, _seconds(conf, told))
+    calls, tokens, dollars = (limit / tasks or UNLIMITED for limit in _rates(limits))
+    share = Grant(max(1, asking.in_flight // tasks), calls, tokens, dollars)
+
+    def going() -> runs.Run:
+        return runs.joined(told, desk_of.told())
+
+    store_of = tables.place(conf.lake, schemas.COMPLETIONS)
+    with contextlib.ExitStack() as open_for_the_run:
+        endpoint = open_for_the_run.enter_context(endpoints.serving(conf.teacher))
+        open_for_the_run.enter_context(session.translated())
+        stages = open_for_the_run.enter_context(progress.stages(spark, "asking"))
+        desk = open_for_the_run.enter_context(
+            coordinator.listening(
+                desk_of, *session.addresses(spark), secrets.token_bytes(32), partial(_running, stages)
+            )
+        )
+        open_for_the_run.enter_context(session.stoppable(spark, desk_of.stop))
+        open_for_the_run.enter_context(runs.kept(conf.lake, going))
+        open_for_the_run.enter_context(progress.asking(going, _arithmetic(limits, tasks)))
+        work = Work(asking, endpoint, conf.price, share, desk, store_of, told.id)
+        asked = missing.repartition(tasks, "key").mapInArrow(
+            partial(_ask_all, work=work), from_arrow_schema(schemas.FILES)
+        )
+        asked.collect()
+    ended = runs.ended(going(), desk_of.trouble, desk_of.stop_reason)
+    runs.write(conf.lake, ended)
+    return ended
+
+
+def _running(stages: Callable[[], list[SparkStageInfo]]) -> int:
+    return sum(stage.numActiveTasks for stage in stages())
+
+
+def _rates(limits: Limits) -> tuple[float, float, float]:
+    return limits.requests_per_second, limits.tokens_per_minute, limits.dollars
+
+
+def _dollars(conf: config.Config, told: runs.Run) -> float:
+    """Return what the run may still spend, 0 without a limit: what nobody can pay with is left of one that is reached."""
+    spend = conf.completions.max_spend
+    return max(spend - told.dollars, LEAST) if spend else 0.0
+
+
+def _seconds(conf: config.Config, told: runs.Run) -> float:
+    """Return how long the run may still take: max_minutes, or what max_spend pays of an endpoint that costs by the hour."""
+    spend, hourly = conf.completions.max_spend, conf.price.hourly_price
+    paid = spend / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
+    taken = told.series[-1].seconds if told.series else 0.0
+    return min((conf.completions.max_minutes * 60 or UNLIMITED) - taken, paid)
+
+
+def _arithmetic(limits: Limits, tasks: int) -> str:
+    """Say what the whole cluster may do, and a task's part of it while all run."""
+    named = {
+        "calls open at once": limits.in_flight,
+        "requests a second": limits.requests_per_second,
+        "tokens a minute": limits.tokens_per_minute,
+        "dollars": limits.dollars,
+    }
+    said = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
+    return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
+
+
+def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+    """Ask all rows of one partition but those that a lost attempt has stored; yield a description of each stored file."""
+    conf, context = work.conf, TaskContext.get()
+    partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
+    prefix = store.prefix(work.run_id, partition)
+    before = store.stored_before(work.at, prefix)
+    rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)
+    asking = (
+        (row["pubid"], prompts.request(row["question"], row["oracle"], work.endpoint.model, conf)) for row in rows
+    )
+    meter = Meter(work.share, work.price, conf.timeout_seconds)
+    kept = store.Store(work.at, prefix, conf.flush_seconds, meter.tally)
+    limits = window.Limits(conf.attempts, conf.deadline_seconds)
+    with (
+        contextlib.closing(endpoints.connect(work.endpoint, conf.in_flight, conf.timeout_seconds)) as client,
+        coordinator.reporting(work.desk, f"{partition}-{attempt}", meter),
+    ):
+        for asked in window.answers(asking, client.ask, limits, meter):
+            if asked is not None:
+                kept.add(store.row(asked, work.endpoint.model, work.run_id))
+            for file in kept.files():
+                yield parts.as_batch([file])
+        for file in kept.rest():
+            yield parts.as_batch([file])
