@@ -63,7 +63,7 @@ class Window:
     def throttled(self, started: float, now: float, open_then: int, retry_after: float = 0.0) -> None:
         """Halve, once for all calls that were on their way when the window last shrank; `open_then` calls were too many."""
         if started >= self._shrunk_at:
-            if self._size < 2:  # noqa: PLR2004 - a single call is too many already
+            if self.size < 2:  # noqa: PLR2004 - a single call is too many already
                 self._paused_until = now + min(LONGEST_PAUSE, max(self._pause, retry_after))
                 self._pause *= 2
             self._level, self._beyond = max(1.0, open_then - 1.0), 0
