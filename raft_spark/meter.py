@@ -97,7 +97,7 @@ class Meter:
         if grant.requests_per_second < UNLIMITED:
             waits.append(self._calls.wait(now, grant.requests_per_second))
         if grant.tokens_per_minute < UNLIMITED:
-            waits.append(self._tokens.wait(now, grant.tokens_per_minute))
+            waits.append(self._tokens.wait(now, grant.tokens_per_minute / 60))
         return max(waits)
 
     def started(self, asked: Asked) -> Asked:

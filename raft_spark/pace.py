@@ -81,18 +81,28 @@ class Window:
 
 
 class Spacing:
-    """Keep `rate` units a second (of calls, of tokens), evenly, without a burst at the start."""
+    """Keep `rate` units a second (of calls, of tokens), evenly, without a burst at the start.
+
+    What was sent is owed in units, not in time, since the rate of a task that joins is next to nothing until others give way.
+    """
 
     def __init__(self) -> None:
-        self._next = float("-inf")
+        self._owed, self._at = float("-inf"), 0.0
 
     def wait(self, now: float, rate: float) -> float:
         """Return the seconds until something may be sent; infinite at rate 0."""
-        return max(0.0, self._next - now) if rate else float("inf")
+        self._pass(now, rate)
+        return max(0.0, self._owed / rate) if rate else float("inf")
 
     def sent(self, now: float, rate: float, units: float = 1.0) -> None:
         """Count what was sent; less than was feared is given back as negative units."""
-        self._next = max(self._next, now - CATCH_UP) + units / rate
+        self._pass(now, rate)
+        self._owed += units
+
+    def _pass(self, now: float, rate: float) -> None:
+        """Pay off what is owed by the time that has passed."""
+        self._owed = max(self._owed - (now - self._at) * rate, -CATCH_UP * rate)
+        self._at = now
 
 
 class Patience:
