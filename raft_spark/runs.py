@@ -7,6 +7,7 @@ The driver writes it; a terminal, `raft-spark progress` in another process and t
 
 import dataclasses
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Literal
 
 from raft_spark import schemas
 from raft_spark.config import Lake
+from raft_spark.errors import InputError
 from raft_spark.files import Place
 
 LOOK_EVERY, WRITE_EVERY = 0.5, 5.0  # seconds
@@ -100,7 +102,7 @@ def ended(run: Run, trouble: str, stopped: str) -> Run:
 
 @contextmanager
 def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
-    """Store what `told` says every few seconds while the block runs."""
+    """Store what `told` says every few seconds while the block runs; a write that fails is left to the next."""
     over = threading.Event()
 
     def keep() -> None:
@@ -108,7 +110,7 @@ def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
         while not over.wait(LOOK_EVERY):
             run = told()
             if time.monotonic() - last >= WRITE_EVERY:
-                write(lake, run)
+                _tried(lake, run)
                 last = time.monotonic()
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -118,6 +120,13 @@ def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _tried(lake: Lake, run: Run) -> None:
+    try:
+        write(lake, run)
+    except (OSError, InputError) as error:
+        logging.getLogger(__name__).warning("the run's progress could not be stored: %s", error)
 
 
 def write(lake: Lake, run: Run) -> None:
