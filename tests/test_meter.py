@@ -1,5 +1,9 @@
 """One task's decisions: money is never passed, tokens are corrected by usage, all by a clock of the test's own."""
 
+import dataclasses
+import itertools
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -122,6 +126,30 @@ def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_chea
     assert meter.tally.next_call == 200.0
     meter.finished(replace(sent, reply=answer(20, 10)))
     assert meter.wait(asked().request) == 0
+
+
+def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
+    """Every call here costs all that was reserved for it, so the sum only grows; another thread reads it meanwhile."""
+    meter, is_over, switch = Meter(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event(), sys.getswitchinterval()
+    sums: list[float] = []
+
+    def read() -> None:
+        while not is_over.is_set():
+            said = dataclasses.asdict(meter.tally)
+            sums.append(said["spent"] + said["reserved"])
+
+    reader = threading.Thread(target=read)
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for _ in range(1_000):
+            called(meter, answer(None, None))
+    finally:
+        sys.setswitchinterval(switch)
+        is_over.set()
+        reader.join()
+    least = itertools.accumulate(sums, max)
+    assert all(found >= before for found, before in zip(sums, least, strict=True))
 
 
 # Tokens and requests
