@@ -2,10 +2,12 @@
 
 A run stores a file per task every `flush_seconds`; readers want few. Files that a version lists are never touched, so an old
 version can be read for ever. A crash after the pointer has moved leaves small files that are merged already: the version
-names them, and the next one deletes them before it looks.
+names them, and the next one deletes them before it looks. A run that ended before it could move the pointer leaves merged
+files that no version in use lists: copies, since their small files are still there, so they are not merged again.
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +21,7 @@ from raft_spark import parts, schemas, tables
 from raft_spark.config import Config, Lake
 from raft_spark.files import Place
 
+_MERGED = re.compile(r"[^-]+-[^-]+-[^-]+-\d{5}[.]parquet")  # VERSION-NUMBER; a small file's name has more parts
 _SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
 
 
@@ -45,8 +48,9 @@ def publish(
 
 
 def grouped(store: Place, listed: set[str], size: int) -> list[dict[str, Any]]:
-    """Return which unlisted files of a day become one: in order, about `size` bytes together."""
-    found = [file for file in store.at("data").list() if f"data/{file.path}" not in listed]
+    """Return which unlisted small files of a day become one: in order, about `size` bytes together."""
+    unlisted = (file for file in store.at("data").list() if f"data/{file.path}" not in listed)
+    found = [file for file in unlisted if not _MERGED.fullmatch(file.path.rpartition("/")[2])]
     groups: list[dict[str, Any]] = []
     for folder, files in itertools.groupby(found, lambda file: file.path.partition("/")[0]):
         before = 0

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from typing import Any
 
 from raft_spark.meter import Meter, Tally
 from raft_spark.runs import Point, Run
@@ -25,6 +26,8 @@ from raft_spark.shares import Grant, Ledger, Limits
 BEAT = 0.5  # seconds
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
 MOST_POINTS = 600
+ANSWERS_WITHIN = 2.0  # seconds the driver takes at most, else a task holds it for lost
+SPEAKS_WITHIN = 5.0  # seconds between two words of a task, else the driver gives its share to others
 LOST = (OSError, EOFError, AuthenticationError)
 
 
@@ -146,7 +149,7 @@ def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None
         deliver_challenge(connection, key)
         answer_challenge(connection, key)
         while not properly:
-            told = json.loads(connection.recv_bytes())
+            told = _heard(connection, SPEAKS_WITHIN)
             task, properly = told["task"], told["over"]
             granted = coordinator.beat(task, Tally(**told["tally"]))
             connection.send_bytes(json.dumps(dataclasses.asdict(granted)).encode())
@@ -158,7 +161,7 @@ def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None
 def reporting(desk: Desk, task: str, meter: Meter) -> Iterator[None]:
     """Keep `meter.grant` up to date while the block runs; it has been heard once before the block begins."""
     try:
-        connection = Client((desk.host, desk.port), authkey=desk.key)
+        connection = _connected(desk)
         meter.grant = _beat(connection, task, meter.tally)
     except LOST as error:
         logging.getLogger(__name__).warning(
@@ -185,14 +188,36 @@ def _report(connection: Connection, desk: Desk, task: str, meter: Meter, over: t
             meter.grant = _beat(connection, task, meter.tally, over=is_over)
         except LOST:
             meter.grant = replace(meter.grant, in_flight=0)
+            connection.close()
             with suppress(*LOST):
-                connection = Client((desk.host, desk.port), authkey=desk.key)
+                connection = _connected(desk)
+                if is_over:
+                    _beat(connection, task, meter.tally, over=True)
     connection.close()
+
+
+def _connected(desk: Desk) -> Connection:
+    """Open a connection as multiprocessing's own Client does, which would wait for a lost machine for minutes."""
+    with socket.create_connection((desk.host, desk.port), timeout=SPEAKS_WITHIN) as opened:
+        opened.settimeout(None)
+        connection = Connection(opened.detach())
+    if not connection.poll(ANSWERS_WITHIN):
+        raise EOFError("the driver says nothing")
+    answer_challenge(connection, desk.key)
+    deliver_challenge(connection, desk.key)
+    return connection
 
 
 def _beat(connection: Connection, task: str, tally: Tally, *, over: bool = False) -> Grant:
     connection.send_bytes(json.dumps({"task": task, "tally": dataclasses.asdict(tally), "over": over}).encode())
-    return Grant(**json.loads(connection.recv_bytes()))
+    return Grant(**_heard(connection, ANSWERS_WITHIN))
+
+
+def _heard(connection: Connection, seconds: float) -> Any:  # noqa: ANN401 - what the other side says, of a known shape
+    """Return the next word. Raises EOFError when none comes: a machine that is gone breaks no connection."""
+    if not connection.poll(seconds):
+        raise EOFError("the other side says nothing")
+    return json.loads(connection.recv_bytes())
 
 
 def _now() -> str:

@@ -42,7 +42,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Tally:
-    """What a task has done so far; its last replies count once they are stored. Fields are replaced, never changed in place."""
+    """What a task has done so far; its last replies count once they are stored. Fields are replaced, never changed in place.
+
+    The reporter reads in this order while calls come back: `reserved` before `spent`, so that it never finds too little.
+    """
 
     calls: int = 0
     answered: int = 0
@@ -53,8 +56,8 @@ class Tally:
     failed_stored: Mapping[str, int] = field(default_factory=dict)
     open: int = 0
     window: int = 0
-    spent: float = 0.0
     reserved: float = 0.0
+    spent: float = 0.0
     next_call: float = 0.0
     draining: bool = False
     trouble: str = ""
@@ -97,7 +100,7 @@ class Meter:
         if grant.requests_per_second < UNLIMITED:
             waits.append(self._calls.wait(now, grant.requests_per_second))
         if grant.tokens_per_minute < UNLIMITED:
-            waits.append(self._tokens.wait(now, grant.tokens_per_minute))
+            waits.append(self._tokens.wait(now, grant.tokens_per_minute / 60))
         return max(waits)
 
     def started(self, asked: Asked) -> Asked:
@@ -129,8 +132,8 @@ class Meter:
         """Count a call that came back, and learn from it."""
         now, tally, reply = self._clock(), self.tally, asked.reply
         used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
+        tally.spent += self._paid(asked)  # before it is not reserved any more: see Tally
         tally.open, tally.reserved = tally.open - 1, tally.reserved - asked.dollars if tally.open > 1 else 0.0
-        tally.spent += self._paid(asked)
         tally.prompt_tokens += reply.prompt_tokens or 0
         tally.completion_tokens += reply.completion_tokens or 0
         if self.grant.tokens_per_minute < UNLIMITED and (used or reply.error_class in CERTAIN):

@@ -63,7 +63,7 @@ class Window:
     def throttled(self, started: float, now: float, open_then: int, retry_after: float = 0.0) -> None:
         """Halve, once for all calls that were on their way when the window last shrank; `open_then` calls were too many."""
         if started >= self._shrunk_at:
-            if self._size < 2:  # noqa: PLR2004 - a single call is too many already
+            if self.size < 2:  # noqa: PLR2004 - a single call is too many already
                 self._paused_until = now + min(LONGEST_PAUSE, max(self._pause, retry_after))
                 self._pause *= 2
             self._level, self._beyond = max(1.0, open_then - 1.0), 0
@@ -81,19 +81,28 @@ class Window:
 
 
 class Spacing:
-    """Keep `rate` units a second (of calls, of tokens), evenly, without a burst at the start."""
+    """Keep `rate` units a second (of calls, of tokens), evenly, without a burst at the start.
+
+    What was sent is owed in units, not in time, since the rate of a task that joins is next to nothing until others give way.
+    """
 
     def __init__(self) -> None:
-        self._next = float("-inf")
+        self._owed, self._at = float("-inf"), 0.0
 
     def wait(self, now: float, rate: float) -> float:
         """Return the seconds until something may be sent; infinite at rate 0."""
-        return max(0.0, self._next - now) if rate else float("inf")
+        self._pass(now, rate)
+        return max(0.0, self._owed / rate) if rate else float("inf")
 
     def sent(self, now: float, rate: float, units: float = 1.0) -> None:
-        """Count what was sent; less than was feared is given back as negative units. At rate 0 nothing is known."""
-        if rate:
-            self._next = max(self._next, now - CATCH_UP) + units / rate
+        """Count what was sent; less than was feared is given back as negative units."""
+        self._pass(now, rate)
+        self._owed += units
+
+    def _pass(self, now: float, rate: float) -> None:
+        """Pay off what is owed by the time that has passed."""
+        self._owed = max(self._owed - (now - self._at) * rate, -CATCH_UP * rate)
+        self._at = now
 
 
 class Patience:

@@ -8,6 +8,7 @@ The driver writes it; a terminal, `raft-spark progress` in another process and t
 import dataclasses
 import datetime as dt
 import json
+import logging
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Literal
 
 from raft_spark import schemas
 from raft_spark.config import Lake
+from raft_spark.errors import InputError
 from raft_spark.files import Place
 
 LOOK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0
@@ -129,7 +131,7 @@ def _after(last: Point, point: Point) -> Point:
 
 @contextmanager
 def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
-    """Store what `told` says every few seconds while the block runs."""
+    """Store what `told` says every few seconds while the block runs; a write that fails is left to the next."""
     over = threading.Event()
 
     def keep() -> None:
@@ -137,7 +139,7 @@ def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
         while not over.wait(LOOK_EVERY):
             run = told()
             if time.monotonic() - last >= WRITE_EVERY:
-                write(lake, run)
+                _tried(lake, run)
                 last = time.monotonic()
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -147,6 +149,13 @@ def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _tried(lake: Lake, run: Run) -> None:
+    try:
+        write(lake, run)
+    except (OSError, InputError) as error:
+        logging.getLogger(__name__).warning("the run's progress could not be stored: %s", error)
 
 
 def write(lake: Lake, run: Run) -> None:

@@ -51,7 +51,8 @@ class Ledger:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._grants: dict[str, Grant] = {}
+        self._grants: dict[str, Grant] = {}  # the last of each task
+        self._holds: dict[str, Grant] = {}  # the larger of its last two: it goes by the one before until it hears
         self._needs: dict[str, Need] = {}
         self._gone: dict[str, float] = {}  # dollars of tasks that are not here any more
 
@@ -59,7 +60,7 @@ class Ledger:
         """Return what `task` may do now. `running` tasks are known to Spark, some of which may not have asked yet."""
         self._needs[task] = need
         self._gone.pop(task, None)
-        others = {name: found for name, found in self._grants.items() if name != task}
+        others = {name: found for name, found in self._holds.items() if name != task}
         draining = sum(found.draining for found in self._needs.values())
         sharing = max(1, max(running, len(self._needs)) - draining)
         rates = (
@@ -68,14 +69,17 @@ class Ledger:
         )
         calls, tokens = (0.0, 0.0) if need.draining else rates
         granted = Grant(self._in_flight(need, others, sharing), calls, tokens, self._dollars(need, others, sharing))
+        self._holds[task] = _larger(granted, self._grants.get(task, granted))
         self._grants[task] = granted
         return granted
 
     def left(self, task: str, spent: float | None = None) -> None:
         """Free what a task held. Without a last word of what it `spent`, all it was allowed counts as spent."""
-        granted, _ = self._grants.pop(task, None), self._needs.pop(task, None)
-        if granted and self._limits.dollars:
-            self._gone[task] = granted.dollars if spent is None else spent
+        held = self._holds.pop(task, None)
+        self._grants.pop(task, None)
+        self._needs.pop(task, None)
+        if held and self._limits.dollars:
+            self._gone[task] = held.dollars if spent is None else spent
 
     @property
     def is_spent(self) -> bool:
@@ -113,6 +117,15 @@ class Ledger:
         free = self._limits.dollars - sum(self._gone.values()) - sum(found.dollars for found in others.values()) - own
         is_of_use = not need.draining and free >= need.next_call
         return own + (max(need.next_call, free / (sharing + 1)) if is_of_use else 0.0)
+
+
+def _larger(one: Grant, other: Grant) -> Grant:
+    return Grant(
+        in_flight=max(one.in_flight, other.in_flight),
+        requests_per_second=max(one.requests_per_second, other.requests_per_second),
+        tokens_per_minute=max(one.tokens_per_minute, other.tokens_per_minute),
+        dollars=max(one.dollars, other.dollars),
+    )
 
 
 def _part(limit: float, held: list[float], sharing: int) -> float:

@@ -81,7 +81,7 @@ def prefix(run_id: str, partition: int) -> str:
 
 def stored_before(at: Place, prefix: str) -> set[str]:
     """Return the keys that lost attempts of the same task have stored, answered or failed: a task's own, some thousands."""
-    names = (found.path for found in at.at("data").list() if found.path.rpartition("/")[2].startswith(prefix))
+    names = (found.path for found in at.at("data").list() if found.path.rpartition("/")[2].startswith(f"{prefix}-"))
     tables = (pq.read_table(pa.BufferReader(at.read(f"data/{name}") or b""), columns=["key"]) for name in names)
     return {key for table in tables for key in table["key"].to_pylist()}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft_spark.shares import UNLIMITED, Ledger, Limits, Need
+from raft_spark.shares import UNLIMITED, Grant, Ledger, Limits, Need
 
 pytestmark = pytest.mark.row
 
@@ -17,6 +17,13 @@ class Task:
     def __init__(self) -> None:
         self.open, self.spent, self.reserved, self.allowed, self.dollars = 0, 0.0, 0.0, 0, 0.0
         self.rate = self.tokens = 0.0
+        self.heard: Grant | None = None
+
+    def hear(self) -> None:
+        """Take what was granted, some time after it was."""
+        if self.heard:
+            self.allowed, self.dollars = self.heard.in_flight, self.heard.dollars
+            self.rate, self.tokens = self.heard.requests_per_second, self.heard.tokens_per_minute
 
     def need(self, *, draining: bool) -> Need:
         return Need(self.open, self.spent, self.reserved, 0.01, draining=draining)
@@ -32,7 +39,7 @@ class Task:
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from(["ask", "act", "drain", "end", "die"]), st.integers(0, 4), st.integers(-8, 16)),
+    st.tuples(st.sampled_from(["ask", "hear", "act", "drain", "end", "die"]), st.integers(0, 4), st.integers(-8, 16)),
     max_size=80,
 )
 
@@ -47,9 +54,12 @@ def test_all_tasks_together_never_pass_a_limit(steps: list[tuple[str, int, int]]
         if step == "act":
             task.act(wish)
         elif step in {"ask", "drain"}:
-            granted = ledger.grant(names[number], task.need(draining=step == "drain"))
-            task.allowed, task.dollars = granted.in_flight, granted.dollars
-            task.rate, task.tokens = granted.requests_per_second, granted.tokens_per_minute
+            task.hear()
+            task.heard = ledger.grant(names[number], task.need(draining=step == "drain"))
+            if step == "drain":
+                task.hear()
+        elif step == "hear":
+            task.hear()
         else:
             ledger.left(names[number], task.spent if step == "end" and not task.open else None)
             gone += task.spent + task.reserved
@@ -78,6 +88,16 @@ def test_a_lone_task_has_it_all_and_a_second_gets_half_after_the_first_gave_way(
     assert ledger.grant("b", Need()).in_flight == 5
     assert ledger.grant("a", Need(open=8)).in_flight == 8
     assert ledger.grant("b", Need()).in_flight == 8
+
+
+def test_what_a_task_gives_way_is_held_until_it_has_heard_so():
+    ledger = Ledger(Limits(16, 8.0, dollars=1.0))
+    ledger.grant("a", Need(next_call=0.1))
+    ledger.grant("b", Need(next_call=0.1))
+    assert ledger.grant("a", Need(open=3, next_call=0.1)).in_flight == 8  # said while it was still allowed 16
+    assert ledger.grant("b", Need(next_call=0.1)).in_flight == 0
+    assert ledger.grant("a", Need(open=3, next_call=0.1)).in_flight == 8
+    assert ledger.grant("b", Need(next_call=0.1)).in_flight == 8
 
 
 def test_what_does_not_divide_is_used_all_the_same():

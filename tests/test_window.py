@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -305,6 +306,85 @@ def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_tak
     assert told.count(None) < 20
 
 
+# No mix-up
+
+
+@given(st.integers(1, 16), st.lists(st.tuples(st.floats(0, 0.003), st.booleans()), max_size=40))
+@settings(deadline=None, max_examples=25)
+def test_no_answer_comes_out_with_another_request(in_flight: int, calls: list[tuple[float, bool]]):
+    """Each call takes its time, and some fail at first; the answer repeats the prompt."""
+    failed_once: set[str] = set()
+
+    def ask(request: Request) -> Reply:
+        prompt = str(request.prompt)
+        seconds, fails_first = calls[int(prompt)]
+        time.sleep(seconds)
+        if fails_first and prompt not in failed_once:
+            failed_once.add(prompt)
+            return failed("model_error")
+        return Reply(completion=prompt)
+
+    with no_waits_and_no_verdict():
+        answered = all_answers(len(calls), ask, limits(in_flight))
+    assert sorted(asked.pubid for asked in answered) == list(range(len(calls)))
+    assert all(str(asked.pubid) == asked.request.prompt == asked.reply.completion for asked in answered)
+
+
+# The window adapts
+
+
+def test_what_the_endpoint_bears_is_found_with_real_threads():
+    busy, throttled, lock = 0, Counter[bool](), threading.Lock()
+
+    def ask(_: Request) -> Reply:
+        nonlocal busy
+        with lock:
+            is_full = busy >= 6
+            throttled[is_full] += 1
+            busy += not is_full
+        if is_full:
+            return failed("throttled")
+        time.sleep(0.005)
+        with lock:
+            busy -= 1
+        return OK
+
+    limited = limits(in_flight=32)
+    with no_waits_and_no_verdict():
+        assert len(all_answers(600, ask, limited)) == 600
+    assert throttled[True] < 0.2 * throttled[False]
+    assert limited[1].tally.throttled == throttled[True] > 0
+    assert 3 <= limited[1].tally.window <= 10
+
+
+@pytest.mark.parametrize("in_flight", [4, 16, 64])
+def test_a_dead_endpoint_is_given_up_after_fewer_calls_than_two_windows(in_flight: int):
+    calls = itertools.count()
+
+    def ask(_: Request) -> Reply:
+        next(calls)
+        return failed("unavailable")
+
+    limited, begin = limits(in_flight), time.monotonic()
+    answered = all_answers(1_000, ask, limited)
+    assert time.monotonic() - begin < 5
+    assert in_flight <= next(calls) < 2 * in_flight
+    assert limited[1].stop.startswith("does not answer")
+    assert {asked.reply.error_class for asked in answered} == {"unavailable"}
+
+
+def test_one_request_that_always_fails_ends_no_run():
+    def ask(request: Request) -> Reply:
+        return failed("timeout") if request.prompt == "3" else OK
+
+    limited = limits(in_flight=4, attempts=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "FIRST_WAIT", 0.0)
+        answered = all_answers(10, ask, limited)
+    assert [asked.attempts for asked in answered if asked.reply.error] == [20]
+    assert limited[1].stop == ""
+
+
 # Ends
 
 
@@ -350,3 +430,55 @@ def test_closing_does_not_wait_for_requests_that_wait():
     begin = time.monotonic()
     going.close()
     assert time.monotonic() - begin < 5
+
+
+def test_a_refusal_ends_all_at_once():
+    calls = itertools.count()
+
+    def ask(_: Request) -> Reply:
+        next(calls)
+        return failed("refused")
+
+    limited = limits(in_flight=8)
+    answered = all_answers(1_000, ask, limited)
+    assert len(answered) == next(calls) <= 8
+    assert limited[1].stop == "refuses: as asked"
+
+
+def test_a_stop_starts_no_call_waits_for_the_open_ones_and_yields_what_has_failed():
+    """0 is to be asked again and waits, 1 and 2 are open at the stop, of which 2 fails; nobody hears of 3 and more."""
+    calls: list[str] = []
+    stopped = threading.Event()
+
+    def ask(request: Request) -> Reply:
+        calls.append(str(request.prompt))
+        if request.prompt == "0":
+            return failed("unavailable", retry_after=30)
+        assert stopped.wait(PATIENT)
+        return OK if request.prompt == "1" else failed("timeout")
+
+    limited = limits(in_flight=2)
+    going, found = answers(requests(100), ask, limited), []
+    for asked in going:
+        found += [asked] if asked else []
+        if len(calls) == 3 and not stopped.is_set():
+            limited[1].grant = replace(limited[1].grant, stop="enough")
+            stopped.set()
+    assert calls == ["0", "1", "2"]
+    assert {asked.pubid: asked.reply.error_class for asked in found} == {0: "unavailable", 1: None, 2: "timeout"}
+
+
+def test_a_stop_before_the_first_call_asks_nothing():
+    limited = limits()
+    limited[1].grant = replace(limited[1].grant, stop="enough")
+    assert all_answers(10, lambda _: OK, limited) == []
+
+
+def test_without_a_share_nothing_is_asked_until_there_is_one(monkeypatch):
+    monkeypatch.setattr(window, "TICK", 0.01)
+    limited = limits(in_flight=0)
+    going = answers(requests(5), lambda _: OK, limited)
+    assert [next(going) for _ in range(5)] == [None] * 5
+    assert limited[1].tally.calls == 0
+    limited[1].grant = replace(limited[1].grant, in_flight=2)
+    assert sorted(asked.pubid for asked in going if asked) == [0, 1, 2, 3, 4]
