@@ -144,7 +144,7 @@ def test_the_verb_tells_the_numbers_as_json_and_of_a_finished_lake_at_once(askin
     assert "Nothing to pay: all 60 requests are answered." in call(conf)
     assert time.monotonic() - begin < 2
     assert calls(url)["calls"] == 60
-    numbers = json.loads(call(conf, "--json", "--set", "completions.max_new_tokens=40", "--ask", "2").splitlines()[-1])
+    numbers = json.loads(call(conf, "--json", "--set", "completions.temperature=0.5", "--ask", "2").splitlines()[-1])
     assert (numbers["to_ask"], numbers["asked_now"]) == (58, 2)
     assert numbers["bill"]["total"]["value"] == pytest.approx(
         (2 * numbers["use"]["tokens_in"]["value"] + 10 * numbers["use"]["tokens_out"]["value"]) / 1_000_000
