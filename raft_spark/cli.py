@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 
 import click
 from rich.console import Console
@@ -20,6 +21,7 @@ from raft_spark import (
     dataset,
     estimate,
     report,
+    runs,
     schemas,
     session,
     tables,
@@ -105,10 +107,23 @@ def _timed(
 ) -> tuple[tables.Version, bool, float]:
     """Run one stage: (its version, whether it is new, seconds)."""
     before, begin = tables.current(conf.lake, name), time.monotonic()
-    version = stage(conf)
+    with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
+        version = stage(conf)
     seconds, new = time.monotonic() - begin, before is None or before.id != version.id
     console.print(views.line(name, version, new, seconds), highlight=False)
     return version, new, seconds
+
+
+@contextmanager
+def _reported_on(conf: config.Config) -> Iterator[None]:
+    """Write the page about the run that the block makes, also when it fails; none where matplotlib is missing, as on EMR."""
+    last = runs.read(conf.lake)
+    try:
+        yield
+    finally:
+        run = runs.read(conf.lake)
+        if run and find_spec("matplotlib") and (last is None or run.id != last.id):
+            console.print(f"{'':<12} report: {report.written(conf.lake, run.id)}", soft_wrap=True, highlight=False)
 
 
 def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) -> click.Command:
@@ -189,6 +204,15 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
     with reported():
         conf = config.load(files, assignments)
         views.history(console, tables.history(conf.lake, table), tables.current(conf.lake, table))
+
+
+@main.command("progress")
+@settings
+@click.option("--once", is_flag=True, help="One line, and no more.")
+def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool) -> None:
+    """Follow the last run of completions from another process, by what it keeps in the lake; Ctrl-C ends this, not the run."""
+    with reported():
+        views.follow(console, config.load(files, assignments).lake, once=once)
 
 
 @main.command("fake-endpoint")

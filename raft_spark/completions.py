@@ -138,7 +138,7 @@ def to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
 
 def _told(run_id: str, conf: config.Config, counts: Mapping[str, int]) -> runs.Run:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    model = conf.teacher.model or conf.teacher.endpoint_name
+    model = conf.teacher.model
     return runs.Run(
         run_id, conf.completions.endpoint, model, now, now, counts["asked"], counts["known"], state="finished"
     )
@@ -193,7 +193,7 @@ def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: run
                 desk_of, *session.addresses(spark), secrets.token_bytes(32), partial(_running, stages)
             )
         )
-        open_for_the_run.enter_context(session.stoppable(desk_of.stop))
+        open_for_the_run.enter_context(session.stoppable(spark, desk_of.stop))
         open_for_the_run.enter_context(runs.kept(conf.lake, desk_of.told))
         open_for_the_run.enter_context(progress.asking(desk_of.told, _arithmetic(limits, tasks)))
         work = Work(asking, endpoint, conf.price, share, desk, store_of, told.id)

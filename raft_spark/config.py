@@ -223,8 +223,10 @@ class Endpoint(Section):
     @model_validator(mode="before")
     @classmethod
     def _takes_its_usual_codec(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Fill in the first codec of a kind; and as the model of SageMaker what is called, so that keys tell models apart."""
         usual = CODECS.get(str(fields.get("kind")), ("",))[0]
-        return {**fields, "codec": fields.get("codec") or usual}
+        named = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
+        return {**fields, "codec": fields.get("codec") or usual, "model": next(filter(None, named), "")}
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Endpoint":

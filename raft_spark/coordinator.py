@@ -8,6 +8,7 @@ others. So the limits of the cluster hold with fewer executors than asked for, w
 import dataclasses
 import json
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -87,7 +88,8 @@ class Coordinator:
             seconds = time.monotonic() - self._begin
             if not self._points or seconds - self._points[-1].seconds >= self._point_every:
                 tokens = run.prompt_tokens + run.completion_tokens
-                done = (run.answered, sum(run.failed.values()), run.calls, run.throttled)
+                answered = sum(tally.answered for tally in self._tallies.values())
+                done = (answered, sum(run.failed.values()), run.calls, run.throttled)
                 self._points.append(Point(round(seconds, 1), *done, tokens, run.open, run.window))
             if len(self._points) >= MOST_POINTS:
                 self._points, self._point_every = self._points[::2], self._point_every * 2
@@ -112,12 +114,17 @@ def listening(coordinator: Coordinator, bind: str, host: str, key: bytes, runnin
     """Serve the tasks on a free port of the address `bind`, which they know as `host`; `running` counts those Spark has."""
     over = threading.Event()
     with Listener((bind, 0), backlog=256) as listener:
-        for target, arguments in ((_accept, (listener, coordinator, key)), (_watch, (running, coordinator, over))):
+        port = listener.address[1]
+        for target, arguments in (
+            (_accept, (listener, coordinator, key, over)),
+            (_watch, (running, coordinator, over)),
+        ):
             threading.Thread(target=target, args=arguments, daemon=True).start()
         try:
-            yield Desk(host, listener.address[1], key)
+            yield Desk(host, port, key)
         finally:
             over.set()
+            socket.create_connection((bind, port)).close()  # closing alone would not wake who waits in accept
 
 
 def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading.Event) -> None:
@@ -125,12 +132,11 @@ def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading
         coordinator.running = running()
 
 
-def _accept(listener: Listener, coordinator: Coordinator, key: bytes) -> None:
+def _accept(listener: Listener, coordinator: Coordinator, key: bytes, over: threading.Event) -> None:
     """Take connections; each is asked for the key in a thread of its own, so that a stranger holds up nobody."""
-    with suppress(OSError):
-        while True:
-            arguments = (listener.accept(), coordinator, key)
-            threading.Thread(target=_serve, args=arguments, daemon=True).start()
+    while not over.is_set():
+        arguments = (listener.accept(), coordinator, key)
+        threading.Thread(target=_serve, args=arguments, daemon=True).start()
 
 
 def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None:

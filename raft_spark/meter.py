@@ -45,6 +45,7 @@ class Tally:
     """What a task has done so far; its last replies count once they are stored. Fields are replaced, never changed in place."""
 
     calls: int = 0
+    answered: int = 0
     throttled: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -77,7 +78,6 @@ class Meter:
         self._calls, self._tokens = Spacing(), Spacing()
         self._patience = Patience(most_seconds)
         self._health = Health(clock())
-        self._answers = 0
 
     @property
     def stop(self) -> str:
@@ -146,7 +146,7 @@ class Meter:
         self._health.answered(now)
         if asked.reply.completion is not None:
             self._patience.answered(asked.latency)
-            self._answers += 1
+            self.tally.answered += 1
 
     def _failed(self, asked: Asked, now: float) -> Asked:
         reply, tally = asked.reply, self.tally
@@ -166,7 +166,7 @@ class Meter:
 
     def _likely(self, request: Request) -> float:
         """Return how many tokens a call will take, in and out: as many out as answers had so far, else the most."""
-        out = self.tally.completion_tokens / self._answers if self._answers else request.max_tokens
+        out = self.tally.completion_tokens / self.tally.answered if self.tally.answered else request.max_tokens
         return request.characters / CHARS_A_TOKEN + out
 
     def _dearest(self, request: Request) -> float:

@@ -100,8 +100,9 @@ class Spacing:
         return max(0.0, self._next - now) if rate else float("inf")
 
     def sent(self, now: float, rate: float, units: float = 1.0) -> None:
-        """Count what was sent; less than was feared is given back as negative units."""
-        self._next = max(self._next, now - CATCH_UP) + units / rate
+        """Count what was sent; less than was feared is given back as negative units. At rate 0 nothing is known."""
+        if rate:
+            self._next = max(self._next, now - CATCH_UP) + units / rate
 
 
 class Patience:

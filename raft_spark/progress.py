@@ -72,7 +72,7 @@ def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
     console = Console(file=sys.stderr)
     console.print(arithmetic, highlight=False, soft_wrap=True)
     over = threading.Event()
-    thread = threading.Thread(target=follow, args=(told, over, console), daemon=True)
+    thread = threading.Thread(target=follow, args=(told, over.wait, console), daemon=True)
     thread.start()
     try:
         yield
@@ -81,14 +81,16 @@ def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
         thread.join()
 
 
-def follow(told: Callable[[], Run], over: threading.Event, console: Console) -> None:
-    """Show a run until `over`: live in a terminal, else as a plain line every LINE_EVERY seconds."""
+def follow(told: Callable[[], Run], is_over: Callable[[float], bool], console: Console) -> None:
+    """Show a run until it `is_over`, which is asked with how long it may wait: live in a terminal, else a plain line every
+    LINE_EVERY seconds.
+    """
     if not console.is_terminal:
-        while not over.wait(LINE_EVERY):
+        while not is_over(LINE_EVERY):
             console.print(line(told()), highlight=False, soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False) as live:
-        while not over.wait(LOOK_EVERY):
+        while not is_over(LOOK_EVERY):
             live.update(_panel(told()), refresh=True)
         live.update(_panel(told()), refresh=True)
 

@@ -6,6 +6,7 @@ The driver writes it; a terminal, `raft-spark progress` in another process and t
 """
 
 import dataclasses
+import datetime as dt
 import json
 import threading
 import time
@@ -18,14 +19,16 @@ from raft_spark import schemas
 from raft_spark.config import Lake
 from raft_spark.files import Place
 
-LOOK_EVERY, WRITE_EVERY = 0.5, 5.0  # seconds
+LOOK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0
 
 State = Literal["asking", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The run at one time: `seconds` since its start, sums since then, and `open` calls and `window` at that time."""
+    """The run at one time: `seconds` since its start, sums since then, and `open` calls and `window` at that time. Answers
+    count as they come, failed rows as they are stored.
+    """
 
     seconds: float
     answered: int
@@ -69,6 +72,12 @@ class Run:
     def failures(self) -> str:
         """Return the failed rows by class, as `3 timeout, 1 filtered`."""
         return ", ".join(f"{count} {name}" for name, count in sorted(self.failed.items(), key=lambda pair: -pair[1]))
+
+    @property
+    def is_silent(self) -> bool:
+        """Say whether a run that should be asking has not told anything for a while: most likely its driver is gone."""
+        then = dt.datetime.fromisoformat(self.updated_at)
+        return self.state == "asking" and (dt.datetime.now(dt.UTC) - then).total_seconds() > SILENT_SECONDS
 
     @property
     def done(self) -> int:
@@ -128,7 +137,11 @@ def write(lake: Lake, run: Run) -> None:
 def read(lake: Lake, run_id: str = "") -> Run | None:
     """Return a run, by default the last that began; None when there is none."""
     folder = _folder(lake)
-    name = f"{run_id}.json" if run_id else max((file.path for file in folder.list()), default="")
+    name = (
+        f"{run_id}.json"
+        if run_id
+        else max((file.path for file in folder.list() if file.path.endswith(".json")), default="")
+    )
     stored = folder.read(name) if name else None
     if stored is None:
         return None

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
+from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
 from raft_spark import config, errors
@@ -116,25 +117,54 @@ def addresses(spark: SparkSession) -> tuple[str, str]:
 
 
 @contextmanager
-def stoppable(stop: Callable[[str], None]) -> Iterator[None]:
-    """Call `stop` on the first SIGTERM or Ctrl-C while the block runs; a second one ends it at once, as Ctrl-C always did."""
+def stoppable(spark: SparkSession, stop: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop` on the first SIGTERM or Ctrl-C while the block runs; a second one ends the run at once, as ever.
+
+    Under spark-submit the JVM is the process that gets SIGTERM, and would end with all tasks; so it hands it on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = (signal.SIGTERM, signal.SIGINT)
+    names = (signal.SIGTERM, signal.SIGINT)
 
     def asked(number: int, _: object) -> None:
-        for name in signals:
+        for name in names:
             signal.signal(name, signal.default_int_handler)
         sys.stderr.write("stopping: open calls are waited for and stored; once more stops at once\n")
         stop(signal.Signals(number).name)
 
-    before = [(name, signal.signal(name, asked)) for name in signals]
+    before = [(name, signal.signal(name, asked)) for name in names]
+    java = _JavaSignal(spark, stop)
     try:
         yield
     finally:
+        java.undo()
         for name, handler in before:
             signal.signal(name, handler)
+
+
+class _JavaSignal:
+    """The JVM's own SIGTERM, handed to `stop` once; py4j calls `handle` from a thread of its own."""
+
+    class Java:
+        """The interface that py4j implements in the JVM by this class."""
+
+        implements: ClassVar = ["sun.misc.SignalHandler"]
+
+    def __init__(self, spark: SparkSession, stop: Callable[[str], None]) -> None:
+        gateway: Any = spark.sparkContext._gateway  # noqa: SLF001 - as pyspark's own callbacks (foreachBatch) do
+        ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
+        self._misc, self._stop = gateway.jvm.sun.misc, stop
+        self._before = self._misc.Signal.handle(self._misc.Signal("TERM"), self)
+
+    def handle(self, _: object) -> None:
+        """Take the signal; the next one is the JVM's again."""
+        self.undo()
+        self._stop("SIGTERM")
+
+    def undo(self) -> None:
+        """Give the signal back to the JVM."""
+        self._misc.Signal.handle(self._misc.Signal("TERM"), self._before)
 
 
 @contextmanager

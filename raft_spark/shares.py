@@ -62,16 +62,12 @@ class Ledger:
         others = {name: found for name, found in self._grants.items() if name != task}
         draining = sum(found.draining for found in self._needs.values())
         sharing = max(1, max(running, len(self._needs)) - draining)
-        granted = Grant(
-            in_flight=self._in_flight(need, others, sharing),
-            requests_per_second=_part(
-                self._limits.requests_per_second, [found.requests_per_second for found in others.values()], sharing
-            ),
-            tokens_per_minute=_part(
-                self._limits.tokens_per_minute, [found.tokens_per_minute for found in others.values()], sharing
-            ),
-            dollars=self._dollars(need, others, sharing),
+        rates = (
+            _part(self._limits.requests_per_second, [found.requests_per_second for found in others.values()], sharing),
+            _part(self._limits.tokens_per_minute, [found.tokens_per_minute for found in others.values()], sharing),
         )
+        calls, tokens = (0.0, 0.0) if need.draining else rates
+        granted = Grant(self._in_flight(need, others, sharing), calls, tokens, self._dollars(need, others, sharing))
         self._grants[task] = granted
         return granted
 
@@ -108,12 +104,15 @@ class Ledger:
         return need.open if need.draining else max(granted.in_flight, need.open)
 
     def _dollars(self, need: Need, others: Mapping[str, Grant], sharing: int) -> float:
-        """Share what nobody holds: enough for the next call if there is, else the fair part."""
+        """Share what nobody holds: the fair part, at least the next call; nothing where that is too little to be of use, or
+        two tasks would keep from each other what would do for one.
+        """
         if not self._limits.dollars:
             return UNLIMITED
         own = need.spent + need.reserved
         free = self._limits.dollars - sum(self._gone.values()) - sum(found.dollars for found in others.values()) - own
-        return own + max(0.0, min(free, max(need.next_call, free / (sharing + 1))))
+        is_of_use = not need.draining and free >= need.next_call
+        return own + (max(need.next_call, free / (sharing + 1)) if is_of_use else 0.0)
 
 
 def _part(limit: float, held: list[float], sharing: int) -> float:

@@ -11,8 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, endpoints, prompts, schemas, tables
-from raft_spark.errors import EndpointError
+from raft_spark import config, costs, endpoints, progress, prompts, runs, schemas, tables
+from raft_spark.errors import EndpointError, InputError
 
 Done = tuple[str, tables.Version, bool, float]
 LONG_TEXT = 600
@@ -74,6 +74,26 @@ def preview(console: Console, conf: config.Config, row: Mapping[str, Any]) -> No
         f"{seconds:.2f} s, {reply.prompt_tokens} tokens in, {reply.completion_tokens} out, finished by {reply.finish_reason}, "
         f"key {request.key}"
     )
+
+
+def follow(console: Console, lake: config.Lake, *, once: bool) -> None:
+    """Show the last run until it ends. Raises InputError where there is none."""
+    first = runs.read(lake)
+    if first is None:
+        msg = f"{lake.root} tells of no run of completions; start one with `raft-spark completions`"
+        raise InputError(msg)
+
+    def told() -> runs.Run:
+        return runs.read(lake, first.id) or first
+
+    def is_over(seconds: float) -> bool:
+        time.sleep(0 if once else seconds)
+        return once or told().state != "asking" or told().is_silent
+
+    progress.follow(told, is_over, console)
+    run = told()
+    why = f" ({run.reason})" if run.reason else f", but silent since {run.updated_at}" if run.is_silent else ""
+    console.print(f"{run.state}{why}: {progress.line(run)}", highlight=False, soft_wrap=True)
 
 
 def history(console: Console, versions: Iterable[tables.Version], current: tables.Version | None) -> None:
@@ -155,7 +175,7 @@ def _rows(version: tables.Version) -> str:
         case schemas.BASE:
             return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
         case schemas.COMPLETIONS:
-            return f"{counts['answered']} answers, {counts['requests'] - counts['asked']} known before"
+            return f"{counts['answered']} answers, {counts['known']} known before"
         case _:
             return f"{sum(counts['kept'].values())} rows: " + ", ".join(
                 f"{n} {split}" for split, n in counts["kept"].items()
@@ -167,8 +187,7 @@ def _left_out(version: tables.Version) -> str:
     reasons = dict(counts.get("reasons") or counts.get("rejected") or {})
     if counts.get("beyond_limit"):
         reasons["beyond the limit"] = counts["beyond_limit"]
-    if counts.get("failed"):
-        reasons["failed"] = counts["failed"]
+    reasons |= counts.get("failed_by_class", {})
     return "\n".join(f"{count} {reason}" for reason, count in reasons.items()) or "0"
 
 

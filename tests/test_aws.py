@@ -706,3 +706,16 @@ def test_a_key_is_in_no_repr_error_or_traceback(server, keeper):
             told.append(traceback.format_exc())
     assert len(told) == 4
     assert "sk-0123456789" not in "".join(told)
+
+
+def test_an_endpoint_is_its_models_name_in_keys_and_no_model_in_bodies():
+    own = Endpoint(kind="sagemaker", endpoint_name="mine", codec="openai")
+    assert own.model == "mine"
+    assert Endpoint(kind="sagemaker", endpoint_name="mine", inference_component="part").model == "part"
+    assert Endpoint(kind="sagemaker", endpoint_name="mine", model="llama").model == "llama"
+    sent: list[bytes] = []
+    with closing(connect(own.model_copy(update={"region": "us-east-1", "url": "http://127.0.0.1:9"}), 1, 10.0)) as client:
+        client._door.ask = lambda _, arguments, *rest: sent.append(arguments["Body"])
+        for model in ("mine", "llama"):
+            client.ask(replace(chat(), model=model))
+    assert [json.loads(body).get("model") for body in sent] == [None, "llama"]

@@ -13,7 +13,7 @@ from raft_spark.cli import main
 
 pytestmark = pytest.mark.row
 README = (ROOT / "README.md").read_text()
-VERBS = set(re.findall(r"(?:^|`)raft-spark ([a-z]+)", README.partition("## ")[2], re.MULTILINE))
+VERBS = set(re.findall(r"(?:^|`)raft-spark ([a-z-]+)", README.partition("## ")[2], re.MULTILINE))
 
 
 def test_every_linked_file_is_there():

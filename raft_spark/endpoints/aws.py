@@ -41,7 +41,7 @@ class SageMakerClient:
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send one request, once; wait at most about `seconds`, see Door."""
         write, read = codecs.SAGEMAKER[self._conf.codec]
-        body = json.dumps(write(request)).encode()
+        body = json.dumps(write(self._unnamed(request))).encode()
         if problem := _unsendable(request, self._conf, body, SAGEMAKER_BYTES):
             return problem
         return self._door.ask("invoke_endpoint", {**self._address(request), "Body": body}, read, seconds)
@@ -49,6 +49,11 @@ class SageMakerClient:
     def close(self) -> None:
         """Close the idle connections."""
         self._door.close()
+
+    def _unnamed(self, request: Request) -> Request:
+        """Leave the model out of the body where its name is only that of the endpoint, which a container does not know."""
+        is_address = request.model in {self._conf.inference_component, self._conf.endpoint_name}
+        return replace(request, model="") if is_address else request
 
     def _address(self, request: Request) -> dict[str, str]:
         """Say where the body goes. Without a route the container tells a chat from a text by the body."""
