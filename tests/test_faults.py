@@ -173,7 +173,7 @@ def said(root: str) -> str:
 
 def family(run: subprocess.Popen[bytes], word: str = "") -> list[int]:
     """The processes of a run that still live, whose command line holds `word`."""
-    table = subprocess.run(["ps", "-eo", "pid,sid,stat,args"], capture_output=True, text=True, check=True).stdout
+    table = subprocess.run(["ps", "-ww", "-eo", "pid,sid,stat,args"], capture_output=True, text=True, check=True).stdout
     lines = [line.split(None, 3) for line in table.splitlines()[1:]]
     return [
         int(pid)
@@ -190,7 +190,7 @@ def kill(pid: int) -> bool:
     return True
 
 
-def until(come: Callable[[], object], run: subprocess.Popen[bytes] | None = None, seconds: float = 120) -> None:
+def until(come: Callable[[], object], run: subprocess.Popen[bytes] | None = None, seconds: float = 300) -> None:
     """Wait until something has come, while the run goes on."""
     for _ in range(int(seconds * 20)):
         if come():
@@ -406,7 +406,7 @@ def test_rates_are_those_of_the_whole_cluster_with_fewer_executors_than_asked_fo
     assert counts["answered"] == FEW
     tokens = sum(counts["tokens"].values()) / FEW
     a_second = 12 if "requests" in rate else 200_000 / 60 / tokens
-    calls = [calls for _, calls, *_ in fake.told("calls/seconds")]
+    calls = [calls for _, calls, *_ in itertools.dropwhile(lambda second: not second[1], fake.told("calls/seconds"))]
     assert max(map(sum, itertools.pairwise(calls))) <= 2 * a_second * 1.2
     assert len(calls) < 2 * FEW / a_second + 2, "far less is asked than may be"
 
@@ -464,17 +464,17 @@ def test_an_endpoint_that_takes_nothing_ends_the_run_before_it_has_asked_much(
 @pytest.mark.parametrize("rows", [MORE, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_an_endpoint_that_dies_half_way_ends_the_run_with_all_answers_stored(lake, fake: Fake, rows: int):
     root = lake(rows)
-    fake.manner(latency_ms=100)
+    fake.manner(latency_ms=200)
     seen: list[dict[str, int]] = []
     killer = threading.Thread(target=killed_half_way, args=(fake, rows, seen))
     killer.start()
     with pytest.raises(EndpointError, match=r"endpoint 'fake' does not answer, for .*refused"):
-        completions.run(settled(root, at(fake), "completions.flush_seconds=60"))
+        completions.run(settled(root, at(fake), "completions.flush_seconds=60", "completions.in_flight=16"))
     killer.join()
     run = last_run(root)
     assert rows > run.answered == len(answers(root)) >= seen[-1]["answered"] >= rows / 2
     assert run.state == "failed"
-    assert run.calls - seen[-1]["calls"] <= 2 * 8
+    assert run.calls - run.answered <= 16 + 2 * 16, "those that were open when it died, and twice as many"
 
 
 def killed_half_way(fake: Fake, rows: int, seen: list[dict[str, int]]) -> None:
