@@ -13,6 +13,7 @@ UNSHRUNK = 1e9  # calls: the share `cap` is what counts
 NEARLY = 0.95  # of the level that was throttled: up to here the window returns quickly
 LONGEST_CALM = 32  # windows of successes between two probes of an endpoint that throttles
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 60.0  # seconds between calls, where the endpoint throttles each
+FAILURE_PAUSES = 5.0  # times as long, where it answers none
 CATCH_UP = 0.25  # seconds: how much of a rate may be made up for after a pause
 FEWEST_ANSWERS, LAST_ANSWERS = 32, 512  # of which the slowest tells how long an answer may take
 SLOWEST_TIMES, LEAST_SECONDS = 3.0, 10.0
@@ -43,7 +44,9 @@ class Window:
         return min(self.cap, max(1, int(self._size)))
 
     def wait(self, now: float) -> float:
-        """Return the seconds until the next call may start, though the window has room: what is throttled at one call pauses."""
+        """Return the seconds until the next call may start, though the window has room: what is throttled at one call
+        pauses, and what answers none.
+        """
         return max(0.0, self._paused_until - now)
 
     def answered(self) -> None:
@@ -64,16 +67,22 @@ class Window:
         """Halve, once for all calls that were on their way when the window last shrank; `open_then` calls were too many."""
         if started >= self._shrunk_at:
             if self.size < 2:  # noqa: PLR2004 - a single call is too many already
-                self._paused_until = now + min(LONGEST_PAUSE, max(self._pause, retry_after))
-                self._pause *= 2
+                self._rest(now, max(self._pause, retry_after))
             self._level, self._beyond = max(1.0, open_then - 1.0), 0
             self._calm = min(LONGEST_CALM, self._calm * 2)
             self._halve(now)
 
     def failed(self, started: float, now: float) -> None:
-        """Halve for a whole window of failures; it tells no level."""
+        """Halve and rest for a whole window of failures; it tells no level. Without the rest an endpoint that refuses every
+        call at once, as a closed port does, would see hundreds of them before it counts as dead.
+        """
         if started >= self._shrunk_at:
+            self._rest(now, FAILURE_PAUSES * self._pause)
             self._halve(now)
+
+    def _rest(self, now: float, seconds: float) -> None:
+        self._paused_until = now + min(LONGEST_PAUSE, seconds)
+        self._pause *= 2
 
     def _halve(self, now: float) -> None:
         self._size = max(1.0, min(self._size, self.cap) / 2)

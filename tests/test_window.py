@@ -388,6 +388,20 @@ def test_one_request_that_always_fails_ends_no_run():
 # Ends
 
 
+def test_an_endpoint_that_dies_is_given_up_after_few_more_calls(monkeypatch):
+    monkeypatch.setattr(pace, "SILENT_SECONDS", 1.0)
+    asked = itertools.count(1)
+
+    def ask(request: Request) -> Reply:
+        return OK if next(asked) <= 100 else failed("unavailable")  # at once, as a closed port does
+
+    within = limits(in_flight=16, attempts=100)
+    found = all_answers(1000, ask, within)
+    assert sum(asked.reply.completion is not None for asked in found) == 100
+    assert "does not answer" in within[1].stop
+    assert next(asked) - 101 <= 16 + 2 * 16, "those that were open, and twice as many"
+
+
 def test_an_exception_in_ask_surfaces():
     def ask(request: Request) -> Reply:
         if request.prompt == "7":
