@@ -159,9 +159,10 @@ class Health:
         """Judge after a call that got no answer; `cap` is the window of a healthy endpoint."""
         self._calls += 1
         self._requests.add(request)
-        enough = self._calls >= max(FEWEST_FAILURES, cap) and len(self._requests) > 1
+        several = len(self._requests) > 1
         silent = not self._answered or now - self._since >= SILENT_SECONDS
-        return Verdict(window_failed=self._calls % max(1, window) == 0, dead=enough and silent)
+        dead = self._calls >= max(FEWEST_FAILURES, cap) and silent
+        return Verdict(window_failed=several and self._calls % max(1, window) == 0, dead=several and dead)
 
     def silent_seconds(self, now: float) -> float:
         """Return how long ago the last answer came, or the run began."""
