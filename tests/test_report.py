@@ -22,8 +22,6 @@ from raft_spark.errors import InputError
 from raft_spark.runs import Point, Run
 from raft_spark.tally import Row, Tally
 
-pytestmark = pytest.mark.row
-
 SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
 ID = "20261122T101500Z-1a2b3c4d-5e6f"
 HOSTILE = "</td></table><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
@@ -359,7 +357,7 @@ def test_the_verb_writes_the_page_of_the_last_run_and_prints_where(tmp_path):
 def test_where_there_is_no_run_the_verb_says_so(tmp_path):
     status, printed = call(tmp_path)
     assert status == 3
-    assert "completions knows no run of completions; `raft-spark completions` makes one" in printed
+    assert "no run of completions; `raft-spark completions` makes one" in printed.replace("\n", "")
     lake_with(tmp_path, made_up())
     status, printed = call(tmp_path, "--run", "nope")
     assert (status, "knows no run 'nope'" in printed) == (3, True)
