@@ -6,7 +6,6 @@ What any run has left pending is collected before anything is cut, so that nothi
 files, their day as well, are those of the job: a driver that died while it collected collects again into the same files.
 """
 
-import contextlib
 import itertools
 import logging
 import sys
@@ -117,11 +116,12 @@ def ask(spark: SparkSession, conf: config.Config, told: runs.Run, missing: Calla
     at, watch, trouble = batch.folder(conf, told.id), Watch(conf, told), ""
     watched = conf.completions.batch
     said = f"batch jobs of {watched.min_records:,} to {watched.max_records:,} records, looked at every {watched.poll_seconds:g} s"
-    with contextlib.ExitStack() as open_for_the_run:
-        open_for_the_run.enter_context(session.translated())
-        open_for_the_run.enter_context(session.stoppable(spark, watch.stop))
-        open_for_the_run.enter_context(runs.kept(conf.lake, watch.told))
-        open_for_the_run.enter_context(progress.asking(watch.told, said))
+    with (
+        session.translated(),
+        session.stoppable(spark, watch.stop),
+        runs.kept(conf.lake, watch.told),
+        progress.asking(watch.told, said),
+    ):
         try:
             _rounds(spark, conf, at, watch, missing)
         except EndpointError as error:

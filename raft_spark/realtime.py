@@ -56,32 +56,26 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
     asking = conf.completions
     tasks = max(1, min(session.slots(spark), asking.in_flight, told.total - told.answered))
     limits = Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, _dollars(conf, told))
-    desk_of = Coordinator(limits, runs.begun(told, tasks), conf.price.hourly_price, _seconds(conf, told))
+    driver = Coordinator(limits, runs.begun(told, tasks), conf.price.hourly_price, _seconds(conf, told))
     calls, tokens, dollars = (limit / tasks or UNLIMITED for limit in _rates(limits))
     share = Grant(max(1, asking.in_flight // tasks), calls, tokens, dollars)
 
     def going() -> runs.Run:
-        return runs.joined(told, desk_of.told())
+        return runs.joined(told, driver.told())
 
-    store_of = tables.place(conf.lake, schemas.COMPLETIONS)
-    with contextlib.ExitStack() as open_for_the_run:
-        endpoint = open_for_the_run.enter_context(endpoints.serving(conf.teacher))
-        open_for_the_run.enter_context(session.translated())
-        stages = open_for_the_run.enter_context(progress.stages(spark, "asking"))
-        desk = open_for_the_run.enter_context(
-            coordinator.listening(
-                desk_of, *session.addresses(spark), secrets.token_bytes(32), partial(_running, stages)
-            )
-        )
-        open_for_the_run.enter_context(session.stoppable(spark, desk_of.stop))
-        open_for_the_run.enter_context(runs.kept(conf.lake, going))
-        open_for_the_run.enter_context(progress.asking(going, _arithmetic(limits, tasks)))
-        work = Work(asking, endpoint, conf.price, share, desk, store_of, told.id)
-        asked = missing.repartition(tasks, "key").mapInArrow(
-            partial(_ask_all, work=work), from_arrow_schema(schemas.FILES)
-        )
-        asked.collect()
-    ended = runs.ended(going(), desk_of.trouble, desk_of.stop_reason)
+    at, key = tables.place(conf.lake, schemas.COMPLETIONS), secrets.token_bytes(32)
+    with (
+        endpoints.serving(conf.teacher) as endpoint,
+        session.translated(),
+        progress.stages(spark, "asking") as stages,
+        coordinator.listening(driver, *session.addresses(spark), key, partial(_running, stages)) as desk,
+        session.stoppable(spark, driver.stop),
+        runs.kept(conf.lake, going),
+        progress.asking(going, _arithmetic(limits, tasks)),
+    ):
+        ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id))
+        missing.repartition(tasks, "key").mapInArrow(ask_all, from_arrow_schema(schemas.FILES)).collect()
+    ended = runs.ended(going(), driver.trouble, driver.stop_reason)
     runs.write(conf.lake, ended)
     return ended
 
