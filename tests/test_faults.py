@@ -264,7 +264,7 @@ def test_calls_open_at_once_stay_below_the_limit_with_fewer_executors_than_tasks
     assert fake.calls_beyond_the_first > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stores_what_is_open_and_the_rerun_asks_only_the_rest(lake, fake: Fake, number: signal.Signals):
     root = lake(FEW)
     fake.manner(latency_ms=400)
