@@ -27,7 +27,7 @@ DEFAULTS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.enableVectorizedReader": "true",
     "spark.speculation": "false",
-    "spark.task.maxFailures": "10",  # a task that asks lasts as long as the run, and each lost machine counts against it
+    "spark.task.maxFailures": "10",  # a task that asks lasts as long as the run, and a lost machine may count against it
 }
 LOCAL = {
     "spark.master": "local[*]",
