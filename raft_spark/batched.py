@@ -25,7 +25,7 @@ from raft_spark import batch, config, cutting, parts, progress, prompts, request
 from raft_spark.endpoints import Request
 from raft_spark.errors import EndpointError
 from raft_spark.files import Place
-from raft_spark.meter import FEWEST_CHARS_A_TOKEN, MILLION, TURNS, Asked
+from raft_spark.meter import FEWEST_CHARS_A_TOKEN, TURNS, Asked
 from raft_spark.shares import UNLIMITED
 
 ROWS_A_FILE = 20_000
@@ -86,7 +86,7 @@ class Watch:
             rows[row.error_class] += row.rows
         answered, run = rows.pop("", 0), self.run
         tokens_in, tokens_out = (sum(row[name] for row in outcomes) for name in OUTCOMES.names[2:])
-        paid = (tokens_in * self._price.input_price + tokens_out * self._price.output_price) / MILLION
+        paid = self._price.dollars(tokens_in, tokens_out)
         self.run = replace(
             run,
             updated_at=runs.now(),
@@ -194,7 +194,7 @@ def first_beyond(dollars: float, groups: Sequence[Group], around: Request, price
     """
     for begin, count, characters in groups:
         prompt = (characters + count * around.characters) / FEWEST_CHARS_A_TOKEN + count * TURNS
-        dollars -= (prompt * price.input_price + count * around.max_tokens * price.output_price) / MILLION
+        dollars -= price.dollars(prompt, count * around.max_tokens)
         if dollars < 0:
             return begin
     return ""

@@ -24,13 +24,12 @@ def run(conf: config.Config) -> tables.Version:
     and StoppedError when a signal or a limit ended the run early: in each case after every answer is stored.
     """
     base = tables.needed(conf.lake, schemas.BASE)
-    identity = tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
-    previous = tables.current(conf.lake, schemas.COMPLETIONS)
-    if previous and previous.identity == identity and not to_ask(previous.counts, conf.completions):
-        return previous
+    done = finished(conf, base)
+    if done is not None:
+        return done
     _refuse_to_pay_twice(conf)
     spark = session.start(conf)
-    new = tables.draft(conf.lake, schemas.COMPLETIONS, identity)
+    new = tables.draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     told = _told(new.id, conf)
     if conf.completions.mode == "batch":
         told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, base).where(is_asked(conf.completions)))
@@ -56,6 +55,17 @@ def run(conf: config.Config) -> tables.Version:
         )
         raise EndpointError(msg)
     return version
+
+
+def finished(conf: config.Config, base: tables.Version) -> tables.Version | None:
+    """Return the current version where it leaves nothing to ask of this base; starts no Spark."""
+    found = tables.current(conf.lake, schemas.COMPLETIONS)
+    whole = found and found.identity == _identity(conf, base) and not _to_ask(found.counts, conf.completions)
+    return found if whole else None
+
+
+def _identity(conf: config.Config, base: tables.Version) -> str:
+    return tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
 
 
 def _refuse_to_pay_twice(conf: config.Config) -> None:
@@ -118,7 +128,7 @@ def _counted(
     return replace(told, total=counts["asked"], known=counts["known"]), counts, Counter(dead) - own
 
 
-def to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
+def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
     """Return how many requests the next run would ask, by a version's counts."""
     named = (int(count) for name, count in counts["dead"].items() if name in requests.again(conf))
     return int(counts["missing"]) + sum(named)

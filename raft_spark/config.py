@@ -255,6 +255,10 @@ class Price(Section):
     source: str = ""
     date: str = ""
 
+    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return what these tokens cost; the prices are those of a million."""
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1_000_000
+
 
 class Emr(Section):
     """What EMR Serverless takes for its workers, in dollars, with where and when that was read."""

@@ -19,6 +19,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
+from raft_spark import runs
+from raft_spark.beside import beside
 from raft_spark.meter import Meter, Tally
 from raft_spark.runs import Point, Run
 from raft_spark.shares import Grant, Ledger, Limits
@@ -104,7 +106,7 @@ class Coordinator:
         hours = (time.monotonic() - self._begin) / 3600
         return replace(
             self._run,
-            updated_at=_now(),
+            updated_at=runs.now(),
             answered=sum(tally.answered_stored for tally in tallies),
             failed=dict(sum((Counter(tally.failed_stored) for tally in tallies), Counter())),
             dollars=round(sum(tally.spent for tally in tallies) + hours * self._hourly_price, 6),
@@ -169,14 +171,8 @@ def reporting(desk: Desk, task: str, meter: Meter) -> Iterator[None]:
         )
         yield
         return
-    over = threading.Event()
-    thread = threading.Thread(target=_report, args=(connection, desk, task, meter, over), daemon=True)
-    thread.start()
-    try:
+    with beside(lambda over: _report(connection, desk, task, meter, over)):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _report(connection: Connection, desk: Desk, task: str, meter: Meter, over: threading.Event) -> None:
@@ -218,7 +214,3 @@ def _heard(connection: Connection, seconds: float) -> Any:  # noqa: ANN401 - wha
     if not connection.poll(seconds):
         raise EOFError("the other side says nothing")
     return json.loads(connection.recv_bytes())
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -169,5 +169,5 @@ def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:
         if slash:
             groups[group][key] = count
     tokens = {"prompt": sums["prompt_tokens"], "completion": sums["completion_tokens"]}
-    dollars = (tokens["prompt"] * price.input_price + tokens["completion"] * price.output_price) / 1_000_000
+    dollars = price.dollars(tokens["prompt"], tokens["completion"])
     return {"rows": sums["rows"], **groups, "tokens": tokens, "dollars": round(dollars, 4)}

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own name
 
-from raft_spark import completions, config, costs, endpoints, parts, prompts, requests, schemas, session, store, tables
+from raft_spark import completions, config, costs, endpoints, prompts, schemas, session, store, tables
 from raft_spark.errors import EndpointError
 from raft_spark.meter import Asked
 
@@ -50,9 +49,9 @@ def run(conf: config.Config, ask: int) -> costs.Estimate:
     Raises EndpointError when requests were asked and none was answered.
     """
     base = tables.needed(conf.lake, schemas.BASE)
-    done = _finished(conf, base)
+    done = completions.finished(conf, base)
     if done is not None:
-        return costs.estimate(conf, costs.Remaining(done, 0, 0), [])
+        return costs.estimate(conf, costs.Remaining(done.counts["requests"], 0, 0), [])
     left, seen, following = _look(conf, base, ask)
     more = following[: max(0, ask - len(seen))]
     if not more or len(seen) >= ENOUGH:
@@ -63,14 +62,6 @@ def run(conf: config.Config, ask: int) -> costs.Estimate:
     )
     told = [one.answered() for one in asked if one.reply.prompt_tokens and one.reply.completion_tokens]
     return costs.estimate(conf, rest, [*seen, *told], len(asked))
-
-
-def _finished(conf: config.Config, base: tables.Version) -> int | None:
-    """Return how many requests the current version answers when it answers all that base needs; starts no Spark."""
-    found = tables.current(conf.lake, schemas.COMPLETIONS)
-    identity = tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
-    whole = found is not None and found.identity == identity and not completions.to_ask(found.counts, conf.completions)
-    return found.counts["requests"] if found and whole else None
 
 
 def _look(
@@ -103,9 +94,8 @@ def _look(
 
 def _characters(conf: config.Config) -> Column:
     """Return the characters of a request: those of its question and oracle, and the words around them."""
-    around = prompts.request("", "", conf.teacher.model, conf.completions).prompt
-    fixed = len(around) if isinstance(around, str) else sum(len(message["content"]) for message in around)
-    return (F.length("question") + F.length("oracle") + fixed).cast("bigint")
+    around = prompts.request("", "", conf.teacher.model, conf.completions)
+    return (F.length("question") + F.length("oracle") + around.characters).cast("bigint")
 
 
 def _ask(conf: config.Config, rows: Sequence[Row]) -> list[Sent]:
@@ -143,6 +133,5 @@ def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
         )
         for one in answered
     ]
-    path = f"data/day={now.date()}/{run_id}-{uuid.uuid4().hex}-{len(rows)}-0.parquet"
-    table = pa.Table.from_pylist(rows, schemas.SCHEMAS[schemas.COMPLETIONS])
-    parts.write_file(tables.place(conf.lake, schemas.COMPLETIONS), path, table)
+    at = tables.place(conf.lake, schemas.COMPLETIONS)
+    store.write(at, now.date().isoformat(), f"{run_id}-{uuid.uuid4().hex}", rows)

@@ -15,7 +15,6 @@ from raft_spark.shares import UNLIMITED, Grant, Need
 CHARS_A_TOKEN = 3.5  # of English prose, to space calls by tokens until usage is known
 FEWEST_CHARS_A_TOKEN = 2.0  # to reserve money: no tokenizer in use cuts English finer on average
 TURNS = 64  # tokens that a chat template adds, at most
-MILLION = 1_000_000
 CERTAIN = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # failures that are not billed
 
 
@@ -175,14 +174,11 @@ class Meter:
     def _dearest(self, request: Request) -> float:
         """Return the dollars that a call costs at most."""
         prompt = request.characters / FEWEST_CHARS_A_TOKEN + TURNS
-        return (prompt * self._price.input_price + request.max_tokens * self._price.output_price) / MILLION
+        return self._price.dollars(prompt, request.max_tokens)
 
     def _paid(self, asked: Asked) -> float:
         """Return the dollars of a call: by its usage; a call that was cut off may be billed, so it counts as the dearest."""
         reply = asked.reply
         if reply.prompt_tokens is None and reply.completion_tokens is None:
             return 0.0 if reply.error_class in CERTAIN else asked.dollars
-        used = (reply.prompt_tokens or 0) * self._price.input_price + (
-            reply.completion_tokens or 0
-        ) * self._price.output_price
-        return used / MILLION
+        return self._price.dollars(reply.prompt_tokens or 0, reply.completion_tokens or 0)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from raft_spark.beside import beside
 from raft_spark.runs import Run
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal
@@ -33,15 +34,9 @@ COLUMNS = (
 def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
     """Show `count()` of `total` while the block runs."""
     console = Console(file=sys.stderr)
-    over = threading.Event()
     watch = _live if console.is_terminal else _lines
-    thread = threading.Thread(target=watch, args=(label, total, count, over, console), daemon=True)
-    thread.start()
-    try:
+    with beside(lambda over: watch(label, total, count, over, console)):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager
@@ -71,14 +66,8 @@ def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
     """Show a run of completions while the block runs: first how its limits are shared, then how it goes."""
     console = Console(file=sys.stderr)
     console.print(arithmetic, highlight=False, soft_wrap=True)
-    over = threading.Event()
-    thread = threading.Thread(target=follow, args=(told, over.wait, console), daemon=True)
-    thread.start()
-    try:
+    with beside(lambda over: follow(told, over.wait, console)):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def follow(told: Callable[[], Run], is_over: Callable[[float], bool], console: Console) -> None:

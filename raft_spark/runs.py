@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raft_spark import schemas
+from raft_spark.beside import beside
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -132,9 +133,8 @@ def _after(last: Point, point: Point) -> Point:
 @contextmanager
 def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
     """Store what `told` says every few seconds while the block runs; a write that fails is left to the next."""
-    over = threading.Event()
 
-    def keep() -> None:
+    def keep(over: threading.Event) -> None:
         last = float("-inf")
         while not over.wait(LOOK_EVERY):
             run = told()
@@ -142,13 +142,8 @@ def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
                 _tried(lake, run)
                 last = time.monotonic()
 
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
+    with beside(keep):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _tried(lake: Lake, run: Run) -> None:
