@@ -126,7 +126,7 @@ def _sent(row: Row, conf: config.Config, client: endpoints.Client) -> Sent:
 def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
     """Store answers as one file of the completions store, under a name that counts them, as a run's."""
     now = dt.datetime.now(dt.UTC)
-    run_id = f"{now:%Y%m%dT%H%M%SZ}-estimate-{uuid.uuid4().hex[:4]}"
+    run_id = f"{now:%Y%m%dT%H%M%S.%fZ}-estimate-{uuid.uuid4().hex[:4]}"
     rows = [
         store.row(
             Asked(one.pubid, one.request, attempts=1, latency=one.seconds, reply=one.reply), one.request.model, run_id

@@ -118,9 +118,9 @@ def identity(*parts: object) -> str:
 
 
 def draft(lake: Lake, table: str, identity: str) -> Draft:
-    """Open a new version; its folder is this run's alone."""
+    """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it."""
     now = dt.datetime.now(dt.UTC)
-    name = f"{now:%Y%m%dT%H%M%SZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
+    name = f"{now:%Y%m%dT%H%M%S.%fZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
     folder = place(lake, table)
     return Draft(table, name, identity, folder.at("versions", name), folder.read("current.json"))
 

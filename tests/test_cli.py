@@ -88,7 +88,7 @@ def test_history_lists_versions_and_an_old_one_can_be_shown(lake: Path):
     call("base", lake, sets=("base.seed=10",))
     done = call("history", "base", lake)
     assert done.output.count("current") == 1
-    first = re.search(r"\d{8}T\d{6}Z-\w{8}-\w{4}", done.output)[0]
+    first = re.search(r"\d{8}T\d{6}\.\d{6}Z-\w{8}-\w{4}", done.output)[0]
     assert call("show", "base", "--version", first, lake).exit_code == 0
 
 

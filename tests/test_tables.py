@@ -53,6 +53,11 @@ def test_any_version_can_be_read_later(conf: config.Config):
     assert {version.id for version in tables.history(conf.lake, schemas.BASE)} == {first.id, second.id}
 
 
+def test_history_is_in_order_also_within_a_second(conf: config.Config):
+    made = [published(conf, f"{number:016x}").id for number in reversed(range(8))]
+    assert [version.id for version in tables.history(conf.lake, schemas.BASE)] == made
+
+
 def test_an_unknown_version_is_named_with_the_known_ones(conf: config.Config):
     version = published(conf)
     with pytest.raises(InputError, match=f"has no version 'nothing'; it has: {version.id}"):
