@@ -109,6 +109,9 @@ class Lake(Section):
     format: Literal["parquet"]
     file_mb: Annotated[int, Field(ge=1, le=2048)]
     row_group_rows: Annotated[int, Field(ge=1, le=1_000_000)]
+    branch: Annotated[str, Field(pattern=r"^([a-z0-9][A-Za-z0-9._-]{0,63})?$")]
+    keep_versions: Annotated[int, Field(ge=1, le=10_000)]
+    keep_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
     sweep_after_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
     s3_endpoint: Annotated[str, AfterValidator(_url)]
     s3_region: str
@@ -269,6 +272,16 @@ class Emr(Section):
     date: str
 
 
+class Refresh(Section):
+    """What a refresh lets pass."""
+
+    max_withdrawn_share: Share
+    max_changed_share: Share
+    max_quarantined_share: Share
+    max_rejected_share: Share
+    max_tell: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
+
+
 class Config(Section):
     """All settings, settled."""
 
@@ -277,6 +290,7 @@ class Config(Section):
     base: Base
     completions: Completions
     dataset: Dataset
+    refresh: Refresh
     endpoints: dict[str, Endpoint]
     prices: dict[str, Price]
     emr: Emr

@@ -63,16 +63,16 @@ def start(conf: Config) -> SparkSession:
 
 
 def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
-    """Be a job's main: settle the settings, run the stage, print its version as one line of JSON.
+    """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
 
     Exits with the status of a RaftError after one sentence on standard error.
     """
     try:
-        version = run(config.from_argv(argv))
+        done = run(config.from_argv(argv))
     except errors.RaftError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_status)
-    sys.stdout.write(json.dumps({"table": version.table, "version": version.id, "counts": version.counts}) + "\n")
+    sys.stdout.write(json.dumps(done.told()) + "\n")
     stop()
 
 

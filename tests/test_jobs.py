@@ -29,7 +29,10 @@ def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path)
         told = json.loads(done.stdout.splitlines()[-1])
         assert told["table"] == stage
     assert told["counts"]["rows"] == 150
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(STAGES)
+    done = submit("refresh", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "nothing new"
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*STAGES, "refresh"}
 
 
 def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_path: Path):
