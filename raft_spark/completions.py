@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
@@ -33,7 +34,7 @@ def run(conf: config.Config) -> tables.Version:
     told = _told(new.id, conf)
     if conf.completions.mode == "batch":
         told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, base).where(is_asked(conf.completions)))
-    known = looked_up(spark, conf, base).persist()
+    known = looked_up(spark, conf, base).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     told, counts, dead = _counted(known, conf.completions, told)
     if _asks(told, conf.completions):
         told = replace(told, failed=_for_good(told, conf.completions))

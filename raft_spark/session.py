@@ -26,6 +26,7 @@ DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.enableVectorizedReader": "true",
+    "spark.sql.inMemoryColumnarStorage.batchSize": "1000",  # rows of texts that a task gathers before they are spilled
     "spark.speculation": "false",
     "spark.task.maxFailures": "10",  # a task that asks lasts as long as the run, and a lost machine may count against it
 }
