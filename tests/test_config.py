@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from raft_spark import config
+from raft_spark import config, sections
 from raft_spark.errors import ConfigError
 
 pytestmark = pytest.mark.row
@@ -251,7 +251,7 @@ def fields(section: str) -> dict[str, pydantic.fields.FieldInfo]:
     return {
         name: field
         for name, field in model.model_fields.items()
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, config.Section))
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, sections.Section))
     }
 
 
