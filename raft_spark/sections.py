@@ -8,7 +8,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raft_spark.values import Count, Formats, Gate, Money, Retry, Root, Seconds, Share, Source, Spark, Url, Variable
+from raft_spark.values import (
+    Application,
+    Count,
+    Formats,
+    Gate,
+    Label,
+    LogGroup,
+    Money,
+    Prefix,
+    RemoteWrite,
+    Retry,
+    Role,
+    Root,
+    Seconds,
+    Share,
+    Source,
+    Spark,
+    Tags,
+    Url,
+    Variable,
+)
 
 Codec = Literal["tgi", "lmi", "openai", "converse", "llama"]
 CODECS: Mapping[str, tuple[Codec, ...]] = {
@@ -183,12 +203,44 @@ class Price(Section):
 
 
 class Emr(Section):
-    """What EMR Serverless takes for its workers, in dollars, with where and when that was read."""
+    """Where and on what workers a run on EMR Serverless goes; what it takes for them, in dollars, with where and when read."""
 
+    application_id: Application
+    role_arn: Role
+    code: Prefix
+    logs: Prefix
+    label: Label
+    architecture: Literal["x86_64", "arm64"]
+    driver_cores: Literal[1, 2, 4, 8, 16]
+    driver_memory_gb: Annotated[int, Field(ge=2, le=120)]
+    executor_cores: Literal[1, 2, 4, 8, 16]
+    executor_memory_gb: Annotated[int, Field(ge=2, le=120)]
+    disk_gb: Annotated[int, Field(ge=20, le=200)]
+    max_executors: Annotated[int, Field(ge=1, le=10_000)]
+    timeout_minutes: Annotated[int, Field(ge=5, le=10_080)]
+    attempts: Annotated[int, Field(ge=1, le=10)]
+    flex: bool
+    log_group: LogGroup
+    prometheus_url: RemoteWrite
+    tags: Tags
     vcpu_hour: Money
     gb_hour: Money
     source: str
     date: str
+
+    @property
+    def vcpus(self) -> int:
+        """All that a run may use at once: its driver and all its executors."""
+        return self.driver_cores + self.max_executors * self.executor_cores
+
+    @property
+    def memory_gb(self) -> int:
+        """The same, GB."""
+        return self.driver_memory_gb + self.max_executors * self.executor_memory_gb
+
+    def dollars(self, vcpu_hours: float, gb_hours: float) -> float:
+        """Return what workers cost, 0 when a price is unknown."""
+        return vcpu_hours * self.vcpu_hour + gb_hours * self.gb_hour if self.vcpu_hour and self.gb_hour else 0.0
 
 
 class Config(Section):

@@ -54,12 +54,39 @@ def _variable(text: str) -> str:
 
 
 def _spark(settings: dict[str, str]) -> dict[str, str]:
-    """Refuse a secret in Spark's own settings; the words are those of spark.redaction.regex."""
+    """Refuse a secret in Spark's own settings; the words are those of spark.redaction.regex, and API keys."""
     for key in settings:
-        if re.search(r"secret|password|token|access[.]?key", key, re.IGNORECASE):
+        if re.search(r"secret|password|token|(access|api)[._-]?key", key, re.IGNORECASE):
             msg = f"must not hold {key!r}: settings are stored; give it to spark-submit, or use AWS's own chain"
             raise ValueError(msg)
     return settings
+
+
+def _tags(tags: dict[str, str]) -> dict[str, str]:
+    """Refuse tags that EMR Serverless does not take; the characters are those of its API's TagKey and TagValue."""
+    most = 190  # of 200, some are raft-spark's own
+    allowed = r"[A-Za-z0-9 /_.:=+@-]"
+    bad = [
+        key
+        for key, value in tags.items()
+        if not (re.fullmatch(f"{allowed}{{1,128}}", key) and re.fullmatch(f"{allowed}{{0,256}}", value))
+    ]
+    if bad or len(tags) > most:
+        msg = f"it must be at most {most} tags of letters, digits, spaces and /_.:=+@-, unlike {', '.join(bad) or len(tags)}"
+        raise ValueError(msg)
+    return tags
+
+
+def _like(pattern: str, example: str) -> AfterValidator:
+    """Return a check that refuses what does not look like the example; "" is nothing yet, and stands."""
+
+    def checked(text: str) -> str:
+        if text and not re.fullmatch(pattern, text):
+            msg = f"it must be {example}"
+            raise ValueError(msg)
+        return text
+
+    return AfterValidator(checked)
 
 
 def _once(names: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -81,6 +108,23 @@ Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_req
 Format = Literal["messages", "prompt_completion", "notebook"]
 Formats = Annotated[tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once)]
 Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
+Prefix = Annotated[
+    str, _like(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix, of letters, digits and _./=-")
+]
+Role = Annotated[str, _like(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME")]
+Application = Annotated[str, _like(r"[0-9a-z]{1,64}", "the id of an application, as 00fabc123def4567")]
+Label = Annotated[
+    str, _like(r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}", "emr-spark-8.N.N or emr-7.N.N from 7.10.0 on")
+]
+LogGroup = Annotated[str, _like(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, as /emr-serverless/raft-spark")]
+RemoteWrite = Annotated[
+    str,
+    _like(
+        r"https://aps-workspaces\.[a-z0-9-]+\.amazonaws(\.[0-9A-Za-z]{2,4})+/workspaces/[-_.0-9A-Za-z]{1,100}/api/v1/remote_write",
+        "as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
+    ),
+]
+Tags = Annotated[dict[str, str], AfterValidator(_tags)]
 Root = Annotated[str, AfterValidator(_root)]
 Source = Annotated[str, AfterValidator(_source)]
 Spark = Annotated[dict[str, str], AfterValidator(_spark)]
