@@ -46,6 +46,8 @@ class GateError(RaftError):
     """A refresh made versions that readers must not get; they have the ones before."""
 
     exit_status = 6
+
+
 class RunError(RaftError):
     """A run on EMR Serverless failed, or went out of sight; what it stored stands."""
 
