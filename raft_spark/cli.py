@@ -20,12 +20,14 @@ from raft_spark import (
     config,
     dataset,
     estimate,
+    log,
     report,
     runs,
     schemas,
     session,
     tables,
     views,
+    watched,
 )
 from raft_spark.endpoints import trial
 from raft_spark.errors import RaftError
@@ -59,8 +61,11 @@ def reported() -> Iterator[None]:
     try:
         yield
     except RaftError as error:
-        console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
+        if log.is_json():
+            log.failed(error)
+        else:
+            console.print(f"[bold red]{type(error).__name__}[/] ", end="")
+            console.print(str(error), markup=False, highlight=False)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +113,7 @@ def _timed(
     """Run one stage: (its version, whether it is new, seconds)."""
     before, begin = tables.current(conf.lake, name), time.monotonic()
     with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
-        version = stage(conf)
+        version = watched.run(stage, conf)
     seconds, new = time.monotonic() - begin, before is None or before.id != version.id
     console.print(views.line(name, version, new, seconds), highlight=False)
     return version, new, seconds

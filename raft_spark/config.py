@@ -260,6 +260,12 @@ class Price(Section):
         return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1_000_000
 
 
+class Log(Section):
+    """How a run says what it does."""
+
+    format: Literal["text", "json"]
+
+
 class Emr(Section):
     """What EMR Serverless takes for its workers, in dollars, with where and when that was read."""
 
@@ -279,6 +285,7 @@ class Config(Section):
     dataset: Dataset
     endpoints: dict[str, Endpoint]
     prices: dict[str, Price]
+    log: Log
     emr: Emr
     spark: Annotated[dict[str, str], AfterValidator(_spark)]
 
