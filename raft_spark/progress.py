@@ -115,7 +115,8 @@ def line(run: Run) -> str:
     if run.dollars:
         projected = f" of about ${run.dollars / run.done * run.total:,.2f}" if run.done else ""
         said.append(f"${run.dollars:,.2f}{projected}")
-    said += [f"{dt.timedelta(seconds=round((run.total - run.done) / answers))} left"] if answers else []
+    left = max(0, run.total - run.done)  # a lost machine's answers may come twice
+    said += [f"{dt.timedelta(seconds=round(left / answers))} left"] if answers else []
     return " · ".join(said)
 
 

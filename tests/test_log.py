@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from botocore.session import Session
+from click.testing import CliRunner
 
-from raft_spark import __version__, base, config, log, metrics, progress, session, tables, watched
+from raft_spark import __version__, base, cli, config, log, metrics, progress, runs, session, tables, watched
 from raft_spark.errors import ConfigError, EndpointError, InputError, StoppedError
 from raft_spark.runs import Run
 
@@ -251,6 +252,13 @@ def test_a_run_that_asks_tells_its_metrics_every_30_seconds_and_at_its_end(capsy
     assert lines[-1]["failed_share"] == 0.25
 
 
+def test_more_answers_than_requests_leave_no_time():
+    series = (runs.Point(0, 0, 0, 0, 0, 0, 0, 0), runs.Point(10, 110, 0, 110, 0, 0, 0, 0))
+    assert progress.line(run(answered=110, series=series)).endswith(
+        "11.0 requests/s · 0 tokens/s · window 0, 0 open · 0:00:00 left"
+    )
+
+
 # The end of a stage
 
 
@@ -336,6 +344,14 @@ def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_pat
     assert "holds no table 'articles'" in lines[-1]["message"]
     assert (lines[-1]["level"], lines[-1]["error"], lines[-1]["exit_status"]) == ("error", "InputError", 3)
     assert len(lines) == 2  # it did not begin a version: no lineage
+
+
+def test_the_command_line_says_its_error_as_a_line_too(tmp_path):
+    flags = ["--set", f"lake.root={tmp_path / 'lake'}", "--set", "log.format=json"]
+    done = CliRunner().invoke(cli.main, ["base", *flags])
+    assert (done.exit_code, done.stdout) == (3, "")
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (last["error"], last["exit_status"], last["stage"]) == ("InputError", 3, "base")
 
 
 def test_to_a_person_a_job_says_its_error_and_nothing_else(capsys, tmp_path):
