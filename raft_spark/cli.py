@@ -23,6 +23,7 @@ from raft_spark import (
     session,
     tables,
     views,
+    watched,
 )
 from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
@@ -68,7 +69,7 @@ def _timed(
     """Run one stage: (its version, whether it is new, seconds)."""
     before, begin = tables.current(conf.lake, name), time.monotonic()
     with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
-        version = stage(conf)
+        version = watched.run(stage, conf)
     seconds, new = time.monotonic() - begin, before is None or before.id != version.id
     console.print(views.line(name, version, new, seconds), highlight=False)
     return version, new, seconds

@@ -27,6 +27,7 @@ from raft_spark.sections import (
     Emr,
     Endpoint,
     Lake,
+    Log,
     Price,
     Refresh,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Emr",
     "Endpoint",
     "Lake",
+    "Log",
     "Price",
     "Refresh",
     "folder",

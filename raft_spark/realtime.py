@@ -18,6 +18,7 @@ from raft_spark import (
     config,
     coordinator,
     endpoints,
+    log,
     parts,
     progress,
     prompts,
@@ -48,6 +49,7 @@ class Work:
     desk: Desk
     at: Place
     run_id: str
+    form: log.Form
 
 
 def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
@@ -74,7 +76,7 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
         runs.kept(conf.lake, going),
         progress.asking(going, shares.arithmetic(limits, tasks)),
     ):
-        ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id))
+        ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format))
         missing.repartition(tasks, "key").mapInArrow(ask_all, from_arrow_schema(schemas.FILES)).collect()
     ended = runs.ended(going(), driver.trouble, driver.stop_reason)
     runs.write(conf.lake, ended)
@@ -107,6 +109,7 @@ def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
     """Ask all rows of one partition but those that a lost attempt has stored; yield a description of each stored file."""
     conf, context = work.conf, TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
+    log.start(work.form, stage=schemas.COMPLETIONS, run_id=work.run_id, task=f"{partition}-{attempt}")
     prefix = store.prefix(work.run_id, partition)
     before = store.stored_before(work.at, prefix)
     rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)

@@ -8,6 +8,8 @@ Readers of the lake see every table as it was until all are new. What a refresh 
 import dataclasses
 import datetime as dt
 import json
+import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +23,20 @@ from raft_spark import (
     config,
     dataset,
     gates,
+    log,
+    metrics,
     pointers,
     retention,
     schemas,
     session,
     tables,
+    watched,
 )
-from raft_spark.errors import GateError, InputError, RaftError
+from raft_spark.errors import GateError, InputError
 from raft_spark.files import Place
 from raft_spark.gates import Changes, Gate
 
+LOG = logging.getLogger(__name__)
 Stages = Mapping[str, Callable[[config.Config], tables.Version]]
 STAGES: Stages = {
     schemas.ARTICLES: articles.run,
@@ -71,8 +77,8 @@ def run(conf: config.Config) -> Refresh:
     Raises GateError where a gate does not let the new versions pass, InputError where another refresh was faster, and what
     a stage raises: in each case after it is written down, with the lake as it was.
     """
+    here, begin = pointers.read(conf.lake), time.monotonic()
     now = dt.datetime.now(dt.UTC)
-    here = pointers.read(conf.lake)
     told = Refresh(f"{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:4]}", _now(), here.tables)
     branch = conf.lake.model_copy(update={"branch": pointers.REFRESH + told.id})
     pointers.sweep(conf.lake)
@@ -82,29 +88,25 @@ def run(conf: config.Config) -> Refresh:
         if told.outcome == "published":
             _keep(conf.lake, replace(told, outcome="publishing"))
             _publish(conf.lake, told)
-    except RaftError as error:
-        _keep(conf.lake, replace(told, outcome="failed", reason=str(error)))
+    except BaseException as error:
+        told = replace(told, outcome="failed", reason=f"{type(error).__name__}: {error}")
         raise
     finally:
         pointers.drop(branch)
-    if told.outcome == "nothing new":
-        return told
-    if told.outcome == "published":
-        told = replace(told, expired=tuple(retention.expire(conf.lake)))
-    _keep(conf.lake, told)
+        _ended(conf.lake, told, time.monotonic() - begin)
     if told.outcome == "refused":
         raise GateError(told.reason)
-    return told
+    return replace(told, expired=tuple(retention.expire(conf.lake))) if told.outcome == "published" else told
 
 
 def built(conf: config.Config, told: Refresh) -> Refresh:
     """Run the stages in the branch; rows are looked at before a request is paid for, the dataset when it is there."""
-    new = {name: STAGES[name](conf) for name in (schemas.ARTICLES, schemas.BASE)}
+    new = {name: watched.run(STAGES[name], conf) for name in (schemas.ARTICLES, schemas.BASE)}
     if any(told.before.get(name) != version.id for name, version in new.items()):
         told = _looked_at(conf, told, new)
     if told.outcome == "refused":
         return told
-    new |= {name: STAGES[name](conf) for name in (schemas.COMPLETIONS, schemas.DATASET)}
+    new |= {name: watched.run(STAGES[name], conf) for name in (schemas.COMPLETIONS, schemas.DATASET)}
     told = replace(told, after={name: version.id for name, version in new.items()})
     if all(told.before.get(name) == told.after[name] for name in PUBLISHED):
         return replace(told, outcome="nothing new", reason="source and settings are as they were")
@@ -135,6 +137,17 @@ def _publish(lake: config.Lake, told: Refresh) -> None:
     if not pointers.move(lake, {name: told.after[name] for name in PUBLISHED}, told.before):
         msg = f"another run published tables of {lake.root} while this refresh ran; run it again: what it made is used"
         raise InputError(msg)
+
+
+def _ended(lake: config.Lake, told: Refresh, seconds: float) -> None:
+    """Keep what was done, where something was, and say it as a line; a person reads the verb's own."""
+    if told.outcome != "nothing new":
+        _keep(lake, told)
+    if log.is_json():
+        log.tell(stage="refresh")
+        values = {"seconds": round(seconds, 3), "errors": int(told.outcome in {"failed", "refused"})}
+        fields = log.fields(outcome=told.outcome, reason=told.reason, **metrics.embedded(values, "refresh"))
+        LOG.info("refresh %s: %s", told.id, told.outcome, extra=fields)
 
 
 def _keep(lake: config.Lake, told: Refresh) -> None:

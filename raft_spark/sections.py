@@ -256,6 +256,12 @@ class Refresh(Section):
     max_tell: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
 
 
+class Log(Section):
+    """How a run says what it does."""
+
+    format: Literal["text", "json"]
+
+
 class Config(Section):
     """All settings, settled."""
 
@@ -265,6 +271,7 @@ class Config(Section):
     completions: Completions
     dataset: Dataset
     refresh: Refresh
+    log: Log
     endpoints: dict[str, Endpoint]
     prices: dict[str, Price]
     emr: Emr

@@ -27,7 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from raft_spark import __version__, pointers
+from raft_spark import __version__, log, pointers
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
@@ -159,9 +159,13 @@ def identity(*parts: object) -> str:
 
 
 def draft(lake: Lake, table: str, identity: str) -> Draft:
-    """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it."""
+    """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it.
+
+    From here on the run is known by this name, also in its lines.
+    """
     now = dt.datetime.now(dt.UTC)
     name = f"{now:%Y%m%dT%H%M%S.%fZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
+    log.tell(run_id=name)
     folder = place(lake, table)
     return Draft(table, name, identity, folder.at("versions", name), _pointed(lake, table))
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 from rich.console import Console
 
-from raft_spark import session
+from raft_spark import log, session
 from raft_spark.errors import RaftError
 
 INTERRUPTED = 130
@@ -34,8 +34,11 @@ def reported() -> Iterator[None]:
     try:
         yield
     except RaftError as error:
-        console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
+        if log.is_json():
+            log.failed(error)
+        else:
+            console.print(f"[bold red]{type(error).__name__}[/] ", end="")
+            console.print(str(error), markup=False, highlight=False)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -191,19 +191,24 @@ def seen(world: World) -> None:
 
 @contextmanager
 def disturbed(at: int, what: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let something happen before, or after, the write number `at` of the block."""
-    count = 0
+    """Let something happen before, or after, the write number `at` of the block. After a crash nothing is written any more."""
+    count, is_dead = 0, False
 
     def counted(write: Callable[..., Any]) -> Callable[..., Any]:
         def one(*arguments: Any) -> Any:
-            nonlocal count
+            nonlocal count, is_dead
+            if is_dead:
+                raise Crash
             count += 1
-            if count == at:
-                what()
-            done = write(*arguments)
-            if count == -at:
-                count += 1
-                what()
+            try:
+                if count == at:
+                    what()
+                done = write(*arguments)
+                if count == -at:
+                    what()
+            except Crash:
+                is_dead = True
+                raise
             return done
 
         return one
