@@ -3,6 +3,10 @@
 A socket of the driver, open for the time of a run and guarded by the run's key, carries JSON. A task that cannot reach it
 keeps to its static share; one that loses it starts no further call until it is back, since the driver gives its share to
 others. So the limits of the cluster hold with fewer executors than asked for, with more, and after some are lost.
+
+A task is named PARTITION-ATTEMPT. When an executor is lost with what its tasks had shuffled, Spark begins all unfinished tasks
+again and lets the old ones go on: both would ask the same rows. So the older is told to stop, and the younger waits until it
+has stored what it had open.
 """
 
 import dataclasses
@@ -30,6 +34,7 @@ POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
 MOST_POINTS = 600
 ANSWERS_WITHIN = 2.0  # seconds the driver takes at most, else a task holds it for lost
 SPEAKS_WITHIN = 5.0  # seconds between two words of a task, else the driver gives its share to others
+REPLACED = "another attempt of this task has begun"
 LOST = (OSError, EOFError, AuthenticationError)
 
 
@@ -51,6 +56,7 @@ class Coordinator:
         self._stop = ""
         self._ledger, self._run, self._hourly_price = Ledger(limits), run, hourly_price
         self._tallies: dict[str, Tally] = {}
+        self._here: set[str] = set()
         self._lock = threading.Lock()
         self._begin = time.monotonic()
         self._over = self._begin + seconds
@@ -70,18 +76,23 @@ class Coordinator:
         """Take what a task has done; return what it may do."""
         with self._lock:
             self._tallies[task] = tally
+            self._here.add(task)
+            same_rows = [_attempt(other) for other in self._here - {task} if _partition(other) == _partition(task)]
+            if any(attempt < _attempt(task) for attempt in same_rows):
+                return Grant(0, 0.0, 0.0, 0.0, self.stop_reason, waits=True)
             self.trouble = self.trouble or tally.trouble
             granted = self._ledger.grant(task, tally.need, self.running)
             if time.monotonic() > self._over:
                 self.stop("the time set by completions.max_minutes or max_spend is over")
             if self._ledger.is_spent:
                 self.stop("another request might pass completions.max_spend")
-            return replace(granted, stop=self.stop_reason)
+            return replace(granted, stop=self.stop_reason or (REPLACED if same_rows else ""))
 
     def left(self, task: str, *, properly: bool) -> None:
         """Take a task's share back. One that died may have had calls open, which count as paid at their dearest."""
         with self._lock:
             tally = self._tallies[task]
+            self._here.discard(task)
             self._ledger.left(task, tally.spent if properly else None)
             spent = tally.spent if properly else tally.spent + tally.reserved
             self._tallies[task] = replace(tally, open=0, window=0, reserved=0.0, spent=spent)
@@ -112,6 +123,14 @@ class Coordinator:
             dollars=round(sum(tally.spent for tally in tallies) + hours * self._hourly_price, 6),
             **{name: sum(getattr(tally, name) for tally in tallies) for name in names},
         )
+
+
+def _partition(task: str) -> str:
+    return task.partition("-")[0]
+
+
+def _attempt(task: str) -> int:
+    return int(task.partition("-")[2] or 0)
 
 
 @contextmanager
@@ -173,6 +192,12 @@ def reporting(desk: Desk, task: str, meter: Meter) -> Iterator[None]:
         return
     with beside(lambda over: _report(connection, desk, task, meter, over)):
         yield
+
+
+def wait_for_the_one_before(meter: Meter) -> None:
+    """Return when no earlier attempt at the same rows runs any more: what it had open is stored then."""
+    while meter.grant.waits and not meter.stop:
+        time.sleep(BEAT)
 
 
 def _report(connection: Connection, desk: Desk, task: str, meter: Meter, over: threading.Event) -> None:

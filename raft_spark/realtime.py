@@ -110,23 +110,29 @@ def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
     conf, context = work.conf, TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
     log.start(work.form, stage=schemas.COMPLETIONS, run_id=work.run_id, task=f"{partition}-{attempt}")
-    prefix = store.prefix(work.run_id, partition)
-    before = store.stored_before(work.at, prefix)
-    rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)
-    asking = (
-        (row["pubid"], prompts.request(row["question"], row["oracle"], work.endpoint.model, conf)) for row in rows
-    )
-    meter = Meter(work.share, work.price, conf.timeout_seconds)
+    prefix, meter = store.prefix(work.run_id, partition), Meter(work.share, work.price, conf.timeout_seconds)
     kept = store.Store(work.at, prefix, conf.flush_seconds, meter.tally)
     limits = window.Limits(conf.attempts, conf.deadline_seconds)
     with (
         contextlib.closing(endpoints.connect(work.endpoint, conf.in_flight, conf.timeout_seconds)) as client,
         coordinator.reporting(work.desk, f"{partition}-{attempt}", meter),
     ):
+        coordinator.wait_for_the_one_before(meter)
+        before = store.stored_before(work.at, prefix)
+        rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)
+        asking = (
+            (row["pubid"], prompts.request(row["question"], row["oracle"], work.endpoint.model, conf)) for row in rows
+        )
         for asked in window.answers(asking, client.ask, limits, meter):
-            if asked is not None:
+            if asked is not None and not (asked.reply.completion is None and _is_replaced(meter)):
                 kept.add(store.row(asked, work.endpoint.model, work.run_id))
             for file in kept.files():
                 yield parts.as_batch([file])
         for file in kept.rest():
             yield parts.as_batch([file])
+        if _is_replaced(meter):
+            raise RuntimeError(coordinator.REPLACED)  # so that Spark does not take its rows for done
+
+
+def _is_replaced(meter: Meter) -> bool:
+    return meter.grant.stop == coordinator.REPLACED

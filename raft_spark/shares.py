@@ -21,13 +21,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one task may do until it asks again; `dollars` count from its start. 0 requests a second are none: see `unlimited`."""
+    """What one task may do until it asks again; `dollars` count from its start. 0 requests a second are none: see UNLIMITED.
+
+    `stop` says why it may start no call any more; `waits` that an attempt before it at the same rows still runs.
+    """
 
     in_flight: int
     requests_per_second: float
     tokens_per_minute: float
     dollars: float
     stop: str = ""
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

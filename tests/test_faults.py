@@ -260,6 +260,7 @@ def test_calls_open_at_once_stay_below_the_limit_with_fewer_executors_than_tasks
         assert run.wait(120) == 0, said(root)
     assert last_run(root).tasks == 5
     assert len(answers(root)) == MORE
+    assert fake.calls_beyond_the_first <= 7 + 7 / 0.3 * (FLUSH + 0.5)  # the tasks that were not lost ask nothing twice
     assert fake.told()["most_open"] == 7
     assert fake.calls_beyond_the_first > 0
 
