@@ -8,10 +8,11 @@ TEST := build/env-test
 SPARK35 := build/spark-3.5.8
 S3A := build/jars
 PEER := build/env-peer
+SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format chaos bench bench-peer clean
+.PHONY: help run test check format scan chaos bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +33,9 @@ check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 
 format: $(TEST)/ready ## put the code into shape
 	$(TEST)/bin/ruff format .
 	$(TEST)/bin/ruff check --fix .
+
+scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
+	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
 
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
@@ -77,6 +81,13 @@ $(PEER)/ready:
 	@echo "making $(PEER): 900 MB, two minutes"
 	@$(PYTHON) -m venv $(PEER)
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check bespokelabs-curator==0.1.31
+	@touch $@
+
+# A scanner that wants older packages than the tests, in an environment of its own.
+$(SCAN)/ready:
+	@echo "making $(SCAN): 280 MB, a minute"
+	@$(PYTHON) -m venv $(SCAN)
+	@$(SCAN)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@
 
 # hadoop-aws for both lines, so that Spark reaches an S3 server in tests as it does on EMR.
