@@ -2,13 +2,15 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import botocore.session
 import pyarrow.fs
 import pytest
 from botocore import xform_name
-from cfnlint.api import lint_all
 
 from conftest import ROOT
 from template import APPLICATION, FILE, HERE, Need, Template, is_allowed, listed, without
@@ -376,8 +378,11 @@ def test_the_table_has_every_call_of_whoever_submits():
 # --- the stack itself
 
 
+@pytest.mark.row
 def test_the_template_is_one():
-    assert [str(found) for found in lint_all(FILE.read_text())] == []
+    linter = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([linter, FILE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.row

@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from moto import mock_aws
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_factory
 
+from conftest import ROOT
 from emr_sync import JobRuns, Sdk
 from raft_spark.emr import states
 from raft_spark.errors import ConfigError
@@ -230,3 +233,24 @@ def test_all_that_the_state_machine_hands_on_is_there():
 def test_what_cannot_be_handed_on_is_refused(changed, said):
     with pytest.raises(ConfigError, match=said):
         states.parameters({**DOCUMENT, **changed})
+
+
+def run(text: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "raft_spark.emr.states"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.row
+def test_the_command_writes_what_the_state_machine_reads():
+    done = run(json.dumps(DOCUMENT))
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == states.parameters(DOCUMENT)
+
+
+@pytest.mark.row
+@pytest.mark.parametrize("text", ["", "{", json.dumps({**DOCUMENT, "retryPolicy": {"maxAttempts": 2}})])
+def test_the_command_writes_nothing_when_there_is_nothing_to_write(text):
+    done = run(text)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ConfigError: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,9 +1,13 @@
-"""The document of a run -> the same as Step Functions takes it, for refresh.json below emr.code.
+"""The document of a run -> the same as Step Functions takes it: what the state machine of emr/stack.yaml reads when it starts.
+
+    python -m raft_spark.emr.states < document.json > refresh.json
 
 Names begin with a capital there (botocore's model says what is a name and what a person's own key), and every name that the state
-machine of emr/stack.yaml hands on must be there, since a path that leads nowhere ends an execution.
+machine hands on must be there, since a path that leads nowhere ends an execution.
 """
 
+import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +16,6 @@ from botocore.model import Shape
 
 from raft_spark.errors import ConfigError
 
-DOCUMENT = "refresh.json"  # below emr.code; the state machine reads it when it starts
 # As EMR does it without a word: the integration of Step Functions is older than these, and it repeats runs by itself.
 UNSAID: Mapping[str, Any] = {"mode": "BATCH", "retryPolicy": {"maxAttempts": 1}}
 EMPTY: Mapping[str, Any] = {"configurationOverrides": {}, "tags": {}}
@@ -41,3 +44,23 @@ def _capital(value: Any, shape: Shape) -> Any:  # noqa: ANN401 - JSON
         case "list":
             return [_capital(part, shape.member) for part in value]
     return value
+
+
+def main() -> None:
+    """Read a document as `raft-spark emr submit --dry-run` prints it, write it anew; exit with 2 and a sentence for none."""
+    try:
+        told = parameters(json.load(sys.stdin))
+    except ValueError as error:
+        sys.exit(_refused(f"standard input holds no document: {error}"))
+    except ConfigError as error:
+        sys.exit(_refused(str(error)))
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
+
+
+def _refused(sentence: str) -> int:
+    sys.stderr.write(f"ConfigError: {sentence}\n")
+    return ConfigError.exit_status
+
+
+if __name__ == "__main__":
+    main()
