@@ -6,13 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote
 
+import boto3
 import botocore.session
 import pyarrow.fs
 import pytest
 from botocore import xform_name
+from werkzeug.serving import WSGIRequestHandler
 
 from conftest import ROOT
+from raft_spark.files import Place
 from template import APPLICATION, FILE, HERE, Need, Template, is_allowed, listed, without
 
 BUCKET = "arn:aws:s3:::bucket"
@@ -62,8 +66,8 @@ FILES = {
     "open_output_stream": [put(PART), ABORTED],
     "copy_files": [put(PART), ABORTED],
     "get_file_info": [get(PART), MISSING, listing("lake/completions/data/"), listing("articles/")],
-    "delete_file": [DELETED],
-    "delete_dir": [listing("lake/articles/versions/1/"), DELETED],
+    "delete_file": [DELETED, put("lake/completions/data/")],  # an empty object stands for the folder
+    "delete_dir": [listing("lake/articles/versions/1/"), DELETED, put("lake/articles/versions/")],
     "delete_dir_contents": [listing("lake/articles/hub/"), DELETED],
     "create_dir": [],  # never of a bucket, see hub
 }
@@ -508,3 +512,55 @@ def test_every_parameter_says_what_it_is_and_has_its_place():
     groups = raw["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     assert sorted(name for group in groups for name in group["Parameters"]) == sorted(raw["Parameters"])
     assert [name for name, declared in raw["Parameters"].items() if len(declared["Description"].split()) < 4] == []
+
+
+# --- what is asked of S3, seen on the wire
+
+
+def needed(method: str, target: str) -> Need:
+    """Return what a request asks of IAM (S3's user guide, "Required permissions for Amazon S3 API operations")."""
+    path, _, query = target.partition("?")
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    bucket, _, key = unquote(path).lstrip("/").partition("/")
+    if not key and method in {"GET", "HEAD"}:
+        return Need(
+            "s3:ListBucket", f"arn:aws:s3:::{bucket}", {"s3:prefix": asked["prefix"]} if "prefix" in asked else {}
+        )
+    if "delete" in asked:
+        return Need("s3:DeleteObject", f"arn:aws:s3:::{bucket}/lake/any")
+    actions = {
+        "GET": "GetObject",
+        "HEAD": "GetObject",
+        "PUT": "PutObject",
+        "POST": "PutObject",
+        "DELETE": "DeleteObject",
+    }
+    aborts = method == "DELETE" and "uploadId" in asked
+    return Need("s3:AbortMultipartUpload" if aborts else f"s3:{actions[method]}", f"arn:aws:s3:::{bucket}/{key}")
+
+
+def test_what_a_lake_asks_of_s3_is_allowed(s3, monkeypatch):
+    seen: list[Need] = []
+    record = lambda handler, *_: seen.append(needed(handler.command, handler.path))  # noqa: E731 - a line
+    boto3.client("s3", endpoint_url=s3).create_bucket(Bucket="bucket")
+    monkeypatch.setattr(WSGIRequestHandler, "log_request", record)
+    lake = Place("s3://bucket/lake", s3).at("base")
+    assert lake.read("current.json") is None
+    assert lake.swap("current.json", b"1", None)
+    assert lake.swap("current.json", b"2", b"1")
+    assert lake.read("current.json") == b"2"
+    lake.write("versions/1/data/part-0.parquet", b"x" * 20_000_000)
+    lake.write("versions/2/data/part-0.parquet", b"y")
+    assert lake.at("versions").is_folder
+    assert len(lake.at("versions").list(deep=False)) == 0
+    lake.delete("versions/1/data/part-0.parquet")
+    lake.delete("versions/2")
+    assert [found.path for found in lake.list()] == ["current.json"]
+    statements = list(of("bedrock").statements("JobRole").values())
+    assert {need.action.removeprefix("s3:") for need in seen} >= {
+        "GetObject",
+        "PutObject",
+        "DeleteObject",
+        "ListBucket",
+    }
+    assert [need for need in seen if not is_allowed(statements, need)] == []
