@@ -87,6 +87,10 @@ class Template:
                 return self._attribute(f"{what}.{attribute}")
             case "Sub", str(text):
                 return re.sub(r"\$\{([^}]+)\}", lambda found: str(self._substituted(found[1])), text)
+            case "Sub", [text, dict(values)]:
+                for key, value in values.items():
+                    text = text.replace(f"${{{key}}}", self.computed(value))
+                return self._function("Sub", text)
             case "If", [condition, yes, no]:
                 return self.computed(yes if self._holds({"Condition": condition}) else no)
             case "Select", [index, values]:

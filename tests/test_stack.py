@@ -1,9 +1,11 @@
 """emr/stack.yaml: it is one, it is closed, and its roles may do what the code does and nothing else. No cloud: see template.py."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
@@ -512,6 +514,51 @@ def test_every_parameter_says_what_it_is_and_has_its_place():
     groups = raw["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     assert sorted(name for group in groups for name in group["Parameters"]) == sorted(raw["Parameters"])
     assert [name for name, declared in raw["Parameters"].items() if len(declared["Description"].split()) < 4] == []
+
+
+@pytest.mark.row
+def test_the_dashboard_is_one():
+    widgets = json.loads(of("bedrock").properties("Dashboard")["DashboardBody"])["widgets"]
+    assert [widget["properties"]["title"] for widget in widgets] == [
+        "Refreshes",
+        "Workers",
+        "Share of requests that failed",
+        "Dollars an hour",
+    ]
+
+
+@pytest.mark.row
+def test_the_command_that_splits_costs_is_one_of_the_service():
+    words = of("bedrock").outputs()["CostAllocation"].split()
+    assert words[:3] == ["aws", "emr-serverless", "update-application"]
+    members = (
+        botocore.session.get_session()
+        .get_service_model("emr-serverless")
+        .operation_model("UpdateApplication")
+        .input_shape.members
+    )
+    options = {"--" + xform_name(name, "-"): shape for name, shape in members.items()}
+    assert {word for word in words if word.startswith("--")} <= set(options)
+    assert words[-2:] == ["--job-level-cost-allocation-configuration", "enabled=true"]
+    assert "enabled" in options[words[-2]].members
+
+
+@pytest.mark.row
+def test_the_settings_that_it_gives_are_read_as_settings():
+    told = tomllib.loads(of("bedrock").outputs()["Settings"])
+    assert told["lake"] == {"root": "s3://bucket/lake"}
+    assert told["emr"] == {
+        "application_id": "00fabc123def4567",
+        "role_arn": JOB_ROLE,
+        "code": "s3://bucket/code",
+        "logs": "s3://bucket/logs",
+        "log_group": "/aws/emr-serverless/raft-spark",
+        "label": "emr-spark-8.1.0",
+        "architecture": "x86_64",
+    }
+    other = of("bedrock", ReleaseLabel="emr-7.14.0", Architecture="ARM64").outputs()["Settings"]
+    assert 'label = "emr-7.14.0"\narchitecture = "arm64"' in other
+    assert of("bedrock-batch").outputs()["BatchRoleArn"] == BATCH_ROLE
 
 
 # --- what is asked of S3, seen on the wire
