@@ -12,7 +12,7 @@ SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format scan chaos bench bench-peer clean
+.PHONY: help run test check format chaos bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,7 @@ format: $(TEST)/ready ## put the code into shape
 	$(TEST)/bin/ruff format .
 	$(TEST)/bin/ruff check --fix .
 
+.PHONY: scan
 scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
 	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
 

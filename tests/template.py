@@ -39,6 +39,18 @@ ATTRIBUTES = {
 }
 
 
+BUCKET = "arn:aws:s3:::bucket"
+ENDPOINT = f"arn:aws:sagemaker:{HERE}:endpoint/llama-3-1-8b"
+MODEL = "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0"
+SECRET = f"arn:aws:secretsmanager:{HERE}:secret:teacher-AbCdEf"
+WORKSPACE = f"arn:aws:aps:{HERE}:workspace/ws-1"
+JOB = f"arn:aws:bedrock:{HERE}:model-invocation-job/abcdef123456"
+GROUP = f"arn:aws:logs:{HERE}:log-group:/aws/emr-serverless/raft-spark"
+RUN = f"{APPLICATION}/jobruns/00fxyz987"
+BATCH_ROLE, JOB_ROLE = (f"arn:aws:iam::123456789012:role/{name}" for name in ("BatchRole", "JobRole"))
+TEACHERS = {"sagemaker": ENDPOINT, "bedrock": MODEL, "bedrock-batch": MODEL, "other": ""}
+
+
 class Template:
     """The file as it is with these parameters."""
 
@@ -143,6 +155,13 @@ class Template:
             case "Fn::Or":
                 return any(map(self._holds, given))
         raise AssertionError(name)
+
+
+def of(teacher: str, **parameters: object) -> Template:
+    """Return the template with all that can be had beside a teacher."""
+    more = {"SecretArn": SECRET, "PrometheusWorkspaceArn": WORKSPACE, "Schedule": "rate(7 days)", "AlarmEmail": "a@b.c"}
+    money = {"MaximumDollars": 20, "MonthlyBudget": 500}
+    return Template(**{"Teacher": teacher, "TeacherArns": TEACHERS[teacher]} | more | money | parameters)
 
 
 @functools.cache
