@@ -34,10 +34,6 @@ format: $(TEST)/ready ## put the code into shape
 	$(TEST)/bin/ruff format .
 	$(TEST)/bin/ruff check --fix .
 
-.PHONY: scan
-scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
-	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
-
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
 
@@ -48,6 +44,10 @@ bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.j
 
 bench-peer: $(TEST)/ready $(PEER)/ready ## completions beside another engine, about 10 minutes
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --parts peer --seconds 20 --peer $(PEER)/bin/python
+
+.PHONY: scan
+scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
+	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
 
 clean: ## remove all that was built
 	rm -rf build *.egg-info
