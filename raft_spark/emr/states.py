@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import botocore.session
 from botocore.model import Shape
+from botocore.session import Session
 
 from raft_spark.errors import ConfigError
 
@@ -32,7 +32,7 @@ def parameters(document: Mapping[str, Any]) -> dict[str, Any]:
         msg = f"emr.attempts is {repeated}; a scheduled refresh is repeated by Step Functions (Attempts of the stack): set it to 1"
         raise ConfigError(msg)
     said = {name: value for name, value in document.items() if name not in {*UNSAID, "flexExecution", "clientToken"}}
-    model = botocore.session.get_session().get_service_model("emr-serverless")
+    model = Session().get_service_model("emr-serverless")
     capital: dict[str, Any] = _capital({**EMPTY, **said}, model.operation_model("StartJobRun").input_shape)
     return capital
 
