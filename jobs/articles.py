@@ -1,8 +1,9 @@
 """PubMedQA -> articles.   spark-submit jobs/articles.py conf/emr.toml [--set section.key=value]"""
 
 import sys
+from functools import partial
 
-from raft_spark import articles, session
+from raft_spark import articles, session, watched
 
 if __name__ == "__main__":
-    session.job(articles.run, sys.argv[1:])
+    session.job(partial(watched.run, articles.run), sys.argv[1:])

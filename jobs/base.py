@@ -1,8 +1,9 @@
 """articles -> base.   spark-submit jobs/base.py conf/emr.toml [--set section.key=value]"""
 
 import sys
+from functools import partial
 
-from raft_spark import base, session
+from raft_spark import base, session, watched
 
 if __name__ == "__main__":
-    session.job(base.run, sys.argv[1:])
+    session.job(partial(watched.run, base.run), sys.argv[1:])

@@ -1,8 +1,9 @@
 """base -> completions.   spark-submit jobs/completions.py conf/emr.toml [--set section.key=value]"""
 
 import sys
+from functools import partial
 
-from raft_spark import completions, session
+from raft_spark import completions, session, watched
 
 if __name__ == "__main__":
-    session.job(completions.run, sys.argv[1:])
+    session.job(partial(watched.run, completions.run), sys.argv[1:])

@@ -1,8 +1,9 @@
 """base + completions -> dataset.   spark-submit jobs/dataset.py conf/emr.toml [--set section.key=value]"""
 
 import sys
+from functools import partial
 
-from raft_spark import dataset, session
+from raft_spark import dataset, session, watched
 
 if __name__ == "__main__":
-    session.job(dataset.run, sys.argv[1:])
+    session.job(partial(watched.run, dataset.run), sys.argv[1:])

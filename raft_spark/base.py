@@ -41,9 +41,9 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     articles = tables.needed(conf.lake, schemas.ARTICLES)
     settings = conf.base.model_dump(exclude={"strategy", "broadcast_limit_mb"})
     identity = tables.identity(schemas.BASE, settings, [articles.id, conf.lake.row_group_rows])
-    previous = tables.current(conf.lake, schemas.BASE)
-    if previous and previous.identity == identity:
-        return previous
+    made = tables.made(conf.lake, schemas.BASE, identity)
+    if made:
+        return made
     spark = session.start(conf)
     pieces = tables.pieces(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)

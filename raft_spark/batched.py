@@ -8,7 +8,6 @@ files, their day as well, are those of the job: a driver that died while it coll
 
 import itertools
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +20,28 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import batch, config, cutting, parts, progress, prompts, requests, runs, schemas, session, store, tables
+from raft_spark import (
+    batch,
+    config,
+    cutting,
+    log,
+    parts,
+    progress,
+    prompts,
+    requests,
+    runs,
+    schemas,
+    session,
+    store,
+    tables,
+)
 from raft_spark.endpoints import Request
 from raft_spark.errors import EndpointError
 from raft_spark.files import Place
 from raft_spark.meter import FEWEST_CHARS_A_TOKEN, TURNS, Asked
 from raft_spark.shares import UNLIMITED
 
+LOG = logging.getLogger(__name__)
 ROWS_A_FILE = 20_000
 OUTCOMES = pa.schema(  # error_class "" is an answer
     [("error_class", pa.string())] + [(name, pa.int64()) for name in ("rows", "prompt_tokens", "completion_tokens")]
@@ -76,7 +90,7 @@ class Watch:
         known = Counter(job.status or job.state for job in jobs)
         said = ", ".join(f"{count} {status}" for status, count in sorted(known.items()))
         if said != self._said:
-            sys.stderr.write(f"batch jobs: {said}\n")
+            LOG.info("batch jobs: %s", said, extra=log.fields(jobs=dict(known)))
         self._said = said
 
     def collected(self, outcomes: Sequence[Row]) -> None:
@@ -165,7 +179,7 @@ def _cut(missing: DataFrame, conf: config.Config, at: Place, watch: Watch) -> li
         paid = chosen.count() if conf.completions.max_spend else count
         watch.is_short = paid < count
         if watch.is_short:
-            sys.stderr.write(f"completions.max_spend pays for {paid:,} of {count:,} records at their dearest\n")
+            LOG.info("completions.max_spend pays for %s of %s records at their dearest", f"{paid:,}", f"{count:,}")
         if paid < conf.completions.batch.min_records:
             watch.stop(SPENT)
             return []
@@ -212,7 +226,7 @@ def _collect(spark: SparkSession, conf: config.Config, jobs: Sequence[batch.Job]
     for ended in batch.finished(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
         stored = tables.tasks(spark, pieces, len(pieces)).mapInArrow(
-            partial(_stored, lake=conf.lake, run_id=watch.run.id), from_arrow_schema(OUTCOMES)
+            partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format), from_arrow_schema(OUTCOMES)
         )
         watch.collected(stored.collect())  # some ten rows a job
         for job in ended:
@@ -221,8 +235,11 @@ def _collect(spark: SparkSession, conf: config.Config, jobs: Sequence[batch.Job]
     return done
 
 
-def _stored(batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str) -> Iterator[pa.RecordBatch]:
+def _stored(
+    batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str, form: log.Form
+) -> Iterator[pa.RecordBatch]:
     """Store all answers of each job; yield what they come to."""
+    log.start(form, stage=schemas.COMPLETIONS, run_id=run_id)
     for _, pieces in parts.taken(batches):
         for job in (batch.Job(**piece["job"]) for piece in pieces):
             ignored: Counter[str] = Counter()
@@ -234,9 +251,7 @@ def _stored(batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str) -
                 store.write(tables.place(lake, schemas.COMPLETIONS), job.day, f"{job.name}-c{chunk:05d}", some)
                 yield _outcomes(some)
             if ignored:
-                logging.getLogger(__name__).warning(
-                    "output of job %s: %s lines are no answers", job.name, dict(ignored)
-                )
+                LOG.warning("output of job %s: %s lines are no answers", job.name, dict(ignored))
 
 
 def _row(answer: batch.Answer, job: batch.Job, run_id: str) -> dict[str, Any]:

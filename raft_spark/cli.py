@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,63 +9,25 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 
 import click
-from rich.console import Console
 
 from raft_spark import (
     __version__,
-    articles,
-    base,
-    completions,
     config,
-    dataset,
     estimate,
+    pointers,
+    refresh,
     report,
+    retention,
     runs,
     schemas,
     session,
     tables,
     views,
+    watched,
 )
+from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
-from raft_spark.errors import RaftError
-
-STAGES: dict[str, Callable[[config.Config], tables.Version]] = {
-    schemas.ARTICLES: articles.run,
-    schemas.BASE: base.run,
-    schemas.COMPLETIONS: completions.run,
-    schemas.DATASET: dataset.run,
-}
-INTERRUPTED = 130
-console = Console()
-
-
-def settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the arguments that every verb has."""
-    files = click.argument("files", nargs=-1, metavar="[CONF.toml ...]")
-    sets = click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="section.key=value",
-        help="One setting; may be repeated, the last wins.",
-    )
-    return files(sets(function))
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
-    try:
-        yield
-    except RaftError as error:
-        console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        session.stop()
-        console.print("interrupted; what was answered is stored, and the same command goes on from here")
-        sys.exit(INTERRUPTED)
+from raft_spark.terminal import console, reported, settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -97,7 +58,7 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
     with reported():
         conf = config.load(files, assignments)
         begin = time.monotonic()
-        done = [(name, *_timed(stage, name, conf)) for name, stage in STAGES.items()]
+        done = [(name, *_timed(stage, name, conf)) for name, stage in refresh.STAGES.items()]
         session.stop()
         views.summary(console, conf, done, time.monotonic() - begin)
 
@@ -108,7 +69,7 @@ def _timed(
     """Run one stage: (its version, whether it is new, seconds)."""
     before, begin = tables.current(conf.lake, name), time.monotonic()
     with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
-        version = stage(conf)
+        version = watched.run(stage, conf)
     seconds, new = time.monotonic() - begin, before is None or before.id != version.id
     console.print(views.line(name, version, new, seconds), highlight=False)
     return version, new, seconds
@@ -137,8 +98,9 @@ def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) 
     return click.command(name, help=description)(command)
 
 
-for _name, _stage in STAGES.items():
+for _name, _stage in refresh.STAGES.items():
     main.add_command(_stage_command(_name, _stage))
+main.add_command(verbs.emr)
 
 
 @main.command()
@@ -171,7 +133,7 @@ def estimate_costs(files: Sequence[str], assignments: Sequence[str], ask: int, *
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice([*refresh.STAGES]))
 @settings
 @click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many rows.")
 @click.option("--version", "version", help="An old version, by its id; default: the current one.")
@@ -187,7 +149,7 @@ def show(
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice([*refresh.STAGES]))
 @settings
 def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Print the folder of a table's current version, so that any tool can read it."""
@@ -197,13 +159,54 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice([*refresh.STAGES]))
 @settings
 def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
-    """List the versions of a table, oldest first, the current one marked."""
+    """List the versions of a table, oldest first: the current one, those that are pinned, those rolled back from."""
+    with reported():
+        lake = config.load(files, assignments).lake
+        views.history(console, tables.history(lake, table), pointers.read(tables.line(lake, table)))
+
+
+@main.command("refresh")
+@settings
+def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
+    """Run all stages aside, look at what they made, and publish it at once; nothing new is nothing to do."""
     with reported():
         conf = config.load(files, assignments)
-        views.history(console, tables.history(conf.lake, table), tables.current(conf.lake, table))
+        with _reported_on(conf):
+            done = refresh.run(conf)
+        session.stop()
+        views.refreshed(console, done)
+
+
+@main.command()
+@click.argument("version")
+@settings
+def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> None:
+    """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
+    with reported():
+        for table, name in retention.rolled_back(config.load(files, assignments).lake, version).items():
+            console.print(f"{table:<12} {name}", highlight=False)
+
+
+@main.command()
+@click.argument("version")
+@settings
+@click.option("--off", is_flag=True, help="Let it expire again.")
+def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: bool) -> None:
+    """Keep a version, and those it was made from, for ever."""
+    with reported():
+        retention.pin(config.load(files, assignments).lake, version, off=off)
+
+
+@main.command()
+@settings
+def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
+    """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; a refresh does so too."""
+    with reported():
+        gone = retention.expire(config.load(files, assignments).lake)
+        console.print("\n".join(gone) or "nothing has expired", highlight=False)
 
 
 @main.command("progress")

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import batch, batched, compaction, config, realtime, requests, runs, schemas, session, tables
+from raft_spark import batch, batched, cluster, compaction, config, realtime, requests, runs, schemas, session, tables
 from raft_spark.errors import EndpointError, InputError, StoppedError
 
 
@@ -29,16 +30,19 @@ def run(conf: config.Config) -> tables.Version:
         return done
     _refuse_to_pay_twice(conf)
     spark = session.start(conf)
+    before = cluster.last_stage(spark)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     told = _told(new.id, conf)
     if conf.completions.mode == "batch":
         told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, base).where(is_asked(conf.completions)))
-    known = looked_up(spark, conf, base).persist()
+    known = looked_up(spark, conf, base).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     told, counts, dead = _counted(known, conf.completions, told)
     if _asks(told, conf.completions):
         told = replace(told, failed=_for_good(told, conf.completions))
         told = realtime.ask(spark, known.where(is_asked(conf.completions)), conf, told)
     known.unpersist()
+    if told.tasks or told.calls:
+        runs.write(conf.lake, replace(told, spark=cluster.work(spark, before)))
     if told.state == "failed":
         msg = f"endpoint {conf.completions.endpoint!r} {told.reason}; {_stored(told)}"
         raise EndpointError(msg)

@@ -1,11 +1,13 @@
 """A count that grows -> a live line for a person, or a plain line now and then for a log."""
 
 import datetime as dt
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from pyspark import SparkStageInfo
 from pyspark.sql import SparkSession
@@ -15,9 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from raft_spark import log, metrics, schemas
 from raft_spark.beside import beside
 from raft_spark.runs import Run
 
+LOG = logging.getLogger(__name__)
 LINE_EVERY = 30.0  # seconds, where there is no terminal
 LOOK_EVERY = 0.5
 COLUMNS = (
@@ -33,9 +37,9 @@ COLUMNS = (
 @contextmanager
 def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
     """Show `count()` of `total` while the block runs."""
-    console = Console(file=sys.stderr)
-    watch = _live if console.is_terminal else _lines
-    with beside(lambda over: watch(label, total, count, over, console)):
+    console = _console()
+    watch = partial(_live, console) if console.is_terminal else _lines
+    with beside(partial(watch, label, total, count)):
         yield
 
 
@@ -64,10 +68,27 @@ def stages(spark: SparkSession, label: str) -> Iterator[Callable[[], list[SparkS
 @contextmanager
 def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
     """Show a run of completions while the block runs: first how its limits are shared, then how it goes."""
-    console = Console(file=sys.stderr)
-    console.print(arithmetic, highlight=False, soft_wrap=True)
-    with beside(lambda over: follow(told, over.wait, console)):
+    LOG.info(arithmetic)
+    console = _console()
+    watch = partial(follow, console=console) if console.is_terminal else partial(_told_in_lines, told())
+    with beside(lambda over: watch(told, over.wait)):
         yield
+
+
+def _console() -> Console:
+    """Return where a person looks on; where a machine reads, nothing is live."""
+    return Console(file=sys.stderr, force_terminal=False if log.is_json() else None)
+
+
+def _told_in_lines(before: Run, told: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
+    """Say every LINE_EVERY seconds, and at the end, how a run goes, with what it has added since as metrics."""
+    over = False
+    while not over:
+        over = is_over(LINE_EVERY)
+        run = told()
+        counted = metrics.embedded(metrics.added(before, run), schemas.COMPLETIONS, run.endpoint)
+        LOG.info(line(run), extra=log.fields(done=run.done, total=run.total, **counted))
+        before = run
 
 
 def follow(told: Callable[[], Run], is_over: Callable[[float], bool], console: Console) -> None:
@@ -94,7 +115,8 @@ def line(run: Run) -> str:
     if run.dollars:
         projected = f" of about ${run.dollars / run.done * run.total:,.2f}" if run.done else ""
         said.append(f"${run.dollars:,.2f}{projected}")
-    said += [f"{dt.timedelta(seconds=round((run.total - run.done) / answers))} left"] if answers else []
+    left = max(0, run.total - run.done)  # a lost machine's answers may come twice
+    said += [f"{dt.timedelta(seconds=round(left / answers))} left"] if answers else []
     return " · ".join(said)
 
 
@@ -102,7 +124,7 @@ def _panel(run: Run) -> Group:
     return Group(ProgressBar(total=max(1, run.total), completed=run.done), Text(line(run)))
 
 
-def _live(label: str, total: int, count: Callable[[], int], over: threading.Event, console: Console) -> None:
+def _live(console: Console, label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:
     with Progress(*COLUMNS, console=console, transient=not total) as progress:
         task = progress.add_task(label, total=total or None)
         while not over.wait(LOOK_EVERY):
@@ -110,9 +132,10 @@ def _live(label: str, total: int, count: Callable[[], int], over: threading.Even
         progress.update(task, completed=count())
 
 
-def _lines(label: str, total: int, count: Callable[[], int], over: threading.Event, console: Console) -> None:
+def _lines(label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:
     start = time.monotonic()
     while not over.wait(LINE_EVERY):
         done, seconds = count(), time.monotonic() - start
         left = f", {seconds / done * (total - done):.0f} s left" if done and total else ""
-        console.print(f"{label}: {done}{f' of {total}' if total else ''} after {seconds:.0f} s{left}", highlight=False)
+        said = f"{label}: {done}{f' of {total}' if total else ''} after {seconds:.0f} s{left}"
+        LOG.info(said, extra=log.fields(done=done, total=total))

@@ -18,12 +18,14 @@ from raft_spark import (
     config,
     coordinator,
     endpoints,
+    log,
     parts,
     progress,
     prompts,
     runs,
     schemas,
     session,
+    shares,
     store,
     tables,
     window,
@@ -47,6 +49,7 @@ class Work:
     desk: Desk
     at: Place
     run_id: str
+    form: log.Form
 
 
 def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
@@ -71,9 +74,9 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
         coordinator.listening(driver, *session.addresses(spark), key, partial(_running, stages)) as desk,
         session.stoppable(spark, driver.stop),
         runs.kept(conf.lake, going),
-        progress.asking(going, _arithmetic(limits, tasks)),
+        progress.asking(going, shares.arithmetic(limits, tasks)),
     ):
-        ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id))
+        ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format))
         missing.repartition(tasks, "key").mapInArrow(ask_all, from_arrow_schema(schemas.FILES)).collect()
     ended = runs.ended(going(), driver.trouble, driver.stop_reason)
     runs.write(conf.lake, ended)
@@ -102,22 +105,11 @@ def _seconds(conf: config.Config, told: runs.Run) -> float:
     return min((conf.completions.max_minutes * 60 or UNLIMITED) - taken, paid)
 
 
-def _arithmetic(limits: Limits, tasks: int) -> str:
-    """Say what the whole cluster may do, and a task's part of it while all run."""
-    named = {
-        "calls open at once": limits.in_flight,
-        "requests a second": limits.requests_per_second,
-        "tokens a minute": limits.tokens_per_minute,
-        "dollars": limits.dollars,
-    }
-    said = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
-    return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
-
-
 def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
     """Ask all rows of one partition but those that a lost attempt has stored; yield a description of each stored file."""
     conf, context = work.conf, TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
+    log.start(work.form, stage=schemas.COMPLETIONS, run_id=work.run_id, task=f"{partition}-{attempt}")
     prefix = store.prefix(work.run_id, partition)
     before = store.stored_before(work.at, prefix)
     rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)

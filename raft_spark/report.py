@@ -23,6 +23,8 @@ from raft_spark.tally import Tally
 TEMPLATE = "report.html"
 DASH = "\N{EN DASH}"  # for what nobody knows
 EXTRA = "pip install 'raft-spark[report]'"
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+PEAK = "of one executor: Java's; its Python workers' too with spark.executor.processTreeMetrics.enabled"
 STATES = {"asking": "still asking", "finished": "finished", "stopped": "stopped early", "failed": "failed"}
 
 
@@ -86,6 +88,7 @@ def page(run: Run, rows: Tally) -> str:
         "state": STATES[run.state],
         "rows": rows,
         "numbers": numbers(run),
+        "spark": spark_numbers(run.spark),
         "figures": _figures(run, rows),
         "errors": _errors(run, rows),
         "attempts": _bars({str(calls): rows.attempts[calls] for calls in sorted(rows.attempts)}),
@@ -111,6 +114,30 @@ def numbers(run: Run) -> list[Number]:
         Number("tokens a second", _ratio(tokens, seconds), "in and out"),
         Number("duration", _clock(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
     ]
+
+
+def spark_numbers(spark: Mapping[str, float]) -> list[Number]:
+    """Return what Spark did for the stage, as cluster.py names it; nothing where Spark told nothing."""
+    if not spark:
+        return []
+    seconds, collected = spark["task_seconds"], spark["gc_seconds"]
+    return [
+        Number("tasks ended", f"{spark['tasks']:,}", "of all Spark stages of this run, without those that failed"),
+        Number("tasks failed", f"{spark['failed_tasks']:,}", "Spark runs them again, up to spark.task.maxFailures"),
+        Number("executors", f"{spark['executors']:,}", "that this session has had"),
+        Number("executors lost", f"{spark['executors_lost']:,}", "without those that Spark let go itself"),
+        Number("time of all tasks", _clock(seconds), "which mostly wait for answers"),
+        Number("Java's garbage collection", _clock(collected), _percent(collected, seconds, "the tasks' time")),
+        Number("read from shuffles", _size(spark["shuffle_read_bytes"]), ""),
+        Number("written to shuffles", _size(spark["shuffle_written_bytes"]), ""),
+        Number("spilled to disk", _size(spark["spilled_bytes"]), ""),
+        Number("peak memory", _size(spark["peak_memory_bytes"]), PEAK),
+    ]
+
+
+def _size(count: float) -> str:
+    unit, name = next((unit for unit in UNITS if count >= unit[0]), UNITS[-1])
+    return f"{count / unit:,.1f} {name}" if unit > 1 else f"{count:,.0f} {name}"
 
 
 def _thousand(run: Run) -> str:

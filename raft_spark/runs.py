@@ -48,7 +48,8 @@ class Point:
 class Run:
     """A run as last told. `total` requests were to be asked, `known` more had answers before; `answered` and `failed` (by
     error class) are stored; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a run
-    stopped or failed. `series` has at most some hundred points, in order.
+    stopped or failed. `series` has at most some hundred points, in order. `spark` is what Spark did for the stage, by the names
+    of cluster.py, empty until it has ended.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Run:
     open: int = 0
     window: int = 0
     series: tuple[Point, ...] = ()
+    spark: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def failures(self) -> str:

@@ -19,13 +19,15 @@ from pyspark.errors import PySparkException
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
-from raft_spark import config, errors
+from raft_spark import config, errors, log
 from raft_spark.config import Config
 
+LOG = logging.getLogger(__name__)
 DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.enableVectorizedReader": "true",
+    "spark.sql.inMemoryColumnarStorage.batchSize": "1000",  # rows of texts that a task gathers before they are spilled
     "spark.speculation": "false",
     "spark.task.maxFailures": "10",  # a task that asks lasts as long as the run, and a lost machine may count against it
 }
@@ -45,6 +47,7 @@ def start(conf: Config) -> SparkSession:
 
     Raises ConfigError when no Java is found.
     """
+    log.start(conf.log.format)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     settings = DEFAULTS | ({} if submitted else LOCAL) | _s3a(conf) | conf.spark
     if not submitted:
@@ -63,16 +66,19 @@ def start(conf: Config) -> SparkSession:
 
 
 def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
-    """Be a job's main: settle the settings, run the stage, print its version as one line of JSON.
+    """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
 
     Exits with the status of a RaftError after one sentence on standard error.
     """
+    log.start("text")  # until the settings are known
     try:
-        version = run(config.from_argv(argv))
+        conf = config.from_argv(argv)
+        log.start(conf.log.format)
+        done = run(conf)
     except errors.RaftError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        log.failed(error)
         sys.exit(error.exit_status)
-    sys.stdout.write(json.dumps({"table": version.table, "version": version.id, "counts": version.counts}) + "\n")
+    sys.stdout.write(json.dumps(done.told()) + "\n")
     stop()
 
 
@@ -131,7 +137,7 @@ def stoppable(spark: SparkSession, stop: Callable[[str], None]) -> Iterator[None
     def asked(number: int, _: object) -> None:
         for name in names:
             signal.signal(name, signal.default_int_handler)
-        sys.stderr.write("stopping: open calls are waited for and stored; once more stops at once\n")
+        LOG.warning("stopping: open calls are waited for and stored; once more stops at once")
         stop(signal.Signals(number).name)
 
     before = [(name, signal.signal(name, asked)) for name in names]

@@ -1,6 +1,6 @@
 """Tables of the lake: versions, files and rows. The only place that knows how a table is kept.
 
-    ROOT/TABLE/current.json                    the pointer, replaced by a conditional write
+    ROOT/current.json                          which version of each table is current (see pointers)
     ROOT/TABLE/versions/ID/manifest.json       written last but the pointer: names every file with rows, bytes, digest
     ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
     ROOT/completions/data/day=.../*.parquet    the append-only store, outside of its versions
@@ -27,7 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from raft_spark import __version__
+from raft_spark import __version__, log, pointers
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
@@ -61,6 +61,10 @@ class Version:
         """Return the files of the table itself, without quarantine."""
         return [file for file in self.files if file.path.startswith("data/")]
 
+    def told(self) -> dict[str, Any]:
+        """Return what a job prints of it."""
+        return {"table": self.table, "version": self.id, "counts": self.counts}
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -70,7 +74,7 @@ class Draft:
     id: str
     identity: str
     place: Place
-    previous: bytes | None
+    previous: str | None
 
 
 def place(lake: Lake, table: str) -> Place:
@@ -79,27 +83,44 @@ def place(lake: Lake, table: str) -> Place:
 
 
 def current(lake: Lake, table: str) -> Version | None:
-    """Return the published version, None before the first."""
-    pointer = place(lake, table).read("current.json")
-    return None if pointer is None else load(lake, table, json.loads(pointer)["version"])
+    """Return the published version, None before the first, and when its folder was deleted."""
+    pointed = _pointed(lake, table)
+    return None if pointed is None else find(lake, table, pointed)
+
+
+def _pointed(lake: Lake, table: str) -> str | None:
+    return pointers.read(line(lake, table)).tables.get(table)
+
+
+def line(lake: Lake, table: str) -> Lake:
+    """Return the lake whose pointers a table goes by: answers are facts, so they are in no branch."""
+    return lake.model_copy(update={"branch": ""}) if table == COMPLETIONS else lake
 
 
 def needed(lake: Lake, table: str) -> Version:
     """Return the published version. Raises InputError that names the stage to run when there is none."""
-    found = current(lake, table)
-    if found is None:
+    version = current(lake, table)
+    if version is None:
         msg = f"{lake.root} holds no table {table!r}; run `raft-spark {table}` first"
         raise InputError(msg)
-    return found
+    return version
 
 
 def load(lake: Lake, table: str, version: str) -> Version:
     """Return any version, also an old one. Raises InputError that lists the versions when there is no such one."""
-    manifest = place(lake, table).read(f"versions/{version}/manifest.json")
-    if manifest is None:
-        known = ", ".join(found.id for found in history(lake, table)) or "none"
+    there = find(lake, table, version)
+    if there is None:
+        known = ", ".join(_finished(lake, table)) or "none"
         msg = f"{lake.root}/{table} has no version {version!r}; it has: {known}"
         raise InputError(msg)
+    return there
+
+
+def find(lake: Lake, table: str, version: str) -> Version | None:
+    """Return a version, None where there is no such one."""
+    manifest = place(lake, table).read(f"versions/{version}/manifest.json")
+    if manifest is None:
+        return None
     stored = json.loads(manifest)
     files = tuple(DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in stored.pop("files"))
     return Version(files=files, merged_from=tuple(stored.pop("merged_from", ())), **stored)
@@ -107,8 +128,28 @@ def load(lake: Lake, table: str, version: str) -> Version:
 
 def history(lake: Lake, table: str) -> list[Version]:
     """Return every version that was finished, oldest first."""
+    return [load(lake, table, name) for name in _finished(lake, table)]
+
+
+def _finished(lake: Lake, table: str) -> list[str]:
     found = place(lake, table).at("versions").list()
-    return [load(lake, table, file.path.split("/")[0]) for file in found if file.path.endswith("/manifest.json")]
+    return [file.path.split("/")[0] for file in found if file.path.endswith("/manifest.json")]
+
+
+def made(lake: Lake, table: str, identity: str) -> Version | None:
+    """Return the version of this identity, made current if it is not: what was made before is not made again.
+
+    So settings that are set back give the old version, and what a run that died had finished is used.
+    """
+    now = current(lake, table)
+    if now and now.identity == identity:
+        return now
+    named = [name for name in _finished(lake, table) if f"-{identity[:8]}-" in name]
+    same = [version for name in named if (version := load(lake, table, name)).identity == identity]
+    if not same:
+        return None
+    _point(lake, same[-1], _pointed(lake, table))
+    return find(lake, table, same[-1].id)  # None: it expired just now
 
 
 def identity(*parts: object) -> str:
@@ -118,11 +159,15 @@ def identity(*parts: object) -> str:
 
 
 def draft(lake: Lake, table: str, identity: str) -> Draft:
-    """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it."""
+    """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it.
+
+    From here on the run is known by this name, also in its lines.
+    """
     now = dt.datetime.now(dt.UTC)
     name = f"{now:%Y%m%dT%H%M%S.%fZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
+    log.tell(run_id=name)
     folder = place(lake, table)
-    return Draft(table, name, identity, folder.at("versions", name), folder.read("current.json"))
+    return Draft(table, name, identity, folder.at("versions", name), _pointed(lake, table))
 
 
 def publish(
@@ -151,12 +196,19 @@ def publish(
         merged_from=tuple(merged_from),
     )
     new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
-    folder = place(conf.lake, new.table)
-    if not folder.swap("current.json", json.dumps({"version": new.id}).encode(), new.previous):
-        msg = f"another run published {folder.root} while this one ran; its version stays, {new.id} can be read by its name"
-        raise InputError(msg)
+    _point(conf.lake, version, new.previous)
     sweep(conf.lake, new.table)
     return version
+
+
+def _point(lake: Lake, version: Version, previous: str | None) -> None:
+    expected = {} if previous is None else {version.table: previous}
+    if not pointers.move(line(lake, version.table), {version.table: version.id}, expected):
+        msg = (
+            f"another run published table {version.table} of {lake.root} while this one ran; its version stays, {version.id} can "
+            "be read by its name"
+        )
+        raise InputError(msg)
 
 
 def sweep(lake: Lake, table: str) -> list[str]:

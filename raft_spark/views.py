@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, endpoints, progress, prompts, runs, schemas, tables
+from raft_spark import config, costs, endpoints, pointers, progress, prompts, refresh, runs, schemas, tables
 from raft_spark.errors import EndpointError, InputError
 
 Done = tuple[str, tables.Version, bool, float]
@@ -96,14 +96,37 @@ def follow(console: Console, lake: config.Lake, *, once: bool) -> None:
     console.print(f"{run.state}{why}: {progress.line(run)}", highlight=False, soft_wrap=True)
 
 
-def history(console: Console, versions: Iterable[tables.Version], current: tables.Version | None) -> None:
+def history(console: Console, versions: Iterable[tables.Version], now: pointers.Pointers) -> None:
     """List versions with their rows and inputs."""
     table = Table("", "version", "rows", "made", "from")
     for version in versions:
         inputs = ", ".join(f"{name} {found}" for name, found in version.inputs.items())
-        mark = "current" if current and version.id == current.id else ""
-        table.add_row(mark, version.id, _rows(version), version.created_at, inputs)
+        table.add_row(_marks(version, now), version.id, _rows(version), version.created_at, inputs)
     console.print(table)
+
+
+def _marks(version: tables.Version, now: pointers.Pointers) -> str:
+    marks = {
+        "current": now.tables.get(version.table) == version.id,
+        "pinned": version.id in now.pinned,
+        "rolled back": version.id in now.left,
+    }
+    return ", ".join(mark for mark, is_true in marks.items() if is_true)
+
+
+def refreshed(console: Console, done: refresh.Refresh) -> None:
+    """Show what a refresh changed and looked at."""
+    if done.outcome == "nothing new":
+        console.print(f"Nothing new: {done.reason}.", highlight=False)
+        return
+    table = Table("table", "new", "changed", "withdrawn", "same", title="What was published")
+    for name, found in done.changes.items():
+        table.add_row(name, *(f"{count:,}" for count in (found.new, found.changed, found.withdrawn, found.same)))
+    console.print(table)
+    for gate in done.gates:
+        console.print(f"ok: {gate}", highlight=False)
+    for name, version in done.after.items():
+        console.print(f"{name:<12} {version}", highlight=False)
 
 
 def estimate(console: Console, conf: config.Config, told: costs.Estimate) -> None:

@@ -103,3 +103,27 @@ def test_help_teaches(lake: Path):
     done = CliRunner().invoke(main, ["--help"])
     for expected in ("articles", "base", "completions", "dataset", "raft-spark run local.toml", "--set"):
         assert expected in done.output
+
+
+def test_a_refresh_with_nothing_new_says_so_and_a_version_can_be_brought_back_pinned_and_let_go(lake: Path):
+    call("run", lake)
+    before = current(lake)
+    grown = call("refresh", lake, sets=("base.oracle_share=0.8", "refresh.max_changed_share=1"))
+    assert grown.exit_code == 0, grown.output
+    assert "ok: share of rows with their oracle" in grown.output
+    assert current(lake) != before
+    assert "Nothing new" in call("refresh", lake, sets=("base.oracle_share=0.8",)).output
+    assert before in call("rollback", before, lake).output
+    assert current(lake) == before
+    assert call("pin", before, lake).exit_code == 0
+    assert "current, pinned" in call("history", "dataset", lake).output
+    assert "rolled back" in call("history", "dataset", lake).output
+    assert "nothing has expired" in call("expire", lake).output
+    refused = call("refresh", lake, sets=("base.seed=77",))
+    assert refused.exit_code == 6
+    assert "share of rows changed is" in " ".join(refused.output.split())
+
+
+def current(lake: Path) -> str:
+    """Return the id of the current dataset."""
+    return Path(call("path", "dataset", lake).output.strip()).name

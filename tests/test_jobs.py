@@ -24,12 +24,19 @@ def submit(stage: str, lake: Path, *assignments: str) -> subprocess.CompletedPro
 
 def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path):
     for stage in STAGES:
-        done = submit(stage, tmp_path)
+        done = submit(stage, tmp_path, "log.format=json")
         assert done.returncode == 0, done.stderr[-2000:]
-        told = json.loads(done.stdout.splitlines()[-1])
+        *lines, told = map(json.loads, done.stdout.splitlines())  # Spark joins standard error: all lines are JSON
         assert told["table"] == stage
+        assert {line["stage"] for line in lines} == {stage}
+        (ended,) = (line for line in lines if "state" in line)
+        assert (ended["state"], ended["run_id"], ended["rows"]) == ("finished", told["version"], 150)
+        assert [line["openlineage"]["eventType"] for line in lines if "openlineage" in line] == ["START", "COMPLETE"]
     assert told["counts"]["rows"] == 150
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(STAGES)
+    done = submit("refresh", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "nothing new"
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*STAGES, "refresh"}
 
 
 def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_path: Path):

@@ -65,6 +65,20 @@ def course() -> Iterator[Point]:
         yield Point(10.0 * step, answered, answered // 100, calls, throttled, answered * 480, window - step % 3, window)
 
 
+SPARK = {
+    "tasks": 1_208,
+    "failed_tasks": 3,
+    "task_seconds": 11_820.5,
+    "gc_seconds": 23.64,
+    "shuffle_read_bytes": 92_400_000,
+    "shuffle_written_bytes": 92_400_000,
+    "spilled_bytes": 0,
+    "executors": 9,
+    "executors_lost": 1,
+    "peak_memory_bytes": 1_340_000_000,
+}
+
+
 def made_up() -> Run:
     series = tuple(course())
     last = series[-1]
@@ -89,6 +103,7 @@ def made_up() -> Run:
         open=0,
         window=last.window,
         series=series,
+        spark=SPARK,
     )
 
 
@@ -248,6 +263,22 @@ def test_key_numbers_of_a_run():
     ]
 
 
+def test_what_spark_did_is_told_in_readable_units():
+    assert [(number.label, number.value) for number in report.spark_numbers(SPARK)] == [
+        ("tasks ended", "1,208"),
+        ("tasks failed", "3"),
+        ("executors", "9"),
+        ("executors lost", "1"),
+        ("time of all tasks", "3 h 17 min"),
+        ("Java's garbage collection", "23.6 s"),
+        ("read from shuffles", "92.4 MB"),
+        ("written to shuffles", "92.4 MB"),
+        ("spilled to disk", "0 B"),
+        ("peak memory", "1.3 GB"),
+    ]
+    assert report.spark_numbers({}) == []
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "said"),
     [(7.0, "7 ms"), (999.0, "999 ms"), (1234.0, "1.23 s"), (119_000.0, "119 s"), (150_000.0, "2.5 min")],
@@ -270,6 +301,8 @@ def test_a_page_holds_everything_that_a_run_can_tell():
         "of 60,000 to ask",
         "The slowest requests",
         "The longest answers",
+        "What Spark did",
+        "executors lost",
     ):
         assert expected in page
     assert page.count("<svg") == page.count("</svg>") == 4
@@ -297,6 +330,7 @@ def test_the_page_of_a_run_that_did_nothing_says_so():
         "no price is known",
     ):
         assert expected in page
+    assert "What Spark did" not in page
 
 
 @pytest.mark.parametrize(

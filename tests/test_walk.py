@@ -18,7 +18,7 @@ import pytest
 
 from conftest import ROOT, python
 from loopback_hub import LoopbackHub
-from raft_spark import config, parts, sample, schemas, tables
+from raft_spark import config, parts, runs, sample, schemas, tables
 
 ARTICLES = 240
 BASIS = [
@@ -62,6 +62,13 @@ def test_the_same_bytes_on_every_spark_master_and_strategy(
 ):
     found = walk(str(tmp_path), f'spark."spark.master"="{master}"', f"base.strategy={strategy}", spark=spark)
     assert found == undisturbed
+    told = runs.read(config.load(assignments=[f"lake.root={tmp_path}"]).lake).spark  # what this Spark's own books say
+    executors = 2 if "cluster" in master else 1
+    assert told.items() >= {"executors": executors, "executors_lost": 0, "failed_tasks": 0}.items()
+    assert told["tasks"] >= 2
+    assert told["task_seconds"] > told["gc_seconds"] >= 0
+    assert told["shuffle_written_bytes"] > 1_000
+    assert 10_000_000 < told["peak_memory_bytes"] < 1_500_000_000
 
 
 @pytest.mark.parametrize("spark", ["4.1.1", "3.5.8"])

@@ -1,0 +1,8 @@
+"""source -> dataset, when there is something new.   spark-submit jobs/refresh.py conf/emr.toml [--set section.key=value]"""
+
+import sys
+
+from raft_spark import refresh, session
+
+if __name__ == "__main__":
+    session.job(refresh.run, sys.argv[1:])
