@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,35 +21,29 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service impor
 
 from conftest import ROOT
 from emr_sync import JobRuns, Sdk
-from raft_spark.emr import states
+from raft_spark import config
+from raft_spark.emr import document, states
+from raft_spark.emr.release import Release, ReleaseFile
 from raft_spark.errors import ConfigError
 from template import Template
 
 DETAILS = (
     "Job failed, please check complete logs in configured logging destination. ExitCode: {}. Last few exceptions: ..."
 )
-DOCUMENT = {  # as raft_spark.emr.document gives it
-    "applicationId": "",
-    "executionRoleArn": "arn:aws:iam::123456789012:role/JobRole",
-    "name": "raft-spark-refresh",
-    "mode": "BATCH",
-    "executionTimeoutMinutes": 720,
-    "retryPolicy": {"maxAttempts": 1},
-    "configurationOverrides": {
-        "monitoringConfiguration": {
-            "s3MonitoringConfiguration": {"logUri": "s3://bucket/logs/"},
-            "cloudWatchLoggingConfiguration": {"enabled": True, "logGroupName": "/aws/emr-serverless/raft-spark"},
-        }
-    },
-    "jobDriver": {
-        "sparkSubmit": {
-            "entryPoint": "s3://bucket/code/raft-spark-1-0a/jobs/refresh.py",
-            "entryPointArguments": ['--set=lake.root="s3://bucket/lake"'],
-            "sparkSubmitParameters": "--conf spark.executor.cores=4",
-        }
-    },
-    "tags": {"raft-spark:job": "refresh", "costCenter": "lower"},
-}
+FILES = ("jobs/refresh.py", "environment-x86_64.tar.gz", "environment-aarch64.tar.gz")
+RELEASE = Release(Path("unread"), "raft-spark-1-0a", "1", tuple(ReleaseFile(path, 1, "") for path in FILES))
+
+
+def built(*assignments: str) -> dict[str, Any]:
+    """Return the document of a refresh with the settings that the stack gives."""
+    told = tomllib.loads(Template().outputs()["Settings"])
+    given = [f"{section}.{key}={json.dumps(value)}" for section, keys in told.items() for key, value in keys.items()]
+    teacher = ['endpoints.nova={kind="bedrock", model="amazon.nova-lite-v1:0"}', "completions.endpoint=nova"]
+    more = ["articles.source=s3://bucket/articles", 'emr.tags={costCenter="lower"}']
+    return document.built(config.load(assignments=[*given, *teacher, *more, *assignments]), "refresh", (), RELEASE)
+
+
+DOCUMENT = built()
 numbers = itertools.count()
 
 
@@ -82,14 +78,14 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         TopicArn=topic, Protocol="sqs", Endpoint=f"arn:aws:sqs:us-east-1:123456789012:heard-{number}"
     )
     client["s3"].create_bucket(Bucket=f"bucket-{number}")
-    document = {**DOCUMENT, "applicationId": made["applicationId"]}
+    whole = {**DOCUMENT, "applicationId": made["applicationId"]}
     yield SimpleNamespace(
         client=client,
         number=number,
         topic=topic,
         queue=queue,
         bucket=f"bucket-{number}",
-        document=document,
+        document=whole,
         waits=waits,
     )
     mock.stop(remove_data=False)
@@ -211,28 +207,25 @@ def test_names_begin_with_a_capital_and_a_persons_own_keys_stay():
     assert told["JobDriver"]["SparkSubmit"]["EntryPoint"] == "s3://bucket/code/raft-spark-1-0a/jobs/refresh.py"
     logs = told["ConfigurationOverrides"]["MonitoringConfiguration"]
     assert logs["S3MonitoringConfiguration"] == {"LogUri": "s3://bucket/logs/"}
-    assert told["Tags"] == {"raft-spark:job": "refresh", "costCenter": "lower"}
+    assert told["Tags"] == DOCUMENT["tags"]
+    assert told["Tags"]["costCenter"] == "lower"
 
 
 @pytest.mark.row
 def test_all_that_the_state_machine_hands_on_is_there():
     definition = json.loads(Template().properties("Refresh")["DefinitionString"])
     handed = {name.removesuffix(".$") for name in definition["States"]["Refresh"]["Parameters"]}
-    least = {name: DOCUMENT[name] for name in DOCUMENT if name not in {"configurationOverrides", "tags"}}
-    assert set(states.parameters(least)) == set(states.parameters(DOCUMENT)) == handed
+    assert set(states.parameters(built("emr.logs=", "emr.log_group="))) == set(states.parameters(DOCUMENT)) == handed
 
 
 @pytest.mark.row
 @pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"retryPolicy": {"maxAttempts": 3}}, "emr.attempts is 3"),
-        ({"flexExecution": {"enabled": True}}, "emr.flex is true"),
-    ],
+    ("setting", "said"),
+    [("emr.attempts=3", "emr.attempts is 3"), ("emr.flex=true", "emr.flex is true")],
 )
-def test_what_cannot_be_handed_on_is_refused(changed, said):
+def test_what_cannot_be_handed_on_is_refused(setting, said):
     with pytest.raises(ConfigError, match=said):
-        states.parameters({**DOCUMENT, **changed})
+        states.parameters(built(setting))
 
 
 def run(text: str) -> subprocess.CompletedProcess[str]:
