@@ -8,6 +8,7 @@ TEST := build/env-test
 SPARK35 := build/spark-3.5.8
 S3A := build/jars
 PEER := build/env-peer
+SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
@@ -50,6 +51,10 @@ bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.j
 bench-peer: $(TEST)/ready $(PEER)/ready ## completions beside another engine, about 10 minutes
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --parts peer --seconds 20 --peer $(PEER)/bin/python
 
+.PHONY: scan
+scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
+	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
+
 clean: ## remove all that was built
 	rm -rf build *.egg-info
 
@@ -83,6 +88,13 @@ $(PEER)/ready:
 	@echo "making $(PEER): 900 MB, two minutes"
 	@$(PYTHON) -m venv $(PEER)
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check bespokelabs-curator==0.1.31
+	@touch $@
+
+# A scanner that wants older packages than the tests, in an environment of its own.
+$(SCAN)/ready:
+	@echo "making $(SCAN): 280 MB, a minute"
+	@$(PYTHON) -m venv $(SCAN)
+	@$(SCAN)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@
 
 # hadoop-aws for both lines, so that Spark reaches an S3 server in tests as it does on EMR.

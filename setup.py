@@ -47,6 +47,7 @@ setup(
         "hub": hub,
         "report": report,
         "dev": [
+            "cfn-lint>=1.50",
             "hypothesis>=6.100",
             "import-linter>=2",
             "moto[server]>=5.1",
