@@ -11,7 +11,7 @@ PEER := build/env-peer
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format chaos bench bench-peer clean
+.PHONY: help run test check format chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ format: $(TEST)/ready ## put the code into shape
 
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
+
+rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready package ## what EMR Serverless would be sent, run here on both lines: 5 minutes
+	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal
 
 bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.json
 	$(TEST)/bin/python tests/benchmarks/base.py

@@ -190,6 +190,9 @@ def _session() -> boto3.Session:
 @functools.lru_cache(maxsize=4)
 def _s3(endpoint: str, region: str, credentials: tuple[str, str, str]) -> pafs.FileSystem:
     access_key, secret_key, token = credentials
+    endpoint = (
+        endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    )  # as boto3 does
     address = urlsplit(endpoint)
     other = {"endpoint_override": address.netloc, "scheme": address.scheme} if endpoint else {}
     region = region or os.environ.get("AWS_REGION", "") or _session().region_name or "us-east-1"
