@@ -11,7 +11,7 @@ PEER := build/env-peer
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format chaos rehearsal bench bench-peer clean
+.PHONY: help run test check format package pins chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,12 @@ check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 
 format: $(TEST)/ready ## put the code into shape
 	$(TEST)/bin/ruff format .
 	$(TEST)/bin/ruff check --fix .
+
+package: $(RUN)/ready ## the folder that EMR Serverless runs, for both its machines, into build/release: 3 minutes
+	$(RUN)/bin/raft-spark emr package --to build/release
+
+pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.txt
+	$(RUN)/bin/python -m raft_spark.emr.pins
 
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests

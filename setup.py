@@ -5,6 +5,9 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
+# What EMR does not bring: Spark asks for a pandas before it gives Arrow to Python; articles of the hub come by datasets.
+emr = ["pandas>=2.2"]
+hub = ["datasets>=5"]
 report = ["jinja2>=3.1", "matplotlib>=3.10"]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
@@ -16,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["raft_spark", "raft_spark.endpoints", "raft_spark.conf"],
+    packages=["raft_spark", "raft_spark.emr", "raft_spark.endpoints", "raft_spark.conf"],
     package_dir={"raft_spark.conf": "conf"},
     package_data={"raft_spark": ["py.typed", "*.html"], "raft_spark.conf": ["*.toml"]},
     entry_points={"console_scripts": ["raft-spark = raft_spark.cli:main"]},
@@ -32,14 +35,16 @@ setup(
     extras_require={
         "local": [
             "pyspark==4.1.*",
-            "pandas>=2.2",
-            "datasets>=5",
+            *emr,
+            *hub,
             "openvino-genai>=2026.4",
             "starlette>=0.40",
             "uvicorn>=0.30",
             "install-jdk>=1.1",
             *report,
         ],
+        "emr": emr,
+        "hub": hub,
         "report": report,
         "dev": [
             "hypothesis>=6.100",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 
 import click
-from rich.console import Console
 
 from raft_spark import (
     __version__,
@@ -27,8 +25,9 @@ from raft_spark import (
     tables,
     views,
 )
+from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
-from raft_spark.errors import RaftError
+from raft_spark.terminal import console, reported, settings
 
 STAGES: dict[str, Callable[[config.Config], tables.Version]] = {
     schemas.ARTICLES: articles.run,
@@ -36,37 +35,6 @@ STAGES: dict[str, Callable[[config.Config], tables.Version]] = {
     schemas.COMPLETIONS: completions.run,
     schemas.DATASET: dataset.run,
 }
-INTERRUPTED = 130
-console = Console()
-
-
-def settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the arguments that every verb has."""
-    files = click.argument("files", nargs=-1, metavar="[CONF.toml ...]")
-    sets = click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="section.key=value",
-        help="One setting; may be repeated, the last wins.",
-    )
-    return files(sets(function))
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
-    try:
-        yield
-    except RaftError as error:
-        console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        session.stop()
-        console.print("interrupted; what was answered is stored, and the same command goes on from here")
-        sys.exit(INTERRUPTED)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -139,6 +107,7 @@ def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) 
 
 for _name, _stage in STAGES.items():
     main.add_command(_stage_command(_name, _stage))
+main.add_command(verbs.emr)
 
 
 @main.command()

@@ -1,0 +1,44 @@
+"""What every verb of the command line has: settings as arguments, errors as one sentence, a console."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+
+from raft_spark import session
+from raft_spark.errors import RaftError
+
+INTERRUPTED = 130
+console = Console()
+
+
+def settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the arguments that every verb has."""
+    files = click.argument("files", nargs=-1, metavar="[CONF.toml ...]")
+    sets = click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="section.key=value",
+        help="One setting; may be repeated, the last wins.",
+    )
+    return files(sets(function))
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
+    try:
+        yield
+    except RaftError as error:
+        console.print(f"[bold red]{type(error).__name__}[/] ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        session.stop()
+        console.print("interrupted; what was answered is stored, and the same command goes on from here")
+        sys.exit(INTERRUPTED)
