@@ -25,7 +25,7 @@ def strangers(told: Mapping[str, Any], archives: Iterable[str], spark_home: Path
         for name, file in found.items()
         if not file.startswith((*own, f"{spark_home}/"))
         and (not file.startswith(standard) or "-packages/" in file)
-        and name != "__main__"
+        and file != found["__main__"]  # the job itself, in a folder of spark-submit's; in an executor, Spark's daemon
         and name not in PACKAGES
     ]
 
