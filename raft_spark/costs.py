@@ -5,9 +5,8 @@ prediction interval for the sum over all requests still to ask: Student's t on t
 """
 
 import math
-import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +14,6 @@ from raft_spark.config import Completions, Config
 
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided 95 %, by degrees of freedom from 1
 STARTING = 120.0  # seconds that EMR's workers run beside the asking
-CORES, MEMORY, EXECUTORS = "4", "14G", "3"  # EMR Serverless, where [spark] says nothing
-OVERHEAD, LEAST_OVERHEAD = 0.1, 0.375  # share of a worker's memory, GB: what EMR Serverless adds to it
 OWN = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
 
 
@@ -155,35 +152,13 @@ def affordable(conf: Completions, rows: int, model: Amount | None) -> int | None
     return rows if model.value <= conf.max_spend else math.floor(rows * conf.max_spend / model.value)
 
 
-def workers(spark: Mapping[str, str]) -> tuple[int, int]:
-    """Return vCPUs and GB of EMR Serverless' driver and executors, as [spark] sizes them."""
-    executors = int(spark.get("spark.executor.instances", EXECUTORS))
-    (vcpu, memory), (each_vcpu, each_memory) = _worker(spark, "spark.driver"), _worker(spark, "spark.executor")
-    return vcpu + executors * each_vcpu, memory + executors * each_memory
-
-
-def _worker(spark: Mapping[str, str], role: str) -> tuple[int, int]:
-    memory = _gigabytes(spark.get(f"{role}.memory", MEMORY))
-    told = spark.get(f"{role}.memoryOverhead")
-    overhead = _gigabytes(told) if told else max(LEAST_OVERHEAD, OVERHEAD * memory)
-    return int(spark.get(f"{role}.cores", CORES)), math.ceil(memory + overhead)
-
-
-def _gigabytes(text: str) -> float:
-    """Read a size as Spark writes it: 14g, 14336m or, of MB, 14336."""
-    found = re.fullmatch(r"(\d+)\s*([kmgt]?)i?b?", text.strip().lower())
-    return int(found[1]) * {"k": 2**-20, "m": 2**-10, "": 2**-10, "g": 1, "t": 2**10}[found[2]] if found else 0
-
-
 def _emr(conf: Config, hours: Amount | None) -> tuple[Amount | None, Amount | None, Amount | None]:
     """Return vCPU-hours, GB-hours and dollars; none for a lake in a folder, which EMR does not reach, and of batch jobs."""
     if hours is None or "://" not in conf.lake.root:
         return None, None, None
-    vcpu, memory = workers(conf.spark)
-    running = hours + Amount(STARTING / 3600)
-    known = conf.emr.vcpu_hour and conf.emr.gb_hour
-    dollars = running * (vcpu * conf.emr.vcpu_hour + memory * conf.emr.gb_hour) if known else None
-    return running * vcpu, running * memory, dollars
+    vcpus, memory = conf.emr.vcpus, conf.emr.memory_gb
+    running, hourly = hours + Amount(STARTING / 3600), conf.emr.dollars(vcpus, memory)
+    return running * vcpus, running * memory, running * hourly if hourly else None
 
 
 def _priced(use: Use, price_in: float | None, price_out: float | None) -> Amount | None:

@@ -4,7 +4,8 @@ RaftError
 |- ConfigError    a person must change the settings; nothing was started
 |- InputError     a table or source is missing or has another shape; nothing was written
 |- EndpointError  the endpoint refuses the whole job; what was paid for is stored
-`- StoppedError   a signal or a limit of time or money stopped the run; what was paid for is stored, and a rerun goes on
+|- StoppedError   a signal or a limit of time or money stopped the run; what was paid for is stored, and a rerun goes on
+`- RunError       a run on EMR Serverless failed, or went out of sight; what it stored stands
 
 A failed row is no error: it is a row with its reason (see completions and the quarantine tables).
 """
@@ -38,3 +39,9 @@ class StoppedError(RaftError):
     """A signal or a limit stopped the run; what was paid for is stored, and the same command goes on from here."""
 
     exit_status = 5
+
+
+class RunError(RaftError):
+    """A run on EMR Serverless failed, or went out of sight; what it stored stands."""
+
+    exit_status = 7

@@ -24,6 +24,7 @@ from raft_spark import (
     runs,
     schemas,
     session,
+    shares,
     store,
     tables,
     window,
@@ -71,7 +72,7 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
         coordinator.listening(driver, *session.addresses(spark), key, partial(_running, stages)) as desk,
         session.stoppable(spark, driver.stop),
         runs.kept(conf.lake, going),
-        progress.asking(going, _arithmetic(limits, tasks)),
+        progress.asking(going, shares.arithmetic(limits, tasks)),
     ):
         ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id))
         missing.repartition(tasks, "key").mapInArrow(ask_all, from_arrow_schema(schemas.FILES)).collect()
@@ -100,18 +101,6 @@ def _seconds(conf: config.Config, told: runs.Run) -> float:
     paid = spend / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
     taken = told.series[-1].seconds if told.series else 0.0
     return min((conf.completions.max_minutes * 60 or UNLIMITED) - taken, paid)
-
-
-def _arithmetic(limits: Limits, tasks: int) -> str:
-    """Say what the whole cluster may do, and a task's part of it while all run."""
-    named = {
-        "calls open at once": limits.in_flight,
-        "requests a second": limits.requests_per_second,
-        "tokens a minute": limits.tokens_per_minute,
-        "dollars": limits.dollars,
-    }
-    said = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
-    return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
 
 
 def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:

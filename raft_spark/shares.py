@@ -46,6 +46,18 @@ class Need:
 UNLIMITED = float("inf")
 
 
+def arithmetic(limits: Limits, tasks: int) -> str:
+    """Say what the whole cluster may do, and a task's part of it while all run."""
+    named = {
+        "calls open at once": limits.in_flight,
+        "requests a second": limits.requests_per_second,
+        "tokens a minute": limits.tokens_per_minute,
+        "dollars": limits.dollars,
+    }
+    said = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
+    return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
+
+
 class Ledger:
     """Who holds what of the cluster's limits."""
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from raft_spark import config
+from raft_spark import config, sections
 from raft_spark.errors import ConfigError
 
 pytestmark = pytest.mark.row
@@ -114,7 +114,7 @@ def test_files_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypa
 def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
     message = refused(files=(str(tmp_path / "production/local.toml"),))
     assert "production/local.toml cannot be read (No such file or directory)" in message
-    assert "default.toml, local.toml, notebook.toml" in message
+    assert "default.toml, emr.toml, local.toml, notebook.toml" in message
 
 
 # What is wrong is named
@@ -239,6 +239,24 @@ def test_a_format_named_twice_is_written_once():
     assert formats == ("notebook", "messages")
 
 
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("emr.code=/builds", 'emr.code is "/builds"; it must be s3://bucket/prefix'),
+        ('emr.code="s3://bucket/a,b"', "it must be s3://bucket/prefix, of letters, digits and _./=-"),
+        ("emr.role_arn=raft-spark-job", "it must be as arn:aws:iam::123456789012:role/NAME"),
+        ("emr.application_id=My-App", "it must be the id of an application, as 00fabc123def4567"),
+        ("emr.label=emr-7.9.0", "it must be emr-spark-8.N.N or emr-7.N.N from 7.10.0 on"),
+        ("emr.executor_cores=3", "emr.executor_cores is 3; it must be one of 1, 2, 4, 8, 16"),
+        ("emr.timeout_minutes=0", "emr.timeout_minutes is 0; it must be a whole number in 5..10080"),
+        ("emr.prometheus_url=https://prometheus.example", "it must be as https://aps-workspaces.REGION.amazonaws.com/workspaces"),
+        ('emr.tags={"who?"="me"}', "at most 190 tags of letters, digits, spaces and /_.:=+@-, unlike who?"),
+    ],
+)  # fmt: skip
+def test_what_emr_serverless_would_refuse_is_refused_here(assignment: str, sentence: str):
+    assert sentence in refused(assignment)
+
+
 # conf/
 
 
@@ -251,7 +269,7 @@ def fields(section: str) -> dict[str, pydantic.fields.FieldInfo]:
     return {
         name: field
         for name, field in model.model_fields.items()
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, config.Section))
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, sections.Section))
     }
 
 

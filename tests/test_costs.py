@@ -111,14 +111,15 @@ def test_a_size_of_workers_that_nobody_priced_is_still_told():
 @pytest.mark.parametrize(
     ("settings", "size"),
     [
-        ({}, (16, 64)),  # 4 workers of 4 vCPU and 14 GB + 10 %, whole GB
-        ({"spark.executor.instances": "10"}, (44, 176)),
-        ({"spark.driver.cores": "2", "spark.driver.memory": "2700m"}, (14, 52)),  # at least 384 MB more
-        ({"spark.executor.cores": "8", "spark.executor.memory": "28672m", "spark.executor.memoryOverhead": "2048"}, (28, 106)),
+        ((), (16, 64)),  # a driver and 3 executors of 4 vCPU and 16 GB
+        (("emr.max_executors=10",), (44, 176)),
+        (("emr.driver_cores=2", "emr.driver_memory_gb=4"), (14, 52)),
+        (("emr.executor_cores=8", "emr.executor_memory_gb=32"), (28, 112)),
     ],
-)  # fmt: skip
-def test_workers_are_sized_by_sparks_settings(settings: dict[str, str], size: tuple[int, int]):
-    assert costs.workers(settings) == size
+)
+def test_workers_are_those_of_the_settings_for_emr(settings: tuple[str, ...], size: tuple[int, int]):
+    emr = config.load(assignments=settings).emr
+    assert (emr.vcpus, emr.memory_gb) == size
 
 
 def test_max_spend_says_how_many_rows_it_pays_for():

@@ -1,0 +1,95 @@
+"""Settings, a job and a release -> what is wrong with them for EMR Serverless, all at once, before anything is uploaded or paid."""
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from raft_spark import config, files
+from raft_spark.config import Config
+from raft_spark.emr import shapes
+from raft_spark.emr.release import Release
+
+JOBS = ("articles", "base", "completions", "dataset", "refresh")
+READING = frozenset({"articles", "refresh"})  # jobs that read articles.source
+ASKING = frozenset({"completions", "refresh"})  # jobs that ask the teacher
+NEEDED = ("application_id", "role_arn", "code")
+
+
+def wrong(conf: Config, job: str, release: Release) -> list[str]:
+    """Return a sentence for each."""
+    return [
+        *_missing(conf),
+        *_lake(conf),
+        *_workers(conf),
+        *(_source(conf) if job in READING else ()),
+        *(_teacher(conf) if job in ASKING else ()),
+        *_release(job, release),
+    ]
+
+
+def _missing(conf: Config) -> Iterator[str]:
+    missing = [f"emr.{name}" for name in NEEDED if not getattr(conf.emr, name)]
+    if missing:
+        yield f"{', '.join(missing)} must be given; conf/emr.toml is a file to fill in"
+
+
+def _lake(conf: Config) -> Iterator[str]:
+    if not conf.lake.root.startswith("s3://"):
+        yield f"lake.root is {conf.lake.root!r}; EMR reaches s3://bucket/prefix"
+    if _is_here(conf.lake.s3_endpoint):
+        yield f"lake.s3_endpoint is {conf.lake.s3_endpoint!r}, this machine, which EMR does not reach"
+
+
+def _workers(conf: Config) -> Iterator[str]:
+    emr = conf.emr
+    for role, cores, memory in (
+        ("driver", emr.driver_cores, emr.driver_memory_gb),
+        ("executor", emr.executor_cores, emr.executor_memory_gb),
+    ):
+        told = shapes.wrong(cores, memory)
+        if told:
+            yield f"emr.{role}_memory_gb is {told}"
+    try:
+        shapes.factor(conf.spark)
+    except ValueError:
+        yield f'spark."{shapes.FACTOR}" is {conf.spark[shapes.FACTOR]!r}; it must be a number between 0 and 1'
+
+
+def _source(conf: Config) -> Iterator[str]:
+    if not conf.articles.source.startswith(("hf:", "sample:", "s3://", "s3a://")):
+        yield f"articles.source is {conf.articles.source!r}, a folder of this machine; EMR reads hf:, s3:// and sample:"
+
+
+def _teacher(conf: Config) -> Iterator[str]:
+    name, teacher = f"endpoints.{conf.completions.endpoint}", conf.teacher
+    if teacher.kind in {"embedded", "fake"}:
+        yield (
+            f"completions.endpoint is {conf.completions.endpoint!r}, of kind {teacher.kind}, which runs on this machine alone; "
+            "EMR asks one of kind sagemaker, bedrock or openai"
+        )
+    if _is_here(teacher.url):
+        yield f"{name}.url is {teacher.url!r}, this machine, which EMR does not reach"
+    if teacher.api_key_env:
+        yield (
+            f"{name}.api_key_env names a variable that EMR's workers do not have; "
+            f"put the key into Secrets Manager, and the name of its entry into {name}.api_key_secret"
+        )
+
+
+def _release(job: str, release: Release) -> Iterator[str]:
+    held = {file.path: file.sha256 for file in release.files}
+    if f"jobs/{job}.py" not in held:
+        yield f"release {release.name} holds no jobs/{job}.py; make another: raft-spark emr package"
+    own = files.sha256(config.folder() / "default.toml")  # what is as there does not travel
+    if held.get("conf/default.toml", own) != own:
+        yield f"release {release.name} has other defaults in its conf/default.toml than this raft-spark; make another: raft-spark emr package"
+
+
+def _is_here(url: str) -> bool:
+    """Say whether an address is one of this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified

@@ -1,0 +1,36 @@
+"""The door to EMR Serverless and to the S3 beside it: clients that repeat what passes, and what AWS refuses as one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from raft_spark.errors import ConfigError
+
+PATIENCE = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
+Client = Any  # boto3 makes its clients' classes while it runs
+
+
+def connect(name: str) -> Client:
+    """Open a client in the region and with the credentials of AWS's chain."""
+    with translated(f"{name} cannot be reached"):
+        return boto3.client(name, config=PATIENCE)
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn what AWS refuses into a ConfigError: nothing was started."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as error:
+        msg = f"{what}: {error}"
+        raise ConfigError(msg) from error
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return the bucket and the key of s3://bucket/key."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    return bucket, key

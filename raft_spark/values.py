@@ -1,0 +1,132 @@
+"""What one value of the settings may be: types with their ranges, and checks that say what would be right.
+
+A check takes a value as it was written and returns it as it is kept; pydantic turns its ValueError into a finding.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def _source(text: str) -> str:
+    """Refuse a source that cannot be one, before anything starts."""
+    if not text or "://" in text:
+        return _root(text)
+    if text.startswith("sample:") and not re.fullmatch(r"sample:[1-9]\d{0,8}", text):
+        msg = "it must be sample:N with N from 1 to 999999999"
+        raise ValueError(msg)
+    if text.startswith("hf:") and not re.fullmatch(r"hf:[\w.-]+/[\w.-]+/[\w.-]+", text):
+        msg = "it must be hf:OWNER/NAME/CONFIG, for example hf:qiaojin/PubMedQA/pqa_artificial"
+        raise ValueError(msg)
+    return text
+
+
+def _root(text: str) -> str:
+    """Refuse a lake on a file system that nobody here can write."""
+    if not text or ("://" in text and not re.match(r"s3a?://[a-z0-9][a-z0-9.-]+(/|$)", text)):
+        msg = "it must be a folder or s3://bucket/prefix"
+        raise ValueError(msg)
+    return text.rstrip("/") if len(text) > 1 else text
+
+
+def _url(text: str) -> str:
+    """Refuse an address that is none, or one that holds a password: settings are logged and stored."""
+    if not text:
+        return text
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = "it must be an address such as http://127.0.0.1:8000/v1"
+        raise ValueError(msg)
+    if parts.username or parts.password:
+        msg = "holds a name or password; put the name of the variable that holds the key into api_key_env"
+        raise ValueError(msg)
+    return text.rstrip("/")
+
+
+def _variable(text: str) -> str:
+    """Refuse what is no variable's name: most likely it is the key itself, so it is not repeated."""
+    if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", text):
+        msg = "is no name of an environment variable; it must name the one that holds the key, never be the key"
+        raise ValueError(msg)
+    return text
+
+
+def _spark(settings: dict[str, str]) -> dict[str, str]:
+    """Refuse a secret in Spark's own settings; the words are those of spark.redaction.regex, and API keys."""
+    for key in settings:
+        if re.search(r"secret|password|token|(access|api)[._-]?key", key, re.IGNORECASE):
+            msg = f"must not hold {key!r}: settings are stored; give it to spark-submit, or use AWS's own chain"
+            raise ValueError(msg)
+    return settings
+
+
+def _tags(tags: dict[str, str]) -> dict[str, str]:
+    """Refuse tags that EMR Serverless does not take; the characters are those of its API's TagKey and TagValue."""
+    most = 190  # of 200, some are raft-spark's own
+    allowed = r"[A-Za-z0-9 /_.:=+@-]"
+    bad = [
+        key
+        for key, value in tags.items()
+        if not (re.fullmatch(f"{allowed}{{1,128}}", key) and re.fullmatch(f"{allowed}{{0,256}}", value))
+    ]
+    if bad or len(tags) > most:
+        msg = f"it must be at most {most} tags of letters, digits, spaces and /_.:=+@-, unlike {', '.join(bad) or len(tags)}"
+        raise ValueError(msg)
+    return tags
+
+
+def _like(pattern: str, example: str) -> AfterValidator:
+    """Return a check that refuses what does not look like the example; "" is nothing yet, and stands."""
+
+    def checked(text: str) -> str:
+        if text and not re.fullmatch(pattern, text):
+            msg = f"it must be {example}"
+            raise ValueError(msg)
+        return text
+
+    return AfterValidator(checked)
+
+
+def _once(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Take what is named twice once."""
+    return tuple(dict.fromkeys(names))
+
+
+def _listed(names: object) -> object:
+    """Take `a,b` for a list, as `--set completions.retry=throttled,timeout` gives it."""
+    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
+Gate = Literal["off", "reject"]
+Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered"]
+Format = Literal["messages", "prompt_completion", "notebook"]
+Formats = Annotated[tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once)]
+Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
+Prefix = Annotated[
+    str, _like(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix, of letters, digits and _./=-")
+]
+Role = Annotated[str, _like(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME")]
+Application = Annotated[str, _like(r"[0-9a-z]{1,64}", "the id of an application, as 00fabc123def4567")]
+Label = Annotated[
+    str, _like(r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}", "emr-spark-8.N.N or emr-7.N.N from 7.10.0 on")
+]
+LogGroup = Annotated[str, _like(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, as /emr-serverless/raft-spark")]
+RemoteWrite = Annotated[
+    str,
+    _like(
+        r"https://aps-workspaces\.[a-z0-9-]+\.amazonaws(\.[0-9A-Za-z]{2,4})+/workspaces/[-_.0-9A-Za-z]{1,100}/api/v1/remote_write",
+        "as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
+    ),
+]
+Tags = Annotated[dict[str, str], AfterValidator(_tags)]
+Root = Annotated[str, AfterValidator(_root)]
+Source = Annotated[str, AfterValidator(_source)]
+Spark = Annotated[dict[str, str], AfterValidator(_spark)]
+Url = Annotated[str, AfterValidator(_url)]
+Variable = Annotated[str, AfterValidator(_variable)]
