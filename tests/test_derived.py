@@ -1,6 +1,7 @@
 """The rehearsal runs what the document says, and says what it leaves out."""
 
 import pytest
+
 from rehearsal import derived
 
 pytestmark = pytest.mark.row

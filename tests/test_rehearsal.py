@@ -10,14 +10,14 @@ from typing import Any
 
 import boto3
 import pytest
+
+from raft_spark.emr.release import Release
 from rehearsal import checks, driver, play
 from rehearsal import stand as stands
 from rehearsal.driver import Driver, RehearsalError
 from rehearsal.machine import LINES
 from rehearsal.play import STAGES, Scene
 from rehearsal.stand import BUCKET, Stand
-
-from raft_spark.emr.release import Release
 
 pytestmark = pytest.mark.spark
 ROWS = 200

@@ -9,11 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from rehearsal import machine, play
-from rehearsal.driver import RehearsalError
-
 from raft_spark.emr import release
 from raft_spark.errors import RaftError
+from rehearsal import machine, play
+from rehearsal.driver import RehearsalError
 
 
 def main() -> None:

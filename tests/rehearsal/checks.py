@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from walk_digest import dataset_files, rows_digest
-
 from raft_spark import config, schemas, tables
+from walk_digest import dataset_files, rows_digest
 
 PACKAGES = ("boto3", "numpy", "pandas", "pyarrow", "pydantic", "raft_spark")
 TABLES = (schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+
 from rehearsal import machine
 from rehearsal.derived import Command
 from rehearsal.machine import Machine

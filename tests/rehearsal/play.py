@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from raft_spark import config
+from raft_spark.emr import document
+from raft_spark.emr.release import Release
 from rehearsal import checks, derived, driver, machine
 from rehearsal import stand as stands
 from rehearsal.driver import Driver, RehearsalError
 from rehearsal.machine import LINES, Cluster, Line, Machine
 from rehearsal.stand import BUCKET, Stand
-
-from raft_spark import config
-from raft_spark.emr import document
-from raft_spark.emr.release import Release
 
 STAGES = ("articles", "base", "completions", "dataset")
 SOUNDCHECK = f"s3://{BUCKET}/soundcheck.py"

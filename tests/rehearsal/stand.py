@@ -16,12 +16,12 @@ from typing import Any
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rehearsal import driver, machine
-from rehearsal.driver import RehearsalError
-from rehearsal.machine import ROOT, Line
 
 from raft_spark import config, endpoints, sample
 from raft_spark.emr.release import MACHINES, Release
+from rehearsal import driver, machine
+from rehearsal.driver import RehearsalError
+from rehearsal.machine import ROOT, Line
 
 HERE = Path(__file__).parent
 SETTINGS = str(HERE / "settings.toml")
