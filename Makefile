@@ -7,6 +7,7 @@ RUN := build/env-run
 TEST := build/env-test
 SPARK35 := build/spark-3.5.8
 S3A := build/jars
+RELEASE := build/release/made
 PEER := build/env-peer
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
@@ -42,8 +43,8 @@ pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
 
-rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready package ## what EMR Serverless would be sent, run here on both lines: 5 minutes
-	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal
+rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## what EMR Serverless would be sent, run here on both lines: 4 minutes
+	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
 bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.json
 	$(TEST)/bin/python tests/benchmarks/base.py
@@ -80,6 +81,13 @@ $(SPARK35)/ready: | $(TEST)/ready
 	@echo "fetching Spark 3.5.8"
 	@$(TEST)/bin/python -m pip install --quiet --no-deps --upgrade --target $(SPARK35) pyspark==3.5.8 py4j==0.10.9.7
 	@touch $@
+
+# The release of this checkout: what `raft-spark emr package` says, its path last.
+$(RELEASE): $(shell find raft_spark jobs conf emr -name '*.py' -o -name '*.toml' -o -name '*.txt' -o -name '*.html') | $(TEST)/ready
+	@echo "making a release, about 3 minutes"
+	@mkdir -p $(@D)
+	@$(TEST)/bin/raft-spark emr package > $@.new
+	@mv $@.new $@
 
 # Another engine that asks an endpoint for each row of a data set, in an environment of its own.
 $(PEER)/ready:

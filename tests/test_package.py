@@ -11,10 +11,8 @@ from pathlib import Path
 import py4j
 import pyspark
 import pytest
-from click.testing import CliRunner
 
 from conftest import ROOT
-from raft_spark.cli import main
 from raft_spark.emr import package, release
 
 X86, ARM = 62, 183  # e_machine of an ELF header
@@ -35,14 +33,6 @@ pq.write_table(pa.table({"a": pa.array([1, 2])}).filter(pa.compute.greater(pa.ar
 assert pq.read_table(io.BytesIO(sink.getvalue())).to_pandas()["a"].to_list() == [2]
 print("\\n".join(sorted({module.__file__ for module in sys.modules.values() if getattr(module, "__file__", None)})))
 """
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[release.Release, str]:
-    """A release, as the verb makes it, and what the verb said."""
-    done = CliRunner().invoke(main, ["emr", "package", "--to", str(tmp_path_factory.mktemp("release"))])
-    assert done.exit_code == 0, done.output
-    return release.load(Path(done.output.splitlines()[-1])), done.output
 
 
 def test_two_builds_in_other_places_are_the_same_bytes(made: tuple[release.Release, str], tmp_path: Path):

@@ -23,6 +23,11 @@ pytestmark = pytest.mark.spark
 ROWS = 200
 
 
+@pytest.fixture
+def released(made: tuple[Release, str]) -> Release:
+    return made[0]
+
+
 @pytest.mark.timeout(900)
 def test_what_would_be_sent_to_emr_runs_on_both_lines_with_nothing_but_the_release(
     released: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ from rehearsal import machine
 from rehearsal.derived import Command
 from rehearsal.machine import Machine
 
-ENDS_WITHIN = 400.0  # seconds
+ENDS_WITHIN = 600.0  # seconds
 LAST_LINES = 15
 
 

@@ -17,7 +17,7 @@ import pyspark
 from raft_spark import session
 
 ROOT = Path(__file__).parents[2]
-STARTS_WITHIN = 60.0  # seconds
+STARTS_WITHIN = 120.0  # seconds
 
 
 @dataclass(frozen=True)

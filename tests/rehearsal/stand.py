@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_spark import config, endpoints, sample
+from raft_spark.emr import document, service, upload
 from raft_spark.emr.release import MACHINES, Release
 from rehearsal import driver, machine
 from rehearsal.driver import RehearsalError
@@ -27,7 +28,8 @@ HERE = Path(__file__).parent
 SETTINGS = str(HERE / "settings.toml")
 BUCKET = "rehearsal"
 FILE_ROWS, ROW_GROUP_ROWS = 400, 100
-KEYS = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_REGION": "us-east-1"}
+REGION = "us-east-1"
+KEYS = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_REGION": REGION}
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def standing(release: Release, rows: int) -> Iterator[Stand]:
     """
     with s3_server() as s3, endpoints.serving(config.load().endpoints["fake"]) as teacher:
         there = Stand(s3, teacher.url.removesuffix("/v1"), release)
-        with environment(there.aws):
-            filled(boto3.client("s3"), release, rows)
+        with environment({**there.aws, "AWS_DEFAULT_REGION": REGION}):
+            filled(release, rows)
             yield there
 
 
@@ -105,11 +107,11 @@ def environment(aws: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def filled(s3: Any, release: Release, rows: int) -> None:
-    """Lay everything into the bucket that a run finds there."""
+def filled(release: Release, rows: int) -> None:
+    """Lay everything into the bucket that a run finds there: the release as it is submitted, articles, the soundcheck."""
+    s3 = service.connect("s3")
     s3.create_bucket(Bucket=BUCKET)
-    for path in [*(file.path for file in release.files), "release.json"]:
-        s3.upload_file(str(release.folder / path), BUCKET, f"code/{release.name}/{path}")
+    upload.put(s3, release, document.at(config.load([SETTINGS]), release), click.echo)
     s3.upload_file(str(HERE / "soundcheck.py"), BUCKET, "soundcheck.py")
     for begin in range(0, rows, FILE_ROWS):
         body = articles(begin, min(rows, begin + FILE_ROWS))
