@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
+from importlib.metadata import Distribution
 
 from raft_spark.errors import ConfigError
 
@@ -26,21 +26,28 @@ def check() -> None:
 
 
 def problems(path: Sequence[str]) -> list[str]:
-    """Name each package that raft-spark needs and `path` lacks, or holds for another machine. Nothing is imported."""
-    installed = {_name(found.name): found for found in reversed(list(metadata.distributions(path=list(path))))}
-    needed = _needed("raft-spark", installed)
-    return [problem for name in sorted(needed) for problem in _problems(name, installed.get(name))]
+    """Name each package that raft-spark needs and `path` lacks, or holds for another machine. Nothing is imported, and
+    nothing is read but what is needed: who knows what else a machine has.
+    """
+    ours = _installed("raft-spark", path)
+    needed = _needed(ours, path) if ours else {}
+    return [problem for name in sorted(needed) for problem in _problems(name, needed[name])]
 
 
-def _needed(name: str, installed: dict[str, metadata.Distribution]) -> set[str]:
+def _installed(name: str, path: Sequence[str]) -> Distribution | None:
+    return next(iter(Distribution.discover(name=name, path=list(path))), None)
+
+
+def _needed(ours: Distribution, path: Sequence[str]) -> dict[str, Distribution | None]:
     """Follow the requirements without a condition, which would be an extra or another Python, and those of our extra emr."""
-    found, waiting = set(), [name] if name in installed else []
+    found: dict[str, Distribution | None] = {}
+    waiting = [ours]
     while waiting:
-        known = installed.get(waiting.pop())
-        wanted = known.requires if known else None
-        names = {_name(text) for text in wanted or [] if ";" not in text or re.search(OURS, text)}
-        waiting += names - found
-        found |= names
+        wanted = waiting.pop().requires or []
+        names = {_name(text) for text in wanted if ";" not in text or re.search(OURS, text)}
+        new = {name: _installed(name, path) for name in names - found.keys()}
+        waiting += filter(None, new.values())
+        found |= new
     return found
 
 
@@ -49,7 +56,7 @@ def _name(text: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0]).lower()
 
 
-def _problems(name: str, found: metadata.Distribution | None) -> Iterator[str]:
+def _problems(name: str, found: Distribution | None) -> Iterator[str]:
     if found is None:
         yield f"the package {name} is not installed"
         return
@@ -62,7 +69,7 @@ def _problems(name: str, found: metadata.Distribution | None) -> Iterator[str]:
         yield f"the package {name} {found.version} is made for {tags[0]}, and this is {here}"
 
 
-def _modules(found: metadata.Distribution) -> list[str]:
+def _modules(found: Distribution) -> list[str]:
     """Return the folders and files of a distribution that are imported by name."""
     files = [file.parts for file in found.files or [] if file.suffix in {".py", ".so"}]
     folders = {parts[0] for parts in files if parts[1:] == ("__init__.py",)}
