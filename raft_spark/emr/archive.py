@@ -12,6 +12,7 @@ from pathlib import Path
 
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine, bytes 18 and 19 of a shared object
 ELF_HEADER = 20  # bytes
+LEVEL = 6  # 9 makes 1.5 % less of it in three times the time
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def pack(folder: Path, path: Path) -> None:
     files = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
     with (
         path.open("wb") as sink,
-        gzip.GzipFile("", "wb", 9, sink, mtime=0) as zipped,
+        gzip.GzipFile("", "wb", LEVEL, sink, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for name, file in files:

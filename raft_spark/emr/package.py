@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,15 +46,13 @@ def built(source: Path, target: Path, say: Callable[[str], None]) -> Release:
                 shutil.copyfile(file, folder / name / file.name)
         say("building the wheel")
         wheel = _wheel(source, folder)
-        packages = {}
-        for machine in release.MACHINES.values():
-            for kind, requirements in ARCHIVES.items():
-                say(f"collecting {kind} for {machine}")
-                path = folder / f"{kind}-{machine}.tar.gz"
-                own = [wheel] if kind == "environment" else []
-                packages[path.name] = _archive(source / requirements, machine, own, path)
-        release.seal(folder, wheel.name.split("-")[1], packages)
-        return _kept(release.load(folder), target)
+        packages = _archives(source, folder, wheel, say)
+        made = release.seal(folder, wheel.name.split("-")[1], packages)
+        wrong = release.wrong_inside(made)
+        if wrong:
+            msg = f"{', '.join(ARCHIVES.values())} make no release: {'; '.join(wrong)}; choose anew: make pins"
+            raise InputError(msg)
+        return _kept(made, target)
 
 
 def _kept(made: Release, target: Path) -> Release:
@@ -94,6 +93,20 @@ def _copied(source: Path, target: Path) -> None:
     for path in source.iterdir():
         if path.name != "__pycache__":
             _copied(path, target / path.name)
+
+
+def _archives(source: Path, folder: Path, wheel: Path, say: Callable[[str], None]) -> dict[str, tuple[Package, ...]]:
+    """Make all archives in a folder, several at once; return what is in each, by its name."""
+
+    def made(name: str) -> tuple[Package, ...]:
+        say(f"collecting {name}")
+        kind, machine = name.removesuffix(".tar.gz").split("-")
+        own = [wheel] if kind == "environment" else []
+        return _archive(source / ARCHIVES[kind], machine, own, folder / name)
+
+    names = [f"{kind}-{machine}.tar.gz" for kind in ARCHIVES for machine in release.MACHINES.values()]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(made, names), strict=True))
 
 
 def _archive(requirements: Path, machine: str, wheels: Sequence[Path], path: Path) -> tuple[Package, ...]:

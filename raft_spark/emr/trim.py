@@ -27,8 +27,11 @@ LEFT_OUT = (
     "pyarrow/*flight*",  # a protocol that nothing here speaks
     "pyarrow/libarrow*.so",  # copies of lib*.so.2600, which is what the linker asks for
     "pyarrow/libarrow*.so.*.*.*",
-    "numpy/f2py/*",
+    "numpy/f2py/*",  # compilers
     "numpy/distutils/*",
+    "numpy/_core/_simd.*",  # only numpy's own tests load these two
+    "numpy/_core/_*_tests.*",
+    "pygments/*/*",  # colours of program text, which rich loads when it shows some
     "boto3/examples/*",
 )
 # Models of AWS' services: what the jobs call, and what their credentials may come from.
