@@ -203,6 +203,12 @@ def test_an_application_of_arm_gets_its_own_packages_and_a_source_on_the_hub_the
     assert given["spark.executorEnv.PYTHONPATH"] == "./environment:./hub"
 
 
+def test_only_what_a_shell_would_split_is_quoted():
+    parameters = built('spark."spark.x"="it\'s a b"')["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
+    assert "--conf spark.archives=s3://code/releases/" in parameters
+    assert parameters.endswith("""--conf 'spark.x=it'"'"'s a b'""")
+
+
 def test_a_job_that_reads_no_source_needs_no_hub():
     assert "hub" not in spark(built("articles.source=hf:a/b/c", job="dataset"))["spark.archives"]
 

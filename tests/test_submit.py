@@ -106,7 +106,7 @@ def test_the_release_is_uploaded_once_whole_and_its_list_last(
     there = {thing.key: (thing.last_modified, thing.size) for thing in bucket.objects.all()}
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     assert sorted(there) == sorted(f"code/{name}/{path}" for path in files)
-    assert re.findall(r"uploading s3://\S+/(\S+) ", first.output)[-1] == "release.json"
+    assert re.findall(r"uploading s3://\S+/([^/\s]+), ", first.output)[-1] == "release.json"
     second = call("submit", "refresh", settings=settings)
     assert "uploading" not in second.output
     assert f"release {name}: is there" in second.output

@@ -56,7 +56,7 @@ def token(document: Mapping[str, Any], last: str) -> str:
 def _spark_submit(conf: Config, job: str, arguments: Sequence[str], release: Release) -> dict[str, Any]:
     settings = [f"--set={assignment}" for assignment in assignments(conf)]
     given = spark(conf, job, release)
-    parameters = " ".join(f"--conf {shlex.quote(f'{key}={value}')}" for key, value in given.items())
+    parameters = " ".join(f"--conf {_quoted(f'{key}={value}')}" for key, value in given.items())
     for what, found, most in (
         ("settings that are not the defaults", len(settings) + len(arguments), MOST_ARGUMENTS),
         ("characters of Spark's settings", len(parameters), MOST_CHARACTERS),
@@ -69,6 +69,11 @@ def _spark_submit(conf: Config, job: str, arguments: Sequence[str], release: Rel
         "entryPointArguments": [*settings, *arguments],
         "sparkSubmitParameters": parameters,
     }
+
+
+def _quoted(word: str) -> str:
+    """Quote as a shell needs it: not for the # of an archive, which Amazon's own examples leave bare."""
+    return word if re.fullmatch(r"[\w.]+=[A-Za-z0-9_@%+=:,./#-]*", word, re.ASCII) else shlex.quote(word)
 
 
 def assignments(conf: Config) -> list[str]:

@@ -29,7 +29,7 @@ def _put(client: Client, file: Path, uri: str, tell: Callable[[str], None]) -> i
     size = file.stat().st_size
     there = _size(client, uri)
     if there is None:
-        tell(f"uploading {uri} ({size / 1e6:,.1f} MB)")
+        tell(f"uploading {uri}, {size:,} bytes")
         if _is_new(client, file, uri):
             return size
         there = _size(client, uri)  # somebody else was faster, or it is hidden from us
