@@ -71,7 +71,7 @@ class Place:
         """Return the file system, with credentials that are valid now. Raises InputError where there are none."""
         if self.is_local:
             return pafs.LocalFileSystem()
-        return _s3(self.endpoint, self.region, _credentials())
+        return _s3(self.endpoint or _named_endpoint(), self.region, _credentials())
 
     def read(self, path: str) -> bytes | None:
         """Return an object's bytes, None where there is none."""
@@ -166,6 +166,11 @@ def sha256(path: Path) -> str:
 
 def _translated(place: Place, path: str, error: Exception) -> InputError:
     return InputError(f"{place.root}/{path} cannot be written: {error}")
+
+
+def _named_endpoint() -> str:
+    """Return where S3 is by the environment, as boto3 takes it and pyarrow does not; "" = AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 def _credentials() -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from raft_spark.emr.release import Release
-from rehearsal import checks, driver, play
+from rehearsal import checks, machine, play
 from rehearsal import stand as stands
 from rehearsal.driver import Driver, RehearsalError
 from rehearsal.machine import LINES
@@ -71,7 +71,7 @@ def test_an_archive_that_lacks_a_package_ends_the_job_with_its_name(
         boto3.client("s3").upload_file(str(without(archive, package, tmp_path / "broken")), BUCKET, "broken.tar.gz")
         broken = {"environment": f"s3://{BUCKET}/broken.tar.gz"}
         with pytest.raises(RehearsalError, match=f"articles failed .*{complaint}"):
-            driver.started(scene.here, "articles", replace(command, archives=broken)).result()
+            scene.driven("articles", replace(command, archives=broken)).result()
 
 
 @pytest.mark.slow
@@ -87,6 +87,7 @@ def test_a_lost_worker_and_a_killed_driver_in_every_stage_end_in_the_same_datase
         for stage in STAGES:
             disturbed(scene, stage, chance)
             scene.started(stage, f"{stage}-again").result()
+            machine.swept(scene.here.folder)
         assert checks.faults(scene.conf.lake) == []
         assert checks.digests(scene.conf) == expected
 

@@ -1,10 +1,11 @@
 """Rehearse a release on both Spark lines, and say what was done and what was found.
 
-python -m rehearsal [RELEASE] [--label emr-7.14.0] [--rows 600] [--folder build/rehearsal]
+python -m rehearsal RELEASE [--label emr-7.14.0] [--rows 600] [--folder build/rehearsal]
 """
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from rehearsal.driver import RehearsalError
 def main() -> None:
     """Rehearse line by line; exit with 1 at the first thing that is wrong, and leave its logs."""
     options = chosen()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: sys.exit("\nended"))  # and nothing is left running
     shutil.rmtree(options.folder, ignore_errors=True)
     begun = time.monotonic()
     try:

@@ -33,8 +33,9 @@ class Driver:
     log: Path
 
     def kill(self) -> None:
-        """Kill it with its JVM; executors of a standalone cluster end by themselves then."""
-        machine.end(self.process)
+        """Kill it with its JVM, if it runs; executors of a standalone cluster end by themselves then."""
+        if self.process.poll() is None:
+            machine.end(self.process)
 
     def result(self) -> tuple[dict[str, Any], float]:
         """Wait for the end: (the line of JSON it printed, seconds). Raises RehearsalError when it failed."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Scene:
     cluster: Cluster
     conf: config.Config
     release: Release
+    drivers: list[Driver] = field(default_factory=list)
 
     def document(self, job: str) -> dict[str, Any]:
         """Return what would be sent to EMR Serverless."""
@@ -44,7 +45,12 @@ class Scene:
 
     def started(self, job: str, name: str = "") -> Driver:
         """Start a job; `name` where it is started more than once."""
-        return driver.started(self.here, name or job, self.command(self.document(job)))
+        return self.driven(name or job, self.command(self.document(job)))
+
+    def driven(self, name: str, command: derived.Command) -> Driver:
+        """Start a driver, which does not outlive the scene."""
+        self.drivers.append(driver.started(self.here, name, command))
+        return self.drivers[-1]
 
 
 def rehearse(release: Release, labels: Iterable[str], rows: int, folder: Path) -> None:
@@ -70,9 +76,12 @@ def scene(there: Stand, line: Line, folder: Path) -> Iterator[Scene]:
     conf = there.settings(line)
     here, count = machine.made(folder, line, there.aws), conf.emr.max_executors
     cluster = Cluster(here, count * conf.emr.executor_cores, count * (conf.emr.executor_memory_gb + 1))
+    played = Scene(here, cluster, conf, there.release)
     try:
-        yield Scene(here, cluster, conf, there.release)
+        yield played
     finally:
+        for one in played.drivers:
+            one.kill()
         cluster.end()
         machine.swept(folder)
 
@@ -94,7 +103,7 @@ def soundcheck(played: Scene) -> None:
     sent = played.document(STAGES[0])
     asked = {**sent["jobDriver"]["sparkSubmit"], "entryPoint": SOUNDCHECK, "entryPointArguments": []}
     command = played.command({**sent, "jobDriver": {"sparkSubmit": asked}})
-    said, seconds = driver.started(played.here, "soundcheck", command).result()
+    said, seconds = played.driven("soundcheck", command).result()
     for who, process in [("driver", said["driver"]), *(("executor", one) for one in said["executors"])]:
         if found := checks.strangers(process, command.archives, played.here.line.home):
             msg = f"the {who} has packages from elsewhere than the archive: {', '.join(found)}"
