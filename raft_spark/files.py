@@ -169,7 +169,7 @@ def _translated(place: Place, path: str, error: Exception) -> InputError:
 
 
 def _named_endpoint() -> str:
-    """Return where S3 is by the environment, as boto3 takes it and pyarrow does not; "" = AWS."""
+    """Return where S3 is by the environment, which boto3 and newer pyarrow take by themselves; "" = AWS."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
