@@ -43,7 +43,7 @@ pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
 
-rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## what EMR Serverless would be sent, run here on both lines: 4 minutes
+rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## what EMR Serverless would be sent, run here on both lines: some minutes
 	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
 bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.json
