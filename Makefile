@@ -7,12 +7,13 @@ RUN := build/env-run
 TEST := build/env-test
 SPARK35 := build/spark-3.5.8
 S3A := build/jars
+RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format package pins chaos bench bench-peer clean
+.PHONY: help run test check format package pins chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +22,8 @@ run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model,
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
 test: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready ## everything tested
-	$(TEST)/bin/python -m pytest -m "not slow"
+	$(TEST)/bin/python -m pytest -q -m row -n 2
+	$(TEST)/bin/python -m pytest -m "not row and not slow" -n 2 --dist loadfile
 
 check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
 	$(TEST)/bin/ruff format --check .
@@ -42,6 +44,9 @@ pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.
 
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
+
+rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## what EMR Serverless would be sent, run here on both lines: some minutes
+	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
 bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.json
 	$(TEST)/bin/python tests/benchmarks/base.py
@@ -82,6 +87,13 @@ $(SPARK35)/ready: | $(TEST)/ready
 	@echo "fetching Spark 3.5.8"
 	@$(TEST)/bin/python -m pip install --quiet --no-deps --upgrade --target $(SPARK35) pyspark==3.5.8 py4j==0.10.9.7
 	@touch $@
+
+# The release of this checkout: what `raft-spark emr package` says, its path last.
+$(RELEASE): $(shell find raft_spark jobs conf emr -name '*.py' -o -name '*.toml' -o -name '*.txt' -o -name '*.html') | $(TEST)/ready
+	@echo "making a release, about 3 minutes"
+	@mkdir -p $(@D)
+	@$(TEST)/bin/raft-spark emr package > $@.new
+	@mv $@.new $@
 
 # Another engine that asks an endpoint for each row of a data set, in an environment of its own.
 $(PEER)/ready:

@@ -3,6 +3,10 @@
 import sys
 from functools import partial
 
+from raft_spark import preflight
+
+preflight.check()
+
 from raft_spark import articles, session, watched
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import sys
 
+from raft_spark import preflight
+
+preflight.check()
+
 from raft_spark import refresh, session
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run(conf: config.Config) -> tables.Version:
     if told.state == "failed":
         msg = f"endpoint {conf.completions.endpoint!r} {told.reason}; {_stored(told)}"
         raise EndpointError(msg)
-    paid_twice, failure = _looked_back(spark, conf, told)
+    told, paid_twice, failure = _looked_back(spark, conf, told)
     counts |= _sums(told, dead, conf.completions) | {"paid_twice": paid_twice}
     version = compaction.publish(spark, new, conf, {schemas.BASE: base}, counts)
     if told.state == "stopped":
@@ -169,14 +169,17 @@ def _sums(told: runs.Run, dead: Counter[str], conf: config.Completions) -> dict[
     }
 
 
-def _looked_back(spark: SparkSession, conf: config.Config, told: runs.Run) -> tuple[int, str | None]:
-    """Count the answers of this run beyond the first to the same request, and find one reason of a failure."""
+def _looked_back(spark: SparkSession, conf: config.Config, told: runs.Run) -> tuple[runs.Run, int, str | None]:
+    """Count the answers of this run beyond the first to the same request, and find one reason of a failure; return the run
+    with all it has stored, also what a lost machine had no time to tell.
+    """
     if not told.done:
-        return 0, None
+        return told, 0, None
     own = tables.stored(spark, conf.lake).where(F.col("run_id") == told.id)
     answered = F.when(F.col("completion").isNotNull(), F.col("key"))
-    row = own.agg(F.count(answered) - F.countDistinct(answered), F.max("error")).collect()[0]
-    return int(row[0]), row[1]
+    stored, distinct, failure = own.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
+    paid_twice = stored - distinct
+    return replace(told, answered=max(told.answered - paid_twice, distinct)), paid_twice, failure
 
 
 def _stored(told: runs.Run) -> str:

@@ -71,7 +71,7 @@ class Place:
         """Return the file system, with credentials that are valid now. Raises InputError where there are none."""
         if self.is_local:
             return pafs.LocalFileSystem()
-        return _s3(self.endpoint, self.region, _credentials())
+        return _s3(self.endpoint or _named_endpoint(), self.region, _credentials())
 
     def read(self, path: str) -> bytes | None:
         """Return an object's bytes, None where there is none."""
@@ -168,6 +168,11 @@ def _translated(place: Place, path: str, error: Exception) -> InputError:
     return InputError(f"{place.root}/{path} cannot be written: {error}")
 
 
+def _named_endpoint() -> str:
+    """Return where S3 is by the environment, which boto3 and newer pyarrow take by themselves; "" = AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+
+
 def _credentials() -> tuple[str, str, str]:
     """Take the credentials that are valid now from boto3's chain, which renews those that expire."""
     try:
@@ -190,6 +195,9 @@ def _session() -> boto3.Session:
 @functools.lru_cache(maxsize=4)
 def _s3(endpoint: str, region: str, credentials: tuple[str, str, str]) -> pafs.FileSystem:
     access_key, secret_key, token = credentials
+    endpoint = (
+        endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    )  # as boto3 does
     address = urlsplit(endpoint)
     other = {"endpoint_override": address.netloc, "scheme": address.scheme} if endpoint else {}
     region = region or os.environ.get("AWS_REGION", "") or _session().region_name or "us-east-1"

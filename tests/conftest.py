@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
+from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -21,6 +22,8 @@ for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
     os.environ.pop(name, None)
 
 from raft_spark import config, endpoints, session  # noqa: E402 - the environment comes first
+from raft_spark.cli import main  # noqa: E402 - the same
+from raft_spark.emr import release  # noqa: E402 - the same
 
 ROOT = Path(__file__).parent.parent
 SPARK = {"spark.master": "local[2]", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
@@ -92,3 +95,11 @@ def python(script: str, *arguments: str, spark: str = "4.1.1", **environment: st
     settings = {**os.environ, **other, **environment}
     command = [sys.executable, str(ROOT / "tests" / script), *arguments]
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=500, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[release.Release, str]:
+    """A release, as the verb makes it, and what the verb said."""
+    done = CliRunner().invoke(main, ["emr", "package", "--to", str(tmp_path_factory.mktemp("release"))])
+    assert done.exit_code == 0, done.output
+    return release.load(Path(done.output.splitlines()[-1])), done.output

@@ -11,11 +11,10 @@ from pathlib import Path
 import py4j
 import pyspark
 import pytest
-from click.testing import CliRunner
 
 from conftest import ROOT
-from raft_spark.cli import main
 from raft_spark.emr import package, release
+from raft_spark.errors import InputError
 
 X86, ARM = 62, 183  # e_machine of an ELF header
 IMPORTS = """
@@ -40,14 +39,6 @@ print("\\n".join(sorted({module.__file__ for module in sys.modules.values() if g
 """
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[release.Release, str]:
-    """A release, as the verb makes it, and what the verb said."""
-    done = CliRunner().invoke(main, ["emr", "package", "--to", str(tmp_path_factory.mktemp("release"))])
-    assert done.exit_code == 0, done.output
-    return release.load(Path(done.output.splitlines()[-1])), done.output
-
-
 def test_two_builds_in_other_places_are_the_same_bytes(made: tuple[release.Release, str], tmp_path: Path):
     for name in ("jobs", "emr", *package.SOURCES):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
@@ -61,6 +52,33 @@ def test_two_builds_in_other_places_are_the_same_bytes(made: tuple[release.Relea
         os.umask(before)
     assert again.name == made[0].name
     assert again.files == made[0].files
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A copy of the checkout, whose archives are to hold nothing but six."""
+    for name in ("jobs", "emr", *package.SOURCES):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, tmp_path / name)
+    lines = (ROOT / "emr/requirements.txt").read_text().replace("\\\n", "").splitlines()
+    for requirements in package.ARCHIVES.values():
+        (tmp_path / requirements).write_text(next(line for line in lines if line.startswith("six==")) + "\n")
+    return tmp_path
+
+
+def test_a_package_that_is_needed_and_not_pinned_is_named(other: Path):
+    with pytest.raises(
+        InputError, match=r"make no release: .*-x86_64.tar.gz: boto3 is missing, which raft-spark needs.*make pins"
+    ):
+        package.built(other, other / "releases", str)
+    assert list((other / "releases").iterdir()) == []
+
+
+def test_other_bytes_than_those_pinned_are_refused(other: Path):
+    requirements = other / "emr/requirements-hub.txt"
+    requirements.write_text(re.sub("[0-9a-f]{64}", "0" * 64, requirements.read_text()))
+    with pytest.raises(InputError, match=r"pip install failed: .*DO NOT MATCH THE HASHES"):
+        package.built(other, other / "releases", str)
 
 
 def test_a_release_that_is_there_stays_as_it_is(made: tuple[release.Release, str]):

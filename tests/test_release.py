@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def test_the_name_is_made_of_every_byte_and_nothing_else(tmp_path: Path):
     assert release.load(here).name == release.load(there).name
     (there / "jobs/base.py").write_text("print(2)\n")
     assert release.seal(there, "0.1.0", {}).name != release.load(here).name
+
+
+def test_an_archive_is_the_same_bytes_whenever_and_by_whomever_it_is_made(tmp_path: Path):
+    for name, when, mode in (("here", 1, 0o600), ("there", 2_000_000_000, 0o755)):
+        for file in ("b.py", "a/c.py") if name == "here" else ("a/c.py", "b.py"):
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(file)
+            (tmp_path / name / file).chmod(mode)
+            os.utime(tmp_path / name / file, (when, when))
+        archive.pack(tmp_path / name, tmp_path / f"{name}.tar.gz")
+    assert (tmp_path / "here.tar.gz").read_bytes() == (tmp_path / "there.tar.gz").read_bytes()
 
 
 def test_a_file_that_was_changed_is_named(tmp_path: Path):

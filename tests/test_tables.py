@@ -115,6 +115,19 @@ def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: py
     files._session.cache_clear()
 
 
+def test_a_server_that_the_environment_names_is_that_of_rows_and_pointers(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    named, given = Place(f"s3://lake/{tmp_path.name}"), Place(f"s3://lake/{tmp_path.name}", s3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    before = named.filesystem
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+    assert named.filesystem is not before
+    named.write("rows", b"1")
+    assert named.swap("pointer", b"2", None)
+    assert (given.read("rows"), given.read("pointer")) == (b"1", b"2")
+
+
 def test_without_credentials_the_error_says_what_to_set(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from raft_spark import files
 

@@ -47,8 +47,12 @@ def built(source: Path, target: Path, say: Callable[[str], None]) -> Release:
         say("building the wheel")
         wheel = _wheel(source, folder)
         packages = _archives(source, folder, wheel, say)
-        release.seal(folder, wheel.name.split("-")[1], packages)
-        return _kept(release.load(folder), target)
+        made = release.seal(folder, wheel.name.split("-")[1], packages)
+        wrong = release.wrong_inside(made)
+        if wrong:
+            msg = f"{', '.join(ARCHIVES.values())} make no release: {'; '.join(wrong)}; choose anew: make pins"
+            raise InputError(msg)
+        return _kept(made, target)
 
 
 def _kept(made: Release, target: Path) -> Release:
@@ -92,7 +96,7 @@ def _copied(source: Path, target: Path) -> None:
 
 
 def _archives(source: Path, folder: Path, wheel: Path, say: Callable[[str], None]) -> dict[str, tuple[Package, ...]]:
-    """Make all archives in a folder, beside each other; return what is in each, by its name."""
+    """Make all archives in a folder, several at once; return what is in each, by its name."""
 
     def made(name: str) -> tuple[Package, ...]:
         say(f"collecting {name}")

@@ -1,0 +1,183 @@
+"""This machine in the place of EMR's: Spark and Python of one line, and the processes that stand for AWS on loopback."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyspark
+
+from raft_spark import session
+
+ROOT = Path(__file__).parents[2]
+STARTS_WITHIN = 120.0  # seconds
+
+
+@dataclass(frozen=True)
+class Line:
+    """A release label of EMR, the Spark it runs, and the Hadoop that this Spark was built with."""
+
+    label: str
+    spark: str
+    hadoop: str
+
+    @property
+    def home(self) -> Path:
+        """Where this Spark is installed."""
+        own = Path(pyspark.__file__).parent
+        return own if pyspark.__version__ == self.spark else ROOT / f"build/spark-{self.spark}/pyspark"
+
+    @property
+    def jars(self) -> Path:
+        """Where its hadoop-aws is."""
+        return ROOT / f"build/jars/{self.hadoop}"
+
+
+LINES = (Line("emr-spark-8.1.0", "4.1.1", "3.4.2"), Line("emr-7.14.0", "3.5.8", "3.3.4"))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A folder that everything is written to, the line that is rehearsed, and where the services of AWS are, as environment
+    variables that boto3 reads.
+    """
+
+    folder: Path
+    line: Line
+    aws: Mapping[str, str]
+
+    def environment(self) -> dict[str, str]:
+        """All that a process finds here: nothing of the environment that the rehearsal itself runs in."""
+        java = session.java_home()
+        return {
+            "PATH": f"{self.folder}/python/bin:{java}/bin:/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "JAVA_HOME": java,
+            "SPARK_HOME": str(self.line.home),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_DIRS": str(self.folder / "local"),
+            **self.aws,
+        }
+
+    def additions(self, master: str) -> dict[str, tuple[str, str]]:
+        """Return the settings that no document has and this machine needs: (value, reason)."""
+        jars, s3 = f"{self.line.jars}/*", "where S3 is, for Spark"
+        return {
+            "spark.master": (master, "EMR starts the cluster"),
+            "spark.submit.deployMode": (
+                "client",
+                "a standalone cluster runs no Python driver; archives are unpacked by hand",
+            ),
+            "spark.driver.host": ("127.0.0.1", "loopback"),
+            "spark.driver.bindAddress": ("127.0.0.1", "loopback"),
+            "spark.ui.enabled": ("false", "nobody looks"),
+            "spark.dynamicAllocation.shuffleTracking.enabled": (
+                "true",
+                "dynamic allocation needs it or a shuffle service",
+            ),
+            "spark.driver.extraClassPath": (jars, "EMR brings hadoop-aws"),
+            "spark.executor.extraClassPath": (jars, "EMR brings hadoop-aws"),
+            "spark.hadoop.fs.s3.impl": ("org.apache.hadoop.fs.s3a.S3AFileSystem", "EMR's default"),
+            "spark.hadoop.fs.s3a.endpoint": (self.aws["AWS_ENDPOINT_URL_S3"], s3),
+            "spark.hadoop.fs.s3a.endpoint.region": (self.aws["AWS_REGION"], s3),
+            "spark.hadoop.fs.s3a.path.style.access": ("true", s3),
+            "spark.hadoop.fs.s3a.connection.ssl.enabled": ("false", s3),
+        }
+
+
+def made(folder: Path, line: Line, aws: Mapping[str, str]) -> Machine:
+    """Lay out the folder, with a Python of the version that runs this and nothing installed."""
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "venv", "--without-pip", str(folder / "python")]
+    subprocess.run(command, check=True)
+    return Machine(folder, line, aws)
+
+
+class Cluster:
+    """A standalone master and one worker, whose executors are processes of its session: killed with it, as a machine is."""
+
+    def __init__(self, machine: Machine, cores: int, memory_gb: int) -> None:
+        self._machine, self._workers = machine, 0
+        self._size = ("--cores", str(cores), "--memory", f"{memory_gb}g")
+        self._master = self._started("master.Master", "master.log", "--port", "0")
+        self.url = said(self._master, machine.folder / "master.log", r"Starting Spark master at (spark://\S+)")
+        self.worker = self._new_worker()
+
+    def lose_the_worker(self) -> None:
+        """Kill the worker with its executors and all they started; another one comes in its place."""
+        end(self.worker)
+        self.worker = self._new_worker()
+
+    def end(self) -> None:
+        """Leave nothing running."""
+        for started in (self.worker, self._master):
+            end(started)
+
+    @property
+    def folder(self) -> Path:
+        """Where executors have their folders: app-*/NUMBER."""
+        return self._machine.folder / "worker"
+
+    def _new_worker(self) -> subprocess.Popen[bytes]:
+        self._workers += 1
+        place = ("--port", "0", "--work-dir", str(self.folder))
+        return self._started("worker.Worker", f"worker-{self._workers}.log", *place, *self._size, self.url)
+
+    def _started(self, name: str, log: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [str(self._machine.line.home / "bin/spark-class"), f"org.apache.spark.deploy.{name}"]
+        command += ["--host", "127.0.0.1", "--webui-port", "0", *words]
+        return begun(command, self._machine.folder / log, self._machine.folder, self._machine.environment())
+
+
+def begun(command: list[str], log: Path, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own."""
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+
+
+def said(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
+    """Wait until a process that has started says what is looked for; one that does not is ended."""
+    patience = time.monotonic() + STARTS_WITHIN
+    while not (found := re.search(pattern, log.read_text(errors="replace"))):
+        if time.monotonic() > patience or process.poll() is not None:
+            end(process)
+            msg = f"it did not start within {STARTS_WITHIN:g} s; see {log}"
+            raise RuntimeError(msg)
+        time.sleep(0.1)
+    return found[1]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all of its session, as a lost machine ends."""
+    table = subprocess.run(["ps", "-eo", "pid,sid"], capture_output=True, text=True, check=True).stdout
+    for pid, sid in (line.split() for line in table.splitlines()[1:]):
+        if int(sid) == process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    process.wait()
+
+
+def swept(folder: Path) -> None:
+    """Delete what executors and drivers unpacked, and keep their logs."""
+    for pattern in ("worker/app-*/*/*", "driver-*/*"):
+        for unpacked in folder.glob(pattern):
+            if unpacked.is_dir():
+                shutil.rmtree(unpacked, ignore_errors=True)
+            elif unpacked.name not in {"stdout", "stderr"}:
+                unpacked.unlink()

@@ -1,0 +1,41 @@
+"""Where does each package come from, in the driver and in each executor? One line of JSON, as the jobs print theirs.
+
+The entry point of a job that is submitted before the others, with their settings. It looks at everything that is loaded
+after all of raft-spark is imported.
+"""
+
+import json
+import os
+import sys
+
+from raft_spark import preflight
+
+preflight.check()
+
+from pyspark.sql import SparkSession  # noqa: E402 - after the check, as in the jobs
+
+TASKS = 4
+
+
+def told(_: object = None) -> dict[str, object]:
+    """Import the package as its tasks do, and tell the file of each loaded module, by its first name."""
+    import importlib
+    import platform
+
+    for name in ("raft_spark.completions", "raft_spark.dataset", "raft_spark.endpoints.aws", "pandas", "pyarrow.fs"):
+        importlib.import_module(name)
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    return {
+        "folder": os.getcwd(),  # noqa: PTH109 - a text to be printed
+        "executable": sys.executable,
+        "python": platform.python_version(),
+        "standard": os.path.dirname(os.__file__),  # noqa: PTH120 - the same
+        "modules": {name: file for name, file in sorted(files.items()) if file and "." not in name},
+    }
+
+
+if __name__ == "__main__":
+    spark = SparkSession.builder.getOrCreate()
+    executors = spark.sparkContext.parallelize(range(TASKS), TASKS).map(told).collect()
+    sys.stdout.write(json.dumps({"spark": spark.version, "driver": told(), "executors": executors}) + "\n")
+    spark.stop()

@@ -1,0 +1,115 @@
+"""The dress rehearsal, and what it would not let pass: a broken archive, a lost worker, a killed driver."""
+
+import random
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import pytest
+
+from raft_spark.emr.release import Release
+from rehearsal import checks, machine, play
+from rehearsal import stand as stands
+from rehearsal.driver import Driver, RehearsalError
+from rehearsal.machine import LINES, Line
+from rehearsal.play import STAGES, Scene
+from rehearsal.stand import BUCKET, Stand
+
+pytestmark = pytest.mark.spark
+ROWS = 200
+
+
+@pytest.fixture
+def released(made: tuple[Release, str]) -> Release:
+    return made[0]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "line", [LINES[0], pytest.param(LINES[1], marks=pytest.mark.slow)], ids=lambda line: line.label
+)
+def test_what_would_be_sent_to_emr_runs_with_nothing_but_the_release_and_survives_a_lost_worker(
+    released: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Line
+):
+    play.rehearse(released, [line.label], ROWS, tmp_path / "rehearsal")
+    said = capsys.readouterr().out
+    assert "all packages come from the archive, in the driver and in " in said
+    assert "the worker was lost" in said
+    assert "byte for byte that of the local run" in said
+
+
+@pytest.fixture
+def there(released: Release) -> Iterator[Stand]:
+    with stands.standing(released, ROWS) as standing:
+        yield standing
+
+
+def without(archive: Path, package: str, to: Path) -> Path:
+    """Pack an archive again, without one package."""
+    with tarfile.open(archive) as whole, tarfile.open(to, "w:gz", compresslevel=1) as broken:
+        for member in whole:
+            if not member.name.removeprefix("./").startswith(package):
+                broken.addfile(member, whole.extractfile(member))
+    return to
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("package", "complaint"),
+    [
+        ("pydantic_core", "ConfigError: the package pydantic-core is not installed; package the job again"),
+        ("raft_spark", "ModuleNotFoundError: No module named 'raft_spark'"),
+    ],
+)
+def test_an_archive_that_lacks_a_package_ends_the_job_with_its_name(
+    there: Stand, tmp_path: Path, package: str, complaint: str
+):
+    with play.scene(there, LINES[0], tmp_path / "scene") as scene:
+        command = scene.command(scene.document("articles"))
+        archive = there.release.folder / command.archives["environment"].rpartition("/")[2]
+        boto3.client("s3").upload_file(str(without(archive, package, tmp_path / "broken")), BUCKET, "broken.tar.gz")
+        broken = {"environment": f"s3://{BUCKET}/broken.tar.gz"}
+        with pytest.raises(RehearsalError, match=f"articles failed .*{complaint}"):
+            scene.driven("articles", replace(command, archives=broken)).result()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.spark)
+def test_a_lost_worker_and_a_killed_driver_in_every_stage_end_in_the_same_dataset(
+    there: Stand, tmp_path: Path, line: Line
+):
+    chance = random.Random(line.spark)
+    expected = stands.local_run(tmp_path / "local")
+    there.answers_after(play.SLOW)
+    with play.scene(there, line, tmp_path / "scene") as scene:
+        for stage in STAGES:
+            disturbed(scene, stage, chance)
+            scene.started(stage, f"{stage}-again").result()
+            machine.swept(scene.here.folder)
+        assert checks.faults(scene.conf.lake) == []
+        assert checks.digests(scene.conf) == expected
+
+
+def disturbed(scene: Scene, stage: str, chance: random.Random) -> None:
+    """Kill the worker while executors run, and the driver while those of another worker do."""
+    run = scene.started(stage)
+    for kill in (scene.cluster.lose_the_worker, run.kill):
+        before = executors(scene)
+        wait(lambda before=before: executors(scene) - before, run)
+        time.sleep(chance.uniform(0, 4))
+        kill()
+
+
+def executors(scene: Scene) -> set[Path]:
+    """The folders of executors that have unpacked the archive."""
+    return set(scene.cluster.folder.glob("app-*/*/environment/raft_spark"))
+
+
+def wait(come: Callable[[], object], run: Driver) -> None:
+    """Wait until something has come, or the run has ended all by itself."""
+    while run.process.poll() is None and not come():
+        time.sleep(0.1)
