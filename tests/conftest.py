@@ -21,7 +21,12 @@ os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
 for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
     os.environ.pop(name, None)
 
-from raft_spark import config, endpoints, session  # noqa: E402 - the environment comes first
+from hypothesis import settings  # noqa: E402 - the environment comes first
+
+from raft_spark import config, endpoints, session  # noqa: E402
+
+settings.register_profile("steady", deadline=None)  # a busy machine breaks no promise
+settings.load_profile("steady")
 from raft_spark.cli import main  # noqa: E402 - the same
 from raft_spark.emr import release  # noqa: E402 - the same
 

@@ -331,10 +331,10 @@ def test_the_ranges_of_the_reference_page_are_those_that_are_checked(section: st
     comments = lines(section)
     for name, field in fields(section).items():
         checked, choices = dict(bounds(field)), get_args(field.annotation)
-        told = re.search(r"(above )?(\d+)\.\.(2\^63-1|\d+)", comments[name])
+        told = re.search(r"(above )?(\d+)\.\.(2\^63-1|\d+(?:\.\d+)?)", comments[name])
         if "le" in checked:
             assert told, name
-            low, high = int(told[2]), 2**63 - 1 if "^" in told[3] else int(told[3])
+            low, high = int(told[2]), 2**63 - 1 if "^" in told[3] else float(told[3])
             assert checked == {"gt" if told[1] else "ge": low, "le": high}, name
         if field.annotation is not None and len(choices) > 1 and all(isinstance(choice, str) for choice in choices):
             above = REFERENCE[: REFERENCE.index(f"\n{name} = ")].rpartition("\n[")[2]

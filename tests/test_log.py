@@ -336,7 +336,7 @@ def test_a_stage_that_ends_badly_tells_so_too(
 def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_path):
     root = f"lake.root={tmp_path / 'lake'}"
     with pytest.raises(SystemExit) as ended:
-        session.job(base.run, ["--set", root, "--set", "log.format=json"])
+        session.job(partial(watched.run, base.run), ["--set", root, "--set", "log.format=json"])
     lines = said(capsys)
     assert ended.value.code == 3
     assert check_embedded(lines[0])["errors"] == 1
