@@ -11,9 +11,10 @@ RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WALKS := tests/test_walk.py tests/test_faults.py tests/test_rehearsal.py # in processes of their own
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test check format package pins chaos rehearsal bench bench-peer clean
+.PHONY: help run test test-walks test-others check format package pins chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +24,14 @@ run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model,
 
 test: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready ## everything tested
 	$(TEST)/bin/python -m pytest -q -m row -n 2
-	$(TEST)/bin/python -m pytest -m "not row and not slow" -n 2 --dist loadfile
+	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others
+
+# Side by side, since both wait for processes most of the time; not pytest-xdist, whose workers tests of signals would end.
+test-walks:
+	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS)
+
+test-others:
+	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%)
 
 check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
 	$(TEST)/bin/ruff format --check .
