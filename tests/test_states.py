@@ -157,7 +157,7 @@ def test_after_the_last_attempt_somebody_is_told_why(cloud):
     assert "ExitCode: 4." in ended.cause
 
 
-@pytest.mark.parametrize("status", [2, 3, 5])
+@pytest.mark.parametrize("status", [2, 3, 5, 6])
 def test_what_no_other_run_would_mend_or_a_limit_has_ended_is_not_tried_again(cloud, status):
     put(cloud, json.dumps(states.parameters(cloud.document)))
     ended = ran(cloud, ("FAILED", DETAILS.format(status)), Attempts=3)
