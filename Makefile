@@ -11,7 +11,7 @@ RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-WALKS := tests/test_walk.py tests/test_faults.py tests/test_rehearsal.py # in processes of their own
+WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own
 export SPARK_LOCAL_IP := 127.0.0.1
 
 .PHONY: help run test test-walks test-others check format package pins chaos rehearsal bench bench-peer clean

@@ -39,6 +39,7 @@ print("\\n".join(sorted({module.__file__ for module in sys.modules.values() if g
 """
 
 
+@pytest.mark.slow
 def test_two_builds_in_other_places_are_the_same_bytes(made: tuple[release.Release, str], tmp_path: Path):
     for name in ("jobs", "emr", *package.SOURCES):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile

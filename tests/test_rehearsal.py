@@ -18,7 +18,7 @@ from rehearsal.machine import LINES, Line
 from rehearsal.play import STAGES, Scene
 from rehearsal.stand import BUCKET, Stand
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]  # too long for CI: make chaos runs it, make rehearsal plays it
 ROWS = 200
 
 

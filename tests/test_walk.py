@@ -142,7 +142,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("stage", MOMENTS)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=[pytest.mark.slow] * (stage in {"articles", "dataset"})) for stage in MOMENTS]
+)
 def test_a_run_killed_in_any_stage_goes_on_to_the_same_dataset(undisturbed: dict[str, Any], tmp_path: Path, stage: str):
     root = str(tmp_path / "lake")
     run = started(root, "endpoints.fake.latency_ms=200")
