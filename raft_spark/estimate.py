@@ -16,7 +16,7 @@ from typing import Any
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own name
 
-from raft_spark import completions, config, costs, endpoints, prompts, schemas, session, store, tables
+from raft_spark import completions, config, costs, endpoints, prompts, runs, schemas, session, store, tables
 from raft_spark.errors import EndpointError
 from raft_spark.meter import Asked
 
@@ -125,8 +125,7 @@ def _sent(row: Row, conf: config.Config, client: endpoints.Client) -> Sent:
 
 def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
     """Store answers as one file of the completions store, under a name that counts them, as a run's."""
-    now = dt.datetime.now(dt.UTC)
-    run_id = f"{now:%Y%m%dT%H%M%S.%fZ}-estimate-{uuid.uuid4().hex[:4]}"
+    run_id = runs.new_id("estimate")
     rows = [
         store.row(
             Asked(one.pubid, one.request, attempts=1, latency=one.seconds, reply=one.reply), one.request.model, run_id
@@ -134,4 +133,4 @@ def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
         for one in answered
     ]
     at = tables.place(conf.lake, schemas.COMPLETIONS)
-    store.write(at, now.date().isoformat(), f"{run_id}-{uuid.uuid4().hex}", rows)
+    store.write(at, dt.datetime.now(dt.UTC).date().isoformat(), f"{run_id}-{uuid.uuid4().hex}", rows)

@@ -44,14 +44,14 @@ def _needed(ours: Distribution, path: Sequence[str]) -> dict[str, Distribution |
     waiting = [ours]
     while waiting:
         wanted = waiting.pop().requires or []
-        names = {_name(text) for text in wanted if ";" not in text or re.search(OURS, text)}
+        names = {plain_name(text) for text in wanted if ";" not in text or re.search(OURS, text)}
         new = {name: _installed(name, path) for name in names - found.keys()}
         waiting += filter(None, new.values())
         found |= new
     return found
 
 
-def _name(text: str) -> str:
+def plain_name(text: str) -> str:
     """Return the name that a requirement begins with, in its one spelling."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0]).lower()
 

@@ -6,11 +6,9 @@ Readers of the lake see every table as it was until all are new. What a refresh 
 """
 
 import dataclasses
-import datetime as dt
 import json
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -27,6 +25,7 @@ from raft_spark import (
     metrics,
     pointers,
     retention,
+    runs,
     schemas,
     session,
     tables,
@@ -78,8 +77,7 @@ def run(conf: config.Config) -> Refresh:
     a stage raises: in each case after it is written down, with the lake as it was.
     """
     here, begin = pointers.read(conf.lake), time.monotonic()
-    now = dt.datetime.now(dt.UTC)
-    told = Refresh(f"{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:4]}", _now(), here.tables)
+    told = Refresh(runs.new_id(), runs.now(), here.tables)
     branch = conf.lake.model_copy(update={"branch": pointers.REFRESH + told.id})
     pointers.sweep(conf.lake)
     pointers.change(branch, lambda _: here)
@@ -151,9 +149,5 @@ def _ended(lake: config.Lake, told: Refresh, seconds: float) -> None:
 
 
 def _keep(lake: config.Lake, told: Refresh) -> None:
-    text = json.dumps(replace(told, ended_at=_now()).told(), indent=1)
+    text = json.dumps(replace(told, ended_at=runs.now()).told(), indent=1)
     Place.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

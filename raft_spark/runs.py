@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,6 +101,11 @@ class Run:
         return (
             ((last.answered - first.answered) / passed, (last.tokens - first.tokens) / passed) if passed else (0.0, 0.0)
         )
+
+
+def new_id(*kind: str) -> str:
+    """Return a name that nobody else takes, and that sorts by time: TIME-KIND-CHANCE."""
+    return "-".join((f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}", *kind, uuid.uuid4().hex[:4]))
 
 
 def now() -> str:

@@ -11,10 +11,8 @@ interrupted run left has no manifest; `sweep` deletes it when it is old enough.
 """
 
 import dataclasses
-import datetime as dt
 import hashlib
 import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from raft_spark import __version__, log, pointers
+from raft_spark import __version__, log, pointers, runs
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
@@ -163,8 +161,7 @@ def draft(lake: Lake, table: str, identity: str) -> Draft:
 
     From here on the run is known by this name, also in its lines.
     """
-    now = dt.datetime.now(dt.UTC)
-    name = f"{now:%Y%m%dT%H%M%S.%fZ}-{identity[:8]}-{uuid.uuid4().hex[:4]}"
+    name = runs.new_id(identity[:8])
     log.tell(run_id=name)
     folder = place(lake, table)
     return Draft(table, name, identity, folder.at("versions", name), _pointed(lake, table))
@@ -192,7 +189,7 @@ def publish(
         settings=conf.settings(),
         code=__version__,
         run_id=new.id,
-        created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        created_at=runs.now(),
         merged_from=tuple(merged_from),
     )
     new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())

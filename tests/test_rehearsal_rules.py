@@ -88,25 +88,25 @@ PACKAGES = ("boto3", "numpy", "pandas", "pyarrow", "pydantic", "raft_spark")
 
 def told(**more: str) -> dict[str, object]:
     """What a process says that has all packages from ./environment."""
-    own = {name: f"/work/1/environment/{name}/__init__.py" for name in PACKAGES}
+    own = {name: f"/executors/1/environment/{name}/__init__.py" for name in PACKAGES}
     others = {
         "__main__": "/local/spark-1/soundcheck.py",
         "json": "/usr/lib/python3.11/json/__init__.py",
         "pyspark": "/opt/spark/python/lib/pyspark.zip/pyspark/__init__.py",
     }
-    return {"folder": "/work/1", "standard": "/usr/lib/python3.11", "modules": own | others | more}
+    return {"folder": "/executors/1", "standard": "/usr/lib/python3.11", "modules": own | others | more}
 
 
 def test_packages_of_the_archive_the_standard_library_and_spark_are_no_strangers():
     assert checks.strangers(told(), ["environment"], SPARK) == []
-    assert checks.strangers(told(datasets="/work/1/hub/datasets/__init__.py"), ["environment", "hub"], SPARK) == []
+    assert checks.strangers(told(datasets="/executors/1/hub/datasets/__init__.py"), ["environment", "hub"], SPARK) == []
 
 
 @pytest.mark.parametrize(
     ("name", "file"),
     [
         ("raft_spark", "/home/me/raft-spark/raft_spark/__init__.py"),
-        ("pyarrow", "/work/2/environment/pyarrow/__init__.py"),
+        ("pyarrow", "/executors/2/environment/pyarrow/__init__.py"),
         ("yaml", "/usr/lib/python3.11/site-packages/yaml/__init__.py"),
         ("six", "/usr/lib/python3/dist-packages/six.py"),
     ],

@@ -10,6 +10,8 @@ from email.parser import BytesHeaderParser
 from fnmatch import fnmatch
 from pathlib import Path
 
+from raft_spark import preflight
+
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine, bytes 18 and 19 of a shared object
 ELF_HEADER = 20  # bytes
 LEVEL = 6  # 9 makes 1.5 % less of it in three times the time
@@ -68,17 +70,11 @@ def distribution(metadata: bytes) -> Distribution:
     """Read a METADATA: its name as pip compares names, its version, and what it needs without condition."""
     told = _headers(metadata)
     needs = (needed for needed in told.get_all("Requires-Dist", []) if ";" not in needed)
-    return Distribution(
-        _plain(told["Name"]), told["Version"], tuple(_plain(re.split(r"[\s\[(<>=!~]", needed)[0]) for needed in needs)
-    )
+    return Distribution(preflight.plain_name(told["Name"]), told["Version"], tuple(map(preflight.plain_name, needs)))
 
 
 def _headers(content: bytes) -> Message:
     return BytesHeaderParser().parsebytes(content)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _wrong_tags(name: str, content: bytes, machine: str, python: str) -> list[str]:

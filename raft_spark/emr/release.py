@@ -19,6 +19,7 @@ from typing import Any
 
 from raft_spark.emr import archive
 from raft_spark.errors import InputError
+from raft_spark.files import sha256
 
 LIST = "release.json"
 PYTHON = "3.11"  # the default of emr-spark-8.x; on emr-7.x beside an older one
@@ -141,12 +142,7 @@ def _machine(path: str) -> str:
 def _files(folder: Path) -> list[ReleaseFile]:
     """Return the files below a folder but its list, sorted, with their bytes and SHA-256: environment comes before hub."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / LIST)
-    return [ReleaseFile(path.relative_to(folder).as_posix(), path.stat().st_size, _sha256(path)) for path in paths]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [ReleaseFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256(path)) for path in paths]
 
 
 def _name(version: str, files: Iterable[ReleaseFile]) -> str:
