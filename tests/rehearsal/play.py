@@ -1,4 +1,4 @@
-"""The play: for each line a cluster, a soundcheck, every stage as its own StartJobRun, a lost worker, and the checks."""
+"""The play: for each line a cluster, a soundcheck, each stage as its own StartJobRun, a lost worker, a refresh, the checks."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,15 +59,17 @@ def rehearse(release: Release, labels: Iterable[str], rows: int, folder: Path) -
     with stands.standing(release, rows) as there:
         click.echo(f"{release.name} and {rows} articles are in {there.s3}; the teacher is {there.teacher}")
         begun = time.monotonic()
-        expected = stands.local_run(folder / "local")
-        told("local run", time.monotonic() - begun, "by the package in this environment, on a local disk")
+        first, grown = stands.local_runs(folder / "local", rows)
+        told("local runs", time.monotonic() - begun, "by the package in this environment, on a local disk")
         for line in (line for line in LINES if line.label in labels):
             with scene(there, line, folder / line.spark) as played:
                 click.echo(f"\n{line.label}: Spark {line.spark} and Python on loopback")
                 differences(played)
                 soundcheck(played)
                 stages(played, there, rows)
-                checked(played.conf, expected)
+                checked(played.conf, first)
+                refresh(played, there, rows)
+                checked(played.conf, grown)
 
 
 @contextmanager
@@ -123,6 +125,26 @@ def stages(played: Scene, there: Stand, rows: int) -> None:
         said, seconds = started.result()
         note = f"; the worker was lost, {there.calls() - rows} calls more" if stage == "completions" else ""
         told(stage, seconds, f"version {said['version']}{note}")
+        machine.swept(played.here.folder)
+
+
+def refresh(played: Scene, there: Stand, rows: int) -> None:
+    """Refresh after the source has grown, which asks for what is new alone; and again, which does nothing."""
+    with stands.grown(rows) as new:
+        there.answers_after(0)
+        said, seconds = played.started("refresh").result()
+        if (said["outcome"], there.calls()) != ("published", new):
+            msg = f"the refresh says {said['outcome']!r} and asked {there.calls()} times for {new} new articles"
+            raise RehearsalError(msg)
+        told(
+            "refresh", seconds, f"dataset {said['after']['dataset']}; {new} articles are new and asked for, one is gone"
+        )
+        machine.swept(played.here.folder)
+        said, seconds = played.started("refresh", "refresh-again").result()
+        if said["outcome"] != "nothing new" or there.calls() != new:
+            msg = f"the refresh of what is not new says {said['outcome']!r}"
+            raise RehearsalError(msg)
+        told("refresh", seconds, "nothing new")
         machine.swept(played.here.folder)
 
 

@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 SETTINGS = str(HERE / "settings.toml")
 BUCKET = "rehearsal"
 FILE_ROWS, ROW_GROUP_ROWS = 400, 100
+GROWTH = 0.03  # share of articles that are new when the source has grown; one is withdrawn
 REGION = "us-east-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_REGION": REGION}
 
@@ -112,9 +113,31 @@ def filled(release: Release, rows: int) -> None:
     s3.create_bucket(Bucket=BUCKET)
     upload.put(s3, release, document.at(config.load([SETTINGS]), release), lambda _: None)
     s3.upload_file(str(HERE / "soundcheck.py"), BUCKET, "soundcheck.py")
+    laid(rows)
+
+
+def laid(rows: int) -> None:
+    """Lay out so many articles as the source that is rehearsed."""
     for begin in range(0, rows, FILE_ROWS):
-        body = articles(begin, min(rows, begin + FILE_ROWS))
-        s3.put_object(Bucket=BUCKET, Key=f"articles/{begin // FILE_ROWS}.parquet", Body=body)
+        put(begin // FILE_ROWS, begin, min(rows, begin + FILE_ROWS))
+
+
+def put(number: int, begin: int, end: int) -> None:
+    """Put one file of the source into the bucket."""
+    service.connect("s3").put_object(Bucket=BUCKET, Key=f"articles/{number}.parquet", Body=articles(begin, end))
+
+
+@contextmanager
+def grown(rows: int) -> Iterator[int]:
+    """Let the source have a few more articles while the block runs, and the first withdrawn; yield how many are new."""
+    new, last = max(1, int(rows * GROWTH)), -(-rows // FILE_ROWS)
+    put(0, 1, min(rows, FILE_ROWS))
+    put(last, rows, rows + new)
+    try:
+        yield new
+    finally:
+        service.connect("s3").delete_object(Bucket=BUCKET, Key=f"articles/{last}.parquet")
+        laid(rows)
 
 
 def articles(begin: int, end: int) -> bytes:
@@ -122,6 +145,13 @@ def articles(begin: int, end: int) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_batches([sample.articles(begin, end, seed=0)]), sink, row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue().to_pybytes()
+
+
+def local_runs(folder: Path, rows: int) -> list[dict[str, Any]]:
+    """Run the stages in this environment, with the lake on disk, before the source grows and after; return the digests."""
+    first = local_run(folder)
+    with grown(rows):
+        return [first, local_run(folder)]
 
 
 def local_run(folder: Path) -> dict[str, Any]:
