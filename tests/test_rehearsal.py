@@ -1,16 +1,17 @@
 """The dress rehearsal, and what it would not let pass: a broken archive, a lost worker, a killed driver."""
 
+import platform
 import random
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import boto3
 import pytest
 
-from raft_spark.emr.release import Release
+from raft_spark.emr.release import MACHINES, Release
 from rehearsal import checks, machine, play
 from rehearsal import stand as stands
 from rehearsal.driver import Driver, RehearsalError
@@ -18,7 +19,7 @@ from rehearsal.machine import LINES, Line
 from rehearsal.play import STAGES, Scene
 from rehearsal.stand import BUCKET, Stand
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]  # too long for CI: make chaos runs it, make rehearsal plays it
+pytestmark = pytest.mark.spark
 ROWS = 200
 
 
@@ -29,12 +30,18 @@ def released(made: tuple[Release, str]) -> Release:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "line", [LINES[0], pytest.param(LINES[1], marks=pytest.mark.slow)], ids=lambda line: line.label
+    ("line", "jobs"),
+    [
+        (LINES[0], ["refresh"]),  # all stages in one job, which is short enough for CI
+        pytest.param(LINES[0], STAGES, marks=pytest.mark.slow),
+        pytest.param(LINES[1], STAGES, marks=pytest.mark.slow),
+    ],
+    ids=["short", *(line.label for line in LINES)],
 )
 def test_what_would_be_sent_to_emr_runs_with_nothing_but_the_release_and_survives_a_lost_worker(
-    released: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Line
+    released: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Line, jobs: Sequence[str]
 ):
-    play.rehearse(released, [line.label], ROWS, tmp_path / "rehearsal")
+    play.rehearse(released, [line.label], ROWS, tmp_path / "rehearsal", jobs)
     said = capsys.readouterr().out
     assert "all packages come from the archive, in the driver and in " in said
     assert "the worker was lost" in said
@@ -76,32 +83,49 @@ def test_an_archive_that_lacks_a_package_ends_the_job_with_its_name(
             scene.driven("articles", replace(command, archives=broken)).result()
 
 
+@pytest.mark.timeout(300)
+def test_an_archive_for_the_other_machine_ends_the_job_with_both_names(there: Stand, tmp_path: Path):
+    own = platform.machine()
+    other = next(machine for machine in MACHINES.values() if machine != own)
+    with play.scene(there, LINES[0], tmp_path / "scene") as scene:
+        command = scene.command(scene.document("articles"))
+        archives = {name: address.replace(own, other) for name, address in command.archives.items()}
+        with pytest.raises(
+            RehearsalError, match=rf"articles failed .*is made for \S*{other}, and this is Python .* on {own}"
+        ):
+            scene.driven("articles", replace(command, archives=archives)).result()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.spark)
-def test_a_lost_worker_and_a_killed_driver_in_every_stage_end_in_the_same_dataset(
+def test_a_lost_worker_and_a_killed_driver_in_every_stage_and_a_refresh_end_in_the_same_dataset(
     there: Stand, tmp_path: Path, line: Line
 ):
     chance = random.Random(line.spark)
-    expected = stands.local_run(tmp_path / "local")
+    first, grown = stands.local_runs(tmp_path / "local", ROWS)
     there.answers_after(play.SLOW)
     with play.scene(there, line, tmp_path / "scene") as scene:
         for stage in STAGES:
-            disturbed(scene, stage, chance)
-            scene.started(stage, f"{stage}-again").result()
-            machine.swept(scene.here.folder)
+            disturbed_and_repeated(scene, stage, chance)
         assert checks.faults(scene.conf.lake) == []
-        assert checks.digests(scene.conf) == expected
+        assert checks.digests(scene.conf) == first
+        with stands.grown(ROWS):
+            disturbed_and_repeated(scene, "refresh", chance)
+        assert checks.faults(scene.conf.lake) == []
+        assert checks.digests(scene.conf) == grown
 
 
-def disturbed(scene: Scene, stage: str, chance: random.Random) -> None:
-    """Kill the worker while executors run, and the driver while those of another worker do."""
-    run = scene.started(stage)
+def disturbed_and_repeated(scene: Scene, job: str, chance: random.Random) -> None:
+    """Kill the worker while executors run, and the driver while those of another worker do; then let the job run in peace."""
+    run = scene.started(job)
     for kill in (scene.cluster.lose_the_worker, run.kill):
         before = executors(scene)
         wait(lambda before=before: executors(scene) - before, run)
         time.sleep(chance.uniform(0, 4))
         kill()
+    scene.started(job, f"{job}-again").result()
+    machine.swept(scene.here.folder)
 
 
 def executors(scene: Scene) -> set[Path]:

@@ -1,7 +1,7 @@
 """The play: for each line a cluster, a soundcheck, each stage as its own StartJobRun, a lost worker, a refresh, the checks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from rehearsal.machine import LINES, Cluster, Line, Machine
 from rehearsal.stand import BUCKET, Stand
 
 STAGES = ("articles", "base", "completions", "dataset")
+ASKING = ("completions", "refresh")  # a refresh of an empty lake runs all stages
 SOUNDCHECK = f"s3://{BUCKET}/soundcheck.py"
 SLOW = 300  # milliseconds of an answer: time to lose a worker
 LOST_AT = 0.3  # of all calls
@@ -53,8 +54,11 @@ class Scene:
         return self.drivers[-1]
 
 
-def rehearse(release: Release, labels: Iterable[str], rows: int, folder: Path) -> None:
-    """Rehearse a release with so many articles. Raises RehearsalError at the first thing that is wrong."""
+def rehearse(release: Release, labels: Iterable[str], rows: int, folder: Path, jobs: Sequence[str] = STAGES) -> None:
+    """Rehearse a release with so many articles; `jobs` make the dataset, which is refreshed then.
+
+    Raises RehearsalError at the first thing that is wrong.
+    """
     folder.mkdir(parents=True)
     with stands.standing(release, rows) as there:
         click.echo(f"{release.name} and {rows} articles are in {there.s3}; the teacher is {there.teacher}")
@@ -66,7 +70,7 @@ def rehearse(release: Release, labels: Iterable[str], rows: int, folder: Path) -
                 click.echo(f"\n{line.label}: Spark {line.spark} and Python on loopback")
                 differences(played)
                 soundcheck(played)
-                stages(played, there, rows)
+                made(played, there, rows, jobs)
                 checked(played.conf, first)
                 refresh(played, there, rows)
                 checked(played.conf, grown)
@@ -114,17 +118,17 @@ def soundcheck(played: Scene) -> None:
     told("soundcheck", seconds, f"all packages come from the archive, in the driver and in {places} executors")
 
 
-def stages(played: Scene, there: Stand, rows: int) -> None:
-    """Run all stages; the worker is lost while the teacher is asked."""
+def made(played: Scene, there: Stand, rows: int, jobs: Sequence[str]) -> None:
+    """Make the dataset; the worker is lost while the teacher is asked."""
     there.answers_after(SLOW)
-    for stage in STAGES:
-        started = played.started(stage)
-        if stage == "completions":
+    for job in jobs:
+        started = played.started(job)
+        if job in ASKING:
             until(lambda: there.calls() >= rows * LOST_AT, started)
             played.cluster.lose_the_worker()
         said, seconds = started.result()
-        note = f"; the worker was lost, {there.calls() - rows} calls more" if stage == "completions" else ""
-        told(stage, seconds, f"version {said['version']}{note}")
+        note = f"; the worker was lost, {there.calls() - rows} calls more" if job in ASKING else ""
+        told(job, seconds, f"version {said.get('version') or said['after']['dataset']}{note}")
         machine.swept(played.here.folder)
 
 
@@ -132,12 +136,12 @@ def refresh(played: Scene, there: Stand, rows: int) -> None:
     """Refresh after the source has grown, which asks for what is new alone; and again, which does nothing."""
     with stands.grown(rows) as new:
         there.answers_after(0)
-        said, seconds = played.started("refresh").result()
+        said, seconds = played.started("refresh", "refresh-grown").result()
         if (said["outcome"], there.calls()) != ("published", new):
             msg = f"the refresh says {said['outcome']!r} and asked {there.calls()} times for {new} new articles"
             raise RehearsalError(msg)
         told(
-            "refresh", seconds, f"dataset {said['after']['dataset']}; {new} articles are new and asked for, one is gone"
+            "refresh", seconds, f"version {said['after']['dataset']}; {new} articles are new and asked for, one is gone"
         )
         machine.swept(played.here.folder)
         said, seconds = played.started("refresh", "refresh-again").result()
