@@ -22,8 +22,7 @@ help: ## list the verbs
 run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model, into build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
-test: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready ## everything tested
-	$(TEST)/bin/python -m pytest -q -m row -n 2
+test: check $(SPARK35)/ready $(S3A)/ready ## everything tested: about half an hour
 	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others
 
 # Side by side, since both wait for processes most of the time; not pytest-xdist, whose workers tests of signals would end.
