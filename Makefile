@@ -14,7 +14,7 @@ PIP := -m pip install --quiet --disable-pip-version-check --constraint constrain
 WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others check format package pins chaos rehearsal bench bench-peer clean
+.PHONY: help run test test-walks test-others test-iceberg check format package pins chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,14 +23,19 @@ run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model,
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
 test: check $(SPARK35)/ready $(S3A)/ready ## everything tested: about half an hour
-	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others
+	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg
 
 # Side by side, since both wait for processes most of the time; not pytest-xdist, whose workers tests of signals would end.
 test-walks:
 	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS)
 
 test-others:
-	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%)
+	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%) --ignore=tests/test_iceberg.py
+
+# On both lines, since a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
+test-iceberg:
+	$(TEST)/bin/python -m pytest tests/test_iceberg.py
+	PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning" tests/test_iceberg.py
 
 check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
 	$(TEST)/bin/ruff format --check .
@@ -116,11 +121,15 @@ $(SCAN)/ready:
 	@$(SCAN)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@
 
-# hadoop-aws for both lines, so that Spark reaches an S3 server in tests as it does on EMR.
-$(S3A)/ready: tests/s3a-pom.xml
-	@echo "fetching hadoop-aws"
+# hadoop-aws and Iceberg for both lines, so that Spark reaches an S3 server and a catalog in tests as it does on EMR.
+$(S3A)/ready: tests/s3a-pom.xml raft_spark/catalog.py | $(TEST)/ready
+	@echo "fetching hadoop-aws and Iceberg"
 	@for version in 3.4.2 3.3.4; do \
 	  mvn --quiet --batch-mode --file tests/s3a-pom.xml -Dhadoop.version=$$version \
 	    org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DincludeScope=runtime \
 	    -DoutputDirectory=$(CURDIR)/$(S3A)/$$version || exit 1; done
+	@for jar in $$($(TEST)/bin/python -c "from raft_spark.catalog import PACKAGES; print(*PACKAGES.values())") \
+	    org.apache.iceberg:iceberg-aws-bundle:1.11.0; do \
+	  mvn --quiet --batch-mode org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact=$$jar \
+	    -DoutputDirectory=$(CURDIR)/$(S3A)/iceberg || exit 1; done
 	@touch $@

@@ -14,6 +14,7 @@ from raft_spark import (
     __version__,
     config,
     estimate,
+    iceberg,
     pointers,
     refresh,
     report,
@@ -186,8 +187,10 @@ def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
 def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
     with reported():
-        for table, name in retention.rolled_back(config.load(files, assignments).lake, version).items():
+        conf = config.load(files, assignments)
+        for table, name in retention.rolled_back(conf.lake, version).items():
             console.print(f"{table:<12} {name}", highlight=False)
+        _followed(conf)
 
 
 @main.command()
@@ -205,8 +208,16 @@ def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: 
 def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; a refresh does so too."""
     with reported():
-        gone = retention.expire(config.load(files, assignments).lake)
+        conf = config.load(files, assignments)
+        gone = retention.expire(conf.lake)
         console.print("\n".join(gone) or "nothing has expired", highlight=False)
+        _followed(conf)
+
+
+def _followed(conf: config.Config) -> None:
+    """Bring the lake's catalog there too."""
+    iceberg.follow(conf)
+    session.stop()
 
 
 @main.command("progress")

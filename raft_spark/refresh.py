@@ -21,6 +21,7 @@ from raft_spark import (
     config,
     dataset,
     gates,
+    iceberg,
     log,
     metrics,
     pointers,
@@ -92,9 +93,11 @@ def run(conf: config.Config) -> Refresh:
     finally:
         pointers.drop(branch)
         _ended(conf.lake, told, time.monotonic() - begin)
+    expired = retention.expire(conf.lake) if told.outcome == "published" else ()
+    iceberg.follow(conf)
     if told.outcome == "refused":
         raise GateError(told.reason)
-    return replace(told, expired=tuple(retention.expire(conf.lake))) if told.outcome == "published" else told
+    return replace(told, expired=tuple(expired))
 
 
 def built(conf: config.Config, told: Refresh) -> Refresh:

@@ -9,6 +9,7 @@ import dataclasses
 import datetime as dt
 import json
 import logging
+import re
 import threading
 import time
 import uuid
@@ -101,6 +102,9 @@ class Run:
         return (
             ((last.answered - first.answered) / passed, (last.tokens - first.tokens) / passed) if passed else (0.0, 0.0)
         )
+
+
+ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z(-\w+)*-[0-9a-f]{4}")
 
 
 def new_id(*kind: str) -> str:

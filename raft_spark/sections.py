@@ -16,6 +16,7 @@ from raft_spark.values import (
     Label,
     LogGroup,
     Money,
+    Name,
     Prefix,
     RemoteWrite,
     Retry,
@@ -48,7 +49,9 @@ class Lake(Section):
     """Where tables live."""
 
     root: Root
-    format: Literal["parquet"]
+    format: Literal["parquet", "iceberg"]
+    catalog: Name
+    namespace: Name
     file_mb: Annotated[int, Field(ge=1, le=2048)]
     row_group_rows: Annotated[int, Field(ge=1, le=1_000_000)]
     branch: Annotated[str, Field(pattern=r"^([a-z0-9][A-Za-z0-9._-]{0,63})?$")]

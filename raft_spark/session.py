@@ -19,7 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
-from raft_spark import config, errors, log
+from raft_spark import catalog, config, errors, log
 from raft_spark.config import Config
 
 LOG = logging.getLogger(__name__)
@@ -45,11 +45,13 @@ JAVA_HINT = "Java 17 was not found; install it (Debian: apt-get install openjdk-
 def start(conf: Config) -> SparkSession:
     """Return the running session, else start one: what spark-submit set stands, conf's [spark] section goes over it.
 
-    Raises ConfigError when no Java is found.
+    Raises ConfigError when no Java is found, or the lake's catalog does not answer.
     """
     log.start(conf.log.format)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    settings = DEFAULTS | ({} if submitted else LOCAL) | _s3a(conf) | conf.spark
+    settings = (
+        DEFAULTS | ({} if submitted else LOCAL) | _s3a(conf) | conf.spark | catalog.settings(conf, submitted=submitted)
+    )
     if not submitted:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -62,6 +64,7 @@ def start(conf: Config) -> SparkSession:
     spark.sparkContext.setLogLevel("ERROR")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's own turns Ctrl-C into a Py4JError
+    catalog.check(spark, conf)
     return spark
 
 

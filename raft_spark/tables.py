@@ -108,7 +108,7 @@ def load(lake: Lake, table: str, version: str) -> Version:
     """Return any version, also an old one. Raises InputError that lists the versions when there is no such one."""
     there = find(lake, table, version)
     if there is None:
-        known = ", ".join(_finished(lake, table)) or "none"
+        known = ", ".join(finished(lake, table)) or "none"
         msg = f"{lake.root}/{table} has no version {version!r}; it has: {known}"
         raise InputError(msg)
     return there
@@ -126,10 +126,11 @@ def find(lake: Lake, table: str, version: str) -> Version | None:
 
 def history(lake: Lake, table: str) -> list[Version]:
     """Return every version that was finished, oldest first."""
-    return [load(lake, table, name) for name in _finished(lake, table)]
+    return [load(lake, table, name) for name in finished(lake, table)]
 
 
-def _finished(lake: Lake, table: str) -> list[str]:
+def finished(lake: Lake, table: str) -> list[str]:
+    """Return the id of every version that was finished, oldest first."""
     found = place(lake, table).at("versions").list()
     return [file.path.split("/")[0] for file in found if file.path.endswith("/manifest.json")]
 
@@ -142,7 +143,7 @@ def made(lake: Lake, table: str, identity: str) -> Version | None:
     now = current(lake, table)
     if now and now.identity == identity:
         return now
-    named = [name for name in _finished(lake, table) if f"-{identity[:8]}-" in name]
+    named = [name for name in finished(lake, table) if f"-{identity[:8]}-" in name]
     same = [version for name in named if (version := load(lake, table, name)).identity == identity]
     if not same:
         return None

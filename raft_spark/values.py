@@ -116,6 +116,7 @@ Application = Annotated[str, _like(r"[0-9a-z]{1,64}", "the id of an application,
 Label = Annotated[
     str, _like(r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}", "emr-spark-8.N.N or emr-7.N.N from 7.10.0 on")
 ]
+Name = Annotated[str, _like(r"[a-z][a-z0-9_]{0,62}", "a name of lowercase letters, digits and _, as raft_spark")]
 LogGroup = Annotated[str, _like(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, as /emr-serverless/raft-spark")]
 RemoteWrite = Annotated[
     str,

@@ -1,10 +1,10 @@
-"""A stage -> the same stage, watched: its lines name it, and at its end, good or bad, they tell its metrics and its lineage."""
+"""A stage -> the same, watched: its lines name it, the catalog follows it, and its end, good or bad, is told with metrics and lineage."""
 
 import logging
 import time
 from collections.abc import Callable
 
-from raft_spark import lineage, log, metrics, schemas
+from raft_spark import iceberg, lineage, log, metrics, schemas
 from raft_spark.config import Config
 from raft_spark.errors import StoppedError
 from raft_spark.tables import Version
@@ -13,12 +13,13 @@ LOG = logging.getLogger(__name__)
 
 
 def run(stage: Callable[[Config], Version], conf: Config) -> Version:
-    """Run a stage's `run`; return and raise what it does."""
+    """Run a stage's `run`, and bring the lake's catalog up to date; return and raise what they do."""
     name = stage.__module__.rpartition(".")[2]
     log.start(conf.log.format, stage=name, run_id="")
     begin = time.time()
     try:
         version = stage(conf)
+        iceberg.follow(conf)
     except BaseException as error:
         _tell(conf, name, begin, error)
         raise

@@ -40,6 +40,9 @@ ATTRIBUTES = {
 
 
 BUCKET = "arn:aws:s3:::bucket"
+CATALOG, DATABASE, TABLE = (
+    f"arn:aws:glue:{HERE}:{name}" for name in ("catalog", "database/raft_spark", "table/raft_spark/base")
+)
 ENDPOINT = f"arn:aws:sagemaker:{HERE}:endpoint/llama-3-1-8b"
 MODEL = "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0"
 SECRET = f"arn:aws:secretsmanager:{HERE}:secret:teacher-AbCdEf"
@@ -159,7 +162,13 @@ class Template:
 
 def of(teacher: str, **parameters: object) -> Template:
     """Return the template with all that can be had beside a teacher."""
-    more = {"SecretArn": SECRET, "PrometheusWorkspaceArn": WORKSPACE, "Schedule": "rate(7 days)", "AlarmEmail": "a@b.c"}
+    more = {
+        "SecretArn": SECRET,
+        "PrometheusWorkspaceArn": WORKSPACE,
+        "CatalogDatabase": "raft_spark",
+        "Schedule": "rate(7 days)",
+        "AlarmEmail": "a@b.c",
+    }
     money = {"MaximumDollars": 20, "MonthlyBudget": 500}
     return Template(**{"Teacher": teacher, "TeacherArns": TEACHERS[teacher]} | more | money | parameters)
 

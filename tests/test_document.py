@@ -346,6 +346,7 @@ def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(
     [
         ("lake.root=s3a://lake/raft", "lake.root is 's3a://lake/raft'; EMR reaches s3://bucket/prefix"),
         ("lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_endpoint is 'http://127.0.0.1:9000', this machine"),
+        ("lake.format=iceberg", "lake.format is 'iceberg', and spark.\"spark.jars\", spark.\"spark.sql.catalog.raft.catalog-impl\""),
         ("articles.source=build/articles", "articles.source is 'build/articles', a folder of this machine"),
         ("completions.endpoint=fake", "of kind fake, which runs on this machine alone"),
         ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', this machine"),
@@ -493,3 +494,14 @@ def test_an_application_without_a_network_is_said_not_to_reach_the_teacher():
     assert len(told) == 1
     assert "not the Hugging Face hub, the endpoint mine (bedrock); give it subnets" in told[0]
     assert application.notes(alone, settled(), "base") == []
+
+
+def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catalog_in_glue_needs(tmp_path: Path):
+    text = (ROOT / "conf/emr.toml").read_text()
+    offered = re.findall(r'^# ((?:format = "iceberg"|"spark\.\S+" = ).*)$', text, re.MULTILINE)
+    assert len(offered) == 5
+    copied = tmp_path / "my-emr.toml"
+    copied.write_text(re.sub(r'^# (?=format = "iceberg"|"spark\.)', "", text, flags=re.MULTILINE))
+    conf = config.load([copied], SETTINGS)
+    assert checks.wrong(conf, "refresh", RELEASE) == []
+    assert document.spark(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")

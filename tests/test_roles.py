@@ -18,6 +18,8 @@ from template import (
     APPLICATION,
     BATCH_ROLE,
     BUCKET,
+    CATALOG,
+    DATABASE,
     ENDPOINT,
     FILE,
     GROUP,
@@ -27,6 +29,7 @@ from template import (
     MODEL,
     RUN,
     SECRET,
+    TABLE,
     TEACHERS,
     WORKSPACE,
     Need,
@@ -84,6 +87,13 @@ BATCHES = {
         Need("iam:PassRole", BATCH_ROLE, {"iam:PassedToService": "bedrock.amazonaws.com"}),
     ],
 }
+GLUE = {  # of Iceberg's GlueCatalog; tests/test_iceberg.py sees which it makes
+    "GetDatabase": [Need("glue:GetDatabase", CATALOG), Need("glue:GetDatabase", DATABASE)],
+    **{
+        name: [Need(f"glue:{name}", CATALOG), Need(f"glue:{name}", DATABASE), Need(f"glue:{name}", TABLE)]
+        for name in ("GetTable", "CreateTable", "UpdateTable")
+    },
+}
 KEY = {"get_secret_value": [Need("secretsmanager:GetSecretValue", SECRET)]}
 # ... and what EMR Serverless and Spark do in the job's name.
 EMR = {
@@ -100,7 +110,7 @@ EMR = {
     "EMR writes metrics": [Need("aps:RemoteWrite", WORKSPACE)],
 }
 ASKING = {"sagemaker": SAGEMAKER, "bedrock": BEDROCK, "bedrock-batch": BEDROCK | BATCHES, "other": {}}
-ALWAYS = FILES | LAKE | KEY | EMR
+ALWAYS = FILES | LAKE | GLUE | KEY | EMR
 
 # What a role cannot do without a statement.
 READS = {"open_input_stream", "open_input_file", "get_file_info", "get_object"}
@@ -116,6 +126,7 @@ NEEDED = {
     "WriteLogGroup": {"EMR writes to CloudWatch"},
     "FindLogGroup": {"EMR writes to CloudWatch"},
     "ReadKey": {"get_secret_value"},
+    "KeepCatalog": set(GLUE),
     "WritePrometheus": {"EMR writes metrics"},
 }
 NEEDED_TO_ASK = {
@@ -271,6 +282,8 @@ def test_a_job_may_not_do_what_no_job_does(teacher):
         Need("sagemaker:InvokeEndpoint", f"{ENDPOINT}-other"),
         Need("bedrock:InvokeModel", "arn:aws:bedrock:us-east-1::foundation-model/dearer"),
         Need("secretsmanager:GetSecretValue", f"arn:aws:secretsmanager:{HERE}:secret:other-AbCdEf"),
+        Need("glue:GetTable", f"arn:aws:glue:{HERE}:table/another/base"),
+        Need("glue:DeleteTable", TABLE),
         Need("iam:PassRole", JOB_ROLE, {"iam:PassedToService": "bedrock.amazonaws.com"}),
         Need("iam:PassRole", BATCH_ROLE, {"iam:PassedToService": "ec2.amazonaws.com"}),
         Need("emr-serverless:StartJobRun", APPLICATION),

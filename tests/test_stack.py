@@ -49,7 +49,7 @@ def test_what_was_overwritten_and_what_was_interrupted_does_not_stay():
     assert rules["interrupted-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
 
 
-DOORS = ("s3", "logs", "sagemaker.runtime", "bedrock-runtime", "bedrock", "secretsmanager", "aps-workspaces")
+DOORS = ("s3", "logs", "sagemaker.runtime", "bedrock-runtime", "bedrock", "secretsmanager", "aps-workspaces", "glue")
 
 
 def doors(template: Template) -> set[str]:
@@ -66,6 +66,7 @@ def doors(template: Template) -> set[str]:
         ({"Teacher": "bedrock-batch", "TeacherArns": MODEL}, {"s3", "logs", "bedrock-runtime", "bedrock"}),
         ({"Teacher": "other", "SecretArn": SECRET}, {"s3", "logs", "secretsmanager"}),
         ({"Teacher": "other", "PrometheusWorkspaceArn": WORKSPACE}, {"s3", "logs", "aps-workspaces"}),
+        ({"Teacher": "other", "CatalogDatabase": "raft_spark"}, {"s3", "logs", "glue"}),
         ({"Teacher": "bedrock-batch", "SecretArn": SECRET, "MakeEndpoints": "no"}, set()),
     ],
 )
@@ -88,9 +89,11 @@ def test_workers_run_in_the_network_that_is_given_or_made():
 @pytest.mark.row
 def test_what_is_not_wanted_is_not_made():
     bare = set(Template(Teacher="other").resources)
-    assert bare.isdisjoint({"Timer", "TimerRole", "Missed", "MissedAlarm", "DollarsAlarm", "Budget", "BatchRole"})
+    assert bare.isdisjoint(
+        {"Timer", "TimerRole", "Missed", "MissedAlarm", "DollarsAlarm", "Budget", "BatchRole", "Catalog"}
+    )
     whole = set(of("bedrock-batch").resources)
-    assert {"Timer", "TimerRole", "Missed", "MissedAlarm", "DollarsAlarm", "Budget", "BatchRole"} <= whole
+    assert {"Timer", "TimerRole", "Missed", "MissedAlarm", "DollarsAlarm", "Budget", "BatchRole", "Catalog"} <= whole
 
 
 @pytest.mark.row

@@ -38,6 +38,14 @@ def _lake(conf: Config) -> Iterator[str]:
         yield f"lake.root is {conf.lake.root!r}; EMR reaches s3://bucket/prefix"
     if _is_here(conf.lake.s3_endpoint):
         yield f"lake.s3_endpoint is {conf.lake.s3_endpoint!r}, this machine, which EMR does not reach"
+    if conf.lake.format == "iceberg":
+        wanted = (
+            "spark.jars",
+            *(f"spark.sql.catalog.{conf.lake.catalog}.{key}" for key in ("catalog-impl", "warehouse")),
+        )
+        missing = [f'spark."{key}"' for key in wanted if key not in conf.spark]
+        if missing:
+            yield f"lake.format is 'iceberg', and {', '.join(missing)} must be given; conf/emr.toml shows how"
 
 
 def _workers(conf: Config) -> Iterator[str]:

@@ -1,0 +1,293 @@
+"""lake.format = "iceberg": the catalog holds what the lake's versions hold, each under its tag, whatever comes between.
+
+In a process of its own for each line of Spark (see the Makefile), since a session has Iceberg from its start or not at all.
+"""
+
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from werkzeug.serving import WSGIRequestHandler
+
+from conftest import ROOT, Settle, article, write_articles
+from raft_spark import articles, catalog, config, iceberg, parts, refresh, retention, schemas, session, tables, watched
+from raft_spark.errors import ConfigError, InputError
+from raft_spark.files import Place
+from test_roles import GLUE
+
+pytestmark = pytest.mark.spark
+ROWS = 120
+JARS = ROOT / "build/jars/iceberg"
+SPARK = {
+    "spark.jars": f"{JARS}/{'-'.join(catalog.package().split(':')[1:])}.jar,{JARS}/iceberg-aws-bundle-1.11.0.jar",
+    "spark.sql.extensions": catalog.EXTENSIONS,
+}
+NAMES = (f"catalog_{number}" for number in itertools.count())  # Spark keeps a catalog as long as the session
+
+
+def with_iceberg() -> list[str]:
+    return [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
+
+
+@pytest.fixture
+def conf(settled: Settle, tmp_path: Path, fake: config.Endpoint) -> config.Config:
+    """Settle a lake whose catalog is a folder."""
+    return settled(
+        *with_iceberg(),
+        f"articles.source={tmp_path / 'source'}",
+        "lake.format=iceberg",
+        f"lake.catalog={next(NAMES)}",
+        "completions.endpoint=mine",
+        'endpoints.mine.kind="openai"',
+        f'endpoints.mine.url="{fake.url}"',
+        'endpoints.mine.model="fake"',
+        "refresh.max_changed_share=1.0",
+        "refresh.max_withdrawn_share=1.0",
+    )
+
+
+def in_glue(conf: config.Config, address: str) -> config.Config:
+    """Keep the catalog in Glue and its files in S3, reached as on EMR but for where they are."""
+    given = {
+        "catalog-impl": "org.apache.iceberg.aws.glue.GlueCatalog",
+        "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+        "warehouse": "s3://lake/warehouse",
+        "client.region": "us-east-1",
+        "glue.endpoint": address,
+        "s3.endpoint": address,
+        "s3.path-style-access": "true",
+    }
+    spark = {f"spark.sql.catalog.{conf.lake.catalog}.{key}": value for key, value in given.items()}
+    return conf.model_copy(update={"spark": conf.spark | spark})
+
+
+def write(conf: config.Config, pubids: range, said: str = "it said") -> None:
+    """Lay down a source with an article a pubid; what the first one says may change."""
+    records = [
+        article(pubid, [f"Passage {pubid} says what {said if pubid == pubids[0] else 'it said'}."]) for pubid in pubids
+    ]
+    write_articles(Path(conf.articles.source) / "rows.parquet", records)
+
+
+def name(conf: config.Config, table: str) -> str:
+    return f"{conf.lake.catalog}.{conf.lake.namespace}.{table}"
+
+
+def in_catalog(conf: config.Config, table: str, version: str = "") -> DataFrame:
+    told = f" VERSION AS OF '{version}'" if version else ""
+    return session.start(conf).sql(f"FROM {name(conf, table)}{told} SELECT *")
+
+
+def listed(rows: DataFrame) -> list[str]:
+    """Return all rows in an order of their own, whatever the order of their columns."""
+    return sorted(str(row) for row in rows.select(sorted(rows.columns)).collect())
+
+
+def holds(conf: config.Config) -> bool:
+    """Say whether each table of the catalog has the rows of the lake's current version, now and under its tag."""
+    spark, found = session.start(conf), []
+    for version in filter(None, (tables.current(conf.lake, table) for table in iceberg.KEYS)):
+        rows = listed(tables.read(spark, conf.lake, version))
+        found += [rows == listed(in_catalog(conf, version.table, at)) for at in ("", version.id)]
+    return bool(found) and all(found)
+
+
+def made(conf: config.Config) -> str:
+    """Run the first stage alone; return the version it made."""
+    return watched.run(articles.run, conf).id
+
+
+def tags(conf: config.Config, table: str) -> set[str]:
+    rows = session.start(conf).table(f"{name(conf, table)}.refs").where("type = 'TAG'").collect()
+    return {row.name for row in rows}
+
+
+def written(conf: config.Config, table: str) -> dict[str, int]:
+    """Return what the newest snapshot of a table says of itself."""
+    newest = session.start(conf).table(f"{name(conf, table)}.snapshots").orderBy(F.desc("committed_at")).first()
+    return {key: int(value) for key, value in newest.summary.items() if value.isdecimal()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "glue"])
+def test_a_refresh_writes_the_rows_that_changed_and_old_versions_stay_to_be_read_and_to_go_back_to(
+    conf: config.Config, s3: str, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    if kind == "glue":
+        boto3.client("glue", endpoint_url=s3).create_database(DatabaseInput={"Name": conf.lake.namespace})
+        conf = in_glue(conf, s3)
+    asked: set[str] = set()
+    record = lambda handler, *_: asked.add(handler.headers.get("X-Amz-Target", "").partition("AWSGlue.")[2])  # noqa: E731 - a line
+    monkeypatch.setattr(WSGIRequestHandler, "log_request", record)
+    write(conf, range(ROWS))
+    first = refresh.run(conf)
+    assert holds(conf)
+
+    write(conf, range(ROWS + 1), "it did not say")
+    second = refresh.run(conf)
+    assert holds(conf)
+    base = second.changes[schemas.BASE]
+    rows = written(conf, schemas.ARTICLES)
+    assert (rows["added-records"], rows["added-position-deletes"]) == (2, 1)
+    rows = written(conf, schemas.BASE)
+    assert (rows["added-records"], rows["added-position-deletes"]) == (base.changed + base.new, base.changed)
+    assert base.changed < ROWS / 2
+    assert written(conf, schemas.COMPLETIONS)["added-records"] == 2
+
+    old = tables.load(conf.lake, schemas.BASE, first.after[schemas.BASE])
+    before = listed(tables.read(session.start(conf), conf.lake, old))
+    assert listed(in_catalog(conf, schemas.BASE, old.id)) == before != listed(in_catalog(conf, schemas.BASE))
+
+    retention.rolled_back(conf.lake, first.after[schemas.DATASET])
+    iceberg.follow(conf)
+    assert holds(conf)
+    assert listed(in_catalog(conf, schemas.BASE)) == before
+    assert tags(conf, schemas.BASE) == {first.after[schemas.BASE], second.after[schemas.BASE]}
+    assert asked - {""} == (set(GLUE) if kind == "glue" else set())
+
+
+def test_versions_that_expire_go_from_the_catalog_with_their_files_and_what_others_tagged_stays(conf: config.Config):
+    write(conf, range(ROWS))
+    first = made(conf)
+    write(conf, range(5, ROWS), "nothing")
+    second = made(conf)
+    session.start(conf).sql(f"ALTER TABLE {name(conf, schemas.ARTICLES)} CREATE TAG audit")
+    write(conf, range(6, ROWS), "something")
+    third = made(conf)
+    short = conf.model_copy(update={"lake": conf.lake.model_copy(update={"keep_versions": 1, "keep_days": 0.0})})
+    assert retention.expire(short.lake) == [first, second]
+    iceberg.follow(short)
+    assert tags(short, schemas.ARTICLES) == {third, "audit"}
+    assert holds(short)
+    assert in_catalog(short, schemas.ARTICLES, "audit").count() == ROWS - 5
+    snapshots = list(Path(conf.lake.root, "iceberg", conf.lake.namespace, "articles/metadata").glob("snap-*.avro"))
+    assert len(snapshots) == 2
+
+
+def test_a_catalog_that_crashes_left_behind_is_brought_up_to_date_by_the_next_run_with_nothing_to_do(
+    conf: config.Config, monkeypatch: pytest.MonkeyPatch
+):
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    write(conf, range(ROWS))
+    for step in ("_create", "_merge", "_alter"):
+        with monkeypatch.context() as patched:
+            patched.setattr(iceberg._Table, step, crash)
+            with pytest.raises(Crash):
+                made(conf)
+    version = made(conf)
+    assert tables.history(conf.lake, schemas.ARTICLES) == [tables.load(conf.lake, schemas.ARTICLES, version)]
+    assert holds(conf)
+    monkeypatch.setattr(iceberg, "_bring", lambda *_: pytest.fail("the catalog was asked, and there is nothing to do"))
+    assert made(conf) == version
+
+
+def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_takes_no_tag_away(conf: config.Config):
+    write(conf, range(ROWS))
+    first = made(conf)
+    late = iceberg._state(conf.lake)
+    write(conf, range(1, ROWS))
+    second = made(conf)
+    iceberg._bring(session.start(conf), conf.lake, late)
+    assert not holds(conf)
+    Place.of(conf.lake).delete(iceberg.FOLLOWED)  # the late one had taken it away before
+    iceberg.follow(conf)
+    assert holds(conf)
+    assert tags(conf, schemas.ARTICLES) == {first, second}
+
+
+def test_a_commit_that_another_came_before_is_made_again(conf: config.Config, monkeypatch: pytest.MonkeyPatch):
+    write(conf, range(ROWS))
+    made(conf)
+    merged, calls = iceberg._Table._merge, []
+    slowly = F.udf(lambda: time.sleep(0.1) is None, "boolean").asNondeterministic()
+
+    def overtaken(table: iceberg._Table, rows: DataFrame) -> None:
+        """Let another delete a row while the first merge runs."""
+        calls.append(table.table)
+        if len(calls) > 1:
+            merged(table, rows)
+            return
+        with ThreadPoolExecutor() as pool:
+            there = table.spark.table(table.name).where("pubid <> 9")
+            other = pool.submit(lambda: (time.sleep(2), there.writeTo(table.name).overwrite(F.expr("true"))))
+            try:
+                merged(table, rows.where(slowly()))
+            finally:
+                other.result()
+
+    monkeypatch.setattr(iceberg._Table, "_merge", overtaken)
+    write(conf, range(1, ROWS + 3))
+    made(conf)
+    assert calls == [schemas.ARTICLES, schemas.ARTICLES]
+    assert holds(conf)
+
+
+def test_a_branch_is_no_matter_of_the_catalog(conf: config.Config):
+    trial = conf.model_copy(update={"lake": conf.lake.model_copy(update={"branch": "trial"})})
+    write(conf, range(3, ROWS))
+    made(trial)
+    assert not session.start(conf).catalog.tableExists(name(conf, schemas.ARTICLES))
+
+
+def test_a_table_of_another_lake_is_not_touched(conf: config.Config):
+    spark = session.start(conf)
+    spark.sql(f"CREATE TABLE {name(conf, schemas.ARTICLES)} (theirs int) USING iceberg")
+    write(conf, range(ROWS))
+    with pytest.raises(InputError, match=r"articles is that of no lake of raft-spark.*choose another lake\.namespace"):
+        made(conf)
+    assert spark.table(name(conf, schemas.ARTICLES)).columns == ["theirs"]
+
+
+def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it(
+    conf: config.Config, monkeypatch: pytest.MonkeyPatch
+):
+    write(conf, range(ROWS))
+    first = made(conf)
+    wider = schemas.SCHEMAS[schemas.ARTICLES].append(parts.pa.field("journal", parts.pa.string()))
+    monkeypatch.setitem(schemas.SCHEMAS, schemas.ARTICLES, wider)  # type: ignore[arg-type]
+    old = tables.load(conf.lake, schemas.ARTICLES, first)
+    assert tables.read(session.start(conf), conf.lake, old).where("journal IS NULL").count() == ROWS
+    second = _with_a_journal(conf, old, wider)
+    iceberg.follow(conf)
+    now = in_catalog(conf, schemas.ARTICLES)
+    assert now.where("journal = 'BMJ'").count() == ROWS
+    assert "journal" not in in_catalog(conf, schemas.ARTICLES, first).columns
+    assert tables.first_row(conf.lake, old, 7)["pubid"] == 7
+    assert tables.head(conf.lake, second, 1)[0]["journal"] == "BMJ"
+
+
+def _with_a_journal(conf: config.Config, old: tables.Version, schema: parts.pa.Schema) -> tables.Version:
+    """Publish the articles again, each with its journal."""
+    draft = tables.draft(conf.lake, schemas.ARTICLES, "0123456789abcdef")
+    files = []
+    for number, piece in enumerate(tables.pieces(conf.lake, old)):
+        rows = parts.read_piece(piece)
+        rows = rows.append_column(schema.field("journal"), [["BMJ"] * rows.num_rows])
+        files.append(parts.write_file(draft.place, f"data/split={piece['split']}/part-{number:05d}.parquet", rows))
+    return tables.publish(draft, conf, files, {}, old.counts)
+
+
+def test_a_catalog_that_does_not_answer_ends_the_run_before_anything_is_written(settled: Settle, tmp_path: Path):
+    at = f"catalog_{tmp_path.name}".replace("-", "_").lower()
+    wrong = f'spark."spark.sql.catalog.{at}.type"="nonsense"'
+    conf = settled(*with_iceberg(), "lake.format=iceberg", f"lake.catalog={at}", wrong)
+    with pytest.raises(ConfigError, match=f"catalog '{at}' does not answer: .*nonsense.* look at the jar of Iceberg"):
+        refresh.run(conf)
+    assert not Path(conf.lake.root, schemas.ARTICLES).exists()
+
+
+def test_a_lake_in_s3_needs_a_catalog_that_is_named(settled: Settle, s3: str):
+    conf = settled(
+        "lake.root=s3://lake/nameless", f"lake.s3_endpoint={s3}", "lake.format=iceberg", "lake.catalog=nameless"
+    )
+    with pytest.raises(ConfigError, match="which catalog 'nameless' is has to be said"):
+        session.start(conf)
