@@ -25,7 +25,7 @@ configs:
 |---|---|---|
 {splits}
 
-Of {all_rows} rows {left_out} were left out{reasons}.
+Of {all_rows} rows {left_out} were left out{reasons}.{flagged}
 Tokens of the answers: {prompt_tokens} in, {completion_tokens} out, {dollars} dollars at the configured prices.
 
 How it was made: k = {k} distractors, P = {share}, seed {seed}, {lengths}, answers at temperature {temperature} with at most
@@ -46,7 +46,9 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         data_files += f"  - split: {split}\n    path:\n{paths}"
         splits.append(f"| {split} | {counts['kept'].get(split, 0)} | {counts['distracted'].get(split, 0)} |")
     rejected = counts["rejected"]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    reasons, flagged = (
+        ", ".join(f"{count} {reason}" for reason, count in found.items()) for found in (rejected, counts["flagged"])
+    )
     return _CARD.format(
         data_files=data_files,
         name=name,
@@ -61,6 +63,7 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         all_rows=counts["rows"],
         left_out=sum(rejected.values()),
         reasons=f" ({reasons})" if reasons else "",
+        flagged=f" Kept, and to be looked at: {flagged}." if flagged else "",
         prompt_tokens=counts["tokens"]["prompt"],
         completion_tokens=counts["tokens"]["completion"],
         dollars=counts["dollars"],

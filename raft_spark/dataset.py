@@ -21,10 +21,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import card, config, parts, progress, prompts, requests, schemas, session, shards, tables
+from raft_spark import card, config, grounding, parts, progress, requests, schemas, session, shards, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.formats import FORMATS, Row
+from raft_spark.grounding import Found
 
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
 
@@ -34,6 +35,7 @@ class Work:
     """What every task of a run gets; `shards` says how many files each split is cut into."""
 
     conf: config.Dataset
+    asked: config.Completions
     at: Place
     shards: Mapping[str, int]
 
@@ -55,7 +57,7 @@ def run(conf: config.Config) -> tables.Version:
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     rows = joined(tables.read(spark, conf.lake, base), tables.read(spark, conf.lake, answers), conf)
     with session.translated(), progress.spark_tasks(spark, "dataset"):
-        written = build(rows, Work(conf.dataset, new.place, cut), conf.base.seed).collect()
+        written = build(rows, Work(conf.dataset, conf.completions, new.place, cut), conf.base.seed).collect()
     counts = _counted(written, conf.price)
     files = [parts.as_file(row) for row in written if row.path]
     if not counts["kept"].get("train"):
@@ -86,18 +88,26 @@ def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
     return sorted_rows.mapInArrow(partial(_write, work=work), from_arrow_schema(WRITTEN))
 
 
-def verdict(row: Mapping[str, Any], gate: config.DatasetGate) -> str | None:
-    """Return why a joined row is rejected, None when it is kept."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a joined row is `rejected`, and what it is `flagged` for though it may stay."""
+
+    rejected: tuple[str, ...] = ()
+    flagged: tuple[str, ...] = ()
+
+
+def verdict(row: Mapping[str, Any], work: Work) -> Verdict:
+    """Judge a joined row by [dataset.gate]."""
     completion = row["completion"]
     if completion is None:
-        return f"no answer: {row['last_error'] or 'not asked'}"
+        return Verdict((f"no answer: {row['last_error'] or 'not asked'}",))
     if not completion.strip():
-        return "empty answer"
-    if gate.truncated == "reject" and row["finish_reason"] == "length":
-        return "truncated"
-    if gate.refusal == "reject" and prompts.REFUSAL.match(completion):
-        return "refusal"
-    return None
+        return Verdict(("empty answer",))
+    found = [Found("truncated", "truncated")] if row["finish_reason"] == "length" else []
+    found += grounding.check(completion, row["oracle"], row["final_decision"], work.asked)
+    becomes = {each.reason: getattr(work.conf.gate, each.check) for each in found}
+    rejected, flagged = (tuple(reason for reason, what in becomes.items() if what == as_) for as_ in ("reject", "flag"))
+    return Verdict(rejected, flagged)
 
 
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
@@ -119,12 +129,13 @@ def _write_shard(name: str, split: str, rows: Iterator[Mapping[str, Any]], work:
         for writer in writers:
             stack.enter_context(writer)
         for row in rows:
-            reason = verdict(row, work.conf.gate)
-            sums.update(_sums(row, split, reason))
-            if reason:
+            judged = verdict(row, work)
+            sums.update(_sums(row, split, judged))
+            if judged.rejected:
+                reason = ", ".join(judged.rejected)
                 rejected.append({"pubid": row["pubid"], "reason": reason, "source": split, "record": row["completion"]})
                 continue
-            finished = _finished(row)
+            finished = _finished(row, work.asked)
             for writer, form in zip(writers, work.conf.formats, strict=True):
                 writer.write(FORMATS[form].record(finished))
     files = [writer.file for writer in writers if writer.file]
@@ -137,7 +148,7 @@ def _write_shard(name: str, split: str, rows: Iterator[Mapping[str, Any]], work:
     )
 
 
-def _finished(row: Mapping[str, Any]) -> Row:
+def _finished(row: Mapping[str, Any], asked: config.Completions) -> Row:
     return Row(
         pubid=row["pubid"],
         question=row["question"],
@@ -146,16 +157,17 @@ def _finished(row: Mapping[str, Any]) -> Row:
         distracted=row["distracted"],
         original_answer=row["original_answer"],
         completion=row["completion"].strip(),
+        asked=asked,
     )
 
 
-def _sums(row: Mapping[str, Any], split: str, reason: str | None) -> dict[str, int]:
-    """Return what a row adds to the manifest's counts, by flat names."""
+def _sums(row: Mapping[str, Any], split: str, judged: Verdict) -> dict[str, int]:
+    """Return what a row adds to the manifest's counts, by flat names; a rejected one counts for its first reason."""
     tokens = {name: row[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
-    verdict_of = (
-        {f"rejected/{reason}": 1} if reason else {f"kept/{split}": 1, f"distracted/{split}": int(row["distracted"])}
-    )
-    return {"rows": 1, **tokens, **verdict_of}
+    if judged.rejected:
+        return {"rows": 1, **tokens, f"rejected/{judged.rejected[0]}": 1}
+    flagged = {f"flagged/{reason}": 1 for reason in judged.flagged}
+    return {"rows": 1, **tokens, **flagged, f"kept/{split}": 1, f"distracted/{split}": int(row["distracted"])}
 
 
 def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:
@@ -163,7 +175,7 @@ def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:
     sums: Counter[str] = Counter()
     for row in written:
         sums.update(json.loads(row.sums))
-    groups: dict[str, dict[str, int]] = {"kept": {}, "rejected": {}, "distracted": {}}
+    groups: dict[str, dict[str, int]] = {"kept": {}, "rejected": {}, "flagged": {}, "distracted": {}}
     for name, count in sorted(sums.items()):
         group, slash, key = name.partition("/")
         if slash:

@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from raft_spark import prompts
+from raft_spark.config import Completions
+from raft_spark.endpoints import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A base row with its answer; `passages` in the order shown."""
+    """A base row with its answer, and how it was asked for; `passages` in the order shown."""
 
     pubid: int
     question: str
@@ -24,6 +26,7 @@ class Row:
     distracted: bool
     original_answer: str | None
     completion: str
+    asked: Completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,12 @@ class Format:
 
 def messages(row: Row) -> Mapping[str, Any]:
     """Return one conversation: system, user with all passages and the question, assistant with the answer."""
-    return {"messages": [*prompts.student(row.question, row.passages), _answer(row)]}
+    return {"messages": [*_asked(row), _answer(row)]}
 
 
 def prompt_completion(row: Row) -> Mapping[str, Any]:
     """Return the conversation cut in two, so that a trainer takes its loss on the answer only."""
-    return {"prompt": prompts.student(row.question, row.passages), "completion": [_answer(row)]}
+    return {"prompt": _asked(row), "completion": [_answer(row)]}
 
 
 def notebook(row: Row) -> Mapping[str, Any]:
@@ -55,6 +58,10 @@ def notebook(row: Row) -> Mapping[str, Any]:
         "original_answer": row.original_answer,
         "synthetic_answer": row.completion,
     }
+
+
+def _asked(row: Row) -> list[Message]:
+    return prompts.student(row.question, row.passages, row.asked)
 
 
 def _answer(row: Row) -> Mapping[str, str]:

@@ -10,12 +10,25 @@ from collections.abc import Sequence
 from raft_spark.config import Completions
 from raft_spark.endpoints import Message, Request
 
-VERSION = 1  # of the words below; a change of them changes the requests' keys by itself
+VERSIONS = {
+    "answer": 1,
+    "cot": 1,
+}  # of the words of each style; a change of them changes their requests' keys by itself
 SEPARATOR = "\n\n"
 TEACHER = (
     "You answer questions about medical research. Use only the given context, and answer in at most five sentences. "
     'If you do not know the answer, say "I don\'t know".'
 )
+BEGIN, END, ANSWER = "##begin_quote##", "##end_quote##", "<ANSWER>:"
+THOUGHT = (
+    f"Reason step by step first, in at most six sentences, and copy the words that you build on exactly, between {BEGIN} and {END}. "
+    f"Then end with one line that begins with {ANSWER} and gives the answer in at most two sentences"
+)
+TEACHER_COT = (
+    f"You answer questions about medical research. Use only the given context. {THOUGHT}. "
+    'If you do not know the answer, that line says "I don\'t know".'
+)
+DECISION = " The answer itself begins with yes, no or maybe."
 STUDENT = (
     "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
     "answer from those that do."
@@ -43,15 +56,18 @@ def request(question: str, oracle: str, model: str, conf: Completions) -> Reques
     """Ask the teacher, from the oracle alone; the layout is completions.template."""
     parameters = {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
     user = f"Context: {as_data(oracle)}\n\nQuestion: {as_data(question)}"
+    thinks = conf.style == "cot"
+    system = (TEACHER_COT if thinks else TEACHER) + (DECISION if conf.decision else "")
     if conf.template == "llama3":
-        return Request(_llama3(TEACHER, user, opening="Answer:"), model, parameters)
-    return Request(_messages(TEACHER, user), model, parameters)
+        return Request(_llama3(system, user, opening="Reasoning:" if thinks else "Answer:"), model, parameters)
+    return Request(_messages(system, user), model, parameters)
 
 
-def student(question: str, passages: Sequence[str]) -> list[Message]:
-    """Return the messages that a student is trained on, and later asked and served with."""
+def student(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
+    """Return the messages that a student is trained on, and later asked and served with; it answers in the teacher's style."""
     context = SEPARATOR.join(map(as_data, passages))
-    return _messages(STUDENT, f"Context: {context}\n\nQuestion: {as_data(question)}")
+    system = STUDENT + (f" {THOUGHT}." if conf.style == "cot" else "") + (DECISION if conf.decision else "")
+    return _messages(system, f"Context: {context}\n\nQuestion: {as_data(question)}")
 
 
 def _messages(system: str, user: str) -> list[Message]:

@@ -27,8 +27,12 @@ ANSWER = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
 
 def settings(conf: config.Config) -> dict[str, Any]:
     """Return the settings that decide what is asked, of which model, and which answers will do."""
-    words = {"style", "template", "temperature", "top_p", "max_new_tokens", "reuse_truncated"}
-    return {**conf.completions.model_dump(include=words), "model": conf.teacher.model, "prompt": prompts.VERSION}
+    words = {"style", "decision", "template", "temperature", "top_p", "max_new_tokens", "reuse_truncated"}
+    return {
+        **conf.completions.model_dump(include=words),
+        "model": conf.teacher.model,
+        "prompt": prompts.VERSIONS[conf.completions.style],
+    }
 
 
 def build(base: DataFrame, conf: config.Config) -> DataFrame:

@@ -106,7 +106,8 @@ class Completions(Section):
     """What is asked of the teacher model, and how fast."""
 
     endpoint: str
-    style: Literal["answer"]
+    style: Literal["answer", "cot"]
+    decision: bool
     template: Literal["chat", "llama3"]
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -128,10 +129,13 @@ class Completions(Section):
 
 
 class DatasetGate(Section):
-    """What becomes of a row that a check finds."""
+    """What becomes of a row that a check finds something in."""
 
     truncated: Gate
     refusal: Gate
+    quote: Gate
+    answer: Gate
+    decision: Gate
 
 
 class Dataset(Section):

@@ -103,7 +103,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
-Gate = Literal["off", "reject"]
+Gate = Literal["off", "flag", "reject"]
 Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered"]
 Format = Literal["messages", "prompt_completion", "notebook"]
 Formats = Annotated[tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once)]

@@ -154,7 +154,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] knows: "
          "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy")),
-        ("dataset.gate.length=off", "dataset.gate.length is not a setting; [dataset.gate] knows: refusal, truncated"),
+        ("dataset.gate.length=off", "dataset.gate.length is not a setting; [dataset.gate] knows: answer, decision, quote, refusal, truncated"),
         ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, "
          "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
          "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
@@ -337,7 +337,7 @@ def test_the_ranges_of_the_reference_page_are_those_that_are_checked(section: st
             low, high = int(told[2]), 2**63 - 1 if "^" in told[3] else float(told[3])
             assert checked == {"gt" if told[1] else "ge": low, "le": high}, name
         if field.annotation is not None and len(choices) > 1 and all(isinstance(choice, str) for choice in choices):
-            above = REFERENCE[: REFERENCE.index(f"\n{name} = ")].rpartition("\n[")[2]
+            above = REFERENCE[: REFERENCE.index(f"\n{name} = ", REFERENCE.index(f"\n[{section}]"))].rpartition("\n[")[2]
             assert [choice for choice in choices if choice not in comments[name] + above] == [], name
 
 

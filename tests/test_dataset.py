@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, dataset, schemas, tables
+from raft_spark import articles, base, completions, config, dataset, schemas, session, tables
 from raft_spark.errors import InputError
+from raft_spark.files import Place
 
 pytestmark = pytest.mark.spark
 ALL = 'dataset.formats=["messages","prompt_completion","notebook"]'
@@ -80,13 +83,74 @@ def test_rejected_rows_keep_their_reason(settled: Settle):
 
 
 def test_a_row_without_an_answer_is_rejected_with_the_class_of_its_failure():
-    gate = config.load().dataset.gate
     row = {"completion": None, "last_error": "timeout", "finish_reason": None}
-    assert dataset.verdict(row, gate) == "no answer: timeout"
-    assert dataset.verdict({**row, "last_error": None}, gate) == "no answer: not asked"
-    refusal = {"completion": "I don't know.", "last_error": None, "finish_reason": "stop"}
-    assert dataset.verdict(refusal, gate) is None
-    assert dataset.verdict(refusal, gate.model_copy(update={"refusal": "reject"})) == "refusal"
+    assert dataset.verdict(row, work()).rejected == ("no answer: timeout",)
+    assert dataset.verdict({**row, "last_error": None}, work()).rejected == ("no answer: not asked",)
+
+
+def work(*assignments: str) -> dataset.Work:
+    conf = config.load(assignments=assignments)
+    return dataset.Work(conf.dataset, conf.completions, Place(""), {})
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("off", ((), ())), ("flag", ((), ("refusal",))), ("reject", (("refusal",), ()))],
+)
+def test_a_check_rejects_a_row_flags_it_or_is_off(mode: str, expected: tuple[tuple[str, ...], tuple[str, ...]]):
+    row = {"completion": "I don't know.", "oracle": "It worked.", "final_decision": "yes", "finish_reason": "stop"}
+    judged = dataset.verdict(row, work(f"dataset.gate.refusal={mode}"))
+    assert (judged.rejected, judged.flagged) == expected
+
+
+THOUGHT = "It says so: ##begin_quote##{quote}##end_quote##\n<ANSWER>: {decision}, it does."
+
+
+def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_others_keep_every_reason(
+    settled: Settle,
+):
+    conf = settled("completions.style=cot", "completions.decision=true", "dataset.gate.decision=flag")
+    for stage in (articles, base):
+        stage.run(conf)
+    spark = session.start(conf)
+    rows = tables.read(spark, conf.lake, tables.needed(conf.lake, schemas.BASE)).where("split = 'train'").collect()
+    kinds = {"good": 40, "false": 30, "cut": 20, "contrary": 10}
+    made = [kind for kind, count in kinds.items() for _ in range(count)]
+    joined = spark.createDataFrame(
+        [completed(row.asDict(recursive=True), kind) for row, kind in zip(rows, made, strict=False)], COMPLETED
+    )
+    new = tables.draft(conf.lake, schemas.DATASET, "0123456789abcdef")
+    written = dataset.build(joined, dataset.Work(conf.dataset, conf.completions, new.place, {"train": 1}), 0).collect()
+    counts = dataset._counted(written, conf.price)
+    assert counts["kept"] == {"train": 50}
+    assert counts["rejected"] == {"false quote": 30, "truncated": 20}
+    assert counts["flagged"] == {"another decision": 10}
+    (quarantine,) = [row.path for row in written if row.path.startswith("quarantine/")]
+    reasons = pq.read_table(new.place.path(quarantine))["reason"].to_pylist()
+    assert Counter(reasons) == {"false quote": 30, "truncated, no answer line": 20}
+    (messages,) = [row.path for row in written if row.path.startswith("messages/")]
+    for line in Path(new.place.path(messages)).read_text().splitlines():
+        system, _, assistant = json.loads(line)["messages"]
+        assert "##begin_quote##" in system["content"]
+        assert "never said" not in assistant["content"]
+
+
+COMPLETED = (
+    "pubid long, split string, question string, documents array<struct<text: string>>, oracle string, distracted boolean, "
+    "original_answer string, final_decision string, completion string, finish_reason string, prompt_tokens int, "
+    "completion_tokens int, last_error string"
+)
+
+
+def completed(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Answer a base row with a thought that is good, or not."""
+    other = {"yes": "no", "no": "yes", "maybe": "yes"}[row["final_decision"]]
+    quote = "what nobody ever said, and never said so" if kind == "false" else row["oracle"][10:60]
+    text = THOUGHT.format(quote=quote, decision=other if kind == "contrary" else row["final_decision"])
+    text = text.partition("<ANSWER>")[0] if kind == "cut" else text
+    told = {"finish_reason": "length" if kind == "cut" else "stop", "prompt_tokens": 9, "completion_tokens": 9}
+    documents = [{"text": document["text"]} for document in row["documents"]]
+    return {**row, "documents": documents, "completion": text, "last_error": None, **told}
 
 
 def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle):

@@ -1,0 +1,96 @@
+"""A completion -> what is wrong with it: quotes that are in no passage, no answer at its end, another decision. Pure.
+
+A chain of thought (completions.style = "cot") reasons, quotes the passages between QUOTE's marks, and ends with ANSWER's line.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from raft_spark import prompts
+from raft_spark.config import Completions
+
+SHORTEST = 12  # characters without spaces; what is shorter stands in a passage by chance
+_MARK = re.compile(rf"({re.escape(prompts.BEGIN)}|{re.escape(prompts.END)})")
+_SAME = str.maketrans(
+    "\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033",
+    "------'''''\"\"\"\"\"",
+)
+_EDGES = " .,;:\"'\u2026"
+_DECISION = re.compile(r"\W*(yes|no|maybe)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A chain of thought, read: its quotes, "" for a mark that has no partner, and its answer, "" where it has none."""
+
+    quotes: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a check found: its name in [dataset.gate], and the reason in words."""
+
+    check: str
+    reason: str
+
+
+def read(completion: str) -> Thought:
+    """Take a chain of thought apart. The answer is the last line's; one that goes on after it, or comes twice, is none."""
+    before, mark, after = completion.strip().partition(prompts.ANSWER)
+    is_last = mark and prompts.ANSWER not in after and not _MARK.search(after) and "\n" not in after.strip()
+    return Thought(tuple(_quotes(before)), after.strip() if is_last else "")
+
+
+def _quotes(text: str) -> Iterator[str]:
+    pieces = _MARK.split(text)  # text, mark, text, mark, ...
+    marks, inside = pieces[1::2], pieces[2::2]
+    for number, mark in enumerate(marks):
+        if mark == prompts.BEGIN:
+            closed = number + 1 < len(marks) and marks[number + 1] == prompts.END
+            yield inside[number].strip() if closed else ""
+        elif number == 0 or marks[number - 1] != prompts.BEGIN:
+            yield ""
+
+
+def plain(text: str) -> str:
+    """Return what counts of a text when it is compared: no spaces, no soft hyphens, one kind of dash and of quotation mark."""
+    same = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME)
+    return "".join(sign for sign in same if not sign.isspace() and unicodedata.category(sign) != "Cf")
+
+
+def check(completion: str, oracle: str, final_decision: str | None, asked: Completions) -> list[Found]:
+    """Return what is wrong with a completion that was written from `oracle`, whatever [dataset.gate] makes of it."""
+    if asked.style == "answer":
+        return [*_refusal(completion), *_decision(completion, final_decision, is_asked=asked.decision)]
+    thought = read(completion)
+    found = [*_quoted(thought.quotes, plain(oracle))]
+    if not thought.answer:
+        return [*found, Found("answer", "no answer line")]
+    return [*found, *_refusal(thought.answer), *_decision(thought.answer, final_decision, is_asked=asked.decision)]
+
+
+def _quoted(quotes: tuple[str, ...], oracle: str) -> Iterator[Found]:
+    compared = [plain(quote.strip(_EDGES)) for quote in quotes]
+    if any(quote not in oracle for quote in compared):
+        yield Found("quote", "false quote")
+    if "" in quotes:
+        yield Found("quote", "broken quote")
+    if not any(len(quote) >= SHORTEST for quote in compared):
+        yield Found("quote", "no quote")
+
+
+def _refusal(answer: str) -> Iterator[Found]:
+    if prompts.REFUSAL.match(answer):
+        yield Found("refusal", "refusal")
+
+
+def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Iterator[Found]:
+    """Compare the yes, no or maybe that an answer begins with; one that begins otherwise says none, if none was asked for."""
+    said = _DECISION.match(answer)
+    if said and final_decision and said[1].lower() != final_decision.lower():
+        yield Found("decision", "another decision")
+    if is_asked and not said and not prompts.REFUSAL.match(answer):
+        yield Found("decision", "no decision")

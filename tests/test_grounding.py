@@ -1,0 +1,114 @@
+"""What is wrong with a completion is found: quotes that nobody wrote, no answer, another decision; and only that."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from raft_spark import config, dataset, grounding
+from raft_spark.files import Place
+
+pytestmark = pytest.mark.row
+
+ORACLE = (
+    "Aspirin was given to 40 patients \u2014 20 of them women.\n\n"
+    "Pain fell by 30% (95% CI 21\u201339) within two hours, and \u201cno harm\u201d was seen."
+)
+GOOD = (
+    "The trial was small. ##begin_quote##Pain fell by 30% (95% CI 21-39) within two hours##end_quote## That is a clear effect.\n"
+    "<ANSWER>: Yes, within two hours."
+)
+
+
+def reasons(completion: str, final_decision: str | None = "yes", *assignments: str) -> list[str]:
+    asked = config.load(assignments=["completions.style=cot", *assignments]).completions
+    return [found.reason for found in grounding.check(completion, ORACLE, final_decision, asked)]
+
+
+def with_quote(text: str) -> str:
+    return f"So it is: ##begin_quote##{text}##end_quote##\n<ANSWER>: Yes."
+
+
+def test_a_good_thought_has_nothing_wrong_with_it():
+    assert reasons(GOOD) == []
+    assert grounding.read(GOOD).answer == "Yes, within two hours."
+    assert grounding.read(GOOD).quotes == ("Pain fell by 30% (95% CI 21-39) within two hours",)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "Aspirin was given to 40 patients \u2014 20 of them women",
+        "Aspirin was  given to\n40 patients - 20 of them women.",
+        "\u201cno harm\u201d was seen",
+        '"no harm" was seen...',
+        "Aspirin was given to 40 pati\u00adents",
+        "Aspirin\u00a0was given to \uff14\uff10 patients",
+        "Pain fell by 30% ( 95% CI 21 - 39 )",
+    ],
+)
+def test_a_quote_may_differ_in_spaces_dashes_and_quotation_marks(quote: str):
+    assert reasons(with_quote(quote)) == []
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (with_quote("Pain fell by 31% (95% CI 21-39)"), ["false quote"]),
+        (with_quote("aspirin was given to 40 patients"), ["false quote"]),
+        (with_quote("Aspirin was given ... 20 of them women"), ["false quote"]),
+        (with_quote("Pain fell"), ["no quote"]),
+        ("It is so.\n<ANSWER>: Yes.", ["no quote"]),
+        ("##begin_quote##Pain fell by 30% (95% CI\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
+        ("Pain fell##end_quote## by 30%.\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
+        (GOOD.replace("##end_quote##", "##begin_quote##"), ["broken quote", "no quote"]),
+        (GOOD.partition("<ANSWER>")[0], ["no answer line"]),
+        (GOOD.partition(" Yes")[0], ["no answer line"]),
+        (GOOD + "\nMore of it.", ["no answer line"]),
+        (GOOD + "\n<ANSWER>: No.", ["no answer line"]),
+        (GOOD.replace("Yes, within", "I don't know, within"), ["refusal"]),
+        (GOOD.replace("Yes", "No"), ["another decision"]),
+        (GOOD.replace("Yes", "MAYBE"), ["another decision"]),
+    ],
+)
+def test_what_is_wrong_is_named(completion: str, expected: list[str]):
+    assert reasons(completion) == expected
+
+
+def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
+    open_answer = GOOD.replace("Yes, within", "Within")
+    assert reasons(open_answer) == []
+    assert reasons(open_answer, "yes", "completions.decision=true") == ["no decision"]
+    assert reasons(GOOD.replace("Yes", "No"), None) == []
+
+
+def test_a_plain_answer_needs_no_quote():
+    asked = config.load().completions
+    assert grounding.check("It works.", ORACLE, "yes", asked) == []
+    assert [found.reason for found in grounding.check("No, it does not.", ORACLE, "yes", asked)] == ["another decision"]
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="#<"), min_size=1, max_size=200)
+
+
+@given(words, st.integers(0, 60), st.integers(30, 80))
+def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, length: int):
+    quote = ORACLE[begin : begin + length]
+    assert reasons(f"{around}\n##begin_quote##{quote}##end_quote##\n<ANSWER>: Yes.") == []
+
+
+@given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
+def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: str):
+    conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
+    work = dataset.Work(conf.dataset, conf.completions, Place(""), {})
+    quote, answer = ORACLE[:40], "Yes."
+    if fault == "false":
+        planted = grounding.plain(said.strip(grounding._EDGES))
+        assume(planted and planted not in grounding.plain(ORACLE))
+        quote = said
+    answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
+    completion = (
+        f"{around}##begin_quote##{ORACLE[60:90]}##end_quote## ##begin_quote##{quote}##end_quote##\n<ANSWER>: {answer}"
+    )
+    row = {"completion": completion, "oracle": ORACLE, "final_decision": "yes", "last_error": None}
+    judged = dataset.verdict({**row, "finish_reason": "length" if fault == "truncated" else "stop"}, work)
+    assert judged.rejected
