@@ -192,18 +192,24 @@ def seen(world: World) -> None:
 @contextmanager
 def disturbed(at: int, what: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let something happen before, or after, the write number `at` of the block. After a crash nothing is written any more."""
-    count, is_dead = 0, False
+    count, is_dead, holds = 0, False, False
 
     def counted(write: Callable[..., Any]) -> Callable[..., Any]:
         def one(*arguments: Any) -> Any:
-            nonlocal count, is_dead
+            nonlocal count, is_dead, holds
             if is_dead:
                 raise Crash
+            if holds:  # the write of a swap: nothing comes between, others wait for its lock
+                return write(*arguments)
             count += 1
             try:
                 if count == at:
                     what()
-                done = write(*arguments)
+                holds = write.__name__ in {"swap", "noting"}
+                try:
+                    done = write(*arguments)
+                finally:
+                    holds = False
                 if count == -at:
                     what()
             except Crash:
