@@ -46,8 +46,6 @@ def conf(settled: Settle, tmp_path: Path, fake: config.Endpoint) -> config.Confi
         'endpoints.mine.kind="openai"',
         f'endpoints.mine.url="{fake.url}"',
         'endpoints.mine.model="fake"',
-        "refresh.max_changed_share=1.0",
-        "refresh.max_withdrawn_share=1.0",
     )
 
 
