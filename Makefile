@@ -11,7 +11,9 @@ RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own
+WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own, as those of
+ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
+ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
 .PHONY: help run test test-walks test-others test-iceberg check format package pins chaos rehearsal bench bench-peer clean
@@ -30,12 +32,12 @@ test-walks:
 	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS)
 
 test-others:
-	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%) --ignore=tests/test_iceberg.py
+	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%) $(ICEBERG:%=--ignore=%)
 
 # On both lines, since a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
 test-iceberg:
 	$(TEST)/bin/python -m pytest tests/test_iceberg.py
-	PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning" tests/test_iceberg.py
+	$(ON_SPARK35) tests/test_iceberg.py -k refresh_writes
 
 check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
 	$(TEST)/bin/ruff format --check .
@@ -56,6 +58,8 @@ pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.
 
 chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
+	$(TEST)/bin/python -m pytest $(ICEBERG)
+	$(ON_SPARK35) $(ICEBERG)
 
 rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## what EMR Serverless would be sent, run here on both lines: some minutes
 	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"

@@ -68,7 +68,7 @@ def without(archive: Path, package: str, to: Path) -> Path:
     ("package", "complaint"),
     [
         ("pydantic_core", "ConfigError: the package pydantic-core is not installed; package the job again"),
-        ("raft_spark", "ModuleNotFoundError: No module named 'raft_spark'"),
+        pytest.param("raft_spark", "ModuleNotFoundError: No module named 'raft_spark'", marks=pytest.mark.slow),
     ],
 )
 def test_an_archive_that_lacks_a_package_ends_the_job_with_its_name(
