@@ -120,7 +120,7 @@ def built(conf: config.Config, told: Refresh) -> Refresh:
 def _looked_at(conf: config.Config, told: Refresh, new: Mapping[str, tables.Version]) -> Refresh:
     spark = session.start(conf)
     with session.translated():
-        old = {name: tables.find(conf.lake, name, told.before.get(name, "")) for name in new}
+        old = {name: tables.find(conf.lake, name, told.before[name]) if name in told.before else None for name in new}
         changes = {name: gates.changes(spark, conf.lake, old[name], version) for name, version in new.items()}
         found = gates.of_rows(spark, conf, new)
     found += gates.of_changes(changes[schemas.ARTICLES], changes[schemas.BASE], conf.refresh)

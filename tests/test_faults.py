@@ -286,7 +286,7 @@ def test_a_signal_stores_what_is_open_and_the_rerun_asks_only_the_rest(lake, fak
     assert fake.calls == FEW
 
 
-@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("refused", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_key_is_in_nothing_that_a_run_writes(lake, fake: Fake, refused: bool):  # noqa: FBT001 - one of two cases
     root = lake(FEW)
     repeated = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyspark
+import pytest
 
 from conftest import ROOT
 
@@ -22,8 +24,9 @@ def submit(stage: str, lake: Path, *assignments: str) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
-def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path):
-    for stage in STAGES:
+@pytest.mark.parametrize("stages", [STAGES[:2], pytest.param(STAGES, marks=pytest.mark.slow)])
+def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path, stages: Sequence[str]):
+    for stage in stages:
         done = submit(stage, tmp_path, "log.format=json")
         assert done.returncode == 0, done.stderr[-2000:]
         *lines, told = map(json.loads, done.stdout.splitlines())  # Spark joins standard error: all lines are JSON

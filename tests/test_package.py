@@ -126,8 +126,8 @@ def unpacked(made: release.Release, folder: Path, source: str) -> str:
     """Unpack as EMR does; return the PYTHONPATH of a job."""
     machine = "arm64" if os.uname().machine == "aarch64" else "x86_64"
     for kind, path in made.archives(machine, source).items():
-        with tarfile.open(made.folder / path) as tar:
-            tar.extractall(folder / kind, filter="data")
+        (folder / kind).mkdir()
+        subprocess.run(["tar", "-xzf", made.folder / path, "-C", folder / kind], check=True)
     (folder / "spark").mkdir()
     for brought in (pyspark, py4j):
         (folder / "spark" / brought.__name__).symlink_to(Path(brought.__file__).parent)

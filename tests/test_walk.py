@@ -143,7 +143,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize(
-    "stage", [pytest.param(stage, marks=[pytest.mark.slow] * (stage in {"articles", "dataset"})) for stage in MOMENTS]
+    "stage", [pytest.param(stage, marks=[pytest.mark.slow] * (stage != "completions")) for stage in MOMENTS]
 )
 def test_a_run_killed_in_any_stage_goes_on_to_the_same_dataset(undisturbed: dict[str, Any], tmp_path: Path, stage: str):
     root = str(tmp_path / "lake")
