@@ -36,8 +36,8 @@ test-others:
 
 # On both lines, since a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
 test-iceberg:
-	$(TEST)/bin/python -m pytest tests/test_iceberg.py
-	$(ON_SPARK35) tests/test_iceberg.py -k refresh_writes
+	$(TEST)/bin/python -m pytest -m "not slow" tests/test_iceberg.py
+	$(ON_SPARK35) -m "not slow" tests/test_iceberg.py -k refresh_writes
 
 check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
 	$(TEST)/bin/ruff format --check .

@@ -132,12 +132,13 @@ def _oracle_share(expected: float, rows: int, distracted: int) -> Gate:
 
 
 def _schema(lake: config.Lake, version: tables.Version) -> Gate:
-    """Count the files that have other columns than the table."""
+    """Count the files that have other columns than the table; one may lack those that came after it was written."""
     at = tables.place(lake, version.table).at("versions", version.id)
     wrong = 0
     for file in version.data():
         with at.filesystem.open_input_file(at.path(file.path)) as stream:
-            wrong += not pq.read_schema(stream).equals(schemas.SCHEMAS[version.table])
+            found = list(pq.read_schema(stream))
+        wrong += found != list(schemas.SCHEMAS[version.table])[: len(found)]
     return Gate(f"files of {version.table} with other columns", wrong, 0, 0)
 
 

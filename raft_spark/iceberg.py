@@ -5,12 +5,14 @@
     ROOT/iceberg.json              how the lake was when the catalog was last brought there: a hint that spares a look
 
 Stages read and publish the lake's own files, several tables at once; the catalog is a copy, brought up to date after that. What it
-misses by a crash it gets by the next run.
+misses by a crash it gets by the next run. A version is merged in a branch of one run's own and gets its tag there, then `main` is put to
+it: a tag on `main` would name what another run has merged a moment ago.
 """
 
+import datetime as dt
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from py4j.protocol import Py4JJavaError
@@ -20,7 +22,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import catalog, pointers, runs, schemas, session, tables
 from raft_spark.config import Config, Lake
-from raft_spark.errors import InputError
+from raft_spark.errors import CatalogError, InputError
 from raft_spark.files import Place
 
 KEYS: Mapping[str, Sequence[str]] = {
@@ -35,8 +37,11 @@ PROPERTIES = {
 }
 OWNER = "raft-spark.lake"
 FOLLOWED = "iceberg.json"
+ASIDE = "aside-"  # how branches begin in which a version is merged
 ATTEMPTS = 5
-OVERTAKEN = re.compile(r"iceberg\.exceptions\.(CommitFailed|Validation|AlreadyExists)Exception")
+OVERTAKEN = re.compile(
+    r"iceberg\.exceptions\.(CommitFailed|Validation|AlreadyExists)Exception|TABLE_OR_VIEW_ALREADY_EXISTS"
+)
 
 State = Mapping[str, Sequence[str]]  # the versions of each table, the current one first
 
@@ -44,7 +49,8 @@ State = Mapping[str, Sequence[str]]  # the versions of each table, the current o
 def follow(conf: Config) -> None:
     """Bring the catalog to where the lake stands; a branch is no matter of the catalog.
 
-    Raises InputError where a table there is not this lake's, or the catalog takes nothing; the lake is published all the same.
+    Raises InputError where a table there is not this lake's, CatalogError where the catalog takes nothing; the lake is published
+    all the same.
     """
     if conf.lake.format != "iceberg" or conf.lake.branch:
         return
@@ -72,7 +78,7 @@ def _bring(spark: SparkSession, lake: Lake, state: State, attempts: int = ATTEMP
             _bring(spark, lake, state, attempts - 1)
             return
         msg = f"the lake is published, and its catalog {lake.catalog} is not: {catalog.reason(error)}; the next run goes on there"
-        raise InputError(msg) from error
+        raise CatalogError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +100,16 @@ class _Table:
             self._refuse_a_strangers()
         else:
             self._create(rows)
-        tags = self._references()
-        if version.id not in tags:
-            self._merge(rows)
-            self._alter(f"CREATE OR REPLACE TAG `{version.id}`")
-        elif tags[version.id] != tags["main"]:
+        self._widen(rows)
+        if version.id not in self._references():
+            self._merge(version.id, rows)
+        refs = self._references()
+        if refs[version.id] not in self._same(refs["main"]):
             self._call("set_current_snapshot", f"ref => '{version.id}'")
         kept = tables.finished(self.lake, self.table)
-        self._forget([tag for tag in tags if runs.ID.fullmatch(tag) and tag not in kept])
+        gone = [f"TAG `{ref}`" for ref in refs if runs.ID.fullmatch(ref) and ref not in kept]
+        left = (ref for ref in refs if ref.startswith(ASIDE) and _age_hours(ref) >= self.lake.sweep_after_hours)
+        self._forget([*gone, *(f"BRANCH `{ref}`" for ref in left)])
 
     def _create(self, rows: DataFrame) -> None:
         writer = rows.limit(0).writeTo(self.name).using("iceberg").partitionedBy(F.col(KEYS[self.table][0]))
@@ -120,26 +128,45 @@ class _Table:
         """Return the snapshot of each tag and branch; a table without rows has none."""
         return {row.name: row.snapshot_id for row in self.spark.table(f"{self.name}.refs").collect()}
 
-    def _merge(self, rows: DataFrame) -> None:
-        """Make the table hold these rows, writing only those that are not there as they are."""
+    def _same(self, snapshot: int) -> Iterator[int]:
+        """Yield a snapshot and those before it that hold the same rows, in other files."""
+        known = {row.snapshot_id: row for row in self.spark.table(f"{self.name}.snapshots").drop("summary").collect()}
+        while found := known.get(snapshot):
+            yield snapshot
+            if found.operation != "replace":
+                return
+            snapshot = found.parent_id
+
+    def _widen(self, rows: DataFrame) -> None:
+        """Add the columns that came after the table was made."""
         there = self.spark.table(self.name).schema.names
         for column in rows.schema:
             if column.name not in there:
                 self._alter(f"ADD COLUMN {column.name} {column.dataType.simpleString()}")
+
+    def _merge(self, version: str, rows: DataFrame) -> None:
+        """Make a snapshot with these rows beside `main`, writing only those that are not there as they are, and name it."""
+        aside = ASIDE + runs.new_id()
+        self._alter(f"CREATE BRANCH `{aside}`")
+        self._merge_into(f"{self.name}.`branch_{aside}`", rows)
+        self._alter(f"CREATE OR REPLACE TAG `{version}` AS OF VERSION {self._references()[aside]}")
+        self._alter(f"DROP BRANCH `{aside}`")
+
+    def _merge_into(self, target: str, rows: DataFrame) -> None:
         rows.createOrReplaceTempView("raft_spark_new")
         on = " AND ".join(f"old.{key} = new.{key}" for key in KEYS[self.table])
         differs = " OR ".join(f"NOT (old.{name} <=> new.{name})" for name in rows.columns)
         update = f"WHEN MATCHED AND ({differs}) THEN UPDATE SET *" if self.table != schemas.COMPLETIONS else ""
         self.spark.sql(
-            f"MERGE INTO {self.name} old USING raft_spark_new new ON {on} {update} "
+            f"MERGE INTO {target} old USING raft_spark_new new ON {on} {update} "
             "WHEN NOT MATCHED THEN INSERT * WHEN NOT MATCHED BY SOURCE THEN DELETE"
         )
 
-    def _forget(self, tags: Sequence[str]) -> None:
-        """Drop tags, and the files that no other version needs."""
-        for tag in tags:
-            self._alter(f"DROP TAG `{tag}`")
-        if tags:
+    def _forget(self, refs: Sequence[str]) -> None:
+        """Drop tags and branches, and the files that no other version needs."""
+        for ref in refs:
+            self._alter(f"DROP {ref}")
+        if refs:
             self._call("expire_snapshots", f"older_than => TIMESTAMP '{runs.now()}', retain_last => 1")
 
     def _alter(self, how: str) -> None:
@@ -148,6 +175,11 @@ class _Table:
     def _call(self, procedure: str, how: str) -> None:
         at = f"'{self.lake.namespace}.{self.table}'"
         self.spark.sql(f"CALL {self.lake.catalog}.system.{procedure}(table => {at}, {how})").collect()
+
+
+def _age_hours(ref: str) -> float:
+    began = dt.datetime.strptime(ref.removeprefix(ASIDE).split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=dt.UTC)
+    return (dt.datetime.now(dt.UTC) - began) / dt.timedelta(hours=1)
 
 
 def _address(lake: Lake) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_spark.files import Place, sha256
-from raft_spark.schemas import FILES
+from raft_spark.schemas import FILES, SCHEMAS
 
 ROW_GROUP_BYTES = 64_000_000
 PARQUET: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
@@ -47,9 +47,19 @@ def taken(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[dict[st
 
 
 def read_piece(piece: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one row group, in a task."""
+    """Read one row group, in a task; `columns` can be named of what tables.pieces gives."""
     with _opened(piece) as file:
-        return file.read_row_group(piece["row_group"], columns=columns)
+        rows = file.read_row_group(piece["row_group"], columns=columns)
+    return rows if columns is None else filled(rows, piece["table"], columns)
+
+
+def filled(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table:
+    """Return these columns; one that the table got after the rows were written is null."""
+    for name in columns:
+        if name not in rows.column_names:
+            field = SCHEMAS[table].field(name)
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(columns)
 
 
 def column_bytes(piece: Mapping[str, Any], column: str) -> int:

@@ -1,4 +1,7 @@
-"""The tables' names and columns: written down, never inferred. The column `split` (completions: `day`) is a folder's name."""
+"""The tables' names and columns: written down, never inferred. The column `split` (completions: `day`) is a folder's name.
+
+A new column stands last, and is null in the versions before it.
+"""
 
 from collections.abc import Mapping
 

@@ -29,7 +29,7 @@ from raft_spark import __version__, log, pointers, runs
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
-from raft_spark.parts import DataFile, as_file, read_piece
+from raft_spark.parts import DataFile, as_file, filled, read_piece
 from raft_spark.schemas import COMPLETIONS, FILES, SCHEMAS, SPLITS
 
 TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
@@ -248,8 +248,9 @@ def stored(spark: SparkSession, lake: Lake) -> DataFrame:
 def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
     """Return the row groups of a version, in order: the units that bulk stages hand to tasks."""
     folder = place(lake, version.table).at("versions", version.id)
+    at = {**dataclasses.asdict(folder), "table": version.table}
     return [
-        {**dataclasses.asdict(folder), "path": file.path, "split": file.split, "row_group": group, "rows": rows}
+        {**at, "path": file.path, "split": file.split, "row_group": group, "rows": rows}
         for file in version.data()
         for group, rows in enumerate(file.row_groups)
     ]
@@ -297,6 +298,9 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
             found += [json.loads(line) for line in lines]
         else:
             table = pq.read_table(pa.BufferReader(data)).slice(0, rows - len(found))
+            if file.path.startswith("data/"):
+                names = SCHEMAS[version.table].names
+                table = filled(table, version.table, [*names, *(set(table.column_names) - set(names))])
             found += [{**row, "split": file.split} if file.split else row for row in table.to_pylist()]
     return found
 
@@ -306,7 +310,7 @@ def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]
     if pubid is None:
         return head(lake, version, 1)[0]
     for piece in pieces(lake, version):
-        table = read_piece(piece)
+        table = read_piece(piece, SCHEMAS[version.table].names)
         found = table.filter(pc.equal(table["pubid"], pubid))
         if found.num_rows:
             return dict(found.to_pylist()[0])

@@ -19,11 +19,11 @@ def run(stage: Callable[[Config], Version], conf: Config) -> Version:
     begin = time.time()
     try:
         version = stage(conf)
-        iceberg.follow(conf)
     except BaseException as error:
         _tell(conf, name, begin, error)
         raise
     _tell(conf, name, begin, version)
+    iceberg.follow(conf)
     return version
 
 

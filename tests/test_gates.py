@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from conftest import Settle
@@ -87,12 +88,18 @@ def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
 def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
     conf = config.load(assignments=[f"lake.root={tmp_path}"])
     new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
-    written = {"right": schemas.SCHEMAS[schemas.BASE], "wrong": schemas.QUARANTINE}
+    columns = list(schemas.SCHEMAS[schemas.BASE])
+    written = {
+        "right": pa.schema(columns),
+        "of the release before": pa.schema(columns[:-1]),
+        "one lost": pa.schema(columns[1:]),
+        "wrong": schemas.QUARANTINE,
+    }
     files = [
         parts.write_file(new.place, f"data/{name}.parquet", schema.empty_table()) for name, schema in written.items()
     ]
     gate = gates._schema(conf.lake, tables.publish(new, conf, files, {}, {}))
-    assert (gate.name, gate.found, gate.is_open) == ("files of base with other columns", 1, False)
+    assert (gate.name, gate.found, gate.is_open) == ("files of base with other columns", 2, False)
 
 
 @pytest.mark.spark

@@ -4,19 +4,24 @@ In a process of its own for each line of Spark (see the Makefile), since a sessi
 """
 
 import itertools
+import json
+import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import boto3
+import pyspark
 import pytest
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from werkzeug.serving import WSGIRequestHandler
 
-from conftest import ROOT, Settle, article, write_articles
+from conftest import ROOT, Settle, article, python, write_articles
 from raft_spark import articles, catalog, config, iceberg, parts, refresh, retention, schemas, session, tables, watched
-from raft_spark.errors import ConfigError, InputError
+from raft_spark.errors import CatalogError, ConfigError, InputError
 from raft_spark.files import Place
 from test_roles import GLUE
 
@@ -202,30 +207,37 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
     assert tags(conf, schemas.ARTICLES) == {first, second}
 
 
-def test_a_commit_that_another_came_before_is_made_again(conf: config.Config, monkeypatch: pytest.MonkeyPatch):
+def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkeypatch: pytest.MonkeyPatch):
     write(conf, range(ROWS))
     made(conf)
     merged, calls = iceberg._Table._merge, []
     slowly = F.udf(lambda: time.sleep(0.1) is None, "boolean").asNondeterministic()
 
-    def overtaken(table: iceberg._Table, rows: DataFrame) -> None:
-        """Let another delete a row while the first merge runs."""
+    def overtaken(table: iceberg._Table, version: str, rows: DataFrame) -> None:
+        """Let another delete a row while the merge runs."""
         calls.append(table.table)
-        if len(calls) > 1:
-            merged(table, rows)
-            return
         with ThreadPoolExecutor() as pool:
             there = table.spark.table(table.name).where("pubid <> 9")
             other = pool.submit(lambda: (time.sleep(2), there.writeTo(table.name).overwrite(F.expr("true"))))
             try:
-                merged(table, rows.where(slowly()))
+                merged(table, version, rows.where(slowly()))
             finally:
                 other.result()
 
     monkeypatch.setattr(iceberg._Table, "_merge", overtaken)
     write(conf, range(1, ROWS + 3))
     made(conf)
-    assert calls == [schemas.ARTICLES, schemas.ARTICLES]
+    assert calls == [schemas.ARTICLES]
+    assert holds(conf)
+
+
+def test_a_table_that_another_has_made_a_moment_before_is_looked_at_again(
+    conf: config.Config, monkeypatch: pytest.MonkeyPatch
+):
+    made_table = iceberg._Table._create
+    monkeypatch.setattr(iceberg._Table, "_create", lambda *given: (made_table(*given), made_table(*given)))
+    write(conf, range(ROWS))
+    made(conf)
     assert holds(conf)
 
 
@@ -253,6 +265,9 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     wider = schemas.SCHEMAS[schemas.ARTICLES].append(parts.pa.field("journal", parts.pa.string()))
     monkeypatch.setitem(schemas.SCHEMAS, schemas.ARTICLES, wider)  # type: ignore[arg-type]
     old = tables.load(conf.lake, schemas.ARTICLES, first)
+    assert tables.head(conf.lake, old, 1)[0]["journal"] is None
+    assert tables.first_row(conf.lake, old, 7)["journal"] is None
+    assert parts.read_piece(tables.pieces(conf.lake, old)[0], ["journal", "pubid"]).column_names == ["journal", "pubid"]
     assert tables.read(session.start(conf), conf.lake, old).where("journal IS NULL").count() == ROWS
     second = _with_a_journal(conf, old, wider)
     iceberg.follow(conf)
@@ -289,3 +304,140 @@ def test_a_lake_in_s3_needs_a_catalog_that_is_named(settled: Settle, s3: str):
     )
     with pytest.raises(ConfigError, match="which catalog 'nameless' is has to be said"):
         session.start(conf)
+
+
+def test_a_tag_names_its_own_version_also_where_another_was_faster(
+    conf: config.Config, monkeypatch: pytest.MonkeyPatch
+):
+    write(conf, range(ROWS))
+    first = made(conf)
+    run, newer = SparkSession.sql, []
+
+    def overtaken(spark: SparkSession, query: str, **more: Any) -> DataFrame:
+        """Let another publish, and be followed, right after the merge of the second version."""
+        done = run(spark, query, **more)
+        if query.startswith("MERGE"):
+            monkeypatch.undo()
+            write(conf, range(2, ROWS))
+            newer.append(made(conf))
+        return done
+
+    write(conf, range(1, ROWS))
+    monkeypatch.setattr(SparkSession, "sql", overtaken)
+    second = made(conf)
+    assert holds(conf)
+    spark = session.start(conf)
+    for version in (first, second, *newer):
+        rows = tables.read(spark, conf.lake, tables.load(conf.lake, schemas.ARTICLES, version))
+        assert listed(in_catalog(conf, schemas.ARTICLES, version)) == listed(rows), version
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def test_a_crash_between_any_two_steps_leaves_readers_what_they_had_and_is_mended_by_the_next_run(
+    conf: config.Config, monkeypatch: pytest.MonkeyPatch
+):
+    write(conf, range(ROWS))
+    made(conf)
+    run = SparkSession.sql
+    for number, step in enumerate(("MERGE", "TAG", "DROP BRANCH", "set_current_snapshot")):
+        before = listed(in_catalog(conf, schemas.ARTICLES))
+        write(conf, range(number + 1, ROWS))
+
+        def crashing(spark: SparkSession, query: str, step: str = step, **more: Any) -> DataFrame:
+            if step in query:
+                raise Crash
+            return run(spark, query, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SparkSession, "sql", crashing)
+            with pytest.raises(Crash):
+                made(conf)
+        assert listed(in_catalog(conf, schemas.ARTICLES)) == before
+        made(conf)
+        assert holds(conf)
+    assert len(branches(conf)) == 1 + 3
+    swept = conf.model_copy(update={"lake": conf.lake.model_copy(update={"sweep_after_hours": 0.0})})
+    write(conf, range(ROWS + 1))
+    made(swept)
+    assert branches(conf) == {"main"}
+
+
+def branches(conf: config.Config) -> set[str]:
+    rows = session.start(conf).table(f"{name(conf, schemas.ARTICLES)}.refs").where("type = 'BRANCH'").collect()
+    return {row.name for row in rows}
+
+
+def test_files_that_an_optimizer_has_laid_together_stay_so(conf: config.Config):
+    write(conf, range(ROWS))
+    made(conf)
+    write(conf, range(1, ROWS))
+    made(conf)
+    table = f"'{conf.lake.namespace}.{schemas.ARTICLES}', options => map('rewrite-all', 'true')"
+    session.start(conf).sql(f"CALL {conf.lake.catalog}.system.rewrite_data_files(table => {table})")
+    rewritten = written(conf, schemas.ARTICLES)
+    Place.of(conf.lake).delete(iceberg.FOLLOWED)
+    iceberg.follow(conf)
+    refs = iceberg._Table(session.start(conf), conf.lake, schemas.ARTICLES)._references()
+    assert refs["main"] not in {refs[tag] for tag in tags(conf, schemas.ARTICLES)}
+    assert rewritten["deleted-data-files"] > 0
+    assert holds(conf)
+
+
+def test_a_catalog_that_fails_at_last_is_an_error_of_its_own_and_followed_by_the_next_run(conf: config.Config):
+    write(conf, range(ROWS))
+    made(conf)
+    files = [*Path(conf.lake.root, "iceberg").glob(f"{conf.lake.namespace}/articles/data/**/*.parquet")]
+    for file in files:
+        file.rename(file.with_suffix(".away"))
+    write(conf, range(1, ROWS))
+    with pytest.raises(
+        CatalogError, match=r"the lake is published, and its catalog .* is not: .*; the next run goes on"
+    ):
+        made(conf)
+    for file in files:
+        file.with_suffix(".away").rename(file)
+    made(conf)
+    assert holds(conf)
+
+
+@pytest.mark.slow
+def test_a_release_that_adds_columns_goes_on_in_the_lake_and_catalog_of_the_one_before(tmp_path: Path):
+    root = str(tmp_path / "lake")
+    assert walked(ROOT, root, "articles.source=sample:240") == {
+        "columns": {"articles": 10, "base": 8, "completions": 16},
+        "versions": {"articles": 1, "base": 1, "completions": 1},
+    }
+    assert walked(next_release(tmp_path / "next"), root, "articles.source=sample:250") == {
+        "columns": {"articles": 11, "base": 9, "completions": 17},
+        "versions": {"articles": 2, "base": 2, "completions": 2},
+    }
+
+
+def walked(package: Path, *settings: str) -> dict[str, Any]:
+    """Walk, or refresh, with the package of a folder."""
+    basis = ["lake.format=iceberg", "completions.endpoint=fake", 'spark."spark.driver.memory"="1g"', *with_iceberg()]
+    given = [part for one in (f"lake.root={settings[0]}", *settings[1:], *basis) for part in ("--set", one)]
+    paths = f"{package}:{os.environ.get('PYTHONPATH', '')}"
+    done = python("walk_catalog.py", *given, spark=pyspark.__version__, PYTHONPATH=paths)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def next_release(folder: Path) -> Path:
+    """Copy the package, and add a column to each table."""
+    for part in ("raft_spark", "conf"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, was, more in (
+        ("schemas.py", '            ("fingerprint", pa.string()),\n', '("journal", pa.string()),'),
+        ("schemas.py", '            ("original_answer", pa.string()),\n            ("final_decision", pa.string()),\n', '("note", pa.string()),'),
+        ("schemas.py", '            ("max_tokens", pa.int32()),\n', '("region", pa.string()),'),
+        ("base.py", '            articles["final_decision"],\n', "pa.nulls(len(articles), pa.string()),"),
+        ("__init__.py", '__version__ = "', "9."),
+    ):  # fmt: skip
+        text = (folder / "raft_spark" / file).read_text()
+        assert text.count(was) == 1
+        (folder / "raft_spark" / file).write_text(text.replace(was, was + more))
+    return folder
