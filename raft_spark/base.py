@@ -47,13 +47,15 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     spark = session.start(conf)
     pieces = tables.pieces(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)
-    with tempfile.TemporaryDirectory(prefix="raft-spark-") as folder, session.translated():
-        corpus.build(pieces, articles.counts["numbers"], Path(folder), with_texts=strategy == "broadcast")
+    # It stays as long as the session does: an executor that comes later, in another stage, fetches all that was ever added.
+    folder = Path(tempfile.mkdtemp(dir=spark.sparkContext._temp_dir))  # noqa: SLF001 - Spark deletes it at its end
+    with session.translated():
+        corpus.build(pieces, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
         counts = checked(corpus.index(f"{folder}/{corpus.INDEX}"), conf.base)
         new = tables.draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
         handed = tables.tasks(spark, pieces, tasks or tables.task_count(spark, conf.lake, size))
-        work = Work(conf, new.place, spread(spark, Path(folder), new.id))
+        work = Work(conf, new.place, spread(spark, folder, new.id))
         if strategy == "broadcast":
             built = build(handed, work)
         else:
