@@ -63,12 +63,13 @@ def without(archive: Path, package: str, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("package", "complaint"),
     [
         ("pydantic_core", "ConfigError: the package pydantic-core is not installed; package the job again"),
-        pytest.param("raft_spark", "ModuleNotFoundError: No module named 'raft_spark'", marks=pytest.mark.slow),
+        ("raft_spark", "ModuleNotFoundError: No module named 'raft_spark'"),
     ],
 )
 def test_an_archive_that_lacks_a_package_ends_the_job_with_its_name(
