@@ -28,15 +28,16 @@ def released(made: tuple[Release, str]) -> Release:
     return made[0]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("line", "jobs"),
     [
-        (LINES[0], ["refresh"]),  # all stages in one job, which is short enough for CI
-        pytest.param(LINES[0], STAGES, marks=pytest.mark.slow),
-        pytest.param(LINES[1], STAGES, marks=pytest.mark.slow),
+        (LINES[0], ["refresh"]),  # all stages in one job
+        (LINES[0], STAGES),
+        (LINES[1], STAGES),
     ],
-    ids=["short", *(line.label for line in LINES)],
+    ids=["one job", *(line.label for line in LINES)],
 )
 def test_what_would_be_sent_to_emr_runs_with_nothing_but_the_release_and_survives_a_lost_worker(
     released: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Line, jobs: Sequence[str]
