@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["raft_spark", "raft_spark.emr", "raft_spark.endpoints", "raft_spark.conf"],
+    packages=["raft_spark", "raft_spark.emr", "raft_spark.endpoints", "raft_spark.model", "raft_spark.conf"],
     package_dir={"raft_spark.conf": "conf"},
     package_data={"raft_spark": ["py.typed", "*.html"], "raft_spark.conf": ["*.toml"]},
     entry_points={"console_scripts": ["raft-spark = raft_spark.cli:main"]},

@@ -28,6 +28,7 @@ from raft_spark import (
 )
 from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
+from raft_spark.model.verbs import model
 from raft_spark.terminal import console, reported, settings
 
 
@@ -102,6 +103,7 @@ def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) 
 for _name, _stage in refresh.STAGES.items():
     main.add_command(_stage_command(_name, _stage))
 main.add_command(verbs.emr)
+main.add_command(model)
 
 
 @main.command()

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from raft_spark import explain
 from raft_spark.errors import ConfigError
+from raft_spark.learning import Evaluation, Hosting, Training
 from raft_spark.sections import (
     Articles,
     Base,
@@ -42,10 +43,13 @@ __all__ = [
     "DatasetGate",
     "Emr",
     "Endpoint",
+    "Evaluation",
+    "Hosting",
     "Lake",
     "Log",
     "Price",
     "Refresh",
+    "Training",
     "folder",
     "from_argv",
     "load",

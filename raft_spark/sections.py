@@ -6,8 +6,9 @@ conf/default.toml says what each is for. A settled Config is frozen and safe to 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from raft_spark.learning import Evaluation, Hosting, Training
 from raft_spark.values import (
     Application,
     Count,
@@ -23,6 +24,7 @@ from raft_spark.values import (
     Role,
     Root,
     Seconds,
+    Section,
     Share,
     Source,
     Spark,
@@ -37,12 +39,6 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "bedrock": ("converse", "llama", "openai"),
 }
 ONE_TEXT = frozenset({"tgi", "lmi", "llama"})  # codecs that send one text, so completions.template must lay it out
-
-
-class Section(BaseModel):
-    """A section of the settings: frozen, nothing unknown, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Lake(Section):
@@ -161,7 +157,7 @@ class Endpoint(Section):
     codec: Codec | Literal[""] = ""
     route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$")] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
-    request_metadata: Annotated[dict[str, str], Field(max_length=15)] = {}
+    request_metadata: dict[str, str] = Field(default={}, max_length=15)
     role_arn: Annotated[str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$")] = ""
     batch_folder: Annotated[str, Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/.*)?)?$")] = ""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -277,6 +273,9 @@ class Config(Section):
     base: Base
     completions: Completions
     dataset: Dataset
+    training: Training
+    hosting: Hosting
+    evaluation: Evaluation
     refresh: Refresh
     log: Log
     endpoints: dict[str, Endpoint]

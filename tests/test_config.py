@@ -159,7 +159,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
          "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
          "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
          "route, service_tier, threads, url")),
-        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, lake, log, prices, refresh, spark"),
+        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, evaluation, hosting, lake, log, prices, refresh, spark, training"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_right(assignment: str, message: str):

@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raft_spark.sections import Section
-from raft_spark.values import Share
+from raft_spark.values import Section, Share
 
 Limit = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=0, le=600_000, allow_inf_nan=False)]
