@@ -39,6 +39,7 @@ class World:
         self.source: dict[int, str] = {pubid: f"text {pubid}" for pubid in range(30)}
         self.paid: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
+        self.read: dict[str, str] = {}  # a stored answer does not change
         self.next = 30
         self.outcomes: Counter[str] = Counter()
         self.states: list[Mapping[str, str]] = []
@@ -95,8 +96,9 @@ class World:
 
     def answers(self) -> dict[str, str]:
         store = tables.place(self.conf.lake, COMPLETIONS).at("data")
-        texts = [(store.read(file.path) or b"").decode() for file in store.list()]
-        return {text: f"answer to {text}" for text in texts}
+        there = [file.path for file in store.list()]
+        self.read |= {path: (store.read(path) or b"").decode() for path in there if path not in self.read}
+        return {text: f"answer to {text}" for text in map(self.read.__getitem__, there)}
 
     def looked_at(
         self, conf: config.Config, told: refresh.Refresh, new: Mapping[str, tables.Version]
@@ -128,7 +130,10 @@ class World:
     def pinned(self) -> None:
         versions = tables.history(self.conf.lake, DATASET)
         if versions:
-            retention.pin(self.conf.lake, self.chance.choice(versions).id, off=self.chance.random() < 0.5)
+            pinned = pointers.read(self.conf.lake).pinned
+            off = len(pinned) > self.chance.randint(0, 5)
+            version = self.chance.choice(sorted(pinned) if off else [version.id for version in versions])
+            retention.pin(self.conf.lake, version, off=off)
 
     def expired(self) -> None:
         self.outcomes["expired"] += len(retention.expire(self.conf.lake))
