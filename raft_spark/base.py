@@ -1,4 +1,4 @@
-"""articles -> base: each article's question with its oracle passages, or without, among distractors of its split.
+"""articles -> base: each article's question with its oracle passages, without, or both, among distractors of its split.
 
 The draw needs only the index, so two strategies give the same bytes: `broadcast` lets tasks take texts from a file that
 all workers of a machine map; `join` lets Spark bring them, for a corpus that no worker can hold on its disk.
@@ -94,16 +94,16 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, work: Work) -> DataFram
         "split", "number", F.col("pubid").alias("of"), F.posexplode("passages").alias("passage", "text")
     )
     shown = (
-        drawn.select("split", "pubid", F.posexplode("shown").alias("position", "document"))
-        .select("split", "pubid", "position", "document.*")
+        drawn.select("split", "pubid", "distracted", F.posexplode("shown").alias("position", "document"))
+        .select("split", "pubid", "distracted", "position", "document.*")
         .join(texts, ["split", "number", "passage"])
-        .groupBy("pubid")
+        .groupBy("pubid", "distracted")
         .agg(F.sort_array(F.collect_list(F.struct("position", "of", "passage", "text", "oracle"))).alias("shown"))
     )
     document = "transform(shown, d -> struct(d.of AS pubid, d.passage AS passage, d.text AS text, d.oracle AS oracle))"
     rows = (
         articles.join(drawn.select("pubid", "distracted"), "pubid")
-        .join(shown, "pubid", "left")
+        .join(shown, ["pubid", "distracted"], "left")
         .select(
             "split",
             "pubid",
@@ -115,7 +115,7 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, work: Work) -> DataFram
             "final_decision",
         )
     )
-    spread = rows.repartition(tasks.rdd.getNumPartitions(), "pubid").sortWithinPartitions("pubid")
+    spread = rows.repartition(tasks.rdd.getNumPartitions(), "pubid").sortWithinPartitions("pubid", "distracted")
     return spread.mapInArrow(partial(_write_joined, work=work), from_arrow_schema(schemas.FILES))
 
 
@@ -131,9 +131,9 @@ def checked(index: Mapping[str, corpus.Index], conf: config.Base) -> dict[str, A
     rows, distracted, draws = {}, {}, {}
     for split, found in index.items():
         there = np.flatnonzero(found.count)
-        keep = drawing.kept(found.pubid[there], conf)
-        slots = drawing.wanted(found.count[there], keep, conf)
-        rows[split], distracted[split], draws[split] = len(there), int((~keep).sum()), int(slots.sum())
+        which, keep = drawing.rows(found.pubid[there], conf)
+        slots = drawing.wanted(found.count[there[which]], keep, conf)
+        rows[split], distracted[split], draws[split] = len(which), int((~keep).sum()), int(slots.sum())
         need = int(slots.max(initial=0))
         if need > max(0, len(there) - 1):
             msg = (
@@ -165,8 +165,9 @@ def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordB
 
 def based(articles: pa.Table, index: corpus.Index, texts: pa.LargeStringArray, conf: config.Base) -> pa.Table:
     """Return the base rows of a row group of articles of one split, in the table's schema."""
-    numbers = articles["number"].to_numpy()
-    shown = drawing.documents(numbers, index, conf)
+    which, keep = drawing.rows(articles["pubid"].to_numpy(), conf)
+    articles = articles.take(which)
+    shown = drawing.documents(articles["number"].to_numpy(), keep, index, conf)
     documents = [
         pa.array(index.pubid[shown.number]),
         pa.array(shown.passage.astype(np.int32)),
@@ -178,9 +179,9 @@ def based(articles: pa.Table, index: corpus.Index, texts: pa.LargeStringArray, c
         [
             articles["pubid"],
             articles["question"],
-            pa.ListArray.from_arrays(pa.array(_offsets(shown, len(numbers))), struct),
+            pa.ListArray.from_arrays(pa.array(_offsets(shown, len(which))), struct),
             pc.binary_join(articles["passages"], SEPARATOR),
-            pa.array(~drawing.kept(index.pubid[numbers], conf)),
+            pa.array(~keep),
             articles["long_answer"],
             articles["final_decision"],
         ],
@@ -199,13 +200,15 @@ def _draw(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBa
         for piece in pieces:
             own, split = index[piece["split"]], piece["split"]
             numbers = parts.read_piece(piece, ["number"])["number"].to_numpy()
-            shown = drawing.documents(numbers, own, work.conf.base)
+            which, keep = drawing.rows(own.pubid[numbers], work.conf.base)
+            numbers = numbers[which]
+            shown = drawing.documents(numbers, keep, own, work.conf.base)
             fields = [pa.array(shown.number), pa.array(shown.passage.astype(np.int32)), pa.array(shown.oracle)]
             struct = pa.StructArray.from_arrays(fields, ["number", "passage", "oracle"])
             columns = [
                 pa.array(own.pubid[numbers]),
                 pa.array([split] * len(numbers)),
-                pa.array(~drawing.kept(own.pubid[numbers], work.conf.base)),
+                pa.array(~keep),
                 pa.ListArray.from_arrays(pa.array(_offsets(shown, len(numbers))), struct),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=_DRAWN)

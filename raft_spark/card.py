@@ -67,7 +67,7 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         about=FORMATS[name].about,
         version=__version__,
         source=conf.articles.source,
-        share=conf.base.oracle_share,
+        share=0.5 if conf.base.variants == "both" else conf.base.oracle_share,
         k=conf.base.distractors,
         origin=_ORIGINS[conf.dataset.answer].format(model=conf.teacher.model),
         absent=_ABSENT[conf.dataset.absent_answer],

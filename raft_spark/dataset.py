@@ -82,7 +82,9 @@ def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
     """Bring each base row its answer, by the request's key; without one, the class of its last failure; and where a format
     wants it, in `astray`, the answer to the question of the first distractor's article; lazy.
     """
-    found = _original(base) if conf.dataset.answer == "original" else _asked(base, answers, conf)
+    found = (
+        _original(requests.questions(base, conf)) if conf.dataset.answer == "original" else _asked(base, answers, conf)
+    )
     rows = base.join(found, "pubid")
     if "preference" not in conf.dataset.formats:
         return rows
@@ -112,7 +114,9 @@ def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
     cut = F.create_map(*(F.lit(value) for pair in work.shards.items() for value in pair))
     placed = rows.withColumn("order", order).withColumn("shard", F.pmod("order", F.try_element_at(cut, "split")))
     total = max(1, sum(work.shards.values()))
-    sorted_rows = placed.repartition(total, "split", "shard").sortWithinPartitions("split", "shard", "order", "pubid")
+    sorted_rows = placed.repartition(total, "split", "shard").sortWithinPartitions(
+        "split", "shard", "order", "pubid", "distracted"
+    )
     return sorted_rows.mapInArrow(partial(_write, work=work), from_arrow_schema(WRITTEN))
 
 

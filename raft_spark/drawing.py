@@ -47,10 +47,20 @@ def wanted(own: Int64Array, keep: _BOOLS, conf: config.Base) -> Int64Array:
     return conf.distractors + np.where(keep | (not conf.equal_length), 0, own)
 
 
-def documents(numbers: Int64Array, index: Index, conf: config.Base) -> Documents:
-    """Choose and order the passages of the rows with these numbers. Raises InputError when the split is too small."""
+def rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, _BOOLS]:
+    """Return which of the articles each row is of, and whether it keeps the oracle: a row an article, or both (base.variants)."""
+    which = np.arange(len(pubids))
+    if conf.variants == "both":
+        return np.repeat(which, 2), np.tile([True, False], len(which))
+    return which, kept(pubids, conf)
+
+
+def documents(numbers: Int64Array, keep: _BOOLS, index: Index, conf: config.Base) -> Documents:
+    """Choose and order the passages of rows of the articles with these numbers, with the oracle where `keep` says so.
+
+    Raises InputError when the split is too small.
+    """
     pubids, own = index.pubid[numbers], index.count[numbers]
-    keep = kept(pubids, conf)
     oracle_row = np.repeat(np.arange(len(numbers)), np.where(keep, own, 0))
     oracle_passage = np.arange(len(oracle_row)) - np.searchsorted(oracle_row, oracle_row)
     row, slot, number, passage = _distractors(numbers, wanted(own, keep, conf), index, conf.seed)

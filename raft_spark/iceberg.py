@@ -27,7 +27,7 @@ from raft_spark.files import Place
 
 KEYS: Mapping[str, Sequence[str]] = {
     schemas.ARTICLES: ("split", "pubid"),
-    schemas.BASE: ("split", "pubid"),
+    schemas.BASE: ("split", "pubid", "distracted"),
     schemas.COMPLETIONS: ("day", "key", "run_id", "created_at"),  # one that failed and was asked again has two rows
 }
 PROPERTIES = {

@@ -35,9 +35,14 @@ def settings(conf: config.Config) -> dict[str, Any]:
     }
 
 
+def questions(base: DataFrame, conf: config.Config) -> DataFrame:
+    """Return one row of base an article, whatever base.variants says; lazy."""
+    return base.where("NOT distracted") if conf.base.variants == "both" else base
+
+
 def build(base: DataFrame, conf: config.Config) -> DataFrame:
     """Return a row an article of base with its request's key, in the schema REQUESTS; lazy."""
-    columns = base.select("pubid", "question", "oracle")
+    columns = questions(base, conf).select("pubid", "question", "oracle")
     return columns.mapInArrow(
         partial(_keyed, conf=conf.completions, model=conf.teacher.model), from_arrow_schema(REQUESTS)
     )

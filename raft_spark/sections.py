@@ -82,6 +82,7 @@ class Base(Section):
 
     distractors: Annotated[int, Field(ge=0, le=100)]
     oracle_share: Share
+    variants: Literal["one", "both"]
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
     equal_length: bool
     strategy: Literal["auto", "broadcast", "join"]

@@ -100,6 +100,26 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         assert pair["rejected"][0]["content"] in known - {row["original_answer"]}
 
 
+def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(settled: Settle):
+    found = {}
+    for strategy in ("broadcast", "join"):
+        conf = settled('dataset.formats=["notebook"]', "base.variants=both", f"base.strategy={strategy}")
+        tables.place(conf.lake, schemas.BASE).delete("")
+        version = walked(conf)
+        assert tables.needed(conf.lake, schemas.COMPLETIONS).counts["distinct"] == 300
+        assert (version.counts["rows"], sum(version.counts["kept"].values())) == (600, 600)
+        path = Path(tables.folder(conf.lake, version), "notebook/train-00000-of-00001.jsonl")
+        found[strategy] = path.read_text()
+    assert found["broadcast"] == found["join"]
+    rows = [json.loads(line) for line in found["join"].splitlines()]
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["question"], first["distracted"]) == (second["question"], False)
+        assert second["distracted"]
+        assert all(passage in first["context"] for passage in first["oracle"].split("\n\n"))
+        assert first["synthetic_answer"] == second["synthetic_answer"]
+        assert first["context"].count("\n\n") == second["context"].count("\n\n")
+
+
 def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted(settled: Settle):
     conf = settled('dataset.formats=["notebook"]', "dataset.max_tokens=400")
     version = walked(conf)

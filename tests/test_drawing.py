@@ -36,10 +36,16 @@ def large() -> tuple[Index, NDArray[np.int64], drawing.Documents]:
     return index, numbers, drawn(numbers, index, conf())
 
 
+def documents(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> drawing.Documents:
+    """Draw the rows of the articles with these numbers."""
+    which, keep = drawing.rows(index.pubid[numbers], settings)
+    return drawing.documents(numbers[which], keep, index, settings)
+
+
 def drawn(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> drawing.Documents:
     """Draw in batches, as the tasks do."""
     starts = range(0, len(numbers), 8_192)
-    batches = [drawing.documents(numbers[start : start + 8_192], index, settings) for start in starts]
+    batches = [documents(numbers[start : start + 8_192], index, settings) for start in starts]
     row = np.concatenate([batch.row + start for batch, start in zip(batches, starts, strict=True)])
     rest = [np.concatenate([getattr(batch, name) for batch in batches]) for name in ("number", "passage", "oracle")]
     return drawing.Documents(row, *rest)
@@ -89,17 +95,34 @@ def test_passages_of_an_article_are_drawn_equally_often(large):
 
 def test_the_position_of_the_oracle_is_uniform():
     index = index_of(np.ones(100_000, np.int64))
-    shown = drawing.documents(np.arange(100_000), index, conf("base.oracle_share=1.0"))
+    shown = documents(np.arange(100_000), index, conf("base.oracle_share=1.0"))
     place = np.arange(len(shown.row)) % 4  # one own passage and three distractors a row
     counts = np.bincount(place[shown.oracle], minlength=4)
     assert ((counts - 25_000) ** 2 / 25_000).sum() < 16.3  # 0.999 quantile at 3 degrees of freedom
+
+
+def test_both_variants_of_a_row_show_the_same_distractors_and_one_more_for_each_passage_that_it_lost():
+    index = index_of(random_counts(500))
+    numbers = np.arange(500)
+    shown = documents(numbers, index, conf("base.variants=both"))
+    for number in numbers:
+        own = index.count[number]
+        with_oracle, without = shown.row == 2 * number, shown.row == 2 * number + 1
+        assert shown.oracle[with_oracle].sum() == own
+        assert not shown.oracle[without].any()
+        assert with_oracle.sum() == without.sum() == 3 + own
+        first, second = (
+            set(zip(shown.number[row & ~shown.oracle], shown.passage[row & ~shown.oracle], strict=True))
+            for row in (with_oracle, without)
+        )
+        assert first < second
 
 
 def test_the_notebooks_counts_under_its_settings():
     index = index_of(random_counts(20_000))
     notebook = config.load(["conf/notebook.toml"]).base
     numbers = np.arange(20_000)
-    shown = drawing.documents(numbers, index, notebook)
+    shown = documents(numbers, index, notebook)
     lengths = np.bincount(shown.row, minlength=20_000)
     keep = np.isin(numbers, shown.row[shown.oracle])
     assert (lengths[keep] == index.count[keep] + 3).all()
@@ -135,7 +158,7 @@ def test_withdrawing_an_article_changes_only_rows_that_used_it():
     after = Index(np.where(without > 0, before.pubid, -1), before.first, without, before.checksum, before.offsets)
     numbers = np.delete(np.arange(5_000), gone)
     old, new = as_rows(before, numbers, conf()), as_rows(after, numbers, conf())
-    shown = drawing.documents(numbers, before, conf())
+    shown = documents(numbers, before, conf())
     used = {int(before.pubid[number]) for number in numbers[shown.row[shown.number == gone]]}
     assert used
     assert {pubid for pubid in old if old[pubid] != new[pubid]} == used
@@ -145,7 +168,7 @@ def test_a_text_that_is_an_oracle_passage_or_stands_there_already_is_never_shown
     counts = np.full(40, 2)
     texts = np.random.default_rng(1).integers(0, 25, 80).astype(np.uint32)  # many duplicate passages
     index = index_of(counts, texts)
-    shown = drawing.documents(np.arange(40), index, conf("base.distractors=4"))
+    shown = documents(np.arange(40), index, conf("base.distractors=4"))
     text = index.checksum[shown.position(index)]
     for row in range(40):
         own = set(texts[2 * row : 2 * row + 2])
@@ -166,11 +189,9 @@ def test_a_batch_of_rows_is_drawn_as_each_row_alone():
 def test_k_0_and_p_0_and_1():
     index = index_of(random_counts(100))
     numbers = np.arange(100)
-    nothing = drawing.documents(
-        numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.equal_length=false")
-    )
+    nothing = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.equal_length=false"))
     assert len(nothing.row) == 0
-    only_oracle = drawing.documents(numbers, index, conf("base.distractors=0", "base.oracle_share=1.0"))
+    only_oracle = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=1.0"))
     assert only_oracle.oracle.all()
     assert len(only_oracle.row) == index.count.sum()
 
@@ -178,7 +199,7 @@ def test_k_0_and_p_0_and_1():
 def test_a_split_of_one_text_ends_in_a_clear_error():
     index = index_of(np.ones(20, np.int64), np.zeros(20, np.uint32))
     with pytest.raises(InputError, match="too few different passages"):
-        drawing.documents(np.arange(20), index, conf())
+        documents(np.arange(20), index, conf())
 
 
 def test_another_seed_is_another_draw():
