@@ -21,7 +21,20 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import card, config, grounding, parts, progress, requests, schemas, session, shards, tables, targets
+from raft_spark import (
+    card,
+    config,
+    grounding,
+    parts,
+    progress,
+    requests,
+    schemas,
+    session,
+    shards,
+    tables,
+    targets,
+    tells,
+)
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.formats import FORMATS, Format, Row
@@ -57,11 +70,13 @@ def run(conf: config.Config) -> tables.Version:
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.DATASET, identity)
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
-    rows = joined(tables.read(spark, conf.lake, base), tables.read(spark, conf.lake, answers), conf)
+    shown = tables.read(spark, conf.lake, base)
+    rows = joined(shown, tables.read(spark, conf.lake, answers), conf)
     work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
     with session.translated(), progress.spark_tasks(spark, "dataset"):
         written = build(rows, work, conf.base.seed).collect()
-    counts = _counted(written, conf.price)
+        told = tells.measured(shown)
+    counts = {**_counted(written, conf.price), "tells": told}
     files = [parts.as_file(row) for row in written if row.path]
     if not counts["kept"].get("train"):
         new.place.delete("")

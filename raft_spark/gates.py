@@ -6,13 +6,14 @@ A gate is a number and the range it must be in. Those of articles and base are l
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import config, schemas, tables
+from raft_spark import config, schemas, tables, tells
 
 SIGMAS = 5.0  # a share may be so far from what the settings say by chance alone: once in two million refreshes
 BIN = 256  # characters: lengths of rows are compared in steps of this size
@@ -92,9 +93,12 @@ def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.V
         _oracle_share(0.5 if is_twice else conf.base.oracle_share, rows, sum(base.counts["distracted"].values())),
     ]
     gates += [_schema(conf.lake, version) for version in new.values()]
-    return gates + (
-        _tells(tables.read(spark, conf.lake, base), conf.refresh.max_tell) if conf.base.equal_length else []
-    )
+    shown = tables.read(spark, conf.lake, base)
+    told = tells.measured(shown)
+    gates.append(Gate("texts in rows of more than one split", told["in_two_splits"], 0, 0))
+    if not conf.base.equal_length:
+        return gates
+    return [*gates, *_tells(shown, conf.refresh.max_tell), _learned(told, conf)]
 
 
 def of_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[Gate]:
@@ -155,6 +159,19 @@ def _tells(base: DataFrame, most: float) -> list[Gate]:
     ]
 
 
+def _learned(told: Mapping[str, Any], conf: config.Config) -> Gate:
+    """Judge what a classifier makes of all lengths; half of the sample's rows were told."""
+    kept = 0.5 if conf.base.variants == "both" else conf.base.oracle_share
+    most = conf.refresh.max_learned_tell + _noise(told["rows"] / 2, kept)
+    return Gate("how well all lengths tell a missing oracle", told["area"]["lengths"], 0, min(1.0, 0.5 + most))
+
+
+def _noise(rows: float, share: float) -> float:
+    """Return how far the area may be from 0.5 by chance alone (Mann and Whitney), where this share of the rows is of one kind."""
+    pairs = rows * share * rows * (1 - share)
+    return SIGMAS * math.sqrt((rows + 1) / (12 * pairs)) if pairs else 0.5
+
+
 def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> Gate:
     """Judge one length by its histogram: (length, is the oracle missing, rows)."""
     lengths, which = np.unique([length for length, _, _ in counted], return_inverse=True)
@@ -166,7 +183,8 @@ def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> G
         return Gate(f"how well the number of {name} tells a missing oracle", 0.5, 0, 1)
     below = np.cumsum(with_oracle) - with_oracle
     area = float((without * (below + with_oracle / 2)).sum() / pairs)
-    noise = SIGMAS * math.sqrt((with_oracle.sum() + without.sum() + 1) / (12 * pairs))
+    rows = with_oracle.sum() + without.sum()
+    noise = _noise(rows, with_oracle.sum() / rows)
     return Gate(f"how well the number of {name} tells a missing oracle", area, 0.5 - most - noise, 0.5 + most + noise)
 
 

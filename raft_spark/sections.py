@@ -268,6 +268,7 @@ class Refresh(Section):
     max_quarantined_share: Share
     max_rejected_share: Share
     max_tell: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
+    max_learned_tell: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
 
 
 class Log(Section):

@@ -236,6 +236,12 @@ COUNTS = {
     "rejected": {"truncated": 6, "no answer: timeout": 4},
     "flagged": {},
     "shortened": {},
+    "tells": {
+        "rows": 90,
+        "area": {"lengths": 0.51, "lengths and sections": 0.68},
+        "oracle_place": 0.49,
+        "in_two_splits": 0,
+    },
     "tokens": {"prompt": 12_345, "completion": 678},
     "dollars": 1.25,
 }
@@ -306,6 +312,8 @@ def test_the_card_tells_counts_recipe_and_costs():
         "12345 in, 678 out, 1.25 dollars",
         "k = 5 distractors, P = 0.6, seed 11, as many passages with the oracle as without",
         "temperature 0.0",
+        "the lengths of the passages 0.51, with the parts of their abstracts that they are 0.68.",
+        "Texts in rows of more than one split: 0.",
     ):
         assert told in text
     assert "{" not in text

@@ -72,7 +72,7 @@ def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
     spark = session.start(conf)
     found = gates.of_rows(spark, conf, new)
     assert all(gate.is_open for gate in found), [str(gate) for gate in found]
-    assert len(found) == 8
+    assert len(found) == 10
 
     lost = {**new[schemas.ARTICLES].counts, "read": 301}
     unlucky = {**new[schemas.BASE].counts, "distracted": dict.fromkeys(schemas.SPLITS, 60)}

@@ -1,0 +1,23 @@
+"""What gives a missing oracle away: python tests/benchmarks/tells.py   (the areas of the README's table, about a minute)
+
+Real rows are those of the Parquet file that RAFT_SPARK_REAL_ARTICLES names, where it names one.
+"""
+
+import json
+import os
+import tempfile
+
+from raft_spark import articles, base, config, session, tables, tells
+
+SOURCES = {"built-in": "sample:20000", "real": os.environ.get("RAFT_SPARK_REAL_ARTICLES", "")}
+RECIPES = {"raft-spark": "base.equal_length=true", "the notebook's rule": "base.equal_length=false"}
+
+if __name__ == "__main__":
+    for name, source in SOURCES.items():
+        for recipe, assignment in RECIPES.items() if source else ():
+            with tempfile.TemporaryDirectory() as lake:
+                settings = [f"lake.root={lake}", f"articles.source={source}", assignment]
+                conf = config.load(assignments=[*settings, 'spark."spark.master"="local[2]"'])
+                articles.run(conf)
+                found = tells.measured(tables.read(session.start(conf), conf.lake, base.run(conf)))
+                print(name, recipe, json.dumps(found))
