@@ -5,6 +5,7 @@ Real rows are those of the Parquet file that RAFT_SPARK_REAL_ARTICLES names, whe
 
 import json
 import os
+import sys
 import tempfile
 
 from raft_spark import articles, base, config, session, tables, tells
@@ -20,4 +21,4 @@ if __name__ == "__main__":
                 conf = config.load(assignments=[*settings, 'spark."spark.master"="local[2]"'])
                 articles.run(conf)
                 found = tells.measured(tables.read(session.start(conf), conf.lake, base.run(conf)))
-                print(name, recipe, json.dumps(found))
+                sys.stdout.write(f"{name}, {recipe}: {json.dumps(found)}\n")
