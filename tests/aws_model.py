@@ -9,7 +9,6 @@ import botocore.session
 from botocore.model import ServiceModel, Shape
 from botocore.validate import ParamValidator
 
-
 BEYOND = (r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF")  # as Java writes it, in halves
 
 
@@ -51,4 +50,10 @@ def inside(value: Any, shape: Shape) -> Iterator[tuple[str, Any, Shape]]:
 
 def _of_python(pattern: str) -> str:
     """Write Java's names of kinds of characters as Python's, which are a little wider."""
-    return pattern.replace(r"\p{L}", r"\w").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d").replace(*BEYOND)
+    return (
+        pattern.replace(r"\p{L}", r"\w")
+        .replace(r"\p{Z}", r"\s")
+        .replace(r"\p{N}", r"\d")
+        .replace(r"\p{Print}", "[ -~]")
+        .replace(*BEYOND)
+    )

@@ -21,7 +21,7 @@ ACCOUNT = "us-east-1:123456789012"
 STATED = {"Endpoint", "InferenceComponent"}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
@@ -43,6 +43,7 @@ class Service:
     things: dict[tuple[str, str], Thing] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     illegal: list[str] = field(default_factory=list)
+    scaling: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
     refuses: dict[str, str] = field(default_factory=dict)  # operation -> the code it is refused with
 
@@ -51,13 +52,13 @@ class Service:
 
     def made(self, kind: str, name: str, sent: dict[str, Any]) -> Thing:
         if (kind, name) in self.things:
-            raise Refused("ValidationException", f"Cannot create already existing {kind} {name}")
+            raise RefusedError("ValidationException", f"Cannot create already existing {kind} {name}")
         return self.things.setdefault((kind, name), Thing(sent, list(self.states.get(kind, ("InService",)))))
 
     def look(self, kind: str, name: str) -> Thing:
         thing = self.things.get((kind, name))
         if thing is None:
-            raise Refused("ValidationException", f'Could not find {kind} "{name}".')
+            raise RefusedError("ValidationException", f'Could not find {kind} "{name}".')
         return thing
 
     def stepped(self, kind: str, name: str) -> str:
@@ -87,6 +88,7 @@ class Service:
             return {f"{kind}Arn": arn(kind, name)}
         if verb == "Delete":
             return self.deleted(kind, name)
+        self.look(kind, name)
         state = self.stepped(kind, name) if kind in STATED else ""
         told = (
             self.told(kind, name)
@@ -114,9 +116,9 @@ class Service:
     def deleted(self, kind: str, name: str) -> dict[str, Any]:
         thing = self.look(kind, name)
         if kind == "Endpoint" and thing.states[0] == "Creating":
-            raise Refused("ValidationException", f"Cannot delete in-progress endpoint {name}")
+            raise RefusedError("ValidationException", f"Cannot delete in-progress endpoint {name}")
         if kind == "Endpoint" and ("InferenceComponent", name) in self.things:
-            raise Refused("ValidationException", "Endpoint hosts inference components")
+            raise RefusedError("ValidationException", "Endpoint hosts inference components")
         if kind in STATED:
             thing.states = ["Deleting"]
         else:
@@ -130,9 +132,22 @@ class Service:
             }
         return self.trainings[sent["TrainingJobName"]]
 
+    # Application Auto Scaling: what is registered, and its policies
+
+    def autoscaling(self, operation: str, sent: dict[str, Any]) -> dict[str, Any]:
+        self.illegal += aws_model.found("application-autoscaling", operation, sent)
+        if operation == "DeregisterScalableTarget":
+            if not self.scaling:
+                raise RefusedError("ObjectNotFoundException", "No scalable target found")
+            self.scaling.clear()
+            return {}
+        name = sent.get("PolicyName", "target")
+        self.scaling[name] = sent
+        return {"PolicyARN": arn("policy", name, "autoscaling"), "Alarms": []} if "PolicyName" in sent else {}
+
     # Bedrock
 
-    def bedrock(self, method: str, path: str, sent: dict[str, Any]) -> dict[str, Any]:
+    def bedrock(self, method: str, path: str, sent: dict[str, Any]) -> dict[str, Any]:  # noqa: PLR0911 - a case a path
         kind, _, rest = path.strip("/").partition("/")
         name = rest.rpartition("/")[2]
         match method, kind, bool(rest):
@@ -186,11 +201,13 @@ class Service:
     def answer(self, method: str, path: str, target: str, sent: dict[str, Any]) -> dict[str, Any]:
         if not target:
             return self.bedrock(method, path, sent)
-        operation = target.partition(".")[2]
+        door, _, operation = target.partition(".")
         self.asked.append(operation)
+        if door == "AnyScaleFrontendService":
+            return self.autoscaling(operation, sent)
         self.illegal += aws_model.found("sagemaker", operation, sent)
         if operation in self.refuses:
-            raise Refused(self.refuses[operation], "you may not")
+            raise RefusedError(self.refuses[operation], "you may not")
         return self.sagemaker(operation, sent)
 
 
@@ -211,7 +228,7 @@ def serving() -> Iterator[Service]:
             status, kind = 200, ""
             try:
                 told = service.answer(self.command, unquote(parts.path), self.headers.get("X-Amz-Target", ""), sent)
-            except Refused as error:
+            except RefusedError as error:
                 status, kind, told = 400, error.code, {"__type": error.code, "message": str(error)}
             body = json.dumps(told).encode()
             self.send_response(status)

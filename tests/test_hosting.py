@@ -22,7 +22,7 @@ from loopback_sagemaker import Service
 from raft_spark import config
 from raft_spark.cli import main
 from raft_spark.errors import ConfigError, RunError
-from raft_spark.model import hosting, standing
+from raft_spark.model import standing, submission
 
 ROLE = "arn:aws:iam::123456789012:role/raft-spark-student"
 CALLED = "raft-spark-mine"
@@ -30,11 +30,12 @@ CALLED = "raft-spark-mine"
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, s3: str, tmp_path: Path) -> Iterator[Service]:
-    """SageMaker and Bedrock of our own; S3, Auto Scaling and CloudWatch of moto."""
+    """SageMaker, Bedrock and Auto Scaling of our own, as moto has no inference components; S3 and CloudWatch of moto."""
     with loopback_sagemaker.serving() as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK", service.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING", service.url)
         monkeypatch.setattr(standing, "FIRST", 0.01)
         monkeypatch.setattr(standing, "GROWTH", 1.0)
         monkeypatch.chdir(tmp_path)
@@ -122,7 +123,9 @@ def test_another_student_under_the_same_name_is_refused(aws: Service, student: s
     hosted(student, "--keep")
     done = hosted(f"s3://{bucket.name}/two", "--keep")
     assert done.exit_code == ConfigError.exit_status
-    assert "stands with another student or other settings; first: raft-spark model unhost mine" in done.output.replace("\n", "")
+    assert "stands with another student or other settings; first: raft-spark model unhost mine" in done.output.replace(
+        "\n", ""
+    )
 
 
 def test_an_endpoint_that_fails_says_why_and_is_removed(aws: Service, student: str):
@@ -148,16 +151,14 @@ def test_an_endpoint_that_scales_to_zero_is_whole_and_wholly_removed(aws: Servic
     done = hosted(student, "--keep", sets=sets)
     assert done.exit_code == 0, done.output
     assert 'inference_component = "raft-spark-mine"' in done.output
-    scaling = boto3.client("application-autoscaling", endpoint_url=s3)
-    target = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"][0]
-    assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 3)
-    policies = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
-    wakes = next(policy["PolicyARN"] for policy in policies if policy["PolicyType"] == "StepScaling")
+    assert sorted(aws.scaling) == [f"{CALLED}-requests", f"{CALLED}-wake", "target"]
+    assert (aws.scaling["target"]["MinCapacity"], aws.scaling["target"]["MaxCapacity"]) == (0, 3)
+    wakes = loopback_sagemaker.arn("policy", f"{CALLED}-wake", "autoscaling")
     watch = boto3.client("cloudwatch", endpoint_url=s3)
     assert watch.describe_alarms(AlarmNames=[CALLED])["MetricAlarms"][0]["AlarmActions"] == [wakes]
     assert call("unhost", "mine", sets=sets).exit_code == 0
     assert aws.things == {}
-    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+    assert aws.scaling == {}
     assert watch.describe_alarms(AlarmNames=[CALLED])["MetricAlarms"] == []
 
 
@@ -182,7 +183,7 @@ def test_what_is_wrong_with_a_student_is_said_before_anything_is_made(aws: Servi
     bucket.Object("one/tokenizer.json").delete()
     bucket.put_object(Key="one/adapter_config.json", Body=b"{}")
     done = hosted(student, "--run", "true", sets=("hosting.kind=bedrock", "hosting.region=eu-west-1"))
-    text = done.output.replace("\n", " ")
+    text = " ".join(done.output.split())
     assert done.exit_code == ConfigError.exit_status
     for sentence in ("holds no tokenizer.json", "a LoRA adapter that is not merged", "cannot be imported in eu-west-1"):
         assert sentence in text
@@ -244,7 +245,9 @@ def test_what_is_left_over_is_listed_with_its_cost(aws: Service, student: str):
     assert "nothing is left over" in call("list").output
     hosted(student, "--keep")
     aws.things["Endpoint", CALLED].born = time.time() - 10 * 3600
-    aws.made("Model", "raft-spark-half", {"ModelName": "raft-spark-half", "Tags": [{"Key": "raft-spark", "Value": "half"}]})
+    aws.made(
+        "Model", "raft-spark-half", {"ModelName": "raft-spark-half", "Tags": [{"Key": "raft-spark", "Value": "half"}]}
+    )
     aws.made("Endpoint", "raft-spark-of-others", {"EndpointName": "raft-spark-of-others", "EndpointConfigName": "x"})
     hosted(student, "--keep", sets=BEDROCK)
     done = call("list")
@@ -289,5 +292,83 @@ def test_a_second_double_of_sagemaker_is_asked_the_same_way(
     assert told["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3Uri"] == f"{student}/"
     listed = call("list", sets=sets).output
     assert f"endpoint {CALLED}: InService on 1 ml.m5.xlarge" in listed
-    assert call("unhost", "mine", sets=sets).exit_code == 0
+    for kind in (standing.ENDPOINT, standing.CONFIG, standing.MODEL):  # it has no inference components to look for
+        assert standing._gone(client, kind, "mine", print)
     assert [*client.list_endpoints()["Endpoints"], *client.list_models()["Models"]] == []
+
+
+# Training
+
+
+def job(state: str, **more: object) -> dict[str, Any]:
+    name = "raft-spark-train-1"
+    return {
+        "TrainingJobName": name,
+        "TrainingJobArn": loopback_sagemaker.arn("training-job", name),
+        "TrainingJobStatus": state,
+        "SecondaryStatus": "Training",
+        "BillableTimeInSeconds": 1200,
+        "TrainingTimeInSeconds": 3600,
+        "ModelArtifacts": {"S3ModelArtifacts": "s3://students/out/students/raft-spark-train-1/output/model/"},
+        **more,
+    }
+
+
+def test_a_training_is_followed_to_its_student_and_priced(aws: Service):
+    measured = {"MetricName": "eval_loss", "Value": 0.25, "Timestamp": 0}
+    aws.trainings["raft-spark-train-1"] = job("Completed", FinalMetricDataList=[measured])
+    said: list[str] = []
+    student = submission.followed(boto3.client("sagemaker"), "raft-spark-train-1", 1.5, said.append)
+    assert student == "s3://students/out/students/raft-spark-train-1/output/model/"
+    assert "billed 20.0 minutes of 60.0: at most $0.50" in said
+    assert "eval_loss=0.25" in said
+
+
+def test_a_training_that_failed_says_why(aws: Service):
+    aws.trainings["raft-spark-train-1"] = job("Failed", FailureReason="AlgorithmError: out of memory")
+    with pytest.raises(RunError, match="Failed: AlgorithmError: out of memory"):
+        submission.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
+
+
+@pytest.mark.slow
+def test_the_sdk_makes_a_legal_request_and_contacts_nobody(tmp_path: Path):
+    """Needs `make sagemaker`, as make chaos does it."""
+    (tmp_path / "training.py").write_text("")
+    (tmp_path / "requirements.txt").write_text("trl")
+    plan = {
+        "region": "us-east-1",
+        "role_arn": ROLE,
+        "image": "",
+        "output": "s3://students/out",
+        "students": "s3://students/out/students",
+        "checkpoints": "s3://students/out/checkpoints/1",
+        "data": "s3://lake/dataset/",
+        "student": "s3://weights/small/",
+        "name": "raft-spark-train-1",
+        "source": str(tmp_path),
+        "requirements": "requirements.txt",
+        "command": "python training.py",
+        "instance_type": "ml.g5.2xlarge",
+        "disk_gb": 100,
+        "spot": True,
+        "max_seconds": 3600,
+        "max_wait_seconds": 7200,
+        "tags": {"raft-spark": "training"},
+        "metrics": {"train_loss": "train_loss=([0-9.]+)"},
+    }
+    script = ROOT / "raft_spark/model/training_job.py"
+    command = [str(ROOT / "build/env-sagemaker/bin/python"), "-P", str(script), "--dry-run"]
+    nowhere = {
+        "PATH": os.environ["PATH"],
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "SAGEMAKER_VALIDATE_ROLE": "false",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    done = subprocess.run(command, input=json.dumps(plan), env=nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    request = json.loads(done.stdout)
+    assert aws_model.found("sagemaker", "CreateTrainingJob", request) == []
+    assert request["EnableManagedSpotTraining"] is True
+    assert request["OutputDataConfig"]["CompressionType"] == "NONE"
+    assert request["CheckpointConfig"]["LocalPath"] == "/opt/ml/checkpoints"
+    assert {channel["ChannelName"] for channel in request["InputDataConfig"]} >= {"dataset", "student", "code"}
