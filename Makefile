@@ -10,6 +10,7 @@ S3A := build/jars
 RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
+SAGEMAKER := build/env-sagemaker
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own, as those of
 ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
@@ -56,7 +57,7 @@ package: $(RUN)/ready ## the folder that EMR Serverless runs, for both its machi
 pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.txt
 	$(RUN)/bin/python -m raft_spark.emr.pins
 
-chaos: $(TEST)/ready ## the long fault tests: kill every stage, again and again
+chaos: $(TEST)/ready $(SAGEMAKER)/ready ## the long fault tests: kill every stage, again and again
 	$(TEST)/bin/python -m pytest -m slow tests
 	$(TEST)/bin/python -m pytest $(ICEBERG)
 	$(ON_SPARK35) $(ICEBERG)
@@ -75,6 +76,9 @@ bench-peer: $(TEST)/ready $(PEER)/ready ## completions beside another engine, ab
 .PHONY: scan
 scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
 	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
+
+.PHONY: sagemaker
+sagemaker: $(SAGEMAKER)/ready ## the Python of `raft-spark model submit`: the SageMaker SDK, 1 GB, two minutes
 
 clean: ## remove all that was built
 	rm -rf build *.egg-info
@@ -123,6 +127,13 @@ $(SCAN)/ready:
 	@echo "making $(SCAN): 280 MB, a minute"
 	@$(PYTHON) -m venv $(SCAN)
 	@$(SCAN)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
+	@touch $@
+
+# The SDK pins an older pyarrow than the lake's, so it has an environment of its own.
+$(SAGEMAKER)/ready:
+	@echo "making $(SAGEMAKER): 1 GB, two minutes"
+	@$(PYTHON) -m venv $(SAGEMAKER)
+	@$(SAGEMAKER)/bin/python -m pip install --quiet --disable-pip-version-check sagemaker==3.27.0
 	@touch $@
 
 # hadoop-aws and Iceberg for both lines, so that Spark reaches an S3 server and a catalog in tests as it does on EMR.

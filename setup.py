@@ -47,6 +47,7 @@ setup(
         "emr": emr,
         "hub": hub,
         "report": report,
+        "sagemaker": ["sagemaker>=3.27,<4"],
         "dev": [
             "cfn-lint>=1.50",
             "hypothesis>=6.100",

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from raft_spark import explain
 from raft_spark.errors import ConfigError
-from raft_spark.learning import Evaluation, Hosting, Training
+from raft_spark.learning import Evaluation, Hosting, Training, TrainingJob
 from raft_spark.sections import (
     Articles,
     Base,
@@ -50,6 +50,7 @@ __all__ = [
     "Price",
     "Refresh",
     "Training",
+    "TrainingJob",
     "folder",
     "from_argv",
     "load",

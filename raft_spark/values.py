@@ -141,6 +141,12 @@ RemoteWrite = Annotated[
         "as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
     ),
 ]
+Region = Annotated[str, _like(r"[a-z]{2}(-[a-z]+)+-\d", "a region, as us-east-1")]
+Instance = Annotated[str, _like(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type of SageMaker, as ml.g5.2xlarge")]
+Image = Annotated[
+    str,
+    _like(r"[a-z0-9][a-z0-9.-]+\.[a-z]+/[\w./-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", "as REGISTRY/REPOSITORY:TAG"),
+]
 Tags = Annotated[dict[str, str], AfterValidator(_tags)]
 Root = Annotated[str, AfterValidator(_root)]
 Source = Annotated[str, AfterValidator(_source)]

@@ -406,6 +406,13 @@ SAGEMAKER_ERRORS = [
     (
         400,
         "ValidationError",
+        {"Message": "Inference Component has no capacity to process this request."},
+        "throttled",
+        "ValidationError: Inference Component has no capacity to process this request.",
+    ),
+    (
+        400,
+        "ValidationError",
         {"Message": "Endpoint teacher of account 1 not found."},
         "refused",
         "ValidationError: Endpoint teacher of account 1 not found.",

@@ -4,17 +4,14 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import pytest
-from botocore.model import Shape
-from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
+import aws_model
 from conftest import ROOT
 from raft_spark import config
 from raft_spark.emr import application, checks, document, shapes, submit
@@ -72,36 +69,8 @@ def read(made: dict[str, Any]) -> config.Config:
 # The service's model
 
 
-def broken(value: Any, shape: Shape, path: str = "document") -> Iterator[str]:
-    """Yield what breaks a length, range, pattern or choice of the model; ParamValidator looks at types and names alone."""
-    about = shape.metadata
-    size = value if shape.type_name in {"integer", "long"} else len(value) if hasattr(value, "__len__") else 1
-    if not about.get("min", size) <= size <= about.get("max", size):
-        yield f"{path}: {size} is not in {about.get('min')}..{about.get('max')}"
-    if "pattern" in about and not re.fullmatch(about["pattern"], value):
-        yield f"{path}: {value!r} is not {about['pattern']}"
-    if value not in about.get("enum", [value]):
-        yield f"{path}: {value!r} is none of {about['enum']}"
-    for name, member, below in inside(value, shape):
-        yield from broken(member, below, f"{path}.{name}")
-
-
-def inside(value: Any, shape: Shape) -> Iterator[tuple[str, Any, Shape]]:
-    if shape.type_name == "structure":
-        yield from ((name, member, shape.members[name]) for name, member in value.items() if name in shape.members)
-    elif shape.type_name == "list":
-        yield from (("[]", member, shape.member) for member in value)
-    elif shape.type_name == "map":
-        yield from (("key", name, shape.key) for name in value)
-        yield from ((name, member, shape.value) for name, member in value.items())
-
-
 def found(made: dict[str, Any]) -> list[str]:
-    shape = (
-        botocore.session.get_session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
-    )
-    whole = {**made, "clientToken": document.token(made, "")}
-    return [*broken(whole, shape), *filter(None, [ParamValidator().validate(whole, shape).generate_report()])]
+    return aws_model.found("emr-serverless", "StartJobRun", {**made, "clientToken": document.token(made, "")})
 
 
 EVERYTHING = (

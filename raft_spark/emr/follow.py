@@ -10,10 +10,11 @@ import click
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from raft_spark import service
 from raft_spark.config import Config
-from raft_spark.emr import logs, service
-from raft_spark.emr.service import Client
+from raft_spark.emr import logs
 from raft_spark.errors import ConfigError, RunError, StoppedError
+from raft_spark.service import Client
 from raft_spark.terminal import INTERRUPTED
 
 ENDED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})

@@ -17,9 +17,9 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from raft_spark import service
 from raft_spark.config import Config
-from raft_spark.emr import service
-from raft_spark.emr.service import Client
+from raft_spark.service import Client
 
 LINES = 40
 PAUSES = (0.0, 5.0, 10.0, 15.0)  # seconds before each look

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_spark import __version__, shares
+from raft_spark import __version__, service, shares
 from raft_spark.config import Config
-from raft_spark.emr import application, checks, document, release, service, shapes, upload
+from raft_spark.emr import application, checks, document, release, shapes, upload
 from raft_spark.emr.follow import ENDED
 from raft_spark.emr.release import Release
-from raft_spark.emr.service import Client
 from raft_spark.errors import ConfigError, InputError
+from raft_spark.service import Client
 
 RELEASES = Path("build/release")
 REMEMBERED = dt.timedelta(days=30)  # how far back runs are looked through

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from raft_spark.emr import service
+from raft_spark import service
 from raft_spark.emr.release import LIST, Release
-from raft_spark.emr.service import Client
 from raft_spark.errors import ConfigError
+from raft_spark.service import Client
 
 HIDDEN = frozenset(
     {"403", "404"}

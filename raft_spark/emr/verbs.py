@@ -9,8 +9,8 @@ from typing import TypedDict, Unpack
 
 import click
 
-from raft_spark import config
-from raft_spark.emr import checks, document, follow, package, service
+from raft_spark import config, service
+from raft_spark.emr import checks, document, follow, package
 from raft_spark.emr import submit as submission
 from raft_spark.terminal import console, reported, settings
 

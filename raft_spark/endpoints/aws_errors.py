@@ -54,6 +54,7 @@ NOWHERE = (
         re.IGNORECASE,
     )
 )
+NO_COPY = "has no capacity to process this request"  # an inference component that was scaled to zero: it comes back in minutes
 ACCESS_KEY = re.compile(r"\bA[KS]IA[A-Z0-9]{12,}")
 SIGNED = "The Canonical String"  # what a refused signature is compared with: it repeats the session token
 
@@ -99,6 +100,8 @@ def _class(response: Mapping[str, Any]) -> ErrorClass:
     if code in CONTAINER:
         return _container_class(status, message)
     known = CODES.get(code)
+    if known == "bad_request" and NO_COPY in message:
+        return "throttled"
     if known == "bad_request" and NOWHERE.search(message):
         return "refused"
     return known or ("unavailable" if status == 530 else answers.by_status(status))  # noqa: PLR2004 - SageMaker's own

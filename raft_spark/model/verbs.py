@@ -2,7 +2,13 @@
 
 import click
 
+from raft_spark.model import aws_verbs
+
 
 @click.group()
 def model() -> None:
     """Train a student on the dataset, host it for its evaluation, list what is left over with its cost."""
+
+
+for verb in (aws_verbs.submit, aws_verbs.host, aws_verbs.unhost, aws_verbs.list_left):
+    model.add_command(verb)

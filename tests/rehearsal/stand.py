@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark import config, endpoints, sample
-from raft_spark.emr import document, service, upload
+from raft_spark import config, endpoints, sample, service
+from raft_spark.emr import document, upload
 from raft_spark.emr.release import MACHINES, Release
 from rehearsal import driver, machine
 from rehearsal.driver import RehearsalError

@@ -1,5 +1,6 @@
-"""The door to EMR Serverless and to the S3 beside it: clients that repeat what passes, and what AWS refuses as one sentence."""
+"""The door to AWS where things are made, looked at and removed: clients that repeat what passes, and what AWS refuses as one sentence."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,15 @@ PATIENCE = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attem
 Client = Any  # boto3 makes its clients' classes while it runs
 
 
-def connect(name: str) -> Client:
-    """Open a client in the region and with the credentials of AWS's chain."""
+def connect(name: str, region: str = "") -> Client:
+    """Open a client with the credentials of AWS's chain, and in its region where none is given."""
     with translated(f"{name} cannot be reached"):
-        return boto3.client(name, config=PATIENCE)
+        return boto3.client(name, region_name=region or None, config=PATIENCE)
+
+
+def home() -> str:
+    """Return the region of AWS's chain, "" where it names none."""
+    return os.environ.get("AWS_REGION") or boto3.Session().region_name or ""
 
 
 @contextmanager
