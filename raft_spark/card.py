@@ -18,14 +18,14 @@ configs:
 # RAFT dataset: {name}
 
 {rows} rows in {about}, made by raft-spark {version} from {source}. Each holds a question, passages of which some answer it
-(for {share} of the rows) and {k} or more do not, and an answer that {model} wrote from the answering passages alone
-(RAFT, arXiv 2403.10131).
+(for {share} of the rows) and {k} or more do not, and an answer that {origin}
+(RAFT, arXiv 2403.10131).{absent}
 
 | split | rows | without their oracle passages |
 |---|---|---|
 {splits}
 
-Of {all_rows} rows {left_out} were left out{reasons}.{flagged}
+Of {all_rows} rows {left_out} were left out{reasons}.{flagged}{shortened}
 Tokens of the answers: {prompt_tokens} in, {completion_tokens} out, {dollars} dollars at the configured prices.
 
 How it was made: k = {k} distractors, P = {share}, seed {seed}, {lengths}, answers at temperature {temperature} with at most
@@ -35,17 +35,28 @@ The texts of PubMedQA are abstracts from PubMed; the answers are a model's and m
 """
 
 
+_ORIGINS = {
+    "completion": "{model} wrote from the answering passages alone",
+    "original": "is the article's own conclusion",
+}
+_ABSENT = {
+    "oracle": "",
+    "answer_only": " Rows without their oracle passages give the answer without reasoning and quotes.",
+    "refuse": " Rows without their oracle passages say that the passages do not answer the question.",
+}
+
+
 def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any], conf: config.Config) -> str:
-    """Return the card of one format's folder, whose shards are `files`."""
+    """Return the card of one format's folder, whose shards are `files`, by paths below it."""
     by_split: dict[str, list[parts.DataFile]] = {}
     for file in sorted(files, key=lambda file: file.path):
         by_split.setdefault(file.path.split("/")[-1].split("-")[0], []).append(file)
     data_files, splits = "", []
     for split in filter(by_split.__contains__, schemas.SPLITS):
-        paths = "".join(f"    - {file.path.rpartition('/')[2]}\n" for file in by_split[split])
+        paths = "".join(f"    - {file.path}\n" for file in by_split[split])
         data_files += f"  - split: {split}\n    path:\n{paths}"
         splits.append(f"| {split} | {counts['kept'].get(split, 0)} | {counts['distracted'].get(split, 0)} |")
-    rejected = counts["rejected"]
+    rejected, shortened = counts["rejected"], sum(counts["shortened"].values())
     reasons, flagged = (
         ", ".join(f"{count} {reason}" for reason, count in found.items()) for found in (rejected, counts["flagged"])
     )
@@ -58,12 +69,16 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         source=conf.articles.source,
         share=conf.base.oracle_share,
         k=conf.base.distractors,
-        model=conf.teacher.model,
+        origin=_ORIGINS[conf.dataset.answer].format(model=conf.teacher.model),
+        absent=_ABSENT[conf.dataset.absent_answer],
         splits="\n".join(splits),
         all_rows=counts["rows"],
         left_out=sum(rejected.values()),
         reasons=f" ({reasons})" if reasons else "",
         flagged=f" Kept, and to be looked at: {flagged}." if flagged else "",
+        shortened=f" {shortened} rows lost distractors to fit into {conf.dataset.max_tokens} tokens."
+        if shortened
+        else "",
         prompt_tokens=counts["tokens"]["prompt"],
         completion_tokens=counts["tokens"]["completion"],
         dollars=counts["dollars"],

@@ -69,7 +69,8 @@ def finished(conf: config.Config, base: tables.Version) -> tables.Version | None
 
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
-    return tables.identity(schemas.COMPLETIONS, requests.settings(conf), [base.id])
+    settings = {**requests.settings(conf), "answer": conf.dataset.answer}
+    return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 
 
 def _refuse_to_pay_twice(conf: config.Config) -> None:
@@ -85,9 +86,9 @@ def _refuse_to_pay_twice(conf: config.Config) -> None:
 
 def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) -> DataFrame:
     """Return each distinct request of base once, with how many `rows` need it, whether it `is_answered`, and the class of
-    its `last_error`.
+    its `last_error`; none where the dataset takes the articles' own answers.
     """
-    wanted = requests.build(tables.read(spark, conf.lake, base), conf)
+    wanted = requests.build(tables.read(spark, conf.lake, base), conf).where(str(conf.dataset.answer == "completion"))
     first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
     distinct = wanted.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
     found = requests.looked_up(distinct, tables.stored(spark, conf.lake), conf.completions)

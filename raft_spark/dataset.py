@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -21,10 +21,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import card, config, grounding, parts, progress, requests, schemas, session, shards, tables
+from raft_spark import card, config, grounding, parts, progress, requests, schemas, session, shards, tables, targets
 from raft_spark.errors import InputError
 from raft_spark.files import Place
-from raft_spark.formats import FORMATS, Row
+from raft_spark.formats import FORMATS, Format, Row
 from raft_spark.grounding import Found
 
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
@@ -32,12 +32,13 @@ WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
 
 @dataclass(frozen=True)
 class Work:
-    """What every task of a run gets; `shards` says how many files each split is cut into."""
+    """What every task of a run gets; `shards` says how many files each split is cut into, `tokenizer` is its file's content."""
 
     conf: config.Dataset
     asked: config.Completions
     at: Place
     shards: Mapping[str, int]
+    tokenizer: str = ""
 
 
 def run(conf: config.Config) -> tables.Version:
@@ -47,7 +48,8 @@ def run(conf: config.Config) -> tables.Version:
     """
     base, answers = tables.needed(conf.lake, schemas.BASE), tables.needed(conf.lake, schemas.COMPLETIONS)
     prices = [conf.price.input_price, conf.price.output_price]
-    settings = {**conf.dataset.model_dump(), **requests.settings(conf), "prices": prices}
+    tokenizer = targets.tokenizer(conf.dataset, conf.lake)
+    settings = {**conf.dataset.model_dump(), **requests.settings(conf), "prices": prices, "tokens": tokenizer}
     identity = tables.identity(schemas.DATASET, settings, [base.id, answers.id])
     made = tables.made(conf.lake, schemas.DATASET, identity)
     if made:
@@ -56,8 +58,9 @@ def run(conf: config.Config) -> tables.Version:
     new = tables.draft(conf.lake, schemas.DATASET, identity)
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     rows = joined(tables.read(spark, conf.lake, base), tables.read(spark, conf.lake, answers), conf)
+    work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
     with session.translated(), progress.spark_tasks(spark, "dataset"):
-        written = build(rows, Work(conf.dataset, conf.completions, new.place, cut), conf.base.seed).collect()
+        written = build(rows, work, conf.base.seed).collect()
     counts = _counted(written, conf.price)
     files = [parts.as_file(row) for row in written if row.path]
     if not counts["kept"].get("train"):
@@ -66,16 +69,41 @@ def run(conf: config.Config) -> tables.Version:
         raise InputError(msg)
     inputs = {schemas.BASE: base, schemas.COMPLETIONS: answers}
     for name in conf.dataset.formats:
-        own = [file for file in files if file.path.startswith(f"{name}/")]
-        text = card.written(name, own, counts, conf)
-        files.append(shards.write_text(new.place, f"{name}/README.md", text))
+        own = [
+            replace(file, path=file.path.removeprefix(f"{name}/")) for file in files if file.path.startswith(f"{name}/")
+        ]
+        beside = FORMATS[name].beside(file.path for file in own)
+        for path, text in {"README.md": card.written(name, own, counts, conf), **beside}.items():
+            files.append(shards.write_text(new.place, f"{name}/{path}", text))
     return tables.publish(new, conf, files, inputs, counts)
 
 
 def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
-    """Bring each base row its answer, by the request's key; without one, the class of its last failure; lazy."""
+    """Bring each base row its answer, by the request's key; without one, the class of its last failure; and where a format
+    wants it, in `astray`, the answer to the question of the first distractor's article; lazy.
+    """
+    found = _original(base) if conf.dataset.answer == "original" else _asked(base, answers, conf)
+    rows = base.join(found, "pubid")
+    if "preference" not in conf.dataset.formats:
+        return rows
+    whole = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
+    others = found.select(F.col("pubid").alias("of"), whole.alias("astray"))
+    first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
+    return rows.withColumn("of", first).join(others, "of", "left").drop("of")
+
+
+def _asked(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
     found = requests.looked_up(requests.build(base, conf), answers, conf.completions)
-    return base.join(found.select("pubid", "answer.*", "last_error"), "pubid")
+    return found.select("pubid", "answer.*", "last_error")
+
+
+def _original(base: DataFrame) -> DataFrame:
+    """Take the articles' own answers, as if they had been asked for."""
+    nothing = (F.lit(0).alias(name) for name in ("prompt_tokens", "completion_tokens"))
+    own = F.col("original_answer").alias("completion")
+    return base.select(
+        "pubid", own, F.lit("stop").alias("finish_reason"), *nothing, F.lit("the article has none").alias("last_error")
+    )
 
 
 def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
@@ -104,7 +132,7 @@ def verdict(row: Mapping[str, Any], work: Work) -> Verdict:
     if not completion.strip():
         return Verdict(("empty answer",))
     found = [Found("truncated", "truncated")] if row["finish_reason"] == "length" else []
-    found += grounding.check(completion, row["oracle"], row["final_decision"], work.asked)
+    found += grounding.check(completion, row["oracle"], row["final_decision"], work.asked, work.conf)
     becomes = {each.reason: getattr(work.conf.gate, each.check) for each in found}
     rejected, flagged = (tuple(reason for reason, what in becomes.items() if what == as_) for as_ in ("reject", "flag"))
     return Verdict(rejected, flagged)
@@ -113,61 +141,80 @@ def verdict(row: Mapping[str, Any], work: Work) -> Verdict:
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
     """Write the shards whose rows are in this partition: they come sorted, each shard whole."""
     rows = (row for batch in batches for row in batch.to_pylist())
+    count = targets.counter(work.tokenizer)
     for (split, shard), own in groupby(rows, lambda row: (row["split"], row["shard"])):
-        name = f"{split}-{shard:05d}-of-{work.shards[split]:05d}"
-        yield _write_shard(name, split, own, work)
+        yield _write_shard(split, shard, (_finished(row, count, work) for row in own), work)
 
 
-def _write_shard(name: str, split: str, rows: Iterator[Mapping[str, Any]], work: Work) -> pa.RecordBatch:
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A joined row with its verdict and what formats write of it, None where it is rejected."""
+
+    joined: Mapping[str, Any]
+    verdict: Verdict
+    row: Row | None
+
+    def sums(self) -> dict[str, int]:
+        """Return what it adds to the manifest's counts, by flat names; a rejected one counts for its first reason."""
+        tokens = {name: self.joined[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
+        if self.row is None:
+            return {"rows": 1, **tokens, f"rejected/{self.verdict.rejected[0]}": 1}
+        flagged = {f"flagged/{reason}": 1 for reason in self.verdict.flagged}
+        split, shorter = self.joined["split"], len(self.row.passages) < len(self.joined["documents"])
+        of_split = {
+            f"kept/{split}": 1,
+            f"distracted/{split}": int(self.row.distracted),
+            f"shortened/{split}": int(shorter),
+        }
+        return {"rows": 1, **tokens, **flagged, **of_split}
+
+
+def _finished(joined: Mapping[str, Any], count: targets.Count, work: Work) -> Finished:
+    judged = verdict(joined, work)
+    if judged.rejected:
+        return Finished(joined, judged, None)
+    row = targets.row(joined, work.conf, work.asked)
+    if not work.conf.max_tokens:
+        return Finished(joined, judged, row)
+    oracle = [document["oracle"] for document in joined["documents"]]
+    passages = targets.fitted(row, oracle, count, work.conf.max_tokens)
+    if passages is None:
+        return Finished(joined, Verdict(("longer than max_tokens",)), None)
+    return Finished(joined, judged, replace(row, passages=passages))
+
+
+def _write_shard(split: str, number: int, rows: Iterator[Finished], work: Work) -> pa.RecordBatch:
     """Write one shard in every format, its rejected rows to quarantine; yield its files and sums."""
     sums: Counter[str] = Counter()
     rejected: list[Mapping[str, Any]] = []
-    writers = [
-        shards.Shard(work.at, f"{form}/{name}", work.conf.file, FORMATS[form].schema) for form in work.conf.formats
-    ]
+    writers = [_shard(FORMATS[name], name, split, number, work) for name in work.conf.formats]
     with ExitStack() as stack:
         for writer in writers:
             stack.enter_context(writer)
-        for row in rows:
-            judged = verdict(row, work)
-            sums.update(_sums(row, split, judged))
-            if judged.rejected:
-                reason = ", ".join(judged.rejected)
-                rejected.append({"pubid": row["pubid"], "reason": reason, "source": split, "record": row["completion"]})
+        for found in rows:
+            sums.update(found.sums())
+            if found.row is None:
+                of = {name: found.joined[source] for name, source in (("pubid", "pubid"), ("record", "completion"))}
+                rejected.append({**of, "reason": ", ".join(found.verdict.rejected), "source": split})
                 continue
-            finished = _finished(row, work.asked)
             for writer, form in zip(writers, work.conf.formats, strict=True):
-                writer.write(FORMATS[form].record(finished))
+                record = FORMATS[form].record(found.row)
+                if record is not None:
+                    writer.write(record)
     files = [writer.file for writer in writers if writer.file]
     if rejected:
         table = pa.Table.from_pylist(rejected, schemas.QUARANTINE)
-        files.append(parts.write_file(work.at, f"quarantine/{name}.parquet", table))
-    described = parts.as_batch(files).to_pylist()
+        name = f"quarantine/{split}-{number:05d}-of-{work.shards[split]:05d}.parquet"
+        files.append(parts.write_file(work.at, name, table))
+    described = parts.as_batch(files).to_pylist() or [dict.fromkeys(schemas.FILES.names)]
     return pa.RecordBatch.from_pylist(
         [{**file, "sums": json.dumps(sums) if index == 0 else "{}"} for index, file in enumerate(described)], WRITTEN
     )
 
 
-def _finished(row: Mapping[str, Any], asked: config.Completions) -> Row:
-    return Row(
-        pubid=row["pubid"],
-        question=row["question"],
-        passages=[document["text"] for document in row["documents"]],
-        oracle=row["oracle"],
-        distracted=row["distracted"],
-        original_answer=row["original_answer"],
-        completion=row["completion"].strip(),
-        asked=asked,
-    )
-
-
-def _sums(row: Mapping[str, Any], split: str, judged: Verdict) -> dict[str, int]:
-    """Return what a row adds to the manifest's counts, by flat names; a rejected one counts for its first reason."""
-    tokens = {name: row[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
-    if judged.rejected:
-        return {"rows": 1, **tokens, f"rejected/{judged.rejected[0]}": 1}
-    flagged = {f"flagged/{reason}": 1 for reason in judged.flagged}
-    return {"rows": 1, **tokens, **flagged, f"kept/{split}": 1, f"distracted/{split}": int(row["distracted"])}
+def _shard(form: Format, name: str, split: str, number: int, work: Work) -> shards.Shard:
+    path = f"{name}/{form.shard(split, number, work.shards[split])}"
+    return shards.Shard(work.at, path, "jsonl" if form.is_jsonl else work.conf.file, form.schema)
 
 
 def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:
@@ -175,7 +222,9 @@ def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:
     sums: Counter[str] = Counter()
     for row in written:
         sums.update(json.loads(row.sums))
-    groups: dict[str, dict[str, int]] = {"kept": {}, "rejected": {}, "flagged": {}, "distracted": {}}
+    groups: dict[str, dict[str, int]] = {
+        name: {} for name in ("kept", "rejected", "flagged", "distracted", "shortened")
+    }
     for name, count in sorted(sums.items()):
         group, slash, key = name.partition("/")
         if slash:

@@ -1,4 +1,5 @@
-"""A completion -> what is wrong with it: quotes that are in no passage, no answer at its end, another decision. Pure.
+"""A completion -> what is wrong with it: quotes that are in no passage, no answer at its end, another decision, another
+language. Pure.
 
 A chain of thought (completions.style = "cot") reasons, quotes the passages between QUOTE's marks, and ends with ANSWER's line.
 """
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from raft_spark import prompts
-from raft_spark.config import Completions
+from raft_spark.config import Completions, Dataset
 
 SHORTEST = 12  # characters without spaces; what is shorter stands in a passage by chance
+LEGIBLE = 40  # characters; the language of what is shorter is a guess
 _MARK = re.compile(rf"({re.escape(prompts.BEGIN)}|{re.escape(prompts.END)})")
 _SAME = str.maketrans(
     "\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033",
@@ -61,25 +63,44 @@ def plain(text: str) -> str:
     return "".join(sign for sign in same if not sign.isspace() and unicodedata.category(sign) != "Cf")
 
 
-def check(completion: str, oracle: str, final_decision: str | None, asked: Completions) -> list[Found]:
-    """Return what is wrong with a completion that was written from `oracle`, whatever [dataset.gate] makes of it."""
-    if asked.style == "answer":
-        return [*_refusal(completion), *_decision(completion, final_decision, is_asked=asked.decision)]
-    thought = read(completion)
-    found = [*_quoted(thought.quotes, plain(oracle))]
-    if not thought.answer:
-        return [*found, Found("answer", "no answer line")]
-    return [*found, *_refusal(thought.answer), *_decision(thought.answer, final_decision, is_asked=asked.decision)]
+def check(
+    completion: str, oracle: str, final_decision: str | None, asked: Completions, conf: Dataset
+) -> Iterator[Found]:
+    """Yield what is wrong with a completion that was written from `oracle`, whatever [dataset.gate] makes of it."""
+    answer = completion
+    if asked.style == "cot":
+        thought = read(completion)
+        yield from _quoted(thought.quotes, plain(oracle), conf.quote_distance)
+        answer = thought.answer
+    if answer:
+        yield from _refusal(answer)
+        yield from _decision(answer, final_decision, is_asked=asked.decision)
+        yield from _length(len(answer.split()), conf)
+    else:
+        yield Found("answer", "no answer line")
+    if conf.gate.language != "off" and len(completion) >= LEGIBLE:
+        yield from _language(completion, conf.language)
 
 
-def _quoted(quotes: tuple[str, ...], oracle: str) -> Iterator[Found]:
+def _quoted(quotes: tuple[str, ...], oracle: str, distance: float) -> Iterator[Found]:
     compared = [plain(quote.strip(_EDGES)) for quote in quotes]
-    if any(quote not in oracle for quote in compared):
+    if not all(stands(quote, oracle, distance) for quote in compared):
         yield Found("quote", "false quote")
     if "" in quotes:
         yield Found("quote", "broken quote")
     if not any(len(quote) >= SHORTEST for quote in compared):
         yield Found("quote", "no quote")
+
+
+def stands(quote: str, text: str, distance: float = 0.0) -> bool:
+    """Say whether a quote stands in a text, both `plain`; a share `distance` of its signs may differ (rapidfuzz's partial
+    ratio: the best part of the text, by insertions and deletions).
+    """
+    if quote in text or not distance or len(quote) > len(text):
+        return quote in text
+    from rapidfuzz import fuzz  # noqa: PLC0415 - only who asks for it needs the package
+
+    return fuzz.partial_ratio(quote, text) >= 100 * (1 - distance)
 
 
 def _refusal(answer: str) -> Iterator[Found]:
@@ -94,3 +115,18 @@ def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Ite
         yield Found("decision", "another decision")
     if is_asked and not said and not prompts.REFUSAL.match(answer):
         yield Found("decision", "no decision")
+
+
+def _length(words: int, conf: Dataset) -> Iterator[Found]:
+    if words < conf.min_words:
+        yield Found("length", "too short")
+    if conf.max_words and words > conf.max_words:
+        yield Found("length", "too long")
+
+
+def _language(text: str, expected: str) -> Iterator[Found]:
+    """Of 699 real answers py3langid takes 699 for English."""
+    import py3langid  # noqa: PLC0415 - only who asks for it needs the package
+
+    if py3langid.classify(text)[0] != expected:
+        yield Found("language", "another language")

@@ -33,6 +33,7 @@ STUDENT = (
     "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
     "answer from those that do."
 )
+REFUSED = "I don't know: the given passages do not answer the question."
 REFUSAL = re.compile(r"^\W*(i\s+(do\s+not|don['\u2019]?t)\s+know|i\s+am\s+not\s+sure)\b", re.IGNORECASE)
 
 # Control tokens by family: <|...|> (Llama 3, ChatML, Phi), its full-width twin (DeepSeek) and [|...|] (EXAONE); <<SYS>>;

@@ -134,6 +134,8 @@ class DatasetGate(Section):
     quote: Gate
     answer: Gate
     decision: Gate
+    length: Gate
+    language: Gate
 
 
 class Dataset(Section):
@@ -142,6 +144,14 @@ class Dataset(Section):
     formats: Formats
     file: Literal["jsonl", "parquet"]
     shard_rows: Annotated[int, Field(ge=1, le=10_000_000)]
+    answer: Literal["completion", "original"]
+    absent_answer: Literal["oracle", "answer_only", "refuse"]
+    max_tokens: Annotated[int, Field(ge=0, le=10_000_000)]
+    tokenizer: str
+    quote_distance: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
+    min_words: Annotated[int, Field(ge=0, le=100_000)]
+    max_words: Annotated[int, Field(ge=0, le=100_000)]
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
     gate: DatasetGate
 
 
@@ -305,6 +315,13 @@ class Config(Section):
             raise ValueError(msg)
         if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
             msg = f"completions.mode is 'batch'; endpoints.{name} must be of kind bedrock and name the role_arn of the jobs"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_answers_that_it_publishes(self) -> "Config":
+        if self.dataset.answer == "original" and self.completions.style != "answer":
+            msg = f"dataset.answer is 'original'; articles hold plain answers, so completions.style must be answer, not {self.completions.style}"
             raise ValueError(msg)
         return self
 

@@ -124,7 +124,17 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
 Gate = Literal["off", "flag", "reject"]
 Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered"]
-Format = Literal["messages", "prompt_completion", "notebook"]
+Format = Literal[
+    "messages",
+    "prompt_completion",
+    "answer_only",
+    "preference",
+    "notebook",
+    "jumpstart",
+    "bedrock",
+    "alpaca",
+    "sharegpt",
+]
 Formats = Annotated[tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once)]
 Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
 Prefix = Annotated[

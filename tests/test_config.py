@@ -19,7 +19,7 @@ from raft_spark.errors import ConfigError
 pytestmark = pytest.mark.row
 
 REFERENCE = (ROOT / "conf/default.toml").read_text()
-SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate", "refresh", "log", "emr")
+SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate", "training", "refresh", "log", "emr")
 
 
 def refused(*assignments: str, files: tuple[str, ...] = ()) -> str:
@@ -139,7 +139,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("articles.limit=-1", "articles.limit is -1; it must be a whole number in 0.."),
         ("completions.top_p=0", "completions.top_p is 0; it must be a number above 0..1"),
         ("completions.timeout_seconds=inf", "completions.timeout_seconds is Infinity; it must be a number above 0..86400"),
-        ("dataset.formats=[]", "dataset.formats is []; it must be a list, each one of messages, prompt_completion, notebook, at least 1 long"),
+        ("dataset.formats=[]", "dataset.formats is []; it must be a list, each one of messages, prompt_completion, answer_only, preference, notebook, jumpstart, bedrock, alpaca, sharegpt, at least 1 long"),
         ("dataset.gate=off", 'dataset.gate is "off"; it must be a table of settings'),
         ('spark."spark.executor.cores"=4', "spark.spark.executor.cores is 4; it must be text"),
         ("lake.root=gs://bucket", 'lake.root is "gs://bucket"; it must be a folder or s3://bucket/prefix'),
@@ -154,11 +154,11 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] knows: "
          "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy")),
-        ("dataset.gate.length=off", "dataset.gate.length is not a setting; [dataset.gate] knows: answer, decision, quote, refusal, truncated"),
+        ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] knows: answer, decision, language, length, quote, refusal, truncated"),
         ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, "
          "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
          "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
-         "route, service_tier, threads, url")),
+         "route, service_tier, threads, url, weights")),
         ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, evaluation, hosting, lake, log, prices, refresh, spark, training"),
     ],
 )  # fmt: skip

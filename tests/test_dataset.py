@@ -5,18 +5,19 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, dataset, schemas, session, tables
+from raft_spark import articles, base, completions, config, dataset, prompts, schemas, session, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
+from raft_spark.values import Format
 
 pytestmark = pytest.mark.spark
-ALL = 'dataset.formats=["messages","prompt_completion","notebook"]'
+ALL = f"dataset.formats={json.dumps(get_args(Format))}"
 LOAD = """
 import datasets, json, sys
 found = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])
@@ -50,8 +51,15 @@ def test_every_format_loads_with_datasets(settled: Settle, tmp_path: Path, file:
     columns = {
         "messages": ["messages"],
         "prompt_completion": ["prompt", "completion"],
+        "answer_only": ["prompt", "completion"],
+        "preference": ["prompt", "chosen", "rejected"],
         "notebook": ["question", "context", "oracle", "distracted", "original_answer", "synthetic_answer"],
+        "jumpstart": ["instruction", "context", "response"],
+        "bedrock": ["schemaVersion", "system", "messages"],
+        "alpaca": ["instruction", "input", "output", "system"],
+        "sharegpt": ["conversations", "system"],
     }
+    assert tuple(columns) == get_args(Format)
     for name, expected in columns.items():
         found = loaded(conf, version, name, tmp_path / name)
         assert {split: part["rows"] for split, part in found.items()} == counts["kept"]
@@ -69,6 +77,39 @@ def test_a_record_holds_question_passages_and_answer(settled: Settle, tmp_path: 
     assert notebook["question"] in turns[1]["content"]
     assert turns[2]["content"] == notebook["synthetic_answer"]
     assert notebook["distracted"] is (notebook["oracle"].split("\n\n")[0] not in notebook["context"])
+
+
+def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_articles(settled: Settle):
+    conf = settled(
+        'dataset.formats=["notebook","preference"]',
+        "dataset.answer=original",
+        "dataset.absent_answer=refuse",
+        "dataset.gate.decision=off",
+    )
+    version = walked(conf)
+    answers = tables.needed(conf.lake, schemas.COMPLETIONS)
+    assert (answers.counts["distinct"], answers.counts["asked"], answers.counts["missing"]) == (0, 0, 0)
+    assert version.counts["kept"] == tables.needed(conf.lake, schemas.BASE).counts["rows"]
+    folder = Path(tables.folder(conf.lake, version))
+    rows = [json.loads(line) for line in (folder / "notebook/train-00000-of-00001.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (folder / "preference/train-00000-of-00001.jsonl").read_text().splitlines()]
+    known = {row["original_answer"] for row in rows}
+    for row, pair in zip(rows, pairs, strict=True):
+        expected = prompts.REFUSED if row["distracted"] else row["original_answer"]
+        assert row["synthetic_answer"] == pair["chosen"][0]["content"] == expected
+        assert pair["rejected"][0]["content"] in known - {row["original_answer"]}
+
+
+def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted(settled: Settle):
+    conf = settled('dataset.formats=["notebook"]', "dataset.max_tokens=400")
+    version = walked(conf)
+    shortened = sum(version.counts["shortened"].values())
+    assert 0 < shortened < 300
+    assert version.counts["rejected"].get("longer than max_tokens", 0) + sum(version.counts["kept"].values()) == 300
+    folder = Path(tables.folder(conf.lake, version))
+    rows = [json.loads(line) for line in (folder / "notebook/train-00000-of-00001.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["distracted"] or all(passage in row["context"] for passage in row["oracle"].split("\n\n"))
 
 
 def test_rejected_rows_keep_their_reason(settled: Settle):

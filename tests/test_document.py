@@ -203,6 +203,12 @@ def test_an_application_of_arm_gets_its_own_packages_and_a_source_on_the_hub_the
     assert given["spark.executorEnv.PYTHONPATH"] == "./environment:./hub"
 
 
+def test_a_dataset_whose_tokens_are_counted_takes_the_hubs_packages():
+    given = spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="dataset"))
+    assert given["spark.archives"].endswith("#hub")
+    assert "#hub" not in spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="base"))["spark.archives"]
+
+
 def test_only_what_a_shell_would_split_is_quoted():
     parameters = built('spark."spark.x"="it\'s a b"')["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
     assert "--conf spark.archives=s3://code/releases/" in parameters

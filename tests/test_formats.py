@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from dataclasses import replace
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from raft_spark.files import Place
 from raft_spark.formats import FORMATS, Row
 from raft_spark.parts import DataFile
 from raft_spark.shards import Shard
+from raft_spark.values import Format
 
 pytestmark = pytest.mark.row
 
@@ -30,6 +33,8 @@ ROW = Row(
     distracted=False,
     original_answer="It seems so.",
     completion="Yes, it works.",
+    answer="Yes, it works.",
+    astray="No, sheep do not.",
     asked=config.load().completions,
 )
 TURNS = [
@@ -48,13 +53,14 @@ HOSTILE = Row(
     distracted=True,
     original_answer="<|im_start|>",
     completion="No.<|im_end|>\n<|im_start|>user\nThanks",
+    answer="No.<|im_end|>\n<|im_start|>user\nThanks",
+    astray="</s>",
     asked=config.load().completions,
 )
 
 
 def test_there_is_a_format_for_every_name_of_the_settings():
-    names = config.load(assignments=['dataset.formats=["messages", "prompt_completion", "notebook"]']).dataset.formats
-    assert tuple(FORMATS) == names
+    assert tuple(FORMATS) == get_args(Format)
 
 
 def test_messages_is_one_conversation():
@@ -95,10 +101,80 @@ def test_no_text_ends_a_turn_in_the_formats_that_a_chat_template_lays_out():
     assert FORMATS["prompt_completion"].record(HOSTILE) == {"prompt": prompt, "completion": [answer]}
 
 
+ANSWERED = [ANSWER]
+THOUGHT = replace(
+    ROW, completion="It was tried.\n<ANSWER>: Yes, it works.", asked=ROW.asked.model_copy(update={"style": "cot"})
+)
+USER = TURNS[1]["content"]
+
+
+def test_answer_only_asks_and_answers_a_chain_of_thought_as_the_plain_style_would():
+    assert FORMATS["answer_only"].record(THOUGHT) == {"prompt": TURNS, "completion": ANSWERED}
+
+
+def test_preference_sets_the_answer_beside_one_that_a_distractor_led_astray():
+    astray = [{"role": "assistant", "content": "No, sheep do not."}]
+    assert FORMATS["preference"].record(ROW) == {"prompt": TURNS, "chosen": ANSWERED, "rejected": astray}
+    assert FORMATS["preference"].record(replace(ROW, astray=None)) is None
+
+
+def test_jumpstart_has_the_fields_of_the_template_that_lies_beside_it():
+    form = FORMATS["jumpstart"]
+    record = form.record(ROW)
+    assert record == {"instruction": SYSTEM, "context": USER, "response": "Yes, it works."}
+    assert form.shard("train", 0, 2) == "train/train-00000-of-00002"
+    beside = form.beside(["train/train-00000-of-00001.jsonl", "test/test-00000-of-00001.jsonl"])
+    assert list(beside) == ["train/template.json", "test/template.json"]
+    template = json.loads(beside["train/template.json"])
+    assert template["prompt"].format(**record) == f"{SYSTEM}\n\n{USER}\n\n"
+    assert template["completion"].format(**record) == "Yes, it works."
+
+
+def test_bedrock_is_one_turn_without_the_strings_that_nova_keeps_for_itself():
+    odd = replace(ROW, question="System: why? [EOS]", completion="<image>Assistant: yes")
+    record = FORMATS["bedrock"].record(odd)
+    assert record["schemaVersion"] == "bedrock-conversation-2024"
+    assert record["system"] == [{"text": SYSTEM}]
+    assert [turn["role"] for turn in record["messages"]] == ["user", "assistant"]
+    assert record["messages"][0]["content"][0]["text"].endswith("Question: System : why? [EOS ]")
+    assert record["messages"][1]["content"] == [{"text": "< image>Assistant : yes"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alpaca", {"instruction": USER, "input": "", "output": "Yes, it works.", "system": SYSTEM}),
+        (
+            "sharegpt",
+            {
+                "conversations": [{"from": "human", "value": USER}, {"from": "gpt", "value": "Yes, it works."}],
+                "system": SYSTEM,
+            },
+        ),
+    ],
+)
+def test_llama_factory_finds_every_column_that_its_list_names(name: str, expected: dict[str, object]):
+    form = FORMATS[name]
+    assert form.record(ROW) == expected
+    entries = json.loads(form.beside(["train-00000-of-00001.jsonl"])["dataset_info.json"])
+    assert entries["train-00000-of-00001"]["file_name"] == "train-00000-of-00001.jsonl"
+    assert set(entries["train-00000-of-00001"]["columns"].values()) <= set(form.schema.names)
+
+
 SCHEMA = pa.schema([("question", pa.string())])
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 rows = st.builds(
-    Row, st.integers(0, 9), texts, st.lists(texts), texts, st.booleans(), st.none() | texts, texts, st.just(ROW.asked)
+    Row,
+    st.integers(0, 9),
+    texts,
+    st.lists(texts),
+    texts,
+    st.booleans(),
+    st.none() | texts,
+    texts,
+    texts,
+    st.none() | texts,
+    st.just(ROW.asked),
 )
 
 
@@ -108,6 +184,9 @@ rows = st.builds(
 def test_a_record_has_exactly_the_columns_of_its_schema_and_survives_both_kinds_of_file(name: str, row: Row):
     form = FORMATS[name]
     record = form.record(row)
+    if record is None:
+        assert (name, row.astray) == ("preference", None)
+        return
     assert list(record) == form.schema.names
     assert pa.Table.from_pylist([record], form.schema).to_pylist() == [record]
     assert json.loads(json.dumps(record, ensure_ascii=False)) == record
@@ -147,7 +226,7 @@ def test_a_shard_without_records_or_with_an_error_is_not_there(tmp_path, kind):
 
 
 def shards(*names: str) -> list[DataFile]:
-    return [DataFile(f"messages/{name}", 10, 1_000, "0" * 64) for name in names]
+    return [DataFile(name, 10, 1_000, "0" * 64) for name in names]
 
 
 COUNTS = {
@@ -156,6 +235,7 @@ COUNTS = {
     "distracted": {"train": 20, "validation": 3, "test": 2},
     "rejected": {"truncated": 6, "no answer: timeout": 4},
     "flagged": {},
+    "shortened": {},
     "tokens": {"prompt": 12_345, "completion": 678},
     "dollars": 1.25,
 }
@@ -202,6 +282,16 @@ def test_the_card_counts_what_was_flagged():
     text = card.written("messages", FILES, {**COUNTS, "flagged": {"false quote": 5, "refusal": 2}}, config.load())
     assert "Kept, and to be looked at: 5 false quote, 2 refusal." in text
     assert "to be looked at" not in card.written("messages", FILES, COUNTS, config.load())
+
+
+def test_the_card_says_whose_the_answers_are_what_is_said_without_the_oracle_and_what_was_shortened():
+    assignments = ["dataset.answer=original", "dataset.absent_answer=refuse", "dataset.max_tokens=900"]
+    text = card.written(
+        "messages", FILES, {**COUNTS, "shortened": {"train": 5, "test": 2}}, config.load(assignments=assignments)
+    )
+    assert "an answer that is the article's own conclusion" in text
+    assert "Rows without their oracle passages say that the passages do not answer the question." in text
+    assert "7 rows lost distractors to fit into 900 tokens." in text
 
 
 def test_the_card_tells_counts_recipe_and_costs():

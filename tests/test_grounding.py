@@ -20,8 +20,13 @@ GOOD = (
 
 
 def reasons(completion: str, final_decision: str | None = "yes", *assignments: str) -> list[str]:
-    asked = config.load(assignments=["completions.style=cot", *assignments]).completions
-    return [found.reason for found in grounding.check(completion, ORACLE, final_decision, asked)]
+    conf = config.load(assignments=["completions.style=cot", *assignments])
+    return found(completion, final_decision, conf)
+
+
+def found(completion: str, final_decision: str | None, conf: config.Config) -> list[str]:
+    checked = grounding.check(completion, ORACLE, final_decision, conf.completions, conf.dataset)
+    return [each.reason for each in checked]
 
 
 def with_quote(text: str) -> str:
@@ -82,9 +87,33 @@ def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
 
 
 def test_a_plain_answer_needs_no_quote():
-    asked = config.load().completions
-    assert grounding.check("It works.", ORACLE, "yes", asked) == []
-    assert [found.reason for found in grounding.check("No, it does not.", ORACLE, "yes", asked)] == ["another decision"]
+    conf = config.load()
+    assert found("It works.", "yes", conf) == []
+    assert found("No, it does not.", "yes", conf) == ["another decision"]
+
+
+def test_a_quote_may_differ_by_as_much_as_the_settings_say_and_no_more():
+    two_of_thirty = with_quote("Paln fell by 31% (95% CI 21-39) within")
+    assert reasons(two_of_thirty) == ["false quote"]
+    assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.05") == ["false quote"]
+    assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.07") == []
+    longer = with_quote(f"{ORACLE} And more, that nobody has written down anywhere.")
+    assert reasons(longer, "yes", "dataset.quote_distance=0.5") == ["false quote"]
+
+
+def test_answers_that_are_too_short_or_too_long_are_found():
+    assert reasons(GOOD, "yes", "dataset.min_words=5") == ["too short"]
+    assert reasons(GOOD, "yes", "dataset.min_words=4", "dataset.max_words=4") == []
+    assert reasons(GOOD, "yes", "dataset.max_words=3") == ["too long"]
+
+
+def test_an_answer_in_another_language_is_found_where_that_is_looked_at():
+    german = config.load(assignments=["dataset.gate.language=reject"])
+    answer = "Ja, die Behandlung hat bei den meisten Kindern geholfen, und niemand kam zu Schaden."
+    assert found(answer, None, german) == ["another language"]
+    assert found(answer, None, config.load()) == []
+    assert found(answer, None, config.load(assignments=["dataset.gate.language=reject", "dataset.language=de"])) == []
+    assert found("Ja, es half.", None, german) == []  # too short to tell
 
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="#<"), min_size=1, max_size=200)

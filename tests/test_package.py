@@ -19,7 +19,7 @@ from raft_spark.errors import InputError
 X86, ARM = 62, 183  # e_machine of an ELF header
 IMPORTS = """
 import importlib, io, pkgutil, sys
-import boto3, pandas, pyarrow as pa, pyarrow.compute, pyarrow.dataset, pyarrow.fs, pyarrow.parquet as pq, raft_spark
+import boto3, pandas, py3langid, rapidfuzz.fuzz, pyarrow as pa, pyarrow.compute, pyarrow.dataset, pyarrow.fs, pyarrow.parquet as pq, raft_spark
 for module in pkgutil.walk_packages(raft_spark.__path__, "raft_spark."):
     try:
         importlib.import_module(module.name)
@@ -33,6 +33,7 @@ assert config.load(["notebook.toml"]).base.distractors == 3
 for service in ("s3", "sts", "sso", "sso-oidc", "sagemaker-runtime", "bedrock", "bedrock-runtime", "secretsmanager"):
     boto3.client(service, region_name="us-east-1")
 pa.fs.S3FileSystem(region="us-east-1", anonymous=True)
+assert py3langid.classify("Die Kinder schlafen.")[0] == "de"
 sink = io.BytesIO()
 pq.write_table(pa.table({"a": pa.array([1, 2])}).filter(pa.compute.greater(pa.array([1, 2]), 1)), sink, compression="zstd")
 assert pq.read_table(io.BytesIO(sink.getvalue())).to_pandas()["a"].to_list() == [2]
@@ -123,10 +124,10 @@ def test_no_pyspark_is_inside_and_no_trace_of_the_machine_that_made_it(made: tup
             ]
 
 
-def unpacked(made: release.Release, folder: Path, source: str) -> str:
+def unpacked(made: release.Release, folder: Path, *, with_hub: bool) -> str:
     """Unpack as EMR does; return the PYTHONPATH of a job."""
     machine = "arm64" if os.uname().machine == "aarch64" else "x86_64"
-    for kind, path in made.archives(machine, source).items():
+    for kind, path in made.archives(machine, with_hub=with_hub).items():
         (folder / kind).mkdir()
         subprocess.run(["tar", "-xzf", made.folder / path, "-C", folder / kind], check=True)
     (folder / "spark").mkdir()
@@ -144,7 +145,7 @@ def clean_python(script: str, path: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_trimmed_environment_has_all_that_the_jobs_import(made: tuple[release.Release, str], tmp_path: Path):
-    done = clean_python(IMPORTS, unpacked(made[0], tmp_path, "sample:10"))
+    done = clean_python(IMPORTS, unpacked(made[0], tmp_path, with_hub=False))
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{tmp_path}/environment/raft_spark/articles.py" in done.stdout
     assert "site-packages" not in done.stdout.replace("/site-packages/pyspark/", "")
@@ -153,8 +154,8 @@ def test_a_trimmed_environment_has_all_that_the_jobs_import(made: tuple[release.
 def test_articles_of_the_hub_have_their_packages_in_an_archive_of_its_own(
     made: tuple[release.Release, str], tmp_path: Path
 ):
-    script = "import datasets, hf_xet, huggingface_hub.errors; from huggingface_hub import HfApi, HfFileSystem; HfApi(); print(datasets.__file__)"
-    path = unpacked(made[0], tmp_path, "hf:qiaojin/PubMedQA/pqa_artificial")
+    script = "import datasets, hf_xet, tokenizers, huggingface_hub.errors; from huggingface_hub import HfApi, HfFileSystem; HfApi(); print(datasets.__file__)"
+    path = unpacked(made[0], tmp_path, with_hub=True)
     done = clean_python(script, path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith(f"{tmp_path}/hub/datasets/")

@@ -57,8 +57,8 @@ def test_a_job_takes_the_archive_of_its_machine_and_another_for_articles_of_the_
     folder = small(tmp_path)
     (folder / "hub-aarch64.tar.gz").touch()
     found = release.seal(folder, "0.1.0", {})
-    assert found.archives("arm64", "s3://bucket/articles/*.parquet") == {"environment": "environment-aarch64.tar.gz"}
-    assert found.archives("arm64", "hf:qiaojin/PubMedQA/pqa_artificial") == {
+    assert found.archives("arm64", with_hub=False) == {"environment": "environment-aarch64.tar.gz"}
+    assert found.archives("arm64", with_hub=True) == {
         "environment": "environment-aarch64.tar.gz",
         "hub": "hub-aarch64.tar.gz",
     }
@@ -67,7 +67,7 @@ def test_a_job_takes_the_archive_of_its_machine_and_another_for_articles_of_the_
 def test_a_machine_that_a_release_is_not_for_is_refused(tmp_path: Path):
     found = release.load(small(tmp_path))
     with pytest.raises(InputError, match=r"release .* has no environment-x86_64.tar.gz; remove it and make it again"):
-        found.archives("x86_64", "sample:10")
+        found.archives("x86_64", with_hub=False)
 
 
 def test_the_name_is_made_of_every_byte_and_nothing_else(tmp_path: Path):

@@ -12,7 +12,14 @@ from raft_spark.emr.release import Release
 JOBS = ("articles", "base", "completions", "dataset", "refresh")
 READING = frozenset({"articles", "refresh"})  # jobs that read articles.source
 ASKING = frozenset({"completions", "refresh"})  # jobs that ask the teacher
+PUBLISHING = frozenset({"dataset", "refresh"})  # jobs that write the dataset
 NEEDED = ("application_id", "role_arn", "code")
+
+
+def needs_hub(conf: Config, job: str) -> bool:
+    """Say whether a job needs the packages of the hub: to read articles there, or to count tokens."""
+    reads = job in READING and conf.articles.source.startswith("hf:")
+    return reads or (job in PUBLISHING and bool(conf.dataset.tokenizer))
 
 
 def wrong(conf: Config, job: str, release: Release) -> list[str]:

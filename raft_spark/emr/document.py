@@ -138,7 +138,7 @@ def spark(conf: Config, job: str, release: Release) -> dict[str, str]:
 
 def _python(conf: Config, job: str, release: Release) -> dict[str, str]:
     """Return the settings by which driver and executors find Python and the packages of the release."""
-    archives = release.archives(conf.emr.architecture, conf.articles.source if job in checks.READING else "")
+    archives = release.archives(conf.emr.architecture, with_hub=checks.needs_hub(conf, job))
     path = ":".join(f"./{folder}" for folder in archives)
     return {
         "spark.archives": ",".join(f"{at(conf, release)}/{file}#{folder}" for folder, file in archives.items()),

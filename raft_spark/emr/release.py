@@ -4,7 +4,7 @@
     conf/*.toml                             the settings files that came with them
     raft_spark-VERSION-py3-none-any.whl     for machines that have their packages
     environment-MACHINE.tar.gz              all that the jobs import but pyspark; raft_spark and its settings are among it
-    hub-MACHINE.tar.gz                      `datasets` and what it needs beside: for articles.source = hf:... only
+    hub-MACHINE.tar.gz                      `datasets` and what it needs beside: for articles of the hub and for dataset.tokenizer
     release.json                            this list, with bytes and SHA-256 of each
 
 Its name ends with a hash of all this, so that another byte makes another name.
@@ -58,13 +58,12 @@ class Release:
     version: str
     files: tuple[ReleaseFile, ...]  # without release.json
 
-    def archives(self, architecture: str, source: str) -> dict[str, str]:
+    def archives(self, architecture: str, *, with_hub: bool) -> dict[str, str]:
         """Return the archives that a job takes, by the folder Spark shall unpack each into; each folder goes on PYTHONPATH.
 
-        `architecture` is EMR's name, x86_64 or arm64; `source` is articles.source, which may need `datasets`. Raises
-        InputError where the release has none.
+        `architecture` is EMR's name, x86_64 or arm64. Raises InputError where the release has none.
         """
-        kinds = ("environment", "hub") if source.startswith("hf:") else ("environment",)
+        kinds = ("environment", "hub") if with_hub else ("environment",)
         wanted = {kind: f"{kind}-{MACHINES[architecture]}.tar.gz" for kind in kinds}
         lacking = set(wanted.values()) - {file.path for file in self.files}
         if lacking:
