@@ -11,7 +11,15 @@ emr = ["pandas>=2.2", "py3langid>=0.3", "rapidfuzz>=3.10"]
 hub = ["datasets>=5", "tokenizers>=0.21"]
 report = ["jinja2>=3.1", "matplotlib>=3.10"]
 # What trains a student, 6 GB with torch: in an environment of its own, or a container's.
-train = ["accelerate>=1.15", "datasets>=5", "gguf>=0.19", "peft>=0.21", "torch>=2.15", "transformers>=5.23", "trl>=1.16"]
+train = [
+    "accelerate>=1.15",
+    "datasets>=5",
+    "gguf>=0.19",
+    "peft>=0.21",
+    "torch>=2.15",
+    "transformers>=5.23",
+    "trl>=1.16",
+]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
