@@ -18,7 +18,7 @@ from raft_spark.endpoints import weights
 from raft_spark.errors import ConfigError, InputError, RunError
 from raft_spark.model import train
 
-pytestmark = pytest.mark.row
+row = pytest.mark.row
 
 
 def published(conf: config.Config, *formats: str) -> tables.Version:
@@ -47,6 +47,7 @@ def told(folder: Path) -> list[dict[str, str]]:
     return calls
 
 
+@row
 def test_the_script_gets_the_dataset_the_student_and_every_setting(settled: Settle, tmp_path: Path):
     conf = settled(python(tmp_path), "training.lora_rank=8", "training.model=student.safetensors")
     version = published(conf, "messages", "prompt_completion")
@@ -61,6 +62,7 @@ def test_the_script_gets_the_dataset_the_student_and_every_setting(settled: Sett
     assert len(told(tmp_path)) == 1  # a folder is no GGUF, so none is made
 
 
+@row
 def test_the_settings_told_are_those_that_the_script_takes():
     tree = ast.parse((ROOT / "raft_spark/model/training.py").read_text())
     taken = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
@@ -68,6 +70,7 @@ def test_the_settings_told_are_those_that_the_script_takes():
     assert sorted(names) == sorted(config.load().training.told())
 
 
+@row
 def test_the_built_in_student_becomes_a_gguf_file_once(settled: Settle, tmp_path: Path):
     conf = settled(python(tmp_path))
     published(conf, "prompt_completion")
@@ -80,6 +83,7 @@ def test_the_built_in_student_becomes_a_gguf_file_once(settled: Settle, tmp_path
     assert [call["script"] for call in told(tmp_path)] == ["training.py", "as_gguf.py", "training.py"]
 
 
+@row
 def test_a_dataset_is_needed_in_the_format_that_is_trained_on(settled: Settle, tmp_path: Path):
     conf = settled(python(tmp_path))
     with pytest.raises(InputError, match="holds no table 'dataset'; run `raft-spark dataset` first"):
@@ -90,6 +94,7 @@ def test_a_dataset_is_needed_in_the_format_that_is_trained_on(settled: Settle, t
     assert not (tmp_path / "told").exists()
 
 
+@row
 @pytest.mark.parametrize(
     ("assignment", "error"),
     [
@@ -105,6 +110,7 @@ def test_a_python_that_cannot_train_is_told_before_anything_starts(settled: Sett
     assert not (tmp_path / "told").exists()
 
 
+@row
 def test_this_python_is_looked_at_for_real(settled: Settle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "NEEDED", ("json", "no_such_package"))
     conf = settled()
@@ -113,6 +119,7 @@ def test_this_python_is_looked_at_for_real(settled: Settle, tmp_path: Path, monk
         train.run(conf, tmp_path)
 
 
+@row
 def test_a_training_that_fails_is_one_sentence(settled: Settle, tmp_path: Path):
     conf = settled(python(tmp_path, status=9))
     published(conf, "prompt_completion")
@@ -120,6 +127,7 @@ def test_a_training_that_fails_is_one_sentence(settled: Settle, tmp_path: Path):
         train.run(conf, tmp_path / "made")
 
 
+@row
 def test_the_verb_prints_the_students_folder_last(settled: Settle, tmp_path: Path):
     conf = settled()
     published(conf, "prompt_completion")
@@ -129,6 +137,7 @@ def test_the_verb_prints_the_students_folder_last(settled: Settle, tmp_path: Pat
     assert done.output.splitlines()[-1] == str(tmp_path / "made")
 
 
+@row
 def test_other_weights_are_another_model_unless_it_is_named(tmp_path: Path):
     paths = [tmp_path / name for name in ("student.gguf", "same/student.gguf", "other/student.gguf")]
     for path, content in zip(paths, (b"one", b"one", b"two"), strict=True):
@@ -141,7 +150,17 @@ def test_other_weights_are_another_model_unless_it_is_named(tmp_path: Path):
     assert config.load().teacher.model == "SmolLM2-135M-Instruct.Q4_1"
 
 
+@row
 def test_weights_that_are_not_there_are_told(tmp_path: Path):
     error = r"endpoints.embedded has weights 'no.gguf', which cannot be read \(No such file or directory\); it must name a GGUF file"
     with pytest.raises(ConfigError, match=error):
         config.load((), ["endpoints.embedded.weights=no.gguf"])
+
+
+def test_a_dataset_in_a_bucket_is_copied_to_this_machine(settled: Settle, tmp_path: Path, s3: str):
+    conf = settled(python(tmp_path), "lake.root=s3://lake/train", f"lake.s3_endpoint={s3}")
+    version = published(conf, "messages", "prompt_completion")
+    train.run(conf, tmp_path / "made")
+    folder = Path(told(tmp_path)[0]["--data"])
+    assert folder == tmp_path / "made/data" / version.id
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("README.md", "prompt_completion")]
