@@ -5,6 +5,7 @@ The script itself needs torch: tests/train.
 
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -78,9 +79,14 @@ def test_the_built_in_student_becomes_a_gguf_file_once(settled: Settle, tmp_path
     training, as_gguf = told(tmp_path)
     assert training["--model"] == str(weights.built_in())
     assert (as_gguf["script"], as_gguf[str(tmp_path / "model")]) == ("as_gguf.py", "--like")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/training.json").touch()
     (tmp_path / "student.gguf").touch()
     train.run(conf, tmp_path)
     assert [call["script"] for call in told(tmp_path)] == ["training.py", "as_gguf.py", "training.py"]
+    os.utime(tmp_path / "student.gguf", (0, 0))  # a student that was there before
+    train.run(conf, tmp_path)
+    assert len(told(tmp_path)) == 5
 
 
 @row

@@ -37,8 +37,8 @@ def run(conf: config.Config, to: Path) -> Path:
     folders = {"data": _data(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
     told = {**folders, "model": student, "settings": json.dumps(conf.training.told()), "about": json.dumps(about)}
     _ran(python, "training.py", *(text for name, value in told.items() for text in (f"--{name}", str(value))))
-    made = to / "student.gguf"
-    if student.endswith(".gguf") and not made.exists():
+    made, whole = to / "student.gguf", to / "model/training.json"
+    if student.endswith(".gguf") and not (made.exists() and made.stat().st_mtime >= whole.stat().st_mtime):
         _ran(python, "as_gguf.py", str(to / "model"), "--like", student, "--to", str(made))
     return to
 
