@@ -22,6 +22,7 @@ from raft_spark.endpoints import Request, connect, serving, weights
 from raft_spark.formats import FORMATS, Row
 from raft_spark.model import training
 
+pytestmark = pytest.mark.filterwarnings("default")  # those packages warn of their own next versions
 SCRIPT = ROOT / "raft_spark/model/training.py"
 ENDS = [2, 198]  # <|im_end|> and the line's end after it
 FACTS = ("helped 4 of 9 nurses", "did nothing for sleep", "was worse than tea", "raised the pulse by 3")
@@ -38,6 +39,8 @@ def rows(count: int) -> list[Row]:
             distracted=False,
             original_answer=None,
             completion=f"It {FACTS[number % 4]}.",
+            answer=f"It {FACTS[number % 4]}.",
+            astray=None,
             asked=asked,
         )
         for number in range(count)
@@ -137,7 +140,7 @@ def test_a_template_that_does_not_end_an_answer_is_refused(tiny: Path, data: Pat
     import shutil
 
     shutil.copytree(tiny, tmp_path / "open")
-    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    template = "{% for m in messages %}{{ m['role'] + '\\n' + m['content'] + '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}"
     (tmp_path / "open/chat_template.jinja").write_text(template)
     done = run(tmp_path / "open", data, tmp_path)
     assert done.returncode
