@@ -237,7 +237,7 @@ def test_no_row_is_cut(tiny: Path, tmp_path: Path):
     data = written(tmp_path / "data", "prompt_completion", more=" long" * 300)
     refused = run(tiny, data, tmp_path / "a", max_tokens=256)
     assert refused.returncode == 1
-    assert "2 rows have more than max_tokens = 256 tokens, the longest 4" in refused.stderr
+    assert "2 rows have more than max_tokens = 256 tokens, the longest 390" in refused.stderr
     done = run(tiny, data, tmp_path / "b", max_tokens=256, too_long="leave_out", max_steps=1)
     assert done.returncode == 0, done.stderr
     counts = json.loads((tmp_path / "b/model/training.json").read_text())["data"]
