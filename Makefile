@@ -11,13 +11,14 @@ RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
 SAGEMAKER := build/env-sagemaker
+TRAIN := build/env-train
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own, as those of
 ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg check format package pins chaos rehearsal bench bench-peer clean
+.PHONY: help run test test-walks test-others test-iceberg check format package pins test-train experiment chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,7 +58,14 @@ package: $(RUN)/ready ## the folder that EMR Serverless runs, for both its machi
 pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.txt
 	$(RUN)/bin/python -m raft_spark.emr.pins
 
-chaos: $(TEST)/ready $(SAGEMAKER)/ready ## the long fault tests: kill every stage, again and again
+# What CI has no room for: torch, transformers, TRL and PEFT, 6 GB.
+test-train: $(TRAIN)/ready ## a student trained, killed, resumed and served, and TRL on every format it takes: some minutes
+	$(TRAIN)/bin/python -m pytest tests/train
+
+experiment: $(TRAIN)/ready ## what training on RAFT is worth, for real: hours; what is interrupted goes on, into build/experiment
+	$(TRAIN)/bin/python tests/benchmarks/experiment.py
+
+chaos: $(TEST)/ready $(SAGEMAKER)/ready ## the long fault tests: kill every stage, again and again; make test-train kills a training
 	$(TEST)/bin/python -m pytest -m slow tests
 	$(TEST)/bin/python -m pytest $(ICEBERG)
 	$(ON_SPARK35) $(ICEBERG)
@@ -101,6 +109,10 @@ define environment
 	@touch $@
 endef
 comma := ,
+
+$(TRAIN)/ready: setup.py constraints.txt
+	@echo "with what trains: 6 GB more, ten minutes"
+	$(call environment,$(TRAIN),train$(comma)local,dev)
 
 # Spark 3.5.8, the line of emr-7.14.0, beside 4.1.1: PYTHONPATH chooses.
 $(SPARK35)/ready: | $(TEST)/ready

@@ -10,6 +10,16 @@ here = Path(__file__).parent
 emr = ["pandas>=2.2", "py3langid>=0.3", "rapidfuzz>=3.10"]
 hub = ["datasets>=5", "tokenizers>=0.21"]
 report = ["jinja2>=3.1", "matplotlib>=3.10"]
+# What trains a student, 6 GB with torch: in an environment of its own, or a container's.
+train = [
+    "accelerate>=1.15",
+    "datasets>=5",
+    "gguf>=0.19",
+    "peft>=0.21",
+    "torch>=2.15",
+    "transformers>=5.23",
+    "trl>=1.16",
+]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
@@ -48,6 +58,7 @@ setup(
         "hub": hub,
         "report": report,
         "sagemaker": ["sagemaker>=3.27,<4"],
+        "train": train,
         "dev": [
             "cfn-lint>=1.50",
             "hypothesis>=6.100",

@@ -6,7 +6,7 @@ RaftError
 |- EndpointError  the endpoint refuses the whole job; what was paid for is stored
 |- StoppedError   a signal or a limit of time or money stopped the run; what was paid for is stored, and a rerun goes on
 |- GateError      a refresh made versions that readers must not get; they have the ones before
-|- RunError       a run on EMR Serverless failed, or went out of sight; what it stored stands
+|- RunError       a run on EMR Serverless or a training failed, or went out of sight; what it stored stands
 `- CatalogError   the lake is published, its tables in the catalog are behind; the next run follows again
 
 A failed row is no error: it is a row with its reason (see completions and the quarantine tables).
@@ -50,7 +50,7 @@ class GateError(RaftError):
 
 
 class RunError(RaftError):
-    """A run on EMR Serverless failed, or went out of sight; what it stored stands."""
+    """A run on EMR Serverless or a training failed, or went out of sight; what it stored stands."""
 
     exit_status = 7
 

@@ -31,6 +31,7 @@ from raft_spark.values import (
     Tags,
     Url,
     Variable,
+    named_by_content,
 )
 
 Codec = Literal["tgi", "lmi", "openai", "converse", "llama"]
@@ -38,6 +39,7 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
+BUILT_IN = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
 ONE_TEXT = frozenset({"tgi", "lmi", "llama"})  # codecs that send one text, so completions.template must lay it out
 
 
@@ -171,6 +173,7 @@ class Endpoint(Section):
     request_metadata: dict[str, str] = Field(default={}, max_length=15)
     role_arn: Annotated[str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$")] = ""
     batch_folder: Annotated[str, Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/.*)?)?$")] = ""
+    weights: str = ""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     latency_ms: Annotated[float, Field(ge=0, le=600_000, allow_inf_nan=False)] = 0
     input_price: Money | None = None
@@ -182,10 +185,13 @@ class Endpoint(Section):
     @model_validator(mode="before")
     @classmethod
     def _takes_its_usual_codec(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the first codec of a kind; and as the model of SageMaker what is called, so that keys tell models apart."""
+        """Fill in the first codec of a kind; and as the model what is called or loaded, so that keys tell models apart."""
         usual = CODECS.get(str(fields.get("kind")), ("",))[0]
         named = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
-        return {**fields, "codec": fields.get("codec") or usual, "model": next(filter(None, named), "")}
+        model = next(filter(None, named), "")
+        if not model and fields.get("kind") == "embedded":
+            model = named_by_content(str(fields["weights"])) if fields.get("weights") else BUILT_IN
+        return {**fields, "codec": fields.get("codec") or usual, "model": model}
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Endpoint":

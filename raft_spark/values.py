@@ -3,7 +3,9 @@
 A check takes a value as it was written and returns it as it is kept; pydantic turns its ValueError into a finding.
 """
 
+import hashlib
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -81,6 +83,17 @@ def _tags(tags: dict[str, str]) -> dict[str, str]:
         msg = f"it must be at most {most} tags of letters, digits, spaces and /_.:=+@-, unlike {', '.join(bad) or len(tags)}"
         raise ValueError(msg)
     return tags
+
+
+def named_by_content(path: str) -> str:
+    """Name a model by its file: the name and the first digits of its SHA-256. Refuses a file that is not there."""
+    try:
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        msg = f"has weights {path!r}, which cannot be read ({error.strerror}); it must name a GGUF file"
+        raise ValueError(msg) from error
+    return f"{Path(path).stem}-{digest[:12]}"
 
 
 def _like(pattern: str, example: str) -> AfterValidator:

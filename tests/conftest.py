@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import boto3
@@ -30,6 +31,7 @@ settings.load_profile("steady")
 from raft_spark.cli import main  # noqa: E402 - the same
 from raft_spark.emr import release  # noqa: E402 - the same
 
+collect_ignore = [] if find_spec("torch") else ["train"]  # what takes 6 GB is in `make test-train`
 ROOT = Path(__file__).parent.parent
 SPARK = {"spark.master": "local[2]", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
 Settle = Callable[..., config.Config]

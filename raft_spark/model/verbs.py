@@ -1,8 +1,13 @@
 """raft-spark model: what becomes of a dataset: a student that is trained, hosted, asked and taken down again."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
-from raft_spark.model import aws_verbs
+from raft_spark import config
+from raft_spark.model import aws_verbs, train
+from raft_spark.terminal import reported, settings
 
 
 @click.group()
@@ -12,3 +17,14 @@ def model() -> None:
 
 for verb in (aws_verbs.submit, aws_verbs.host, aws_verbs.unhost, aws_verbs.list_left):
     model.add_command(verb)
+
+
+@model.command("train")
+@settings
+@click.option(
+    "--to", default="build/student", show_default=True, type=click.Path(path_type=Path), help="Where it is kept."
+)
+def train_student(files: Sequence[str], assignments: Sequence[str], to: Path) -> None:
+    """Train the student of [training] on the lake's dataset, and print its folder last. What was interrupted goes on."""
+    with reported():
+        click.echo(train.run(config.load(files, assignments), to))

@@ -1,0 +1,95 @@
+"""What training on RAFT is worth: one small student, trained by five recipes, asked about articles that none of them saw.
+
+    python tests/benchmarks/experiment.py [--sources built-in real] [--recipes base dsf ...] [--set training.max_steps=2]
+
+    build/experiment/SOURCE/RECIPE/lake             the recipe's dataset; articles and splits are the same in all of them
+    build/experiment/SOURCE/RECIPE/student          the trained student; student.gguf is what answers
+    build/experiment/SOURCE/students.toml           every student as an endpoint, which the evaluation is told
+
+Hours, on a GPU where there is one. Every step is skipped when it is done, and an interrupted training goes on. The facts
+of built-in articles stand nowhere else, so no student can know them; real articles are those of a Parquet file in the
+PubMedQA schema that RAFT_SPARK_REAL_ARTICLES names.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+CONF = Path(__file__).with_suffix(".toml")
+FOLDER = Path("build/experiment")
+RAFT = "base.distractors=3"
+RECIPES: dict[str, Sequence[str]] = {
+    "base": (),  # as it came
+    "dsf": ("base.distractors=0", "base.oracle_share=1.0"),  # domain-specific fine-tuning: the oracle alone
+    "raft-100": (RAFT, "base.oracle_share=1.0"),  # P, in percent
+    "raft-70": (RAFT, "base.oracle_share=0.7"),
+    "raft-40": (RAFT, "base.oracle_share=0.4"),
+}
+
+
+def main() -> None:
+    """Train what is not trained yet, then ask every student."""
+    real = os.environ.get("RAFT_SPARK_REAL_ARTICLES", "")
+    sources = {"built-in": "sample:700", **({"real": real} if real else {})}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sources", nargs="+", default=list(sources), choices=list(sources))
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="section.key=value")
+    asked = parser.parse_args()
+    for source in asked.sources:
+        folder = asked.folder / source
+        own = [f"articles.source={sources[source]}", *asked.assignments]
+        for recipe in filter(RECIPES.get, asked.recipes):
+            trained(folder / recipe, [*own, *RECIPES[recipe]])
+        students = told(folder, asked.recipes)
+        evaluated(folder, [*own, *RECIPES["raft-100"]], students)
+
+
+def trained(folder: Path, assignments: Sequence[str]) -> None:
+    """Build a recipe's dataset and train on it; say what it took."""
+    assignments = [f"lake.root={folder / 'lake'}", *assignments]
+    raft_spark("run", CONF, assignments=assignments)
+    raft_spark("model", "train", CONF, "--to", folder / "student", assignments=assignments)
+    made = json.loads((folder / "student/model/training.json").read_text())
+    losses = [round(entry["eval_loss"], 3) for entry in made["log"] if "eval_loss" in entry]
+    sys.stdout.write(f"{folder}: loss on validation {losses}, {made['seconds']} s, {made['data']['train']}\n")
+
+
+def told(folder: Path, recipes: Sequence[str]) -> Path:
+    """Write every student as an endpoint of its own."""
+    path = folder / "students.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {recipe: folder / recipe / "student/student.gguf" for recipe in recipes if RECIPES[recipe]}
+    sections = [
+        f'[endpoints."{recipe}"]\nkind = "embedded"\n'
+        + (f"weights = {json.dumps(str(weights[recipe]))}\n" if recipe in weights else "")
+        for recipe in recipes
+    ]
+    path.write_text("\n".join(sections))
+    return path
+
+
+def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> None:
+    """Ask the students about the held-out articles of one lake, which all recipes have in common."""
+    lake = f"lake.root={folder / 'evaluation'}"
+    raft_spark("run", CONF, assignments=[lake, *assignments])
+    raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
+
+
+def raft_spark(*words: str | Path, assignments: Sequence[str]) -> None:
+    """Run a verb of the command line; the experiment ends where it fails, and goes on from there the next time."""
+    sets = [text for assignment in assignments for text in ("--set", assignment)]
+    program = "import sys; from raft_spark.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-P", "-c", program, *map(str, words), *sets], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
