@@ -9,6 +9,7 @@ here = Path(__file__).parent
 emr = ["pandas>=2.2"]
 hub = ["datasets>=5"]
 report = ["jinja2>=3.1", "matplotlib>=3.10"]
+evaluation = ["rouge-score>=0.1.2", "sacrebleu>=2.6", *report]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
@@ -21,7 +22,7 @@ setup(
     python_requires=">=3.11",
     packages=["raft_spark", "raft_spark.emr", "raft_spark.endpoints", "raft_spark.model", "raft_spark.conf"],
     package_dir={"raft_spark.conf": "conf"},
-    package_data={"raft_spark": ["py.typed", "*.html"], "raft_spark.conf": ["*.toml"]},
+    package_data={"raft_spark": ["py.typed", "*.css", "*.html"], "raft_spark.conf": ["*.toml"]},
     entry_points={"console_scripts": ["raft-spark = raft_spark.cli:main"]},
     install_requires=[
         "boto3>=1.40",
@@ -41,10 +42,11 @@ setup(
             "starlette>=0.40",
             "uvicorn>=0.30",
             "install-jdk>=1.1",
-            *report,
+            *evaluation,
         ],
         "emr": emr,
         "hub": hub,
+        "evaluation": evaluation,
         "report": report,
         "dev": [
             "cfn-lint>=1.50",
@@ -57,7 +59,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.8",
-            *report,
+            *evaluation,
         ],
     },
     classifiers=["Programming Language :: Python :: 3.11", "License :: OSI Approved :: MIT License", "Typing :: Typed"],

@@ -61,6 +61,17 @@ def plain(text: str) -> str:
     return "".join(sign for sign in same if not sign.isspace() and unicodedata.category(sign) != "Cf")
 
 
+def bare(quote: str) -> str:
+    """Return what counts of a quote: `plain`, and without the signs at its edges."""
+    return plain(quote.strip(_EDGES))
+
+
+def decision(answer: str) -> str | None:
+    """Return the yes, no or maybe that an answer begins with, None where it begins otherwise."""
+    said = _DECISION.match(answer)
+    return said[1].lower() if said else None
+
+
 def check(completion: str, oracle: str, final_decision: str | None, asked: Completions) -> list[Found]:
     """Return what is wrong with a completion that was written from `oracle`, whatever [dataset.gate] makes of it."""
     if asked.style == "answer":
@@ -73,7 +84,7 @@ def check(completion: str, oracle: str, final_decision: str | None, asked: Compl
 
 
 def _quoted(quotes: tuple[str, ...], oracle: str) -> Iterator[Found]:
-    compared = [plain(quote.strip(_EDGES)) for quote in quotes]
+    compared = [bare(quote) for quote in quotes]
     if any(quote not in oracle for quote in compared):
         yield Found("quote", "false quote")
     if "" in quotes:
@@ -89,8 +100,8 @@ def _refusal(answer: str) -> Iterator[Found]:
 
 def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Iterator[Found]:
     """Compare the yes, no or maybe that an answer begins with; one that begins otherwise says none, if none was asked for."""
-    said = _DECISION.match(answer)
-    if said and final_decision and said[1].lower() != final_decision.lower():
+    said = decision(answer)
+    if said and final_decision and said != final_decision.lower():
         yield Found("decision", "another decision")
     if is_asked and not said and not prompts.REFUSAL.match(answer):
         yield Found("decision", "no decision")
