@@ -9,8 +9,8 @@ A request that fails is a row with its class: wrong, and counted, never dropped.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
@@ -80,20 +80,13 @@ def run(conf: config.Config) -> tables.Version:
         pieces = [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == cases.SPLIT]
         tasks = tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
         work = _spread(spark, conf, articles, pieces, new.id)
-        for student in conf.evaluation.students:
-            _ask(spark, conf, student, cases.build(tasks, replace(work, models={student: work.models[student]})))
         asked = cases.build(tasks, work)
+        _ask(spark, conf, asked)
         scoring = Work(new.place, conf.completions.style, _majority(pieces, work.up_to), conf.lake.row_group_rows)
         with progress.spark_tasks(spark, "scoring"):
             files = tables.collected(build(answered(spark, asked, conf), scoring))
     rows = figures.read(new.place, files)
-    metrics = figures.metrics(rows, conf.evaluation, conf.base.seed)
-    told = outcome.Outcome(conf, new.id, rows, metrics)
-    files.append(parts.write_file(new.place, METRICS, metrics))
-    files.append(shards.write_text(new.place, "evaluation.md", outcome.markdown(told)))
-    if find_spec("matplotlib") and find_spec("jinja2"):
-        text = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
-        files.append(shards.write_text(new.place, "evaluation.html", text))
+    files += _reported(new, outcome.Outcome(conf, new.id, rows, figures.metrics(rows, conf)), pieces)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows, conf))
 
 
@@ -131,22 +124,27 @@ def _spread(
     return cases.Work(conf, mapped.spread(spark, folder, name), models, up_to)
 
 
-def _ask(spark: SparkSession, conf: config.Config, student: str, asked: DataFrame) -> None:
-    """Ask one student what the store does not know. Raises EndpointError and StoppedError, as `run` does."""
-    own = cases.asking(conf, student)
-    first = F.min_by(
-        F.struct("key_of_any_length", "pubid", "question", "passages"), F.struct("pubid", "setting", "distractors")
-    )
+def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> None:
+    """Ask every student what the store does not know, one after the other. Raises EndpointError and StoppedError, as `run` does."""
+    own = cases.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
+    order = F.struct("pubid", "setting", "distractors")
+    first = F.min_by(F.struct("key_of_any_length", "student", "pubid", "question", "passages"), order)
     distinct = asked.groupBy("key").agg(first.alias("first")).select("key", "first.*")
     known = requests.looked_up(distinct, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
-    missing = known.where(requests.is_asked(own.completions)).select("key", "pubid", "question", "passages")
-    missing = missing.persist(StorageLevel.DISK_ONLY)
-    model, now = own.teacher.model, runs.now()
-    told = runs.Run(runs.new_id(), student, model, now, now, missing.count(), stage=schemas.EVALUATION)
-    if told.total:
-        worded = partial(cases.worded, conf=own.completions, model=model)
-        told = realtime.ask(spark, missing, own, told, worded)
+    wanted = known.where(requests.is_asked(own.completions)).select(*distinct.columns)
+    missing = wanted.persist(StorageLevel.DISK_ONLY)
+    counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
+    for student in conf.evaluation.students:
+        if student in counts:
+            _ask_one(spark, cases.asking(conf, student), missing.where(F.col("student") == student), counts[student])
     missing.unpersist()
+
+
+def _ask_one(spark: SparkSession, conf: config.Config, missing: DataFrame, count: int) -> None:
+    """Ask the student that stands in the teacher's place."""
+    student, model, now = conf.completions.endpoint, conf.teacher.model, runs.now()
+    told = runs.Run(runs.new_id(), student, model, now, now, count, stage=schemas.EVALUATION)
+    told = realtime.ask(spark, missing, conf, told, partial(cases.worded, conf=conf.completions, model=model))
     stored = f"{told.answered} answers are stored, and a rerun asks only the others"
     if told.state == "failed":
         msg = f"endpoint {student!r} {told.reason}; {stored}"
@@ -204,7 +202,18 @@ def scored(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str)
     }
 
 
-def _majority(pieces: list[dict[str, Any]], up_to: int) -> str | None:
+def _reported(
+    new: tables.Draft, told: outcome.Outcome, pieces: Sequence[Mapping[str, Any]]
+) -> Iterator[parts.DataFile]:
+    """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
+    yield parts.write_file(new.place, METRICS, told.metrics)
+    yield shards.write_text(new.place, "evaluation.md", outcome.markdown(told))
+    if find_spec("matplotlib") and find_spec("jinja2"):
+        page = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
+        yield shards.write_text(new.place, "evaluation.html", page)
+
+
+def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:
     """Return the decision that most of the asked articles have; two columns of the test split pass through the driver."""
     counts: Counter[str] = Counter()
     for piece in pieces:
@@ -214,7 +223,7 @@ def _majority(pieces: list[dict[str, Any]], up_to: int) -> str | None:
     return max(counts, key=lambda decision: (counts[decision], decision), default=None)
 
 
-def _shown(pieces: list[dict[str, Any]], pubids: list[int]) -> dict[int, list[str]]:
+def _shown(pieces: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, list[str]]:
     """Return the passages of some articles, in this order."""
     tables_of_pieces = (parts.read_piece(piece, ["pubid", "passages"]) for piece in pieces if pubids)
     wanted = pa.array(pubids, pa.int64())

@@ -97,12 +97,12 @@ def read(place: Place, files: Sequence[DataFile]) -> pa.Table:
     return pa.concat_tables([empty, *found]).sort_by(order)
 
 
-def metrics(rows: pa.Table, conf: config.Evaluation, seed: int) -> pa.Table:
-    """Return all figures, in the schema schemas.METRICS."""
+def metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
+    """Return all figures, in the schema schemas.METRICS; base.seed decides the resamples."""
     columns = columned(rows)
     pubids, article = np.unique(columns["pubid"], return_inverse=True)
-    drawn = weights(len(pubids), conf.resamples, seed)
-    measured = list(_measured(columns, article, drawn, conf.students))
+    drawn = weights(len(pubids), conf.evaluation.resamples, conf.base.seed)
+    measured = list(_measured(columns, article, drawn, conf.evaluation.students))
     return pa.Table.from_pylist([{"articles": len(pubids), **row} for row in measured], schemas.METRICS)
 
 
