@@ -61,14 +61,14 @@ def chosen(told: Outcome) -> list[int]:
 
 def examples(told: Outcome, own: Mapping[int, Sequence[str]]) -> Iterator[Example]:
     """Yield the articles of `own` (pubid -> passages), in its order."""
-    shown = {(case.setting, case.distractors) for case in told.compared}
     for pubid, passages in own.items():
         rows = told.rows.filter(pc.equal(told.rows["pubid"], pubid)).to_pylist()
+        found = {(row["student"], row["setting"], row["distractors"]): row for row in rows}
         answers = {
             student: [
-                _said(row)
-                for row in rows
-                if row["student"] == student and (row["setting"], row["distractors"]) in shown
+                _said(found[student, case.setting, case.distractors])
+                for case in reversed(told.compared)
+                if (student, case.setting, case.distractors) in found
             ]
             for student in told.students
         }

@@ -48,10 +48,8 @@ def numbers(told: Outcome) -> Iterator[Number]:
         ):
             metric = told.metric(student, Case("with", told.k), figure)
             beside = told.metric(floor, Case(BASELINE, 0), figure)
-            note = f"{floor}: {beside['value']:.3f}" if beside else ""
-            yield Number(
-                f"{TITLES[figure]}, {SETTINGS['with']}", student, _value(metric), f"{_range(metric)} {note}".strip()
-            )
+            note = f"; {floor}: {beside['value']:.3f}" if beside else ""
+            yield Number(f"{TITLES[figure]}, {SETTINGS['with']}", student, _value(metric), f"{_range(metric)}{note}")
         metric = told.metric(student, Case("without", told.k), "abstained")
         yield Number(f"abstains {SETTINGS['without']}", student, _value(metric), _range(metric))
 
@@ -61,4 +59,4 @@ def _value(metric: Metric | None) -> str:
 
 
 def _range(metric: Metric | None) -> str:
-    return f"{metric['low']:.3f} to {metric['high']:.3f};" if metric else ""
+    return f"{metric['low']:.3f} to {metric['high']:.3f}" if metric else ""

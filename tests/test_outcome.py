@@ -44,9 +44,9 @@ def settled(*assignments: str) -> config.Config:
 
 
 def made_up_rows() -> Iterator[dict[str, Any]]:
-    """Tell of 60 articles, two students, all settings; the first student fails now and then."""
+    """Tell of 40 articles, two students, all settings; the first student fails now and then."""
     chance = random.Random(11)
-    for pubid in range(60):
+    for pubid in range(40):
         truth = chance.choices(["yes", "no", "maybe"], [55, 34, 11])[0]
         about = {**ROW, "pubid": pubid, "question": f"Does drug {pubid} ease pain after a fracture of the hip?", "final_decision": truth,
                  "reference": f"Drug {pubid} eased pain within two hours, and no harm was seen in two years."}  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_quote_is_marked_in_the_passage_though_its_spaces_and_dashes_differ():
     assert "".join(piece.text for piece in pieces) == OWN[0]
 
 
-def test_the_page_shows_all_that_there_is_and_escapes_every_text(told: Outcome):
+def test_the_page_shows_all_that_there_is_and_escapes_every_text():
     hostile = [
         {**row, "question": HOSTILE, "answer": HOSTILE, "reference": HOSTILE}
         for row in made_up_rows()
@@ -182,4 +182,4 @@ def test_the_page_shows_all_that_there_is_and_escapes_every_text(told: Outcome):
     assert "<img" not in page
     assert "&lt;script&gt;" in page
     assert "{{ 7 * 7 }}" in page
-    assert outcome_page.page(told, dict.fromkeys(examples.chosen(told), OWN)).count("<svg") == 6
+    assert page.count("<svg") == 6
