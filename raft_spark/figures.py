@@ -21,7 +21,7 @@ from raft_spark.parts import DataFile
 
 Array = NDArray[np.float64]
 LABELS = ("yes", "no", "maybe")
-PLACES = ("first third", "middle third", "last third")
+PLACES = ("first", "second", "third or later")  # where the first passage of the oracle stood
 BASELINE = "baseline"  # the setting of answers without a model
 LOW, HIGH = 2.5, 97.5  # percentiles
 
@@ -164,9 +164,8 @@ class _Sample:
     def __init__(
         self, columns: Mapping[str, NDArray[np.generic]], article: NDArray[np.int64], drawn: NDArray[np.float32]
     ) -> None:
-        position, shown = np.nan_to_num(columns["position"].astype(float), nan=-1), columns["shown"].astype(float)
-        third = np.floor(position * len(PLACES) / np.maximum(shown, 1)).astype(int)
-        place = np.where(position < 0, "", np.array(PLACES, object)[third])
+        position = np.nan_to_num(columns["position"].astype(float), nan=-1).astype(int)
+        place = np.where(position < 0, "", np.array(PLACES, object)[np.minimum(position, len(PLACES) - 1)])
         self._columns, self._article, self._drawn = {**columns, "place": place}, article, drawn
 
     def of(self, figure: str, **which: object) -> Array:

@@ -199,7 +199,7 @@ def _places(told: Outcome) -> Sheet:
         for place in PLACES
         if told.placed(student, place, PLACED[1])
     ]
-    said = "Where the first passage of the oracle stood among those shown, at any k."
+    said = "With the oracle, at any k: whether its first passage was the first of all that were shown, the second, or a later one."
     return Sheet("Where the oracle stood", said, ["student", "place", *(TITLES[name] for name in PLACED)], rows)
 
 

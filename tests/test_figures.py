@@ -84,17 +84,14 @@ def test_quotes_are_shares_of_all_quotes_and_nothing_where_there_is_none():
     assert value(measured([ROW]), "quotes_of_oracle") is None
 
 
-def test_the_place_of_the_oracle_is_a_third_of_what_was_shown():
-    at = [(0, 6), (1, 6), (2, 6), (5, 6), (0, 1)]
-    rows = [
-        {**ROW, "pubid": pubid, "position": place, "shown": shown, "rouge_l": pubid / 10}
-        for pubid, (place, shown) in enumerate(at)
-    ]
+def test_the_place_of_the_oracle_is_that_of_its_first_passage():
+    at = [0, 0, 1, 5, 2, None]
+    rows = [{**ROW, "pubid": pubid, "position": place, "rouge_l": pubid / 10} for pubid, place in enumerate(at)]
     found = measured(rows)
     by_place = {
         key[4]: row["value"] for key, row in found.items() if key[5] == "rouge_l" and key[4] and key[0] == "plain"
     }
-    assert by_place == pytest.approx({"first third": (0 + 0.1 + 0.4) / 3, "middle third": 0.2, "last third": 0.3})
+    assert by_place == pytest.approx({"first": 0.05, "second": 0.2, "third or later": 0.35})
 
 
 def many(rate: float, student: str = "plain", articles: int = 400) -> list[dict[str, Any]]:
