@@ -64,7 +64,7 @@ def test_a_failed_request_and_one_without_a_decision_are_wrong_and_an_article_wi
         ROW,
         {**ROW, "pubid": 2, "answer": None, "error_class": "timeout", "decision": None},
         {**ROW, "pubid": 3, "decision": None},
-        {**ROW, "pubid": 4, "final_decision": None},
+        {**ROW, "pubid": 4, "final_decision": None, "decision": None},
     ]
     found = measured(rows)
     assert value(found, "accuracy") == pytest.approx(1 / 3)
