@@ -78,9 +78,8 @@ def run(conf: config.Config) -> tables.Version:
     new = tables.draft(conf.lake, schemas.EVALUATION, identity)
     with session.translated():
         pieces = [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == cases.SPLIT]
-        tasks = tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
         work = _spread(spark, conf, articles, pieces, new.id)
-        asked = cases.build(tasks, work)
+        asked = cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work)
         _ask(spark, conf, asked)
         scoring = Work(new.place, conf.completions.style, _majority(pieces, work.up_to), conf.lake.row_group_rows)
         with progress.spark_tasks(spark, "scoring"):
@@ -97,7 +96,7 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         **conf.completions.model_dump(include={"style", "decision"}),
         "models": [conf.endpoints[name].model for name in conf.evaluation.students],
         "prompt": prompts.VERSIONS[conf.completions.style],
-        "seed": conf.base.seed,
+        "base": [conf.base.seed, conf.base.distractors],
         "scores": SCORES,
     }
 

@@ -90,7 +90,7 @@ PLACED = ("accuracy", "rouge_l")  # figures by where the oracle stood
 
 
 def read(place: Place, files: Sequence[DataFile]) -> pa.Table:
-    """Return the scored rows of a version, by article."""
+    """Return the scored rows of a version, by article: all of them, about 1 kB each."""
     found = [pq.read_table(io.BytesIO(place.read(file.path) or b"")) for file in files]
     empty = schemas.SCHEMAS[schemas.EVALUATION].empty_table()
     order = [(name, "ascending") for name in ("pubid", "student", "setting", "distractors")]

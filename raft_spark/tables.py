@@ -287,7 +287,14 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
     at = place(lake, version.table)
     at = at if version.table == COMPLETIONS else at.at("versions", version.id)
     wanted = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
-    wanted.sort(key=lambda file: (SPLITS.index(file.split) if file.split else 0, "/train-" not in file.path, file.path))
+    wanted.sort(
+        key=lambda file: (
+            not file.path.startswith("data/"),
+            SPLITS.index(file.split) if file.split else 0,
+            "/train-" not in file.path,
+            file.path,
+        )
+    )
     found: list[dict[str, Any]] = []
     for file in wanted:
         if len(found) >= rows:
