@@ -20,6 +20,7 @@ train = [
     "transformers>=5.23",
     "trl>=1.16",
 ]
+evaluation = ["rouge-score>=0.1.2", "sacrebleu>=2.6", *report]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
@@ -32,7 +33,7 @@ setup(
     python_requires=">=3.11",
     packages=["raft_spark", "raft_spark.emr", "raft_spark.endpoints", "raft_spark.model", "raft_spark.conf"],
     package_dir={"raft_spark.conf": "conf"},
-    package_data={"raft_spark": ["py.typed", "*.html"], "raft_spark.conf": ["*.toml"]},
+    package_data={"raft_spark": ["py.typed", "*.css", "*.html"], "raft_spark.conf": ["*.toml"]},
     entry_points={"console_scripts": ["raft-spark = raft_spark.cli:main"]},
     install_requires=[
         "boto3>=1.40",
@@ -52,10 +53,11 @@ setup(
             "starlette>=0.40",
             "uvicorn>=0.30",
             "install-jdk>=1.1",
-            *report,
+            *evaluation,
         ],
         "emr": emr,
         "hub": hub,
+        "evaluation": evaluation,
         "report": report,
         "sagemaker": ["sagemaker>=3.27,<4"],
         "train": train,
@@ -70,7 +72,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.8",
-            *report,
+            *evaluation,
         ],
     },
     classifiers=["Programming Language :: Python :: 3.11", "License :: OSI Approved :: MIT License", "Typing :: Typed"],

@@ -4,23 +4,21 @@ The draw needs only the index, so two strategies give the same bytes: `broadcast
 all workers of a machine map; `join` lets Spark bring them, for a corpus that no worker can hold on its disk.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import SparkFiles, TaskContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import config, corpus, drawing, parts, progress, schemas, session, tables
+from raft_spark import config, corpus, drawing, mapped, parts, progress, schemas, session, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.prompts import SEPARATOR
@@ -47,15 +45,14 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     spark = session.start(conf)
     pieces = tables.pieces(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)
-    # It stays as long as the session does: an executor that comes later, in another stage, fetches all that was ever added.
-    folder = Path(tempfile.mkdtemp(dir=spark.sparkContext._temp_dir))  # noqa: SLF001 - Spark deletes it at its end
+    folder = mapped.folder(spark)
     with session.translated():
         corpus.build(pieces, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
         counts = checked(corpus.index(f"{folder}/{corpus.INDEX}"), conf.base)
         new = tables.draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
         handed = tables.tasks(spark, pieces, tasks or tables.task_count(spark, conf.lake, size))
-        work = Work(conf, new.place, spread(spark, folder, new.id))
+        work = Work(conf, new.place, mapped.spread(spark, folder, new.id))
         if strategy == "broadcast":
             built = build(handed, work)
         else:
@@ -67,19 +64,11 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
 
 @dataclass(frozen=True)
 class Work:
-    """What every task of a run gets: settings, where the new version lies, and the name its corpus files bear."""
+    """What every task of a run gets: settings, where the new version lies, and its corpus."""
 
     conf: config.Config
     at: Place
-    name: str
-
-    def index(self) -> Mapping[str, corpus.Index]:
-        """Map the index, in a task."""
-        return corpus.index(SparkFiles.get(f"{self.name}-{corpus.INDEX}"))
-
-    def texts(self) -> pa.LargeStringArray:
-        """Map the texts, in a task."""
-        return corpus.texts(*(SparkFiles.get(f"{self.name}-{name}") for name in (corpus.TEXTS, corpus.INDEX)))
+    corpus: mapped.Corpus
 
 
 def build(tasks: DataFrame, work: Work) -> DataFrame:
@@ -144,15 +133,8 @@ def checked(index: Mapping[str, corpus.Index], conf: config.Base) -> dict[str, A
     return {"rows": rows, "distracted": distracted, "distractors": draws}
 
 
-def spread(spark: SparkSession, folder: Path, name: str) -> str:
-    """Bring the corpus files to every machine, once, under names of this run."""
-    for part in (corpus.INDEX, corpus.TEXTS):
-        spark.sparkContext.addFile(str((folder / part).rename(folder / f"{name}-{part}")))
-    return name
-
-
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
-    index, texts, rows = work.index(), work.texts(), work.conf.lake.row_group_rows
+    index, texts, rows = work.corpus.index(), work.corpus.texts(), work.conf.lake.row_group_rows
     for task, pieces in parts.taken(batches):
         with parts.Parts(work.at, _SCHEMA, task, rows) as written:
             for piece in pieces:
@@ -195,7 +177,7 @@ def _offsets(shown: drawing.Documents, rows: int) -> NDArray[np.int32]:
 
 
 def _draw(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
-    index = work.index()
+    index = work.corpus.index()
     for _, pieces in parts.taken(batches):
         for piece in pieces:
             own, split = index[piece["split"]], piece["split"]

@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     PASSAGE = 5
     ORDER = 6
     SHUFFLE = 7
+    EVALUATE = 8
+    RESAMPLE = 9
 
 
 def mixed(seed: int, purpose: Purpose, *parts: Int64Array | UInt64Array | int) -> UInt64Array:

@@ -14,6 +14,7 @@ from raft_spark import (
     __version__,
     config,
     estimate,
+    evaluation,
     iceberg,
     pointers,
     refresh,
@@ -31,6 +32,8 @@ from raft_spark.endpoints import trial
 from raft_spark.model.verbs import model
 from raft_spark.terminal import console, reported, settings
 
+STAGES: refresh.Stages = {**refresh.STAGES, schemas.EVALUATION: evaluation.run}
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
@@ -44,6 +47,8 @@ def main() -> None:
       base         draw distractors, keep or leave out the oracle, shuffle
       completions  ask the teacher model, once per question, from the oracle alone
       dataset      judge the answers, write train/validation/test in training formats
+
+    and evaluation, which asks students the questions of the test split, and is no part of a run.
 
     Try it:   raft-spark run local.toml
     One key:  raft-spark run local.toml --set articles.source=sample:1000
@@ -100,7 +105,7 @@ def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) 
     return click.command(name, help=description)(command)
 
 
-for _name, _stage in refresh.STAGES.items():
+for _name, _stage in STAGES.items():
     main.add_command(_stage_command(_name, _stage))
 main.add_command(verbs.emr)
 main.add_command(model)
@@ -136,7 +141,7 @@ def estimate_costs(files: Sequence[str], assignments: Sequence[str], ask: int, *
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*refresh.STAGES]))
+@click.argument("table", type=click.Choice([*STAGES]))
 @settings
 @click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many rows.")
 @click.option("--version", "version", help="An old version, by its id; default: the current one.")
@@ -152,7 +157,7 @@ def show(
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*refresh.STAGES]))
+@click.argument("table", type=click.Choice([*STAGES]))
 @settings
 def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Print the folder of a table's current version, so that any tool can read it."""
@@ -162,7 +167,7 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*refresh.STAGES]))
+@click.argument("table", type=click.Choice([*STAGES]))
 @settings
 def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """List the versions of a table, oldest first: the current one, those that are pinned, those rolled back from."""

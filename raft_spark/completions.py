@@ -8,6 +8,7 @@ run, so that a dataset says exactly which answers it was made from.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pyspark import StorageLevel
@@ -38,8 +39,9 @@ def run(conf: config.Config) -> tables.Version:
     known = looked_up(spark, conf, base).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     told, counts, dead = _counted(known, conf.completions, told)
     if _asks(told, conf.completions):
+        worded = partial(requests.worded, conf=conf.completions, model=conf.teacher.model)
         told = replace(told, failed=_for_good(told, conf.completions))
-        told = realtime.ask(spark, known.where(is_asked(conf.completions)), conf, told)
+        told = realtime.ask(spark, known.where(is_asked(conf.completions)), conf, told, worded)
     known.unpersist()
     if told.tasks or told.calls:
         runs.write(conf.lake, replace(told, spark=cluster.work(spark, before)))
@@ -99,7 +101,7 @@ def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) ->
 
 def is_asked(conf: config.Completions) -> Column:
     """Leave out what is answered, and what failed for good."""
-    return ~F.col("is_answered") & (F.col("last_error").isNull() | F.col("last_error").isin(*requests.again(conf)))
+    return ~F.col("is_answered") & requests.may_pass(conf)
 
 
 def _asks(told: runs.Run, conf: config.Completions) -> bool:

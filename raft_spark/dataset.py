@@ -97,9 +97,7 @@ def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
     """Bring each base row its answer, by the request's key; without one, the class of its last failure; and where a format
     wants it, in `astray`, the answer to the question of the first distractor's article; lazy.
     """
-    found = (
-        _original(requests.questions(base, conf)) if conf.dataset.answer == "original" else _asked(base, answers, conf)
-    )
+    found = _original(base, conf) if conf.dataset.answer == "original" else _asked(base, answers, conf)
     rows = base.join(found, "pubid")
     if "preference" not in conf.dataset.formats:
         return rows
@@ -114,12 +112,18 @@ def _asked(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
     return found.select("pubid", "answer.*", "last_error")
 
 
-def _original(base: DataFrame) -> DataFrame:
-    """Take the articles' own answers, as if they had been asked for."""
+def _original(base: DataFrame, conf: config.Config) -> DataFrame:
+    """Take the articles' own answers, as if they had been asked for; the decision stands first where one is asked for."""
     nothing = (F.lit(0).alias(name) for name in ("prompt_tokens", "completion_tokens"))
-    own = F.col("original_answer").alias("completion")
-    return base.select(
-        "pubid", own, F.lit("stop").alias("finish_reason"), *nothing, F.lit("the article has none").alias("last_error")
+    own = F.col("original_answer")
+    if conf.completions.decision:
+        own = F.when(own.isNotNull(), F.concat_ws(". ", F.initcap("final_decision"), own))
+    return requests.questions(base, conf).select(
+        "pubid",
+        own.alias("completion"),
+        F.lit("stop").alias("finish_reason"),
+        *nothing,
+        F.lit("the article has none").alias("last_error"),
     )
 
 

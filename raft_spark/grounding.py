@@ -63,6 +63,17 @@ def plain(text: str) -> str:
     return "".join(sign for sign in same if not sign.isspace() and unicodedata.category(sign) != "Cf")
 
 
+def bare(quote: str) -> str:
+    """Return what counts of a quote: `plain`, and without the signs at its edges."""
+    return plain(quote.strip(_EDGES))
+
+
+def decision(answer: str) -> str | None:
+    """Return the yes, no or maybe that an answer begins with, None where it begins otherwise."""
+    said = _DECISION.match(answer)
+    return said[1].lower() if said else None
+
+
 def check(
     completion: str, oracle: str, final_decision: str | None, asked: Completions, conf: Dataset
 ) -> Iterator[Found]:
@@ -83,7 +94,7 @@ def check(
 
 
 def _quoted(quotes: tuple[str, ...], oracle: str, distance: float) -> Iterator[Found]:
-    compared = [plain(quote.strip(_EDGES)) for quote in quotes]
+    compared = [bare(quote) for quote in quotes]
     if not all(stands(quote, oracle, distance) for quote in compared):
         yield Found("quote", "false quote")
     if "" in quotes:
@@ -110,8 +121,8 @@ def _refusal(answer: str) -> Iterator[Found]:
 
 def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Iterator[Found]:
     """Compare the yes, no or maybe that an answer begins with; one that begins otherwise says none, if none was asked for."""
-    said = _DECISION.match(answer)
-    if said and final_decision and said[1].lower() != final_decision.lower():
+    said = decision(answer)
+    if said and final_decision and said != final_decision.lower():
         yield Found("decision", "another decision")
     if is_asked and not said and not prompts.REFUSAL.match(answer):
         yield Found("decision", "no decision")

@@ -7,7 +7,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raft_spark.values import Count, Image, Instance, Prefix, Region, Role, Section, Share, Tags
+from raft_spark.values import (
+    Count,
+    Image,
+    Instance,
+    Prefix,
+    Region,
+    Role,
+    Section,
+    Settings,
+    Share,
+    Students,
+    Sweep,
+    Tags,
+)
 
 Positive = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=672, allow_inf_nan=False)]
@@ -89,4 +102,13 @@ class Hosting(Section):
 
 
 class Evaluation(Section):
-    """What students are asked, and how their answers are judged."""
+    """What students are asked, and how their answers are judged: `raft-spark evaluation`."""
+
+    students: Students
+    rows: Annotated[int, Field(ge=0)]
+    settings: Settings
+    distractors: Sweep
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    examples: Annotated[int, Field(ge=0, le=100)]

@@ -46,6 +46,8 @@ def rows(version: Version) -> dict[str, int]:
             return {"rows": sum(counts["rows"].values())}
         case schemas.COMPLETIONS:
             return {"rows": counts["answered"]}
+        case schemas.EVALUATION:
+            return {"rows": counts["rows"]}
         case _:
             return {"rows": sum(counts["kept"].values()), "rejected": sum(counts["rejected"].values())}
 

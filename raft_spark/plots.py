@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Stand-ins, each in no other use, and the page's variable for each.
 INK, MUTED, GRID = "#010203", "#020304", "#030405"
-FIRST, SECOND, ALARM = "#040506", "#050607", "#060708"
-VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", FIRST: "first", SECOND: "second", ALARM: "alarm"}
+FIRST, SECOND, ALARM, GOOD = "#040506", "#050607", "#060708", "#070809"
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", FIRST: "first", SECOND: "second", ALARM: "alarm", GOOD: "good"}
 STYLE: Mapping[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": GRID,
@@ -71,7 +71,7 @@ def rates(series: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 def throughput(series: Sequence[Point]) -> str:
     """Draw answers a second over the calls that were open and allowed; throttled moments are marked."""
-    return _svg("throughput", WIDE, lambda figure: _throughput(figure, series))
+    return svg("throughput", WIDE, lambda figure: _throughput(figure, series))
 
 
 def _throughput(figure: "Figure", series: Sequence[Point]) -> None:
@@ -110,7 +110,7 @@ def _mark_throttled(axes: "Axes", series: Sequence[Point], per: float) -> None:
 
 def latencies(histogram: Histogram) -> str:
     """Draw how long answers took, in milliseconds on a logarithmic scale, with its percentiles."""
-    return _svg("latencies", NARROW, lambda figure: _latencies(figure, histogram))
+    return svg("latencies", NARROW, lambda figure: _latencies(figure, histogram))
 
 
 def _latencies(figure: "Figure", histogram: Histogram) -> None:
@@ -144,7 +144,7 @@ def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
 
 def tokens(prompt: Histogram, completion: Histogram) -> str:
     """Draw how many tokens prompts and answers had, on a logarithmic scale."""
-    return _svg("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
+    return svg("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
 
 
 def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
@@ -160,7 +160,7 @@ def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
 
 def cost(series: Sequence[Point], dollars: float) -> str:
     """Draw the dollars spent so far: `dollars` in all, laid over time as the tokens came."""
-    return _svg("cost", NARROW, lambda figure: _cost(figure, series, dollars))
+    return svg("cost", NARROW, lambda figure: _cost(figure, series, dollars))
 
 
 def _cost(figure: "Figure", series: Sequence[Point], dollars: float) -> None:
@@ -208,7 +208,7 @@ def _unit(seconds: float) -> tuple[float, str]:
     return next((unit for unit in UNITS if seconds >= 2 * unit[0]), UNITS[-1])
 
 
-def _svg(name: str, size: tuple[float, float], draw: Callable[["Figure"], None]) -> str:
+def svg(name: str, size: tuple[float, float], draw: Callable[["Figure"], None]) -> str:
     """Draw and return one <svg>: no metadata, and ids that no other figure of the page has."""
     from matplotlib import rc_context  # noqa: PLC0415 - EMR does not carry it
     from matplotlib.figure import Figure  # noqa: PLC0415 - the same
@@ -221,9 +221,9 @@ def _svg(name: str, size: tuple[float, float], draw: Callable[["Figure"], None])
     return _in_page(written.getvalue())
 
 
-def _in_page(svg: str) -> str:
+def _in_page(text: str) -> str:
     """Leave the file's head out, let the page name colours and font, and drop ids of groups, which no one refers to."""
-    inner = svg[svg.index("<svg") :]
+    inner = text[text.index("<svg") :]
     for color, variable in VARIABLES.items():
         inner = inner.replace(color, f"var(--{variable})")
     return re.sub(r'<g id="[^"]*"', "<g", inner).replace("'DejaVu Sans'", "system-ui")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from raft_spark import log, metrics, schemas
+from raft_spark import log, metrics
 from raft_spark.beside import beside
 from raft_spark.runs import Run
 
@@ -67,7 +67,7 @@ def stages(spark: SparkSession, label: str) -> Iterator[Callable[[], list[SparkS
 
 @contextmanager
 def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
-    """Show a run of completions while the block runs: first how its limits are shared, then how it goes."""
+    """Show a run that asks while the block runs: first how its limits are shared, then how it goes."""
     LOG.info(arithmetic)
     console = _console()
     watch = partial(follow, console=console) if console.is_terminal else partial(_told_in_lines, told())
@@ -86,7 +86,7 @@ def _told_in_lines(before: Run, told: Callable[[], Run], is_over: Callable[[floa
     while not over:
         over = is_over(LINE_EVERY)
         run = told()
-        counted = metrics.embedded(metrics.added(before, run), schemas.COMPLETIONS, run.endpoint)
+        counted = metrics.embedded(metrics.added(before, run), run.stage, run.endpoint)
         LOG.info(line(run), extra=log.fields(done=run.done, total=run.total, **counted))
         before = run
 

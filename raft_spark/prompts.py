@@ -5,7 +5,7 @@ breaks every control token of a chat template in it, so that no passage can end 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raft_spark.config import Completions
 from raft_spark.endpoints import Message, Request
@@ -55,7 +55,7 @@ def as_data(text: str) -> str:
 
 def request(question: str, oracle: str, model: str, conf: Completions) -> Request:
     """Ask the teacher, from the oracle alone; the layout is completions.template."""
-    parameters = {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
+    parameters = _parameters(conf)
     user = f"Context: {as_data(oracle)}\n\nQuestion: {as_data(question)}"
     thinks = conf.style == "cot"
     system = (TEACHER_COT if thinks else TEACHER) + (DECISION if conf.decision else "")
@@ -69,6 +69,15 @@ def student(question: str, passages: Sequence[str], conf: Completions) -> list[M
     context = SEPARATOR.join(map(as_data, passages))
     system = STUDENT + (f" {THOUGHT}." if conf.style == "cot" else "") + (DECISION if conf.decision else "")
     return _messages(system, f"Context: {context}\n\nQuestion: {as_data(question)}")
+
+
+def student_request(question: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
+    """Ask a student, as it was trained."""
+    return Request(student(question, passages, conf), model, _parameters(conf))
+
+
+def _parameters(conf: Completions) -> Mapping[str, float]:
+    return {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
 
 
 def _messages(system: str, user: str) -> list[Message]:

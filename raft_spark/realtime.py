@@ -5,9 +5,10 @@ The limits of the settings hold for the whole cluster. An answer is stored at mo
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pyspark import SparkStageInfo, TaskContext
@@ -21,7 +22,6 @@ from raft_spark import (
     log,
     parts,
     progress,
-    prompts,
     runs,
     schemas,
     session,
@@ -31,17 +31,23 @@ from raft_spark import (
     window,
 )
 from raft_spark.coordinator import Coordinator, Desk
+from raft_spark.endpoints import Request
 from raft_spark.files import Place
 from raft_spark.meter import Meter
 from raft_spark.shares import UNLIMITED, Grant, Limits
 
 LEAST = 1e-9  # dollars
+Worded = Callable[[Mapping[str, Any]], Request]  # a row -> its request; it goes to the tasks
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every task of a run gets: `share` is what it may do where it cannot ask at the driver's `desk`."""
+    """What every task of a run gets: `share` is what it may do where it cannot ask at the driver's `desk`; answers go to the
+    store of `stage`, which lies `at`.
+    """
 
+    stage: str
+    worded: Worded
     conf: config.Completions
     endpoint: config.Endpoint
     price: config.Price
@@ -52,9 +58,11 @@ class Work:
     form: log.Form
 
 
-def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
+def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run, worded: Worded) -> runs.Run:
     """Run the tasks that ask, a server of our own beside them where the endpoint needs one; return the run as it ended, on
     top of what it had done before.
+
+    `missing` has a row a request: `key`, `pubid` and what `worded` makes the request of. Answers go to the store of told.stage.
     """
     asking = conf.completions
     tasks = max(1, min(session.slots(spark), asking.in_flight, told.total - told.answered))
@@ -66,7 +74,7 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
     def going() -> runs.Run:
         return runs.joined(told, driver.told())
 
-    at, key = tables.place(conf.lake, schemas.COMPLETIONS), secrets.token_bytes(32)
+    at, key = tables.place(conf.lake, told.stage), secrets.token_bytes(32)
     with (
         endpoints.serving(conf.teacher) as endpoint,
         session.translated(),
@@ -76,7 +84,8 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
         runs.kept(conf.lake, going),
         progress.asking(going, shares.arithmetic(limits, tasks)),
     ):
-        ask_all = partial(_ask_all, work=Work(asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format))
+        work = Work(told.stage, worded, asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format)
+        ask_all = partial(_ask_all, work=work)
         missing.repartition(tasks, "key").mapInArrow(ask_all, from_arrow_schema(schemas.FILES)).collect()
     ended = runs.ended(going(), driver.trouble, driver.stop_reason)
     runs.write(conf.lake, ended)
@@ -109,7 +118,7 @@ def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
     """Ask all rows of one partition but those that a lost attempt has stored; yield a description of each stored file."""
     conf, context = work.conf, TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
-    log.start(work.form, stage=schemas.COMPLETIONS, run_id=work.run_id, task=f"{partition}-{attempt}")
+    log.start(work.form, stage=work.stage, run_id=work.run_id, task=f"{partition}-{attempt}")
     prefix, meter = store.prefix(work.run_id, partition), Meter(work.share, work.price, conf.timeout_seconds)
     kept = store.Store(work.at, prefix, conf.flush_seconds, meter.tally)
     limits = window.Limits(conf.attempts, conf.deadline_seconds)
@@ -120,9 +129,7 @@ def _ask_all(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
         coordinator.wait_for_the_one_before(meter)
         before = store.stored_before(work.at, prefix)
         rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)
-        asking = (
-            (row["pubid"], prompts.request(row["question"], row["oracle"], work.endpoint.model, conf)) for row in rows
-        )
+        asking = ((row["pubid"], work.worded(row)) for row in rows)
         for asked in window.answers(asking, client.ask, limits, meter):
             if asked is not None and not (asked.reply.completion is None and _is_replaced(meter)):
                 kept.add(store.row(asked, work.endpoint.model, work.run_id))

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
 
-from raft_spark import plots, runs, schemas, tally
+from raft_spark import pages, plots, runs, schemas, tally
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -77,12 +76,7 @@ def _packages() -> Iterator[None]:
 
 def page(run: Run, rows: Tally) -> str:
     """Return the page about a run whose stored rows come to `rows`."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - EMR does not carry it
-
-    text = resources.files("raft_spark").joinpath(TEMPLATE).read_text(encoding="utf-8")
     filters: Mapping[str, Callable[..., str]] = {"duration": plots.duration, "count": "{:,}".format, "moment": _moment}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(filters)
     told: dict[str, Any] = {
         "run": run,
         "state": STATES[run.state],
@@ -93,7 +87,7 @@ def page(run: Run, rows: Tally) -> str:
         "errors": _errors(run, rows),
         "attempts": _bars({str(calls): rows.attempts[calls] for calls in sorted(rows.attempts)}),
     }
-    return environment.from_string(text).render(told)
+    return pages.rendered(TEMPLATE, told, filters)
 
 
 def numbers(run: Run) -> list[Number]:

@@ -2,7 +2,7 @@
 look the answers up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import config, prompts
+from raft_spark.endpoints import Request
 
 REQUESTS = pa.schema(
     [
@@ -48,6 +49,11 @@ def build(base: DataFrame, conf: config.Config) -> DataFrame:
     )
 
 
+def worded(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
+    """Return what the teacher is sent for a row of base."""
+    return prompts.request(row["question"], row["oracle"], model, conf)
+
+
 def looked_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> DataFrame:
     """Bring each request its `answer`, null without one, and `last_error`, the class of its last failure; lazy.
 
@@ -61,6 +67,16 @@ def looked_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) ->
         stored.where("completion IS NULL").groupBy("key").agg(F.max_by("error_class", "created_at").alias("last_error"))
     )
     return wanted.join(answers, "key_of_any_length", "left").join(failures, "key", "left")
+
+
+def is_asked(conf: config.Completions) -> Column:
+    """Leave out of what was looked up what is answered, and what failed for good."""
+    return F.col("answer").isNull() & may_pass(conf)
+
+
+def may_pass(conf: config.Completions) -> Column:
+    """Leave out what failed for good."""
+    return F.col("last_error").isNull() | F.col("last_error").isin(*again(conf))
 
 
 def again(conf: config.Completions) -> frozenset[str]:
@@ -82,8 +98,7 @@ def _is_cut() -> Column:
 
 def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        rows = zip(batch["question"].to_pylist(), batch["oracle"].to_pylist(), strict=True)
-        asked = [prompts.request(question, oracle, model, conf) for question, oracle in rows]
+        asked = [worded(row, conf, model) for row in batch.select(["question", "oracle"]).to_pylist()]
         keys = [pa.array([request.key for request in asked], pa.string())]
         keys.append(pa.array([request.key_of_any_length for request in asked], pa.string()))
         columns = [*keys, batch["pubid"], batch["question"], batch["oracle"]]

@@ -8,7 +8,7 @@ from raft_spark import pointers, schemas, tables
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 
-TABLES = (schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET)
+TABLES = (schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET, schemas.EVALUATION)
 
 
 def expire(lake: Lake) -> list[str]:

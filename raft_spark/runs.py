@@ -1,6 +1,6 @@
-"""What a run of completions says about itself while it asks: one small JSON object in the lake, replaced every few seconds.
+"""What a run that asks says about itself meanwhile: one small JSON object in the lake, replaced every few seconds.
 
-    ROOT/completions/runs/RUN_ID.json
+    ROOT/STAGE/runs/RUN_ID.json
 
 The driver writes it; a terminal, `raft-spark progress` in another process and the run's report read it.
 """
@@ -51,7 +51,7 @@ class Run:
     """A run as last told. `total` requests were to be asked, `known` more had answers before; `answered` and `failed` (by
     error class) are stored; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a run
     stopped or failed. `series` has at most some hundred points, in order. `spark` is what Spark did for the stage, by the names
-    of cluster.py, empty until it has ended.
+    of cluster.py, empty until it has ended. `stage` is the one that asks, and whose store gets the answers.
     """
 
     id: str
@@ -75,6 +75,7 @@ class Run:
     window: int = 0
     series: tuple[Point, ...] = ()
     spark: Mapping[str, float] = field(default_factory=dict)
+    stage: str = schemas.COMPLETIONS
 
     @property
     def failures(self) -> str:
@@ -167,12 +168,12 @@ def _tried(lake: Lake, run: Run) -> None:
 
 def write(lake: Lake, run: Run) -> None:
     """Store what a run says of itself, over what it said before."""
-    _folder(lake).write(f"{run.id}.json", json.dumps(dataclasses.asdict(run)).encode())
+    _folder(lake, run.stage).write(f"{run.id}.json", json.dumps(dataclasses.asdict(run)).encode())
 
 
 def read(lake: Lake, run_id: str = "") -> Run | None:
-    """Return a run, by default the last that began; None when there is none."""
-    folder = _folder(lake)
+    """Return a run of completions, by default the last that began; None when there is none."""
+    folder = _folder(lake, schemas.COMPLETIONS)
     name = (
         f"{run_id}.json"
         if run_id
@@ -185,5 +186,5 @@ def read(lake: Lake, run_id: str = "") -> Run | None:
     return Run(**{**told, "series": tuple(Point(**point) for point in told["series"])})
 
 
-def _folder(lake: Lake) -> Place:
-    return Place.of(lake).at(schemas.COMPLETIONS, "runs")
+def _folder(lake: Lake, stage: str) -> Place:
+    return Place.of(lake).at(stage, "runs")

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
 ARTICLES, BASE, COMPLETIONS, DATASET = "articles", "base", "completions", "dataset"
+EVALUATION = "evaluation"
 
 _strings = pa.list_(pa.string())
 _documents = pa.list_(
@@ -58,7 +59,47 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("max_tokens", pa.int32()),
         ]
     ),
+    EVALUATION: pa.schema(
+        [
+            ("pubid", pa.int64()),
+            ("student", pa.string()),
+            ("setting", pa.string()),
+            ("distractors", pa.int32()),
+            ("shown", pa.int32()),
+            ("position", pa.int32()),
+            ("question", pa.string()),
+            ("answer", pa.string()),
+            ("error_class", pa.string()),
+            ("cut", pa.bool_()),
+            ("reference", pa.string()),
+            ("final_decision", pa.string()),
+            ("decision", pa.string()),
+            ("abstained", pa.bool_()),
+            ("token_f1", pa.float64()),
+            ("rouge_l", pa.float64()),
+            ("bleu", pa.float64()),
+            ("chrf", pa.float64()),
+            ("quoted", _strings),
+            ("quotes", pa.int32()),
+            ("quotes_of_oracle", pa.int32()),
+            ("quotes_of_distractors", pa.int32()),
+        ]
+    ),
 }
+METRICS = pa.schema(
+    [
+        ("student", pa.string()),
+        ("against", pa.string()),
+        ("setting", pa.string()),
+        ("distractors", pa.int32()),
+        ("place", pa.string()),
+        ("figure", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("articles", pa.int64()),
+    ]
+)
 QUARANTINE = pa.schema(
     [("pubid", pa.int64()), ("reason", pa.string()), ("source", pa.string()), ("record", pa.string())]
 )

@@ -327,6 +327,24 @@ class Config(Section):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _knows_its_students(self) -> "Config":
+        students = {name: self.endpoints[name] for name in self.evaluation.students if name in self.endpoints}
+        unknown = sorted({*self.evaluation.students} - {*students})
+        if unknown:
+            known = ", ".join(sorted(self.endpoints))
+            msg = f"evaluation.students names {', '.join(unknown)}; each must be one of [endpoints.*]: {known}"
+            raise ValueError(msg)
+        by_model = {student.model: name for name, student in students.items()}
+        for name, student in students.items():
+            if student.codec in ONE_TEXT:
+                msg = f"evaluation.students names {name}, whose codec {student.codec!r} sends one text; a student reads messages"
+                raise ValueError(msg)
+            if by_model[student.model] != name:
+                msg = f"endpoints.{name} and endpoints.{by_model[student.model]} are students of one model, {student.model!r}; answers are kept by it"
+                raise ValueError(msg)
+        return self
+
     @property
     def teacher(self) -> Endpoint:
         """The endpoint that writes the completions."""

@@ -3,7 +3,7 @@
     ROOT/current.json                          which version of each table is current (see pointers)
     ROOT/TABLE/versions/ID/manifest.json       written last but the pointer: names every file with rows, bytes, digest
     ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
-    ROOT/completions/data/day=.../*.parquet    the append-only store, outside of its versions
+    ROOT/completions/data/day=.../*.parquet    the append-only store, outside of its versions; so in evaluation
 
 A version's folder belongs to the run that makes it, and a task's file is a function of the input, so a repeated task
 writes the same bytes to the same name: there is nothing to rename and nothing to clean up when all goes well. What an
@@ -237,9 +237,9 @@ def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
     return spark.read.schema(schema).option("basePath", folder.uri("data")).parquet(*paths)
 
 
-def stored(spark: SparkSession, lake: Lake) -> DataFrame:
-    """Return every stored completion, also those of runs that died before they could publish a version."""
-    folder = place(lake, COMPLETIONS)
+def stored(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
+    """Return every answer that a stage has stored, also those of runs that died before they could publish a version."""
+    folder = place(lake, stage)
     schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
     paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
@@ -287,7 +287,14 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
     at = place(lake, version.table)
     at = at if version.table == COMPLETIONS else at.at("versions", version.id)
     wanted = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
-    wanted.sort(key=lambda file: (SPLITS.index(file.split) if file.split else 0, "/train-" not in file.path, file.path))
+    wanted.sort(
+        key=lambda file: (
+            not file.path.startswith("data/"),
+            SPLITS.index(file.split) if file.split else 0,
+            "/train-" not in file.path,
+            file.path,
+        )
+    )
     found: list[dict[str, Any]] = []
     for file in wanted:
         if len(found) >= rows:

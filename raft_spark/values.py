@@ -113,6 +113,11 @@ def _once(names: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Put numbers in order, each once."""
+    return tuple(sorted(set(numbers)))
+
+
 def _listed(names: object) -> object:
     """Take `a,b` for a list, as `--set completions.retry=throttled,timeout` gives it."""
     return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
@@ -137,6 +142,16 @@ Format = Literal[
 ]
 Formats = Annotated[tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once)]
 Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
+Setting = Literal["with", "without", "alone", "closed"]
+Settings = Annotated[
+    tuple[Setting, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+]
+Students = Annotated[
+    tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+]
+Sweep = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(strict=False, min_length=1), AfterValidator(_ascending)
+]
 Prefix = Annotated[
     str, _like(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix, of letters, digits and _./=-")
 ]

@@ -199,6 +199,9 @@ def _rows(version: tables.Version) -> str:
             return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
         case schemas.COMPLETIONS:
             return f"{counts['answered']} answers, {counts['known']} known before"
+        case schemas.EVALUATION:
+            failed = sum(counts["failed"].values())
+            return f"{counts['answers']} answers about {counts['articles']} articles, {failed} failed"
         case _:
             return f"{sum(counts['kept'].values())} rows: " + ", ".join(
                 f"{n} {split}" for split, n in counts["kept"].items()

@@ -84,7 +84,7 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         'dataset.formats=["notebook","preference"]',
         "dataset.answer=original",
         "dataset.absent_answer=refuse",
-        "dataset.gate.decision=off",
+        "completions.decision=true",
     )
     version = walked(conf)
     answers = tables.needed(conf.lake, schemas.COMPLETIONS)
@@ -95,9 +95,12 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
     pairs = [json.loads(line) for line in (folder / "preference/train-00000-of-00001.jsonl").read_text().splitlines()]
     known = {row["original_answer"] for row in rows}
     for row, pair in zip(rows, pairs, strict=True):
-        expected = prompts.REFUSED if row["distracted"] else row["original_answer"]
-        assert row["synthetic_answer"] == pair["chosen"][0]["content"] == expected
-        assert pair["rejected"][0]["content"] in known - {row["original_answer"]}
+        said = row["synthetic_answer"]
+        assert pair["chosen"][0]["content"] == said
+        decision, _, answer = said.partition(". ")
+        assert (decision in {"Yes", "No", "Maybe"} and answer == row["original_answer"]) or row["distracted"]
+        assert said == prompts.REFUSED or not row["distracted"]
+        assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
 
 
 def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(settled: Settle):

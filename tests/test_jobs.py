@@ -38,7 +38,16 @@ def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path,
     done = submit("refresh", tmp_path)  # which does what is left to do
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["outcome"] == ("nothing new" if stages == STAGES else "published")
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*STAGES, "refresh"}
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*STAGES, "evaluation", "refresh"}
+
+
+@pytest.mark.slow
+def test_the_job_of_evaluation_runs_under_spark_submit_too(tmp_path: Path):
+    for stage in ("articles", "evaluation"):
+        done = submit(stage, tmp_path, "evaluation.students=fake", "evaluation.rows=3")
+        assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["table"], told["counts"]["articles"], told["counts"]["answers"]) == ("evaluation", 3, 3 * 8)
 
 
 def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_path: Path):

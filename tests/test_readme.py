@@ -36,7 +36,7 @@ def test_every_verb_of_the_command_line_is_there():
 
 def test_every_setting_named_is_one():
     known = tomllib.loads((ROOT / "conf/default.toml").read_text())
-    named = set(re.findall(r"`(lake|articles|base|completions|dataset)\.([a-z_]+)", README))
+    named = set(re.findall(r"`(lake|articles|base|completions|dataset|evaluation)\.([a-z_]+)", README))
     assert named
     assert {f"{section}.{key}" for section, key in named if key not in known[section]} == set()
 

@@ -71,7 +71,7 @@ def told(folder: Path, recipes: Sequence[str]) -> Path:
         + (f"weights = {json.dumps(str(weights[recipe]))}\n" if recipe in weights else "")
         for recipe in recipes
     ]
-    path.write_text("\n".join(sections))
+    path.write_text("\n".join([f"[evaluation]\nstudents = {json.dumps(list(recipes))}\n", *sections]))
     return path
 
 

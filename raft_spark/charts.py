@@ -1,0 +1,217 @@
+"""An evaluation -> its figures, as `plots` draws them: lines over k, settings side by side, differences, quotes, places."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from raft_spark import plots, scores
+from raft_spark.cases import Case
+from raft_spark.figures import BASELINE, PLACES
+from raft_spark.outcome import SETTINGS, TITLES, Metric, Outcome
+from raft_spark.plots import ALARM, FIRST, GOOD, INK, MUTED, SECOND
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = (SECOND, FIRST, GOOD, ALARM)
+FLOORS = {"accuracy": scores.MAJORITY, "rouge_l": scores.QUESTION}  # each beside the figure it is the floor of
+FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
+APART = 0.11  # between students, in settings
+Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
+
+
+def drawn(told: Outcome) -> dict[str, str]:
+    """Return the figures that have something to show, by name."""
+    figures: Mapping[str, tuple[bool, tuple[float, float], Callable[[Figure], None]]] = {
+        "sweep": (bool({"with", "without"} & {*told.conf.evaluation.settings}), FULL, partial(_sweep, told=told)),
+        "settings": (True, FULL, partial(_settings, told=told)),
+        "differences": (len(told.students) > 1, HALF, partial(_differences, told=told)),
+        "abstained": (True, HALF, partial(_abstained, told=told)),
+        "quotes": (_has_quotes(told), HALF, partial(_quotes, told=told)),
+        "places": (
+            any(told.placed(name, place, "rouge_l") for name in told.students for place in PLACES),
+            HALF,
+            partial(_places, told=told),
+        ),
+    }
+    return {name: plots.svg(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
+
+
+def color(told: Outcome, student: str) -> str:
+    """Return the stand-in for a student's colour; there are four, taken in turns."""
+    return COLORS[told.students.index(student) % len(COLORS)]
+
+
+def _sweep(figure: "Figure", told: Outcome) -> None:
+    for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
+        for student in told.students:
+            _line(axes, list(_over_k(told, student, "with", name)), color(told, student), f"{student}, with oracle")
+            _line(
+                axes,
+                list(_over_k(told, student, "without", name)),
+                color(told, student),
+                f"{student}, without",
+                dashed=True,
+            )
+        _floor(axes, told, name)
+        axes.set_title(TITLES[name])
+        axes.set_xlabel("k, distractors")
+        axes.set_xticks(sorted({case.distractors for case in told.asked if case.setting != "closed"}))
+        axes.set_ylim(bottom=0)
+    _name(figure)
+
+
+def _over_k(told: Outcome, student: str, setting: str, name: str) -> Iterator[tuple[float, Metric]]:
+    """Yield a figure over k; the oracle alone is k = 0 with it."""
+    for case in told.asked:
+        metric = told.metric(student, case, name)
+        if metric and (case.setting == setting or (setting, case.setting) == ("with", "alone")):
+            yield case.distractors, metric
+
+
+def _line(axes: "Axes", found: Placed, paint: str, label: str, *, dashed: bool = False) -> None:
+    found = sorted(found, key=lambda pair: pair[0])
+    if not found:
+        return
+    at = [k for k, _ in found]
+    values, low, high = ([each[name] for _, each in found] for name in ("value", "low", "high"))
+    axes.fill_between(at, low, high, color=paint, alpha=0.1, linewidth=0)
+    face = "none" if dashed else paint
+    axes.plot(at, values, "o--" if dashed else "o-", color=paint, linewidth=2, markerfacecolor=face, label=label)
+
+
+def _floor(axes: "Axes", told: Outcome, name: str) -> None:
+    """Draw what needs no model as a line across."""
+    floor = told.metric(FLOORS[name], Case(BASELINE, 0), name)
+    if floor:
+        axes.axhline(floor["value"], color=MUTED, linewidth=1.3, linestyle=(0, (1, 2)))
+        axes.annotate(
+            FLOORS[name], (0.01, floor["value"]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+            fontsize=9.5, color=MUTED,
+        )  # fmt: skip
+
+
+def _name(figure: "Figure") -> None:
+    """Say below all axes, once, what their lines are."""
+    pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
+    found = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
+    figure.legend([*found.values()], [*found], loc="outside lower center", ncols=4, fontsize=10.5)
+
+
+def _settings(figure: "Figure", told: Outcome) -> None:
+    for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
+        for student in told.students:
+            found = [(at, told.metric(student, case, name)) for at, case in enumerate(told.compared)]
+            shift = _shift(told, student)
+            _points(axes, [(at + shift, metric) for at, metric in found if metric], color(told, student), student)
+        _floor(axes, told, name)
+        axes.set_title(TITLES[name])
+        axes.set_xticks(range(len(told.compared)), [SETTINGS[case.setting] for case in told.compared])
+        axes.set_xlim(-0.5, len(told.compared) - 0.5)
+        axes.set_ylim(bottom=0)
+    _name(figure)
+
+
+def _shift(told: Outcome, student: str) -> float:
+    return APART * (told.students.index(student) - (len(told.students) - 1) / 2)
+
+
+def _points(axes: "Axes", found: Placed, paint: str, label: str) -> None:
+    at, values = [place for place, _ in found], [each["value"] for _, each in found]
+    axes.vlines(at, [each["low"] for _, each in found], [each["high"] for _, each in found], color=paint, linewidth=2.4)
+    axes.plot(at, values, "o", color=paint, markersize=8, label=label)
+
+
+def _differences(figure: "Figure", told: Outcome) -> None:
+    axes = figure.subplots()
+    first, *others = told.students
+    names = ("accuracy", "token_f1", "rouge_l")
+    rows = [(case, name) for case in told.compared for name in names]
+    for student in others:
+        found = [
+            (at + _shift(told, student), told.metric(student, case, name, first))
+            for at, (case, name) in enumerate(rows)
+        ]
+        there = [(at, metric) for at, metric in found if metric]
+        ends = [each["low"] for _, each in there], [each["high"] for _, each in there]
+        axes.hlines([at for at, _ in there], *ends, color=color(told, student), linewidth=2.2)
+        axes.plot(
+            [each["value"] for _, each in there],
+            [at for at, _ in there],
+            "o",
+            color=color(told, student),
+            markersize=6,
+            label=student,
+        )
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(rows)), [f"{TITLES[name]}, {SETTINGS[case.setting]}" for case, name in rows], fontsize=9)
+    axes.invert_yaxis()
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"more than {first}")
+    if len(others) > 1:
+        axes.legend(fontsize=9.5)
+
+
+def _abstained(figure: "Figure", told: Outcome) -> None:
+    _bars(figure.subplots(), told, [(SETTINGS[case.setting], case) for case in told.compared], "abstained")
+
+
+def _bars(axes: "Axes", told: Outcome, groups: Sequence[tuple[str, Case]], name: str) -> None:
+    width = 0.8 / len(told.students)
+    for number, student in enumerate(told.students):
+        for at, (_, case) in enumerate(groups):
+            metric = told.metric(student, case, name)
+            if metric:
+                place, label = at - 0.4 + width * (number + 0.5), student if at == 0 else None
+                axes.bar(place, metric["value"], width * 0.9, color=color(told, student), alpha=0.75, label=label)
+                axes.vlines(place, metric["low"], metric["high"], color=INK, linewidth=1.2)
+    axes.set_xticks(range(len(groups)), [title for title, _ in groups], fontsize=9.5)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10)
+
+
+def _has_quotes(told: Outcome) -> bool:
+    return any(told.metric(name, case, "quotes_of_oracle") for name in told.students for case in told.compared)
+
+
+def _quotes(figure: "Figure", told: Outcome) -> None:
+    """Draw where quotes stand, in shares of all: in the oracle, in a distractor, nowhere."""
+    axes = figure.subplots()
+    bars = [
+        (name, case) for case in told.compared for name in told.students if told.metric(name, case, "quotes_of_oracle")
+    ]
+    for at, (name, case) in enumerate(bars):
+        oracle, other = (told.metric(name, case, f"quotes_of_{which}") for which in ("oracle", "distractors"))
+        values = [oracle["value"] if oracle else 0, other["value"] if other else 0]
+        left = 0.0
+        parts = zip(
+            [*values, 1 - sum(values)],
+            (GOOD, SECOND, ALARM),
+            ("in the oracle", "in a distractor", "nowhere"),
+            strict=True,
+        )
+        for value, paint, label in parts:
+            axes.barh(at, value, left=left, height=0.7, color=paint, alpha=0.75, label=label if at == 0 else None)
+            left += value
+    axes.set_yticks(range(len(bars)), [f"{name}, {SETTINGS[case.setting]}" for name, case in bars], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.grid(visible=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=9.5)
+
+
+def _places(figure: "Figure", told: Outcome) -> None:
+    axes = figure.subplots()
+    for student in told.students:
+        found = [
+            (at + _shift(told, student), told.placed(student, place, "accuracy")) for at, place in enumerate(PLACES)
+        ]
+        _points(axes, [(at, metric) for at, metric in found if metric], color(told, student), student)
+    axes.set_xticks(range(len(PLACES)), PLACES)
+    axes.set_xlim(-0.5, len(PLACES) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10)

@@ -1,0 +1,243 @@
+"""articles -> evaluation: ask students the questions of the test split, with and without the oracle, and score what they answer.
+
+    ROOT/evaluation/data/day=.../*.parquet               answers, stored as those of completions: nothing is paid twice
+    versions/ID/data/split=test/part-00000.parquet       a row an article, student, setting and k: the answer and its scores
+    versions/ID/metrics/metrics.parquet                  figures with 95 % intervals, also of one student against another
+    versions/ID/evaluation.md, evaluation.html           the same to be read; the page where matplotlib is installed
+
+A request that fails is a row with its class: wrong, and counted, never dropped. The next run asks it again.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import StorageLevel, TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from raft_spark import (
+    cases,
+    config,
+    corpus,
+    examples,
+    figures,
+    mapped,
+    outcome,
+    outcome_page,
+    parts,
+    progress,
+    prompts,
+    realtime,
+    requests,
+    runs,
+    schemas,
+    scores,
+    session,
+    shards,
+    tables,
+)
+from raft_spark.errors import EndpointError, InputError, StoppedError
+from raft_spark.files import Place
+
+SCORES = 1  # a change of how answers are scored makes other versions
+DATA, METRICS = f"data/split={cases.SPLIT}", "metrics/metrics.parquet"
+_SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every task that scores gets; `majority` is the decision of most articles, None where none has one."""
+
+    at: Place
+    style: str
+    majority: str | None
+    row_group_rows: int
+
+
+def run(conf: config.Config) -> tables.Version:
+    """Ask every student what was never asked, score, report; return the version that is current then.
+
+    Raises InputError when the test split is too small or a package is missing; EndpointError when an endpoint refuses the
+    job or is dead, StoppedError when a signal or a limit ended the run: in both cases after every answer is stored.
+    """
+    articles = tables.needed(conf.lake, schemas.ARTICLES)
+    identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
+    made = tables.made(conf.lake, schemas.EVALUATION, identity)
+    if made and not made.counts["missing"]:
+        return made
+    _refuse_without_packages()
+    spark = session.start(conf)
+    new = tables.draft(conf.lake, schemas.EVALUATION, identity)
+    with session.translated():
+        pieces = [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == cases.SPLIT]
+        work = _spread(spark, conf, articles, pieces, new.id)
+        asked = cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work)
+        _ask(spark, conf, asked)
+        scoring = Work(new.place, conf.completions.style, _majority(pieces, work.up_to), conf.lake.row_group_rows)
+        with progress.spark_tasks(spark, "scoring"):
+            files = tables.collected(build(answered(spark, asked, conf), scoring))
+    rows = figures.read(new.place, files)
+    files += _reported(new, outcome.Outcome(conf, new.id, rows, figures.metrics(rows, conf)), pieces)
+    return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows, conf))
+
+
+def _settings(conf: config.Config) -> dict[str, Any]:
+    """Return all that figures depend on, beside the articles."""
+    return {
+        **conf.evaluation.model_dump(),
+        **conf.completions.model_dump(include={"style", "decision"}),
+        "models": [conf.endpoints[name].model for name in conf.evaluation.students],
+        "prompt": prompts.VERSIONS[conf.completions.style],
+        "base": [conf.base.seed, conf.base.distractors],
+        "scores": SCORES,
+    }
+
+
+def _refuse_without_packages() -> None:
+    missing = [name for name in scores.PACKAGES if not find_spec(name)]
+    if missing:
+        msg = f"answers are scored with {' and '.join(missing)}: pip install 'raft-spark[evaluation]'"
+        raise InputError(msg)
+
+
+def _spread(
+    spark: SparkSession, conf: config.Config, articles: tables.Version, pieces: list[dict[str, Any]], name: str
+) -> cases.Work:
+    """Bring the passages of the test split to every machine; no other split is needed."""
+    if not pieces:
+        raise InputError("there is no article in the test split: articles.test_share must be above 0")
+    folder = mapped.folder(spark)
+    corpus.build(pieces, articles.counts["numbers"], folder, with_texts=True)
+    index = corpus.index(f"{folder}/{corpus.INDEX}")[cases.SPLIT]
+    cases.checked(index, conf.evaluation)
+    models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
+    up_to = cases.up_to(index, conf.evaluation.rows)
+    return cases.Work(conf, mapped.spread(spark, folder, name), models, up_to)
+
+
+def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> None:
+    """Ask every student what the store does not know, one after the other. Raises EndpointError and StoppedError, as `run` does."""
+    own = cases.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
+    order = F.struct("pubid", "setting", "distractors")
+    first = F.min_by(F.struct("key_of_any_length", "student", "pubid", "question", "passages"), order)
+    distinct = asked.groupBy("key").agg(first.alias("first")).select("key", "first.*")
+    known = requests.looked_up(distinct, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
+    wanted = known.where(requests.is_asked(own.completions)).select(*distinct.columns)
+    missing = wanted.persist(StorageLevel.DISK_ONLY)
+    counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
+    for student in conf.evaluation.students:
+        if student in counts:
+            _ask_one(spark, cases.asking(conf, student), missing.where(F.col("student") == student), counts[student])
+    missing.unpersist()
+
+
+def _ask_one(spark: SparkSession, conf: config.Config, missing: DataFrame, count: int) -> None:
+    """Ask the student that stands in the teacher's place."""
+    student, model, now = conf.completions.endpoint, conf.teacher.model, runs.now()
+    told = runs.Run(runs.new_id(), student, model, now, now, count, stage=schemas.EVALUATION)
+    told = realtime.ask(spark, missing, conf, told, partial(cases.worded, conf=conf.completions, model=model))
+    stored = f"{told.answered} answers are stored, and a rerun asks only the others"
+    if told.state == "failed":
+        msg = f"endpoint {student!r} {told.reason}; {stored}"
+        raise EndpointError(msg)
+    if told.state == "stopped":
+        msg = f"{told.reason}; {stored}"
+        raise StoppedError(msg)
+
+
+def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
+    """Bring each case its `answer`, null where the request failed, and the class of its `last_error`; lazy."""
+    own = cases.asking(conf, conf.evaluation.students[0])
+    return requests.looked_up(asked, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
+
+
+def build(rows: DataFrame, work: Work) -> DataFrame:
+    """Answered cases -> the files of evaluation, in the schema schemas.FILES; lazy."""
+    spread = rows.repartition("pubid").sortWithinPartitions("pubid", "student", "setting", "distractors")
+    return spread.mapInArrow(partial(_write, work=work), from_arrow_schema(schemas.FILES))
+
+
+def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+    context = TaskContext.get()
+    rows = (row for batch in batches for row in batch.to_pylist())
+    with parts.Parts(work.at, _SCHEMA, context.partitionId() if context else 0, work.row_group_rows) as written:
+        for _, own in groupby(rows, lambda row: row["pubid"]):
+            written.write(DATA, pa.Table.from_pylist(list(_scored(list(own), work)), _SCHEMA))
+    yield parts.as_batch(written.files)
+
+
+def _scored(rows: list[Mapping[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+    """Score all answers about one article, and beside them those that need no model."""
+    for row in rows:
+        yield scored(row, row["answer"], work.style)
+    first = rows[0]
+    bare = {**first, "setting": figures.BASELINE, "distractors": 0, "passages": [], "last_error": None}
+    for name, answer in scores.trivial(first["question"], first["own"], first["reference"], work.majority).items():
+        yield scored({**bare, "student": name}, {"completion": answer, "finish_reason": "stop"}, "answer")
+
+
+def scored(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str) -> dict[str, Any]:
+    """Return the row of the table for a case and its answer."""
+    said = answer["completion"] if answer else None
+    oracle = [document["oracle"] for document in row["passages"]]
+    others = [document["text"] for document in row["passages"] if not document["oracle"]]
+    kept = ("pubid", "student", "setting", "distractors", "question", "reference", "final_decision")
+    return {
+        **{name: row[name] for name in kept},
+        "shown": len(oracle),
+        "position": oracle.index(True) if any(oracle) else None,
+        "answer": said,
+        "error_class": None if answer else row["last_error"] or "unavailable",
+        "cut": bool(answer and answer["finish_reason"] == "length"),
+        **scores.scored(said, row["reference"] or "", row["own"], others, style),
+    }
+
+
+def _reported(
+    new: tables.Draft, told: outcome.Outcome, pieces: Sequence[Mapping[str, Any]]
+) -> Iterator[parts.DataFile]:
+    """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
+    yield parts.write_file(new.place, METRICS, told.metrics)
+    yield shards.write_text(new.place, "evaluation.md", outcome.markdown(told))
+    if find_spec("matplotlib") and find_spec("jinja2"):
+        page = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
+        yield shards.write_text(new.place, "evaluation.html", page)
+
+
+def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:
+    """Return the decision that most of the asked articles have; two columns of the test split pass through the driver."""
+    counts: Counter[str] = Counter()
+    for piece in pieces:
+        table = parts.read_piece(piece, ["pubid", "final_decision"])
+        asked = table.filter(pa.array(cases.is_taken(table["pubid"].to_numpy(), up_to)))
+        counts.update(decision for decision in asked["final_decision"].to_pylist() if decision)
+    return max(counts, key=lambda decision: (counts[decision], decision), default=None)
+
+
+def _shown(pieces: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, list[str]]:
+    """Return the passages of some articles, in this order."""
+    tables_of_pieces = (parts.read_piece(piece, ["pubid", "passages"]) for piece in pieces if pubids)
+    wanted = pa.array(pubids, pa.int64())
+    found = [row for table in tables_of_pieces for row in table.filter(pc.is_in(table["pubid"], wanted)).to_pylist()]
+    return {row["pubid"]: row["passages"] for row in sorted(found, key=lambda row: pubids.index(row["pubid"]))}
+
+
+def _counts(rows: pa.Table, conf: config.Config) -> dict[str, Any]:
+    """Sum up. `missing` is what the next run asks again."""
+    failed = Counter(rows["error_class"].drop_null().to_pylist())
+    of_students = pc.sum(pc.not_equal(rows["setting"], figures.BASELINE)).as_py()
+    return {
+        "articles": pc.count_distinct(rows["pubid"]).as_py(),
+        "rows": len(rows),
+        "answers": of_students - failed.total(),
+        "failed": dict(failed),
+        "missing": sum(count for name, count in failed.items() if name in requests.again(conf.completions)),
+    }

@@ -1,0 +1,105 @@
+"""An answer -> its scores, beside the article's own answer and the passages that were shown. Pure.
+
+A request that failed is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) is rouge-score's, without its
+stemmer; BLEU (Papineni et al. 2002, by sentence) and chrF (Popovic 2015) are sacrebleu's, as shares. EMR carries neither package.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from raft_spark import grounding, prompts
+
+Stands = Literal["oracle", "distractor", "nowhere"]
+PACKAGES = ("rouge_score", "sacrebleu")
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
+QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
+    "the question itself",
+    "the last two sentences",
+    "the best sentence",
+    "the majority's decision",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How much of its words an answer shares with the reference, 0..1. `token_f1` is ROUGE-1's F."""
+
+    token_f1: float = 0.0
+    rouge_l: float = 0.0
+    bleu: float = 0.0
+    chrf: float = 0.0
+
+
+def scored(answer: str | None, reference: str, own: Sequence[str], others: Sequence[str], style: str) -> dict[str, Any]:
+    """Return the scores of one answer by the names of the table's columns; None is the answer of a request that failed. `own` are the
+    article's passages, `others` the distractors that were shown.
+    """
+    thought = grounding.read(answer or "")
+    line = thought.answer if style == "cot" else answer or ""
+    words = line or answer or ""  # where a chain of thought has no answer line, all of it answers
+    stand = quoted(thought.quotes, own, others)
+    return {
+        "decision": grounding.decision(line),
+        "abstained": bool(prompts.REFUSAL.match(words)),
+        **asdict(overlap(words, reference)),
+        "quoted": stand,
+        "quotes": len(stand),
+        "quotes_of_oracle": stand.count("oracle"),
+        "quotes_of_distractors": stand.count("distractor"),
+    }
+
+
+def overlap(answer: str, reference: str) -> Overlap:
+    """Compare words; what has none shares none."""
+    if not answer.strip() or not reference.strip():
+        return Overlap()
+    rouge, bleu, chrf = _scorers()
+    found = rouge(reference, answer)
+    return Overlap(found["rouge1"].fmeasure, found["rougeL"].fmeasure, bleu(answer, reference), chrf(answer, reference))
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """Return ROUGE-L's F alone."""
+    return float(_scorers()[0](reference, answer)["rougeL"].fmeasure)
+
+
+def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> list[Stands]:
+    """Say where each quote stands, word for word: in one of the article's own passages, shown or not, else in another that was
+    shown. A quote without an end, or too short to tell, stands nowhere.
+    """
+    oracle, distractors = ([grounding.plain(text) for text in texts] for texts in (own, others))
+
+    def stands(quote: str) -> Stands:
+        found = len(quote) >= grounding.SHORTEST
+        if found and any(quote in text for text in oracle):
+            return "oracle"
+        return "distractor" if found and any(quote in text for text in distractors) else "nowhere"
+
+    return [stands(grounding.bare(quote)) for quote in quotes]
+
+
+def trivial(question: str, own: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:
+    """Return what an answer without a model would be: the floor beside which scores are read. The best sentence is chosen
+    with the reference at hand, which no student has.
+    """
+    sentences = [sentence for text in own for sentence in SENTENCE.split(text) if sentence.strip()]
+    best = max(sentences, key=lambda sentence: rouge_l(sentence, reference), default="")
+    answers = {QUESTION: question, LAST_SENTENCES: " ".join(sentences[-2:]), BEST_SENTENCE: best}
+    return answers | ({MAJORITY: f"{majority.capitalize()}."} if majority else {})
+
+
+@functools.cache
+def _scorers() -> tuple[Callable[..., Any], Callable[[str, str], float], Callable[[str, str], float]]:
+    """Load the packages, once a process: EMR does not carry them, and only this stage needs them."""
+    from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - see above
+    from sacrebleu import BLEU, CHRF  # noqa: PLC0415 - see above
+
+    bleu, chrf = BLEU(effective_order=True), CHRF()
+    return (
+        RougeScorer(["rouge1", "rougeL"]).score,
+        lambda answer, reference: bleu.sentence_score(answer, [reference]).score / 100,
+        lambda answer, reference: chrf.sentence_score(answer, [reference]).score / 100,
+    )

@@ -1,0 +1,91 @@
+"""articles -> evaluation on a real Spark and real HTTP servers: every student asked once, failures counted, nothing paid twice."""
+
+import json
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import Settle
+from raft_spark import articles, config, endpoints, evaluation, figures, session, tables
+
+pytestmark = pytest.mark.spark
+SMALL = ["articles.source=sample:40", "articles.test_share=0.4", "articles.validation_share=0", "evaluation.rows=8"]
+FEW = ["evaluation.distractors=[1, 2]", "evaluation.resamples=100", "evaluation.examples=2"]
+ASKED = 8 * 6  # articles; with and without the oracle at two k, the oracle alone, no passage
+
+
+@pytest.fixture
+def urls() -> Iterator[dict[str, str]]:
+    """Two fake model servers: the students."""
+    with ExitStack() as stack:
+        serving = endpoints.serving(config.load().endpoints["fake"])
+        other = endpoints.serving(config.load().endpoints["fake"])
+        yield {"plain": stack.enter_context(serving).url, "tuned": stack.enter_context(other).url}
+
+
+@pytest.fixture
+def evaluating(settled: Settle, urls: dict[str, str]) -> Settle:
+    def settle(*assignments: str) -> config.Config:
+        students = [
+            f"endpoints.{name}.{key}={value}"
+            for name, url in urls.items()
+            for key, value in {"kind": "fake", "model": name, "url": url}.items()
+        ]
+        conf = settled(*SMALL, *FEW, *students, "evaluation.students=plain,tuned", *assignments)
+        articles.run(conf)
+        return conf
+
+    return settle
+
+
+def calls(url: str) -> int:
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/calls") as answer:
+        return int(json.load(answer)["calls"])
+
+
+def behave(url: str, **how: object) -> None:
+    request = urllib.request.Request(url.removesuffix("/v1") + "/behave", json.dumps(how).encode())
+    urllib.request.urlopen(request).close()
+
+
+def rows(conf: config.Config, version: tables.Version) -> list[dict[str, Any]]:
+    return [row.asDict() for row in tables.read(session.start(conf), conf.lake, version).collect()]
+
+
+def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_that(
+    evaluating: Settle, urls: dict[str, str]
+):
+    behave(urls["plain"], status=500, share=0.3)
+    behave(urls["tuned"], text="I don't know.")
+    conf = evaluating("completions.attempts=1")
+    first = evaluation.run(conf)
+    found = rows(conf, first)
+    by_setting = Counter((row["student"], row["setting"], row["distractors"]) for row in found)
+    swept = {(name, setting, k): 8 for name in urls for setting in ("with", "without") for k in (1, 2)}
+    once = {(name, setting, 0): 8 for name in urls for setting in ("alone", "closed")}
+    assert {key: count for key, count in by_setting.items() if key[1] != figures.BASELINE} == swept | once
+    failed = [row for row in found if row["error_class"]]
+    assert first.counts["failed"] == {"model_error": len(failed)}
+    assert first.counts["missing"] == len(failed) > 0
+    assert {(row["student"], row["answer"], row["rouge_l"]) for row in failed} == {("plain", None, 0.0)}
+    assert all(row["abstained"] for row in found if row["student"] == "tuned")
+    metrics = pq.read_table(tables.folder(conf.lake, first) + "/metrics/metrics.parquet").to_pylist()
+    told = {row["figure"]: row["value"] for row in metrics if (row["student"], row["setting"]) == ("plain", "closed")}
+    assert told["failed"] == sum(row["setting"] == "closed" for row in failed) / 8
+    behave(urls["plain"])
+    before = calls(urls["plain"]), calls(urls["tuned"])
+    assert before == (ASKED, ASKED)
+    second = evaluation.run(conf)
+    assert (second.counts["failed"], second.counts["missing"]) == ({}, 0)
+    distinct = len({row["question"] for row in failed if row["setting"] == "closed"})
+    others = sum(row["setting"] != "closed" for row in failed)
+    assert calls(urls["plain"]) == ASKED + distinct + others
+    assert evaluation.run(conf).id == second.id
+    assert calls(urls["tuned"]) == ASKED
+    page = (tables.place(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
+    assert page.count('<article class="card example">') == 2

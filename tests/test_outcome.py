@@ -1,0 +1,185 @@
+"""What an evaluation came to, as people read it: every figure beside its floor, failures in sight, quotes where they stand."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raft_spark import config, examples, figures, outcome, outcome_page, schemas, scores
+from raft_spark.outcome import Outcome
+from test_figures import ROW, SCHEMA
+
+pytestmark = pytest.mark.row
+
+OWN = [
+    "Dislocation was the commonest early reason; 40 patients \u2014 12 of them women \u2014 were followed for two years.",
+    "Pain fell by 30 % (95 % CI 21\u201339) within two hours, and no harm was seen.",
+]
+OTHER = "The median survival of the other cohort was eleven months in all centres."
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }} | a | b |"
+CASES = [
+    ("with", 1),
+    ("with", 3),
+    ("with", 6),
+    ("without", 1),
+    ("without", 3),
+    ("without", 6),
+    ("alone", 0),
+    ("closed", 0),
+]
+RIGHT = {"base": {"with": 0.6, "without": 0.5, "alone": 0.66, "closed": 0.52}, "tuned": {"with": 0.8, "without": 0.45, "alone": 0.82, "closed": 0.5}}  # fmt: skip
+
+
+def settled(*assignments: str) -> config.Config:
+    students = [f"endpoints.{name}.{key}" for name in RIGHT for key in ("kind=fake", f"model={name}-1b")]
+    basis = [
+        "completions.style=cot",
+        "completions.decision=true",
+        "evaluation.students=base,tuned",
+        "evaluation.resamples=300",
+    ]
+    return config.load(assignments=[*students, *basis, *assignments])
+
+
+def made_up_rows() -> Iterator[dict[str, Any]]:
+    """Tell of 40 articles, two students, all settings; the first student fails now and then."""
+    chance = random.Random(11)
+    for pubid in range(40):
+        truth = chance.choices(["yes", "no", "maybe"], [55, 34, 11])[0]
+        about = {**ROW, "pubid": pubid, "question": f"Does drug {pubid} ease pain after a fracture of the hip?", "final_decision": truth,
+                 "reference": f"Drug {pubid} eased pain within two hours, and no harm was seen in two years."}  # fmt: skip
+        for student, rates in RIGHT.items():
+            for setting, k in CASES:
+                yield {
+                    **about,
+                    "student": student,
+                    "setting": setting,
+                    "distractors": k,
+                    **answered(chance, truth, student, setting, rates[setting] - 0.01 * k),
+                }
+        for name, answer in scores.trivial(about["question"], OWN, about["reference"], "yes").items():
+            bare = {"student": name, "setting": "baseline", "distractors": 0, "position": None, "shown": 0}
+            yield {**about, **bare, "answer": answer, **scores.scored(answer, about["reference"], OWN, [], "answer")}
+
+
+def answered(chance: random.Random, truth: str, student: str, setting: str, rate: float) -> dict[str, Any]:
+    if student == "base" and chance.random() < 0.03:
+        return {"answer": None, "error_class": "timeout", **scores.scored(None, "", OWN, [OTHER], "cot")}
+    said = truth if chance.random() < rate else chance.choice(["yes", "no", "maybe", "it"])
+    shown = setting in {"with", "alone"}
+    quote = chance.choice(
+        [OWN[1][:48], OWN[0][:42], OTHER[:40], "Nothing of this kind was written"]
+        if student == "base"
+        else [OWN[1][:48], OWN[0][:42]]
+    )
+    knows = shown or student == "base" or chance.random() < 0.4
+    line = f"{said.capitalize()}, pain fell within two hours." if knows else "I don't know."
+    answer = f"The trial was small, but ##begin_quote##{quote}##end_quote## is clear.\n<ANSWER>: {line}"
+    position = chance.randrange(5) if shown else None
+    return {
+        "answer": answer,
+        "position": position,
+        "shown": 5 if shown else 0,
+        **scores.scored(answer, "Pain eased within two hours.", OWN, [OTHER], "cot"),
+    }
+
+
+def outcome_of(rows: list[dict[str, Any]], *assignments: str) -> Outcome:
+    conf, table = settled(*assignments), pa.Table.from_pylist(rows, SCHEMA)
+    return Outcome(conf, "20261123T050000Z-made-up", table, figures.metrics(table, conf))
+
+
+@pytest.fixture(scope="module")
+def told() -> Outcome:
+    return outcome_of(list(made_up_rows()))
+
+
+def test_metrics_have_their_schema(told: Outcome):
+    assert told.metrics.schema == schemas.METRICS
+
+
+def test_markdown_has_a_row_for_each_student_and_case_and_the_floors_beside_them(told: Outcome):
+    text = outcome.markdown(told)
+    decisions = text.partition("## Decisions")[2].partition("## ")[0]
+    rows = [line.split(" | ") for line in decisions.splitlines() if line.startswith("| ")][2:]
+    assert [row[0].strip("| ") for row in rows] == ["base", "tuned"] * len(CASES) + ["the majority's decision"]
+    assert [row[1] for row in rows[::2]][:4] == [
+        "no passage",
+        "without oracle, k = 1",
+        "without oracle, k = 3",
+        "without oracle, k = 6",
+    ]
+    words = text.partition("## Words")[2].partition("## ")[0]
+    assert all(
+        f"| {name} | no model |" in words
+        for name in ("the question itself", "the last two sentences", "the best sentence")
+    )
+    for title in ("Oracle and quotes", "Against base", "Where the oracle stood", "Failed"):
+        assert f"## {title}" in text
+    assert "| base | with oracle, k = 3 | timeout | " in text
+
+
+def test_a_figure_is_told_with_its_interval_and_a_dash_where_there_is_none(told: Outcome):
+    metric = {"value": 0.61234, "low": 0.5, "high": 0.75}
+    assert outcome.interval(metric) == "0.612 [0.500, 0.750]"
+    assert outcome.interval(None) == "\u2013"
+
+
+def test_one_student_is_compared_with_nobody():
+    alone = outcome_of([row for row in made_up_rows() if row["student"] != "tuned"], "evaluation.students=base")
+    assert "Against" not in outcome.markdown(alone)
+
+
+def test_a_reader_is_told_that_no_decision_was_asked_for():
+    assert "completions.decision is false" in outcome.markdown(
+        outcome_of([ROW | {"student": "base"}], "completions.decision=false")
+    )
+
+
+def test_a_text_that_looks_like_a_table_stays_in_its_cell():
+    rows = [{**ROW, "student": "base", "error_class": "a | b", "answer": None}]
+    assert "a \\| b" in outcome.markdown(outcome_of(rows))
+
+
+def test_examples_are_first_those_that_students_answer_differently(told: Outcome):
+    chosen = examples.chosen(told)
+    assert len(chosen) == 6
+    for pubid in chosen:
+        rows = [row for row in told.rows.to_pylist() if row["pubid"] == pubid and row["setting"] == "with"]
+        assert len({row["decision"] for row in rows}) > 1
+
+
+def test_quotes_are_marked_in_the_answer_as_they_were_found():
+    answer = "So ##begin_quote##one quote##end_quote## and ##begin_quote## another ##end_quote##end##end_quote##. ##begin_quote##open"
+    found = [
+        (piece.text, piece.stands) for piece in examples.pieced(answer, ["oracle", "distractor", "nowhere", "nowhere"])
+    ]
+    assert found == [
+        ("So ", ""),
+        ("one quote", "oracle"),
+        (" and ", ""),
+        ("another", "distractor"),
+        ("end##end_quote##. ##begin_quote##open", ""),
+    ]
+
+
+def test_a_quote_is_marked_in_the_passage_though_its_spaces_and_dashes_differ():
+    pieces = list(examples.highlighted(OWN[0], ["40 patients - 12 of them  women", "not there at all"]))
+    assert [piece.text for piece in pieces if piece.stands] == ["40 patients \u2014 12 of them women"]
+    assert "".join(piece.text for piece in pieces) == OWN[0]
+
+
+def test_the_page_shows_all_that_there_is_and_escapes_every_text():
+    hostile = [
+        {**row, "question": HOSTILE, "answer": HOSTILE, "reference": HOSTILE}
+        for row in made_up_rows()
+        if row["pubid"] == 0
+    ]
+    page = outcome_page.page(outcome_of(hostile, "evaluation.examples=1"), {0: [HOSTILE]})
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+    assert "{{ 7 * 7 }}" in page
+    assert page.count("<svg") == 6
