@@ -41,7 +41,7 @@ def loaded(conf: config.Config, version: tables.Version, name: str, cache: Path)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("file", ["jsonl", "parquet"])
+@pytest.mark.parametrize("file", ["jsonl", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_every_format_loads_with_datasets(settled: Settle, tmp_path: Path, file: str):
     conf = settled(ALL, f"dataset.file={file}", "dataset.shard_rows=100")
     version = walked(conf)

