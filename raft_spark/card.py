@@ -1,5 +1,6 @@
 """Counts -> README.md of a published folder: the front matter that `datasets` reads, and what a reader should know."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from raft_spark.formats import FORMATS
 _CARD = """---
 configs:
 - config_name: default
+  description: {digest}
   data_files:
 {data_files}tags:
 - raft
@@ -51,9 +53,13 @@ _ABSENT = {
 
 
 def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any], conf: config.Config) -> str:
-    """Return the card of one format's folder, whose shards are `files`, by paths below it."""
+    """Return the card of one format's folder, whose shards are `files`, by paths below it.
+
+    `datasets` names its cache by the front matter alone: without a digest of the shards it gives the rows of another version.
+    """
+    files = sorted(files, key=lambda file: file.path)
     by_split: dict[str, list[parts.DataFile]] = {}
-    for file in sorted(files, key=lambda file: file.path):
+    for file in files:
         by_split.setdefault(file.path.split("/")[-1].split("-")[0], []).append(file)
     data_files, splits = "", []
     for split in filter(by_split.__contains__, schemas.SPLITS):
@@ -65,6 +71,7 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         ", ".join(f"{count} {reason}" for reason, count in found.items()) for found in (rejected, counts["flagged"])
     )
     return _CARD.format(
+        digest=hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest(),
         data_files=data_files,
         name=name,
         rows=sum(counts["kept"].values()),

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -266,6 +268,7 @@ def test_the_front_matter_lists_exactly_the_shards_split_by_split():
     assert matter["configs"] == [
         {
             "config_name": "default",
+            "description": hashlib.sha256(("0" * 64 * len(FILES)).encode()).hexdigest(),
             "data_files": [
                 {"split": "train", "path": ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"]},
                 {"split": "validation", "path": ["validation-00000-of-00001.jsonl"]},
@@ -273,6 +276,18 @@ def test_the_front_matter_lists_exactly_the_shards_split_by_split():
             ],
         }
     ]
+
+
+def test_another_version_is_loaded_with_its_own_rows_whatever_lies_in_the_cache(tmp_path: Path):
+    for answer in ("old", "new"):
+        folder = tmp_path / answer / "messages"
+        folder.mkdir(parents=True)
+        shard = folder / "train-00000-of-00001.jsonl"
+        shard.write_text(json.dumps({"answer": answer}) + "\n")
+        files = [DataFile(shard.name, 1, shard.stat().st_size, hashlib.sha256(shard.read_bytes()).hexdigest())]
+        (folder / "README.md").write_text(card.written("messages", files, COUNTS, config.load()))
+        loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+        assert loaded["train"]["answer"] == [answer]
 
 
 def test_a_split_without_rows_is_not_listed():
