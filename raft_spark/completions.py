@@ -15,7 +15,20 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import batch, batched, cluster, compaction, config, realtime, requests, runs, schemas, session, tables
+from raft_spark import (
+    batch,
+    batched,
+    cluster,
+    compaction,
+    config,
+    realtime,
+    requests,
+    runs,
+    schemas,
+    session,
+    tables,
+    verdicts,
+)
 from raft_spark.errors import EndpointError, InputError, StoppedError
 
 
@@ -34,15 +47,16 @@ def run(conf: config.Config) -> tables.Version:
     before = cluster.last_stage(spark)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     told = _told(new.id, conf)
+    rows = tables.read(spark, conf.lake, base)
     if conf.completions.mode == "batch":
-        told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, base).where(is_asked(conf.completions)))
-    known = looked_up(spark, conf, base).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
+        told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, rows).where(is_asked(conf.completions)))
+    known = looked_up(spark, conf, rows).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     told, counts, dead = _counted(known, conf.completions, told)
     if _asks(told, conf.completions):
-        worded = partial(requests.worded, conf=conf.completions, model=conf.teacher.model)
-        told = replace(told, failed=_for_good(told, conf.completions))
-        told = realtime.ask(spark, known.where(is_asked(conf.completions)), conf, told, worded)
+        told = _ask(spark, known.where(is_asked(conf.completions)), conf, told)
     known.unpersist()
+    told = _ask_again(spark, conf, rows, told)
+    counts |= {"asked": told.total, "asked_again": told.total - counts["asked"]}
     if told.tasks or told.calls:
         runs.write(conf.lake, replace(told, spark=cluster.work(spark, before)))
     if told.state == "failed":
@@ -63,6 +77,25 @@ def run(conf: config.Config) -> tables.Version:
     return version
 
 
+def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
+    worded = partial(requests.worded, conf=conf.completions, model=conf.teacher.model)
+    return realtime.ask(spark, missing, conf, replace(told, failed=_for_good(told, conf.completions)), worded)
+
+
+def _ask_again(spark: SparkSession, conf: config.Config, rows: DataFrame, told: runs.Run) -> runs.Run:
+    """Ask once more, at each further temperature, where every answer so far is one that the dataset rejects; in real time."""
+    for count, again in enumerate(verdicts.attempts(conf)[1:], 1):
+        if told.state != "finished":
+            break
+        left = verdicts.rejected(rows, tables.stored(spark, conf.lake), conf, count)
+        missing = looked_up(spark, again, left).where(is_asked(again.completions)).persist(StorageLevel.DISK_ONLY)
+        asked = missing.count()
+        if asked:
+            told = _ask(spark, missing, again, replace(told, total=told.total + asked))
+        missing.unpersist()
+    return told
+
+
 def finished(conf: config.Config, base: tables.Version) -> tables.Version | None:
     """Return the current version where it leaves nothing to ask of this base; starts no Spark."""
     found = tables.current(conf.lake, schemas.COMPLETIONS)
@@ -72,6 +105,8 @@ def finished(conf: config.Config, base: tables.Version) -> tables.Version | None
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
     settings = {**requests.settings(conf), "answer": conf.dataset.answer}
+    if requests.again_temperatures(conf.completions):
+        settings |= {"judged": conf.dataset.model_dump(include=verdicts.SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 
 
@@ -86,11 +121,11 @@ def _refuse_to_pay_twice(conf: config.Config) -> None:
         raise InputError(msg)
 
 
-def looked_up(spark: SparkSession, conf: config.Config, base: tables.Version) -> DataFrame:
-    """Return each distinct request of base once, with how many `rows` need it, whether it `is_answered`, and the class of
+def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> DataFrame:
+    """Return each distinct request of rows of base once, with how many `rows` need it, whether it `is_answered`, and the class of
     its `last_error`; none where the dataset takes the articles' own answers.
     """
-    wanted = requests.build(tables.read(spark, conf.lake, base), conf).where(str(conf.dataset.answer == "completion"))
+    wanted = requests.build(rows, conf).where(str(conf.dataset.answer == "completion"))
     first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
     distinct = wanted.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
     found = requests.looked_up(distinct, tables.stored(spark, conf.lake), conf.completions)

@@ -24,7 +24,6 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from raft_spark import (
     card,
     config,
-    grounding,
     parts,
     progress,
     requests,
@@ -34,11 +33,12 @@ from raft_spark import (
     tables,
     targets,
     tells,
+    verdicts,
 )
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.formats import FORMATS, Format, Row
-from raft_spark.grounding import Found
+from raft_spark.verdicts import Verdict, verdict
 
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
 
@@ -97,7 +97,7 @@ def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
     """Bring each base row its answer, by the request's key; without one, the class of its last failure; and where a format
     wants it, in `astray`, the answer to the question of the first distractor's article; lazy.
     """
-    found = _original(base, conf) if conf.dataset.answer == "original" else _asked(base, answers, conf)
+    found = _original(base, conf) if conf.dataset.answer == "original" else verdicts.best(base, answers, conf)
     rows = base.join(found, "pubid")
     if "preference" not in conf.dataset.formats:
         return rows
@@ -105,11 +105,6 @@ def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
     others = found.select(F.col("pubid").alias("of"), whole.alias("astray"))
     first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
     return rows.withColumn("of", first).join(others, "of", "left").drop("of")
-
-
-def _asked(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
-    found = requests.looked_up(requests.build(base, conf), answers, conf.completions)
-    return found.select("pubid", "answer.*", "last_error")
 
 
 def _original(base: DataFrame, conf: config.Config) -> DataFrame:
@@ -137,28 +132,6 @@ def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
         "split", "shard", "order", "pubid", "distracted"
     )
     return sorted_rows.mapInArrow(partial(_write, work=work), from_arrow_schema(WRITTEN))
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a joined row is `rejected`, and what it is `flagged` for though it may stay."""
-
-    rejected: tuple[str, ...] = ()
-    flagged: tuple[str, ...] = ()
-
-
-def verdict(row: Mapping[str, Any], work: Work) -> Verdict:
-    """Judge a joined row by [dataset.gate]."""
-    completion = row["completion"]
-    if completion is None:
-        return Verdict((f"no answer: {row['last_error'] or 'not asked'}",))
-    if not completion.strip():
-        return Verdict(("empty answer",))
-    found = [Found("truncated", "truncated")] if row["finish_reason"] == "length" else []
-    found += grounding.check(completion, row["oracle"], row["final_decision"], work.asked, work.conf)
-    becomes = {each.reason: getattr(work.conf.gate, each.check) for each in found}
-    rejected, flagged = (tuple(reason for reason, what in becomes.items() if what == as_) for as_ in ("reject", "flag"))
-    return Verdict(rejected, flagged)
 
 
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
@@ -193,7 +166,7 @@ class Finished:
 
 
 def _finished(joined: Mapping[str, Any], count: targets.Count, work: Work) -> Finished:
-    judged = verdict(joined, work)
+    judged = verdict(joined, work.conf, work.asked)
     if judged.rejected:
         return Finished(joined, judged, None)
     row = targets.row(joined, work.conf, work.asked)

@@ -72,7 +72,11 @@ def _look(
     """
     spark = session.start(conf)
     characters = _characters(conf)
-    wanted = completions.looked_up(spark, conf, base).withColumn("characters", characters).persist()
+    wanted = (
+        completions.looked_up(spark, conf, tables.read(spark, conf.lake, base))
+        .withColumn("characters", characters)
+        .persist()
+    )
     stored = tables.stored(spark, conf.lake)
     missing = wanted.where(completions.is_asked(conf.completions))
     rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)

@@ -29,6 +29,7 @@ from raft_spark.values import (
     Source,
     Spark,
     Tags,
+    Temperature,
     Url,
     Variable,
     named_by_content,
@@ -108,7 +109,7 @@ class Completions(Section):
     style: Literal["answer", "cot"]
     decision: bool
     template: Literal["chat", "llama3"]
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+    temperature: Temperature
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
     in_flight: Count
@@ -123,6 +124,7 @@ class Completions(Section):
     max_spend: Money
     max_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
     retry: Retry
+    again_temperatures: Annotated[tuple[Temperature, ...], Field(strict=False, max_length=10)]
     reuse_truncated: bool
     batch: Batch
 

@@ -127,8 +127,9 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Gate = Literal["off", "flag", "reject"]
-Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered"]
+Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered", "ungrounded"]
 Format = Literal[
     "messages",
     "prompt_completion",

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, dataset, prompts, schemas, session, tables
+from raft_spark import articles, base, completions, config, dataset, prompts, schemas, session, tables, verdicts
 from raft_spark.errors import InputError
-from raft_spark.files import Place
 from raft_spark.values import Format
 
 pytestmark = pytest.mark.spark
@@ -146,15 +145,34 @@ def test_rejected_rows_keep_their_reason(settled: Settle):
     assert walked(settled("completions.max_new_tokens=38", "dataset.gate.truncated=off")).counts["rejected"] == {}
 
 
+def test_answers_that_are_rejected_are_asked_for_again_at_other_temperatures_and_no_more(settled: Settle):
+    wanted = "dataset.min_words=40"  # of the made-up answers some have more words
+    once = walked(settled(wanted))
+    short = once.counts["rejected"]["too short"]
+    assert 60 < short < 300
+    conf = settled(wanted, "completions.retry=ungrounded", "completions.again_temperatures=[0.5,0.9]")
+    again = walked(conf)
+    answers = tables.needed(conf.lake, schemas.COMPLETIONS).counts
+    left = again.counts["rejected"]["too short"]
+    assert answers["asked"] == answers["asked_again"] == answers["answered"]
+    assert short < answers["asked"] < 2 * short
+    assert left < short / 2
+    assert sum(again.counts["kept"].values()) == 300 - left
+    stored = tables.stored(session.start(conf), conf.lake).groupBy("key").count()
+    assert stored.where("count > 1").count() == 0
+    assert completions.run(conf).id == tables.needed(conf.lake, schemas.COMPLETIONS).id
+    assert walked(settled(wanted)).counts["rejected"]["too short"] == short
+
+
 def test_a_row_without_an_answer_is_rejected_with_the_class_of_its_failure():
     row = {"completion": None, "last_error": "timeout", "finish_reason": None}
-    assert dataset.verdict(row, work()).rejected == ("no answer: timeout",)
-    assert dataset.verdict({**row, "last_error": None}, work()).rejected == ("no answer: not asked",)
+    assert judged(row).rejected == ("no answer: timeout",)
+    assert judged({**row, "last_error": None}).rejected == ("no answer: not asked",)
 
 
-def work(*assignments: str) -> dataset.Work:
+def judged(row: dict[str, Any], *assignments: str) -> verdicts.Verdict:
     conf = config.load(assignments=assignments)
-    return dataset.Work(conf.dataset, conf.completions, Place(""), {})
+    return verdicts.verdict(row, conf.dataset, conf.completions)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +181,8 @@ def work(*assignments: str) -> dataset.Work:
 )
 def test_a_check_rejects_a_row_flags_it_or_is_off(mode: str, expected: tuple[tuple[str, ...], tuple[str, ...]]):
     row = {"completion": "I don't know.", "oracle": "It worked.", "final_decision": "yes", "finish_reason": "stop"}
-    judged = dataset.verdict(row, work(f"dataset.gate.refusal={mode}"))
-    assert (judged.rejected, judged.flagged) == expected
+    found = judged(row, f"dataset.gate.refusal={mode}")
+    assert (found.rejected, found.flagged) == expected
 
 
 THOUGHT = "It says so: ##begin_quote##{quote}##end_quote##\n<ANSWER>: {decision}, it does."

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raft_spark import config, dataset, grounding
-from raft_spark.files import Place
+from raft_spark import config, grounding, verdicts
 
 pytestmark = pytest.mark.row
 
@@ -128,7 +127,6 @@ def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, le
 @given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
 def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: str):
     conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
-    work = dataset.Work(conf.dataset, conf.completions, Place(""), {})
     quote, answer = ORACLE[:40], "Yes."
     if fault == "false":
         planted = grounding.plain(said.strip(grounding._EDGES))
@@ -139,5 +137,6 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
         f"{around}##begin_quote##{ORACLE[60:90]}##end_quote## ##begin_quote##{quote}##end_quote##\n<ANSWER>: {answer}"
     )
     row = {"completion": completion, "oracle": ORACLE, "final_decision": "yes", "last_error": None}
-    judged = dataset.verdict({**row, "finish_reason": "length" if fault == "truncated" else "stop"}, work)
+    row["finish_reason"] = "length" if fault == "truncated" else "stop"
+    judged = verdicts.verdict(row, conf.dataset, conf.completions)
     assert judged.rejected
