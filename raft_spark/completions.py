@@ -105,7 +105,7 @@ def finished(conf: config.Config, base: tables.Version) -> tables.Version | None
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
     settings = {**requests.settings(conf), "answer": conf.dataset.answer}
-    if requests.again_temperatures(conf.completions):
+    if conf.completions.asked_again_at:
         settings |= {"judged": conf.dataset.model_dump(include=verdicts.SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 

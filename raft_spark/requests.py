@@ -2,7 +2,7 @@
 look the answers up.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ def settings(conf: config.Config) -> dict[str, Any]:
     words = {"style", "decision", "template", "temperature", "top_p", "max_new_tokens", "reuse_truncated"}
     return {
         **conf.completions.model_dump(include=words),
-        "again": again_temperatures(conf.completions),
+        "again": conf.completions.asked_again_at,
         "model": conf.teacher.model,
         "prompt": prompts.VERSIONS[conf.completions.style],
     }
@@ -68,11 +68,6 @@ def looked_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) ->
         stored.where("completion IS NULL").groupBy("key").agg(F.max_by("error_class", "created_at").alias("last_error"))
     )
     return wanted.join(answers, "key_of_any_length", "left").join(failures, "key", "left")
-
-
-def again_temperatures(conf: config.Completions) -> Sequence[float]:
-    """Return the temperatures at which answers that the dataset rejects are asked for again."""
-    return conf.again_temperatures if "ungrounded" in conf.retry else ()
 
 
 def is_asked(conf: config.Completions) -> Column:

@@ -128,6 +128,11 @@ class Completions(Section):
     reuse_truncated: bool
     batch: Batch
 
+    @property
+    def asked_again_at(self) -> tuple[float, ...]:
+        """Return the temperatures at which answers that the dataset rejects are asked for again."""
+        return self.again_temperatures if "ungrounded" in self.retry else ()
+
 
 class DatasetGate(Section):
     """What becomes of a row that a check finds something in."""

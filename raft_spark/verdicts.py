@@ -56,7 +56,7 @@ def verdict(row: Mapping[str, Any], conf: config.Dataset, asked: config.Completi
 
 def attempts(conf: config.Config) -> list[config.Config]:
     """Return the settings by which a question is asked, first and again."""
-    again = requests.again_temperatures(conf.completions) if conf.dataset.answer == "completion" else ()
+    again = conf.completions.asked_again_at if conf.dataset.answer == "completion" else ()
     others = (conf.completions.model_copy(update={"temperature": temperature}) for temperature in again)
     return [conf, *(conf.model_copy(update={"completions": completions}) for completions in others)]
 

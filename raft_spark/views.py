@@ -136,6 +136,8 @@ def estimate(console: Console, conf: config.Config, told: costs.Estimate) -> Non
         return
     table = Table("", told.model or conf.completions.endpoint, title="What the completions would cost", min_width=60)
     table.add_row("requests", f"{told.to_ask:,} to ask, {told.requests - told.to_ask:,} known")
+    if again := len(conf.completions.asked_again_at):
+        table.add_row("not counted", f"answers that the dataset rejects, each asked for again up to {again} times")
     table.add_row("told by", f"{told.sampled} answers, {told.asked_now} of them asked and stored now")
     if told.use and told.bill:
         for name, text in [*_use(told.use, told.mode), *_bill(conf, told.bill, told.mode, told.to_ask)]:

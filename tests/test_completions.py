@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, endpoints, session, tables
+from raft_spark import articles, base, completions, config, dataset, endpoints, session, tables
 from raft_spark.errors import EndpointError, InputError
 
 pytestmark = pytest.mark.spark
@@ -86,6 +86,28 @@ def test_more_articles_ask_only_the_new_ones(asking: Settle, url: str):
     counts = completions.run(asking("articles.source=sample:80")).counts
     assert (counts["requests"], counts["asked"]) == (80, 20)
     assert told(url)["calls"] == 80
+
+
+def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatures_and_no_more(
+    asking: Settle, url: str
+):
+    behave(url, fault="truncated", share=0.5)
+    once = asking()
+    completions.run(once)
+    cut = dataset.run(once).counts["rejected"]["truncated"]
+    assert 15 < cut < 45
+    conf = asking('completions.retry=["ungrounded"]', "completions.again_temperatures=[0.5, 0.9]")
+    counts = completions.run(conf).counts
+    left = dataset.run(conf).counts["rejected"]["truncated"]
+    assert 0 < left < cut / 2
+    assert told(url)["calls"] == 60 + counts["asked"]
+    assert cut + left < counts["asked"] == counts["asked_again"] < 2 * cut
+    assert len({row["key"] for row in stored(conf)}) == len(stored(conf)) == 60 + counts["asked"]
+    behave(url)
+    assert completions.run(conf).counts["asked"] == counts["asked"]  # the version that is there
+    assert completions.run(asking("completions.retry=timeout")).counts["asked"] == 0
+    assert dataset.run(asking("completions.retry=timeout")).counts["rejected"] == {"truncated": cut}
+    assert told(url)["calls"] == 60 + counts["asked"]
 
 
 def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking: Settle, url: str):

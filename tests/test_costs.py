@@ -161,6 +161,11 @@ def shown(*assignments: str, left: Remaining = LEFT, seen: list[Answered] = SEEN
     return written.getvalue()
 
 
+def test_a_person_reads_that_rejected_answers_may_be_asked_for_again():
+    assert "each asked for again up to 2 times" in shown("completions.retry=ungrounded")
+    assert "asked for again" not in shown()
+
+
 def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():
     page = shown("completions.max_spend=0.021", LAKE)
     for expected in (

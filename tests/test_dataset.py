@@ -145,25 +145,6 @@ def test_rejected_rows_keep_their_reason(settled: Settle):
     assert walked(settled("completions.max_new_tokens=38", "dataset.gate.truncated=off")).counts["rejected"] == {}
 
 
-def test_answers_that_are_rejected_are_asked_for_again_at_other_temperatures_and_no_more(settled: Settle):
-    wanted = "dataset.min_words=40"  # of the made-up answers some have more words
-    once = walked(settled(wanted))
-    short = once.counts["rejected"]["too short"]
-    assert 60 < short < 300
-    conf = settled(wanted, "completions.retry=ungrounded", "completions.again_temperatures=[0.5,0.9]")
-    again = walked(conf)
-    answers = tables.needed(conf.lake, schemas.COMPLETIONS).counts
-    left = again.counts["rejected"]["too short"]
-    assert answers["asked"] == answers["asked_again"] == answers["answered"]
-    assert short < answers["asked"] < 2 * short
-    assert left < short / 2
-    assert sum(again.counts["kept"].values()) == 300 - left
-    stored = tables.stored(session.start(conf), conf.lake).groupBy("key").count()
-    assert stored.where("count > 1").count() == 0
-    assert completions.run(conf).id == tables.needed(conf.lake, schemas.COMPLETIONS).id
-    assert walked(settled(wanted)).counts["rejected"]["too short"] == short
-
-
 def test_a_row_without_an_answer_is_rejected_with_the_class_of_its_failure():
     row = {"completion": None, "last_error": "timeout", "finish_reason": None}
     assert judged(row).rejected == ("no answer: timeout",)
