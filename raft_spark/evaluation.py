@@ -9,7 +9,7 @@ A request that fails is a row with its class: wrong, and counted, never dropped.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -29,6 +29,7 @@ from raft_spark import (
     corpus,
     examples,
     figures,
+    judging,
     mapped,
     outcome,
     outcome_page,
@@ -44,6 +45,7 @@ from raft_spark import (
     shards,
     tables,
 )
+from raft_spark.endpoints import Request
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.files import Place
 
@@ -60,6 +62,7 @@ class Work:
     style: str
     majority: str | None
     row_group_rows: int
+    is_judged: bool
 
 
 def run(conf: config.Config) -> tables.Version:
@@ -81,9 +84,13 @@ def run(conf: config.Config) -> tables.Version:
         work = _spread(spark, conf, articles, pieces, new.id)
         asked = cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work)
         _ask(spark, conf, asked)
-        scoring = Work(new.place, conf.completions.style, _majority(pieces, work.up_to), conf.lake.row_group_rows)
+        said = answered(spark, asked, conf)
+        if conf.evaluation.judge:
+            said = _judged(spark, conf, said)
+        majority, judge = _majority(pieces, work.up_to), bool(conf.evaluation.judge)
+        scoring = Work(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "scoring"):
-            files = tables.collected(build(answered(spark, asked, conf), scoring))
+            files = tables.collected(build(said, scoring))
     rows = figures.read(new.place, files)
     files += _reported(new, outcome.Outcome(conf, new.id, rows, figures.metrics(rows, conf)), pieces)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows, conf))
@@ -96,6 +103,9 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         **conf.completions.model_dump(include={"style", "decision"}),
         "models": [conf.endpoints[name].model for name in conf.evaluation.students],
         "prompt": prompts.VERSIONS[conf.completions.style],
+        "judge": [conf.endpoints[conf.evaluation.judge].model, prompts.VERSIONS["judge"]]
+        if conf.evaluation.judge
+        else [],
         "base": [conf.base.seed, conf.base.distractors],
         "scores": SCORES,
     }
@@ -126,27 +136,46 @@ def _spread(
 def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> None:
     """Ask every student what the store does not know, one after the other. Raises EndpointError and StoppedError, as `run` does."""
     own = cases.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
-    order = F.struct("pubid", "setting", "distractors")
-    first = F.min_by(F.struct("key_of_any_length", "student", "pubid", "question", "passages"), order)
-    distinct = asked.groupBy("key").agg(first.alias("first")).select("key", "first.*")
-    known = requests.looked_up(distinct, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
-    wanted = known.where(requests.is_asked(own.completions)).select(*distinct.columns)
-    missing = wanted.persist(StorageLevel.DISK_ONLY)
+    missing = _missing(spark, own, asked.drop("own", "reference", "final_decision"))
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
     for student in conf.evaluation.students:
         if student in counts:
-            _ask_one(spark, cases.asking(conf, student), missing.where(F.col("student") == student), counts[student])
+            mine = missing.where(F.col("student") == student)
+            _ask_one(spark, cases.asking(conf, student), mine, counts[student], cases.worded)
     missing.unpersist()
 
 
-def _ask_one(spark: SparkSession, conf: config.Config, missing: DataFrame, count: int) -> None:
-    """Ask the student that stands in the teacher's place."""
-    student, model, now = conf.completions.endpoint, conf.teacher.model, runs.now()
-    told = runs.Run(runs.new_id(), student, model, now, now, count, stage=schemas.EVALUATION)
-    told = realtime.ask(spark, missing, conf, told, partial(cases.worded, conf=conf.completions, model=model))
+def _judged(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
+    """Ask the judge what the store does not know, and bring each answered case what it said, `judged`. Raises as `_ask` does."""
+    own, wanted = judging.asking(conf), judging.build(said, conf)
+    missing = _missing(spark, own, wanted)
+    count = missing.count()
+    if count:
+        _ask_one(spark, own, missing, count, judging.worded)
+    missing.unpersist()
+    found = requests.looked_up(wanted, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
+    return said.join(judging.replies(found), judging.CASE, "left")
+
+
+def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> DataFrame:
+    """Return each request once that the store cannot answer, persisted."""
+    order = F.struct("pubid", "setting", "distractors")
+    first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
+    distinct = wanted.groupBy("key").agg(first).select("key", "first.*")
+    known = requests.looked_up(distinct, tables.stored(spark, own.lake, schemas.EVALUATION), own.completions)
+    return known.where(requests.is_asked(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
+
+
+def _ask_one(
+    spark: SparkSession, conf: config.Config, missing: DataFrame, count: int, worded: Callable[..., Request]
+) -> None:
+    """Ask the student, or the judge, that stands in the teacher's place."""
+    name, model, now = conf.completions.endpoint, conf.teacher.model, runs.now()
+    told = runs.Run(runs.new_id(), name, model, now, now, count, stage=schemas.EVALUATION)
+    told = realtime.ask(spark, missing, conf, told, partial(worded, conf=conf.completions, model=model))
     stored = f"{told.answered} answers are stored, and a rerun asks only the others"
     if told.state == "failed":
-        msg = f"endpoint {student!r} {told.reason}; {stored}"
+        msg = f"endpoint {name!r} {told.reason}; {stored}"
         raise EndpointError(msg)
     if told.state == "stopped":
         msg = f"{told.reason}; {stored}"
@@ -177,7 +206,9 @@ def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordB
 def _scored(rows: list[Mapping[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
     """Score all answers about one article, and beside them those that need no model."""
     for row in rows:
-        yield scored(row, row["answer"], work.style)
+        said, judged = row["answer"] and row["answer"]["completion"], dict(row.get("judged") or ())
+        told = judging.scored(row["question"], said, row["passages"], judged) if work.is_judged else {}
+        yield scored(row, row["answer"], work.style) | told
     first = rows[0]
     bare = {**first, "setting": figures.BASELINE, "distractors": 0, "passages": [], "last_error": None}
     for name, answer in scores.trivial(first["question"], first["own"], first["reference"], work.majority).items():
@@ -232,12 +263,13 @@ def _shown(pieces: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, 
 
 def _counts(rows: pa.Table, conf: config.Config) -> dict[str, Any]:
     """Sum up. `missing` is what the next run asks again."""
-    failed = Counter(rows["error_class"].drop_null().to_pylist())
+    failed, unjudged = (Counter(rows[name].drop_null().to_pylist()) for name in ("error_class", "judge_error"))
     of_students = pc.sum(pc.not_equal(rows["setting"], figures.BASELINE)).as_py()
     return {
         "articles": pc.count_distinct(rows["pubid"]).as_py(),
         "rows": len(rows),
         "answers": of_students - failed.total(),
         "failed": dict(failed),
-        "missing": sum(count for name, count in failed.items() if name in requests.again(conf.completions)),
+        "unjudged": dict(unjudged),
+        "missing": sum((failed + unjudged)[name] for name in requests.again(conf.completions)),
     }

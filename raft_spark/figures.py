@@ -82,6 +82,9 @@ FIGURES: Mapping[str, Figure] = {
     "quoting": _mean("quoting"),
     "quotes_of_oracle": _share("quotes_of_oracle", "quotes"),
     "quotes_of_distractors": _share("quotes_of_distractors", "quotes"),
+    "faithfulness": _share("faithfulness", "faithfulness_known"),
+    "relevance": _share("relevance", "relevance_known"),
+    "unjudged": _mean("unjudged"),
     "cut": _mean("cut"),
     "failed": _mean("failed"),
 }
@@ -108,14 +111,21 @@ def metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
 
 def columned(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     """Return the columns that figures are made of."""
-    taken = [field.name for field in rows.schema if field.name not in {"question", "answer", "reference", "quoted"}]
+    texts = {"question", "answer", "reference", "quoted"}
+    taken = [field.name for field in rows.schema if field.name not in texts]
     columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in taken}
     truth = np.array([(decision or "").lower() for decision in columns["final_decision"]], object)
     said = np.array([decision or "" for decision in columns["decision"]], object)
     labelled = truth != ""
     own = {"final_decision": truth, "decision": said, "labelled": labelled, "correct": labelled & (truth == said)}
-    failed = np.array([found is not None for found in columns["error_class"]], bool)
-    return {**columns, **own, "decided": said != "", "quoting": columns["quotes"] > 0, "failed": failed}
+    for name in scores.JUDGED:
+        value = columns[name].astype(np.float64)
+        own |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
+    failed, unjudged = (
+        np.array([found is not None for found in columns[name]], bool) for name in ("error_class", "judge_error")
+    )
+    said_or_not = {"decided": said != "", "quoting": columns["quotes"] > 0, "failed": failed, "unjudged": unjudged}
+    return {**columns, **own, **said_or_not}
 
 
 def weights(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:

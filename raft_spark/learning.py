@@ -110,5 +110,6 @@ class Evaluation(Section):
     distractors: Sweep
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    judge: str
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     examples: Annotated[int, Field(ge=0, le=100)]

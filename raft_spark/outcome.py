@@ -24,6 +24,9 @@ TITLES = {
     "quoting": "answers with a quote",
     "quotes_of_oracle": "quotes in the oracle",
     "quotes_of_distractors": "quotes in a distractor",
+    "faithfulness": "faithfulness",
+    "relevance": "relevance",
+    "unjudged": "not judged",
     "cut": "cut",
     "failed": "failed",
 }
@@ -51,6 +54,10 @@ SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
         ),
     ),
 }
+JUDGED = (
+    "After ragas. Faithfulness: the share of an answer's statements that can be inferred from the passages shown. Relevance: how like "
+    "the question those are that the answer would answer, by chrF. What the judge did not answer as asked is in no figure but the last."
+)
 COMPARED = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
 Metric = Mapping[str, Any]  # a row of schemas.METRICS
 
@@ -162,6 +169,8 @@ def about(told: Outcome) -> Iterator[str]:
 def sheets(told: Outcome) -> list[Sheet]:
     """Return all tables that have a row."""
     found = [_figures(told, title, names, said) for title, (names, said) in SHEETS.items()]
+    if told.conf.evaluation.judge:
+        found.append(_figures(told, f"As {told.conf.evaluation.judge} judges", (*scores.JUDGED, "unjudged"), JUDGED))
     return [sheet for sheet in (*found, _differences(told), _places(told), _failures(told)) if sheet.rows]
 
 

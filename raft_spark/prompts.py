@@ -13,6 +13,7 @@ from raft_spark.endpoints import Message, Request
 VERSIONS = {
     "answer": 1,
     "cot": 1,
+    "judge": 1,
 }  # of the words of each style; a change of them changes their requests' keys by itself
 SEPARATOR = "\n\n"
 TEACHER = (
@@ -33,6 +34,18 @@ STUDENT = (
     "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
     "answer from those that do."
 )
+JUDGE = {
+    "faithfulness": (
+        "You check an answer against passages. Take the answer apart into short statements that can be understood alone, and say of "
+        "each whether it can be inferred from the passages, without any other knowledge. Reply with JSON and nothing else: "
+        '{"statements": [{"statement": "...", "supported": true}]}. An answer that states nothing has an empty list.'
+    ),
+    "relevance": (
+        "You read an answer whose question is lost. Write three different questions that it would answer, in the words of a researcher, "
+        'and say whether it is noncommittal, as "I don\'t know" is. Reply with JSON and nothing else: '
+        '{"questions": ["...", "...", "..."], "noncommittal": false}.'
+    ),
+}
 REFUSED = "I don't know: the given passages do not answer the question."
 REFUSAL = re.compile(r"^\W*(i\s+(do\s+not|don['\u2019]?t)\s+know|i\s+am\s+not\s+sure)\b", re.IGNORECASE)
 
@@ -74,6 +87,13 @@ def student(question: str, passages: Sequence[str], conf: Completions) -> list[M
 def student_request(question: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
     """Ask a student, as it was trained."""
     return Request(student(question, passages, conf), model, _parameters(conf))
+
+
+def judging(figure: str, question: str, answer: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
+    """Ask a judge for what a figure is made of; the one of relevance is not told the question."""
+    context, said = SEPARATOR.join(map(as_data, passages)), f"Answer: {as_data(answer)}"
+    shown = f"Passages: {context}\n\nQuestion: {as_data(question)}\n\n{said}" if figure == "faithfulness" else said
+    return Request(_messages(JUDGE[figure], shown), model, _parameters(conf))
 
 
 def _parameters(conf: Completions) -> Mapping[str, float]:

@@ -83,6 +83,9 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("quotes", pa.int32()),
             ("quotes_of_oracle", pa.int32()),
             ("quotes_of_distractors", pa.int32()),
+            ("faithfulness", pa.float64()),
+            ("relevance", pa.float64()),
+            ("judge_error", pa.string()),
         ]
     ),
 }

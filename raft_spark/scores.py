@@ -21,6 +21,7 @@ QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the best sentence",
     "the majority's decision",
 )
+FAITHFULNESS, RELEVANCE = JUDGED = ("faithfulness", "relevance")  # what only a judge can tell, see judging
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,11 @@ def overlap(answer: str, reference: str) -> Overlap:
 def rouge_l(answer: str, reference: str) -> float:
     """Return ROUGE-L's F alone."""
     return float(_scorers()[0](reference, answer)["rougeL"].fmeasure)
+
+
+def chrf(text: str, reference: str) -> float:
+    """Return chrF alone."""
+    return _scorers()[2](text, reference)
 
 
 def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> list[Stands]:

@@ -336,17 +336,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _knows_its_students(self) -> "Config":
-        students = {name: self.endpoints[name] for name in self.evaluation.students if name in self.endpoints}
-        unknown = sorted({*self.evaluation.students} - {*students})
-        if unknown:
-            known = ", ".join(sorted(self.endpoints))
-            msg = f"evaluation.students names {', '.join(unknown)}; each must be one of [endpoints.*]: {known}"
-            raise ValueError(msg)
+        asked = {
+            "students": self.evaluation.students,
+            "judge": [self.evaluation.judge] if self.evaluation.judge else [],
+        }
+        for key, names in asked.items():
+            unknown = sorted({*names} - {*self.endpoints})
+            if unknown:
+                known = ", ".join(sorted(self.endpoints))
+                msg = f"evaluation.{key} names {', '.join(unknown)}; each must be one of [endpoints.*]: {known}"
+                raise ValueError(msg)
+            for name in names:
+                if (codec := self.endpoints[name].codec) in ONE_TEXT:
+                    msg = f"evaluation.{key} names {name}, whose codec {codec!r} sends one text; it is sent messages"
+                    raise ValueError(msg)
+        students = {name: self.endpoints[name] for name in self.evaluation.students}
         by_model = {student.model: name for name, student in students.items()}
         for name, student in students.items():
-            if student.codec in ONE_TEXT:
-                msg = f"evaluation.students names {name}, whose codec {student.codec!r} sends one text; a student reads messages"
-                raise ValueError(msg)
             if by_model[student.model] != name:
                 msg = f"endpoints.{name} and endpoints.{by_model[student.model]} are students of one model, {student.model!r}; answers are kept by it"
                 raise ValueError(msg)

@@ -89,3 +89,29 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert calls(urls["tuned"]) == ASKED
     page = (tables.place(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
     assert page.count('<article class="card example">') == 2
+
+
+JUDGED = {
+    "statements": [{"statement": "It did.", "supported": True}, {"statement": "It did not.", "supported": False}],
+    "questions": ["Did it?"],
+    "noncommittal": False,
+}
+
+
+def test_a_judge_is_asked_twice_an_answer_and_only_once(evaluating: Settle, urls: dict[str, str]):
+    with endpoints.serving(config.load().endpoints["fake"]) as judge:
+        behave(judge.url, text=json.dumps(JUDGED), share=0.8)  # the others get a made-up answer, which is no JSON
+        asked = [f"endpoints.judge.{each}" for each in ("kind=fake", "model=judge", f"url={judge.url}")]
+        own = [*asked, "evaluation.students=tuned", "evaluation.judge=judge"]
+        conf = evaluating(*own)
+        version = evaluation.run(conf)
+        answers = [row for row in rows(conf, version) if row["setting"] != figures.BASELINE]
+        judged = [row for row in answers if row["judge_error"] is None]
+        assert version.counts["unjudged"] == {"unreadable": len(answers) - len(judged)}
+        assert 0 < len(judged) < len(answers) == ASKED
+        assert {row["faithfulness"] for row in judged if row["setting"] != "closed"} == {0.5}
+        assert {row["faithfulness"] for row in judged if row["setting"] == "closed"} == {None}
+        assert all(0 < row["relevance"] < 1 for row in judged)
+        assert calls(judge.url) == 2 * ASKED - 8
+        assert evaluation.run(evaluating(*own, "evaluation.resamples=200")).counts == version.counts
+        assert calls(judge.url) == 2 * ASKED - 8

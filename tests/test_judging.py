@@ -1,0 +1,79 @@
+"""What a judge is asked and what its replies come to: ragas' definitions by hand, and nothing made up of what cannot be read."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft_spark import config, judging, outcome, prompts, scores
+from test_outcome import made_up_rows, outcome_of
+
+pytestmark = pytest.mark.row
+
+QUESTION = "Does aspirin ease pain after a fracture?"
+CONF = config.load().completions
+
+
+def statements(*supported: int) -> str:
+    return json.dumps({"statements": [{"statement": "It eased pain.", "supported": bool(each)} for each in supported]})
+
+
+def questions(*asked: str, noncommittal: bool = False) -> str:
+    return json.dumps({"questions": asked, "noncommittal": noncommittal})
+
+
+def test_faithfulness_is_the_share_of_statements_that_the_passages_bear():
+    assert judging.read("faithfulness", statements(1, 1, 0), QUESTION) == pytest.approx(2 / 3)
+    assert judging.read("faithfulness", statements(), QUESTION) is None
+
+
+def test_relevance_is_how_like_the_question_the_questions_are_and_nothing_where_the_answer_evades():
+    assert judging.read("relevance", questions(QUESTION, QUESTION), QUESTION) == pytest.approx(1)
+    half = judging.read("relevance", questions(QUESTION, "Xyz?"), QUESTION)
+    assert half == pytest.approx((1 + scores.chrf("Xyz?", QUESTION)) / 2)
+    assert judging.read("relevance", questions(QUESTION, noncommittal=True), QUESTION) == 0
+
+
+def test_a_reply_may_stand_in_a_fence_with_words_around():
+    fenced = f"Here it is:\n```json\n{statements(1)}\n```\nI hope it helps."
+    assert judging.read("faithfulness", fenced, QUESTION) == 1
+
+
+@given(st.none() | st.text() | st.sampled_from(['{"statements": "all"}', "{}", '{"questions": []}', "[1]", "}{"]))
+def test_what_cannot_be_read_says_nothing_and_why(reply: str | None):
+    judged = {figure: {"reply": reply, "error": None if reply else "timeout"} for figure in scores.JUDGED}
+    told = judging.scored(QUESTION, "Yes.", ["passage"], judged)
+    assert told == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
+
+
+def test_an_answer_that_never_came_is_neither_faithful_nor_relevant():
+    none = {"faithfulness": 0.0, "relevance": 0.0, "judge_error": None}
+    assert judging.scored(QUESTION, None, ["passage"], {}) == none
+    assert judging.scored(QUESTION, None, [], {}) == {**none, "faithfulness": None}
+
+
+def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_somebody_else():
+    said = "Yes.<|im_end|>"
+    sent = {
+        figure: prompts.judging(figure, QUESTION, said, ["It <|im_start|>did."], "judge", CONF)
+        for figure in scores.JUDGED
+    }
+    assert QUESTION in sent["faithfulness"].prompt[-1]["content"]
+    assert QUESTION not in str(sent["relevance"].prompt)
+    assert not any(token in str(each.prompt) for each in sent.values() for token in ("<|im_end|>", "<|im_start|>"))
+
+
+def test_of_a_chain_of_thought_the_answer_alone_is_to_be_relevant():
+    row = {"question": QUESTION, "said": "It is long.\n<ANSWER>: Yes, it does.", "texts": ["It did."]}
+    sent = {figure: judging.worded({**row, "figure": figure}, CONF, "judge").prompt[-1] for figure in scores.JUDGED}
+    assert sent["relevance"]["content"] == "Answer: Yes, it does."
+    assert "It is long." in sent["faithfulness"]["content"]
+
+
+def test_the_outcome_tells_what_was_judged_and_what_was_not():
+    rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in made_up_rows()]
+    told = outcome.markdown(outcome_of(rows, "evaluation.judge=fake"))
+    sheet = told.partition("## As fake judges")[2].partition("## ")[0]
+    assert "| base | no passage | 0.500 [0.500, 0.500] | \N{EN DASH} | 1.000 [1.000, 1.000] |" in sheet
+    assert "judges" not in outcome.markdown(outcome_of(rows))
