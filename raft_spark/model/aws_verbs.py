@@ -63,7 +63,8 @@ def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, n
             click.echo(submission.followed(client, job, hourly, click.echo))
         except KeyboardInterrupt:
             click.echo(
-                f"training {job} goes on, at most {conf.training.sagemaker.max_hours:g} hours; the same command follows it"
+                f"training {job} goes on, at most {conf.training.sagemaker.max_hours:g} hours; the same command follows it, "
+                f"`aws sagemaker stop-training-job --training-job-name {job}` ends it"
             )
             sys.exit(INTERRUPTED)
 

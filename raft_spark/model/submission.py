@@ -60,8 +60,7 @@ def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
         "max_wait_seconds": round(job.max_wait_hours * 3600),
         "metrics": {name: rf"\b{name}={NUMBER}" for name in METRICS},
     }
-    script = (HERE / "training.py").read_text() if (HERE / "training.py").exists() else ""
-    identity = calls.digest([told, script, REQUIREMENTS])
+    identity = calls.digest([told, (HERE / "training.py").read_text(), REQUIREMENTS])
     tags = {**job.tags, calls.OWN: "training", calls.IDENTITY: identity, "raft-spark:dataset": version.id}
     named = {"name": f"{calls.OWN}-train-{identity[:12]}", "checkpoints": f"{output}/checkpoints/{identity[:12]}"}
     return {**told, **named, "tags": tags}

@@ -14,7 +14,7 @@ import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from conftest import ROOT
 from raft_spark import config
@@ -40,7 +40,7 @@ def rows(count: int) -> list[Row]:
             original_answer=None,
             completion=f"It {FACTS[number % 4]}.",
             answer=f"It {FACTS[number % 4]}.",
-            astray=None,
+            astray=f"It {FACTS[(number + 1) % 4]}.",
             asked=asked,
         )
         for number in range(count)
@@ -122,6 +122,19 @@ def test_trl_takes_a_step_on_the_format_and_learns_the_end_of_the_turn(
     assert learned[-2:] == ENDS
     assert ("You answer questions" in tokenizer.decode(learned)) == (form == "messages")
     assert trainer.train().global_step == 1
+
+
+def test_trl_takes_a_step_on_preference_pairs_and_learns_to_prefer(tiny: Path, tokenizer, tmp_path: Path):
+    read = load_dataset(str(written(tmp_path / "preference", "preference")), cache_dir=str(tmp_path / "cache"))
+    asked = DPOConfig(
+        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=0.05, max_length=None, use_cpu=True,
+        bf16=False, report_to="none", save_strategy="no", logging_steps=1,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    trainer = DPOTrainer(model=model, args=asked, train_dataset=read["train"], processing_class=tokenizer)
+    assert trainer.train().global_step == 3
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
 
 
 def test_the_script_learns_the_answer_and_its_end_and_nothing_else(tokenizer):
