@@ -5,6 +5,7 @@
     build/experiment/SOURCE/RECIPE/lake             the recipe's dataset; articles and splits are the same in all of them
     build/experiment/SOURCE/RECIPE/student          the trained student; student.gguf is what answers
     build/experiment/SOURCE/students.toml           every student as an endpoint, which the evaluation is told
+    build/experiment/SOURCE/table.md                what they are worth, in short; evaluation.html beside it tells all
 
 Hours, on a GPU where there is one. Every step is skipped when it is done, and an interrupted training goes on. The facts
 of built-in articles stand nowhere else, so no student can know them; real articles are those of a Parquet file in the
@@ -16,12 +17,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from raft_spark import config, schemas, scores, tables
+from raft_spark.outcome import TITLES
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 CONF = Path(__file__).with_suffix(".toml")
 FOLDER = Path("build/experiment")
+COLUMNS = {
+    "oracle alone": ("alone", 0),
+    "k = 1": ("with", 1),
+    "k = 3": ("with", 3),
+    "k = 6": ("with", 6),
+    "k = 3, without the oracle": ("without", 3),
+    "no passage": ("closed", 0),
+}
 RAFT = "base.distractors=3"
 RECIPES: dict[str, Sequence[str]] = {
     "base": (),  # as it came
@@ -48,7 +63,10 @@ def main() -> None:
         for recipe in filter(RECIPES.get, asked.recipes):
             trained(folder / recipe, [*own, *RECIPES[recipe]])
         students = told(folder, asked.recipes)
-        evaluated(folder, [*own, *RECIPES["raft-100"]], students)
+        made = evaluated(folder, [*own, *RECIPES["raft-100"]], students)
+        table = "\n".join(lines(pq.read_table(made / "metrics/metrics.parquet").to_pylist(), asked.recipes))
+        (folder / "table.md").write_text(table + "\n")
+        sys.stdout.write(f"{made}/evaluation.html\n\n{table}\n")
 
 
 def trained(folder: Path, assignments: Sequence[str]) -> None:
@@ -75,11 +93,37 @@ def told(folder: Path, recipes: Sequence[str]) -> Path:
     return path
 
 
-def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> None:
-    """Ask the students about the held-out articles of one lake, which all recipes have in common."""
+def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> Path:
+    """Ask the students about the held-out articles of one lake, which all recipes have in common; return what was made."""
     lake = f"lake.root={folder / 'evaluation'}"
     raft_spark("run", CONF, assignments=[lake, *assignments])
     raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
+    conf = config.load([CONF, students], [lake, *assignments])
+    return Path(tables.folder(conf.lake, tables.needed(conf.lake, schemas.EVALUATION)))
+
+
+def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iterator[str]:
+    """Yield a table of Markdown: accuracy and ROUGE-L of each student, also less the first student's, and the floors."""
+    found = {
+        (row["student"], row["against"], row["setting"], row["distractors"], row["figure"]): row
+        for row in metrics
+        if not row["place"]
+    }
+
+    def cell(figure: str, student: str, setting: str, k: int, against: str | None = None) -> str:
+        row = found.get((student, against, setting, k, figure))
+        return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row and row["value"] is not None else ""
+
+    for figure in ("accuracy", "rouge_l"):
+        yield f"| {TITLES[figure]} | {' | '.join(COLUMNS)} | k = 3, less {students[0]}'s |"
+        yield "|---" * (len(COLUMNS) + 2) + "|"
+        for student in students:
+            cells = [cell(figure, student, *case) for case in COLUMNS.values()]
+            yield f"| {student} | {' | '.join([*cells, cell(figure, student, 'with', 3, students[0])])} |"
+        for floor in (scores.MAJORITY, scores.QUESTION, scores.BEST_SENTENCE):
+            if told := cell(figure, floor, "baseline", 0):
+                yield f"| *{floor}* | {told} |{' |' * len(COLUMNS)}"
+        yield ""
 
 
 def raft_spark(*words: str | Path, assignments: Sequence[str]) -> None:
