@@ -6,8 +6,9 @@ from setuptools import setup
 
 here = Path(__file__).parent
 # What EMR does not bring: Spark asks for a pandas before it gives Arrow to Python; rapidfuzz and py3langid check answers where
-# that is switched on. Articles of the hub come by datasets, tokens are counted by its tokenizers.
-emr = ["pandas>=2.2", "py3langid>=0.3", "rapidfuzz>=3.10"]
+# that is switched on; rapidfuzz and sacrebleu score those of students. Articles of the hub come by datasets, tokens are counted by
+# its tokenizers.
+emr = ["pandas>=2.2", "py3langid>=0.3", "rapidfuzz>=3.10", "sacrebleu>=2.6"]
 hub = ["datasets>=5", "tokenizers>=0.21"]
 report = ["jinja2>=3.1", "matplotlib>=3.10"]
 # What trains a student, 6 GB with torch: in an environment of its own, or a container's.
@@ -20,7 +21,7 @@ train = [
     "transformers>=5.23",
     "trl>=1.16",
 ]
-evaluation = ["rouge-score>=0.1.2", "sacrebleu>=2.6", *report]
+evaluation = ["rapidfuzz>=3.10", "sacrebleu>=2.6", *report]
 version = (here / "raft_spark/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
@@ -71,6 +72,7 @@ setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "rouge-score>=0.1.2",
             "ruff>=0.8",
             *evaluation,
         ],

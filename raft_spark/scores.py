@@ -1,11 +1,13 @@
 """An answer -> its scores, beside the article's own answer and the passages that were shown. Pure.
 
-A request that failed is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) is rouge-score's, without its
-stemmer; BLEU (Papineni et al. 2002, by sentence) and chrF (Popovic 2015) are sacrebleu's, as shares. EMR carries neither package.
+A request that failed is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) is to the last bit what rouge-score
+says without its stemmer, which has no wheel and so cannot be brought to EMR; BLEU (Papineni et al. 2002, by sentence) and chrF
+(Popovic 2015) are sacrebleu's, as shares.
 """
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,7 +15,8 @@ from typing import Any, Literal
 from raft_spark import grounding, prompts
 
 Stands = Literal["oracle", "distractor", "nowhere"]
-PACKAGES = ("rouge_score", "sacrebleu")
+PACKAGES = ("rapidfuzz", "sacrebleu")
+WORD = re.compile(r"[a-z0-9]+")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
 QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the question itself",
@@ -40,12 +43,12 @@ def scored(answer: str | None, reference: str, own: Sequence[str], others: Seque
     """
     thought = grounding.read(answer or "")
     line = thought.answer if style == "cot" else answer or ""
-    words = line or answer or ""  # where a chain of thought has no answer line, all of it answers
+    text = line or answer or ""  # where a chain of thought has no answer line, all of it answers
     stand = quoted(thought.quotes, own, others)
     return {
         "decision": grounding.decision(line),
-        "abstained": bool(prompts.REFUSAL.match(words)),
-        **asdict(overlap(words, reference)),
+        "abstained": bool(prompts.REFUSAL.match(text)),
+        **asdict(overlap(text, reference)),
         "quoted": stand,
         "quotes": len(stand),
         "quotes_of_oracle": stand.count("oracle"),
@@ -57,19 +60,42 @@ def overlap(answer: str, reference: str) -> Overlap:
     """Compare words; what has none shares none."""
     if not answer.strip() or not reference.strip():
         return Overlap()
-    rouge, bleu, chrf = _scorers()
-    found = rouge(reference, answer)
-    return Overlap(found["rouge1"].fmeasure, found["rougeL"].fmeasure, bleu(answer, reference), chrf(answer, reference))
+    bleu, chrf = _scorers()
+    return Overlap(
+        token_f1(answer, reference), rouge_l(answer, reference), bleu(answer, reference), chrf(answer, reference)
+    )
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """Return ROUGE-1's F: of words, each as often as both have it."""
+    said, wanted = words(answer), words(reference)
+    return _f(said, wanted, (Counter(said) & Counter(wanted)).total())
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """Return ROUGE-L's F alone."""
-    return float(_scorers()[0](reference, answer)["rougeL"].fmeasure)
+    """Return ROUGE-L's F: of the longest common subsequence of words."""
+    from rapidfuzz.distance import LCSseq  # noqa: PLC0415 - only who scores needs the package
+
+    said, wanted = words(answer), words(reference)
+    return _f(said, wanted, LCSseq.similarity(said, wanted))
+
+
+def words(text: str) -> list[str]:
+    """Return what ROUGE counts: lower case, and everything but a-z and 0-9 splits."""
+    return WORD.findall(text.lower())
+
+
+def _f(said: Sequence[str], wanted: Sequence[str], shared: int) -> float:
+    """Return the harmonic mean of the shares of both that are `shared`."""
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(said), shared / len(wanted)
+    return 2 * precision * recall / (precision + recall)
 
 
 def chrf(text: str, reference: str) -> float:
     """Return chrF alone."""
-    return _scorers()[2](text, reference)
+    return _scorers()[1](text, reference)
 
 
 def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> list[Stands]:
@@ -98,14 +124,12 @@ def trivial(question: str, own: Sequence[str], reference: str, majority: str | N
 
 
 @functools.cache
-def _scorers() -> tuple[Callable[..., Any], Callable[[str, str], float], Callable[[str, str], float]]:
-    """Load the packages, once a process: EMR does not carry them, and only this stage needs them."""
-    from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - see above
+def _scorers() -> tuple[Callable[[str, str], float], Callable[[str, str], float]]:
+    """Load sacrebleu, once a process: only this stage needs it. It asks no network but for test sets, which nothing here takes."""
     from sacrebleu import BLEU, CHRF  # noqa: PLC0415 - see above
 
     bleu, chrf = BLEU(effective_order=True), CHRF()
     return (
-        RougeScorer(["rouge1", "rougeL"]).score,
         lambda answer, reference: bleu.sentence_score(answer, [reference]).score / 100,
         lambda answer, reference: chrf.sentence_score(answer, [reference]).score / 100,
     )

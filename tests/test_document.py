@@ -33,6 +33,7 @@ SETTINGS = (
     "articles.source=s3://lake/pubmedqa",
     'endpoints.mine={kind="bedrock", model="us.amazon.nova-lite-v1:0"}',
     "completions.endpoint=mine",
+    "evaluation.students=mine",
     "emr.application_id=00f1abcdefgh2345",
     "emr.role_arn=arn:aws:iam::123456789012:role/raft-spark-job",
     "emr.code=s3://code/releases/",
@@ -133,6 +134,7 @@ def test_a_whole_document():
                     "--set=articles.source=s3://lake/pubmedqa",
                     "--set=base.distractors=4",
                     "--set=completions.endpoint=mine",
+                    '--set=evaluation.students=["mine"]',
                     "--set=endpoints.mine.kind=bedrock",
                     "--set=endpoints.mine.model=us.amazon.nova-lite-v1:0",
                     "--set=endpoints.mine.codec=converse",
@@ -346,6 +348,34 @@ def test_a_job_that_asks_nothing_may_have_any_teacher_and_one_that_reads_nothing
     assert built("completions.endpoint=embedded", "articles.source=build/articles", job="dataset")
 
 
+OTHERS = (
+    'endpoints.base={kind="openai", model="base", url="http://127.0.0.1:8000/v1"}',
+    'endpoints.tuned={kind="sagemaker", model="tuned", endpoint_name="tuned", codec="openai", api_key_env="KEY"}',
+)
+
+
+def test_an_evaluation_is_refused_for_each_student_and_judge_that_emr_does_not_reach():
+    told = refused(*OTHERS, "evaluation.students=mine,base,embedded,tuned", "evaluation.judge=fake", job="evaluation")
+    assert [line.split(";")[0] for line in told] == [
+        "endpoints.base.url is 'http://127.0.0.1:8000/v1', this machine, which EMR does not reach",
+        "evaluation.students has 'embedded', of kind embedded, which runs on this machine alone",
+        "endpoints.tuned.api_key_env names a variable that EMR's workers do not have",
+        "evaluation.judge is 'fake', of kind fake, which runs on this machine alone",
+    ]
+
+
+def test_an_evaluation_may_have_any_teacher_and_other_jobs_any_student():
+    assert built("completions.endpoint=embedded", "articles.source=build/articles", job="evaluation")
+    assert built("evaluation.students=embedded", "evaluation.judge=fake")
+
+
+def test_an_evaluation_takes_its_students_with_it_and_no_packages_of_the_hub():
+    made = built("evaluation.judge=mine", "dataset.tokenizer=a/b", "articles.source=hf:a/b/c", job="evaluation")
+    assert made["jobDriver"]["sparkSubmit"]["entryPoint"].endswith("/jobs/evaluation.py")
+    assert (read(made).evaluation.students, read(made).evaluation.judge) == (("mine",), "mine")
+    assert "hub" not in spark(made)["spark.archives"]
+
+
 def test_a_release_with_other_defaults_is_refused_for_only_what_differs_travels():
     other = dataclasses.replace(RELEASE, files=(*RELEASE.files, ReleaseFile("conf/default.toml", 1, "other")))
     told = refused(release=other)
@@ -417,6 +447,14 @@ def test_more_tasks_than_calls_are_said_to_be_too_many():
     assert told[1].startswith("8 tasks;")
 
 
+def test_the_share_of_a_task_is_said_of_students_even_where_the_teacher_is_asked_in_batches():
+    conf = settled(
+        "completions.mode=batch", "endpoints.mine.role_arn=arn:aws:iam::123456789012:role/batch", "emr.max_executors=2"
+    )
+    assert list(submit.arithmetic(conf, "completions")) == []
+    assert next(submit.arithmetic(conf, "evaluation")).startswith("2 executors x 4 cores = 8 tasks")
+
+
 # The application
 
 
@@ -469,6 +507,14 @@ def test_an_application_without_a_network_is_said_not_to_reach_the_teacher():
     assert len(told) == 1
     assert "not the Hugging Face hub, the endpoint mine (bedrock); give it subnets" in told[0]
     assert application.notes(alone, settled(), "base") == []
+
+
+def test_an_application_without_a_network_is_said_to_reach_no_student_and_no_judge():
+    alone = {name: value for name, value in APPLICATION.items() if name != "networkConfiguration"}
+    tuned = 'endpoints.tuned={kind="sagemaker", model="tuned", endpoint_name="tuned", codec="openai"}'
+    conf = settled(tuned, "evaluation.students=tuned", "evaluation.judge=mine", "articles.source=hf:a/b/c")
+    (told,) = application.notes(alone, conf, "evaluation")
+    assert "but not the endpoint tuned (sagemaker), the endpoint mine (bedrock); give it subnets" in told
 
 
 def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catalog_in_glue_needs(tmp_path: Path):

@@ -52,7 +52,7 @@ def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path,
 @pytest.mark.slow
 def test_the_job_of_evaluation_runs_under_spark_submit_too(tmp_path: Path):
     for stage in ("articles", "evaluation"):
-        done = submit(stage, tmp_path, "evaluation.students=fake", "evaluation.rows=3")
+        done = submit(stage, tmp_path, "articles.test_share=0.4", "evaluation.students=fake", "evaluation.rows=3")
         assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["table"], told["counts"]["articles"], told["counts"]["answers"]) == ("evaluation", 3, 3 * 8)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from raft_spark import scores
 
@@ -10,6 +11,8 @@ pytestmark = pytest.mark.row
 
 OWN = ["Pain fell by 30% within two hours.", "No harm was seen in 40 patients. Costs were not told."]
 OTHERS = ["The lamp was blue in every second room."]
+FEW_WORDS = st.text(alphabet="abAB1İK é-_\n")  # so that two texts share some, in another order
+ROUGE = RougeScorer(["rouge1", "rougeL"])
 SAID = "##begin_quote##{}##end_quote##"
 
 
@@ -30,6 +33,14 @@ def scored(answer: str | None, style: str = "answer") -> dict[str, object]:
 def test_words_are_compared_as_rouge_does(answer: str, reference: str, token_f1: float, rouge_l: float):
     found = scores.overlap(answer, reference)
     assert (found.token_f1, found.rouge_l) == pytest.approx((token_f1, rouge_l))
+
+
+@settings(max_examples=300)
+@given(FEW_WORDS | st.text(), FEW_WORDS | st.text())
+def test_words_are_scored_as_rouge_score_does_to_the_last_bit(answer: str, reference: str):
+    theirs = ROUGE.score(reference, answer)
+    ours = scores.token_f1(answer, reference), scores.rouge_l(answer, reference)
+    assert ours == (theirs["rouge1"].fmeasure, theirs["rougeL"].fmeasure)
 
 
 def test_bleu_and_chrf_are_shares():

@@ -72,5 +72,4 @@ def _outside(conf: Config, job: str) -> Iterator[str]:
     """Yield what the job asks beyond the services that every run reaches."""
     if job in checks.READING and conf.articles.source.startswith("hf:"):
         yield "the Hugging Face hub"
-    if job in checks.ASKING:
-        yield f"the endpoint {conf.completions.endpoint} ({conf.teacher.kind})"
+    yield from (f"the endpoint {name} ({conf.endpoints[name].kind})" for name in checks.asked(conf, job))

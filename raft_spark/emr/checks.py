@@ -9,9 +9,10 @@ from raft_spark.config import Config
 from raft_spark.emr import shapes
 from raft_spark.emr.release import Release
 
-JOBS = ("articles", "base", "completions", "dataset", "refresh")
+EVALUATION = "evaluation"
+JOBS = ("articles", "base", "completions", "dataset", EVALUATION, "refresh")
 READING = frozenset({"articles", "refresh"})  # jobs that read articles.source
-ASKING = frozenset({"completions", "refresh"})  # jobs that ask the teacher
+TEACHING = frozenset({"completions", "refresh"})  # jobs that ask the teacher
 PUBLISHING = frozenset({"dataset", "refresh"})  # jobs that write the dataset
 NEEDED = ("application_id", "role_arn", "code")
 
@@ -22,6 +23,16 @@ def needs_hub(conf: Config, job: str) -> bool:
     return reads or (job in PUBLISHING and bool(conf.dataset.tokenizer))
 
 
+def asked(conf: Config, job: str) -> dict[str, str]:
+    """Return the name of each of [endpoints.*] that a job asks, with the words of the setting that names it."""
+    if job in TEACHING:
+        return {conf.completions.endpoint: "completions.endpoint is"}
+    if job != EVALUATION:
+        return {}
+    students = dict.fromkeys(conf.evaluation.students, "evaluation.students has")
+    return students | ({conf.evaluation.judge: "evaluation.judge is"} if conf.evaluation.judge else {})
+
+
 def wrong(conf: Config, job: str, release: Release) -> list[str]:
     """Return a sentence for each."""
     return [
@@ -29,7 +40,7 @@ def wrong(conf: Config, job: str, release: Release) -> list[str]:
         *_lake(conf),
         *_workers(conf),
         *(_source(conf) if job in READING else ()),
-        *(_teacher(conf) if job in ASKING else ()),
+        *(sentence for name, setting in asked(conf, job).items() for sentence in _endpoint(conf, name, setting)),
         *_release(job, release),
     ]
 
@@ -75,19 +86,20 @@ def _source(conf: Config) -> Iterator[str]:
         yield f"articles.source is {conf.articles.source!r}, a folder of this machine; EMR reads hf:, s3:// and sample:"
 
 
-def _teacher(conf: Config) -> Iterator[str]:
-    name, teacher = f"endpoints.{conf.completions.endpoint}", conf.teacher
-    if teacher.kind in {"embedded", "fake"}:
+def _endpoint(conf: Config, name: str, setting: str) -> Iterator[str]:
+    """Say why EMR cannot ask an endpoint, which the words `setting` name."""
+    endpoint, key = conf.endpoints[name], f"endpoints.{name}"
+    if endpoint.kind in {"embedded", "fake"}:
         yield (
-            f"completions.endpoint is {conf.completions.endpoint!r}, of kind {teacher.kind}, which runs on this machine alone; "
+            f"{setting} {name!r}, of kind {endpoint.kind}, which runs on this machine alone; "
             "EMR asks one of kind sagemaker, bedrock or openai"
         )
-    if _is_here(teacher.url):
-        yield f"{name}.url is {teacher.url!r}, this machine, which EMR does not reach"
-    if teacher.api_key_env:
+    if _is_here(endpoint.url):
+        yield f"{key}.url is {endpoint.url!r}, this machine, which EMR does not reach"
+    if endpoint.api_key_env:
         yield (
-            f"{name}.api_key_env names a variable that EMR's workers do not have; "
-            f"put the key into Secrets Manager, and the name of its entry into {name}.api_key_secret"
+            f"{key}.api_key_env names a variable that EMR's workers do not have; "
+            f"put the key into Secrets Manager, and the name of its entry into {key}.api_key_secret"
         )
 
 
