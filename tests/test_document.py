@@ -229,7 +229,7 @@ def test_any_words_and_numbers_reach_the_job_as_they_are(fields: dict, seed: int
     assert elsewhere(read(document.built(conf, "base", (), RELEASE))) == elsewhere(conf)
 
 
-@given(st.dictionaries(words.filter(lambda word: word and "=" not in word), words, max_size=4))
+@given(st.dictionaries(words.filter(lambda word: word and "=" not in word and not word.startswith("spark.")), words))
 def test_any_setting_of_spark_comes_back_from_a_shell_as_it_is(settings: dict[str, str]):
     conf = settled().model_copy(update={"spark": settings})
     given = spark(document.built(conf, "base", (), RELEASE))
