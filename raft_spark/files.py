@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -110,12 +110,21 @@ class Place:
         """List every file below (not `deep`: every file right here), hidden ones left out, sorted by path."""
         selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=deep)
         base = len(self.path().rstrip("/")) + 1
-        found = (info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File)
+        found = (info for info in self._infos(selector) if info.type == pafs.FileType.File)
         mtime = 1e9
         files = (Found(info.path[base:], info.size, (info.mtime_ns or 0) / mtime) for info in found)
         return sorted(
             (file for file in files if not file.path.rpartition("/")[2].startswith(".")), key=lambda f: f.path
         )
+
+    def _infos(self, selector: pafs.FileSelector, tries: int = 5) -> Sequence[pafs.FileInfo]:
+        try:
+            infos: Sequence[pafs.FileInfo] = self.filesystem.get_file_info(selector)
+        except FileNotFoundError:  # a folder came or went while pyarrow looked
+            if tries == 1:
+                raise
+            return self._infos(selector, tries - 1)
+        return infos
 
     def delete(self, path: str) -> None:
         """Delete one file, or a folder with all below; what is not there is no error."""

@@ -106,6 +106,23 @@ def test_a_folder_that_is_not_there_is_empty(place: Place):
     assert not place.is_folder
 
 
+def test_a_folder_may_come_and_go_while_it_is_listed(tmp_path):
+    def come_and_go():
+        while not over.is_set():
+            (tmp_path / "runs").mkdir()
+            (tmp_path / "runs").rmdir()
+
+    over = threading.Event()
+    beside = threading.Thread(target=come_and_go)
+    beside.start()
+    try:
+        listed = [Place(str(tmp_path / "runs")).list() for _ in range(200)]
+    finally:
+        over.set()
+        beside.join()
+    assert not any(listed)
+
+
 def test_age(place: Place, tmp_path):
     place.write("a.txt", b"")
     (found,) = place.list()
