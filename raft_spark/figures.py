@@ -146,15 +146,16 @@ def _measured(
 ) -> Iterator[dict[str, object]]:
     sample = _Sample(columns, article, drawn)
     keys = zip(columns["student"], columns["setting"], columns["distractors"], strict=True)
+    before = {student: students[:number] for number, student in enumerate(students)}
     groups = sorted({(str(student), str(setting), int(k)) for student, setting, k in keys})
     for student, setting, k in groups:
         at = {"student": student, "setting": setting, "distractors": k}
         for name in _figures_of(student, setting):
             own = sample.of(name, **at)
             yield {**at, "figure": name, **_interval(own)}
-            if student != students[0] and setting != BASELINE:
-                first = sample.of(name, **{**at, "student": students[0]})
-                yield {**at, "against": students[0], "figure": name, **_interval(own - first)}
+            for other in before.get(student, ()):
+                less = own - sample.of(name, **{**at, "student": other})
+                yield {**at, "against": other, "figure": name, **_interval(less)}
     for student in students:
         for name in PLACED:
             for place in PLACES:

@@ -171,7 +171,8 @@ def sheets(told: Outcome) -> list[Sheet]:
     found = [_figures(told, title, names, said) for title, (names, said) in SHEETS.items()]
     if told.conf.evaluation.judge:
         found.append(_figures(told, f"As {told.conf.evaluation.judge} judges", (*scores.JUDGED, "unjudged"), JUDGED))
-    return [sheet for sheet in (*found, _differences(told), _places(told), _failures(told)) if sheet.rows]
+    found += [_differences(told, other) for other in told.students]
+    return [sheet for sheet in (*found, _places(told), _failures(told)) if sheet.rows]
 
 
 def _figures(told: Outcome, title: str, names: Sequence[str], said: str) -> Sheet:
@@ -190,15 +191,14 @@ def _cells(
     return [interval(told.metric(student, case, name, against)) for name in names]
 
 
-def _differences(told: Outcome) -> Sheet:
-    first, *others = told.students
+def _differences(told: Outcome, other: str) -> Sheet:
     rows = [
-        [student, named(case), *_cells(told, student, case, COMPARED, first)]
+        [student, named(case), *_cells(told, student, case, COMPARED, other)]
         for case in told.asked
-        for student in others
+        for student in told.students[told.students.index(other) + 1 :]
     ]
-    said = "Above 0: more than the first student, on the same articles. An interval that holds 0 is no difference that was seen."
-    return Sheet(f"Against {first}", said, ["student", "asked", *(TITLES[name] for name in COMPARED)], rows)
+    said = f"Above 0: more than {other}, on the same articles. An interval that holds 0 is no difference that was seen."
+    return Sheet(f"Against {other}", said, ["student", "asked", *(TITLES[name] for name in COMPARED)], rows)
 
 
 def _places(told: Outcome) -> Sheet:

@@ -118,6 +118,17 @@ def test_a_difference_is_that_of_the_same_articles():
     assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
 
 
+def test_each_student_is_compared_with_each_that_is_named_before_it():
+    found = measured(
+        many(0.3) + many(0.35, "tuned") + many(0.45, "late"),
+        "endpoints.late.kind=fake",
+        "endpoints.late.model=late",
+        "evaluation.students=plain,tuned,late",
+    )
+    less = {key[:2]: row["value"] for key, row in found.items() if key[1] and key[5] == "accuracy"}
+    assert less == pytest.approx({("tuned", "plain"): 0.05, ("late", "plain"): 0.15, ("late", "tuned"): 0.10})
+
+
 def test_every_resample_has_as_many_articles_and_another_seed_other_ones():
     drawn = figures.weights(50, 200, 0)
     assert (drawn.sum(axis=1) == 50).all()

@@ -98,12 +98,12 @@ def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> Path:
     lake = f"lake.root={folder / 'evaluation'}"
     raft_spark("run", CONF, assignments=[lake, *assignments])
     raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
-    conf = config.load([CONF, students], [lake, *assignments])
+    conf = config.load([str(CONF), str(students)], [lake, *assignments])
     return Path(tables.folder(conf.lake, tables.needed(conf.lake, schemas.EVALUATION)))
 
 
 def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iterator[str]:
-    """Yield a table of Markdown: accuracy and ROUGE-L of each student, also less the first student's, and the floors."""
+    """Yield a table of Markdown: accuracy and ROUGE-L of each student, also less those of the first two, and the floors."""
     found = {
         (row["student"], row["against"], row["setting"], row["distractors"], row["figure"]): row
         for row in metrics
@@ -115,14 +115,15 @@ def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iter
         return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row and row["value"] is not None else ""
 
     for figure in ("accuracy", "rouge_l"):
-        yield f"| {TITLES[figure]} | {' | '.join(COLUMNS)} | k = 3, less {students[0]}'s |"
-        yield "|---" * (len(COLUMNS) + 2) + "|"
+        heads = [TITLES[figure], *COLUMNS, *(f"k = 3, less {other}'s" for other in students[:2])]
+        yield f"| {' | '.join(heads)} |"
+        yield "|---" * len(heads) + "|"
         for student in students:
-            cells = [cell(figure, student, *case) for case in COLUMNS.values()]
-            yield f"| {student} | {' | '.join([*cells, cell(figure, student, 'with', 3, students[0])])} |"
+            less = [cell(figure, student, "with", 3, other) for other in students[:2]]
+            yield f"| {' | '.join([student, *(cell(figure, student, *case) for case in COLUMNS.values()), *less])} |"
         for floor in (scores.MAJORITY, scores.QUESTION, scores.BEST_SENTENCE):
             if told := cell(figure, floor, "baseline", 0):
-                yield f"| *{floor}* | {told} |{' |' * len(COLUMNS)}"
+                yield f"| *{floor}* | {told} |{' |' * (len(heads) - 2)}"
         yield ""
 
 
