@@ -101,6 +101,6 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         lengths="as many passages with the oracle as without"
         if conf.base.equal_length
         else "k passages without the oracle",
-        temperature=conf.completions.temperature,
+        temperature=" or ".join(map(str, (conf.completions.temperature, *conf.completions.asked_again_at))),
         max_new_tokens=conf.completions.max_new_tokens,
     )

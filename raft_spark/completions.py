@@ -53,10 +53,11 @@ def run(conf: config.Config) -> tables.Version:
     known = looked_up(spark, conf, rows).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     told, counts, dead = _counted(known, conf.completions, told)
     if _asks(told, conf.completions):
-        told = _ask(spark, known.where(is_asked(conf.completions)), conf, told)
+        own = replace(told, failed=_for_good(told, conf.completions))  # of batch jobs; what may pass is asked now
+        told = _ask(spark, known.where(is_asked(conf.completions)), conf, own)
     known.unpersist()
-    told = _ask_again(spark, conf, rows, told)
-    counts |= {"asked": told.total, "asked_again": told.total - counts["asked"]}
+    told, dead = _ask_again(spark, conf, rows, told, dead)
+    counts |= {"asked": told.total, "asked_again": told.total - counts["asked"], "whole": told.state == "finished"}
     if told.tasks or told.calls:
         runs.write(conf.lake, replace(told, spark=cluster.work(spark, before)))
     if told.state == "failed":
@@ -79,28 +80,38 @@ def run(conf: config.Config) -> tables.Version:
 
 def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs.Run) -> runs.Run:
     worded = partial(requests.worded, conf=conf.completions, model=conf.teacher.model)
-    return realtime.ask(spark, missing, conf, replace(told, failed=_for_good(told, conf.completions)), worded)
+    return realtime.ask(spark, missing, conf, told, worded)
 
 
-def _ask_again(spark: SparkSession, conf: config.Config, rows: DataFrame, told: runs.Run) -> runs.Run:
-    """Ask once more, at each further temperature, where every answer so far is one that the dataset rejects; in real time."""
+def _ask_again(
+    spark: SparkSession, conf: config.Config, rows: DataFrame, told: runs.Run, dead: Counter[str]
+) -> tuple[runs.Run, Counter[str]]:
+    """Ask once more, at each further temperature, where every answer so far is one that the dataset rejects; in real time.
+    Return the run and the dead letters, with those that other runs met there.
+    """
     for count, again in enumerate(verdicts.attempts(conf)[1:], 1):
         if told.state != "finished":
             break
         left = verdicts.rejected(rows, tables.stored(spark, conf.lake), conf, count)
-        missing = looked_up(spark, again, left).where(is_asked(again.completions)).persist(StorageLevel.DISK_ONLY)
-        asked = missing.count()
+        known = looked_up(spark, again, left).persist(StorageLevel.DISK_ONLY)
+        groups = {
+            row.last_error: row["count"]
+            for row in known.where("NOT is_answered").groupBy("last_error").count().collect()
+        }
+        dead = dead + _dead(groups, conf.completions)
+        asked = sum(groups.values()) - _dead(groups, conf.completions).total()
         if asked:
-            told = _ask(spark, missing, again, replace(told, total=told.total + asked))
-        missing.unpersist()
-    return told
+            told = _ask(spark, known.where(is_asked(conf.completions)), again, replace(told, total=told.total + asked))
+        known.unpersist()
+    return told, dead
 
 
 def finished(conf: config.Config, base: tables.Version) -> tables.Version | None:
     """Return the current version where it leaves nothing to ask of this base; starts no Spark."""
     found = tables.current(conf.lake, schemas.COMPLETIONS)
-    whole = found and found.identity == _identity(conf, base) and not _to_ask(found.counts, conf.completions)
-    return found if whole else None
+    if found is None or found.identity != _identity(conf, base) or _to_ask(found.counts, conf.completions):
+        return None
+    return found if found.counts.get("whole", True) or not conf.completions.asked_again_at else None
 
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
@@ -153,13 +164,9 @@ def _counted(
     """
     groups = known.groupBy("is_answered", "last_error").agg(F.count("*").alias("requests"), F.sum("rows").alias("rows"))
     found = groups.collect()
-    dead = {
-        row.last_error: row.requests
-        for row in found
-        if not row.is_answered and row.last_error not in {None, *requests.again(conf)}
-    }
+    dead = _dead({row.last_error: row.requests for row in found if not row.is_answered}, conf)
     answered = sum(row.requests for row in found if row.is_answered)
-    left = sum(row.requests for row in found) - answered - sum(dead.values())
+    left = sum(row.requests for row in found) - answered - dead.total()
     own = _for_good(told, conf)
     counts = {
         "requests": sum(row.rows for row in found),
@@ -167,7 +174,12 @@ def _counted(
         "known": max(0, answered - told.answered),
         "asked": left + told.answered + own.total(),
     }
-    return replace(told, total=counts["asked"], known=counts["known"]), counts, Counter(dead) - own
+    return replace(told, total=counts["asked"], known=counts["known"]), counts, dead - own
+
+
+def _dead(failed: Mapping[Any, int], conf: config.Completions) -> Counter[str]:
+    """Return what is not asked again, by class; None is what was never asked."""
+    return Counter({name: count for name, count in failed.items() if name and name not in requests.again(conf)})
 
 
 def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
@@ -183,7 +195,7 @@ def _told(run_id: str, conf: config.Config) -> runs.Run:
 
 def _for_good(told: runs.Run, conf: config.Completions) -> Counter[str]:
     """Return what failed in this run and is not asked again, by class."""
-    return Counter({name: count for name, count in told.failed.items() if name not in requests.again(conf)})
+    return _dead(told.failed, conf)
 
 
 def _missing(told: runs.Run, conf: config.Completions) -> int:

@@ -2,7 +2,7 @@
 
     ROOT/evaluation/data/day=.../*.parquet               answers, stored as those of completions: nothing is paid twice
     versions/ID/data/split=test/part-00000.parquet       a row an article, student, setting and k: the answer and its scores
-    versions/ID/metrics/metrics.parquet                  figures with 95 % intervals, also of one student against another
+    versions/ID/metrics/metrics.parquet                  figures with 95 % intervals, also of each student less each before it
     versions/ID/evaluation.md, evaluation.html           the same to be read; the page where matplotlib is installed
 
 A request that fails is a row with its class: wrong, and counted, never dropped. The next run asks it again.
@@ -10,7 +10,7 @@ A request that fails is a row with its class: wrong, and counted, never dropped.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
@@ -49,7 +49,7 @@ from raft_spark.endpoints import Request
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.files import Place
 
-SCORES = 1  # a change of how answers are scored makes other versions
+SCORES = 2  # a change of how answers are scored makes other versions
 DATA, METRICS = f"data/split={cases.SPLIT}", "metrics/metrics.parquet"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
@@ -74,7 +74,7 @@ def run(conf: config.Config) -> tables.Version:
     articles = tables.needed(conf.lake, schemas.ARTICLES)
     identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
     made = tables.made(conf.lake, schemas.EVALUATION, identity)
-    if made and not made.counts["missing"]:
+    if made and not _to_ask(made.counts, conf):
         return made
     _refuse_without_packages()
     spark = session.start(conf)
@@ -83,17 +83,17 @@ def run(conf: config.Config) -> tables.Version:
         pieces = [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == cases.SPLIT]
         work = _spread(spark, conf, articles, pieces, new.id)
         asked = cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work)
-        _ask(spark, conf, asked)
+        told = _ask(spark, conf, asked)
         said = answered(spark, asked, conf)
         if conf.evaluation.judge:
-            said = _judged(spark, conf, said)
+            said = _judged(spark, conf, said, told)
         majority, judge = _majority(pieces, work.up_to), bool(conf.evaluation.judge)
         scoring = Work(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "scoring"):
             files = tables.collected(build(said, scoring))
     rows = figures.read(new.place, files)
     files += _reported(new, outcome.Outcome(conf, new.id, rows, figures.metrics(rows, conf)), pieces)
-    return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows, conf))
+    return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
 
 
 def _settings(conf: config.Config) -> dict[str, Any]:
@@ -133,25 +133,30 @@ def _spread(
     return cases.Work(conf, mapped.spread(spark, folder, name), models, up_to)
 
 
-def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> None:
-    """Ask every student what the store does not know, one after the other. Raises EndpointError and StoppedError, as `run` does."""
+def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> runs.Run:
+    """Ask every student what the store does not know, one after the other; return the run that did, whose limits hold for all.
+    Raises EndpointError and StoppedError, as `run` does.
+    """
     own = cases.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
     missing = _missing(spark, own, asked.drop("own", "reference", "final_decision"))
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
+    now = runs.now()
+    told = runs.Run(runs.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
     for student in conf.evaluation.students:
         if student in counts:
             mine = missing.where(F.col("student") == student)
-            _ask_one(spark, cases.asking(conf, student), mine, counts[student], cases.worded)
+            told = _ask_one(spark, cases.asking(conf, student), mine, counts[student], cases.worded, told)
     missing.unpersist()
+    return told
 
 
-def _judged(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
+def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: runs.Run) -> DataFrame:
     """Ask the judge what the store does not know, and bring each answered case what it said, `judged`. Raises as `_ask` does."""
     own, wanted = judging.asking(conf), judging.build(said, conf)
     missing = _missing(spark, own, wanted)
     count = missing.count()
     if count:
-        _ask_one(spark, own, missing, count, judging.worded)
+        _ask_one(spark, own, missing, count, judging.worded, told)
     missing.unpersist()
     found = requests.looked_up(wanted, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
     return said.join(judging.replies(found), judging.CASE, "left")
@@ -167,11 +172,16 @@ def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> Data
 
 
 def _ask_one(
-    spark: SparkSession, conf: config.Config, missing: DataFrame, count: int, worded: Callable[..., Request]
-) -> None:
-    """Ask the student, or the judge, that stands in the teacher's place."""
-    name, model, now = conf.completions.endpoint, conf.teacher.model, runs.now()
-    told = runs.Run(runs.new_id(), name, model, now, now, count, stage=schemas.EVALUATION)
+    spark: SparkSession,
+    conf: config.Config,
+    missing: DataFrame,
+    count: int,
+    worded: Callable[..., Request],
+    told: runs.Run,
+) -> runs.Run:
+    """Ask the student, or the judge, that stands in the teacher's place; return the run, on top of what it had done before."""
+    name, model = conf.completions.endpoint, conf.teacher.model
+    told = replace(told, endpoint=name, model=model, total=told.total + count)
     told = realtime.ask(spark, missing, conf, told, partial(worded, conf=conf.completions, model=model))
     stored = f"{told.answered} answers are stored, and a rerun asks only the others"
     if told.state == "failed":
@@ -180,6 +190,7 @@ def _ask_one(
     if told.state == "stopped":
         msg = f"{told.reason}; {stored}"
         raise StoppedError(msg)
+    return told
 
 
 def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
@@ -211,7 +222,9 @@ def _scored(rows: list[Mapping[str, Any]], work: Work) -> Iterator[dict[str, Any
         yield scored(row, row["answer"], work.style) | told
     first = rows[0]
     bare = {**first, "setting": figures.BASELINE, "distractors": 0, "passages": [], "last_error": None}
-    for name, answer in scores.trivial(first["question"], first["own"], first["reference"], work.majority).items():
+    for name, answer in scores.trivial(
+        first["question"], first["own"], first["reference"] or "", work.majority
+    ).items():
         yield scored({**bare, "student": name}, {"completion": answer, "finish_reason": "stop"}, "answer")
 
 
@@ -261,8 +274,8 @@ def _shown(pieces: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, 
     return {row["pubid"]: row["passages"] for row in sorted(found, key=lambda row: pubids.index(row["pubid"]))}
 
 
-def _counts(rows: pa.Table, conf: config.Config) -> dict[str, Any]:
-    """Sum up. `missing` is what the next run asks again."""
+def _counts(rows: pa.Table) -> dict[str, Any]:
+    """Sum up."""
     failed, unjudged = (Counter(rows[name].drop_null().to_pylist()) for name in ("error_class", "judge_error"))
     of_students = pc.sum(pc.not_equal(rows["setting"], figures.BASELINE)).as_py()
     return {
@@ -271,5 +284,10 @@ def _counts(rows: pa.Table, conf: config.Config) -> dict[str, Any]:
         "answers": of_students - failed.total(),
         "failed": dict(failed),
         "unjudged": dict(unjudged),
-        "missing": sum((failed + unjudged)[name] for name in requests.again(conf.completions)),
     }
+
+
+def _to_ask(counts: Mapping[str, Any], conf: config.Config) -> int:
+    """Return how many answers of a version the next run asks for again."""
+    failed = Counter(counts["failed"]) + Counter(counts["unjudged"])
+    return sum(failed[name] for name in requests.again(conf.completions))

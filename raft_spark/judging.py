@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import cases, config, grounding, prompts, scores
+from raft_spark import cases, config, grounding, prompts, requests, scores
 from raft_spark.endpoints import Request
 from raft_spark.scores import FAITHFULNESS, JUDGED
 
@@ -101,13 +101,20 @@ def scored(question: str, said: str | None, texts: Sequence[object], judged: Jud
     """Return the figures of an answer, None where there is nothing to tell, and why the judge did not tell."""
     if said is None:
         return {figure: 0.0 if _applies(figure, texts) else None for figure in JUDGED} | {"judge_error": None}
-    told: dict[str, Any] = {**dict.fromkeys(JUDGED), "judge_error": None}
-    for figure, each in judged.items():
+    told: dict[str, Any] = dict.fromkeys(JUDGED)
+    errors: list[str] = []
+    for figure in filter(judged.get, JUDGED):
+        each = judged[figure]
         try:
             told[figure] = read(figure, each["reply"], question)
         except ValueError:
-            told["judge_error"] = UNREADABLE if each["reply"] else each["error"] or "unavailable"
-    return told
+            errors.append(UNREADABLE if each["reply"] else each["error"] or "unavailable")
+    return told | {"judge_error": min(errors, key=_hopeless, default=None)}
+
+
+def _hopeless(error: str) -> tuple[bool, bool]:
+    """Order the reasons why a judge did not tell: first those that the next run asks again."""
+    return error == UNREADABLE, error not in requests.MAY_PASS
 
 
 def read(figure: str, reply: str | None, question: str) -> float | None:

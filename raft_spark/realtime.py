@@ -109,7 +109,7 @@ def _dollars(conf: config.Config, told: runs.Run) -> float:
 def _seconds(conf: config.Config, told: runs.Run) -> float:
     """Return how long the run may still take: max_minutes, or what max_spend pays of an endpoint that costs by the hour."""
     spend, hourly = conf.completions.max_spend, conf.price.hourly_price
-    paid = spend / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
+    paid = (spend - told.dollars) / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
     taken = told.series[-1].seconds if told.series else 0.0
     return min((conf.completions.max_minutes * 60 or UNLIMITED) - taken, paid)
 

@@ -23,6 +23,9 @@ REQUESTS = pa.schema(
         ("oracle", pa.string()),
     ]
 )
+MAY_PASS = frozenset(
+    {"throttled", "timeout", "unavailable", "model_error", "refused"}
+)  # refused: meant for the job, not the row
 ANSWER = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
@@ -81,8 +84,8 @@ def may_pass(conf: config.Completions) -> Column:
 
 
 def again(conf: config.Completions) -> frozenset[str]:
-    """Return the classes of failed rows that are asked again: a refusal was meant for the job, not for the row."""
-    return frozenset({*conf.retry, "refused"})
+    """Return the classes of failed rows that are asked again."""
+    return MAY_PASS.union(conf.retry)
 
 
 def _answers(conf: config.Completions) -> Column:

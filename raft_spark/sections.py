@@ -124,14 +124,15 @@ class Completions(Section):
     max_spend: Money
     max_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
     retry: Retry
-    again_temperatures: Annotated[tuple[Temperature, ...], Field(strict=False, max_length=10)]
+    again_temperatures: Annotated[tuple[Temperature, ...], Field(strict=False, min_length=1, max_length=10)]
     reuse_truncated: bool
     batch: Batch
 
     @property
     def asked_again_at(self) -> tuple[float, ...]:
         """Return the temperatures at which answers that the dataset rejects are asked for again."""
-        return self.again_temperatures if "ungrounded" in self.retry else ()
+        others = dict.fromkeys(each for each in self.again_temperatures if each != self.temperature)
+        return tuple(others) if "ungrounded" in self.retry else ()
 
 
 class DatasetGate(Section):

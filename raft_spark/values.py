@@ -119,7 +119,7 @@ def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _listed(names: object) -> object:
-    """Take `a,b` for a list, as `--set completions.retry=throttled,timeout` gives it."""
+    """Take `a,b` for a list, as `--set completions.retry=bad_request,filtered` gives it."""
     return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
 
@@ -129,7 +129,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Gate = Literal["off", "flag", "reject"]
-Retried = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered", "ungrounded"]
+Retried = Literal["bad_request", "filtered", "ungrounded"]
 Format = Literal[
     "messages",
     "prompt_completion",

@@ -76,8 +76,11 @@ def best(base: DataFrame, stored: DataFrame, conf: config.Config) -> DataFrame:
 
 
 def rejected(base: DataFrame, stored: DataFrame, conf: config.Config, count: int) -> DataFrame:
-    """Return the rows of base whose first `count` answers are all there, and none is taken; lazy."""
-    is_left = F.bool_and(F.col("completion").isNotNull() & ~F.col("is_taken")).alias("is_left")
+    """Return the rows of base that have an answer, have at most failed for good in the next of the first `count` tries, and
+    none of their answers is taken; lazy.
+    """
+    is_over = F.col("completion").isNotNull() | ((F.col("attempt") > 0) & ~requests.may_pass(conf.completions))
+    is_left = F.bool_and(is_over & ~F.col("is_taken")).alias("is_left")
     left = _judged(base, stored, conf, count).groupBy("pubid").agg(is_left).where("is_left")
     return base.join(left.select("pubid"), "pubid", "left_semi")
 

@@ -131,13 +131,17 @@ def refreshed(console: Console, done: refresh.Refresh) -> None:
 
 def estimate(console: Console, conf: config.Config, told: costs.Estimate) -> None:
     """Show what the completions stage would cost, and which setting to give where a price is missing."""
+    again = len(conf.completions.asked_again_at)
+    not_counted = f"answers that the dataset rejects, each asked for again up to {again} times" if again else ""
     if not told.to_ask:
         console.print(f"Nothing to pay: all {told.requests:,} requests are answered.", highlight=False)
+        if not_counted:
+            console.print(f"Not counted: {not_counted}, where a run has not done so yet.", highlight=False)
         return
     table = Table("", told.model or conf.completions.endpoint, title="What the completions would cost", min_width=60)
     table.add_row("requests", f"{told.to_ask:,} to ask, {told.requests - told.to_ask:,} known")
-    if again := len(conf.completions.asked_again_at):
-        table.add_row("not counted", f"answers that the dataset rejects, each asked for again up to {again} times")
+    if not_counted:
+        table.add_row("not counted", not_counted)
     table.add_row("told by", f"{told.sampled} answers, {told.asked_now} of them asked and stored now")
     if told.use and told.bill:
         for name, text in [*_use(told.use, told.mode), *_bill(conf, told.bill, told.mode, told.to_ask)]:

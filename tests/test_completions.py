@@ -2,14 +2,16 @@
 
 import json
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, dataset, endpoints, session, tables
-from raft_spark.errors import EndpointError, InputError
+from raft_spark import articles, base, completions, config, dataset, endpoints, realtime, session, tables
+from raft_spark.errors import EndpointError, InputError, StoppedError
 
 pytestmark = pytest.mark.spark
 ALL_TRAIN = ["articles.source=sample:60", "articles.validation_share=0", "articles.test_share=0"]
@@ -38,8 +40,8 @@ def told(url: str) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
-def behave(url: str, **how: object) -> None:
-    request = urllib.request.Request(url.removesuffix("/v1") + "/behave", json.dumps(how).encode())
+def behave(url: str, *each: object, **how: object) -> None:
+    request = urllib.request.Request(url.removesuffix("/v1") + "/behave", json.dumps(each or how).encode())
     urllib.request.urlopen(request).close()
 
 
@@ -105,9 +107,60 @@ def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatu
     assert len({row["key"] for row in stored(conf)}) == len(stored(conf)) == 60 + counts["asked"]
     behave(url)
     assert completions.run(conf).counts["asked"] == counts["asked"]  # the version that is there
-    assert completions.run(asking("completions.retry=timeout")).counts["asked"] == 0
-    assert dataset.run(asking("completions.retry=timeout")).counts["rejected"] == {"truncated": cut}
+    assert completions.run(asking()).counts["asked"] == 0
+    assert dataset.run(asking()).counts["rejected"] == {"truncated": cut}
     assert told(url)["calls"] == 60 + counts["asked"]
+
+
+AGAIN = ["completions.retry=ungrounded", "completions.again_temperatures=[0.5, 0.9]", "completions.attempts=1"]
+MANY_FAIL = "completions.max_failed_share=0.9"
+
+
+def test_what_failed_is_told_and_asked_next_though_other_answers_were_asked_for_again(asking: Settle, url: str):
+    behave(url, {"status": 500, "share": 0.3}, {"fault": "truncated", "share": 0.3})
+    conf = asking(*AGAIN, MANY_FAIL)
+    counts = completions.run(conf).counts
+    failed = sum(row["completion"] is None for row in stored(conf))
+    assert counts["failed"] == counts["missing"] == failed > 0 < counts["asked_again"]
+    behave(url)
+    counts = completions.run(conf).counts
+    assert (counts["failed"], counts["missing"]) == (0, 0)
+    assert dataset.run(conf).counts["rejected"] == {}
+    behave(url, {"status": 500, "share": 0.3}, {"fault": "truncated", "share": 0.3})
+    with pytest.raises(EndpointError, match=r"max_failed_share = 0.05"):
+        completions.run(asking(*AGAIN, "completions.top_p=0.9"))
+
+
+def test_a_try_that_fails_for_good_is_a_dead_letter_and_the_next_temperature_is_tried(asking: Settle, url: str):
+    behave(url, {"fault": "filtered", "share": 0.3}, {"fault": "truncated", "share": 0.4})
+    conf = asking(*AGAIN, MANY_FAIL)
+    counts = completions.run(conf).counts
+    tries = Counter(row["pubid"] for row in stored(conf))
+    filtered = [row["pubid"] for row in stored(conf) if row["error_class"] == "filtered"]
+    assert {tries[pubid] for pubid in filtered} == {1, 3}
+    assert counts["dead"] == {"filtered": len(filtered)}
+    behave(url)
+    assert completions.run(conf).counts == counts
+    assert completions.run(asking(*AGAIN, MANY_FAIL, "articles.source=sample:61")).counts["dead"] == counts["dead"]
+    named = asking(*AGAIN, MANY_FAIL, "articles.source=sample:61", "completions.retry=ungrounded,filtered")
+    counts = completions.run(named).counts
+    assert (0 < counts["asked"] <= len(filtered), counts["dead"]) == (
+        True,
+        {},
+    )  # what a try now answers needs no further one
+
+
+def test_a_run_that_was_told_to_stop_has_its_rejected_answers_asked_for_again_by_the_next(
+    asking: Settle, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    behave(url, fault="truncated", share=0.3)
+    whole = realtime.ask
+    with monkeypatch.context() as patched:
+        patched.setattr(realtime, "ask", lambda *given: replace(whole(*given), state="stopped", reason="told to"))
+        with pytest.raises(StoppedError, match="told to; 60 answers are stored"):
+            completions.run(asking(*AGAIN))
+    counts = completions.run(asking(*AGAIN)).counts
+    assert counts["asked"] == counts["asked_again"] > 0
 
 
 def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking: Settle, url: str):
@@ -135,9 +188,9 @@ def test_a_request_the_endpoint_will_not_take_is_asked_again_only_when_its_class
     behave(url)
     calls = told(url)["calls"]
     assert completions.run(conf).id == first.id
-    assert completions.run(asking("completions.retry=throttled,timeout")).id == first.id
+    assert completions.run(asking("completions.retry=filtered")).id == first.id
     assert told(url)["calls"] == calls
-    again = completions.run(asking("completions.retry=bad_request,timeout")).counts
+    again = completions.run(asking("completions.retry=bad_request,filtered")).counts
     assert (again["asked"], again["answered"], again["dead"]) == (dead, dead, {})
     assert told(url)["repeated"] == []
 

@@ -164,6 +164,9 @@ def shown(*assignments: str, left: Remaining = LEFT, seen: list[Answered] = SEEN
 def test_a_person_reads_that_rejected_answers_may_be_asked_for_again():
     assert "each asked for again up to 2 times" in shown("completions.retry=ungrounded")
     assert "asked for again" not in shown()
+    answered = Remaining(60, 0, 0)
+    assert "Not counted: answers that the dataset rejects" in shown("completions.retry=ungrounded", left=answered)
+    assert shown(left=answered) == "Nothing to pay: all 60 requests are answered.\n"
 
 
 def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():

@@ -205,7 +205,7 @@ def elsewhere(conf: config.Config) -> dict[str, Any]:
 
 def test_the_job_settles_to_the_same_settings_with_no_file():
     conf = settled(
-        "completions.retry=throttled,filtered", "endpoints.fake.latency_ms=0", 'prices."a b".input_price=0.5'
+        "completions.retry=bad_request,filtered", "endpoints.fake.latency_ms=0", 'prices."a b".input_price=0.5'
     )
     assert elsewhere(read(document.built(conf, "base", (), RELEASE))) == elsewhere(conf)
 

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Settle
+from conftest import Settle, article, write_articles
 from raft_spark import articles, config, endpoints, evaluation, figures, session, tables
+from raft_spark.errors import StoppedError
 
 pytestmark = pytest.mark.spark
 SMALL = ["articles.source=sample:40", "articles.test_share=0.4", "articles.validation_share=0", "evaluation.rows=8"]
@@ -71,7 +72,7 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert {key: count for key, count in by_setting.items() if key[1] != figures.BASELINE} == swept | once
     failed = [row for row in found if row["error_class"]]
     assert first.counts["failed"] == {"model_error": len(failed)}
-    assert first.counts["missing"] == len(failed) > 0
+    assert failed
     assert {(row["student"], row["answer"], row["rouge_l"]) for row in failed} == {("plain", None, 0.0)}
     assert all(row["abstained"] for row in found if row["student"] == "tuned")
     metrics = pq.read_table(tables.folder(conf.lake, first) + "/metrics/metrics.parquet").to_pylist()
@@ -81,7 +82,7 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     before = calls(urls["plain"]), calls(urls["tuned"])
     assert before == (ASKED, ASKED)
     second = evaluation.run(conf)
-    assert (second.counts["failed"], second.counts["missing"]) == ({}, 0)
+    assert second.counts["failed"] == {}
     distinct = len({row["question"] for row in failed if row["setting"] == "closed"})
     others = sum(row["setting"] != "closed" for row in failed)
     assert calls(urls["plain"]) == ASKED + distinct + others
@@ -89,6 +90,38 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert calls(urls["tuned"]) == ASKED
     page = (tables.place(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
     assert page.count('<article class="card example">') == 2
+
+
+def test_what_failed_for_good_is_asked_again_when_its_class_is_named_and_a_limit_holds_for_all_students(
+    evaluating: Settle, urls: dict[str, str], tmp_path
+):
+    records = [
+        article(
+            number, [f"Passage {number}."], f"Is it {number}?", long_answer=None if number % 2 else f"It is {number}."
+        )
+        for number in range(40)
+    ]
+    for url in urls.values():
+        behave(url, text="I do not know it.")
+    own = [f"articles.source={write_articles(tmp_path / 'source.parquet', records)}", "evaluation.max_new_tokens=8"]
+    prices = [
+        f"endpoints.{name}.{side}_price={price}" for name in urls for side, price in (("input", 0), ("output", 1e6))
+    ]
+    behave(urls["plain"], status=400, share=0.3)
+    first = evaluation.run(evaluating(*own))
+    assert first.counts["failed"]["bad_request"] > 0
+    behave(urls["plain"], text="I do not know it.")
+    assert evaluation.run(evaluating(*own)).id == first.id
+    named = evaluating(*own, "completions.retry=bad_request")
+    assert evaluation.run(named).counts["failed"] == {}
+    stored = tables.stored(session.start(named), named.lake, "evaluation").where("completion IS NOT NULL").collect()
+    tokens = sum(row["completion_tokens"] for row in stored) / 2
+    others = ["endpoints.plain.model=plain-2", "endpoints.tuned.model=tuned-2", f"completions.max_spend={1.5 * tokens}"]
+    conf = evaluating(*own, *prices, *others)
+    with pytest.raises(StoppedError, match="max_spend"):
+        evaluation.run(conf)
+    stored = tables.stored(session.start(conf), conf.lake, "evaluation").where("model LIKE '%-2'").collect()
+    assert tokens < sum(row["completion_tokens"] for row in stored) <= 1.5 * tokens
 
 
 JUDGED = {

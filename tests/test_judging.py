@@ -47,6 +47,14 @@ def test_what_cannot_be_read_says_nothing_and_why(reply: str | None):
     assert told == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
 
 
+@pytest.mark.parametrize("first", [{"reply": "?", "error": None}, {"reply": None, "error": "filtered"}])
+def test_a_failure_that_may_pass_is_the_one_that_is_told(first: dict[str, str | None]):
+    timeout = {"reply": None, "error": "timeout"}
+    for faithfulness, relevance in ((first, timeout), (timeout, first)):
+        judged = {"relevance": relevance, "faithfulness": faithfulness}
+        assert judging.scored(QUESTION, "Yes.", ["passage"], judged)["judge_error"] == "timeout"
+
+
 def test_an_answer_that_never_came_is_neither_faithful_nor_relevant():
     none = {"faithfulness": 0.0, "relevance": 0.0, "judge_error": None}
     assert judging.scored(QUESTION, None, ["passage"], {}) == none

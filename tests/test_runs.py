@@ -3,10 +3,11 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from raft_spark import config, runs
+from raft_spark import config, realtime, runs
 from raft_spark.config import Lake
 from raft_spark.runs import Point, Run
 
@@ -138,3 +139,11 @@ def test_a_write_that_fails_is_made_up_for_by_the_next(lake: Lake, monkeypatch, 
         time.sleep(0.1)
         folder.unlink()
         assert within(PATIENT, lambda: runs.read(lake) == run())
+
+
+def test_an_endpoint_by_the_hour_has_the_time_that_the_rest_of_max_spend_pays_for():
+    own = ["endpoints.fake.hourly_price=2", "completions.max_spend=2", "completions.flush_seconds=10"]
+    conf = config.load(assignments=["completions.endpoint=fake", *own])
+    told = Run("a", "fake", "fake", "", "", total=1)
+    assert realtime._seconds(conf, told) == 3600 - 10
+    assert realtime._seconds(conf, replace(told, dollars=1.5)) == 900 - 10
