@@ -38,7 +38,7 @@ STAGES: refresh.Stages = {**refresh.STAGES, schemas.EVALUATION: evaluation.run}
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main() -> None:
-    r"""Build a RAFT fine-tuning dataset: questions with their oracle passages among distractors, answered by a teacher.
+    """Build a RAFT fine-tuning dataset: questions with their oracle passages among distractors, answered by a teacher.
 
     The stages, in the order of the data, each writing the table of its name:
 
@@ -50,12 +50,13 @@ def main() -> None:
 
     and evaluation, which asks students the questions of the test split, and is no part of a run.
 
+    \b
     Try it:   raft-spark run local.toml
     One key:  raft-spark run local.toml --set articles.source=sample:1000
     Look:     raft-spark show dataset local.toml;  ls $(raft-spark path dataset local.toml)
 
     Settings are those of conf/default.toml, then of each file given, then of each --set; the last wins.
-    """
+    """  # noqa: D301 - the backspaces are what click wants
 
 
 @main.command()

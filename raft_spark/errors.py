@@ -50,7 +50,7 @@ class GateError(RaftError):
 
 
 class RunError(RaftError):
-    """A run on EMR Serverless or a training failed, or went out of sight; what it stored stands."""
+    """A run on EMR Serverless, a training, a hosting or its command failed, or went out of sight; what it stored stands."""
 
     exit_status = 7
 

@@ -103,6 +103,7 @@ def test_help_teaches(lake: Path):
     done = CliRunner().invoke(main, ["--help"])
     for expected in ("articles", "base", "completions", "dataset", "raft-spark run local.toml", "--set"):
         assert expected in done.output
+    assert "\\b" not in done.output  # what click is told of lines to leave as they are
 
 
 def test_a_refresh_with_nothing_new_says_so_and_a_version_can_be_brought_back_pinned_and_let_go(lake: Path):

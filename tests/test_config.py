@@ -108,7 +108,7 @@ def test_a_jobs_arguments_may_stand_in_any_order(tmp_path):
 def test_files_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config.load(["notebook.toml"]) == config.load(["conf/notebook.toml"])
-    assert config.load(["local.toml"]).articles.source == "sample:150"
+    assert config.load(["local.toml"]).articles.source == "sample:120"
 
 
 def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):

@@ -79,13 +79,13 @@ def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, n
 @click.option("--keep", is_flag=True, help="Leave it when it stands. It costs until `raft-spark model unhost`.")
 @click.option("--dry-run", is_flag=True, help="Print what AWS would be sent, as JSON; nothing is contacted.")
 def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[Way]) -> None:
-    r"""Host a student as raft-spark-NAME while a command runs, or until Ctrl-C, and take it down.
+    """Host a student as raft-spark-NAME while a command runs, or until Ctrl-C, and take it down.
 
     Its [endpoints.NAME] is printed, and lies in build/hosted/NAME.toml while it stands:
 
     \b
-      raft-spark model host mine --model s3://... my.toml --run "raft-spark run my.toml build/hosted/mine.toml ..."
-    """
+      raft-spark model host mine --model s3://... my.toml --run "raft-spark evaluation my.toml build/hosted/mine.toml ..."
+    """  # noqa: D301 - the backspace is what click wants
     with reported():
         conf = config.load(files, assignments)
         if way["dry_run"]:
