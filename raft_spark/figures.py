@@ -5,7 +5,6 @@ bootstrap (Efron and Tibshirani 1993, chapter 13: percentiles). So the interval 
 same articles. Every figure is a function of sums over articles, so a resample is one row of a matrix product.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +93,7 @@ PLACED = ("accuracy", "rouge_l")  # figures by where the oracle stood
 
 def read(place: Place, files: Sequence[DataFile]) -> pa.Table:
     """Return the scored rows of a version, by article: all of them, about 1 kB each."""
-    found = [pq.read_table(io.BytesIO(place.read(file.path) or b"")) for file in files]
+    found = [pq.read_table(pa.BufferReader(place.read(file.path) or b"")) for file in files]
     empty = schemas.SCHEMAS[schemas.EVALUATION].empty_table()
     order = [(name, "ascending") for name in ("pubid", "student", "setting", "distractors")]
     return pa.concat_tables([empty, *found]).sort_by(order)

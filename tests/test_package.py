@@ -18,7 +18,7 @@ from raft_spark.errors import InputError
 
 X86, ARM = 62, 183  # e_machine of an ELF header
 IMPORTS = """
-import importlib, io, pkgutil, sys
+import importlib, pkgutil, sys
 import boto3, pandas, py3langid, rapidfuzz.fuzz, pyarrow as pa, pyarrow.compute, pyarrow.dataset, pyarrow.fs, pyarrow.parquet as pq, raft_spark
 for module in pkgutil.walk_packages(raft_spark.__path__, "raft_spark."):
     try:
@@ -37,9 +37,9 @@ from raft_spark import evaluation, scores
 evaluation._refuse_without_packages()
 assert 0.79 < scores.overlap("The cat sat.", "the cat").rouge_l < 0.81 and scores.chrf("the cat", "the cat") == 1
 assert py3langid.classify("Die Kinder schlafen.")[0] == "de"
-sink = io.BytesIO()
+sink = pa.BufferOutputStream()  # a Python file that a thread of Arrow reads can abort an interpreter that exits
 pq.write_table(pa.table({"a": pa.array([1, 2])}).filter(pa.compute.greater(pa.array([1, 2]), 1)), sink, compression="zstd")
-assert pq.read_table(io.BytesIO(sink.getvalue())).to_pandas()["a"].to_list() == [2]
+assert pq.read_table(pa.BufferReader(sink.getvalue())).to_pandas()["a"].to_list() == [2]
 print("\\n".join(sorted({module.__file__ for module in sys.modules.values() if getattr(module, "__file__", None)})))
 """
 
