@@ -18,7 +18,7 @@ ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg check format package pins test-train experiment chaos rehearsal bench bench-peer clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 check format package pins test-train experiment chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,7 +27,7 @@ run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model,
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
 test: check $(SPARK35)/ready $(S3A)/ready ## everything tested: about half an hour
-	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg
+	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
 
 # Side by side, since both wait for processes most of the time; not pytest-xdist, whose workers tests of signals would end.
 test-walks:
@@ -36,10 +36,12 @@ test-walks:
 test-others:
 	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%) $(ICEBERG:%=--ignore=%)
 
-# The short way on both lines, all of it in make chaos: a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
-test-iceberg:
-	$(TEST)/bin/python -m pytest -m "not slow" tests/test_iceberg.py -k refresh_writes
-	$(ON_SPARK35) -m "not slow" tests/test_iceberg.py -k refresh_writes
+# A catalog a line, all of both in make chaos: a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
+test-iceberg-411:
+	$(TEST)/bin/python -m pytest -m "not slow" tests/test_iceberg.py -k "refresh_writes and folder"
+
+test-iceberg-358:
+	$(ON_SPARK35) -m "not slow" tests/test_iceberg.py -k "refresh_writes and glue"
 
 check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
 	$(TEST)/bin/ruff format --check .
