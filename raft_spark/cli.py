@@ -12,7 +12,9 @@ import click
 
 from raft_spark import (
     __version__,
+    bounds,
     config,
+    costs,
     estimate,
     evaluation,
     iceberg,
@@ -128,17 +130,24 @@ def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None)
 @click.option(
     "--ask", default=5, show_default=True, type=click.IntRange(0, 100), help="Answers to go by: asks what is missing."
 )
+@click.option(
+    "--evaluation", "of_evaluation", is_flag=True, help="What the evaluation would cost at most; asks nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="The same numbers as one line of JSON.")
-def estimate_costs(files: Sequence[str], assignments: Sequence[str], ask: int, *, as_json: bool) -> None:
+def estimate_costs(
+    files: Sequence[str], assignments: Sequence[str], ask: int, *, of_evaluation: bool, as_json: bool
+) -> None:
     """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""
     with reported():
         conf = config.load(files, assignments)
-        told = estimate.run(conf, ask)
+        told = bounds.run(conf) if of_evaluation else estimate.run(conf, ask)
         session.stop()
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(told)))
-        else:
+            click.echo(json.dumps(told, default=dataclasses.asdict))
+        elif isinstance(told, costs.Estimate):
             views.estimate(console, conf, told)
+        else:
+            views.bounds(console, told)
 
 
 @main.command()

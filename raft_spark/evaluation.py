@@ -80,14 +80,13 @@ def run(conf: config.Config) -> tables.Version:
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.EVALUATION, identity)
     with session.translated():
-        pieces = [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == cases.SPLIT]
-        work = _spread(spark, conf, articles, pieces, new.id)
-        asked = cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work)
+        pieces = _pieces(conf, articles)
+        asked, up_to = wanted(spark, conf, articles, new.id)
         told = _ask(spark, conf, asked)
         said = answered(spark, asked, conf)
         if conf.evaluation.judge:
             said = _judged(spark, conf, said, told)
-        majority, judge = _majority(pieces, work.up_to), bool(conf.evaluation.judge)
+        majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
         scoring = Work(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "scoring"):
             files = tables.collected(build(said, scoring))
@@ -118,10 +117,16 @@ def _refuse_without_packages() -> None:
         raise InputError(msg)
 
 
-def _spread(
-    spark: SparkSession, conf: config.Config, articles: tables.Version, pieces: list[dict[str, Any]], name: str
-) -> cases.Work:
-    """Bring the passages of the test split to every machine; no other split is needed."""
+def _pieces(conf: config.Config, articles: tables.Version) -> list[dict[str, Any]]:
+    """Return the pieces of the test split."""
+    return [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == cases.SPLIT]
+
+
+def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
+    """Return all that students are asked, in the schema cases.CASES, lazy, and the hash of the last article. Brings the
+    passages of the test split to every machine, under this name; no other split is needed.
+    """
+    pieces = _pieces(conf, articles)
     if not pieces:
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
     folder = mapped.folder(spark)
@@ -129,16 +134,15 @@ def _spread(
     index = corpus.index(f"{folder}/{corpus.INDEX}")[cases.SPLIT]
     cases.checked(index, conf.evaluation)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
-    up_to = cases.up_to(index, conf.evaluation.rows)
-    return cases.Work(conf, mapped.spread(spark, folder, name), models, up_to)
+    work = cases.Work(conf, mapped.spread(spark, folder, name), models, cases.up_to(index, conf.evaluation.rows))
+    return cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
 
 
 def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> runs.Run:
     """Ask every student what the store does not know, one after the other; return the run that did, whose limits hold for all.
     Raises EndpointError and StoppedError, as `run` does.
     """
-    own = cases.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
-    missing = _missing(spark, own, asked.drop("own", "reference", "final_decision"))
+    missing = of_students(spark, conf, asked)
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
     now = runs.now()
     told = runs.Run(runs.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
@@ -152,18 +156,29 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> runs.Run
 
 def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: runs.Run) -> DataFrame:
     """Ask the judge what the store does not know, and bring each answered case what it said, `judged`. Raises as `_ask` does."""
-    own, wanted = judging.asking(conf), judging.build(said, conf)
-    missing = _missing(spark, own, wanted)
+    own, missing = judging.asking(conf), of_judge(spark, conf, said)
     count = missing.count()
     if count:
         _ask_one(spark, own, missing, count, judging.worded, told)
     missing.unpersist()
-    found = requests.looked_up(wanted, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
+    found = requests.looked_up(
+        judging.build(said, conf), tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions
+    )
     return said.join(judging.replies(found), judging.CASE, "left")
 
 
+def of_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> DataFrame:
+    """Return what students are to be asked: each request once that the store cannot answer, persisted."""
+    own = cases.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
+    return _missing(spark, own, asked.drop("own", "reference", "final_decision"))
+
+
+def of_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
+    """Return what the judge is to be asked of these answers: each request once that the store cannot answer, persisted."""
+    return _missing(spark, judging.asking(conf), judging.build(said, conf))
+
+
 def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> DataFrame:
-    """Return each request once that the store cannot answer, persisted."""
     order = F.struct("pubid", "setting", "distractors")
     first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
     distinct = wanted.groupBy("key").agg(first).select("key", "first.*")

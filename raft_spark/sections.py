@@ -30,6 +30,7 @@ from raft_spark.values import (
     Spark,
     Tags,
     Temperature,
+    Temperatures,
     Url,
     Variable,
     named_by_content,
@@ -124,7 +125,7 @@ class Completions(Section):
     max_spend: Money
     max_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
     retry: Retry
-    again_temperatures: Annotated[tuple[Temperature, ...], Field(strict=False, min_length=1, max_length=10)]
+    again_temperatures: Temperatures
     reuse_truncated: bool
     batch: Batch
 

@@ -118,9 +118,11 @@ def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
 
-def _listed(names: object) -> object:
-    """Take `a,b` for a list, as `--set completions.retry=bad_request,filtered` gives it."""
-    return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+def _listed(given: object) -> object:
+    """Take `a,b` for a list, and `a` for a list of one, as `--set completions.retry=bad_request,filtered` gives them."""
+    if isinstance(given, str):
+        return [each.strip() for each in given.split(",") if each.strip()]
+    return [given] if isinstance(given, int | float) else given
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -141,7 +143,9 @@ Format = Literal[
     "alpaca",
     "sharegpt",
 ]
-Formats = Annotated[tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once)]
+Formats = Annotated[
+    tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+]
 Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
 Setting = Literal["with", "without", "alone", "closed"]
 Settings = Annotated[
@@ -151,7 +155,15 @@ Students = Annotated[
     tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
 ]
 Sweep = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(strict=False, min_length=1), AfterValidator(_ascending)
+    tuple[Annotated[int, Field(ge=1, le=100, strict=False)], ...],
+    Field(strict=False, min_length=1),
+    AfterValidator(_ascending),
+    BeforeValidator(_listed),
+]
+Temperatures = Annotated[
+    tuple[Annotated[Temperature, Field(strict=False)], ...],
+    Field(strict=False, min_length=1, max_length=10),
+    BeforeValidator(_listed),
 ]
 Prefix = Annotated[
     str, _like(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix, of letters, digits and _./=-")

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raft_spark import config, costs, endpoints, pointers, progress, prompts, refresh, runs, schemas, tables
+from raft_spark.bounds import Bound
 from raft_spark.errors import EndpointError, InputError
 
 Done = tuple[str, tables.Version, bool, float]
@@ -151,6 +152,25 @@ def estimate(console: Console, conf: config.Config, told: costs.Estimate) -> Non
         console.print("No answer tells of tokens: let it ask some, --ask 5.", highlight=False)
     elif told.bill and told.bill.model is None:
         console.print(_missing_price(conf, told.mode), markup=False, highlight=False)
+
+
+def bounds(console: Console, found: Sequence[Bound]) -> None:
+    """Show what the evaluation would cost at most, and which setting to give where a price is missing."""
+    if not any(each.requests for each in found):
+        console.print("Nothing to pay: all requests are answered.", highlight=False)
+        return
+    table = Table(
+        "endpoint", "model", "requests", "tokens in", "tokens out", "dollars", title="The evaluation, at most"
+    )
+    for each in found:
+        numbers = (f"{number:,}" for number in (each.requests, each.tokens_in, each.tokens_out))
+        table.add_row(each.endpoint, each.model, *numbers, "?" if each.dollars is None else f"{each.dollars:,.2f}")
+    console.print(table)
+    for each in found:
+        if each.dollars is None:
+            known = f"No price of {each.endpoint}'s tokens is known"
+            keys = f"endpoints.{each.endpoint}.input_price and output_price; one that costs by the hour costs its hours"
+            console.print(f"{known}: give {keys}.", markup=False, highlight=False)
 
 
 def _use(use: costs.Use, mode: str) -> Iterator[tuple[str, str]]:

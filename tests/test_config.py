@@ -105,6 +105,21 @@ def test_a_jobs_arguments_may_stand_in_any_order(tmp_path):
     assert (conf.base.seed, conf.base.distractors, conf.base.oracle_share) == (6, 5, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("dataset.formats=alpaca,messages", ("alpaca", "messages")),
+        ("evaluation.distractors=6,1", (1, 6)),
+        ("evaluation.distractors=3", (3,)),
+        ("completions.again_temperatures=0.5,0.9", (0.5, 0.9)),
+        ("completions.retry=filtered", ("filtered",)),
+    ],
+)
+def test_a_list_may_be_given_by_commas(assignment: str, value: tuple[object, ...]):
+    section, _, key = assignment.partition("=")[0].partition(".")
+    assert getattr(getattr(config.load(assignments=[assignment]), section), key) == value
+
+
 def test_files_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config.load(["notebook.toml"]) == config.load(["conf/notebook.toml"])

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle, article, write_articles
-from raft_spark import articles, config, endpoints, evaluation, figures, session, tables
+from raft_spark import articles, bounds, config, endpoints, evaluation, figures, session, tables
 from raft_spark.errors import StoppedError
 
 pytestmark = pytest.mark.spark
 SMALL = ["articles.source=sample:40", "articles.test_share=0.4", "articles.validation_share=0", "evaluation.rows=8"]
 FEW = ["evaluation.distractors=[1, 2]", "evaluation.resamples=100", "evaluation.examples=2"]
+PRICES = {"input": 2, "output": 10}  # dollars for a million tokens
 ASKED = 8 * 6  # articles; with and without the oracle at two k, the oracle alone, no passage
 
 
@@ -148,3 +149,25 @@ def test_a_judge_is_asked_twice_an_answer_and_only_once(evaluating: Settle, urls
         assert calls(judge.url) == 2 * ASKED - 8
         assert evaluation.run(evaluating(*own, "evaluation.resamples=200")).counts == version.counts
         assert calls(judge.url) == 2 * ASKED - 8
+
+
+def test_what_it_would_cost_at_most_is_told_before_anything_is_asked(evaluating: Settle, urls: dict[str, str]):
+    with endpoints.serving(config.load().endpoints["fake"]) as judge:
+        asked = [f"endpoints.judge.{each}" for each in ("kind=fake", "model=judge", f"url={judge.url}")]
+        prices = [f"endpoints.{name}.{side}_price={price}" for name in urls for side, price in PRICES.items()]
+        conf = evaluating(*asked, *prices, "evaluation.judge=judge", "evaluation.max_new_tokens=64")
+        told = bounds.run(conf)
+        assert [calls(url) for url in (*urls.values(), judge.url)] == [0, 0, 0]
+        evaluation.run(conf)
+        stored = tables.stored(session.start(conf), conf.lake, "evaluation").collect()
+        for each in told:
+            own = [row for row in stored if row["model"] == each.model]
+            used = {name: sum(row[name] for row in own) for name in ("prompt_tokens", "completion_tokens")}
+            assert each.requests == len(own) == {"judge": 2 * (2 * ASKED - 8)}.get(each.endpoint, ASKED)
+            assert used["prompt_tokens"] <= each.tokens_in < 3 * used["prompt_tokens"]
+            assert used["completion_tokens"] <= each.tokens_out
+        students = {each.endpoint: each for each in told if each.endpoint in urls}
+        assert {name: each.dollars for name, each in students.items()} == {
+            name: pytest.approx((2 * each.tokens_in + 10 * each.tokens_out) / 1e6) for name, each in students.items()
+        }
+        assert [each.requests for each in bounds.run(conf)] == [0, 0, 0]
