@@ -49,7 +49,7 @@ from raft_spark.endpoints import Request
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.files import Place
 
-SCORES = 2  # a change of how answers are scored makes other versions
+SCORES = 3  # a change of how answers are scored makes other versions
 DATA, METRICS = f"data/split={cases.SPLIT}", "metrics/metrics.parquet"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 

@@ -20,6 +20,8 @@ _SAME = str.maketrans(
     "------'''''\"\"\"\"\"",
 )
 _EDGES = " .,;:\"'\u2026"
+_SPACED = r"[^\W\u0530-\u1dff\u2000-\U0010ffff]"  # digits, and letters of scripts whose words have spaces around them: Latin, Greek, Cyrillic
+_WORD = re.compile(_SPACED)
 _DECISION = re.compile(r"\W*(yes|no|maybe)\b", re.IGNORECASE)
 
 
@@ -57,10 +59,15 @@ def _quotes(text: str) -> Iterator[str]:
             yield ""
 
 
-def plain(text: str) -> str:
-    """Return what counts of a text when it is compared: no spaces, no soft hyphens, one kind of dash and of quotation mark."""
+def even(text: str) -> str:
+    """Return a text that quotes can be sought in: no soft hyphens, one kind of dash and of quotation mark."""
     same = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME)
-    return "".join(sign for sign in same if not sign.isspace() and unicodedata.category(sign) != "Cf")
+    return "".join(sign for sign in same if unicodedata.category(sign) != "Cf")
+
+
+def plain(text: str) -> str:
+    """Return what counts of a text when it is compared: `even`, without spaces."""
+    return "".join(even(text).split())
 
 
 def bare(quote: str) -> str:
@@ -81,7 +88,7 @@ def check(
     answer = completion
     if asked.style == "cot":
         thought = read(completion)
-        yield from _quoted(thought.quotes, plain(oracle), conf.quote_distance)
+        yield from _quoted(thought.quotes, even(oracle), conf.quote_distance)
         answer = thought.answer
     if answer:
         yield from _refusal(answer)
@@ -104,14 +111,23 @@ def _quoted(quotes: tuple[str, ...], oracle: str, distance: float) -> Iterator[F
 
 
 def stands(quote: str, text: str, distance: float = 0.0) -> bool:
-    """Say whether a quote stands in a text, both `plain`; a share `distance` of its signs may differ (rapidfuzz's partial
-    ratio: the best part of the text, by insertions and deletions).
+    """Say whether a `bare` quote stands in an `even` text, from the edge of a word or number to the edge of another; a share
+    `distance` of its signs may differ (rapidfuzz's partial ratio: the best part of the text, by insertions and deletions).
     """
-    if quote in text or not distance or len(quote) > len(text):
-        return quote in text
+    if is_verbatim(quote, text) or not distance or len(quote) > len(text):
+        return is_verbatim(quote, text)
     from rapidfuzz import fuzz  # noqa: PLC0415 - only who asks for it needs the package
 
-    return fuzz.partial_ratio(quote, text) >= 100 * (1 - distance)
+    return fuzz.partial_ratio(quote, plain(text)) >= 100 * (1 - distance)
+
+
+def is_verbatim(quote: str, text: str) -> bool:
+    """Say whether a `bare` quote stands in an `even` text: no `effective` of `ineffective`, no 5 mg of 0.5 mg."""
+    if not quote:
+        return True
+    before = rf"(?<!{_SPACED})(?<!\d[.,])" if _WORD.match(quote[0]) else ""
+    after = rf"(?!{_SPACED})(?![.,]\d)" if _WORD.match(quote[-1]) else ""
+    return re.search(before + r"\s*".join(map(re.escape, quote)) + after, text) is not None
 
 
 def _refusal(answer: str) -> Iterator[Found]:

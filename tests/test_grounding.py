@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from raft_spark import config, grounding, verdicts
+from raft_spark import config, grounding, scores, verdicts
 
 pytestmark = pytest.mark.row
 
@@ -118,10 +118,46 @@ def test_an_answer_in_another_language_is_found_where_that_is_looked_at():
 words = st.text(st.characters(codec="utf-8", exclude_characters="#<"), min_size=1, max_size=200)
 
 
-@given(words, st.integers(0, 60), st.integers(30, 80))
+@given(words, st.integers(0, 10), st.integers(7, 20))
 def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, length: int):
-    quote = ORACLE[begin : begin + length]
+    quote = " ".join(ORACLE.split()[begin : begin + length])
     assert reasons(f"{around}\n##begin_quote##{quote}##end_quote##\n<ANSWER>: Yes.") == []
+
+
+@pytest.mark.parametrize(
+    ("oracle", "quote"),
+    [
+        ("95% of patients improved under aspirin", "5% of patients improved under aspirin"),
+        ("Surgery was ineffective in reducing mortality", "effective in reducing mortality"),
+        ("They took 0.5 mg daily for all the weeks", "5 mg daily for all the weeks"),
+        ("In all patients pain fell by 30.5%", "In all patients pain fell by 30"),
+        ("In all patients pain fell by 1,300", "In all patients pain fell by 1"),
+        ("The patients who improved markedly", "The patients who improve"),
+        (
+            "\u0395\u03af\u03bd\u03b1\u03b9 \u03b1\u03c3\u03c6\u03b1\u03bb\u03ad\u03c2 \u03c6\u03ac\u03c1\u03bc\u03b1\u03ba\u03bf",
+            "\u03b1\u03bb\u03ad\u03c2 \u03c6\u03ac\u03c1\u03bc\u03b1\u03ba\u03bf",
+        ),
+    ],
+)
+def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str):
+    assert not grounding.stands(grounding.bare(quote), grounding.even(oracle))
+    assert scores.quoted([quote], [oracle], []) == ["nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("oracle", "quote"),
+    [
+        ("Dose: 5, 10 and 20 mg daily", "5, 10 and 20 mg"),
+        ("It fell by 30%, then by 40 %.", "fell by 30%, then by 40"),
+        ("a non-effective treatment of pain", "effective treatment of pain"),
+        (
+            "\u8be5\u6cbb\u7597\u5bf9\u5927\u591a\u6570\u60a3\u8005\u662f\u6709\u6548\u7684\u5e76\u4e14\u5b89\u5168",
+            "\u5bf9\u5927\u591a\u6570\u60a3\u8005\u662f\u6709\u6548\u7684\u5e76\u4e14",
+        ),  # no spaces between words
+    ],
+)
+def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str):
+    assert grounding.stands(grounding.bare(quote), grounding.even(oracle))
 
 
 @given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
@@ -129,7 +165,7 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
     conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
     quote, answer = ORACLE[:40], "Yes."
     if fault == "false":
-        planted = grounding.plain(said.strip(grounding._EDGES))
+        planted = grounding.bare(said)
         assume(planted and planted not in grounding.plain(ORACLE))
         quote = said
     answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
