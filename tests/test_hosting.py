@@ -128,6 +128,33 @@ def test_another_student_under_the_same_name_is_refused(aws: Service, student: s
     )
 
 
+@pytest.mark.parametrize("sets", [(), ("hosting.kind=bedrock",)])
+def test_a_refused_hosting_leaves_what_stands_to_whom_it_belongs(
+    aws: Service, student: str, bucket: Any, sets: tuple[str, ...]
+):
+    for thing in list(bucket.objects.all()):
+        bucket.copy({"Bucket": bucket.name, "Key": thing.key}, thing.key.replace("one", "two"))
+    hosted(student, "--keep", sets=sets)
+    there = sorted(aws.things)
+    done = hosted(f"s3://{bucket.name}/two", "--run", "true", sets=sets)
+    assert done.exit_code == ConfigError.exit_status
+    assert sorted(aws.things) == there
+    assert Path("build/hosted/mine.toml").exists()
+
+
+def test_what_cannot_be_removed_is_told_with_what_removes_it(aws: Service, student: str):
+    aws.refuses["DeleteEndpoint"] = "ExpiredTokenException"
+    done = hosted(student, "--run", "true")
+    text = " ".join(done.output.split())
+    assert done.exit_code == RunError.exit_status
+    assert "ExpiredTokenException" in text
+    remedy = "raft-spark model unhost mine --set hosting.region=us-east-1 --set hosting.kind=sagemaker"
+    assert f"goes on costing until: {remedy}" in text
+    aws.refuses.clear()
+    assert call(*remedy.split()[2:]).exit_code == 0
+    assert aws.things == {}
+
+
 def test_an_endpoint_that_fails_says_why_and_is_removed(aws: Service, student: str):
     aws.states["Endpoint"] = ("Creating", "Failed")
     done = hosted(student, "--run", "true")
@@ -162,7 +189,7 @@ def test_an_endpoint_that_scales_to_zero_is_whole_and_wholly_removed(aws: Servic
     assert watch.describe_alarms(AlarmNames=[CALLED])["MetricAlarms"] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_takes_the_endpoint_down(aws: Service, student: str, number: int):
     command = [sys.executable, "-m", "raft_spark.cli", "model", "host", "mine", "--model", student]
     code = "import sys; from raft_spark.cli import main; main(sys.argv[1:])"
@@ -176,6 +203,33 @@ def test_a_signal_takes_the_endpoint_down(aws: Service, student: str, number: in
     rest, _ = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "interrupted, and taken down" in rest
+    assert aws.things == {}
+
+
+def test_ctrl_c_ends_the_command_once_and_in_peace_before_the_endpoint_goes(aws: Service, student: str, tmp_path: Path):
+    program = tmp_path / "asks.py"
+    program.write_text(
+        "import pathlib, signal, sys, time\n"
+        "heard = []\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    signal.signal(number, lambda which, _: heard.append(which))\n"
+        "pathlib.Path('asking').touch()\n"
+        "while not heard: time.sleep(0.05)\n"
+        "time.sleep(1)\n"
+        "pathlib.Path('heard').write_text(f'{len(heard)} at {time.time()}')\n"
+    )
+    code = "import sys; from raft_spark.cli import main; main(sys.argv[1:])"
+    words = ["model", "host", "mine", "--model", student, "--run", f"{sys.executable} {program}"]
+    command = [sys.executable, "-c", code, *words, "--set", f"hosting.role_arn={ROLE}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    while not Path("asking").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert Path("heard").read_text().startswith("1 at ")
     assert aws.things == {}
 
 
@@ -276,6 +330,14 @@ def test_a_training_is_listed_and_a_kind_that_may_not_be_listed_is_a_line(aws: S
     assert "inference components cannot be listed: " in done.output
 
 
+def test_an_account_that_cannot_be_looked_at_is_not_said_to_be_empty(aws: Service):
+    for operation in ("ListEndpoints", "ListInferenceComponents", "ListModels", "ListEndpointConfigs"):
+        aws.refuses[operation] = "ExpiredTokenException"
+    done = call("list")
+    assert "endpoints cannot be listed: " in done.output
+    assert "nothing is left over" not in done.output
+
+
 # Another double of the service
 
 
@@ -327,6 +389,13 @@ def test_a_training_is_followed_to_its_student_and_priced(aws: Service):
 def test_a_training_that_failed_says_why(aws: Service):
     aws.trainings["raft-spark-train-1"] = job("Failed", FailureReason="AlgorithmError: out of memory")
     with pytest.raises(RunError, match="Failed: AlgorithmError: out of memory"):
+        submission.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
+
+
+def test_a_training_that_goes_out_of_sight_goes_on_and_is_said_to(aws: Service):
+    aws.trainings["raft-spark-train-1"] = job("InProgress")
+    aws.refuses["DescribeTrainingJob"] = "ExpiredTokenException"
+    with pytest.raises(RunError, match=r"cannot be looked at: .*ExpiredTokenException.*; it goes on"):
         submission.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
 
 

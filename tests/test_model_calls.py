@@ -297,6 +297,14 @@ def test_the_same_training_has_the_same_name_and_checkpoints_and_another_has_oth
     assert first["checkpoints"].startswith("s3://students/out/checkpoints/")
 
 
+@pytest.mark.parametrize(
+    "assignment", ["spot=false", "max_hours=12", "instance_type=ml.g6.2xlarge", "disk_gb=200", f"role_arn={ROLE}2"]
+)
+def test_more_hours_or_another_machine_go_on_from_the_same_checkpoints(assignment: str):
+    other = plan(f"training.sagemaker.{assignment}")
+    assert (other["name"], other["checkpoints"]) == (plan()["name"], plan()["checkpoints"])
+
+
 def test_the_container_runs_training_py_with_every_setting():
     words = shlex.split(plan("training.sagemaker.spot=true")["command"])
     given = dict(zip(words[2::2], words[3::2], strict=True))

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -19,6 +20,7 @@ from raft_spark.errors import ConfigError, RunError
 from raft_spark.model import hosting, leftovers, submission
 from raft_spark.terminal import INTERRUPTED, reported, settings
 
+PEACE_SECONDS = 300  # for a command that is to end; then it is killed
 HOSTED = Path("build/hosted")  # where the section of an endpoint lies while it stands
 
 
@@ -101,9 +103,14 @@ def _kept(conf: config.Config, name: str, way: Way) -> None:
     if way["command"]:
         raise ConfigError("--keep and --run exclude each other: a command's endpoint is taken down with its end")
     hosting.checked(conf.hosting, way["student"])
-    endpoint = hosting.stood(conf, name, way["student"], click.echo)
+    removal = hosting.removal(name, hosting.region(conf.hosting), conf.hosting.kind)
+    try:
+        endpoint = hosting.stood(conf, name, way["student"], click.echo)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what is made goes on and may cost; the same command goes on from here, or: {removal}")
+        sys.exit(INTERRUPTED)
     _shown(conf, name, endpoint)
-    click.echo(f"it stands until: raft-spark model unhost {name}, with the same settings")
+    click.echo(f"it stands until: {removal}")
 
 
 def _lent(conf: config.Config, name: str, way: Way) -> None:
@@ -113,8 +120,7 @@ def _lent(conf: config.Config, name: str, way: Way) -> None:
         msg = f"--run is {way['command']!r}, whose first word is no program"
         raise ConfigError(msg)
     try:
-        with hosting.hosted(conf, name, way["student"], click.echo) as endpoint:
-            _shown(conf, name, endpoint)
+        with hosting.hosted(conf, name, way["student"], click.echo) as endpoint, _noted(conf, name, endpoint):
             seconds = conf.hosting.max_hours * 3600
             if way["command"]:
                 status = _ran(way["command"], seconds)
@@ -127,20 +133,35 @@ def _lent(conf: config.Config, name: str, way: Way) -> None:
     except subprocess.TimeoutExpired as error:
         msg = f"the command took longer than hosting.max_hours, {conf.hosting.max_hours:g}; it was ended, and the student taken down"
         raise RunError(msg) from error
-    finally:
-        (HOSTED / f"{name}.toml").unlink(missing_ok=True)
     if status:
         msg = f"the command ended with status {status}; the student is taken down"
         raise RunError(msg)
 
 
 def _ran(command: str, seconds: float) -> int:
-    """Run a command to its end and return its status; whatever ends the wait for it ends the command first, in peace."""
-    with subprocess.Popen(shlex.split(command)) as running:
+    """Run a command to its end and return its status; whatever ends the wait for it ends the command first, in peace: it gets
+    one signal, no Ctrl-C of the terminal beside it, and PEACE_SECONDS.
+    """
+    running = subprocess.Popen(shlex.split(command), start_new_session=True)
+    try:
+        return running.wait(seconds)
+    finally:
+        running.terminate()
         try:
-            return running.wait(seconds)
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(PEACE_SECONDS)
         finally:
-            running.terminate()
+            running.kill()
+
+
+@contextmanager
+def _noted(conf: config.Config, name: str, endpoint: config.Endpoint) -> Iterator[None]:
+    """Keep the section's file while the block runs."""
+    try:
+        _shown(conf, name, endpoint)
+        yield
+    finally:
+        (HOSTED / f"{name}.toml").unlink(missing_ok=True)
 
 
 def _shown(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
@@ -161,7 +182,7 @@ def unhost(name: str, files: Sequence[str], assignments: Sequence[str]) -> None:
         conf = config.load(files, assignments).hosting
         hosting.taken_down(conf, name, click.echo)
         (HOSTED / f"{name}.toml").unlink(missing_ok=True)
-        click.echo(f"nothing of {name} is left")
+        click.echo(f"nothing of {name} is left in {hosting.region(conf)}, hosting.kind {conf.kind}")
 
 
 @click.command("list")
@@ -170,11 +191,15 @@ def list_left(files: Sequence[str], assignments: Sequence[str]) -> None:
     """List endpoints, imported models and trainings of raft-spark with their age and cost."""
     with reported():
         conf, now = config.load(files, assignments), dt.datetime.now(dt.UTC)
-        total, count = 0.0, 0
+        total, count, is_whole = 0.0, 0, True
         for left in leftovers.found(conf, hosting.region(conf.hosting)):
             if isinstance(left, str):
                 click.echo(left)
+                is_whole = False
                 continue
             click.echo(leftovers.line(left, now))
             total, count = total + (left.hourly or 0.0), count + 1
-        click.echo(f"together ${total:,.2f} an hour, of the prices that are known" if count else "nothing is left over")
+        if count:
+            click.echo(f"together ${total:,.2f} an hour, of the prices that are known")
+        elif is_whole:
+            click.echo("nothing is left over")

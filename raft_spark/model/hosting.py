@@ -2,25 +2,26 @@
 
     with hosting.hosted(conf.hosting, "mine", "s3://bucket/students/one", tell) as endpoint: ...
 
-The end may be an error, Ctrl-C or SIGTERM; only SIGKILL or a lost machine leaves it, and `raft-spark model list` tells of it.
+The end may be an error, Ctrl-C, SIGTERM or a closed terminal; only SIGKILL or a lost machine leaves it, and `raft-spark model list` tells of it.
 """
 
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from raft_spark import service
 from raft_spark.config import Config, Endpoint, Hosting
-from raft_spark.errors import ConfigError
+from raft_spark.errors import ConfigError, RunError
 from raft_spark.model import calls, imported, standing, student
 from raft_spark.model.standing import Tell
 from raft_spark.sections import Codec
 
 Request = Mapping[str, Any]
 CODEC: Codec = "openai"  # LMI's container takes a chat as OpenAI writes it
+ENDED_BY = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C
 UNIT = "bedrock-custom-model-unit"  # what an imported model is called in [prices], with the version of its units
 
 
@@ -28,15 +29,21 @@ UNIT = "bedrock-custom-model-unit"  # what an imported model is called in [price
 def hosted(conf: Config, name: str, folder: str, tell: Tell) -> Iterator[Endpoint]:
     """Make an endpoint or find it, wait until it stands, lend its section, and take it down at the end.
 
-    Raises ConfigError before anything is made, RunError when it does not come to stand.
+    Raises ConfigError before anything is made, TakenError where another stands, which is left, RunError when it does not come
+    to stand or cannot be taken down.
     """
     checked(conf.hosting, folder)
-    with ended_by_sigterm():
+    is_ours = True
+    with ended_by_signals():
         try:
             yield stood(conf, name, folder, tell)
+        except standing.TakenError:
+            is_ours = False
+            raise
         finally:
-            with undisturbed():
-                taken_down(conf.hosting, name, tell)
+            if is_ours:
+                with undisturbed():
+                    taken_down(conf.hosting, name, tell)
 
 
 def region(conf: Hosting) -> str:
@@ -85,8 +92,22 @@ def stood(conf: Config, name: str, folder: str, tell: Tell) -> Endpoint:
 
 
 def taken_down(conf: Hosting, name: str, tell: Tell) -> None:
-    """Remove all of a hosting, half made or whole; what is not there is passed over."""
-    (imported if conf.kind == "bedrock" else standing).removed(name, region(conf), tell)
+    """Remove all of a hosting, half made or whole; what is not there is passed over. Raises RunError when AWS refuses."""
+
+    def tell_if_heard(text: str) -> None:
+        with suppress(OSError):  # the terminal may be gone
+            tell(text)
+
+    try:
+        (imported if conf.kind == "bedrock" else standing).removed(name, region(conf), tell_if_heard)
+    except ConfigError as error:
+        msg = f"{error}; what stands goes on costing until: {removal(name, region(conf), conf.kind)}"
+        raise RunError(msg) from error
+
+
+def removal(name: str, region: str, kind: str) -> str:
+    """Return the command that removes a hosting, whatever the settings say of it."""
+    return f"raft-spark model unhost {name} --set hosting.region={region} --set hosting.kind={kind}"
 
 
 def requests(conf: Hosting, name: str, folder: str) -> dict[str, Request]:
@@ -141,25 +162,32 @@ def cost(conf: Config, endpoint: Endpoint) -> str:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C while the block runs."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+def ended_by_signals() -> Iterator[None]:
+    """Take SIGTERM and a closed terminal for Ctrl-C while the block runs; what nohup ignores stays ignored."""
+    with handled(
+        [number for number in ENDED_BY if signal.getsignal(number) != signal.SIG_IGN], signal.default_int_handler
+    ):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let no further Ctrl-C or SIGTERM interrupt the block: what is half removed would go on costing."""
+    """Let no further signal interrupt the block: what is half removed would go on costing."""
 
     def told(*_: object) -> None:
-        sys.stderr.write("still taking down; what is left over would go on costing\n")
+        with suppress(OSError):
+            sys.stderr.write("still taking down; what is left over would go on costing\n")
 
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handled((signal.SIGINT, *ENDED_BY), told):
+        yield
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: Callable[..., Any]) -> Iterator[None]:
+    """Handle some signals in one way while the block runs."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

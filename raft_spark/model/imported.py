@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from raft_spark import service
 from raft_spark.config import Hosting
-from raft_spark.errors import ConfigError, RunError
+from raft_spark.errors import RunError
 from raft_spark.model import calls, standing
 from raft_spark.model.standing import Tell
 from raft_spark.sections import Codec
@@ -23,7 +23,7 @@ UNCONVERSED = ("qwen", "gpt")  # how architectures begin that Converse does not 
 
 
 def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> Told:
-    """Import what is not there, wait, and return GetImportedModel. Raises ConfigError for another, RunError when it fails."""
+    """Import what is not there, wait, and return GetImportedModel. Raises TakenError for another, RunError when it fails."""
     client, called = service.connect("bedrock", region), calls.called(name)
     with service.translated(f"{called} cannot be imported"):
         told = found(client, name)
@@ -35,7 +35,7 @@ def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> Tol
         mark = next(tag["value"] for tag in wanted if tag["key"] == calls.IDENTITY)
         if marks(client, told["modelArn"]).get(calls.IDENTITY) != mark:
             msg = f"imported model {called} is another student or has other settings; first: raft-spark model unhost {name}"
-            raise ConfigError(msg)
+            raise standing.TakenError(msg)
         tell(f"imported model {called} is there")
         return told
 

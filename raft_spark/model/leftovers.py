@@ -74,7 +74,7 @@ def _endpoints(conf: Config, region: str) -> Iterator[Left]:
             count, instance = _machines(client, told)
             hourly, spent = dollars(hosting.price(conf, instance), count, _hours(told["CreationTime"]))
             state = f"{told['EndpointStatus']} on {count} {instance or 'instances of unknown type'}"
-            yield Left("endpoint", name, state, told["CreationTime"], hourly, spent, _unhost(name))
+            yield Left("endpoint", name, state, told["CreationTime"], hourly, spent, _unhost(name, region))
 
 
 def _machines(client: Client, told: Told) -> tuple[int, str]:
@@ -92,7 +92,7 @@ def _components(_: Config, region: str) -> Iterator[Left]:
         if told and calls.OWN in standing.marks(client, told["InferenceComponentArn"]):
             copies = told.get("RuntimeConfig", {}).get("CurrentCopyCount", 0)
             state = f"{told['InferenceComponentStatus']} with {copies} copies, paid with its endpoint"
-            yield Left("inference component", name, state, told["CreationTime"], 0.0, 0.0, _unhost(name))
+            yield Left("inference component", name, state, told["CreationTime"], 0.0, 0.0, _unhost(name, region))
 
 
 def _half_made(_: Config, region: str) -> Iterator[Left]:
@@ -103,11 +103,14 @@ def _half_made(_: Config, region: str) -> Iterator[Left]:
             told = standing.look(client, kind, name)
             is_whole = standing.look(client, standing.ENDPOINT, name) is not None
             if told and not is_whole and calls.OWN in standing.marks(client, told[f"{kind.word}Arn"]):
-                yield Left(kind.word, name, "without an endpoint", told["CreationTime"], 0.0, 0.0, _unhost(name))
+                yield Left(
+                    kind.word, name, "without an endpoint", told["CreationTime"], 0.0, 0.0, _unhost(name, region)
+                )
 
 
 def _trainings(conf: Config, region: str) -> Iterator[Left]:
-    client = service.connect("sagemaker", region)
+    where = conf.training.sagemaker.region or region
+    client = service.connect("sagemaker", where)
     since = dt.datetime.now(dt.UTC) - REMEMBERED
     key = "TrainingJobName"
     for name in _named(client, "list_training_jobs", "TrainingJobSummaries", key, CreationTimeAfter=since):
@@ -117,7 +120,7 @@ def _trainings(conf: Config, region: str) -> Iterator[Left]:
         hours = _hours(begun) if is_on else told.get("BillableTimeInSeconds", 0) / 3600
         price = hosting.price(conf, told["ResourceConfig"]["InstanceType"])
         hourly, spent = dollars(price, 1, hours)
-        stop = f"aws sagemaker stop-training-job --training-job-name {name}" if is_on else ""
+        stop = f"aws sagemaker stop-training-job --training-job-name {name} --region {where}" if is_on else ""
         yield Left(
             "training", name, told["TrainingJobStatus"], told["CreationTime"], hourly if is_on else 0.0, spent, stop
         )
@@ -125,16 +128,14 @@ def _trainings(conf: Config, region: str) -> Iterator[Left]:
 
 def _imported(conf: Config, region: str) -> Iterator[Left]:
     client = service.connect("bedrock", region)
-    remove = " --set hosting.kind=bedrock"
     pages = client.get_paginator("list_imported_models").paginate(nameContains=f"{calls.OWN}-")
     for arn in [model["modelArn"] for page in pages for model in page["modelSummaries"]]:
         if calls.OWN in imported.marks(client, arn):
             told = client.get_imported_model(modelIdentifier=arn)
             name, hourly = told["modelName"], hosting.unit_price(conf, told)
             state = "there, paid while it is asked and for its storage"
-            yield Left(
-                "imported model", name, state, told["creationTime"], hourly or None, None, _unhost(name) + remove
-            )
+            remove = _unhost(name, region, "bedrock")
+            yield Left("imported model", name, state, told["creationTime"], hourly or None, None, remove)
     jobs = client.get_paginator("list_model_import_jobs").paginate(
         nameContains=f"{calls.OWN}-", statusEquals="InProgress"
     )
@@ -152,5 +153,5 @@ def _hours(since: dt.datetime) -> float:
     return (dt.datetime.now(dt.UTC) - since).total_seconds() / 3600
 
 
-def _unhost(called: str) -> str:
-    return f"raft-spark model unhost {called.removeprefix(f'{calls.OWN}-')}"
+def _unhost(called: str, region: str, kind: str = "sagemaker") -> str:
+    return hosting.removal(called.removeprefix(f"{calls.OWN}-"), region, kind)

@@ -24,6 +24,10 @@ MORE_MINUTES = 15  # for the machine, beside hosting.start_minutes for the conta
 MISSING = frozenset({"ResourceNotFoundException", "ResourceNotFound", "ObjectNotFoundException"})
 
 
+class TakenError(ConfigError):
+    """Another student, or one with other settings, stands under this name; it is not ours to remove."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of thing in SageMaker's words: Endpoint is made by create_endpoint and told of as EndpointName, EndpointStatus."""
@@ -43,7 +47,7 @@ COMPONENT = Kind("InferenceComponent", "inference_component")
 
 
 def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> None:
-    """Make what is missing and wait until it answers. Raises ConfigError for another of the same name, RunError when it fails."""
+    """Make what is missing and wait until it answers. Raises TakenError for another of the same name, RunError when it fails."""
     client = service.connect("sagemaker", region)
     with service.translated(f"{calls.called(name)} cannot be hosted"):
         for kind, request in (
@@ -69,7 +73,7 @@ def _scaled(conf: Hosting, name: str, region: str) -> None:
 
 
 def _ensured(client: Client, kind: Kind, request: Told, tell: Tell) -> None:
-    """Make a thing that is not there. Raises ConfigError when another of its name is."""
+    """Make a thing that is not there. Raises TakenError when another of its name is."""
     name = kind.name(request)
     told = look(client, kind, name)
     if told is None:
@@ -77,7 +81,7 @@ def _ensured(client: Client, kind: Kind, request: Told, tell: Tell) -> None:
         tell(f"{kind.word} {name} is made")
     elif marks(client, told[f"{kind.word}Arn"]).get(calls.IDENTITY) != _mark(request):
         msg = f"{kind.word} {name} stands with another student or other settings; first: raft-spark model unhost {_short(name)}"
-        raise ConfigError(msg)
+        raise TakenError(msg)
     else:
         tell(f"{kind.word} {name} is there already")
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from raft_spark import __version__, config, schemas, service, tables
 from raft_spark.errors import ConfigError, InputError, RunError
 from raft_spark.model import calls, standing
@@ -30,6 +32,15 @@ HUB = re.compile(r"[\w.-]+/[\w.-]+")
 DATA, STUDENT = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
 # What AWS's image of PyTorch lacks, at the versions that training.py is tested with.
 REQUIREMENTS = ("accelerate==1.15.0", "datasets==5.2.0", "peft==0.21.2", "transformers==5.23.0", "trl==1.16.0")
+UNLEARNED = {
+    "role_arn",
+    "instance_type",
+    "disk_gb",
+    "spot",
+    "max_seconds",
+    "max_wait_seconds",
+    "metrics",
+}  # change no student
 NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "eval_loss", "learning_rate", "grad_norm", "step", "epoch", "seconds_per_step")
 # The SDK asks IAM about the role, which takes rights that nothing else needs, and tells its makers of each call; neither is wanted.
@@ -60,7 +71,8 @@ def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
         "max_wait_seconds": round(job.max_wait_hours * 3600),
         "metrics": {name: rf"\b{name}={NUMBER}" for name in METRICS},
     }
-    identity = calls.digest([told, (HERE / "training.py").read_text(), REQUIREMENTS])
+    learned = {key: value for key, value in told.items() if key not in UNLEARNED}
+    identity = calls.digest([learned, (HERE / "training.py").read_text(), REQUIREMENTS])
     tags = {**job.tags, calls.OWN: "training", calls.IDENTITY: identity, "raft-spark:dataset": version.id}
     named = {"name": f"{calls.OWN}-train-{identity[:12]}", "checkpoints": f"{output}/checkpoints/{identity[:12]}"}
     return {**told, **named, "tags": tags}
@@ -166,9 +178,9 @@ def _sdk(python: str, made: Plan, *flags: str) -> str:
 
 
 def followed(client: Client, name: str, hourly: float, tell: Tell) -> str:
-    """Wait for a training's end; return its student's folder in S3. Raises RunError when it failed or was stopped."""
+    """Wait for a training's end; return its student's folder in S3. Raises RunError when it failed, was stopped, or went out of sight."""
     before = ""
-    with service.translated(f"training {name} cannot be looked at"):
+    try:
         for told in looks(client, name):
             said = f"{told['TrainingJobStatus']}, {told.get('SecondaryStatus', '')}"
             if said != before:
@@ -176,6 +188,9 @@ def followed(client: Client, name: str, hourly: float, tell: Tell) -> str:
             before = said
             if told["TrainingJobStatus"] in {"Completed", "Failed", "Stopped"}:
                 return ended(told, hourly, tell)
+    except (ClientError, BotoCoreError) as error:
+        msg = f"training {name} cannot be looked at: {error}; it goes on, and the same command follows it"
+        raise RunError(msg) from error
     raise AssertionError
 
 

@@ -102,14 +102,14 @@ def _settings(text: str) -> Settings:
 
 
 def _identity(asked: argparse.Namespace) -> str:
-    """Name all that a student depends on: settings, this file, the packages, the data's bytes, the model's name and sizes."""
+    """Name all that a student depends on: settings, this file, the packages, the bytes of data and model, or the model's name."""
     model, data = Path(asked.model), sorted(path for path in asked.data.rglob("*") if path.is_file())
-    weights = sorted(model.iterdir()) if model.is_dir() else [model] if model.is_file() else []
+    weights = sorted(filter(Path.is_file, model.iterdir())) if model.is_dir() else [model] if model.is_file() else []
     parts: list[object] = [asdict(asked.settings), [version(package) for package in PACKAGES]]
-    for path in (Path(__file__), *data):
+    for path in (Path(__file__), *data, *weights):
         with path.open("rb") as file:
             parts.append(hashlib.file_digest(file, "sha256").hexdigest())
-    parts += [[path.name, path.stat().st_size] for path in weights] or [asked.model]
+    parts += [] if weights else [asked.model]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ Most tests train a Llama of 2 layers with the built-in student's tokenizer, in s
 """
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,19 @@ def test_what_is_done_is_not_done_again_and_another_training_does_not_go_on_from
     other = run(tiny, data, whole, lora_rank=4)
     (whole / "model/aside").rename(whole / "model/training.json")
     assert "holds checkpoints of another dataset or other settings" in other.stderr
+
+
+def test_other_weights_of_the_same_name_and_size_are_another_student(
+    whole: Path, tiny: Path, data: Path, tmp_path: Path
+):
+    shutil.copytree(tiny, tmp_path / "tiny")
+    file = next((tmp_path / "tiny").glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    other = run(tmp_path / "tiny", data, whole)
+    assert other.returncode == 1
+    assert "holds a student of another dataset or other settings" in other.stderr
 
 
 def test_no_row_is_cut(tiny: Path, tmp_path: Path):
