@@ -100,6 +100,14 @@ def test_too_few_articles_for_k_is_an_error_before_anything_is_written(settled: 
     assert tables.place(conf.lake, schemas.BASE).list() == []
 
 
+def test_the_articles_of_a_laptop_are_enough_for_its_settings(settled: Settle):
+    laptop = config.load(["local.toml"])
+    conf = settled(f"articles.source={laptop.articles.source}", files=("local.toml",))
+    articles.run(conf)
+    base.run(conf)
+    assert len(rows(conf)) == int(laptop.articles.source.partition(":")[2])
+
+
 def test_without_articles_the_error_names_the_stage_to_run(settled: Settle):
     with pytest.raises(InputError, match="run `raft-spark articles` first"):
         base.run(settled())
