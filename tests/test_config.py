@@ -123,7 +123,7 @@ def test_a_list_may_be_given_by_commas(assignment: str, value: tuple[object, ...
 def test_files_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config.load(["notebook.toml"]) == config.load(["conf/notebook.toml"])
-    assert config.load(["local.toml"]).articles.source == "sample:130"
+    assert config.load(["local.toml"]).articles.source == "sample:90"
 
 
 def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
