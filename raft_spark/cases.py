@@ -50,6 +50,11 @@ class Case:
     distractors: int
 
 
+def compared_at(conf: config.Config) -> int:
+    """Return the k that settings and places are compared at: that of base, else the nearest one asked with."""
+    return min(conf.evaluation.distractors, key=lambda k: abs(k - conf.base.distractors))
+
+
 @dataclass(frozen=True)
 class Work:
     """What every task gets: settings, the corpus, the students by name with their models, and up to which hash articles are

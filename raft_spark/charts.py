@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = (SECOND, FIRST, GOOD, ALARM)
+MARKERS = {"disc": "o", "square": "s", "diamond": "D", "triangle": "^"}  # another each time colours begin anew
+HATCHES = ("", "///", "...", "xxx")
 FLOORS = {"accuracy": scores.MAJORITY, "rouge_l": scores.QUESTION}  # each beside the figure it is the floor of
 FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
-APART = 0.11  # between students, in settings
+APART, ROOM = 0.11, 0.8  # between students, and of all of them, in settings
 Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
 
 
@@ -43,17 +45,20 @@ def color(told: Outcome, student: str) -> str:
     return COLORS[told.students.index(student) % len(COLORS)]
 
 
+def shape(told: Outcome, student: str) -> str:
+    """Return the name of a student's marker in MARKERS: with the colour it tells sixteen students apart."""
+    return [*MARKERS][_turn(told, student)]
+
+
+def _turn(told: Outcome, student: str) -> int:
+    return told.students.index(student) // len(COLORS) % len(MARKERS)
+
+
 def _sweep(figure: "Figure", told: Outcome) -> None:
     for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
         for student in told.students:
-            _line(axes, list(_over_k(told, student, "with", name)), color(told, student), f"{student}, with oracle")
-            _line(
-                axes,
-                list(_over_k(told, student, "without", name)),
-                color(told, student),
-                f"{student}, without",
-                dashed=True,
-            )
+            for setting, label in (("with", "with oracle"), ("without", "without")):
+                _line(axes, told, student, setting, name, f"{student}, {label}")
         _floor(axes, told, name)
         axes.set_title(TITLES[name])
         axes.set_xlabel("k, distractors")
@@ -70,15 +75,16 @@ def _over_k(told: Outcome, student: str, setting: str, name: str) -> Iterator[tu
             yield case.distractors, metric
 
 
-def _line(axes: "Axes", found: Placed, paint: str, label: str, *, dashed: bool = False) -> None:
-    found = sorted(found, key=lambda pair: pair[0])
+def _line(axes: "Axes", told: Outcome, student: str, setting: str, name: str, label: str) -> None:
+    found = sorted(_over_k(told, student, setting, name), key=lambda pair: pair[0])
     if not found:
         return
-    at = [k for k, _ in found]
-    values, low, high = ([each[name] for _, each in found] for name in ("value", "low", "high"))
+    at, paint = [k for k, _ in found], color(told, student)
+    values, low, high = ([each[end] for _, each in found] for end in ("value", "low", "high"))
     axes.fill_between(at, low, high, color=paint, alpha=0.1, linewidth=0)
-    face = "none" if dashed else paint
-    axes.plot(at, values, "o--" if dashed else "o-", color=paint, linewidth=2, markerfacecolor=face, label=label)
+    line, face = ("-", paint) if setting == "with" else ("--", "none")
+    look = {"color": paint, "marker": MARKERS[shape(told, student)], "markerfacecolor": face}
+    axes.plot(at, values, line, linewidth=2, label=label, **look)
 
 
 def _floor(axes: "Axes", told: Outcome, name: str) -> None:
@@ -103,8 +109,7 @@ def _settings(figure: "Figure", told: Outcome) -> None:
     for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
         for student in told.students:
             found = [(at, told.metric(student, case, name)) for at, case in enumerate(told.compared)]
-            shift = _shift(told, student)
-            _points(axes, [(at + shift, metric) for at, metric in found if metric], color(told, student), student)
+            _points(axes, told, student, [(at, metric) for at, metric in found if metric])
         _floor(axes, told, name)
         axes.set_title(TITLES[name])
         axes.set_xticks(range(len(told.compared)), [SETTINGS[case.setting] for case in told.compared])
@@ -114,13 +119,15 @@ def _settings(figure: "Figure", told: Outcome) -> None:
 
 
 def _shift(told: Outcome, student: str) -> float:
-    return APART * (told.students.index(student) - (len(told.students) - 1) / 2)
+    apart = min(APART, ROOM / len(told.students))
+    return apart * (told.students.index(student) - (len(told.students) - 1) / 2)
 
 
-def _points(axes: "Axes", found: Placed, paint: str, label: str) -> None:
-    at, values = [place for place, _ in found], [each["value"] for _, each in found]
-    axes.vlines(at, [each["low"] for _, each in found], [each["high"] for _, each in found], color=paint, linewidth=2.4)
-    axes.plot(at, values, "o", color=paint, markersize=8, label=label)
+def _points(axes: "Axes", told: Outcome, student: str, found: Placed) -> None:
+    at, values = [place + _shift(told, student) for place, _ in found], [each["value"] for _, each in found]
+    paint, ends = color(told, student), ([each[end] for _, each in found] for end in ("low", "high"))
+    axes.vlines(at, *ends, color=paint, linewidth=2.4)
+    axes.plot(at, values, MARKERS[shape(told, student)], color=paint, markersize=8, label=student)
 
 
 def _differences(figure: "Figure", told: Outcome) -> None:
@@ -139,7 +146,7 @@ def _differences(figure: "Figure", told: Outcome) -> None:
         axes.plot(
             [each["value"] for _, each in there],
             [at for at, _ in there],
-            "o",
+            MARKERS[shape(told, student)],
             color=color(told, student),
             markersize=6,
             label=student,
@@ -159,13 +166,14 @@ def _abstained(figure: "Figure", told: Outcome) -> None:
 
 
 def _bars(axes: "Axes", told: Outcome, groups: Sequence[tuple[str, Case]], name: str) -> None:
-    width = 0.8 / len(told.students)
+    width = ROOM / len(told.students)
     for number, student in enumerate(told.students):
+        look = {"color": color(told, student), "hatch": HATCHES[_turn(told, student)], "edgecolor": INK, "linewidth": 0}
         for at, (_, case) in enumerate(groups):
             metric = told.metric(student, case, name)
             if metric:
-                place, label = at - 0.4 + width * (number + 0.5), student if at == 0 else None
-                axes.bar(place, metric["value"], width * 0.9, color=color(told, student), alpha=0.75, label=label)
+                place, label = at - ROOM / 2 + width * (number + 0.5), student if at == 0 else None
+                axes.bar(place, metric["value"], width * 0.9, alpha=0.75, label=label, **look)
                 axes.vlines(place, metric["low"], metric["high"], color=INK, linewidth=1.2)
     axes.set_xticks(range(len(groups)), [title for title, _ in groups], fontsize=9.5)
     axes.set_ylim(0, 1)
@@ -207,10 +215,8 @@ def _quotes(figure: "Figure", told: Outcome) -> None:
 def _places(figure: "Figure", told: Outcome) -> None:
     axes = figure.subplots()
     for student in told.students:
-        found = [
-            (at + _shift(told, student), told.placed(student, place, "accuracy")) for at, place in enumerate(PLACES)
-        ]
-        _points(axes, [(at, metric) for at, metric in found if metric], color(told, student), student)
+        found = [(at, told.placed(student, place, "accuracy")) for at, place in enumerate(PLACES)]
+        _points(axes, told, student, [(at, metric) for at, metric in found if metric])
     axes.set_xticks(range(len(PLACES)), PLACES)
     axes.set_xlim(-0.5, len(PLACES) - 0.5)
     axes.set_ylim(bottom=0)

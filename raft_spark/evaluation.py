@@ -49,8 +49,8 @@ from raft_spark.endpoints import Request
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.files import Place
 
-SCORES = 3  # a change of how answers are scored makes other versions
-DATA, METRICS = f"data/split={cases.SPLIT}", "metrics/metrics.parquet"
+SCORES = 4  # a change of how answers are scored makes other versions
+DATA, METRICS, PAGE = f"data/split={cases.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
 
@@ -74,7 +74,7 @@ def run(conf: config.Config) -> tables.Version:
     articles = tables.needed(conf.lake, schemas.ARTICLES)
     identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
     made = tables.made(conf.lake, schemas.EVALUATION, identity)
-    if made and not _to_ask(made.counts, conf):
+    if made and not _to_ask(made.counts, conf) and (_has_page(made) or not _can_draw()):
         return made
     _refuse_without_packages()
     spark = session.start(conf)
@@ -266,9 +266,17 @@ def _reported(
     """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
     yield parts.write_file(new.place, METRICS, told.metrics)
     yield shards.write_text(new.place, "evaluation.md", outcome.markdown(told))
-    if find_spec("matplotlib") and find_spec("jinja2"):
+    if _can_draw():
         page = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
-        yield shards.write_text(new.place, "evaluation.html", page)
+        yield shards.write_text(new.place, PAGE, page)
+
+
+def _can_draw() -> bool:
+    return bool(find_spec("matplotlib") and find_spec("jinja2"))
+
+
+def _has_page(made: tables.Version) -> bool:
+    return any(file.path == PAGE for file in made.files)
 
 
 def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:

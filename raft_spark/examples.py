@@ -49,10 +49,14 @@ class Example:
 
 
 def chosen(told: Outcome) -> list[int]:
-    """Return which articles are shown: first those where students' decisions differ, else in the order they were taken in."""
+    """Return which articles are shown: first those where students' decisions differ among distractors, else in the order they
+    were taken in.
+    """
     said: dict[int, set[Any]] = {pubid: set() for pubid in told.rows["pubid"].to_pylist()}
-    for row in told.rows.select(["pubid", "student", "setting", "decision"]).to_pylist():
-        if row["setting"] == "with":
+    among = cases.Case("with", told.k)
+    shown = among if among in told.compared else told.compared[-1]
+    for row in told.rows.select(["pubid", "setting", "distractors", "decision", "error_class"]).to_pylist():
+        if cases.Case(row["setting"], row["distractors"]) == shown and not row["error_class"]:
             said[row["pubid"]].add(row["decision"])
     hashes = dict(zip(said, cases.hashes(np.array([*said], np.int64)).tolist(), strict=True))
     order = sorted(said, key=lambda pubid: (len(said[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004 - they differ
@@ -95,21 +99,23 @@ def _said(row: Row) -> Said:
 
 
 def pieced(answer: str, quoted: Sequence[str]) -> Iterator[Piece]:
-    """Cut an answer at its quotes; `quoted` says where each stands, those without an end among them, which are no pieces."""
+    """Cut an answer at its quotes; `quoted` says where each stands, those without an end among them, which are no pieces.
+    Marks beyond those, in the answer line, make no quote.
+    """
     whole = (stands for quote, stands in zip(grounding.read(answer).quotes, quoted, strict=False) if quote)
     for number, text in enumerate(QUOTED.split(answer)):
         if text:
-            yield Piece(text, next(whole, "nowhere") if number % 2 else "")
+            yield Piece(text, next(whole, "") if number % 2 else "")
 
 
 def highlighted(passage: str, quotes: Sequence[str]) -> Iterator[Piece]:
-    """Cut a passage where one of the quotes begins or ends, as they are compared: without spaces and kinds of dashes."""
-    signs = [(sign, at) for at, letter in enumerate(passage) for sign in grounding.plain(letter)]
+    """Cut a passage where one of the quotes begins or ends, as they are compared."""
+    signs = [(sign, at) for at, letter in enumerate(passage) for sign in grounding.even(letter)]
     text, inside = "".join(sign for sign, _ in signs), bytearray(len(passage))
     for quote in filter(None, map(grounding.bare, quotes)):
-        begin = text.find(quote)
-        if begin >= 0:
-            first, last = signs[begin][1], signs[begin + len(quote) - 1][1]
+        found = grounding.verbatim(quote, text)
+        if found:
+            first, last = signs[found.start()][1], signs[found.end() - 1][1]
             inside[first : last + 1] = b"\1" * (last + 1 - first)
     start = 0
     for at in range(1, len(passage) + 1):

@@ -5,6 +5,7 @@ bootstrap (Efron and Tibshirani 1993, chapter 13: percentiles). So the interval 
 same articles. Every figure is a function of sums over articles, so a resample is one row of a matrix product.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raft_spark import chance, config, schemas, scores
+from raft_spark import cases, chance, config, schemas, scores
 from raft_spark.chance import Purpose
 from raft_spark.files import Place
 from raft_spark.parts import DataFile
@@ -73,10 +74,10 @@ FIGURES: Mapping[str, Figure] = {
     "accuracy": _share("correct", "labelled"),
     "macro_f1": Figure(_confused, macro_f1),
     "decided": _mean("decided"),
-    "token_f1": _mean("token_f1"),
-    "rouge_l": _mean("rouge_l"),
-    "bleu": _mean("bleu"),
-    "chrf": _mean("chrf"),
+    "token_f1": _share("token_f1", "referenced"),
+    "rouge_l": _share("rouge_l", "referenced"),
+    "bleu": _share("bleu", "referenced"),
+    "chrf": _share("chrf", "referenced"),
     "abstained": _mean("abstained"),
     "quoting": _mean("quoting"),
     "quotes_of_oracle": _share("quotes_of_oracle", "quotes"),
@@ -104,7 +105,7 @@ def metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
     columns = columned(rows)
     pubids, article = np.unique(columns["pubid"], return_inverse=True)
     drawn = weights(len(pubids), conf.evaluation.resamples, conf.base.seed)
-    measured = list(_measured(columns, article, drawn, conf.evaluation.students))
+    measured = list(_measured(columns, article, drawn, conf))
     return pa.Table.from_pylist([{"articles": len(pubids), **row} for row in measured], schemas.METRICS)
 
 
@@ -117,6 +118,7 @@ def columned(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     said = np.array([decision or "" for decision in columns["decision"]], object)
     labelled = truth != ""
     own = {"final_decision": truth, "decision": said, "labelled": labelled, "correct": labelled & (truth == said)}
+    own["referenced"] = np.array([bool((text or "").strip()) for text in rows["reference"].to_pylist()], bool)
     for name in scores.JUDGED:
         value = columns[name].astype(np.float64)
         own |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
@@ -141,9 +143,9 @@ def _measured(
     columns: Mapping[str, NDArray[np.generic]],
     article: NDArray[np.int64],
     drawn: NDArray[np.float32],
-    students: Sequence[str],
+    conf: config.Config,
 ) -> Iterator[dict[str, object]]:
-    sample = _Sample(columns, article, drawn)
+    sample, students = _Sample(columns, article, drawn), conf.evaluation.students
     keys = zip(columns["student"], columns["setting"], columns["distractors"], strict=True)
     before = {student: students[:number] for number, student in enumerate(students)}
     groups = sorted({(str(student), str(setting), int(k)) for student, setting, k in keys})
@@ -155,11 +157,9 @@ def _measured(
             for other in before.get(student, ()):
                 less = own - sample.of(name, **{**at, "student": other})
                 yield {**at, "against": other, "figure": name, **_interval(less)}
-    for student in students:
-        for name in PLACED:
-            for place in PLACES:
-                own = sample.of(name, student=student, setting="with", place=place)
-                yield {"student": student, "setting": "with", "place": place, "figure": name, **_interval(own)}
+    for student, name, place in itertools.product(students, PLACED, PLACES):
+        at = {"student": student, "setting": "with", "distractors": cases.compared_at(conf), "place": place}
+        yield {**at, "figure": name, **_interval(sample.of(name, **at))}
 
 
 def _figures_of(student: str, setting: str) -> Sequence[str]:

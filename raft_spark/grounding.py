@@ -114,20 +114,19 @@ def stands(quote: str, text: str, distance: float = 0.0) -> bool:
     """Say whether a `bare` quote stands in an `even` text, from the edge of a word or number to the edge of another; a share
     `distance` of its signs may differ (rapidfuzz's partial ratio: the best part of the text, by insertions and deletions).
     """
-    if is_verbatim(quote, text) or not distance or len(quote) > len(text):
-        return is_verbatim(quote, text)
+    is_there = not quote or verbatim(quote, text) is not None
+    if is_there or not distance or len(quote) > len(text):
+        return is_there
     from rapidfuzz import fuzz  # noqa: PLC0415 - only who asks for it needs the package
 
     return fuzz.partial_ratio(quote, plain(text)) >= 100 * (1 - distance)
 
 
-def is_verbatim(quote: str, text: str) -> bool:
-    """Say whether a `bare` quote stands in an `even` text: no `effective` of `ineffective`, no 5 mg of 0.5 mg."""
-    if not quote:
-        return True
+def verbatim(quote: str, text: str) -> re.Match[str] | None:
+    """Find a `bare` quote, not "", in an `even` text: no `effective` of `ineffective`, no 5 mg of 0.5 mg."""
     before = rf"(?<!{_SPACED})(?<!\d[.,])" if _WORD.match(quote[0]) else ""
     after = rf"(?!{_SPACED})(?![.,]\d)" if _WORD.match(quote[-1]) else ""
-    return re.search(before + r"\s*".join(map(re.escape, quote)) + after, text) is not None
+    return re.search(before + r"\s*".join(map(re.escape, quote)) + after, text)
 
 
 def _refusal(answer: str) -> Iterator[Found]:

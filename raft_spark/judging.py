@@ -22,7 +22,8 @@ from raft_spark.endpoints import Request
 from raft_spark.scores import FAITHFULNESS, JUDGED
 
 CASE = ["pubid", "student", "setting", "distractors"]  # what names an answer
-MAX_NEW_TOKENS = 1024  # some twenty statements
+LEAST_TOKENS = 1024  # of a reply: some twenty statements
+TIMES = 2  # a reply repeats the answer as statements, in JSON
 UNREADABLE = "unreadable"
 WANTED = pa.schema(
     [
@@ -54,7 +55,8 @@ class _Questions(BaseModel):
 def asking(conf: config.Config) -> config.Config:
     """Return the settings by which the judge is asked: in the teacher's place, the likeliest words."""
     own = cases.asking(conf, conf.evaluation.judge)
-    likeliest = {"temperature": 0.0, "max_new_tokens": MAX_NEW_TOKENS}
+    limit = max(LEAST_TOKENS, TIMES * conf.evaluation.max_new_tokens)
+    likeliest = {"temperature": 0.0, "max_new_tokens": limit}
     return own.model_copy(update={"completions": own.completions.model_copy(update=likeliest)})
 
 

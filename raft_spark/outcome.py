@@ -42,7 +42,7 @@ SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
     "Words": (
         WORDS,
         (
-            "The answer beside the article's own long_answer. The best sentence of the oracle is chosen with that answer at hand, so "
+            "The answer beside the article's own long_answer; articles without one are left out. The best sentence of the oracle is chosen with that answer at hand, so "
             "it is no floor but a ceiling of copying."
         ),
     ),
@@ -94,7 +94,7 @@ class Outcome:
 
     def placed(self, student: str, place: str, figure: str) -> Metric | None:
         """Return a figure of the answers for which the oracle stood there."""
-        row = self.found.get((student, None, "with", None, place, figure))
+        row = self.found.get((student, None, "with", self.k, place, figure))
         return row if row and row["value"] is not None else None
 
     @property
@@ -104,8 +104,8 @@ class Outcome:
 
     @property
     def k(self) -> int:
-        """Return the k that settings are compared at: that of base, else the nearest one."""
-        return min(self.conf.evaluation.distractors, key=lambda k: abs(k - self.conf.base.distractors))
+        """Return the k that settings are compared at."""
+        return cases.compared_at(self.conf)
 
     @property
     def asked(self) -> list[cases.Case]:
@@ -208,7 +208,10 @@ def _places(told: Outcome) -> Sheet:
         for place in PLACES
         if told.placed(student, place, PLACED[1])
     ]
-    said = "With the oracle, at any k: whether its first passage was the first of all that were shown, the second, or a later one."
+    said = (
+        f"With the oracle, k = {told.k}: whether its first passage was the first of all that were shown, the second, or a later one. "
+        "Other articles stand at each place, so compare students, or widely different figures."
+    )
     return Sheet("Where the oracle stood", said, ["student", "place", *(TITLES[name] for name in PLACED)], rows)
 
 

@@ -23,10 +23,10 @@ class Number:
 
 def page(told: Outcome, own: Mapping[int, Sequence[str]]) -> str:
     """Return the page; `own` has the passages of the articles that are shown."""
-    colors = {name: plots.VARIABLES[charts.color(told, name)] for name in told.students}
+    looks = {name: f"{plots.VARIABLES[charts.color(told, name)]} {charts.shape(told, name)}" for name in told.students}
     shown = {
         "version": told.version,
-        "students": {name: (told.conf.endpoints[name].model, colors[name]) for name in told.students},
+        "students": {name: (told.conf.endpoints[name].model, looks[name]) for name in told.students},
         "about": list(outcome.about(told)),
         "numbers": list(numbers(told)),
         "failed": told.failures().total(),

@@ -106,9 +106,9 @@ def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> 
 
     def stands(quote: str) -> Stands:
         found = len(quote) >= grounding.SHORTEST
-        if found and any(grounding.is_verbatim(quote, text) for text in oracle):
+        if found and any(grounding.verbatim(quote, text) for text in oracle):
             return "oracle"
-        return "distractor" if found and any(grounding.is_verbatim(quote, text) for text in distractors) else "nowhere"
+        return "distractor" if found and any(grounding.verbatim(quote, text) for text in distractors) else "nowhere"
 
     return [stands(grounding.bare(quote)) for quote in quotes]
 

@@ -131,7 +131,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Gate = Literal["off", "flag", "reject"]
-Retried = Literal["bad_request", "filtered", "ungrounded"]
+Retried = Literal["bad_request", "filtered", "empty", "ungrounded"]
 Format = Literal[
     "messages",
     "prompt_completion",

@@ -143,7 +143,7 @@ def generated(reason: str, said: str = "It does.") -> dict[str, object]:
         ({"generated_text": "It does.", "details": None}, Reply("It does.", "stop")),
         (
             generated("eos_token", " "),
-            Reply(error_class="model_error", error="the answer is empty", completion_tokens=3),
+            Reply(error_class="empty", error="the answer is empty", completion_tokens=3),
         ),
         (
             {"generated_text": "", "details": {"finish_reason": "error", "generated_tokens": None}},
@@ -218,7 +218,7 @@ def unconversed(error_class: str, error: str) -> Reply:
             conversed("malformed_model_output"),
             unconversed("model_error", "the model stopped with malformed_model_output"),
         ),
-        (conversed("end_turn", {"image": {}}), unconversed("model_error", "the answer is empty")),
+        (conversed("end_turn", {"image": {}}), unconversed("empty", "the answer is empty")),
         ({}, Reply(error_class="model_error", error="the answer holds no stopReason: {}")),
     ],
 )

@@ -163,6 +163,18 @@ def test_a_run_that_was_told_to_stop_has_its_rejected_answers_asked_for_again_by
     assert counts["asked"] == counts["asked_again"] > 0
 
 
+def test_an_empty_answer_is_paid_once_and_again_only_when_told(asking: Settle, url: str):
+    behave(url, fault="empty", share=0.3)
+    counts = completions.run(asking(MANY_FAIL)).counts
+    assert counts["dead"] == {"empty": counts["failed"]}
+    assert (told(url)["calls"], counts["missing"]) == (60, 0)
+    assert counts["failed"] > 0
+    behave(url)
+    assert completions.run(asking(MANY_FAIL)).counts == counts
+    counts_again = completions.run(asking(MANY_FAIL, "completions.retry=empty")).counts
+    assert (counts_again["asked"], counts_again["dead"]) == (counts["failed"], {})
+
+
 def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking: Settle, url: str):
     behave(url, status=500, share=0.2)
     conf = asking("completions.max_failed_share=0.9", "completions.attempts=1")

@@ -208,7 +208,7 @@ COMPLETED = (
 def completed(row: dict[str, Any], kind: str) -> dict[str, Any]:
     """Answer a base row with a thought that is good, or not."""
     other = {"yes": "no", "no": "yes", "maybe": "yes"}[row["final_decision"]]
-    quote = "what nobody ever said, and never said so" if kind == "false" else row["oracle"][10:60]
+    quote = "what nobody ever said, and never said so" if kind == "false" else " ".join(row["oracle"].split()[2:12])
     text = THOUGHT.format(quote=quote, decision=other if kind == "contrary" else row["final_decision"])
     text = text.partition("<ANSWER>")[0] if kind == "cut" else text
     told = {"finish_reason": "length" if kind == "cut" else "stop", "prompt_tokens": 9, "completion_tokens": 9}

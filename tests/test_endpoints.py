@@ -171,9 +171,9 @@ def test_retry_after_may_be_a_date(server, client):
         ("{}", "model_error", "the answer holds no choices: {}"),
         ('{"choices": []}', "model_error", 'the answer holds no choices: {"choices": []}'),
         ('{"error": {"message": "Overloaded"}}', "model_error", "the answer holds no choices: Overloaded"),
-        ('{"choices": [{"message": {"content": null}}]}', "model_error", "the answer holds no text"),
+        ('{"choices": [{"message": {"content": null}}]}', "empty", "the answer holds no text"),
         ('{"choices": [{"message": {"content": ["a"]}}]}', "model_error", "the answer holds no text"),
-        ('{"choices": [{"message": {"content": " \\n"}}]}', "model_error", "the answer is empty"),
+        ('{"choices": [{"message": {"content": " \\n"}}]}', "empty", "the answer is empty"),
         ("[" * 100_000, "model_error", "the answer holds no choices: [[["),
         (
             '{"choices": [{"finish_reason": "content_filter", "message": {"content": "No"}}]}',
@@ -199,7 +199,7 @@ def test_a_filter_may_come_as_a_bad_request(server, client):
 def test_an_empty_answer_was_paid_for(server, client):
     behave(server, text="")
     reply = client.ask(chat("Why?"))
-    assert (reply.error_class, reply.error) == ("model_error", "the answer is empty")
+    assert (reply.error_class, reply.error) == ("empty", "the answer is empty")
     assert (reply.prompt_tokens, reply.completion_tokens) == (3, 2)
 
 

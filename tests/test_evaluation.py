@@ -5,6 +5,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -91,6 +92,24 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert calls(urls["tuned"]) == ASKED
     page = (tables.place(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
     assert page.count('<article class="card example">') == 2
+
+
+def test_an_empty_answer_is_wrong_and_paid_once_and_the_page_comes_when_it_can_be_drawn(
+    evaluating: Settle, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    behave(urls["plain"], fault="empty", share=0.3)
+    conf = evaluating()
+    with monkeypatch.context() as without:
+        without.setattr(evaluation, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+        first = evaluation.run(conf)
+        assert evaluation.run(conf).id == first.id
+    assert first.counts["failed"] == {"empty": first.counts["rows"] - 8 * 4 - first.counts["answers"]}
+    assert first.counts["failed"]["empty"] > 0
+    second = evaluation.run(conf)
+    assert second.counts == first.counts
+    assert [calls(url) for url in urls.values()] == [ASKED, ASKED]
+    assert {file.path for file in second.files} - {file.path for file in first.files} == {"evaluation.html"}
+    assert evaluation.run(conf).id == second.id
 
 
 def test_what_failed_for_good_is_asked_again_when_its_class_is_named_and_a_limit_holds_for_all_students(

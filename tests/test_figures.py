@@ -92,6 +92,19 @@ def test_the_place_of_the_oracle_is_that_of_its_first_passage():
         key[4]: row["value"] for key, row in found.items() if key[5] == "rouge_l" and key[4] and key[0] == "plain"
     }
     assert by_place == pytest.approx({"first": 0.05, "second": 0.2, "third or later": 0.35})
+    easier = [{**row, "distractors": 1, "rouge_l": 1.0} for row in rows]
+    both = measured(rows + easier, "evaluation.distractors=1,3,6")
+    assert {key: row["value"] for key, row in both.items() if key[4]} == {
+        key: row["value"] for key, row in found.items() if key[4]
+    }  # of base's k alone: with fewer distractors the oracle stands first more often
+
+
+def test_an_article_without_an_answer_of_its_own_is_left_out_of_words_and_a_failure_is_not():
+    none = [{**ROW, "pubid": 2, "reference": reference} for reference in (None, " ")]
+    failed = {**ROW, "pubid": 3, "answer": None, "error_class": "timeout"}
+    found = measured([{**ROW, "rouge_l": 0.5, "bleu": 0.25}, *none, failed])
+    assert (value(found, "rouge_l"), value(found, "bleu")) == (0.25, 0.125)
+    assert value(measured(none), "token_f1") is None
 
 
 def many(rate: float, student: str = "plain", articles: int = 400) -> list[dict[str, Any]]:

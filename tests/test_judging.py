@@ -55,6 +55,12 @@ def test_a_failure_that_may_pass_is_the_one_that_is_told(first: dict[str, str | 
         assert judging.scored(QUESTION, "Yes.", ["passage"], judged)["judge_error"] == "timeout"
 
 
+@pytest.mark.parametrize(("most", "limit"), [(96, 1024), (800, 1600)])
+def test_a_judge_has_room_to_repeat_the_longest_answer_as_statements(most: int, limit: int):
+    conf = config.load(assignments=["evaluation.judge=fake", f"evaluation.max_new_tokens={most}"])
+    assert judging.asking(conf).completions.max_new_tokens == limit
+
+
 def test_an_answer_that_never_came_is_neither_faithful_nor_relevant():
     none = {"faithfulness": 0.0, "relevance": 0.0, "judge_error": None}
     assert judging.scored(QUESTION, None, ["passage"], {}) == none

@@ -1,6 +1,7 @@
 """What an evaluation came to, as people read it: every figure beside its floor, failures in sight, quotes where they stand."""
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -169,6 +170,53 @@ def test_a_quote_is_marked_in_the_passage_though_its_spaces_and_dashes_differ():
     pieces = list(examples.highlighted(OWN[0], ["40 patients - 12 of them  women", "not there at all"]))
     assert [piece.text for piece in pieces if piece.stands] == ["40 patients \u2014 12 of them women"]
     assert "".join(piece.text for piece in pieces) == OWN[0]
+
+
+def test_a_quote_is_marked_where_it_stands_from_word_to_word():
+    passage = "Some had 0.5 mg of aspirin daily. A later group received 5  mg of aspirin daily."
+    before, marked, after = examples.highlighted(passage, ["5 mg of aspirin daily"])
+    assert (marked.text, marked.stands, after.text) == ("5  mg of aspirin daily", "oracle", ".")
+    assert before.text.endswith("received ")
+
+
+def test_marks_in_the_answer_line_are_no_quote_that_stands_nowhere():
+    answer = f"##begin_quote##{OWN[0][:30]}##end_quote##\n<ANSWER>: Yes, ##begin_quote##{OWN[1][:30]}##end_quote##."
+    quoted = scores.scored(answer, "", OWN, [], "cot")["quoted"]
+    assert [piece.stands for piece in examples.pieced(answer, quoted) if piece.stands] == ["oracle"]
+
+
+def test_examples_differ_at_the_k_that_is_shown():
+    about = {**ROW, "final_decision": "yes"}
+    said = {
+        pubid: {k: "no" if k == 6 and pubid < 15 else "yes" for k in (1, 3, 6)}
+        | {"tuned": "no" if pubid > 17 else "yes"}
+        for pubid in range(20)
+    }
+    rows = [
+        {
+            **about,
+            "pubid": pubid,
+            "student": name,
+            "distractors": k,
+            "decision": told[name if (name, k) == ("tuned", 3) else k],
+        }
+        for pubid, told in said.items()
+        for name in RIGHT
+        for k in (1, 3, 6)
+    ]
+    assert set(examples.chosen(outcome_of(rows, "evaluation.examples=2"))) == {18, 19}
+
+
+def test_many_students_are_told_apart():
+    names = [f"s{number}" for number in range(16)]
+    students = [f"endpoints.{name}.{key}" for name in names for key in ("kind=fake", f"model={name}")]
+    rows = [{**ROW, "student": name} for name in names]
+    page = outcome_page.page(
+        outcome_of(rows, *students, f"evaluation.students={','.join(names)}", "evaluation.settings=with"), {1: OWN}
+    )
+    header = page[page.index("<header>") : page.index("</header>")]
+    looks = re.findall(r'class="who ([a-z ]+)"', header)
+    assert len(set(looks)) == len(names)
 
 
 def test_the_page_shows_all_that_there_is_and_escapes_every_text():

@@ -194,6 +194,7 @@ def test_a_request_that_waits_gives_its_slot_to_another(in_flight: int):
         ("model_error", 3),
         ("bad_request", 1),
         ("filtered", 1),
+        ("empty", 1),
         ("refused", 1),
     ],
 )
@@ -211,7 +212,7 @@ def test_only_what_may_pass_is_asked_again_and_so_many_times_at_most(error_class
 
 
 def test_every_class_of_error_is_decided_on():
-    assert len(get_args(ErrorClass)) == 7  # throttled, below, and the table above
+    assert len(get_args(ErrorClass)) == 8  # throttled, below, and the table above
 
 
 @pytest.mark.usefixtures("_short_waits")

@@ -16,7 +16,9 @@ from typing import Literal, Protocol
 from raft_spark.config import Endpoint
 
 Message = Mapping[str, str]
-ErrorClass = Literal["throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered", "refused"]
+ErrorClass = Literal[
+    "throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered", "empty", "refused"
+]
 RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
 
 

@@ -79,9 +79,9 @@ def seconds(retry_after: str) -> float | None:
 
 
 def completed(text: str, *, cut: bool) -> Reply:
-    """Return a completion, or the error that it is empty."""
+    """Return a completion, or the error that it is empty: paid for, and most likely empty again."""
     if not text.strip():
-        return failed("model_error", "the answer is empty")
+        return failed("empty", "the answer is empty")
     whole = text.encode(errors="replace").decode()  # half a surrogate pair cannot be stored
     return Reply(completion=whole, finish_reason="length" if cut else "stop")
 

@@ -65,6 +65,8 @@ def _chosen(choice: Mapping[str, Any]) -> Reply:
             return failed("filtered", "the server's content filter stopped the answer")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
             return completed(text, cut=choice.get("finish_reason") in ("length", "max_tokens"))
+        case {"message": {"content": None}}:  # as of a model that was cut while it still reasoned
+            return failed("empty", f"the answer holds no text: {words(choice)}")
     return failed("model_error", f"the answer holds no text: {words(choice)}")
 
 
