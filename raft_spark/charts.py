@@ -83,8 +83,8 @@ def _line(axes: "Axes", told: Outcome, student: str, setting: str, name: str, la
     values, low, high = ([each[end] for _, each in found] for end in ("value", "low", "high"))
     axes.fill_between(at, low, high, color=paint, alpha=0.1, linewidth=0)
     line, face = ("-", paint) if setting == "with" else ("--", "none")
-    look = {"color": paint, "marker": MARKERS[shape(told, student)], "markerfacecolor": face}
-    axes.plot(at, values, line, linewidth=2, label=label, **look)
+    marker = MARKERS[shape(told, student)]
+    axes.plot(at, values, marker + line, color=paint, linewidth=2, markerfacecolor=face, label=label)
 
 
 def _floor(axes: "Axes", told: Outcome, name: str) -> None:
@@ -125,8 +125,8 @@ def _shift(told: Outcome, student: str) -> float:
 
 def _points(axes: "Axes", told: Outcome, student: str, found: Placed) -> None:
     at, values = [place + _shift(told, student) for place, _ in found], [each["value"] for _, each in found]
-    paint, ends = color(told, student), ([each[end] for _, each in found] for end in ("low", "high"))
-    axes.vlines(at, *ends, color=paint, linewidth=2.4)
+    paint, low, high = color(told, student), *([each[end] for _, each in found] for end in ("low", "high"))
+    axes.vlines(at, low, high, color=paint, linewidth=2.4)
     axes.plot(at, values, MARKERS[shape(told, student)], color=paint, markersize=8, label=student)
 
 
@@ -168,13 +168,16 @@ def _abstained(figure: "Figure", told: Outcome) -> None:
 def _bars(axes: "Axes", told: Outcome, groups: Sequence[tuple[str, Case]], name: str) -> None:
     width = ROOM / len(told.students)
     for number, student in enumerate(told.students):
-        look = {"color": color(told, student), "hatch": HATCHES[_turn(told, student)], "edgecolor": INK, "linewidth": 0}
-        for at, (_, case) in enumerate(groups):
-            metric = told.metric(student, case, name)
-            if metric:
-                place, label = at - ROOM / 2 + width * (number + 0.5), student if at == 0 else None
-                axes.bar(place, metric["value"], width * 0.9, alpha=0.75, label=label, **look)
-                axes.vlines(place, metric["low"], metric["high"], color=INK, linewidth=1.2)
+        shift = width * (number + 0.5) - ROOM / 2
+        metrics = [(at + shift, told.metric(student, case, name)) for at, (_, case) in enumerate(groups)]
+        there = [(at, metric) for at, metric in metrics if metric]
+        places, heights = [at for at, _ in there], [metric["value"] for _, metric in there]
+        axes.bar(
+            places, heights, width * 0.9, color=color(told, student), alpha=0.75, label=student,
+            hatch=HATCHES[_turn(told, student)], edgecolor=INK, linewidth=0,
+        )  # fmt: skip
+        low, high = ([metric[end] for _, metric in there] for end in ("low", "high"))
+        axes.vlines(places, low, high, color=INK, linewidth=1.2)
     axes.set_xticks(range(len(groups)), [title for title, _ in groups], fontsize=9.5)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

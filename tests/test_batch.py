@@ -98,11 +98,14 @@ def test_what_a_model_thinks_is_not_what_it_says():
 
 
 @pytest.mark.row
-@pytest.mark.parametrize(
-    "told", [None, [], {}, "text", answer("  "), {"output": {"message": {}}, "stopReason": "end_turn"}]
-)
+@pytest.mark.parametrize("told", [None, [], {}, "text", {"output": {"message": {}}, "stopReason": "end_turn"}])
 def test_an_answer_without_words_is_the_models_error(told):
     assert converse.reply(told).error_class == "model_error"
+
+
+@pytest.mark.row
+def test_an_empty_answer_says_so():
+    assert converse.reply(answer("  ")).error_class == "empty"
 
 
 @pytest.mark.row
