@@ -65,7 +65,8 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
     for split in filter(by_split.__contains__, schemas.SPLITS):
         paths = "".join(f"    - {file.path}\n" for file in by_split[split])
         data_files += f"  - split: {split}\n    path:\n{paths}"
-        splits.append(f"| {split} | {counts['kept'].get(split, 0)} | {counts['distracted'].get(split, 0)} |")
+        rows = sum(file.rows for file in by_split[split])
+        splits.append(f"| {split} | {rows} | {counts['distracted'].get(split, 0)} |")
     rejected, shortened = counts["rejected"], sum(counts["shortened"].values())
     reasons, flagged = (
         ", ".join(f"{count} {reason}" for reason, count in found.items()) for found in (rejected, counts["flagged"])
@@ -74,7 +75,7 @@ def written(name: str, files: Iterable[parts.DataFile], counts: Mapping[str, Any
         digest=hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest(),
         data_files=data_files,
         name=name,
-        rows=sum(counts["kept"].values()),
+        rows=sum(file.rows for file in files),
         about=FORMATS[name].about,
         version=__version__,
         source=conf.articles.source,

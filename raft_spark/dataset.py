@@ -173,10 +173,12 @@ def _finished(joined: Mapping[str, Any], count: targets.Count, work: Work) -> Fi
     if not work.conf.max_tokens:
         return Finished(joined, judged, row)
     oracle = [document["oracle"] for document in joined["documents"]]
-    passages = targets.fitted(row, oracle, count, work.conf.max_tokens)
+    passages = targets.fitted(row, oracle, joined["completion"], count, work.conf.max_tokens)
     if passages is None:
         return Finished(joined, Verdict(("longer than max_tokens",)), None)
-    return Finished(joined, judged, replace(row, passages=passages))
+    first = next((document["text"] for document in joined["documents"] if not document["oracle"]), None)
+    astray = row.astray if first in passages else None  # the answer to a question of the first distractor's article
+    return Finished(joined, judged, replace(row, passages=passages, astray=astray))
 
 
 def _write_shard(split: str, number: int, rows: Iterator[Finished], work: Work) -> pa.RecordBatch:

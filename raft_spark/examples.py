@@ -111,12 +111,10 @@ def pieced(answer: str, quoted: Sequence[str]) -> Iterator[Piece]:
 def highlighted(passage: str, quotes: Sequence[str]) -> Iterator[Piece]:
     """Cut a passage where one of the quotes begins or ends, as they are compared."""
     signs = [(sign, at) for at, letter in enumerate(passage) for sign in grounding.even(letter)]
-    text, inside = "".join(sign for sign, _ in signs), bytearray(len(passage))
-    for quote in filter(None, map(grounding.bare, quotes)):
-        found = grounding.verbatim(quote, text)
-        if found:
-            first, last = signs[found.start()][1], signs[found.end() - 1][1]
-            inside[first : last + 1] = b"\1" * (last + 1 - first)
+    text, inside = grounding.Sought("".join(sign for sign, _ in signs)), bytearray(len(passage))
+    for begin, end in filter(None, map(text.find, map(grounding.bare, quotes))):
+        first, last = signs[begin][1], signs[end - 1][1]
+        inside[first : last + 1] = b"\1" * (last + 1 - first)
     start = 0
     for at in range(1, len(passage) + 1):
         if at == len(passage) or inside[at] != inside[start]:

@@ -47,7 +47,7 @@ def scored(answer: str | None, reference: str, own: Sequence[str], others: Seque
     stand = quoted(thought.quotes, own, others)
     return {
         "decision": grounding.decision(line),
-        "abstained": bool(prompts.REFUSAL.match(text)),
+        "abstained": bool(prompts.REFUSAL.search(text)),
         **asdict(overlap(text, reference)),
         "quoted": stand,
         "quotes": len(stand),
@@ -102,13 +102,13 @@ def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> 
     """Say where each quote stands, word for word: in one of the article's own passages, shown or not, else in another that was
     shown. A quote without an end, or too short to tell, stands nowhere.
     """
-    oracle, distractors = ([grounding.even(text) for text in texts] for texts in (own, others))
+    oracle, distractors = ([grounding.Sought(grounding.even(text)) for text in texts] for texts in (own, others))
 
     def stands(quote: str) -> Stands:
         found = len(quote) >= grounding.SHORTEST
-        if found and any(grounding.verbatim(quote, text) for text in oracle):
+        if found and any(text.find(quote) for text in oracle):
             return "oracle"
-        return "distractor" if found and any(grounding.verbatim(quote, text) for text in distractors) else "nowhere"
+        return "distractor" if found and any(text.find(quote) for text in distractors) else "nowhere"
 
     return [stands(grounding.bare(quote)) for quote in quotes]
 

@@ -164,6 +164,14 @@ class Dataset(Section):
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
     gate: DatasetGate
 
+    @model_validator(mode="after")
+    def _takes_answers_out_of_thoughts(self) -> "Dataset":
+        is_taken = "answer_only" in self.formats or self.absent_answer == "answer_only"
+        if is_taken and self.gate.answer != "reject":
+            msg = f"gate.answer must be reject, not {self.gate.answer}, where answers stand without their chain of thought (answer_only)"
+            raise ValueError(msg)
+        return self
+
 
 class Endpoint(Section):
     """One [endpoints.NAME] section: a model that answers. Only `kind` is required."""

@@ -15,12 +15,13 @@ from raft_spark.files import Place
 from raft_spark.formats import Row
 
 TURN = 8  # tokens that a chat template takes at most for one turn, beside its text
+HEAD = 40  # and before the first turn, as that of Llama 3.1 with its dates
 
 Count = Callable[[str], int]
 
 
 def row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -> Row:
-    """Return the row that formats write, with all its passages."""
+    """Return the row that formats write, with all its passages. What is `astray` and no answer, or the same one, is left out."""
     completion = joined["completion"].strip()
     answer = grounding.read(completion).answer or completion if asked.style == "cot" else completion
     said, answer = _said(completion, answer, joined, conf, asked)
@@ -33,7 +34,7 @@ def row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -> Row:
         original_answer=joined["original_answer"],
         completion=said,
         answer=answer,
-        astray=joined.get("astray"),
+        astray=_astray(joined.get("astray"), said, asked),
         asked=asked,
     )
 
@@ -48,12 +49,23 @@ def _said(
     return (f"{prompts.ANSWER} {answer}" if asked.style == "cot" else answer), answer
 
 
-def fitted(row: Row, oracle: Sequence[bool], count: Count, most: int) -> list[str] | None:
+def _astray(answer: str | None, said: str, asked: Completions) -> str | None:
+    answer = (answer or "").strip()
+    told = grounding.read(answer).answer if asked.style == "cot" else answer
+    return None if not told or answer == said or prompts.REFUSAL.search(told) else answer
+
+
+def fitted(row: Row, oracle: Sequence[bool], taught: str, count: Count, most: int) -> list[str] | None:
     """Return the passages that `most` tokens of prompt and answer have room for, in the order shown; None where the oracle
-    and the answer alone are too many. `oracle` says which passages stay; of the others a hash says which goes first.
+    and the answer alone are too many. `oracle` says which passages stay; of the others a hash says which goes first. A row
+    without its oracle needs room for that, and for what the teacher said, `taught`, all the same: else rows with it would be
+    left out more often, and P would not be what was asked for.
     """
     bare = [turn["content"] for turn in prompts.student(row.question, [], row.asked)]
-    room = most - sum(count(text) + TURN for text in (*bare, row.completion))
+    answer = max(count(text) for text in (row.completion, taught, row.astray or ""))
+    room = most - HEAD - answer - TURN - sum(count(text) + TURN for text in bare)
+    if row.distracted and count(prompts.as_data(row.oracle)) + count(prompts.SEPARATOR) > room:
+        return None
     sizes = [count(prompts.as_data(text)) + count(prompts.SEPARATOR) for text in row.passages]
     going = sorted(
         (number for number, stays in enumerate(oracle) if not stays),
@@ -68,12 +80,14 @@ def fitted(row: Row, oracle: Sequence[bool], count: Count, most: int) -> list[st
 
 
 def counter(tokenizer: str) -> Count:
-    """Return what counts a text's tokens: a tokenizer.json's content; "" counts one for 3 bytes, more than any text of PubMed."""
+    """Return what counts a text's tokens: a tokenizer.json's content; "" counts one for 3 bytes, more than most texts of PubMed have."""
     if not tokenizer:
         return lambda text: -(-len(text.encode()) // 3)
     from tokenizers import Tokenizer  # noqa: PLC0415 - only who names a tokenizer needs the package
 
     loaded = Tokenizer.from_str(tokenizer)
+    loaded.no_truncation()  # as it may have been saved
+    loaded.no_padding()
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 

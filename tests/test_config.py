@@ -369,3 +369,9 @@ def test_the_notebooks_recipe():
 @pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.toml")), ids=lambda file: file.name)
 def test_every_file_of_conf_settles(file: Path):
     assert config.load([str(file)]).lake.root
+
+
+@pytest.mark.parametrize("wanted", ["dataset.absent_answer=answer_only", "dataset.formats=messages,answer_only"])
+def test_an_answer_without_its_thought_must_be_there(wanted: str):
+    with pytest.raises(ConfigError, match=r"gate\.answer must be reject, not flag"):
+        config.load(assignments=[wanted, "dataset.gate.answer=flag"])

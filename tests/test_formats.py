@@ -227,8 +227,8 @@ def test_a_shard_without_records_or_with_an_error_is_not_there(tmp_path, kind):
 # The card
 
 
-def shards(*names: str) -> list[DataFile]:
-    return [DataFile(name, 10, 1_000, "0" * 64) for name in names]
+def shards(**rows: int) -> list[DataFile]:
+    return [DataFile(name, count, 1_000, "0" * 64) for name, count in rows.items()]
 
 
 COUNTS = {
@@ -248,10 +248,12 @@ COUNTS = {
     "dollars": 1.25,
 }
 FILES = shards(
-    "test-00000-of-00001.jsonl",
-    "train-00001-of-00002.jsonl",
-    "validation-00000-of-00001.jsonl",
-    "train-00000-of-00002.jsonl",
+    **{
+        "test-00000-of-00001.jsonl": 8,
+        "train-00001-of-00002.jsonl": 30,
+        "validation-00000-of-00001.jsonl": 12,
+        "train-00000-of-00002.jsonl": 30,
+    }
 )
 
 
@@ -292,10 +294,10 @@ def test_another_version_is_loaded_with_its_own_rows_whatever_lies_in_the_cache(
 
 def test_a_split_without_rows_is_not_listed():
     counts = {**COUNTS, "kept": {"train": 60}, "distracted": {"train": 20}, "rejected": {}}
-    text = card.written("messages", shards("train-00000-of-00001.parquet"), counts, config.load())
+    text = card.written("messages", shards(**{"train-00000-of-00001.parquet": 55}), counts, config.load())
     (default,) = front_matter(text)["configs"]
     assert default["data_files"] == [{"split": "train", "path": ["train-00000-of-00001.parquet"]}]
-    assert "| train | 60 | 20 |" in text
+    assert "| train | 55 | 20 |" in text  # as many as have a pair, of a format of pairs
     assert "| test |" not in text
 
 

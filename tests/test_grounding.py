@@ -65,6 +65,9 @@ def test_a_quote_may_differ_in_spaces_dashes_and_quotation_marks(quote: str):
         ("##begin_quote##Pain fell by 30% (95% CI\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
         ("Pain fell##end_quote## by 30%.\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
         (GOOD.replace("##end_quote##", "##begin_quote##"), ["broken quote", "no quote"]),
+        ("##Begin_Quote##All died##End_Quote## " + GOOD, ["broken quote"]),
+        ("## begin_quote ##All died## end quote ## " + GOOD, ["broken quote"]),
+        ("##begin_quote##...##end_quote## " + GOOD, ["broken quote"]),
         (GOOD.partition("<ANSWER>")[0], ["no answer line"]),
         (GOOD.partition(" Yes")[0], ["no answer line"]),
         (GOOD + "\nMore of it.", ["no answer line"]),
@@ -72,6 +75,11 @@ def test_a_quote_may_differ_in_spaces_dashes_and_quotation_marks(quote: str):
         (GOOD.replace("Yes, within", "I don't know, within"), ["refusal"]),
         (GOOD.replace("Yes", "No"), ["another decision"]),
         (GOOD.replace("Yes", "MAYBE"), ["another decision"]),
+        (GOOD.replace("Yes,", "_No_,"), ["another decision"]),
+        (GOOD.replace("Yes,", "Answer: **No**,"), ["another decision"]),
+        (GOOD.replace("Yes, within two hours", "No it does not"), ["another decision"]),
+        (GOOD.replace("Yes, within two hours", "No harm was seen"), []),
+        (GOOD.replace("Yes, within two hours", "No-reflow is a predictor of death, so yes"), []),
     ],
 )
 def test_what_is_wrong_is_named(completion: str, expected: list[str]):
@@ -83,6 +91,7 @@ def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
     assert reasons(open_answer) == []
     assert reasons(open_answer, "yes", "completions.decision=true") == ["no decision"]
     assert reasons(GOOD.replace("Yes", "No"), None) == []
+    assert reasons(GOOD.replace("Yes", "No. I don't know"), "no", "completions.decision=true") == ["refusal"]
 
 
 def test_a_plain_answer_needs_no_quote():
@@ -98,6 +107,8 @@ def test_a_quote_may_differ_by_as_much_as_the_settings_say_and_no_more():
     assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.07") == []
     longer = with_quote(f"{ORACLE} And more, that nobody has written down anywhere.")
     assert reasons(longer, "yes", "dataset.quote_distance=0.5") == ["false quote"]
+    longer = with_quote(f"{ORACLE} So.")
+    assert reasons(longer, "yes", "dataset.quote_distance=0.05") == ["false quote"]
 
 
 def test_answers_that_are_too_short_or_too_long_are_found():
@@ -133,14 +144,20 @@ def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, le
         ("In all patients pain fell by 30.5%", "In all patients pain fell by 30"),
         ("In all patients pain fell by 1,300", "In all patients pain fell by 1"),
         ("The patients who improved markedly", "The patients who improve"),
+        ("They took .5 mg daily for all the weeks", "5 mg daily for all the weeks"),
+        ("They took 5 mg daily for all the weeks", ".5 mg daily for all the weeks"),
+        ("They took 0\u00b75 mg daily for all the weeks", "5 mg daily for all the weeks"),
+        ("It changed by \u22125 % of the baseline", "5 % of the baseline"),
+        ("It changed by 10-5 % of the baseline", "-5 % of the baseline"),
         (
             "\u0395\u03af\u03bd\u03b1\u03b9 \u03b1\u03c3\u03c6\u03b1\u03bb\u03ad\u03c2 \u03c6\u03ac\u03c1\u03bc\u03b1\u03ba\u03bf",
             "\u03b1\u03bb\u03ad\u03c2 \u03c6\u03ac\u03c1\u03bc\u03b1\u03ba\u03bf",
         ),
     ],
 )
-def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str):
-    assert not grounding.stands(grounding.bare(quote), grounding.even(oracle))
+@pytest.mark.parametrize("distance", [0.0, 0.01])
+def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str, distance: float):
+    assert not grounding.stands(grounding.bare(quote), grounding.Sought(grounding.even(oracle)), distance)
     assert scores.quoted([quote], [oracle], []) == ["nowhere"]
 
 
@@ -150,14 +167,22 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
         ("Dose: 5, 10 and 20 mg daily", "5, 10 and 20 mg"),
         ("It fell by 30%, then by 40 %.", "fell by 30%, then by 40"),
         ("a non-effective treatment of pain", "effective treatment of pain"),
+        ("The mean was 30.Patients improved in a week", "Patients improved in a week"),
+        ("In a week it improved in most patients.12", "improved in most patients"),
+        ("They took .5 mg daily for all the weeks", "...took .5 mg daily for all the weeks..."),
+        ("They took .5 mg daily for all the weeks", ".5 mg daily for all the weeks"),
+        ("Pain fell by 30% within two hours", "\u201cPain fell by 30% within two hours\u201d"),
+        ("Pain fell by 30% within two hours", "**Pain fell by 30% within two hours.**"),
+        ("of 21-39 patients in all centres", "39 patients in all centres"),
         (
             "\u8be5\u6cbb\u7597\u5bf9\u5927\u591a\u6570\u60a3\u8005\u662f\u6709\u6548\u7684\u5e76\u4e14\u5b89\u5168",
             "\u5bf9\u5927\u591a\u6570\u60a3\u8005\u662f\u6709\u6548\u7684\u5e76\u4e14",
         ),  # no spaces between words
     ],
 )
-def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str):
-    assert grounding.stands(grounding.bare(quote), grounding.even(oracle))
+@pytest.mark.parametrize("distance", [0.0, 0.01])
+def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: float):
+    assert grounding.stands(grounding.bare(quote), grounding.Sought(grounding.even(oracle)), distance)
 
 
 @given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)

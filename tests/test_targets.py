@@ -54,7 +54,7 @@ def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_wh
 
 
 def test_what_is_said_without_an_oracle_counts_as_a_refusal():
-    assert prompts.REFUSAL.match(prompts.REFUSED)
+    assert prompts.REFUSAL.search(prompts.REFUSED)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))
@@ -62,25 +62,49 @@ def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int],
     found = row("It works.", distracted=not own, oracle=tuple(own))
     stays = [number in own for number in range(4)]
     words = targets.counter("")
-    fitted = targets.fitted(found, stays, words, most)
-    rest = [PASSAGES[number] for number in sorted(own)]
-    asked = prompts.student(found.question, rest if fitted is None else fitted, found.asked)
-    length = sum(words(turn["content"]) for turn in asked) + words(found.completion)
+    fitted = targets.fitted(found, stays, "It works.", words, most)
+    must = [PASSAGES[number] for number in sorted(own)] or [found.oracle]
+    asked = prompts.student(found.question, must if fitted is None else fitted, found.asked)
+    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD
     if fitted is None:
-        assert (
-            length + 3 * targets.TURN + 2 * len(rest) > most
-        )  # each passage and each separator is rounded up by itself
+        rounded = 2 * len(must)  # each passage and each separator is rounded up by itself
+        assert length + 3 * targets.TURN + rounded > most
         return
     assert length <= most
     assert [text for text in PASSAGES if text in fitted] == fitted
-    assert set(rest) <= set(fitted)
+    assert set(must) <= set(fitted) or not own
     if most >= 400:
         assert fitted == PASSAGES
+
+
+@pytest.mark.parametrize("absent", ["oracle", "refuse"])
+def test_a_row_is_left_out_with_its_oracle_and_without_it_alike(absent: str):
+    words = targets.counter("")
+    without = row(THOUGHT, f"dataset.absent_answer={absent}", "completions.style=cot")
+    with_it = row(THOUGHT, "completions.style=cot", distracted=False, oracle=(1, 2))
+    first = [
+        next(most for most in range(2_000) if targets.fitted(found, stays, THOUGHT, words, most) is not None)
+        for found, stays in ((without, [False] * 4), (with_it, [False, True, True, False]))
+    ]
+    assert abs(first[0] - first[1]) <= 3  # tokens, as texts are rounded up
+
+
+def test_a_rejected_answer_is_an_answer_and_another_one():
+    conf = config.load()
+    joined = {"pubid": 7, "question": "Does it work?", "documents": [], "oracle": "It worked.", "distracted": False,
+              "original_answer": None, "completion": " It works."}  # fmt: skip
+    astray = {
+        said: targets.row(joined | {"astray": said}, conf.dataset, conf.completions).astray
+        for said in (" Sheep do.\n", " It works. ", "I don't know.", "", None)
+    }
+    assert list(astray.values()) == ["Sheep do.", None, None, None, None]
 
 
 def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):
     model = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))  # noqa: S106 - no password
     model.pre_tokenizer = WhitespaceSplit()
+    model.enable_truncation(2)
+    model.enable_padding(length=9)
     model.save(str(tmp_path / "tokenizer.json"))
     conf = config.load(assignments=[f"dataset.tokenizer={tmp_path}/tokenizer.json"])
     assert targets.counter(targets.tokenizer(conf.dataset, conf.lake))("three short words") == 3
