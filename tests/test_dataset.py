@@ -123,11 +123,13 @@ def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without
 
 
 def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted(settled: Settle):
-    conf = settled('dataset.formats=["notebook"]', "dataset.max_tokens=400")
+    conf = settled('dataset.formats=["notebook"]', "dataset.max_tokens=700")
     version = walked(conf)
     shortened = sum(version.counts["shortened"].values())
-    assert 0 < shortened < 300
+    assert 0 < shortened < 300, shortened
     assert version.counts["rejected"].get("longer than max_tokens", 0) + sum(version.counts["kept"].values()) == 300
+    distracted = sum(version.counts["distracted"].values()) / sum(version.counts["kept"].values())
+    assert abs(distracted - 0.3) < 0.1  # P is what it was
     folder = Path(tables.folder(conf.lake, version))
     rows = [json.loads(line) for line in (folder / "notebook/train-00000-of-00001.jsonl").read_text().splitlines()]
     for row in rows:
