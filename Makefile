@@ -43,7 +43,7 @@ test-iceberg-411:
 test-iceberg-358:
 	$(ON_SPARK35) -m "not slow" tests/test_iceberg.py -k "refresh_writes and glue"
 
-check: $(TEST)/ready ## format, lint, types, import layers, row tests: under 30 s
+check: $(TEST)/ready ## format, lint, types, import layers, row tests: about a minute
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/mypy
