@@ -1,6 +1,6 @@
 """An evaluation -> its figures, as `plots` draws them: lines over k, settings side by side, differences, quotes, places."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -79,12 +79,18 @@ def _line(axes: "Axes", told: Outcome, student: str, setting: str, name: str, la
     found = sorted(_over_k(told, student, setting, name), key=lambda pair: pair[0])
     if not found:
         return
-    at, paint = [k for k, _ in found], color(told, student)
-    values, low, high = ([each[end] for _, each in found] for end in ("value", "low", "high"))
+    at, values, low, high = _columns(found)
+    paint = color(told, student)
     axes.fill_between(at, low, high, color=paint, alpha=0.1, linewidth=0)
     line, face = ("-", paint) if setting == "with" else ("--", "none")
     marker = MARKERS[shape(told, student)]
     axes.plot(at, values, marker + line, color=paint, linewidth=2, markerfacecolor=face, label=label)
+
+
+def _columns(found: Placed) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Return where, and the values with the ends of their intervals, as matplotlib wants them."""
+    value, low, high = ([metric[name] for _, metric in found] for name in ("value", "low", "high"))
+    return [at for at, _ in found], value, low, high
 
 
 def _floor(axes: "Axes", told: Outcome, name: str) -> None:
@@ -108,8 +114,7 @@ def _name(figure: "Figure") -> None:
 def _settings(figure: "Figure", told: Outcome) -> None:
     for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
         for student in told.students:
-            found = [(at, told.metric(student, case, name)) for at, case in enumerate(told.compared)]
-            _points(axes, told, student, [(at, metric) for at, metric in found if metric])
+            _points(axes, told, student, [told.metric(student, case, name) for case in told.compared])
         _floor(axes, told, name)
         axes.set_title(TITLES[name])
         axes.set_xticks(range(len(told.compared)), [SETTINGS[case.setting] for case in told.compared])
@@ -123,9 +128,14 @@ def _shift(told: Outcome, student: str) -> float:
     return apart * (told.students.index(student) - (len(told.students) - 1) / 2)
 
 
-def _points(axes: "Axes", told: Outcome, student: str, found: Placed) -> None:
-    at, values = [place + _shift(told, student) for place, _ in found], [each["value"] for _, each in found]
-    paint, low, high = color(told, student), *([each[end] for _, each in found] for end in ("low", "high"))
+def _there(metrics: Iterable[Metric | None], shift: float) -> Placed:
+    """Return those that there are, each at its number and so far beside it."""
+    return [(at + shift, metric) for at, metric in enumerate(metrics) if metric]
+
+
+def _points(axes: "Axes", told: Outcome, student: str, metrics: Iterable[Metric | None]) -> None:
+    at, values, low, high = _columns(_there(metrics, _shift(told, student)))
+    paint = color(told, student)
     axes.vlines(at, low, high, color=paint, linewidth=2.4)
     axes.plot(at, values, MARKERS[shape(told, student)], color=paint, markersize=8, label=student)
 
@@ -136,21 +146,11 @@ def _differences(figure: "Figure", told: Outcome) -> None:
     names = ("accuracy", "token_f1", "rouge_l")
     rows = [(case, name) for case in told.compared for name in names]
     for student in others:
-        found = [
-            (at + _shift(told, student), told.metric(student, case, name, first))
-            for at, (case, name) in enumerate(rows)
-        ]
-        there = [(at, metric) for at, metric in found if metric]
-        ends = [each["low"] for _, each in there], [each["high"] for _, each in there]
-        axes.hlines([at for at, _ in there], *ends, color=color(told, student), linewidth=2.2)
-        axes.plot(
-            [each["value"] for _, each in there],
-            [at for at, _ in there],
-            MARKERS[shape(told, student)],
-            color=color(told, student),
-            markersize=6,
-            label=student,
-        )
+        metrics = (told.metric(student, case, name, first) for case, name in rows)
+        at, values, low, high = _columns(_there(metrics, _shift(told, student)))
+        paint = color(told, student)
+        axes.hlines(at, low, high, color=paint, linewidth=2.2)
+        axes.plot(values, at, MARKERS[shape(told, student)], color=paint, markersize=6, label=student)
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(rows)), [f"{TITLES[name]}, {SETTINGS[case.setting]}" for case, name in rows], fontsize=9)
     axes.invert_yaxis()
@@ -169,15 +169,13 @@ def _bars(axes: "Axes", told: Outcome, groups: Sequence[tuple[str, Case]], name:
     width = ROOM / len(told.students)
     for number, student in enumerate(told.students):
         shift = width * (number + 0.5) - ROOM / 2
-        metrics = [(at + shift, told.metric(student, case, name)) for at, (_, case) in enumerate(groups)]
-        there = [(at, metric) for at, metric in metrics if metric]
-        places, heights = [at for at, _ in there], [metric["value"] for _, metric in there]
+        metrics = (told.metric(student, case, name) for _, case in groups)
+        at, values, low, high = _columns(_there(metrics, shift))
         axes.bar(
-            places, heights, width * 0.9, color=color(told, student), alpha=0.75, label=student,
+            at, values, width * 0.9, color=color(told, student), alpha=0.75, label=student,
             hatch=HATCHES[_turn(told, student)], edgecolor=INK, linewidth=0,
         )  # fmt: skip
-        low, high = ([metric[end] for _, metric in there] for end in ("low", "high"))
-        axes.vlines(places, low, high, color=INK, linewidth=1.2)
+        axes.vlines(at, low, high, color=INK, linewidth=1.2)
     axes.set_xticks(range(len(groups)), [title for title, _ in groups], fontsize=9.5)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -218,8 +216,7 @@ def _quotes(figure: "Figure", told: Outcome) -> None:
 def _places(figure: "Figure", told: Outcome) -> None:
     axes = figure.subplots()
     for student in told.students:
-        found = [(at, told.placed(student, place, "accuracy")) for at, place in enumerate(PLACES)]
-        _points(axes, told, student, [(at, metric) for at, metric in found if metric])
+        _points(axes, told, student, [told.placed(student, place, "accuracy") for place in PLACES])
     axes.set_xticks(range(len(PLACES)), PLACES)
     axes.set_xlim(-0.5, len(PLACES) - 0.5)
     axes.set_ylim(bottom=0)

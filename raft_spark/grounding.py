@@ -28,9 +28,8 @@ _FRACTION = re.compile(r"[.-]\d")
 _NUMBER_BEFORE = re.compile(r"(?:\d,|[.\u00b7]|(?<![\w)\]])-)$")
 _NUMBER_AFTER = re.compile(r"[.,\u00b7]\d")
 _DECISION = re.compile(r"[\W_]*(?:answer\s*:[\W_]*)?(yes|no|maybe)(?![^\W_])(?!-\w)", re.IGNORECASE)
-_NO_SUCH = re.compile(
-    r"[\W_]*no\s+(?!(?:it|he|she|they|there|this|that|these|those|we)\b)\w", re.IGNORECASE
-)  # No harm was seen.
+# `No harm was seen.`, which is no answer no
+_NO_SUCH = re.compile(r"[\W_]*no\s+(?!(?:it|he|she|they|there|this|that|these|those|we)\b)\w", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,9 @@ class Sought:
 
 def _goes_on_before(quote: str, before: str) -> bool:
     """Say whether the word or number that a quote begins with begins earlier; `before` are the two signs there."""
-    if _WORD.match(quote) or _FRACTION.match(quote):
-        return bool(_WORD.match(before[-1:]) or (quote[0].isdigit() and _NUMBER_BEFORE.search(before)))
-    return False
+    if not _WORD.match(quote) and not _FRACTION.match(quote):
+        return False
+    return bool(_WORD.match(before[-1:]) or (quote[0].isdigit() and _NUMBER_BEFORE.search(before)))
 
 
 def _goes_on_after(quote: str, after: str) -> bool:

@@ -42,8 +42,8 @@ SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
     "Words": (
         WORDS,
         (
-            "The answer beside the article's own long_answer; articles without one are left out. The best sentence of the oracle is chosen with that answer at hand, so "
-            "it is no floor but a ceiling of copying."
+            "The answer beside the article's own long_answer; articles without one are left out. The best sentence of the oracle is "
+            "chosen with that answer at hand, so it is no floor but a ceiling of copying."
         ),
     ),
     "Oracle and quotes": (

@@ -32,15 +32,8 @@ HUB = re.compile(r"[\w.-]+/[\w.-]+")
 DATA, STUDENT = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
 # What AWS's image of PyTorch lacks, at the versions that training.py is tested with.
 REQUIREMENTS = ("accelerate==1.15.0", "datasets==5.2.0", "peft==0.21.2", "transformers==5.23.0", "trl==1.16.0")
-UNLEARNED = {
-    "role_arn",
-    "instance_type",
-    "disk_gb",
-    "spot",
-    "max_seconds",
-    "max_wait_seconds",
-    "metrics",
-}  # change no student
+# What may change, and the student is the same one.
+UNLEARNED = {"role_arn", "instance_type", "disk_gb", "spot", "max_seconds", "max_wait_seconds", "metrics"}
 NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "eval_loss", "learning_rate", "grad_norm", "step", "epoch", "seconds_per_step")
 # The SDK asks IAM about the role, which takes rights that nothing else needs, and tells its makers of each call; neither is wanted.
