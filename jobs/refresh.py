@@ -6,7 +6,7 @@ from raft_spark import preflight
 
 preflight.check()
 
-from raft_spark import refresh, session
+from raft_spark import refresh, watched
 
 if __name__ == "__main__":
-    session.job(refresh.run, sys.argv[1:])
+    watched.job(refresh.run, sys.argv[1:])

@@ -25,6 +25,7 @@ from raft_spark.chance import Int64Array
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.records import Article, checked, passage_hash
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 STAGE_WAVES = 4  # tasks a core in the first pass, so that progress shows and a slow one is balanced
 STAGED = pa.schema(
@@ -57,7 +58,7 @@ def run(conf: config.Config) -> tables.Version:
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.ARTICLES, identity)
     handed = tables.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
-    with session.translated(), progress.spark_tasks(spark, "checking", handed.rdd.getNumPartitions()):
+    with worker_errors(), progress.spark_tasks(spark, "checking", handed.rdd.getNumPartitions()):
         staged = stage(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
     placement = place_all(conf, previous, staged)
@@ -68,7 +69,7 @@ def run(conf: config.Config) -> tables.Version:
         raise InputError(msg)
     size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
     placed = places(spark, staged, placement, tables.task_count(spark, conf.lake, size))
-    with session.translated(), progress.spark_tasks(spark, "articles", placed.rdd.getNumPartitions()):
+    with worker_errors(), progress.spark_tasks(spark, "articles", placed.rdd.getNumPartitions()):
         files = tables.collected(build(placed, conf, new.place))
     files += [file for row in staged for file in _quarantine_files(row.files)]
     new.place.delete("staged")
@@ -77,12 +78,12 @@ def run(conf: config.Config) -> tables.Version:
 
 def stage(cut: DataFrame, conf: config.Config, at: Place) -> DataFrame:
     """(task, piece) -> a row a task in the schema STAGED; lazy."""
-    return cut.mapInArrow(partial(_stage, conf=conf, at=at), from_arrow_schema(STAGED))
+    return map_in_arrow(cut, partial(_stage, conf=conf, at=at), STAGED)
 
 
 def build(staged: DataFrame, conf: config.Config, at: Place) -> DataFrame:
     """(task, piece, places) -> the files of the table, in the schema schemas.FILES; lazy."""
-    return staged.mapInArrow(partial(_write, conf=conf, at=at), from_arrow_schema(schemas.FILES))
+    return map_in_arrow(staged, partial(_write, conf=conf, at=at), schemas.FILES)
 
 
 def place_all(conf: config.Config, previous: tables.Version | None, staged: Sequence[Any]) -> numbering.Placement:

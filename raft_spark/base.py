@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import config, corpus, drawing, mapped, parts, progress, schemas, session, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.prompts import SEPARATOR
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 ROWS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
@@ -46,7 +46,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     pieces = tables.pieces(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)
     folder = mapped.folder(spark)
-    with session.translated():
+    with worker_errors():
         corpus.build(pieces, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
         counts = checked(corpus.index(f"{folder}/{corpus.INDEX}"), conf.base)
         new = tables.draft(conf.lake, schemas.BASE, identity)
@@ -73,12 +73,12 @@ class Work:
 
 def build(tasks: DataFrame, work: Work) -> DataFrame:
     """(task, piece) of articles -> the files of base, in the schema schemas.FILES, texts taken from the map; lazy."""
-    return tasks.mapInArrow(partial(_write, work=work), from_arrow_schema(schemas.FILES))
+    return map_in_arrow(tasks, partial(_write, work=work), schemas.FILES)
 
 
 def build_by_join(tasks: DataFrame, articles: DataFrame, work: Work) -> DataFrame:
     """Build the same table as `build`, texts brought by a join of (split, number, passage); lazy."""
-    drawn = tasks.mapInArrow(partial(_draw, work=work), from_arrow_schema(_DRAWN))
+    drawn = map_in_arrow(tasks, partial(_draw, work=work), _DRAWN)
     texts = articles.select(
         "split", "number", F.col("pubid").alias("of"), F.posexplode("passages").alias("passage", "text")
     )
@@ -105,7 +105,7 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, work: Work) -> DataFram
         )
     )
     spread = rows.repartition(tasks.rdd.getNumPartitions(), "pubid").sortWithinPartitions("pubid", "distracted")
-    return spread.mapInArrow(partial(_write_joined, work=work), from_arrow_schema(schemas.FILES))
+    return map_in_arrow(spread, partial(_write_joined, work=work), schemas.FILES)
 
 
 def chosen_strategy(conf: config.Base, pieces: Sequence[Mapping[str, Any]]) -> str:

@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 
 from raft_spark import schemas
 from raft_spark.config import Config, Lake
-from raft_spark.endpoints import Reply, bedrock_jobs, converse
+from raft_spark.endpoints import bedrock_jobs, converse
+from raft_spark.endpoints.base import Reply
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.files import Place
 

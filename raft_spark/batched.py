@@ -18,28 +18,14 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import (
-    batch,
-    config,
-    cutting,
-    log,
-    parts,
-    progress,
-    prompts,
-    requests,
-    runs,
-    schemas,
-    session,
-    store,
-    tables,
-)
-from raft_spark.endpoints import Request
+from raft_spark import batch, config, cutting, ids, log, parts, progress, prompts, runs, schemas, session, store, tables
+from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
 from raft_spark.files import Place
 from raft_spark.meter import FEWEST_CHARS_A_TOKEN, TURNS, Asked
 from raft_spark.shares import UNLIMITED
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 LOG = logging.getLogger(__name__)
 ROWS_A_FILE = 20_000
@@ -57,7 +43,7 @@ class Watch:
         self.run = runs.begun(told, 0)
         self.stop_reason = ""
         self.is_short = False  # of money: the last round left out what is missing
-        self._retried = requests.again(conf.completions)
+        self._retried = retried_classes(conf.completions)
         self._price = price(conf.price)
         self._begin = time.monotonic()
         self._over = self._begin + (conf.completions.max_minutes * 60 or UNLIMITED)
@@ -86,7 +72,7 @@ class Watch:
     def looked(self, jobs: Sequence[batch.Job]) -> None:
         """Take what the service says of the jobs; say it where it has changed."""
         going = [job for job in jobs if job.state == "submitted" and not job.ended]
-        self.run = replace(self.run, updated_at=runs.now(), open=sum(job.records for job in going))
+        self.run = replace(self.run, updated_at=ids.now(), open=sum(job.records for job in going))
         known = Counter(job.status or job.state for job in jobs)
         said = ", ".join(f"{count} {status}" for status, count in sorted(known.items()))
         if said != self._said:
@@ -103,7 +89,7 @@ class Watch:
         paid = self._price.dollars(tokens_in, tokens_out)
         self.run = replace(
             run,
-            updated_at=runs.now(),
+            updated_at=ids.now(),
             answered=run.answered + answered,
             failed=dict(Counter(run.failed) + rows),
             calls=run.calls + answered + rows.total(),
@@ -131,7 +117,7 @@ def ask(spark: SparkSession, conf: config.Config, told: runs.Run, missing: Calla
     watched = conf.completions.batch
     said = f"batch jobs of {watched.min_records:,} to {watched.max_records:,} records, looked at every {watched.poll_seconds:g} s"
     with (
-        session.translated(),
+        worker_errors(),
         session.stoppable(spark, watch.stop),
         runs.kept(conf.lake, watch.told),
         progress.asking(watch.told, said),
@@ -225,8 +211,10 @@ def _collect(spark: SparkSession, conf: config.Config, jobs: Sequence[batch.Job]
     done: list[batch.Job] = []
     for ended in batch.finished(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
-        stored = tables.tasks(spark, pieces, len(pieces)).mapInArrow(
-            partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format), from_arrow_schema(OUTCOMES)
+        stored = map_in_arrow(
+            tables.tasks(spark, pieces, len(pieces)),
+            partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format),
+            OUTCOMES,
         )
         watch.collected(stored.collect())  # some ten rows a job
         for job in ended:

@@ -8,10 +8,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import cases, config, costs, evaluation, judging, runs, schemas, session, tables
-from raft_spark.endpoints import Request
+from raft_spark import cases, config, costs, evaluation, ids, judging, schemas, session, tables
+from raft_spark.endpoints.base import Request
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 CHARACTERS = 3  # a token has more of them in most languages: too many tokens rather than too few
+CHARACTERS_SCHEMA = pa.schema([("characters", pa.int64())])
 _COUNTED = pa.schema([("characters", pa.int64())])
 
 
@@ -34,8 +36,8 @@ def run(conf: config.Config) -> list[Bound]:
     """
     articles = tables.needed(conf.lake, schemas.ARTICLES)
     spark = session.start(conf)
-    with session.translated():
-        asked, _ = evaluation.wanted(spark, conf, articles, runs.new_id("estimate"))
+    with worker_errors():
+        asked, _ = evaluation.wanted(spark, conf, articles, ids.new_id("estimate"))
         missing = evaluation.of_students(spark, conf, asked)
         found = [
             _bound(missing.where(F.col("student") == student), cases.asking(conf, student), cases.worded)
@@ -58,7 +60,7 @@ def _bound(missing: DataFrame, conf: config.Config, worded: Callable[..., Reques
     model = conf.teacher.model
     counted = partial(_counted, worded=partial(worded, conf=conf.completions, model=model))
     sums = F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))
-    requests, characters = missing.mapInArrow(counted, "characters long").agg(*sums).first() or (0, 0)
+    requests, characters = map_in_arrow(missing, counted, CHARACTERS_SCHEMA).agg(*sums).first() or (0, 0)
     tokens_in, tokens_out = -(-characters // CHARACTERS), requests * conf.completions.max_new_tokens
     use = costs.Use(costs.Amount(tokens_in), costs.Amount(tokens_out))
     dollars = costs.bill(conf, "realtime", requests, use).on_demand

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import chance, config, corpus, drawing, mapped, parts, prompts
 from raft_spark.chance import Int64Array, Purpose
-from raft_spark.endpoints import Request
+from raft_spark.endpoints.base import Request
 from raft_spark.errors import InputError
+from raft_spark.tasks import map_in_arrow
 
 SPLIT = "test"
 COLUMNS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
@@ -117,7 +117,7 @@ def worded(row: Mapping[str, Any], conf: config.Completions, model: str) -> Requ
 
 def build(tasks: DataFrame, work: Work) -> DataFrame:
     """(task, piece) of articles -> a row an article, student and case, in the schema CASES; lazy."""
-    return tasks.mapInArrow(partial(_write, work=work), from_arrow_schema(CASES))
+    return map_in_arrow(tasks, partial(_write, work=work), CASES)
 
 
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:

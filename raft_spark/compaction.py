@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import parts, schemas, tables
 from raft_spark.config import Config, Lake
 from raft_spark.files import Place
+from raft_spark.tasks import map_in_arrow
 
 _MERGED = re.compile(r"[^-]+-[^-]+-[^-]+-\d{5}[.]parquet")  # VERSION-NUMBER; a small file's name has more parts
 _SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
@@ -73,7 +73,7 @@ def _merged(
     ]
     tasks = tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
     write = partial(_write, store=store, row_group_rows=lake.row_group_rows)
-    return tables.collected(tasks.mapInArrow(write, from_arrow_schema(schemas.FILES)))
+    return tables.collected(map_in_arrow(tasks, write, schemas.FILES))
 
 
 def _write(batches: Iterator[pa.RecordBatch], store: Place, row_group_rows: int) -> Iterator[pa.RecordBatch]:

@@ -21,6 +21,7 @@ from raft_spark import (
     cluster,
     compaction,
     config,
+    ids,
     realtime,
     requests,
     runs,
@@ -29,6 +30,7 @@ from raft_spark import (
     tables,
     verdicts,
 )
+from raft_spark.endpoints.base import retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
 
 
@@ -179,17 +181,17 @@ def _counted(
 
 def _dead(failed: Mapping[Any, int], conf: config.Completions) -> Counter[str]:
     """Return what is not asked again, by class; None is what was never asked."""
-    return Counter({name: count for name, count in failed.items() if name and name not in requests.again(conf)})
+    return Counter({name: count for name, count in failed.items() if name and name not in retried_classes(conf)})
 
 
 def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
     """Return how many requests the next run would ask, by a version's counts."""
-    named = (int(count) for name, count in counts["dead"].items() if name in requests.again(conf))
+    named = (int(count) for name, count in counts["dead"].items() if name in retried_classes(conf))
     return int(counts["missing"]) + sum(named)
 
 
 def _told(run_id: str, conf: config.Config) -> runs.Run:
-    now, model = runs.now(), conf.teacher.model
+    now, model = ids.now(), conf.teacher.model
     return runs.Run(run_id, conf.completions.endpoint, model, now, now, total=0, state="finished")
 
 

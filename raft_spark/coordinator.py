@@ -23,7 +23,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
-from raft_spark import runs
+from raft_spark import ids
 from raft_spark.beside import beside
 from raft_spark.meter import Meter, Tally
 from raft_spark.runs import Point, Run
@@ -117,7 +117,7 @@ class Coordinator:
         hours = (time.monotonic() - self._begin) / 3600
         return replace(
             self._run,
-            updated_at=runs.now(),
+            updated_at=ids.now(),
             answered=sum(tally.answered_stored for tally in tallies),
             failed=dict(sum((Counter(tally.failed_stored) for tally in tallies), Counter())),
             dollars=round(sum(tally.spent for tally in tallies) + hours * self._hourly_price, 6),

@@ -16,13 +16,13 @@ from typing import IO, Any
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import config, prompts, session
+from raft_spark import config, prompts
 from raft_spark.batch import File, Named, key_line
 from raft_spark.endpoints import converse
 from raft_spark.errors import InputError
 from raft_spark.files import Place
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 FILES = pa.schema([("name", pa.string()), ("records", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
 MB = 1_000_000
@@ -46,8 +46,8 @@ def files(missing: DataFrame, conf: config.Config, at: Place, count: int) -> lis
     tasks = max(1, -(-count // conf.completions.batch.max_records))
     name = f"{at.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
     work = Work(conf.completions, conf.teacher.model, at, name)
-    written = missing.repartition(tasks).mapInArrow(partial(_written, work=work), from_arrow_schema(FILES))
-    with session.translated():
+    written = map_in_arrow(missing.repartition(tasks), partial(_written, work=work), FILES)
+    with worker_errors():
         found = [File(**row.asDict()) for row in written.collect()]  # a row a file, some hundreds at most
     if sum(file.records for file in found) != count:
         msg = f"{at.root}/input holds {sum(file.records for file in found)} of {count} requests; nothing was submitted"

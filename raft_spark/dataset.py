@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import (
     card,
@@ -38,6 +37,7 @@ from raft_spark import (
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.formats import FORMATS, Format, Row
+from raft_spark.tasks import map_in_arrow, worker_errors
 from raft_spark.verdicts import Verdict, verdict
 
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
@@ -73,7 +73,7 @@ def run(conf: config.Config) -> tables.Version:
     shown = tables.read(spark, conf.lake, base)
     rows = joined(shown, tables.read(spark, conf.lake, answers), conf)
     work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
-    with session.translated(), progress.spark_tasks(spark, "dataset"):
+    with worker_errors(), progress.spark_tasks(spark, "dataset"):
         written = build(rows, work, conf.base.seed).collect()
         told = tells.measured(shown)
     counts = {**_counted(written, conf.price), "tells": told}
@@ -89,7 +89,7 @@ def run(conf: config.Config) -> tables.Version:
         ]
         beside = FORMATS[name].beside(file.path for file in own)
         for path, text in {"README.md": card.written(name, own, counts, conf), **beside}.items():
-            files.append(shards.write_text(new.place, f"{name}/{path}", text))
+            files.append(parts.write_text(new.place, f"{name}/{path}", text))
     return tables.publish(new, conf, files, inputs, counts)
 
 
@@ -131,7 +131,7 @@ def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
     sorted_rows = placed.repartition(total, "split", "shard").sortWithinPartitions(
         "split", "shard", "order", "pubid", "distracted"
     )
-    return sorted_rows.mapInArrow(partial(_write, work=work), from_arrow_schema(WRITTEN))
+    return map_in_arrow(sorted_rows, partial(_write, work=work), WRITTEN)
 
 
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:

@@ -12,6 +12,8 @@ RaftError
 A failed row is no error: it is a row with its reason (see completions and the quarantine tables).
 """
 
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+
 
 class RaftError(Exception):
     """What the command line prints in one sentence and turns into an exit status."""

@@ -16,7 +16,8 @@ from typing import Any
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own name
 
-from raft_spark import completions, config, costs, endpoints, prompts, runs, schemas, session, store, tables
+from raft_spark import completions, config, costs, endpoints, ids, prompts, schemas, session, store, tables
+from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.meter import Asked
 
@@ -33,8 +34,8 @@ class Sent:
 
     pubid: int
     characters: int
-    request: endpoints.Request
-    reply: endpoints.Reply
+    request: Request
+    reply: Reply
     seconds: float
 
     def answered(self) -> costs.Answered:
@@ -120,7 +121,7 @@ def _ask(conf: config.Config, rows: Sequence[Row]) -> list[Sent]:
     return answered
 
 
-def _sent(row: Row, conf: config.Config, client: endpoints.Client) -> Sent:
+def _sent(row: Row, conf: config.Config, client: Client) -> Sent:
     request = prompts.request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
     begin = time.monotonic()
     reply = client.ask(request)
@@ -129,7 +130,7 @@ def _sent(row: Row, conf: config.Config, client: endpoints.Client) -> Sent:
 
 def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
     """Store answers as one file of the completions store, under a name that counts them, as a run's."""
-    run_id = runs.new_id("estimate")
+    run_id = ids.new_id("estimate")
     rows = [
         store.row(
             Asked(one.pubid, one.request, attempts=1, latency=one.seconds, reply=one.reply), one.request.model, run_id

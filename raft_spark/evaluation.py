@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from pyspark import StorageLevel, TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import (
     cases,
@@ -29,6 +28,7 @@ from raft_spark import (
     corpus,
     examples,
     figures,
+    ids,
     judging,
     mapped,
     outcome,
@@ -42,12 +42,12 @@ from raft_spark import (
     schemas,
     scores,
     session,
-    shards,
     tables,
 )
-from raft_spark.endpoints import Request
+from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.files import Place
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 SCORES = 4  # a change of how answers are scored makes other versions
 DATA, METRICS, PAGE = f"data/split={cases.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
@@ -79,7 +79,7 @@ def run(conf: config.Config) -> tables.Version:
     _refuse_without_packages()
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.EVALUATION, identity)
-    with session.translated():
+    with worker_errors():
         pieces = _pieces(conf, articles)
         asked, up_to = wanted(spark, conf, articles, new.id)
         told = _ask(spark, conf, asked)
@@ -144,8 +144,8 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> runs.Run
     """
     missing = of_students(spark, conf, asked)
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
-    now = runs.now()
-    told = runs.Run(runs.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
+    now = ids.now()
+    told = runs.Run(ids.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
     for student in conf.evaluation.students:
         if student in counts:
             mine = missing.where(F.col("student") == student)
@@ -217,7 +217,7 @@ def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> Data
 def build(rows: DataFrame, work: Work) -> DataFrame:
     """Answered cases -> the files of evaluation, in the schema schemas.FILES; lazy."""
     spread = rows.repartition("pubid").sortWithinPartitions("pubid", "student", "setting", "distractors")
-    return spread.mapInArrow(partial(_write, work=work), from_arrow_schema(schemas.FILES))
+    return map_in_arrow(spread, partial(_write, work=work), schemas.FILES)
 
 
 def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
@@ -265,10 +265,10 @@ def _reported(
 ) -> Iterator[parts.DataFile]:
     """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
     yield parts.write_file(new.place, METRICS, told.metrics)
-    yield shards.write_text(new.place, "evaluation.md", outcome.markdown(told))
+    yield parts.write_text(new.place, "evaluation.md", outcome.markdown(told))
     if _can_draw():
         page = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
-        yield shards.write_text(new.place, PAGE, page)
+        yield parts.write_text(new.place, PAGE, page)
 
 
 def _can_draw() -> bool:
@@ -313,4 +313,4 @@ def _counts(rows: pa.Table) -> dict[str, Any]:
 def _to_ask(counts: Mapping[str, Any], conf: config.Config) -> int:
     """Return how many answers of a version the next run asks for again."""
     failed = Counter(counts["failed"]) + Counter(counts["unjudged"])
-    return sum(failed[name] for name in requests.again(conf.completions))
+    return sum(failed[name] for name in retried_classes(conf.completions))

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raft_spark import prompts
 from raft_spark.config import Completions
-from raft_spark.endpoints import Message
+from raft_spark.endpoints.base import Message
 
 
 @dataclass(frozen=True, slots=True)

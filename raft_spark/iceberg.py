@@ -20,7 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import catalog, pointers, runs, schemas, session, tables
+from raft_spark import catalog, ids, pointers, schemas, session, tables
 from raft_spark.config import Config, Lake
 from raft_spark.errors import CatalogError, InputError
 from raft_spark.files import Place
@@ -107,7 +107,7 @@ class _Table:
         if refs[version.id] not in self._same(refs["main"]):
             self._call("set_current_snapshot", f"ref => '{version.id}'")
         kept = tables.finished(self.lake, self.table)
-        gone = [f"TAG `{ref}`" for ref in refs if runs.ID.fullmatch(ref) and ref not in kept]
+        gone = [f"TAG `{ref}`" for ref in refs if ids.ID.fullmatch(ref) and ref not in kept]
         left = (ref for ref in refs if ref.startswith(ASIDE) and _age_hours(ref) >= self.lake.sweep_after_hours)
         self._forget([*gone, *(f"BRANCH `{ref}`" for ref in left)])
 
@@ -146,7 +146,7 @@ class _Table:
 
     def _merge(self, version: str, rows: DataFrame) -> None:
         """Make a snapshot with these rows beside `main`, writing only those that are not there as they are, and name it."""
-        aside = ASIDE + runs.new_id()
+        aside = ASIDE + ids.new_id()
         self._alter(f"CREATE BRANCH `{aside}`")
         self._merge_into(f"{self.name}.`branch_{aside}`", rows)
         self._alter(f"CREATE OR REPLACE TAG `{version}` AS OF VERSION {self._references()[aside]}")
@@ -167,7 +167,7 @@ class _Table:
         for ref in refs:
             self._alter(f"DROP {ref}")
         if refs:
-            self._call("expire_snapshots", f"older_than => TIMESTAMP '{runs.now()}', retain_last => 1")
+            self._call("expire_snapshots", f"older_than => TIMESTAMP '{ids.now()}', retain_last => 1")
 
     def _alter(self, how: str) -> None:
         self.spark.sql(f"ALTER TABLE {self.name} {how}")

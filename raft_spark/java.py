@@ -1,10 +1,24 @@
 """No Java -> a Java 17 in this environment: PREFIX/jdk, where the session looks.   python -m raft_spark.java"""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
 from raft_spark.errors import ConfigError
-from raft_spark.session import java_home
+
+JAVA_HINT = "Java 17 was not found; install it (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+
+
+def java_home() -> str:
+    """Find a Java: JAVA_HOME, the PATH, or the one `make` fetched into the environment (PREFIX/jdk/*)."""
+    on_path = shutil.which("java")
+    found = [os.environ.get("JAVA_HOME", ""), str(Path(on_path).resolve().parents[1]) if on_path else ""]
+    found += sorted(str(path) for path in Path(sys.prefix).glob("jdk/*"))
+    home = next((home for home in found if home and (Path(home) / "bin/java").exists()), None)
+    if home is None:
+        raise ConfigError(JAVA_HINT)
+    return home
 
 
 def fetch() -> str:

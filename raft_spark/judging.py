@@ -15,11 +15,11 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from raft_spark import cases, config, grounding, prompts, requests, scores
-from raft_spark.endpoints import Request
+from raft_spark import cases, config, grounding, prompts, scores
+from raft_spark.endpoints.base import MAY_PASS, Request
 from raft_spark.scores import FAITHFULNESS, JUDGED
+from raft_spark.tasks import map_in_arrow
 
 CASE = ["pubid", "student", "setting", "distractors"]  # what names an answer
 LEAST_TOKENS = 1024  # of a reply: some twenty statements
@@ -66,7 +66,7 @@ def build(answered: DataFrame, conf: config.Config) -> DataFrame:
     texts = F.transform("passages", lambda passage: passage["text"]).alias("texts")
     rows = answered.select(*CASE, "question", F.col("answer.completion").alias("said"), texts)
     keyed = partial(_keyed, conf=own.completions, model=own.teacher.model)
-    return rows.where("trim(said) != ''").mapInArrow(keyed, from_arrow_schema(WANTED))
+    return map_in_arrow(rows.where("trim(said) != ''"), keyed, WANTED)
 
 
 def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str) -> Iterator[pa.RecordBatch]:
@@ -116,7 +116,7 @@ def scored(question: str, said: str | None, texts: Sequence[object], judged: Jud
 
 def _hopeless(error: str) -> tuple[bool, bool]:
     """Order the reasons why a judge did not tell: first those that the next run asks again."""
-    return error == UNREADABLE, error not in requests.MAY_PASS
+    return error == UNREADABLE, error not in MAY_PASS
 
 
 def read(figure: str, reply: str | None, question: str) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from raft_spark.config import Price
-from raft_spark.endpoints import Reply, Request
+from raft_spark.endpoints.base import Reply, Request
 from raft_spark.pace import Health, Patience, Spacing, Window
 from raft_spark.shares import UNLIMITED, Grant, Need
 

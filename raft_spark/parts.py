@@ -170,3 +170,10 @@ def write_file(at: Place, path: str, table: pa.Table) -> DataFile:
     with at.whole(path) as local:
         pq.write_table(table, local, **PARQUET)
         return described(local, path)
+
+
+def write_text(at: Place, path: str, text: str) -> DataFile:
+    """Store one text beside the shards."""
+    with at.whole(path) as local:
+        local.write_text(text, encoding="utf-8")
+        return DataFile(path, 0, local.stat().st_size, sha256(local))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from raft_spark.config import Completions
-from raft_spark.endpoints import Message, Request
+from raft_spark.endpoints.base import Message, Request
 
 VERSIONS = {
     "answer": 1,

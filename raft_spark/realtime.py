@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 from pyspark import SparkStageInfo, TaskContext
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import (
     config,
@@ -31,10 +30,11 @@ from raft_spark import (
     window,
 )
 from raft_spark.coordinator import Coordinator, Desk
-from raft_spark.endpoints import Request
+from raft_spark.endpoints.base import Request
 from raft_spark.files import Place
 from raft_spark.meter import Meter
 from raft_spark.shares import UNLIMITED, Grant, Limits
+from raft_spark.tasks import map_in_arrow, worker_errors
 
 LEAST = 1e-9  # dollars
 Worded = Callable[[Mapping[str, Any]], Request]  # a row -> its request; it goes to the tasks
@@ -77,7 +77,7 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
     at, key = tables.place(conf.lake, told.stage), secrets.token_bytes(32)
     with (
         endpoints.serving(conf.teacher) as endpoint,
-        session.translated(),
+        worker_errors(),
         progress.stages(spark, "asking") as stages,
         coordinator.listening(driver, *session.addresses(spark), key, partial(_running, stages)) as desk,
         session.stoppable(spark, driver.stop),
@@ -86,7 +86,7 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
     ):
         work = Work(told.stage, worded, asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format)
         ask_all = partial(_ask_all, work=work)
-        missing.repartition(tasks, "key").mapInArrow(ask_all, from_arrow_schema(schemas.FILES)).collect()
+        map_in_arrow(missing.repartition(tasks, "key"), ask_all, schemas.FILES).collect()
     ended = runs.ended(going(), driver.trouble, driver.stop_reason)
     runs.write(conf.lake, ended)
     return ended

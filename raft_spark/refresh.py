@@ -22,11 +22,11 @@ from raft_spark import (
     dataset,
     gates,
     iceberg,
+    ids,
     log,
     metrics,
     pointers,
     retention,
-    runs,
     schemas,
     session,
     tables,
@@ -35,6 +35,7 @@ from raft_spark import (
 from raft_spark.errors import GateError, InputError
 from raft_spark.files import Place
 from raft_spark.gates import Changes, Gate
+from raft_spark.tasks import worker_errors
 
 LOG = logging.getLogger(__name__)
 Stages = Mapping[str, Callable[[config.Config], tables.Version]]
@@ -78,7 +79,7 @@ def run(conf: config.Config) -> Refresh:
     a stage raises: in each case after it is written down, with the lake as it was.
     """
     here, begin = pointers.read(conf.lake), time.monotonic()
-    told = Refresh(runs.new_id(), runs.now(), here.tables)
+    told = Refresh(ids.new_id(), ids.now(), here.tables)
     branch = conf.lake.model_copy(update={"branch": pointers.REFRESH + told.id})
     pointers.sweep(conf.lake)
     pointers.change(branch, lambda _: here)
@@ -119,7 +120,7 @@ def built(conf: config.Config, told: Refresh) -> Refresh:
 
 def _looked_at(conf: config.Config, told: Refresh, new: Mapping[str, tables.Version]) -> Refresh:
     spark = session.start(conf)
-    with session.translated():
+    with worker_errors():
         old = {name: tables.find(conf.lake, name, told.before[name]) if name in told.before else None for name in new}
         changes = {name: gates.changes(spark, conf.lake, old[name], version) for name, version in new.items()}
         found = gates.of_rows(spark, conf, new)
@@ -152,5 +153,5 @@ def _ended(lake: config.Lake, told: Refresh, seconds: float) -> None:
 
 
 def _keep(lake: config.Lake, told: Refresh) -> None:
-    text = json.dumps(replace(told, ended_at=runs.now()).told(), indent=1)
+    text = json.dumps(replace(told, ended_at=ids.now()).told(), indent=1)
     Place.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import config, prompts
-from raft_spark.endpoints import Request
+from raft_spark.endpoints.base import Request, retried_classes
+from raft_spark.tasks import map_in_arrow
 
 REQUESTS = pa.schema(
     [
@@ -23,9 +23,6 @@ REQUESTS = pa.schema(
         ("oracle", pa.string()),
     ]
 )
-MAY_PASS = frozenset(
-    {"throttled", "timeout", "unavailable", "model_error", "refused"}
-)  # refused: meant for the job, not the row
 ANSWER = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
@@ -48,9 +45,7 @@ def questions(base: DataFrame, conf: config.Config) -> DataFrame:
 def build(base: DataFrame, conf: config.Config) -> DataFrame:
     """Return a row an article of base with its request's key, in the schema REQUESTS; lazy."""
     columns = questions(base, conf).select("pubid", "question", "oracle")
-    return columns.mapInArrow(
-        partial(_keyed, conf=conf.completions, model=conf.teacher.model), from_arrow_schema(REQUESTS)
-    )
+    return map_in_arrow(columns, partial(_keyed, conf=conf.completions, model=conf.teacher.model), REQUESTS)
 
 
 def worded(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
@@ -80,12 +75,7 @@ def is_asked(conf: config.Completions) -> Column:
 
 def may_pass(conf: config.Completions) -> Column:
     """Leave out what failed for good."""
-    return F.col("last_error").isNull() | F.col("last_error").isin(*again(conf))
-
-
-def again(conf: config.Completions) -> frozenset[str]:
-    """Return the classes of failed rows that are asked again."""
-    return MAY_PASS.union(conf.retry)
+    return F.col("last_error").isNull() | F.col("last_error").isin(*retried_classes(conf))
 
 
 def _answers(conf: config.Completions) -> Column:

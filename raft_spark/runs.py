@@ -9,10 +9,8 @@ import dataclasses
 import datetime as dt
 import json
 import logging
-import re
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -103,19 +101,6 @@ class Run:
         return (
             ((last.answered - first.answered) / passed, (last.tokens - first.tokens) / passed) if passed else (0.0, 0.0)
         )
-
-
-ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z(-\w+)*-[0-9a-f]{4}")
-
-
-def new_id(*kind: str) -> str:
-    """Return a name that nobody else takes, and that sorts by time: TIME-KIND-CHANCE."""
-    return "-".join((f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}", *kind, uuid.uuid4().hex[:4]))
-
-
-def now() -> str:
-    """Return the time as a run tells it."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def begun(run: Run, tasks: int) -> Run:

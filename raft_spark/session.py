@@ -1,26 +1,21 @@
 """Settings -> a Spark session, started when the first stage needs one: a run with nothing to do starts no JVM."""
 
-import json
 import logging
 import os
-import re
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
-from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
-from pyspark.errors import PySparkException
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
-from raft_spark import catalog, config, errors, log
+from raft_spark import catalog, log
 from raft_spark.config import Config
+from raft_spark.java import java_home
 
 LOG = logging.getLogger(__name__)
 DEFAULTS = {
@@ -39,7 +34,6 @@ LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.sql.shuffle.partitions": "4",
 }
-JAVA_HINT = "Java 17 was not found; install it (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 
 
 def start(conf: Config) -> SparkSession:
@@ -68,23 +62,6 @@ def start(conf: Config) -> SparkSession:
     return spark
 
 
-def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
-    """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
-
-    Exits with the status of a RaftError after one sentence on standard error.
-    """
-    log.start("text")  # until the settings are known
-    try:
-        conf = config.from_argv(argv)
-        log.start(conf.log.format)
-        done = run(conf)
-    except errors.RaftError as error:
-        log.failed(error)
-        sys.exit(error.exit_status)
-    sys.stdout.write(json.dumps(done.told()) + "\n")
-    stop()
-
-
 def stop() -> None:
     """Stop the session, if one runs, and with it its jobs."""
     spark = SparkSession.getActiveSession()
@@ -92,17 +69,6 @@ def stop() -> None:
         spark.sparkContext.setLogLevel("OFF")  # what is cancelled complains
         spark.sparkContext.cancelAllJobs()
         spark.stop()
-
-
-def java_home() -> str:
-    """Find a Java: JAVA_HOME, the PATH, or the one `make` fetched into the environment (PREFIX/jdk/*)."""
-    on_path = shutil.which("java")
-    found = [os.environ.get("JAVA_HOME", ""), str(Path(on_path).resolve().parents[1]) if on_path else ""]
-    found += sorted(str(path) for path in Path(sys.prefix).glob("jdk/*"))
-    home = next((home for home in found if home and (Path(home) / "bin/java").exists()), None)
-    if home is None:
-        raise errors.ConfigError(JAVA_HINT)
-    return home
 
 
 def slots(spark: SparkSession) -> int:
@@ -175,18 +141,6 @@ class _JavaSignal:
     def undo(self) -> None:
         """Give the signal back to the JVM."""
         self._misc.Signal.handle(self._misc.Signal("TERM"), self._before)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what Spark raises into the RaftError that a worker raised, whose type is lost on the way to the driver."""
-    try:
-        yield
-    except (PySparkException, Py4JJavaError) as error:
-        found = re.search(r"raft_spark\.errors\.(\w+): (.*)", str(error))
-        if found is None:
-            raise
-        raise getattr(errors, found[1])(found[2]) from error
 
 
 def _s3a(conf: Config) -> dict[str, str]:

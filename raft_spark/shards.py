@@ -62,10 +62,3 @@ class Shard:
             self._sink.write_table(pa.Table.from_pylist(self._records, self._schema))
         self._rows += len(self._records)
         self._records = []
-
-
-def write_text(at: Place, path: str, text: str) -> parts.DataFile:
-    """Store one text beside the shards."""
-    with at.whole(path) as local:
-        local.write_text(text, encoding="utf-8")
-        return parts.DataFile(path, 0, local.stat().st_size, sha256(local))

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
-from raft_spark import __version__, log, pointers, runs
+from raft_spark import __version__, ids, log, pointers
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
@@ -162,7 +162,7 @@ def draft(lake: Lake, table: str, identity: str) -> Draft:
 
     From here on the run is known by this name, also in its lines.
     """
-    name = runs.new_id(identity[:8])
+    name = ids.new_id(identity[:8])
     log.tell(run_id=name)
     folder = place(lake, table)
     return Draft(table, name, identity, folder.at("versions", name), _pointed(lake, table))
@@ -190,7 +190,7 @@ def publish(
         settings=conf.settings(),
         code=__version__,
         run_id=new.id,
-        created_at=runs.now(),
+        created_at=ids.now(),
         merged_from=tuple(merged_from),
     )
     new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())

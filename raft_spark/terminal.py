@@ -9,9 +9,8 @@ import click
 from rich.console import Console
 
 from raft_spark import log, session
-from raft_spark.errors import RaftError
+from raft_spark.errors import INTERRUPTED, RaftError
 
-INTERRUPTED = 130
 console = Console()
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import config, grounding, requests
 from raft_spark.grounding import Found
+from raft_spark.tasks import map_in_arrow
 
 SETTINGS = {"gate", "quote_distance", "min_words", "max_words", "language"}  # of [dataset], that a verdict depends on
 JUDGED = pa.schema(
@@ -95,7 +95,7 @@ def _judged(base: DataFrame, stored: DataFrame, conf: config.Config, count: int)
     ]
     texts = requests.questions(base, conf).select("pubid", "oracle", "final_decision")
     answered = reduce(DataFrame.unionByName, tries).join(texts, "pubid")
-    return answered.mapInArrow(partial(_judge, conf=conf.dataset, asked=conf.completions), from_arrow_schema(JUDGED))
+    return map_in_arrow(answered, partial(_judge, conf=conf.dataset, asked=conf.completions), JUDGED)
 
 
 def _judge(

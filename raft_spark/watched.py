@@ -1,12 +1,15 @@
 """A stage -> the same, watched: its lines name it, the catalog follows it, and its end, good or bad, is told with metrics and lineage."""
 
+import json
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from raft_spark import iceberg, lineage, log, metrics, schemas
+from raft_spark import config, iceberg, lineage, log, metrics, schemas, session
 from raft_spark.config import Config
-from raft_spark.errors import StoppedError
+from raft_spark.errors import RaftError, StoppedError
 from raft_spark.tables import Version
 
 LOG = logging.getLogger(__name__)
@@ -46,3 +49,20 @@ def _state(ended: Version | BaseException) -> str:
     if isinstance(ended, Version):
         return "finished"
     return "stopped" if isinstance(ended, (StoppedError, KeyboardInterrupt)) else "failed"
+
+
+def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
+    """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
+
+    Exits with the status of a RaftError after one sentence on standard error.
+    """
+    log.start("text")  # until the settings are known
+    try:
+        conf = config.from_argv(argv)
+        log.start(conf.log.format)
+        done = run(conf)
+    except RaftError as error:
+        log.failed(error)
+        sys.exit(error.exit_status)
+    sys.stdout.write(json.dumps(done.told()) + "\n")
+    session.stop()

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
-from raft_spark.endpoints import RETRIED, Reply, Request
+from raft_spark.endpoints.base import RETRIED, Reply, Request
 from raft_spark.meter import Asked, Meter
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds

@@ -18,7 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import Reply, Request, answers, aws_errors, codecs, connect, converse, serving
+from raft_spark.endpoints import answers, aws_errors, codecs, connect, converse, serving
+from raft_spark.endpoints.base import Reply, Request
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Does it work?"}

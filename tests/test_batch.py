@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 
 from conftest import Settle
 from raft_spark import batch, config, cutting, prompts, session
-from raft_spark.endpoints import Reply, Request, bedrock_jobs, converse, fake_jobs
+from raft_spark.endpoints import bedrock_jobs, converse, fake_jobs
+from raft_spark.endpoints.base import Reply, Request
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.files import Place
 

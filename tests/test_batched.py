@@ -14,7 +14,7 @@ import pytest
 
 from conftest import Settle
 from raft_spark import articles, base, batch, batched, completions, config, endpoints, estimate, runs
-from raft_spark.endpoints import Request
+from raft_spark.endpoints.base import Request
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from test_completions import stored
 from test_completions import told as calls

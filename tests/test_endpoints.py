@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import Reply, Request, connect, serving
+from raft_spark.endpoints import connect, serving
+from raft_spark.endpoints.base import Reply, Request
 from raft_spark.errors import EndpointError
 
 CONTEXT = """To assess quality of storage of vaccines in the community. 45 general practices and five child health clinics,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raft_spark import session
+from raft_spark import java
 from raft_spark.errors import ConfigError
 
 pytestmark = pytest.mark.row
@@ -17,7 +17,7 @@ def test_java_is_found_by_its_home_first(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/java").touch()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert session.java_home() == str(tmp_path)
+    assert java.java_home() == str(tmp_path)
 
 
 def test_no_java_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -27,7 +27,7 @@ def test_no_java_is_an_error_that_says_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(
         ConfigError, match=r"install it .Debian: apt-get install openjdk-17-jre-headless. or set JAVA_HOME"
     ):
-        session.java_home()
+        java.java_home()
 
 
 def test_a_java_in_the_environment_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -36,7 +36,7 @@ def test_a_java_in_the_environment_is_found(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     (tmp_path / "jdk/jdk-17/bin").mkdir(parents=True)
     (tmp_path / "jdk/jdk-17/bin/java").touch()
-    assert session.java_home() == str(tmp_path / "jdk/jdk-17")
+    assert java.java_home() == str(tmp_path / "jdk/jdk-17")
 
 
 def test_where_none_can_be_fetched_either_it_is_one_line(tmp_path: Path):

@@ -17,7 +17,7 @@ import pytest
 from botocore.session import Session
 from click.testing import CliRunner
 
-from raft_spark import __version__, base, cli, config, log, metrics, progress, runs, session, tables, watched
+from raft_spark import __version__, base, cli, config, log, metrics, progress, runs, tables, watched
 from raft_spark.errors import ConfigError, EndpointError, InputError, StoppedError
 from raft_spark.runs import Run
 
@@ -337,7 +337,7 @@ def test_a_stage_that_ends_badly_tells_so_too(
 def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_path):
     root = f"lake.root={tmp_path / 'lake'}"
     with pytest.raises(SystemExit) as ended:
-        session.job(partial(watched.run, base.run), ["--set", root, "--set", "log.format=json"])
+        watched.job(partial(watched.run, base.run), ["--set", root, "--set", "log.format=json"])
     lines = said(capsys)
     assert ended.value.code == 3
     assert check_embedded(lines[0])["errors"] == 1
@@ -357,7 +357,7 @@ def test_the_command_line_says_its_error_as_a_line_too(tmp_path):
 
 def test_to_a_person_a_job_says_its_error_and_nothing_else(capsys, tmp_path):
     with pytest.raises(SystemExit):
-        session.job(base.run, ["--set", f"lake.root={tmp_path / 'lake'}"])
+        watched.job(base.run, ["--set", f"lake.root={tmp_path / 'lake'}"])
     assert re.fullmatch(r"InputError: .* holds no table 'articles'; .*\n", capsys.readouterr().err)
     with pytest.raises(ConfigError):
         config.load(assignments=["log.format=xml"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark.config import Price
-from raft_spark.endpoints import ErrorClass, Reply, Request
+from raft_spark.endpoints.base import ErrorClass, Reply, Request
 from raft_spark.meter import Asked, Meter
 from raft_spark.shares import UNLIMITED, Grant
 

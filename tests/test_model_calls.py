@@ -14,7 +14,7 @@ import pytest
 import aws_model
 from conftest import ROOT
 from raft_spark import config
-from raft_spark.endpoints import Reply, Request
+from raft_spark.endpoints.base import Reply, Request
 from raft_spark.errors import ConfigError, InputError
 from raft_spark.meter import Asked
 from raft_spark.model import calls, hosting, imported, leftovers, student, submission

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raft_spark import schemas, store
-from raft_spark.endpoints import ErrorClass, Reply, Request
+from raft_spark.endpoints.base import ErrorClass, Reply, Request
 from raft_spark.files import Place
 from raft_spark.meter import Asked, Tally
 from raft_spark.parts import DataFile

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import ROOT, Settle
-from raft_spark import config, schemas, shards, tables
+from raft_spark import config, parts, schemas, tables
 from raft_spark.cli import main
 from raft_spark.endpoints import weights
 from raft_spark.errors import ConfigError, InputError, RunError
@@ -25,7 +25,7 @@ row = pytest.mark.row
 def published(conf: config.Config, *formats: str) -> tables.Version:
     new = tables.draft(conf.lake, schemas.DATASET, "0123456789abcdef")
     return tables.publish(
-        new, conf, [shards.write_text(new.place, f"{name}/README.md", name) for name in formats], {}, {}
+        new, conf, [parts.write_text(new.place, f"{name}/README.md", name) for name in formats], {}, {}
     )
 
 

@@ -13,9 +13,8 @@ from rich.console import Console
 from raft_spark import service
 from raft_spark.config import Config
 from raft_spark.emr import logs
-from raft_spark.errors import ConfigError, RunError, StoppedError
+from raft_spark.errors import INTERRUPTED, ConfigError, RunError, StoppedError
 from raft_spark.service import Client
-from raft_spark.terminal import INTERRUPTED
 
 ENDED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often

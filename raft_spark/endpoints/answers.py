@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from raft_spark.endpoints import ErrorClass, Reply
+from raft_spark.endpoints.base import ErrorClass, Reply
 
 CLASSES: Mapping[int, ErrorClass] = {
     401: "refused",

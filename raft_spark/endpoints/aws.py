@@ -17,8 +17,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import Reply, Request, answers, aws_errors, codecs
+from raft_spark.endpoints import answers, aws_errors, codecs
 from raft_spark.endpoints.answers import failed
+from raft_spark.endpoints.base import Reply, Request
 from raft_spark.sections import ONE_TEXT, Endpoint
 
 SAGEMAKER_BYTES = 6_291_456

@@ -11,7 +11,8 @@ from typing import Any
 from botocore import exceptions as raised
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import ErrorClass, Reply, answers
+from raft_spark.endpoints import answers
+from raft_spark.endpoints.base import ErrorClass, Reply
 
 CODES: Mapping[str, ErrorClass] = {
     "Throttling": "throttled",

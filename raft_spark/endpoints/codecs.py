@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from raft_spark.endpoints import Reply, Request, converse
+from raft_spark.endpoints import converse
 from raft_spark.endpoints.answers import completed, count, failed, words
+from raft_spark.endpoints.base import Reply, Request
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 

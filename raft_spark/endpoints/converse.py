@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from raft_spark.endpoints import ErrorClass, Reply, Request, answers, aws_errors
+from raft_spark.endpoints import answers, aws_errors
 from raft_spark.endpoints.answers import completed, count, words
+from raft_spark.endpoints.base import ErrorClass, Reply, Request
 
 FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
 ENDED = frozenset({"end_turn", "stop_sequence"})

@@ -18,8 +18,9 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import Reply, Request, answers
+from raft_spark.endpoints import answers
 from raft_spark.endpoints.answers import failed
+from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
 
 CONNECT_SECONDS = 10.0

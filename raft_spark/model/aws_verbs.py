@@ -16,9 +16,9 @@ from typing import TypedDict, Unpack
 import click
 
 from raft_spark import config, service
-from raft_spark.errors import ConfigError, RunError
+from raft_spark.errors import INTERRUPTED, ConfigError, RunError
 from raft_spark.model import hosting, leftovers, submission
-from raft_spark.terminal import INTERRUPTED, reported, settings
+from raft_spark.terminal import reported, settings
 
 PEACE_SECONDS = 300  # for a command that is to end; then it is killed
 HOSTED = Path("build/hosted")  # where the section of an endpoint lies while it stands

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from botocore.config import Config as Settings
 
 from raft_spark import articles, base, completions, config, endpoints, prompts, schemas, store, tables, window
-from raft_spark.endpoints import Request, codecs
+from raft_spark.endpoints import codecs
+from raft_spark.endpoints.base import Request
 from raft_spark.errors import StoppedError
 from raft_spark.meter import Meter
 from raft_spark.shares import UNLIMITED, Grant

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyspark
 
-from raft_spark import session
+from raft_spark import java
 
 ROOT = Path(__file__).parents[2]
 STARTS_WITHIN = 120.0  # seconds
@@ -55,12 +55,12 @@ class Machine:
 
     def environment(self) -> dict[str, str]:
         """All that a process finds here: nothing of the environment that the rehearsal itself runs in."""
-        java = session.java_home()
+        home = java.java_home()
         return {
-            "PATH": f"{self.folder}/python/bin:{java}/bin:/usr/bin:/bin",
+            "PATH": f"{self.folder}/python/bin:{home}/bin:/usr/bin:/bin",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
-            "JAVA_HOME": java,
+            "JAVA_HOME": home,
             "SPARK_HOME": str(self.line.home),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_LOCAL_DIRS": str(self.folder / "local"),

@@ -19,7 +19,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from conftest import ROOT
 from raft_spark import config
-from raft_spark.endpoints import Request, connect, serving, weights
+from raft_spark.endpoints import connect, serving, weights
+from raft_spark.endpoints.base import Request
 from raft_spark.formats import FORMATS, Row
 from raft_spark.model import training
 

@@ -1,0 +1,69 @@
+"""Run Python functions over the partitions of a DataFrame, and bring a worker's error back to the driver as the error it was.
+
+Spark carries a worker's exception to the driver as text, so a RaftError would lose its type. The worker therefore raises a
+WorkerError whose text is one JSON object, which the driver decodes.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pyarrow as pa
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from raft_spark import errors
+from raft_spark.errors import RaftError
+
+MARK = '{"raft_spark_error": '  # where the JSON object begins in what Spark says
+
+ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+
+
+class WorkerError(Exception):
+    """A RaftError on its way from a worker to the driver; its text is a JSON object."""
+
+
+def map_in_arrow(rows: DataFrame, function: ArrowFunction, schema: pa.Schema) -> DataFrame:
+    """Apply `function` to the batches of each partition of `rows`; lazy.
+
+    A RaftError that it raises reaches the driver as that RaftError where the action runs inside `worker_errors`.
+    """
+    return rows.mapInArrow(partial(_encode_errors, function=function), from_arrow_schema(schema))
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Raise what a worker raised in a Spark action of the block; all that is no RaftError stays as Spark raises it."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        found = decode(str(error))
+        if found is None:
+            raise
+        raise found from error
+
+
+def encode(error: RaftError) -> str:
+    """RaftError -> one line of JSON."""
+    return json.dumps({"raft_spark_error": type(error).__name__, "message": str(error)})
+
+
+def decode(text: str) -> RaftError | None:
+    """Return the error whose JSON object is anywhere in `text`, None without one."""
+    start = text.find(MARK)
+    if start < 0:
+        return None
+    found, _ = json.JSONDecoder().raw_decode(text, start)
+    kind: type[RaftError] = getattr(errors, found["raft_spark_error"])
+    return kind(found["message"])
+
+
+def _encode_errors(batches: Iterator[pa.RecordBatch], function: ArrowFunction) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from function(batches)
+    except RaftError as error:
+        raise WorkerError(encode(error)) from error
