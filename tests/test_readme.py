@@ -1,5 +1,6 @@
 """README and docs are true: their files, anchors, verbs, settings and commands are there."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import ROOT
-from raft_spark import config
+from raft_spark import config, records
 from raft_spark.cli import main
 
 pytestmark = pytest.mark.row
@@ -125,3 +126,24 @@ def test_every_module_named_is_there():
     named = set(re.findall(r"^((?:raft_spark|tests|jobs|conf|emr)/[\w./-]+\.\w+)$", CODE, re.MULTILINE))
     assert len(named) > 40
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_example_record_is_a_good_article():
+    example = re.search(r"```json\n(.*?)```", (ROOT / "docs/dataset.md").read_text(), re.DOTALL)[1]
+    found = records.checked(json.loads(example), config.load().articles)
+    assert isinstance(found, records.Article)
+    assert len(found.passages) == 2
+
+
+def test_the_articles_of_the_tutorial_are_good_and_enough(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = next(
+        block[1]
+        for block in re.finditer(r"```python\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
+        if "my-articles.jsonl" in block[1]
+    )
+    exec(compile(script, "docs/tutorial.md", "exec"), {})  # noqa: S102 - our own page
+    conf = config.load().articles
+    found = [records.checked(json.loads(line), conf) for line in Path("my-articles.jsonl").read_text().splitlines()]
+    assert len(found) == 60
+    assert all(isinstance(each, records.Article) for each in found)
