@@ -1,4 +1,4 @@
-"""The README's task for Airflow: every argument is one of the operator's, and what it sends is what `submit` sends.
+"""The task for Airflow in docs/emr.md: every argument is one of the operator's, and what it sends is what `submit` sends.
 
 The operator is too large for these tests, so its parameters are written down: of apache-airflow-providers-amazon 9.39.0,
 2026-11-22. It was also made with the real one then.
@@ -18,7 +18,7 @@ from test_document import EVERYTHING, built, found
 
 pytestmark = pytest.mark.row
 
-SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "docs/emr.md").read_text(), re.DOTALL)[1]
 OPERATOR = "airflow.providers.amazon.aws.operators.emr"
 PARAMETERS = {
     "application_id",
@@ -77,5 +77,5 @@ def operator_of(snippet: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     for count in range(1, len(names) + 1):
         monkeypatch.setitem(sys.modules, ".".join(names[:count]), ModuleType(names[count - 1]))
     sys.modules[OPERATOR].EmrServerlessStartJobOperator = lambda **arguments: given.update(arguments)
-    exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102 - our own README
+    exec(compile(snippet, "docs/emr.md", "exec"), {})  # noqa: S102 - our own page
     return given

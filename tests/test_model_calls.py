@@ -109,8 +109,13 @@ def test_an_import_that_failed_can_be_asked_again_and_a_double_click_cannot():
     assert first["importedModelTags"] == again["importedModelTags"]
 
 
-def test_every_operation_of_the_readmes_list_is_known_to_botocore():
-    text = (ROOT / "README.md").read_text().partition("### Rights for training and hosting")[2].partition("\n## ")[0]
+def test_every_operation_of_the_docs_list_is_known_to_botocore():
+    text = (
+        (ROOT / "docs/hosting.md")
+        .read_text()
+        .partition("## Permissions for training and hosting")[2]
+        .partition("\n## ")[0]
+    )
     named = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     assert len(named) > 4
     prefixes = {"autoscaling": "application-autoscaling"}
