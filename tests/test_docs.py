@@ -1,6 +1,7 @@
 """The site is whole: pages that are generated are those of the checkout, a dead link and a long line are found."""
 
 import importlib.util
+import re
 import sys
 import tomllib
 from types import ModuleType
@@ -100,3 +101,12 @@ def test_a_long_line_is_found_but_for_tables_and_addresses(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"{'x' * 120}\n{'x' * 121}\n| {'x' * 200} |\nsee https://example.org/{'x' * 200} there\n")
     assert list(check.long_lines(page)) == ["page.md:2 has 121 characters; 120 are allowed"]
+
+
+def test_every_message_that_troubleshooting_explains_is_in_the_code():
+    code = "\n".join(path.read_text() for path in sorted((ROOT / "raft_spark").rglob("*.py")))
+    joined = re.sub(r"""["']\s+f?["']""", "", code)  # strings that go on in the next line
+    told = re.findall(r"^### `(.*)`$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    parts = {part.strip(" ;,.()") for message in told for part in re.split(r"\.\.\.+", message)}
+    assert len(told) > 20
+    assert sorted(part for part in parts if part not in joined) == []
