@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+import raft_spark
 from raft_spark.cli import main
 from raft_spark.config import Config
 
@@ -30,23 +31,13 @@ API = """\
 
 Everything here is imported from `raft_spark`. `import raft_spark` starts nothing and loads neither Spark nor boto3.
 
-::: raft_spark
-    options:
-      show_root_heading: false
-      show_root_toc_entry: false
-
+A function that needs Spark uses the session that runs, or starts one, which later calls use too. The session ends with
+the process, or with `SparkSession.getActiveSession().stop()`.
+"""
+ERRORS = """
 ## Errors
 
-Each error is a `RaftError`. Its `exit_status` is what the command line ends with ([exit statuses][statuses]).
-
-[statuses]: troubleshooting.md#exit-statuses
-
-::: raft_spark.errors
-    options:
-      heading_level: 3
-      show_root_heading: false
-      show_root_toc_entry: false
-      show_docstring_description: false
+Each error is a `RaftError`. Its `exit_status` is the [exit status](troubleshooting.md#exit-statuses) of the command line.
 """
 
 
@@ -105,10 +96,15 @@ def _section(section: Section, schema: Mapping[str, Any]) -> str:
         return about + _prices()
     known = _at(schema, section.name.split(".")).get("properties", {})
     rows = [
-        (f"`{key}`", allowed(known[key], schema), f"`{default}`", _plain(" ".join(comment)))
+        (
+            f"`{key}`",
+            f"{_plain(' '.join(comment))}<br>Values: {allowed(known[key], schema)}. Default: `{default}`".removeprefix(
+                "<br>"
+            ),
+        )
         for key, (default, comment) in section.keys.items()
     ]
-    return about + _table(("Setting", "Values", "Default", "Meaning"), rows)
+    return about + _table(("Setting", "Meaning"), rows)
 
 
 def _at(schema: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
@@ -126,7 +122,7 @@ def _resolved(here: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
 def _models_keys(model: Mapping[str, Any]) -> str:
     """Return a table of keys that have their defaults in the model."""
     rows = [
-        (f"`{key}`", allowed(known, {}), "required" if key in model["required"] else _default(known.get("default")))
+        (f"`{key}`", allowed(known, {}), "needed" if key in model["required"] else _default(known.get("default")))
         for key, known in model["properties"].items()
     ]
     return _table(("Setting", "Values", "Default"), rows)
@@ -233,9 +229,23 @@ def _help(command: click.Command) -> str:
     )
 
 
+def api(names: Sequence[str], members: Mapping[str, object]) -> str:
+    """Return the page of the public names: functions in the order of their definition, then types, then errors."""
+    functions = [name for name, member in members.items() if name in names and inspect.isfunction(member)]
+    found = [name for name in members if name.endswith("Error")]
+    types = sorted({*names} - {*functions, *found})
+    parts = [("\n## Functions\n", functions), ("\n## Types\n", types), (ERRORS, found)]
+    blocks = (title + "".join(f"\n::: raft_spark.{name}\n" for name in part) for title, part in parts if part)
+    return f"{MARK}\n{API}" + "".join(blocks)
+
+
 def pages() -> dict[str, str]:
     """Return every generated page by its file name."""
-    return {"settings.md": settings(DEFAULTS.read_text()), "cli.md": cli(), "api.md": f"{MARK}\n{API}"}
+    return {
+        "settings.md": settings(DEFAULTS.read_text()),
+        "cli.md": cli(),
+        "api.md": api(getattr(raft_spark, "__all__", ()), vars(raft_spark)),
+    }
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def test_every_setting_is_on_its_page_with_its_comment():
         '[lake]\nfile_mb = 128   # MB: of a file,\n                # and of a task\n\n[log]\nformat = "text"\n'
     )
     assert "## [lake]" in page
-    assert "| `file_mb` | whole number, 1 to 2,048 | `128` | MB: of a file, and of a task |" in page
-    assert '| `format` | `text`, `json` | `"text"` |  |' in page
+    assert "| `file_mb` | MB: of a file, and of a task<br>Values: whole number, 1 to 2,048. Default: `128` |" in page
+    assert '| `format` | Values: `text`, `json`. Default: `"text"` |' in page
 
 
 def test_no_setting_of_the_default_file_is_left_out():
@@ -53,7 +53,7 @@ def test_no_setting_of_the_default_file_is_left_out():
 
 def test_signs_of_markdown_in_a_comment_are_shown_as_they_are():
     page = generate.settings('[lake]\nroot = "a"   # NAME.* of [spark]; a <TAG>, a|b and `raw*`\n')
-    assert r"| NAME.\* of \[spark\]; a &lt;TAG>, a\|b and `raw*` |" in page
+    assert r"| NAME.\* of \[spark\]; a &lt;TAG>, a\|b and `raw*`<br>" in page
 
 
 def test_a_comment_above_a_section_that_lists_kinds_becomes_a_list():
