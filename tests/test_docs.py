@@ -70,6 +70,12 @@ def test_every_verb_is_on_the_page_of_the_command_line():
     assert "| `--rows INTEGER RANGE` |" in page
 
 
+def test_every_page_is_in_the_navigation():
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    listed = {page for part in nav for pages in part.values() for entry in pages for page in entry.values()}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - listed == set()
+
+
 def site(folder, **pages):
     for name, text in pages.items():
         (folder / f"{name}.html").write_text(text)
