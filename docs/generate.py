@@ -63,7 +63,8 @@ def sections(text: str) -> Iterator[Section]:
             section = Section(found[1], [*block, found[2] or ""])
             block, comment = [], section.about
         elif found := SETTING.fullmatch(line):
-            comment = [found[3] or ""]
+            comment = [*block, found[3] or ""]
+            block = []
             section.keys[found[1]] = found[2], comment
         elif line.lstrip().startswith("# "):
             comment.append(line.strip()[2:])
@@ -86,8 +87,8 @@ def settings(text: str) -> str:
 
 def _section(section: Section, schema: Mapping[str, Any]) -> str:
     kind = section.name.partition(".")[0]
-    if kind == "endpoints" and not section.about[0]:
-        return ""  # an example: its keys are those of [endpoints.NAME]
+    if kind == "endpoints" and not any(section.about):
+        return ""  # another example; the first has the comment about all
     name = "endpoints.NAME" if kind == "endpoints" else section.name
     about = f"\n## [{name}]\n\n{_prose(section.about)}"
     if kind == "endpoints":
@@ -96,15 +97,15 @@ def _section(section: Section, schema: Mapping[str, Any]) -> str:
         return about + _prices()
     known = _at(schema, section.name.split(".")).get("properties", {})
     rows = [
-        (
-            f"`{key}`",
-            f"{_plain(' '.join(comment))}<br>Values: {allowed(known[key], schema)}. Default: `{default}`".removeprefix(
-                "<br>"
-            ),
-        )
+        (f"`{key}`", _meaning(" ".join(filter(None, comment)), allowed(known[key], schema), default))
         for key, (default, comment) in section.keys.items()
     ]
     return about + _table(("Setting", "Meaning"), rows)
+
+
+def _meaning(comment: str, values: str, default: str) -> str:
+    said = f"{_plain(comment)}<br>" if comment else ""
+    return f"{said}Values: {values}. Default: `{default}`"
 
 
 def _at(schema: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:

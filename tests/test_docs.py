@@ -35,6 +35,7 @@ def test_every_setting_is_on_its_page_with_its_comment():
     )
     assert "## [lake]" in page
     assert "| `file_mb` | MB: of a file, and of a task<br>Values: whole number, 1 to 2,048. Default: `128` |" in page
+    assert "| `file_mb` | Above its key.<br>" in generate.settings("[lake]\n# Above\n# its key.\nfile_mb = 128\n")
     assert '| `format` | Values: `text`, `json`. Default: `"text"` |' in page
 
 
