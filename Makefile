@@ -12,6 +12,7 @@ PEER := build/env-peer
 SCAN := build/env-scan
 SAGEMAKER := build/env-sagemaker
 TRAIN := build/env-train
+DOCS := build/env-docs
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own, as those of
 ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
@@ -26,7 +27,7 @@ help: ## list the verbs
 run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model, into build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
-test: check $(SPARK35)/ready $(S3A)/ready ## everything tested: about half an hour
+test: check docs $(SPARK35)/ready $(S3A)/ready ## everything tested: about half an hour
 	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
 
 # Side by side, since both wait for processes most of the time; not pytest-xdist, whose workers tests of signals would end.
@@ -49,6 +50,14 @@ check: $(TEST)/ready ## format, lint, types, import layers, row tests: about a m
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports --no-cache
 	$(TEST)/bin/python -m pytest -q -m row -n 2
+
+.PHONY: docs
+docs: $(DOCS)/ready ## the site, built strictly into build/site: pages of settings, verbs and functions are written anew
+	$(DOCS)/bin/python docs/generate.py
+	@rm -rf build/site
+	$(DOCS)/bin/zensical build --clean --strict
+	$(DOCS)/bin/python docs/check.py build/site
+	@rm -rf .cache
 
 format: $(TEST)/ready ## put the code into shape
 	$(TEST)/bin/ruff format .
@@ -115,6 +124,12 @@ comma := ,
 $(TRAIN)/ready: setup.py constraints.txt
 	@echo "with what trains: 6 GB more, ten minutes"
 	$(call environment,$(TRAIN),train$(comma)local,dev)
+
+$(DOCS)/ready: setup.py constraints.txt
+	@echo "making $(DOCS): 450 MB, a minute"
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python $(PIP) --editable '.[docs]'
+	@touch $@
 
 # Spark 3.5.8, the line of emr-7.14.0, beside 4.1.1: PYTHONPATH chooses.
 $(SPARK35)/ready: | $(TEST)/ready

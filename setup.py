@@ -62,6 +62,7 @@ setup(
         "report": report,
         "sagemaker": ["sagemaker>=3.27,<4"],
         "train": train,
+        "docs": ["mkdocstrings-python>=2", "zensical>=0.0.73"],
         "dev": [
             "cfn-lint>=1.50",
             "hypothesis>=6.100",
