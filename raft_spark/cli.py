@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -16,9 +15,10 @@ from raft_spark import (
     config,
     costs,
     estimate,
-    evaluation,
     iceberg,
+    pipeline,
     pointers,
+    previews,
     refresh,
     report,
     retention,
@@ -27,14 +27,13 @@ from raft_spark import (
     session,
     tables,
     views,
-    watched,
 )
 from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
 from raft_spark.model.verbs import model
 from raft_spark.terminal import console, reported, settings
 
-STAGES: refresh.Stages = {**refresh.STAGES, schemas.EVALUATION: evaluation.run}
+STAGES = pipeline.STAGES
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -67,22 +66,15 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages; what is done already is not done again."""
     with reported():
         conf = config.load(files, assignments)
-        begin = time.monotonic()
-        done = [(name, *_timed(stage, name, conf)) for name, stage in refresh.STAGES.items()]
+        with _reported_on(conf):
+            result = pipeline.run(conf, _show)
         session.stop()
-        views.summary(console, conf, done, time.monotonic() - begin)
+        done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
+        views.summary(console, conf, done, result.seconds)
 
 
-def _timed(
-    stage: Callable[[config.Config], tables.Version], name: str, conf: config.Config
-) -> tuple[tables.Version, bool, float]:
-    """Run one stage: (its version, whether it is new, seconds)."""
-    before, begin = tables.current(conf.lake, name), time.monotonic()
-    with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
-        version = watched.run(stage, conf)
-    seconds, new = time.monotonic() - begin, before is None or before.id != version.id
-    console.print(views.line(name, version, new, seconds), highlight=False)
-    return version, new, seconds
+def _show(done: pipeline.StageResult) -> None:
+    console.print(views.line(done.name, done.manifest, done.is_new, done.seconds), highlight=False)
 
 
 @contextmanager
@@ -101,7 +93,9 @@ def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) 
     @settings
     def command(files: Sequence[str], assignments: Sequence[str]) -> None:
         with reported():
-            _timed(stage, name, config.load(files, assignments))
+            conf = config.load(files, assignments)
+            with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
+                _show(pipeline.run_stage(name, conf))
             session.stop()
 
     description = (sys.modules[stage.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
@@ -121,8 +115,7 @@ def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None)
     """Ask the teacher one question of the base table; show prompt, completion, seconds and tokens. Stores nothing."""
     with reported():
         conf = config.load(files, assignments)
-        row = tables.first_row(conf.lake, tables.needed(conf.lake, schemas.BASE), pubid)
-        views.preview(console, conf, row)
+        views.preview(console, previews.ask(conf, pubid))
 
 
 @main.command("estimate")
@@ -205,9 +198,9 @@ def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> 
     """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
     with reported():
         conf = config.load(files, assignments)
-        for table, name in retention.rolled_back(conf.lake, version).items():
+        for table, name in pipeline.rollback(conf, version).items():
             console.print(f"{table:<12} {name}", highlight=False)
-        _followed(conf)
+        session.stop()
 
 
 @main.command()
@@ -228,13 +221,8 @@ def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
         conf = config.load(files, assignments)
         gone = retention.expire(conf.lake)
         console.print("\n".join(gone) or "nothing has expired", highlight=False)
-        _followed(conf)
-
-
-def _followed(conf: config.Config) -> None:
-    """Bring the lake's catalog there too."""
-    iceberg.follow(conf)
-    session.stop()
+        iceberg.follow(conf)
+        session.stop()
 
 
 @main.command("progress")

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 from rich.console import Console
@@ -11,9 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, endpoints, pointers, progress, prompts, refresh, runs, schemas, tables
+from raft_spark import config, costs, pointers, progress, refresh, runs, schemas, tables
 from raft_spark.bounds import Bound
-from raft_spark.errors import EndpointError, InputError
+from raft_spark.errors import InputError
+from raft_spark.previews import Preview
 
 Done = tuple[str, tables.Version, bool, float]
 LONG_TEXT = 600
@@ -52,28 +52,18 @@ def show(console: Console, conf: config.Config, version: tables.Version, rows: i
         console.print(_base_row(row) if "documents" in row else _record(row))
 
 
-def preview(console: Console, conf: config.Config, row: Mapping[str, Any]) -> None:
-    """Ask the teacher one question and show all that goes and comes. Raises EndpointError when it does not answer."""
-    with endpoints.serving(conf.teacher) as endpoint:
-        client = endpoints.connect(endpoint, 1, conf.completions.timeout_seconds)
-        with closing(client):
-            request = prompts.request(row["question"], row["oracle"], endpoint.model, conf.completions)
-            begin = time.monotonic()
-            reply = client.ask(request)
-            seconds = time.monotonic() - begin
+def preview(console: Console, shown: Preview) -> None:
+    """Show all that went and came."""
     sent = (
-        request.prompt
-        if isinstance(request.prompt, str)
-        else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in request.prompt)
+        shown.prompt
+        if isinstance(shown.prompt, str)
+        else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in shown.prompt)
     )
-    console.print(Panel(Text(sent), title=f"prompt · pubid {row['pubid']}"))
-    if reply.completion is None:
-        msg = f"endpoint {conf.completions.endpoint!r} gave no answer ({reply.error_class}): {reply.error}"
-        raise EndpointError(msg)
-    console.print(Panel(Text(reply.completion), title="completion", border_style="green"))
+    console.print(Panel(Text(sent), title=f"prompt · pubid {shown.pubid}"))
+    console.print(Panel(Text(shown.completion), title="completion", border_style="green"))
     console.print(
-        f"{seconds:.2f} s, {reply.prompt_tokens} tokens in, {reply.completion_tokens} out, finished by {reply.finish_reason}, "
-        f"key {request.key}"
+        f"{shown.seconds:.2f} s, {shown.prompt_tokens} tokens in, {shown.completion_tokens} out, "
+        f"finished by {shown.finish_reason}, key {shown.key}"
     )
 
 

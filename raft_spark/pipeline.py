@@ -1,0 +1,109 @@
+"""Run stages and return what each of them did. The command line and the Python API both call these functions."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raft_spark import evaluation, iceberg, refresh, retention, schemas, tables, watched
+from raft_spark.config import Config
+from raft_spark.errors import ConfigError
+
+STAGES: refresh.Stages = {**refresh.STAGES, schemas.EVALUATION: evaluation.run}
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What one stage did.
+
+    Attributes:
+        manifest: The version of the stage's table that is current now, with its files and settings.
+        is_new: Whether the stage published this version now. False: it was there already, and there was nothing to do.
+        seconds: How long the stage took.
+    """
+
+    manifest: tables.Version
+    is_new: bool
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Return the name of the stage, which is also the name of its table."""
+        return self.manifest.table
+
+    @property
+    def version(self) -> str:
+        """Return the id of the table's version."""
+        return self.manifest.id
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """Return the numbers that the stage counted, such as rows by split, or rejected rows by reason."""
+        return self.manifest.counts
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        stages: The result of each stage by its name, in the order of the data.
+        seconds: How long the whole run took.
+    """
+
+    stages: Mapping[str, StageResult]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult(StageResult):
+    """What the evaluation did.
+
+    Attributes:
+        metrics: A dictionary for each metric of a student, a setting and a number of distractors: its `value`, and its
+            95 % interval from `low` to `high`. In those with `against`, the value is the difference from that student.
+    """
+
+    metrics: tuple[Mapping[str, Any], ...]
+
+
+def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -> RunResult:
+    """Run all stages from articles to dataset, and call `watch` after each of them. Raises what a stage raises."""
+    begin = time.monotonic()
+    done: dict[str, StageResult] = {}
+    for name in refresh.STAGES:
+        done[name] = run_stage(name, conf)
+        watch(done[name])
+    return RunResult(done, time.monotonic() - begin)
+
+
+def run_stage(name: str, conf: Config) -> StageResult:
+    """Run one stage. Raises ConfigError if no stage has this name, and what the stage raises."""
+    stage = STAGES.get(name)
+    if stage is None:
+        msg = f"there is no stage {name!r}; the stages are {', '.join(STAGES)}"
+        raise ConfigError(msg)
+    before, begin = tables.current(conf.lake, name), time.monotonic()
+    version = watched.run(stage, conf)
+    return StageResult(version, before is None or before.id != version.id, time.monotonic() - begin)
+
+
+def evaluate(conf: Config) -> EvaluationResult:
+    """Run the evaluation and read its metrics. Raises what the stage raises."""
+    done = run_stage(schemas.EVALUATION, conf)
+    at = tables.place(conf.lake, schemas.EVALUATION).at("versions", done.version)
+    metrics = pq.read_table(pa.BufferReader(at.read(evaluation.METRICS) or b"")).to_pylist()
+    return EvaluationResult(done.manifest, done.is_new, done.seconds, tuple(metrics))
+
+
+def rollback(conf: Config, version: str) -> dict[str, str]:
+    """Make a version current again, with the versions it was made from, also in the lake's catalog; return them by table.
+
+    Raises InputError if there is no such version.
+    """
+    current = retention.rolled_back(conf.lake, version)
+    iceberg.follow(conf)
+    return current
