@@ -27,4 +27,4 @@ for each in result.metrics:
     if each["setting"] == "with" and each["figure"] == "rouge_l" and each["place"] is None:
         against = f" - {each['against']}" if each["against"] else ""
         print(f"ROUGE-L {each['student']}{against}: {each['value']:.3f} ({each['low']:.3f} to {each['high']:.3f})")
-print("the page to open:", rs.open_table(conf, "evaluation").path)
+print("the page to open:", result.page)

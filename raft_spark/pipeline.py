@@ -65,9 +65,11 @@ class EvaluationResult(StageResult):
     Attributes:
         metrics: A dictionary for each metric of a student, a setting and a number of distractors: its `value`, and its
             95 % interval from `low` to `high`. In those with `against`, the value is the difference from that student.
+        page: The HTML page with charts and answers, "" if matplotlib or jinja2 is missing.
     """
 
     metrics: tuple[Mapping[str, Any], ...]
+    page: str
 
 
 def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -> RunResult:
@@ -96,7 +98,9 @@ def evaluate(conf: Config) -> EvaluationResult:
     done = run_stage(schemas.EVALUATION, conf)
     at = tables.place(conf.lake, schemas.EVALUATION).at("versions", done.version)
     metrics = pq.read_table(pa.BufferReader(at.read(evaluation.METRICS) or b"")).to_pylist()
-    return EvaluationResult(done.manifest, done.is_new, done.seconds, tuple(metrics))
+    has_page = any(file.path == evaluation.PAGE for file in done.manifest.files)
+    page = f"{tables.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
+    return EvaluationResult(done.manifest, done.is_new, done.seconds, tuple(metrics), page)
 
 
 def rollback(conf: Config, version: str) -> dict[str, str]:
