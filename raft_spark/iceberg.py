@@ -20,7 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import catalog, pointers, runs, schemas, session, tables
+from raft_spark import catalog, dataframes, pointers, runs, schemas, session, tables
 from raft_spark.config import Config, Lake
 from raft_spark.errors import CatalogError, InputError
 from raft_spark.files import Place
@@ -95,7 +95,7 @@ class _Table:
 
     def bring(self, version: tables.Version) -> None:
         """Make a version the current one, under a tag, and drop the tags of versions that are gone."""
-        rows = tables.read(self.spark, self.lake, version)
+        rows = dataframes.read(self.spark, self.lake, version)
         if self.spark.catalog.tableExists(self.name):
             self._refuse_a_strangers()
         else:

@@ -7,7 +7,20 @@ versions it holds by name, each compared with the lake's.
 import json
 import sys
 
-from raft_spark import articles, base, completions, config, dataset, iceberg, refresh, schemas, session, tables, watched
+from raft_spark import (
+    articles,
+    base,
+    completions,
+    config,
+    dataframes,
+    dataset,
+    iceberg,
+    refresh,
+    schemas,
+    session,
+    tables,
+    watched,
+)
 
 
 def held(conf: config.Config, table: str) -> int:
@@ -16,9 +29,9 @@ def held(conf: config.Config, table: str) -> int:
     found = tables.history(conf.lake, table)
     for version in found:
         rows = spark.sql(f"SELECT * FROM {name} VERSION AS OF '{version.id}'")  # noqa: S608 - names of our own
-        read = tables.read(spark, conf.lake, version).select(rows.columns)
+        read = dataframes.read(spark, conf.lake, version).select(rows.columns)
         assert sorted(map(str, rows.collect())) == sorted(map(str, read.collect()))
-    current = tables.read(spark, conf.lake, tables.needed(conf.lake, table))
+    current = dataframes.read(spark, conf.lake, tables.needed(conf.lake, table))
     main = spark.table(name).select(current.columns)
     assert sorted(map(str, main.collect())) == sorted(map(str, current.collect()))
     return len(found)
