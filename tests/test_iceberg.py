@@ -21,13 +21,13 @@ from werkzeug.serving import WSGIRequestHandler
 
 from conftest import ROOT, Settle, article, python, write_articles
 from raft_spark import (
-    articles,
     catalog,
     config,
     dataframes,
     iceberg,
     parts,
     refresh,
+    registry,
     retention,
     schemas,
     session,
@@ -107,7 +107,7 @@ def listed(rows: DataFrame) -> list[str]:
 def holds(conf: config.Config) -> bool:
     """Say whether each table of the catalog has the rows of the lake's current version, now and under its tag."""
     spark, found = session.start(conf), []
-    for version in filter(None, (tables.current(conf.lake, table) for table in iceberg.KEYS)):
+    for version in filter(None, (tables.current(conf.lake, table) for table in schemas.KEYS)):
         rows = listed(dataframes.read(spark, conf.lake, version))
         found += [rows == listed(in_catalog(conf, version.table, at)) for at in ("", version.id)]
     return bool(found) and all(found)
@@ -115,7 +115,7 @@ def holds(conf: config.Config) -> bool:
 
 def made(conf: config.Config) -> str:
     """Run the first stage alone; return the version it made."""
-    return watched.run(articles.run, conf).id
+    return watched.run(registry.ARTICLES, conf).id
 
 
 def tags(conf: config.Config, table: str) -> set[str]:

@@ -8,14 +8,10 @@ import json
 import sys
 
 from raft_spark import (
-    articles,
-    base,
-    completions,
     config,
     dataframes,
-    dataset,
-    iceberg,
     refresh,
+    registry,
     schemas,
     session,
     tables,
@@ -42,10 +38,10 @@ if __name__ == "__main__":
     if tables.current(conf.lake, schemas.DATASET):
         refresh.run(conf)
     else:
-        for stage in (articles, base, completions, dataset):
-            watched.run(stage.run, conf)
+        for stage in registry.WALK:
+            watched.run(stage, conf)
     name = f"{conf.lake.catalog}.{conf.lake.namespace}"
-    columns = {table: len(session.start(conf).table(f"{name}.{table}").columns) for table in iceberg.KEYS}
-    versions = {table: held(conf, table) for table in iceberg.KEYS}
+    columns = {table: len(session.start(conf).table(f"{name}.{table}").columns) for table in schemas.KEYS}
+    versions = {table: held(conf, table) for table in schemas.KEYS}
     sys.stdout.write(json.dumps({"columns": columns, "versions": versions}) + "\n")
     session.stop()
