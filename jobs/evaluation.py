@@ -7,7 +7,7 @@ from raft_spark import preflight
 
 preflight.check()
 
-from raft_spark import evaluation, session, watched
+from raft_spark import registry, session, watched
 
 if __name__ == "__main__":
-    session.job(partial(watched.run, evaluation.run), sys.argv[1:])
+    session.job(partial(watched.run, registry.EVALUATION), sys.argv[1:])

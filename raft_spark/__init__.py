@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, overload
 
+from raft_spark import extras
 from raft_spark.errors import (
     CatalogError,
     ConfigError,
@@ -77,7 +78,6 @@ _TYPES = {
 }
 
 # Each function imports what it needs: `import raft_spark` stays fast, and a job can check its packages first.
-# ruff: noqa: PLC0415
 
 
 def __getattr__(name: str) -> object:
@@ -108,9 +108,10 @@ def load_config(*files: str | os.PathLike[str], overrides: Mapping[str, object] 
         >>> conf.articles.source
         'sample:200'
     """
-    from raft_spark import config
+    with extras.required():
+        from raft_spark import config
 
-    return config.load(map(str, files), overrides=overrides)
+        return config.load(map(str, files), overrides=overrides)
 
 
 def run(conf: "Config") -> "RunResult":
@@ -139,9 +140,10 @@ def run(conf: "Config") -> "RunResult":
         >>> result.stages["dataset"].counts["rows"]
         200
     """
-    from raft_spark import pipeline
+    with extras.required():
+        from raft_spark import pipeline
 
-    return pipeline.run(conf)
+        return pipeline.run(conf)
 
 
 def run_stage(name: str, conf: "Config") -> "StageResult":
@@ -168,9 +170,10 @@ def run_stage(name: str, conf: "Config") -> "StageResult":
         >>> rs.run_stage("articles", conf).is_new
         False
     """
-    from raft_spark import pipeline
+    with extras.required():
+        from raft_spark import pipeline
 
-    return pipeline.run_stage(name, conf)
+        return pipeline.run_stage(name, conf)
 
 
 def open_table(conf: "Config", name: str, version: str = "") -> "Table":
@@ -197,9 +200,10 @@ def open_table(conf: "Config", name: str, version: str = "") -> "Table":
         >>> table.to_arrow().num_rows
         200
     """
-    from raft_spark import reader
+    with extras.required():
+        from raft_spark import reader
 
-    return reader.opened(conf.lake, name, version)
+        return reader.opened(conf.lake, name, version)
 
 
 @overload
@@ -237,9 +241,10 @@ def estimate_(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Est
         >>> print(f"${estimate.bill.total.value:.2f}")
         $0.00
     """
-    from raft_spark import bounds, estimate
+    with extras.required():
+        from raft_spark import bounds, estimate
 
-    return bounds.run(conf) if evaluation else estimate.run(conf, ask)
+        return bounds.run(conf) if evaluation else estimate.run(conf, ask)
 
 
 def preview(conf: "Config", pubid: int | None = None) -> "Preview":
@@ -266,9 +271,10 @@ def preview(conf: "Config", pubid: int | None = None) -> "Preview":
         >>> shown.finish_reason
         'stop'
     """
-    from raft_spark import previews
+    with extras.required():
+        from raft_spark import previews
 
-    return previews.ask(conf, pubid)
+        return previews.ask(conf, pubid)
 
 
 def evaluate(conf: "Config") -> "EvaluationResult":
@@ -294,9 +300,10 @@ def evaluate(conf: "Config") -> "EvaluationResult":
         >>> [each["value"] for each in metrics if (each["setting"], each["figure"]) == ("with", "failed")]
         [0.0]
     """
-    from raft_spark import pipeline
+    with extras.required():
+        from raft_spark import pipeline
 
-    return pipeline.evaluate(conf)
+        return pipeline.evaluate(conf)
 
 
 def refresh_(conf: "Config") -> "Refresh":
@@ -323,9 +330,10 @@ def refresh_(conf: "Config") -> "Refresh":
         >>> rs.refresh_(conf).outcome
         'nothing new'
     """
-    from raft_spark import refresh
+    with extras.required():
+        from raft_spark import refresh
 
-    return refresh.run(conf)
+        return refresh.run(conf)
 
 
 def rollback(conf: "Config", version: str) -> dict[str, str]:
@@ -350,6 +358,7 @@ def rollback(conf: "Config", version: str) -> dict[str, str]:
         >>> rs.rollback(conf, first.version) == {"articles": first.version}
         True
     """
-    from raft_spark import pipeline
+    with extras.required():
+        from raft_spark import pipeline
 
-    return pipeline.rollback(conf, version)
+        return pipeline.rollback(conf, version)

@@ -24,6 +24,7 @@ from raft_spark import (
     batch,
     config,
     cutting,
+    dataframes,
     log,
     parts,
     progress,
@@ -225,7 +226,7 @@ def _collect(spark: SparkSession, conf: config.Config, jobs: Sequence[batch.Job]
     done: list[batch.Job] = []
     for ended in batch.finished(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
-        stored = tables.tasks(spark, pieces, len(pieces)).mapInArrow(
+        stored = dataframes.tasks(spark, pieces, len(pieces)).mapInArrow(
             partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format), from_arrow_schema(OUTCOMES)
         )
         watch.collected(stored.collect())  # some ten rows a job

@@ -1,39 +1,25 @@
-"""raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it."""
+"""raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it.
+
+Each verb imports what it needs when it runs: help is printed at once, and without Spark.
+"""
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
-from raft_spark import (
-    __version__,
-    bounds,
-    config,
-    costs,
-    estimate,
-    iceberg,
-    pipeline,
-    pointers,
-    previews,
-    refresh,
-    report,
-    retention,
-    runs,
-    schemas,
-    session,
-    tables,
-    views,
-)
+from raft_spark import __version__, config, registry
 from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
 from raft_spark.model.verbs import model
-from raft_spark.terminal import console, reported, settings
+from raft_spark.terminal import console, reported, settings, stop_spark
 
-STAGES = pipeline.STAGES
+if TYPE_CHECKING:
+    from raft_spark import pipeline
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,21 +51,27 @@ def main() -> None:
 def run(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages; what is done already is not done again."""
     with reported():
+        from raft_spark import pipeline, views
+
         conf = config.load(files, assignments)
         with _reported_on(conf):
             result = pipeline.run(conf, _show)
-        session.stop()
+        stop_spark()
         done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
         views.summary(console, conf, done, result.seconds)
 
 
-def _show(done: pipeline.StageResult) -> None:
+def _show(done: "pipeline.StageResult") -> None:
+    from raft_spark import views
+
     console.print(views.line(done.name, done.manifest, done.is_new, done.seconds), highlight=False)
 
 
 @contextmanager
 def _reported_on(conf: config.Config) -> Iterator[None]:
     """Write the page about the run that the block makes, also when it fails; none where matplotlib is missing, as on EMR."""
+    from raft_spark import report, runs
+
     last = runs.read(conf.lake)
     try:
         yield
@@ -89,21 +81,22 @@ def _reported_on(conf: config.Config) -> Iterator[None]:
             console.print(f"{'':<12} report: {report.written(conf.lake, run.id)}", soft_wrap=True, highlight=False)
 
 
-def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) -> click.Command:
+def _stage_command(stage: registry.Stage) -> click.Command:
     @settings
     def command(files: Sequence[str], assignments: Sequence[str]) -> None:
         with reported():
+            from raft_spark import pipeline
+
             conf = config.load(files, assignments)
-            with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
-                _show(pipeline.run_stage(name, conf))
-            session.stop()
+            with _reported_on(conf) if "teacher" in stage.uses else nullcontext():
+                _show(pipeline.run_stage(stage.name, conf))
+            stop_spark()
 
-    description = (sys.modules[stage.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
-    return click.command(name, help=description)(command)
+    return click.command(stage.name, help=stage.help)(command)
 
 
-for _name, _stage in STAGES.items():
-    main.add_command(_stage_command(_name, _stage))
+for _stage in registry.STAGES:
+    main.add_command(_stage_command(_stage))
 main.add_command(verbs.emr)
 main.add_command(model)
 
@@ -114,8 +107,9 @@ main.add_command(model)
 def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
     """Ask the teacher one question of the base table; show prompt, completion, seconds and tokens. Stores nothing."""
     with reported():
-        conf = config.load(files, assignments)
-        views.preview(console, previews.ask(conf, pubid))
+        from raft_spark import previews, views
+
+        views.preview(console, previews.ask(config.load(files, assignments), pubid))
 
 
 @main.command("estimate")
@@ -132,9 +126,11 @@ def estimate_costs(
 ) -> None:
     """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""
     with reported():
+        from raft_spark import bounds, costs, estimate, views
+
         conf = config.load(files, assignments)
         told = bounds.run(conf) if of_evaluation else estimate.run(conf, ask)
-        session.stop()
+        stop_spark()
         if as_json:
             click.echo(json.dumps(told, default=dataclasses.asdict))
         elif isinstance(told, costs.Estimate):
@@ -144,7 +140,7 @@ def estimate_costs(
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 @click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many rows.")
 @click.option("--version", "version", help="An old version, by its id; default: the current one.")
@@ -154,27 +150,33 @@ def show(
 ) -> None:
     """Show rows of a table, oracle and distractor passages marked."""
     with reported():
+        from raft_spark import tables, views
+
         conf = config.load(files, assignments)
         found = tables.load(conf.lake, table, version) if version else tables.needed(conf.lake, table)
         views.show(console, conf, found, rows, quarantine=quarantine)
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Print the folder of a table's current version, so that any tool can read it."""
     with reported():
+        from raft_spark import tables
+
         conf = config.load(files, assignments)
         click.echo(tables.folder(conf.lake, tables.needed(conf.lake, table)))
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """List the versions of a table, oldest first: the current one, those that are pinned, those rolled back from."""
     with reported():
+        from raft_spark import pointers, tables, views
+
         lake = config.load(files, assignments).lake
         views.history(console, tables.history(lake, table), pointers.read(tables.line(lake, table)))
 
@@ -184,10 +186,12 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
 def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages aside, look at what they made, and publish it at once; nothing new is nothing to do."""
     with reported():
+        from raft_spark import refresh, views
+
         conf = config.load(files, assignments)
         with _reported_on(conf):
             done = refresh.run(conf)
-        session.stop()
+        stop_spark()
         views.refreshed(console, done)
 
 
@@ -197,10 +201,11 @@ def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
 def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
     with reported():
-        conf = config.load(files, assignments)
-        for table, name in pipeline.rollback(conf, version).items():
+        from raft_spark import pipeline
+
+        for table, name in pipeline.rollback(config.load(files, assignments), version).items():
             console.print(f"{table:<12} {name}", highlight=False)
-        session.stop()
+        stop_spark()
 
 
 @main.command()
@@ -210,6 +215,8 @@ def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> 
 def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: bool) -> None:
     """Keep a version, and those it was made from, for ever."""
     with reported():
+        from raft_spark import retention
+
         retention.pin(config.load(files, assignments).lake, version, off=off)
 
 
@@ -218,11 +225,11 @@ def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: 
 def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; a refresh does so too."""
     with reported():
-        conf = config.load(files, assignments)
-        gone = retention.expire(conf.lake)
+        from raft_spark import pipeline
+
+        gone = pipeline.expire(config.load(files, assignments))
         console.print("\n".join(gone) or "nothing has expired", highlight=False)
-        iceberg.follow(conf)
-        session.stop()
+        stop_spark()
 
 
 @main.command("progress")
@@ -231,6 +238,8 @@ def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
 def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool) -> None:
     """Follow the last run of completions from another process, by what it keeps in the lake; Ctrl-C ends this, not the run."""
     with reported():
+        from raft_spark import views
+
         views.follow(console, config.load(files, assignments).lake, once=once)
 
 
@@ -248,4 +257,6 @@ def fake_endpoint(port: int, **manner: object) -> None:
 def report_on(files: Sequence[str], assignments: Sequence[str], run_id: str) -> None:
     """Write a page about a run of completions into the lake, completions/runs/RUN_ID.html, and print where it lies."""
     with reported():
+        from raft_spark import report
+
         click.echo(report.written(config.load(files, assignments).lake, run_id))

@@ -8,11 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark import evaluation, iceberg, refresh, retention, schemas, tables, watched
+from raft_spark import registry, retention, tables
 from raft_spark.config import Config
 from raft_spark.errors import ConfigError
-
-STAGES: refresh.Stages = {**refresh.STAGES, schemas.EVALUATION: evaluation.run}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +74,30 @@ def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -
     """Run all stages from articles to dataset, and call `watch` after each of them. Raises what a stage raises."""
     begin = time.monotonic()
     done: dict[str, StageResult] = {}
-    for name in refresh.STAGES:
-        done[name] = run_stage(name, conf)
-        watch(done[name])
+    for stage in registry.WALK:
+        done[stage.name] = run_stage(stage.name, conf)
+        watch(done[stage.name])
     return RunResult(done, time.monotonic() - begin)
 
 
 def run_stage(name: str, conf: Config) -> StageResult:
     """Run one stage. Raises ConfigError if no stage has this name, and what the stage raises."""
-    stage = STAGES.get(name)
-    if stage is None:
-        msg = f"there is no stage {name!r}; the stages are {', '.join(STAGES)}"
+    from raft_spark import watched
+
+    if name not in registry.NAMES:
+        msg = f"there is no stage {name!r}; the stages are {', '.join(registry.NAMES)}"
         raise ConfigError(msg)
     before, begin = tables.current(conf.lake, name), time.monotonic()
-    version = watched.run(stage, conf)
+    version = watched.run(registry.named(name), conf)
     return StageResult(version, before is None or before.id != version.id, time.monotonic() - begin)
 
 
 def evaluate(conf: Config) -> EvaluationResult:
     """Run the evaluation and read its metrics. Raises what the stage raises."""
-    done = run_stage(schemas.EVALUATION, conf)
-    at = tables.place(conf.lake, schemas.EVALUATION).at("versions", done.version)
+    from raft_spark import evaluation
+
+    done = run_stage(registry.EVALUATION.name, conf)
+    at = tables.place(conf.lake, done.name).at("versions", done.version)
     metrics = pq.read_table(pa.BufferReader(at.read(evaluation.METRICS) or b"")).to_pylist()
     has_page = any(file.path == evaluation.PAGE for file in done.manifest.files)
     page = f"{tables.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
@@ -109,5 +110,20 @@ def rollback(conf: Config, version: str) -> dict[str, str]:
     Raises InputError if there is no such version.
     """
     current = retention.rolled_back(conf.lake, version)
-    iceberg.follow(conf)
+    _follow(conf)
     return current
+
+
+def expire(conf: Config) -> list[str]:
+    """Delete the versions that `lake.keep_versions` and `lake.keep_days` no longer keep, also from the lake's catalog."""
+    gone = retention.expire(conf.lake)
+    _follow(conf)
+    return gone
+
+
+def _follow(conf: Config) -> None:
+    """Bring the lake's catalog up to date, which takes Spark."""
+    if conf.lake.format == "iceberg":
+        from raft_spark import iceberg
+
+        iceberg.follow(conf)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark import parts, schemas, tables
+from raft_spark import extras, parts, schemas, tables
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -68,8 +68,12 @@ class Table:
         return pa.concat_tables([empty, *read])
 
     def to_pandas(self, form: str = "") -> "pd.DataFrame":
-        """Read all rows into memory as a pandas DataFrame. Arguments, columns and errors are those of `to_arrow`."""
-        return self.to_arrow(form).to_pandas()
+        """Read all rows into memory as a pandas DataFrame. Arguments, columns and errors are those of `to_arrow`.
+
+        Raises ConfigError if pandas is not installed.
+        """
+        with extras.required():
+            return self.to_arrow(form).to_pandas()
 
     def to_spark(self, spark: "SparkSession", form: str = "") -> "DataFrame":
         """Return a Spark DataFrame that reads the rows when Spark needs them.
@@ -84,11 +88,13 @@ class Table:
         Raises:
             InputError: The dataset was not written in this format.
         """
-        if self.name != schemas.DATASET:
-            return tables.read(spark, self.lake, self.manifest)
-        from pyspark.sql import functions as F  # noqa: N812, PLC0415 - only Spark's readers need pyspark
-        from pyspark.sql.pandas.types import from_arrow_schema  # noqa: PLC0415 - the same
+        from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+        from pyspark.sql.pandas.types import from_arrow_schema
 
+        from raft_spark import dataframes
+
+        if self.name != schemas.DATASET:
+            return dataframes.read(spark, self.lake, self.manifest)
         schema, at = from_arrow_schema(self._schema(form)), self._place
         rows = spark.createDataFrame([], schema).withColumn("split", F.lit(""))
         for file in self._files(form):
@@ -144,7 +150,8 @@ def _split(file: parts.DataFile) -> str:
 
 def opened(lake: Lake, name: str, version: str = "") -> Table:
     """Open a table at a version, "" = the current one. Raises InputError if there is no such table or version."""
-    if name not in (*schemas.SCHEMAS, schemas.DATASET):
-        msg = f"there is no table {name!r}; the tables are {', '.join((*schemas.SCHEMAS, schemas.DATASET))}"
+    known = (*schemas.SCHEMAS, schemas.DATASET)
+    if name not in known:
+        msg = f"there is no table {name!r}; the tables are {', '.join(known)}"
         raise InputError(msg)
     return Table(lake, tables.load(lake, name, version) if version else tables.needed(lake, name))
