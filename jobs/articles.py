@@ -7,7 +7,7 @@ from raft_spark import preflight
 
 preflight.check()
 
-from raft_spark import articles, watched
+from raft_spark import registry, watched
 
 if __name__ == "__main__":
-    watched.job(partial(watched.run, articles.run), sys.argv[1:])
+    watched.job(partial(watched.run, registry.ARTICLES), sys.argv[1:])

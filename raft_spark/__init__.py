@@ -8,6 +8,357 @@
 
 Each stage reads tables and writes the one that bears its name (raft_spark/tables.py). The recipe is RAFT
 (Zhang et al. 2024, arXiv 2403.10131). A student is trained and hosted beside the stages (raft_spark/model).
+
+The functions here are the Python API. Each does what the command of the same name does, and returns what it did.
+
+A function that needs Spark uses the session that runs, and otherwise starts one, which later calls use too. It stops
+neither: `SparkSession.getActiveSession().stop()` does, and so does the end of the process. A running session keeps its
+settings, except those that `raft_spark.session.DEFAULTS` and the section `[spark]` name and Spark can still change.
 """
 
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, overload
+
+from raft_spark import extras
+from raft_spark.errors import (
+    CatalogError,
+    ConfigError,
+    EndpointError,
+    GateError,
+    InputError,
+    RaftError,
+    RunError,
+    StoppedError,
+)
+
+if TYPE_CHECKING:
+    from raft_spark.bounds import Bound
+    from raft_spark.config import Config
+    from raft_spark.costs import Estimate
+    from raft_spark.pipeline import EvaluationResult, RunResult, StageResult
+    from raft_spark.previews import Preview
+    from raft_spark.reader import Table
+    from raft_spark.refresh import Refresh
+
 __version__ = "0.1.0"
+__all__ = [
+    "CatalogError",
+    "Config",
+    "ConfigError",
+    "EndpointError",
+    "EvaluationResult",
+    "GateError",
+    "InputError",
+    "Preview",
+    "RaftError",
+    "RunError",
+    "RunResult",
+    "StageResult",
+    "StoppedError",
+    "Table",
+    "estimate_",
+    "evaluate",
+    "load_config",
+    "open_table",
+    "preview",
+    "refresh_",
+    "rollback",
+    "run",
+    "run_stage",
+]
+_TYPES = {
+    "Config": "config",
+    "EvaluationResult": "pipeline",
+    "Preview": "previews",
+    "RunResult": "pipeline",
+    "StageResult": "pipeline",
+    "Table": "reader",
+}
+
+# Each function imports what it needs: `import raft_spark` stays fast, and a job can check its packages first.
+
+
+def __getattr__(name: str) -> object:
+    """Import a type when it is asked for. Raises AttributeError for any other name."""
+    if name not in _TYPES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_TYPES[name]}"), name)
+
+
+def load_config(*files: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> "Config":
+    """Load the settings: the defaults, then each file, then the overrides. The last one wins.
+
+    Args:
+        *files: TOML files. A name such as `local.toml` can also be one of the files that come with the package.
+        overrides: Values by setting, for example `{"base.distractors": 4}`. A part of a setting's name that has dots
+            itself needs quotes, as in TOML: `'spark."spark.driver.memory"'`.
+
+    Returns:
+        The settings, checked and frozen.
+
+    Raises:
+        ConfigError: A file is missing, or a setting is unknown or has a value that is not allowed.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> conf = rs.load_config("local.toml", overrides={"articles.source": "sample:200"})
+        >>> conf.articles.source
+        'sample:200'
+    """
+    with extras.required():
+        from raft_spark import config
+
+        return config.load(map(str, files), overrides=overrides)
+
+
+def run(conf: "Config") -> "RunResult":
+    """Run all stages from articles to dataset. A stage that has nothing to do takes no time.
+
+    Args:
+        conf: The settings.
+
+    Returns:
+        For each stage the version of its table, its counts and its seconds.
+
+    Raises:
+        ConfigError: Java is missing, or the lake's catalog does not answer.
+        InputError: The source is missing or has another schema.
+        EndpointError: The teacher refuses the requests, or too many of them failed. What was answered is stored.
+        StoppedError: A signal, `completions.max_spend` or `completions.max_minutes` stopped the run. Run it again to go on.
+
+    Example:
+        The teacher is not asked here: the dataset gets the articles' own answers.
+
+        >>> import raft_spark as rs
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200", "dataset.answer": "original"})
+        >>> result = rs.run(conf)
+        >>> list(result.stages)
+        ['articles', 'base', 'completions', 'dataset']
+        >>> result.stages["dataset"].counts["rows"]
+        200
+    """
+    with extras.required():
+        from raft_spark import pipeline
+
+        return pipeline.run(conf)
+
+
+def run_stage(name: str, conf: "Config") -> "StageResult":
+    """Run one stage, on the tables that the stages before it made.
+
+    Args:
+        name: `articles`, `base`, `completions`, `dataset` or `evaluation`.
+        conf: The settings.
+
+    Returns:
+        The version of the stage's table, its counts and its seconds.
+
+    Raises:
+        ConfigError: There is no such stage; and as `run`.
+        InputError: A table that the stage reads is missing; and as `run`.
+        EndpointError: As `run`.
+        StoppedError: As `run`.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200"})
+        >>> rs.run_stage("articles", conf).counts["articles"]
+        200
+        >>> rs.run_stage("articles", conf).is_new
+        False
+    """
+    with extras.required():
+        from raft_spark import pipeline
+
+        return pipeline.run_stage(name, conf)
+
+
+def open_table(conf: "Config", name: str, version: str = "") -> "Table":
+    """Open a table, to read its rows or to find its files.
+
+    Args:
+        conf: The settings. Only the section `[lake]` matters.
+        name: `articles`, `base`, `completions`, `dataset` or `evaluation`.
+        version: The id of an older version. "" opens the current one.
+
+    Returns:
+        The table, with `path`, `version`, `counts`, `to_pandas()`, `to_arrow()` and `to_spark(spark)`.
+
+    Raises:
+        InputError: There is no such table or no such version.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200"})
+        >>> articles = rs.run_stage("articles", conf)
+        >>> table = rs.open_table(conf, "articles")
+        >>> table.version == articles.version
+        True
+        >>> table.to_arrow().num_rows
+        200
+    """
+    with extras.required():
+        from raft_spark import reader
+
+        return reader.opened(conf.lake, name, version)
+
+
+@overload
+def estimate_(conf: "Config", ask: int = 5, *, evaluation: Literal[False] = False) -> "Estimate": ...
+@overload
+def estimate_(conf: "Config", ask: int = 5, *, evaluation: Literal[True]) -> "list[Bound]": ...
+def estimate_(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Estimate | list[Bound]":
+    """Estimate what the completions would cost, or what the evaluation would cost at most.
+
+    The estimate uses stored answers. If there are too few, it asks the teacher some requests and stores the answers, so
+    that nothing is paid twice. The tables `articles` and `base` must be there.
+
+    Args:
+        conf: The settings.
+        ask: How many answers to ask for if none are stored. 0 asks for none.
+        evaluation: Whether to return the upper bounds of the evaluation instead. Nothing is asked for them.
+
+    Returns:
+        Requests, tokens, seconds and dollars of the completions. With `evaluation`, requests, tokens and dollars of each
+        student, and last of the judge.
+
+    Raises:
+        InputError: There is no base table yet; with `evaluation`, no articles table.
+        EndpointError: The teacher answered none of the requests.
+
+    Example:
+        The fake endpoint makes up its answers and costs nothing.
+
+        >>> import raft_spark as rs
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200", "completions.endpoint": "fake"})
+        >>> _ = rs.run_stage("articles", conf), rs.run_stage("base", conf)
+        >>> estimate = rs.estimate_(conf, ask=3)
+        >>> estimate.requests, estimate.to_ask, estimate.asked_now
+        (200, 197, 3)
+        >>> print(f"${estimate.bill.total.value:.2f}")
+        $0.00
+    """
+    with extras.required():
+        from raft_spark import bounds, estimate
+
+        return bounds.run(conf) if evaluation else estimate.run(conf, ask)
+
+
+def preview(conf: "Config", pubid: int | None = None) -> "Preview":
+    """Ask the teacher one question of the base table. Nothing is stored.
+
+    Args:
+        conf: The settings.
+        pubid: The article of the question. None takes the first article of the train split.
+
+    Returns:
+        The prompt, the completion, the seconds and the tokens.
+
+    Raises:
+        InputError: There is no base table yet, or it has no such article.
+        EndpointError: The teacher gives no answer.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200", "completions.endpoint": "fake"})
+        >>> _ = rs.run_stage("articles", conf), rs.run_stage("base", conf)
+        >>> shown = rs.preview(conf)
+        >>> [message["role"] for message in shown.prompt]
+        ['system', 'user']
+        >>> shown.finish_reason
+        'stop'
+    """
+    with extras.required():
+        from raft_spark import previews
+
+        return previews.ask(conf, pubid)
+
+
+def evaluate(conf: "Config") -> "EvaluationResult":
+    """Ask students the questions of the test split, with and without the oracle, and score their answers.
+
+    Args:
+        conf: The settings. `evaluation.students` names the endpoints that are asked.
+
+    Returns:
+        The version of the table `evaluation`, its counts and seconds, and the metrics of each student.
+
+    Raises:
+        InputError: There is no articles table yet, the test split is too small, or a package is missing.
+        EndpointError: A student refuses the requests. What was answered is stored.
+        StoppedError: As `run`.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> settings = {"evaluation.students": ["fake"], "evaluation.rows": 3, "evaluation.distractors": [1]}
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200", **settings})
+        >>> _ = rs.run_stage("articles", conf)
+        >>> metrics = rs.evaluate(conf).metrics
+        >>> [each["value"] for each in metrics if (each["setting"], each["figure"]) == ("with", "failed")]
+        [0.0]
+    """
+    with extras.required():
+        from raft_spark import pipeline
+
+        return pipeline.evaluate(conf)
+
+
+def refresh_(conf: "Config") -> "Refresh":
+    """Bring all tables up to date with the source and the settings. Readers see all the new versions at once, or none.
+
+    Args:
+        conf: The settings. The section `[refresh]` says how much may change.
+
+    Returns:
+        What was published, with the versions before and after, the changed rows and the checks.
+
+    Raises:
+        GateError: A check refused the new versions. The tables stay as they were.
+        InputError: Another run published these tables meanwhile; and as `run`.
+        EndpointError: As `run`.
+        StoppedError: As `run`.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> settings = {"lake.root": "build/refreshed", "dataset.answer": "original"}
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:200", **settings})
+        >>> rs.refresh_(conf).outcome
+        'published'
+        >>> rs.refresh_(conf).outcome
+        'nothing new'
+    """
+    with extras.required():
+        from raft_spark import refresh
+
+        return refresh.run(conf)
+
+
+def rollback(conf: "Config", version: str) -> dict[str, str]:
+    """Make an older version current again, with the versions it was made from.
+
+    Args:
+        conf: The settings. Only the section `[lake]` matters, and `[spark]` if the lake has a catalog.
+        version: The id of a version of any table, for example `result.stages["dataset"].version` of an earlier run.
+
+    Returns:
+        The id of the version that is current now, by table. Completions are never rolled back, so they are left out.
+
+    Raises:
+        InputError: There is no such version.
+        CatalogError: The tables are rolled back, but the lake's catalog is not; the next run brings it up to date.
+
+    Example:
+        >>> import raft_spark as rs
+        >>> first = rs.run_stage("articles", rs.load_config(overrides={"articles.source": "sample:200"}))
+        >>> conf = rs.load_config(overrides={"articles.source": "sample:210"})
+        >>> second = rs.run_stage("articles", conf)
+        >>> rs.rollback(conf, first.version) == {"articles": first.version}
+        True
+    """
+    with extras.required():
+        from raft_spark import pipeline
+
+        return pipeline.rollback(conf, version)

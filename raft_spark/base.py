@@ -17,7 +17,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import config, corpus, drawing, mapped, parts, progress, schemas, session, tables
+from raft_spark import config, corpus, dataframes, drawing, mapped, parts, progress, schemas, session, tables
 from raft_spark.errors import InputError
 from raft_spark.files import Place
 from raft_spark.prompts import SEPARATOR
@@ -51,14 +51,14 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
         counts = checked(corpus.index(f"{folder}/{corpus.INDEX}"), conf.base)
         new = tables.draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
-        handed = tables.tasks(spark, pieces, tasks or tables.task_count(spark, conf.lake, size))
+        handed = dataframes.tasks(spark, pieces, tasks or dataframes.task_count(spark, conf.lake, size))
         work = Work(conf, new.place, mapped.spread(spark, folder, new.id))
         if strategy == "broadcast":
             built = build(handed, work)
         else:
-            built = build_by_join(handed, tables.read(spark, conf.lake, articles), work)
+            built = build_by_join(handed, dataframes.read(spark, conf.lake, articles), work)
         with progress.spark_tasks(spark, "drawing", handed.rdd.getNumPartitions() if strategy == "broadcast" else 0):
-            files = tables.collected(built)
+            files = dataframes.collected(built)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})
 
 

@@ -19,7 +19,22 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import batch, config, cutting, ids, log, parts, progress, prompts, runs, schemas, session, store, tables
+from raft_spark import (
+    batch,
+    config,
+    cutting,
+    dataframes,
+    ids,
+    log,
+    parts,
+    progress,
+    prompts,
+    runs,
+    schemas,
+    session,
+    store,
+    tables,
+)
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
 from raft_spark.files import Place
@@ -212,7 +227,7 @@ def _collect(spark: SparkSession, conf: config.Config, jobs: Sequence[batch.Job]
     for ended in batch.finished(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
         stored = map_in_arrow(
-            tables.tasks(spark, pieces, len(pieces)),
+            dataframes.tasks(spark, pieces, len(pieces)),
             partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format),
             OUTCOMES,
         )

@@ -1,40 +1,25 @@
-"""raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it."""
+"""raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it.
+
+Each verb imports what it needs when it runs: help is printed at once, and without Spark.
+"""
 
 import dataclasses
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
-from raft_spark import (
-    __version__,
-    bounds,
-    config,
-    costs,
-    estimate,
-    evaluation,
-    iceberg,
-    pointers,
-    refresh,
-    report,
-    retention,
-    runs,
-    schemas,
-    session,
-    tables,
-    views,
-    watched,
-)
+from raft_spark import __version__, config, registry
 from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
 from raft_spark.model.verbs import model
-from raft_spark.terminal import console, reported, settings
+from raft_spark.terminal import console, reported, settings, stop_spark
 
-STAGES: refresh.Stages = {**refresh.STAGES, schemas.EVALUATION: evaluation.run}
+if TYPE_CHECKING:
+    from raft_spark import pipeline
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -66,28 +51,27 @@ def main() -> None:
 def run(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages; what is done already is not done again."""
     with reported():
+        from raft_spark import pipeline, views
+
         conf = config.load(files, assignments)
-        begin = time.monotonic()
-        done = [(name, *_timed(stage, name, conf)) for name, stage in refresh.STAGES.items()]
-        session.stop()
-        views.summary(console, conf, done, time.monotonic() - begin)
+        with _reported_on(conf):
+            result = pipeline.run(conf, _show)
+        stop_spark()
+        done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
+        views.summary(console, conf, done, result.seconds)
 
 
-def _timed(
-    stage: Callable[[config.Config], tables.Version], name: str, conf: config.Config
-) -> tuple[tables.Version, bool, float]:
-    """Run one stage: (its version, whether it is new, seconds)."""
-    before, begin = tables.current(conf.lake, name), time.monotonic()
-    with _reported_on(conf) if name == schemas.COMPLETIONS else nullcontext():
-        version = watched.run(stage, conf)
-    seconds, new = time.monotonic() - begin, before is None or before.id != version.id
-    console.print(views.line(name, version, new, seconds), highlight=False)
-    return version, new, seconds
+def _show(done: "pipeline.StageResult") -> None:
+    from raft_spark import views
+
+    console.print(views.line(done.name, done.manifest, done.is_new, done.seconds), highlight=False)
 
 
 @contextmanager
 def _reported_on(conf: config.Config) -> Iterator[None]:
     """Write the page about the run that the block makes, also when it fails; none where matplotlib is missing, as on EMR."""
+    from raft_spark import report, runs
+
     last = runs.read(conf.lake)
     try:
         yield
@@ -97,19 +81,22 @@ def _reported_on(conf: config.Config) -> Iterator[None]:
             console.print(f"{'':<12} report: {report.written(conf.lake, run.id)}", soft_wrap=True, highlight=False)
 
 
-def _stage_command(name: str, stage: Callable[[config.Config], tables.Version]) -> click.Command:
+def _stage_command(stage: registry.Stage) -> click.Command:
     @settings
     def command(files: Sequence[str], assignments: Sequence[str]) -> None:
         with reported():
-            _timed(stage, name, config.load(files, assignments))
-            session.stop()
+            from raft_spark import pipeline
 
-    description = (sys.modules[stage.__module__].__doc__ or "").partition("\n\n")[0].replace("\n", " ")
-    return click.command(name, help=description)(command)
+            conf = config.load(files, assignments)
+            with _reported_on(conf) if "teacher" in stage.uses else nullcontext():
+                _show(pipeline.run_stage(stage.name, conf))
+            stop_spark()
+
+    return click.command(stage.name, help=stage.help)(command)
 
 
-for _name, _stage in STAGES.items():
-    main.add_command(_stage_command(_name, _stage))
+for _stage in registry.STAGES:
+    main.add_command(_stage_command(_stage))
 main.add_command(verbs.emr)
 main.add_command(model)
 
@@ -120,9 +107,9 @@ main.add_command(model)
 def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
     """Ask the teacher one question of the base table; show prompt, completion, seconds and tokens. Stores nothing."""
     with reported():
-        conf = config.load(files, assignments)
-        row = tables.first_row(conf.lake, tables.needed(conf.lake, schemas.BASE), pubid)
-        views.preview(console, conf, row)
+        from raft_spark import previews, views
+
+        views.preview(console, previews.ask(config.load(files, assignments), pubid))
 
 
 @main.command("estimate")
@@ -139,9 +126,11 @@ def estimate_costs(
 ) -> None:
     """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""
     with reported():
+        from raft_spark import bounds, costs, estimate, views
+
         conf = config.load(files, assignments)
         told = bounds.run(conf) if of_evaluation else estimate.run(conf, ask)
-        session.stop()
+        stop_spark()
         if as_json:
             click.echo(json.dumps(told, default=dataclasses.asdict))
         elif isinstance(told, costs.Estimate):
@@ -151,7 +140,7 @@ def estimate_costs(
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 @click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many rows.")
 @click.option("--version", "version", help="An old version, by its id; default: the current one.")
@@ -161,27 +150,33 @@ def show(
 ) -> None:
     """Show rows of a table, oracle and distractor passages marked."""
     with reported():
+        from raft_spark import tables, views
+
         conf = config.load(files, assignments)
         found = tables.load(conf.lake, table, version) if version else tables.needed(conf.lake, table)
         views.show(console, conf, found, rows, quarantine=quarantine)
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Print the folder of a table's current version, so that any tool can read it."""
     with reported():
+        from raft_spark import tables
+
         conf = config.load(files, assignments)
         click.echo(tables.folder(conf.lake, tables.needed(conf.lake, table)))
 
 
 @main.command()
-@click.argument("table", type=click.Choice([*STAGES]))
+@click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """List the versions of a table, oldest first: the current one, those that are pinned, those rolled back from."""
     with reported():
+        from raft_spark import pointers, tables, views
+
         lake = config.load(files, assignments).lake
         views.history(console, tables.history(lake, table), pointers.read(tables.line(lake, table)))
 
@@ -191,10 +186,12 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
 def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages aside, look at what they made, and publish it at once; nothing new is nothing to do."""
     with reported():
+        from raft_spark import refresh, views
+
         conf = config.load(files, assignments)
         with _reported_on(conf):
             done = refresh.run(conf)
-        session.stop()
+        stop_spark()
         views.refreshed(console, done)
 
 
@@ -204,10 +201,11 @@ def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
 def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
     with reported():
-        conf = config.load(files, assignments)
-        for table, name in retention.rolled_back(conf.lake, version).items():
+        from raft_spark import pipeline
+
+        for table, name in pipeline.rollback(config.load(files, assignments), version).items():
             console.print(f"{table:<12} {name}", highlight=False)
-        _followed(conf)
+        stop_spark()
 
 
 @main.command()
@@ -217,6 +215,8 @@ def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> 
 def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: bool) -> None:
     """Keep a version, and those it was made from, for ever."""
     with reported():
+        from raft_spark import retention
+
         retention.pin(config.load(files, assignments).lake, version, off=off)
 
 
@@ -225,16 +225,11 @@ def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: 
 def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; a refresh does so too."""
     with reported():
-        conf = config.load(files, assignments)
-        gone = retention.expire(conf.lake)
+        from raft_spark import pipeline
+
+        gone = pipeline.expire(config.load(files, assignments))
         console.print("\n".join(gone) or "nothing has expired", highlight=False)
-        _followed(conf)
-
-
-def _followed(conf: config.Config) -> None:
-    """Bring the lake's catalog there too."""
-    iceberg.follow(conf)
-    session.stop()
+        stop_spark()
 
 
 @main.command("progress")
@@ -243,6 +238,8 @@ def _followed(conf: config.Config) -> None:
 def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool) -> None:
     """Follow the last run of completions from another process, by what it keeps in the lake; Ctrl-C ends this, not the run."""
     with reported():
+        from raft_spark import views
+
         views.follow(console, config.load(files, assignments).lake, once=once)
 
 
@@ -260,4 +257,6 @@ def fake_endpoint(port: int, **manner: object) -> None:
 def report_on(files: Sequence[str], assignments: Sequence[str], run_id: str) -> None:
     """Write a page about a run of completions into the lake, completions/runs/RUN_ID.html, and print where it lies."""
     with reported():
+        from raft_spark import report
+
         click.echo(report.written(config.load(files, assignments).lake, run_id))

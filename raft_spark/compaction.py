@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from raft_spark import parts, schemas, tables
+from raft_spark import dataframes, parts, schemas, tables
 from raft_spark.config import Config, Lake
 from raft_spark.files import Place
 from raft_spark.tasks import map_in_arrow
@@ -71,9 +71,9 @@ def _merged(
     pieces = [
         {**group, "path": f"{group['folder']}/{version}-{number:05d}.parquet"} for number, group in enumerate(groups)
     ]
-    tasks = tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
+    tasks = dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
     write = partial(_write, store=store, row_group_rows=lake.row_group_rows)
-    return tables.collected(map_in_arrow(tasks, write, schemas.FILES))
+    return dataframes.collected(map_in_arrow(tasks, write, schemas.FILES))
 
 
 def _write(batches: Iterator[pa.RecordBatch], store: Place, row_group_rows: int) -> Iterator[pa.RecordBatch]:

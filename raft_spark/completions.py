@@ -21,6 +21,7 @@ from raft_spark import (
     cluster,
     compaction,
     config,
+    dataframes,
     ids,
     realtime,
     requests,
@@ -49,7 +50,7 @@ def run(conf: config.Config) -> tables.Version:
     before = cluster.last_stage(spark)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     told = _told(new.id, conf)
-    rows = tables.read(spark, conf.lake, base)
+    rows = dataframes.read(spark, conf.lake, base)
     if conf.completions.mode == "batch":
         told = batched.ask(spark, conf, told, lambda: looked_up(spark, conf, rows).where(is_asked(conf.completions)))
     known = looked_up(spark, conf, rows).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
@@ -94,7 +95,7 @@ def _ask_again(
     for count, again in enumerate(verdicts.attempts(conf)[1:], 1):
         if told.state != "finished":
             break
-        left = verdicts.rejected(rows, tables.stored(spark, conf.lake), conf, count)
+        left = verdicts.rejected(rows, dataframes.stored(spark, conf.lake), conf, count)
         known = looked_up(spark, again, left).persist(StorageLevel.DISK_ONLY)
         groups = {
             row.last_error: row["count"]
@@ -141,7 +142,7 @@ def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> Data
     wanted = requests.build(rows, conf).where(str(conf.dataset.answer == "completion"))
     first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
     distinct = wanted.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
-    found = requests.looked_up(distinct, tables.stored(spark, conf.lake), conf.completions)
+    found = requests.looked_up(distinct, dataframes.stored(spark, conf.lake), conf.completions)
     return found.select(
         "key", "pubid", "question", "oracle", "rows", F.col("answer").isNotNull().alias("is_answered"), "last_error"
     )
@@ -227,7 +228,7 @@ def _looked_back(spark: SparkSession, conf: config.Config, told: runs.Run) -> tu
     """
     if not told.done:
         return told, 0, None
-    own = tables.stored(spark, conf.lake).where(F.col("run_id") == told.id)
+    own = dataframes.stored(spark, conf.lake).where(F.col("run_id") == told.id)
     answered = F.when(F.col("completion").isNotNull(), F.col("key"))
     stored, distinct, failure = own.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
     paid_twice = stored - distinct

@@ -9,7 +9,7 @@ import functools
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,13 +66,17 @@ def from_argv(argv: Sequence[str]) -> Config:
     return load(arguments.files, arguments.assignments)
 
 
-def load(files: Iterable[str] = (), assignments: Iterable[str] = ()) -> Config:
-    """Settle default.toml, then `files`, then `assignments` (each `section.key=value`), in this order.
+def load(
+    files: Iterable[str] = (), assignments: Iterable[str] = (), overrides: Mapping[str, object] | None = None
+) -> Config:
+    """Settle default.toml, then `files`, then `assignments` (each `section.key=value`), then `overrides` (values by
+    `section.key`), in this order.
 
     Raises ConfigError that names each wrong key, its value, what is allowed and the known keys.
     """
     layers = [_parsed(folder() / "default.toml"), *(_parsed(_found(file)) for file in files)]
     layers += [_assigned(assignment) for assignment in assignments]
+    layers += [_nested(key, value) for key, value in (overrides or {}).items()]
     merged: dict[str, Any] = functools.reduce(_merged, layers)
     try:
         return Config.model_validate(merged)
@@ -119,6 +123,21 @@ def _assigned(assignment: str) -> dict[str, Any]:
             return parsed
     msg = f"--set {assignment!r} is not section.key=value, for example --set base.distractors=4"
     raise ConfigError(msg)
+
+
+def _nested(key: str, value: object) -> dict[str, Any]:
+    """Put a value under its key, which is written as in TOML: {"base.seed": 7} -> {"base": {"seed": 7}}."""
+    try:
+        outline = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError as error:
+        msg = f"the override {key!r} is not section.key, for example base.distractors"
+        raise ConfigError(msg) from error
+    return _filled(outline, str(value) if isinstance(value, PurePath) else value)
+
+
+def _filled(outline: Mapping[str, Any], value: object) -> dict[str, Any]:
+    """Put a value at the only leaf of nested dictionaries."""
+    return {key: _filled(below, value) if isinstance(below, dict) else value for key, below in outline.items()}
 
 
 def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from raft_spark import (
     card,
     config,
+    dataframes,
     parts,
     progress,
     requests,
@@ -70,8 +71,8 @@ def run(conf: config.Config) -> tables.Version:
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.DATASET, identity)
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
-    shown = tables.read(spark, conf.lake, base)
-    rows = joined(shown, tables.read(spark, conf.lake, answers), conf)
+    shown = dataframes.read(spark, conf.lake, base)
+    rows = joined(shown, dataframes.read(spark, conf.lake, answers), conf)
     work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
     with worker_errors(), progress.spark_tasks(spark, "dataset"):
         written = build(rows, work, conf.base.seed).collect()

@@ -16,7 +16,7 @@ from typing import Any
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own name
 
-from raft_spark import completions, config, costs, endpoints, ids, prompts, schemas, session, store, tables
+from raft_spark import completions, config, costs, dataframes, endpoints, ids, prompts, schemas, session, store, tables
 from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.meter import Asked
@@ -74,11 +74,11 @@ def _look(
     spark = session.start(conf)
     characters = _characters(conf)
     wanted = (
-        completions.looked_up(spark, conf, tables.read(spark, conf.lake, base))
+        completions.looked_up(spark, conf, dataframes.read(spark, conf.lake, base))
         .withColumn("characters", characters)
         .persist()
     )
-    stored = tables.stored(spark, conf.lake)
+    stored = dataframes.stored(spark, conf.lake)
     missing = wanted.where(completions.is_asked(conf.completions))
     rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)
     answered = (

@@ -26,6 +26,7 @@ from raft_spark import (
     cases,
     config,
     corpus,
+    dataframes,
     examples,
     figures,
     ids,
@@ -89,7 +90,7 @@ def run(conf: config.Config) -> tables.Version:
         majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
         scoring = Work(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "scoring"):
-            files = tables.collected(build(said, scoring))
+            files = dataframes.collected(build(said, scoring))
     rows = figures.read(new.place, files)
     files += _reported(new, outcome.Outcome(conf, new.id, rows, figures.metrics(rows, conf)), pieces)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
@@ -135,7 +136,7 @@ def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, n
     cases.checked(index, conf.evaluation)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
     work = cases.Work(conf, mapped.spread(spark, folder, name), models, cases.up_to(index, conf.evaluation.rows))
-    return cases.build(tables.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
+    return cases.build(dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
 
 
 def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> runs.Run:
@@ -162,7 +163,7 @@ def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run
         _ask_one(spark, own, missing, count, judging.worded, told)
     missing.unpersist()
     found = requests.looked_up(
-        judging.build(said, conf), tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions
+        judging.build(said, conf), dataframes.stored(spark, conf.lake, schemas.EVALUATION), own.completions
     )
     return said.join(judging.replies(found), judging.CASE, "left")
 
@@ -182,7 +183,7 @@ def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> Data
     order = F.struct("pubid", "setting", "distractors")
     first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
     distinct = wanted.groupBy("key").agg(first).select("key", "first.*")
-    known = requests.looked_up(distinct, tables.stored(spark, own.lake, schemas.EVALUATION), own.completions)
+    known = requests.looked_up(distinct, dataframes.stored(spark, own.lake, schemas.EVALUATION), own.completions)
     return known.where(requests.is_asked(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
 
 
@@ -211,7 +212,7 @@ def _ask_one(
 def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
     """Bring each case its `answer`, null where the request failed, and the class of its `last_error`; lazy."""
     own = cases.asking(conf, conf.evaluation.students[0])
-    return requests.looked_up(asked, tables.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
+    return requests.looked_up(asked, dataframes.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
 
 
 def build(rows: DataFrame, work: Work) -> DataFrame:

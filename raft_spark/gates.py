@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import config, schemas, tables, tells
+from raft_spark import config, dataframes, schemas, tables, tells
 
 SIGMAS = 5.0  # a share may be so far from what the settings say by chance alone: once in two million refreshes
 BIN = 256  # characters: lengths of rows are compared in steps of this size
@@ -57,7 +57,7 @@ def changes(spark: SparkSession, lake: config.Lake, old: tables.Version | None, 
     """Compare two versions of articles or base, pubid by pubid."""
     if old is None:
         return Changes(sum(file.rows for file in new.data()), 0, 0, 0)
-    before, after = (_hashed(tables.read(spark, lake, version)) for version in (old, new))
+    before, after = (_hashed(dataframes.read(spark, lake, version)) for version in (old, new))
     both = before.withColumnRenamed("hash", "old").join(after.withColumnRenamed("hash", "new"), "pubid", "full")
     kind = (
         F.when(F.col("old").isNull(), "new")
@@ -93,7 +93,7 @@ def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.V
         _oracle_share(0.5 if is_twice else conf.base.oracle_share, rows, sum(base.counts["distracted"].values())),
     ]
     gates += [_schema(conf.lake, version) for version in new.values()]
-    shown = tables.read(spark, conf.lake, base)
+    shown = dataframes.read(spark, conf.lake, base)
     told = tells.measured(shown)
     gates.append(Gate("texts in rows of more than one split", told["in_two_splits"], 0, 0))
     if not conf.base.equal_length:

@@ -20,16 +20,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import catalog, ids, pointers, schemas, session, tables
+from raft_spark import catalog, dataframes, ids, pointers, schemas, session, tables
 from raft_spark.config import Config, Lake
 from raft_spark.errors import CatalogError, InputError
 from raft_spark.files import Place
 
-KEYS: Mapping[str, Sequence[str]] = {
-    schemas.ARTICLES: ("split", "pubid"),
-    schemas.BASE: ("split", "pubid", "distracted"),
-    schemas.COMPLETIONS: ("day", "key", "run_id", "created_at"),  # one that failed and was asked again has two rows
-}
 PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -63,7 +58,7 @@ def follow(conf: Config) -> None:
 
 def _state(lake: Lake) -> State:
     current = pointers.read(lake).tables
-    return {name: [current[name], *tables.finished(lake, name)] for name in KEYS if name in current}
+    return {name: [current[name], *tables.finished(lake, name)] for name in schemas.KEYS if name in current}
 
 
 def _bring(spark: SparkSession, lake: Lake, state: State, attempts: int = ATTEMPTS) -> None:
@@ -95,7 +90,7 @@ class _Table:
 
     def bring(self, version: tables.Version) -> None:
         """Make a version the current one, under a tag, and drop the tags of versions that are gone."""
-        rows = tables.read(self.spark, self.lake, version)
+        rows = dataframes.read(self.spark, self.lake, version)
         if self.spark.catalog.tableExists(self.name):
             self._refuse_a_strangers()
         else:
@@ -112,7 +107,7 @@ class _Table:
         self._forget([*gone, *(f"BRANCH `{ref}`" for ref in left)])
 
     def _create(self, rows: DataFrame) -> None:
-        writer = rows.limit(0).writeTo(self.name).using("iceberg").partitionedBy(F.col(KEYS[self.table][0]))
+        writer = rows.limit(0).writeTo(self.name).using("iceberg").partitionedBy(F.col(schemas.KEYS[self.table][0]))
         for key, value in {**PROPERTIES, OWNER: _address(self.lake)}.items():
             writer = writer.tableProperty(key, value)
         writer.create()
@@ -154,7 +149,7 @@ class _Table:
 
     def _merge_into(self, target: str, rows: DataFrame) -> None:
         rows.createOrReplaceTempView("raft_spark_new")
-        on = " AND ".join(f"old.{key} = new.{key}" for key in KEYS[self.table])
+        on = " AND ".join(f"old.{key} = new.{key}" for key in schemas.KEYS[self.table])
         differs = " OR ".join(f"NOT (old.{name} <=> new.{name})" for name in rows.columns)
         update = f"WHEN MATCHED AND ({differs}) THEN UPDATE SET *" if self.table != schemas.COMPLETIONS else ""
         self.spark.sql(

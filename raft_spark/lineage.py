@@ -8,6 +8,7 @@ key, or the path. The format: openlineage.io/spec/2-0-2/OpenLineage.json.
 import datetime as dt
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ PRODUCER = f"pkg:generic/raft-spark@{__version__}"
 Event = dict[str, Any]
 
 
-def events(conf: Config, stage: str, run_id: str, begin: float, ended: Version | BaseException) -> list[Event]:
-    """Return how the run known as `run_id` began (seconds since 1970) and how it ends now."""
+def events(
+    conf: Config, stage: str, run_id: str, begin: float, ended: Version | BaseException, rows: Mapping[str, int]
+) -> list[Event]:
+    """Return how the run known as `run_id` began (seconds since 1970) and how it ends now, with the `rows` it wrote."""
     run = {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PRODUCER}/{run_id}"))}
     basis = {
         "producer": PRODUCER,
@@ -30,35 +33,19 @@ def events(conf: Config, stage: str, run_id: str, begin: float, ended: Version |
         "job": {"namespace": conf.spark.get("spark.openlineage.namespace", "raft-spark"), "name": stage},
     }
     start = {"eventType": "START", "eventTime": _time(begin), "run": run, "inputs": [], "outputs": []}
-    how = _published(conf, ended) if isinstance(ended, Version) else _broken(ended)
+    how = _published(conf, ended, rows) if isinstance(ended, Version) else _broken(ended)
     facets = how.pop("facets", {})
     end = {"eventTime": _time(time.time()), "run": {**run, "facets": facets}, "inputs": [], "outputs": [], **how}
     return [{**basis, **start}, {**basis, **end}]
 
 
-def rows(version: Version) -> dict[str, int]:
-    """Return how many rows a version's stage has written, and rejected."""
-    counts = version.counts
-    match version.table:
-        case schemas.ARTICLES:
-            return {"rows": counts["articles"], "rejected": counts["quarantined"] + counts["duplicates"]}
-        case schemas.BASE:
-            return {"rows": sum(counts["rows"].values())}
-        case schemas.COMPLETIONS:
-            return {"rows": counts["answered"]}
-        case schemas.EVALUATION:
-            return {"rows": counts["rows"]}
-        case _:
-            return {"rows": sum(counts["kept"].values()), "rejected": sum(counts["rejected"].values())}
-
-
-def _published(conf: Config, version: Version) -> Event:
+def _published(conf: Config, version: Version, rows: Mapping[str, int]) -> Event:
     read = [_dataset(f"{conf.lake.root}/{table}", found) for table, found in version.inputs.items()]
     if version.table == schemas.ARTICLES:
         source = conf.articles.source
         read = [_dataset(source, version.counts["source"].removeprefix(source)[1:])]
     written = _dataset(f"{conf.lake.root}/{version.table}", version.id)
-    statistics = _facet("OutputStatisticsOutputDatasetFacet", "1-0-2", rowCount=rows(version)["rows"])
+    statistics = _facet("OutputStatisticsOutputDatasetFacet", "1-0-2", rowCount=rows["rows"])
     written["outputFacets"] = {"outputStatistics": statistics}
     return {"eventType": "COMPLETE", "inputs": read, "outputs": [written]}
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from raft_spark.errors import RaftError
 
 Form = Literal["text", "json"]
-PACKAGE = __package__
+PACKAGE = "raft_spark"
 _about: dict[str, str] = {"stage": "", "run_id": ""}  # of this process, as its handler is
 
 

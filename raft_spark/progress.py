@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
-from pyspark import SparkStageInfo
-from pyspark.sql import SparkSession
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +19,10 @@ from rich.text import Text
 from raft_spark import log, metrics
 from raft_spark.beside import beside
 from raft_spark.runs import Run
+
+if TYPE_CHECKING:  # `raft-spark progress` needs no Spark
+    from pyspark import SparkStageInfo
+    from pyspark.sql import SparkSession
 
 LOG = logging.getLogger(__name__)
 LINE_EVERY = 30.0  # seconds, where there is no terminal
@@ -44,21 +47,21 @@ def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
 
 
 @contextmanager
-def spark_tasks(spark: SparkSession, label: str, total: int = 0) -> Iterator[None]:
+def spark_tasks(spark: "SparkSession", label: str, total: int = 0) -> Iterator[None]:
     """Show how many tasks of the Spark jobs in the block are done; `total` of them, where that is known."""
     with stages(spark, label) as found, shown(label, total, lambda: sum(stage.numCompletedTasks for stage in found())):
         yield
 
 
 @contextmanager
-def stages(spark: SparkSession, label: str) -> Iterator[Callable[[], list[SparkStageInfo]]]:
+def stages(spark: "SparkSession", label: str) -> Iterator["Callable[[], list[SparkStageInfo]]"]:
     """Lend a function that returns the stages of the Spark jobs that the block has started so far, callable from any thread."""
     context = spark.sparkContext
     group = f"raft-spark {label} {time.monotonic_ns()}"
     context.setJobGroup(group, f"raft-spark {label}", interruptOnCancel=True)
     tracker = context.statusTracker()
 
-    def found() -> list[SparkStageInfo]:
+    def found() -> "list[SparkStageInfo]":
         jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
         return list(filter(None, (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds)))
 

@@ -6,26 +6,24 @@ Readers of the lake see every table as it was until all are new. What a refresh 
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raft_spark import (
     __version__,
-    articles,
-    base,
-    completions,
     config,
-    dataset,
     gates,
     iceberg,
     ids,
     log,
     metrics,
     pointers,
+    registry,
     retention,
     schemas,
     session,
@@ -38,14 +36,8 @@ from raft_spark.gates import Changes, Gate
 from raft_spark.tasks import worker_errors
 
 LOG = logging.getLogger(__name__)
-Stages = Mapping[str, Callable[[config.Config], tables.Version]]
-STAGES: Stages = {
-    schemas.ARTICLES: articles.run,
-    schemas.BASE: base.run,
-    schemas.COMPLETIONS: completions.run,
-    schemas.DATASET: dataset.run,
-}
-PUBLISHED = (schemas.ARTICLES, schemas.BASE, schemas.DATASET)  # completions are published as they come
+# answers are published as they come
+PUBLISHED = tuple(stage.name for stage in registry.WALK if "teacher" not in stage.uses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +95,13 @@ def run(conf: config.Config) -> Refresh:
 
 def built(conf: config.Config, told: Refresh) -> Refresh:
     """Run the stages in the branch; rows are looked at before a request is paid for, the dataset when it is there."""
-    new = {name: watched.run(STAGES[name], conf) for name in (schemas.ARTICLES, schemas.BASE)}
+    free = itertools.takewhile(lambda stage: "teacher" not in stage.uses, registry.WALK)
+    new = {stage.name: watched.run(stage, conf) for stage in free}
     if any(told.before.get(name) != version.id for name, version in new.items()):
         told = _looked_at(conf, told, new)
     if told.outcome == "refused":
         return told
-    new |= {name: watched.run(STAGES[name], conf) for name in (schemas.COMPLETIONS, schemas.DATASET)}
+    new |= {stage.name: watched.run(stage, conf) for stage in registry.WALK[len(new) :]}
     told = replace(told, after={name: version.id for name, version in new.items()})
     if all(told.before.get(name) == told.after[name] for name in PUBLISHED):
         return replace(told, outcome="nothing new", reason="source and settings are as they were")

@@ -4,11 +4,9 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import replace
 
-from raft_spark import pointers, schemas, tables
+from raft_spark import pointers, registry, schemas, tables
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
-
-TABLES = (schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET, schemas.EVALUATION)
 
 
 def expire(lake: Lake) -> list[str]:
@@ -17,11 +15,11 @@ def expire(lake: Lake) -> list[str]:
     Answers stay: of completions only the lists go. The manifest goes first, so that a version is never half there, and what
     was made from others goes before them.
     """
-    known = {table: tables.history(lake, table) for table in TABLES}
+    known = {table: tables.history(lake, table) for table in registry.NAMES}
     recent = {version.id for versions in known.values() for version in versions[-lake.keep_versions :]}
     young = {version.id for versions in known.values() for version in versions if _age_days(version) < lake.keep_days}
     kept = _with_sources(_pointed(lake) | recent | young, known)
-    gone = [version for table in reversed(TABLES) for version in known[table] if version.id not in kept]
+    gone = [version for table in reversed(registry.NAMES) for version in known[table] if version.id not in kept]
     for version in gone:
         at = tables.place(lake, version.table).at("versions")
         at.delete(f"{version.id}/manifest.json")
@@ -65,7 +63,7 @@ def pin(lake: Lake, version: str, *, off: bool = False) -> None:
 
 def found_in(lake: Lake, version: str) -> tables.Version:
     """Find a version by its id in any table. Raises InputError where there is none."""
-    for table in TABLES:
+    for table in registry.NAMES:
         if there := tables.find(lake, table, version):
             return there
     msg = f"{lake.root} has no version {version!r}; `raft-spark history TABLE` lists them"

@@ -3,7 +3,7 @@
 A new column stands last, and is null in the versions before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -88,6 +88,12 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("judge_error", pa.string()),
         ]
     ),
+}
+# what tells the rows of a table apart, its partition first; tables of the catalog
+KEYS: Mapping[str, Sequence[str]] = {
+    ARTICLES: ("split", "pubid"),
+    BASE: ("split", "pubid", "distracted"),
+    COMPLETIONS: ("day", "key", "run_id", "created_at"),  # one that failed and was asked again has two rows
 }
 METRICS = pa.schema(
     [

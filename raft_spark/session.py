@@ -39,12 +39,18 @@ LOCAL = {
 def start(conf: Config) -> SparkSession:
     """Return the running session, else start one: what spark-submit set stands, conf's [spark] section goes over it.
 
+    A session that runs already keeps its settings, except those of DEFAULTS and [spark] that Spark can still change.
     Raises ConfigError when no Java is found, or the lake's catalog does not answer.
     """
     log.start(conf.log.format)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    is_first = SparkSession.getActiveSession() is None
     settings = (
-        DEFAULTS | ({} if submitted else LOCAL) | _s3a(conf) | conf.spark | catalog.settings(conf, submitted=submitted)
+        DEFAULTS
+        | (LOCAL if is_first and not submitted else {})
+        | _s3a(conf)
+        | conf.spark
+        | catalog.settings(conf, submitted=submitted)
     )
     if not submitted:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

@@ -21,18 +21,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from raft_spark import __version__, ids, log, pointers
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
-from raft_spark.parts import DataFile, as_file, filled, read_piece
-from raft_spark.schemas import COMPLETIONS, FILES, SCHEMAS, SPLITS
-
-TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
+from raft_spark.parts import DataFile, filled, read_piece
+from raft_spark.schemas import COMPLETIONS, SCHEMAS, SPLITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,27 +219,6 @@ def sweep(lake: Lake, table: str) -> list[str]:
     return left
 
 
-def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
-    """Return the rows of a version, lazily, with the partition column last (split; of completions: day)."""
-    schema = from_arrow_schema(SCHEMAS[version.table])
-    day = version.table == COMPLETIONS
-    schema.add(StructField("day" if day else "split", StringType()))
-    folder = place(lake, version.table)
-    folder = folder if day else folder.at("versions", version.id)
-    paths = [folder.uri(file.path) for file in version.data()]
-    if not paths:
-        return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).option("basePath", folder.uri("data")).parquet(*paths)
-
-
-def stored(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
-    """Return every answer that a stage has stored, also those of runs that died before they could publish a version."""
-    folder = place(lake, stage)
-    schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
-    paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
-    return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
-
-
 def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
     """Return the row groups of a version, in order: the units that bulk stages hand to tasks."""
     folder = place(lake, version.table).at("versions", version.id)
@@ -254,25 +228,6 @@ def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
         for file in version.data()
         for group, rows in enumerate(file.row_groups)
     ]
-
-
-def tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
-    """Return (task, piece as JSON), one Spark partition a task, consecutive pieces together, balanced by rows."""
-    total = sum(piece["rows"] for piece in found)
-    count = max(1, min(count, len(found)))
-    groups: list[list[tuple[int, str]]] = [[] for _ in range(count)]
-    before = 0
-    for piece in found:
-        task = min(count - 1, (before + piece["rows"] // 2) * count // max(1, total))
-        groups[task].append((task, json.dumps(piece)))
-        before += piece["rows"]
-    partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
-    return spark.createDataFrame(partitions.flatMap(list), TASK)
-
-
-def task_count(spark: SparkSession, lake: Lake, size: int) -> int:
-    """Return how many tasks share `size` bytes: files of about lake.file_mb, but no core idle."""
-    return max(spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000)))
 
 
 def folder(lake: Lake, version: Version) -> str:
@@ -323,8 +278,3 @@ def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]
             return dict(found.to_pylist()[0])
     msg = f"table {version.table} has no pubid {pubid}"
     raise InputError(msg)
-
-
-def collected(described_files: DataFrame) -> list[DataFile]:
-    """Run the tasks and collect the files they wrote: a row a file, some thousands at most."""
-    return [as_file(row) for row in described_files.select(*FILES.names).collect()]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 from rich.console import Console
 
-from raft_spark import log, session
+from raft_spark import extras, log
 from raft_spark.errors import INTERRUPTED, RaftError
 
 console = Console()
@@ -31,7 +31,8 @@ def settings(function: Callable[..., None]) -> Callable[..., None]:
 def reported() -> Iterator[None]:
     """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
     try:
-        yield
+        with extras.required():
+            yield
     except RaftError as error:
         if log.is_json():
             log.failed(error)
@@ -41,6 +42,14 @@ def reported() -> Iterator[None]:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        session.stop()
+        stop_spark()
         console.print("interrupted; what was answered is stored, and the same command goes on from here")
         sys.exit(INTERRUPTED)
+
+
+def stop_spark() -> None:
+    """Stop the session where a verb has started one; a verb that needed no Spark has not loaded it."""
+    if "pyspark" in sys.modules:
+        from raft_spark import session
+
+        session.stop()

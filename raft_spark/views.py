@@ -3,17 +3,20 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, endpoints, pointers, progress, prompts, refresh, runs, schemas, tables
-from raft_spark.bounds import Bound
-from raft_spark.errors import EndpointError, InputError
+from raft_spark import config, costs, pointers, progress, registry, runs, tables
+from raft_spark.errors import InputError
+from raft_spark.previews import Preview
+
+if TYPE_CHECKING:  # these need Spark
+    from raft_spark.bounds import Bound
+    from raft_spark.refresh import Refresh
 
 Done = tuple[str, tables.Version, bool, float]
 LONG_TEXT = 600
@@ -52,28 +55,18 @@ def show(console: Console, conf: config.Config, version: tables.Version, rows: i
         console.print(_base_row(row) if "documents" in row else _record(row))
 
 
-def preview(console: Console, conf: config.Config, row: Mapping[str, Any]) -> None:
-    """Ask the teacher one question and show all that goes and comes. Raises EndpointError when it does not answer."""
-    with endpoints.serving(conf.teacher) as endpoint:
-        client = endpoints.connect(endpoint, 1, conf.completions.timeout_seconds)
-        with closing(client):
-            request = prompts.request(row["question"], row["oracle"], endpoint.model, conf.completions)
-            begin = time.monotonic()
-            reply = client.ask(request)
-            seconds = time.monotonic() - begin
+def preview(console: Console, shown: Preview) -> None:
+    """Show all that went and came."""
     sent = (
-        request.prompt
-        if isinstance(request.prompt, str)
-        else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in request.prompt)
+        shown.prompt
+        if isinstance(shown.prompt, str)
+        else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in shown.prompt)
     )
-    console.print(Panel(Text(sent), title=f"prompt · pubid {row['pubid']}"))
-    if reply.completion is None:
-        msg = f"endpoint {conf.completions.endpoint!r} gave no answer ({reply.error_class}): {reply.error}"
-        raise EndpointError(msg)
-    console.print(Panel(Text(reply.completion), title="completion", border_style="green"))
+    console.print(Panel(Text(sent), title=f"prompt · pubid {shown.pubid}"))
+    console.print(Panel(Text(shown.completion), title="completion", border_style="green"))
     console.print(
-        f"{seconds:.2f} s, {reply.prompt_tokens} tokens in, {reply.completion_tokens} out, finished by {reply.finish_reason}, "
-        f"key {request.key}"
+        f"{shown.seconds:.2f} s, {shown.prompt_tokens} tokens in, {shown.completion_tokens} out, "
+        f"finished by {shown.finish_reason}, key {shown.key}"
     )
 
 
@@ -115,7 +108,7 @@ def _marks(version: tables.Version, now: pointers.Pointers) -> str:
     return ", ".join(mark for mark, is_true in marks.items() if is_true)
 
 
-def refreshed(console: Console, done: refresh.Refresh) -> None:
+def refreshed(console: Console, done: "Refresh") -> None:
     """Show what a refresh changed and looked at."""
     if done.outcome == "nothing new":
         console.print(f"Nothing new: {done.reason}.", highlight=False)
@@ -154,7 +147,7 @@ def estimate(console: Console, conf: config.Config, told: costs.Estimate) -> Non
         console.print(_missing_price(conf, told.mode), markup=False, highlight=False)
 
 
-def bounds(console: Console, found: Sequence[Bound]) -> None:
+def bounds(console: Console, found: "Sequence[Bound]") -> None:
     """Show what the evaluation would cost at most, and which setting to give where a price is missing."""
     if not any(each.requests for each in found):
         console.print("Nothing to pay: all requests are answered.", highlight=False)
@@ -217,21 +210,7 @@ def _dollars(amount: costs.Amount | None, unknown: str = "") -> str:
 
 
 def _rows(version: tables.Version) -> str:
-    counts = version.counts
-    match version.table:
-        case schemas.ARTICLES:
-            return f"{counts['articles']} articles of {counts['read']} records"
-        case schemas.BASE:
-            return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
-        case schemas.COMPLETIONS:
-            return f"{counts['answered']} answers, {counts['known']} known before"
-        case schemas.EVALUATION:
-            failed = sum(counts["failed"].values())
-            return f"{counts['answers']} answers about {counts['articles']} articles, {failed} failed"
-        case _:
-            return f"{sum(counts['kept'].values())} rows: " + ", ".join(
-                f"{n} {split}" for split, n in counts["kept"].items()
-            )
+    return registry.named(version.table).describe(version.counts)
 
 
 def _left_out(version: tables.Version) -> str:

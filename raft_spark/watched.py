@@ -7,41 +7,40 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raft_spark import config, iceberg, lineage, log, metrics, schemas, session
+from raft_spark import config, iceberg, lineage, log, metrics, session
 from raft_spark.config import Config
 from raft_spark.errors import RaftError, StoppedError
+from raft_spark.registry import Stage
 from raft_spark.tables import Version
 
 LOG = logging.getLogger(__name__)
 
 
-def run(stage: Callable[[Config], Version], conf: Config) -> Version:
-    """Run a stage's `run`, and bring the lake's catalog up to date; return and raise what they do."""
-    name = stage.__module__.rpartition(".")[2]
-    log.start(conf.log.format, stage=name, run_id="")
+def run(stage: Stage, conf: Config) -> Version:
+    """Run a stage, and bring the lake's catalog up to date; return and raise what they do."""
+    log.start(conf.log.format, stage=stage.name, run_id="")
     begin = time.time()
     try:
-        version = stage(conf)
+        version = stage.run(conf)
     except BaseException as error:
-        _tell(conf, name, begin, error)
+        _tell(conf, stage, begin, error)
         raise
-    _tell(conf, name, begin, version)
+    _tell(conf, stage, begin, version)
     iceberg.follow(conf)
     return version
 
 
-def _tell(conf: Config, name: str, begin: float, ended: Version | BaseException) -> None:
+def _tell(conf: Config, stage: Stage, begin: float, ended: Version | BaseException) -> None:
     """Say how a stage ended, in JSON only: a person reads the stage's own last line."""
     if not log.is_json():
         return
     run_id, seconds = log.about("run_id"), round(time.time() - begin, 3)
     values = {"seconds": seconds, "errors": int(_state(ended) == "failed")}
     new = not isinstance(ended, Version) or ended.id == run_id
-    if isinstance(ended, Version) and new:
-        values |= lineage.rows(ended)
-    told = metrics.embedded(values, name, conf.completions.endpoint if name == schemas.COMPLETIONS else "")
-    LOG.info("%s %s after %.1f s", name, _state(ended), seconds, extra=log.fields(state=_state(ended), **told))
-    for event in lineage.events(conf, name, run_id, begin, ended) if run_id and new else ():
+    rows = stage.rows(ended.counts) if isinstance(ended, Version) and new else {}
+    told = metrics.embedded(values | rows, stage.name, conf.completions.endpoint if "teacher" in stage.uses else "")
+    LOG.info("%s %s after %.1f s", stage.name, _state(ended), seconds, extra=log.fields(state=_state(ended), **told))
+    for event in lineage.events(conf, stage.name, run_id, begin, ended, rows) if run_id and new else ():
         LOG.info("lineage: %s", event["eventType"], extra=log.fields(openlineage=event))
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle
-from raft_spark import compaction, config, parts, schemas, session, tables
+from raft_spark import compaction, config, dataframes, parts, schemas, session, tables
 from raft_spark.compaction import grouped
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -87,7 +87,7 @@ def published(conf: config.Config, identity: str) -> tables.Version:
 
 
 def pubids(conf: config.Config, version: tables.Version) -> list[int]:
-    return sorted(row.pubid for row in tables.read(session.start(conf), conf.lake, version).collect())
+    return sorted(row.pubid for row in dataframes.read(session.start(conf), conf.lake, version).collect())
 
 
 def names(at: Place) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, dataset, endpoints, realtime, session, tables
+from raft_spark import articles, base, completions, config, dataframes, dataset, endpoints, realtime, session, tables
 from raft_spark.errors import EndpointError, InputError, StoppedError
 
 pytestmark = pytest.mark.spark
@@ -46,7 +46,7 @@ def behave(url: str, *each: object, **how: object) -> None:
 
 
 def stored(conf: config.Config) -> list[dict[str, Any]]:
-    return [row.asDict() for row in tables.stored(session.start(conf), conf.lake).collect()]
+    return [row.asDict() for row in dataframes.stored(session.start(conf), conf.lake).collect()]
 
 
 def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: str):

@@ -11,7 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, completions, config, dataset, prompts, schemas, session, tables, verdicts
+from raft_spark import (
+    articles,
+    base,
+    completions,
+    config,
+    dataframes,
+    dataset,
+    prompts,
+    schemas,
+    session,
+    tables,
+    verdicts,
+)
 from raft_spark.errors import InputError
 from raft_spark.values import Format
 
@@ -178,7 +190,7 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
     for stage in (articles, base):
         stage.run(conf)
     spark = session.start(conf)
-    rows = tables.read(spark, conf.lake, tables.needed(conf.lake, schemas.BASE)).where("split = 'train'").collect()
+    rows = dataframes.read(spark, conf.lake, tables.needed(conf.lake, schemas.BASE)).where("split = 'train'").collect()
     kinds = {"good": 40, "false": 30, "cut": 20, "contrary": 10}
     made = [kind for kind, count in kinds.items() for _ in range(count)]
     joined = spark.createDataFrame(

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import aws_model
 from conftest import ROOT
-from raft_spark import config
+from raft_spark import config, registry
 from raft_spark.emr import application, checks, document, shapes, submit
 from raft_spark.emr.release import Release, ReleaseFile
 from raft_spark.errors import ConfigError
 
 pytestmark = pytest.mark.row
 
-FILES = tuple(f"jobs/{job}.py" for job in checks.JOBS)
+FILES = tuple(f"jobs/{job}.py" for job in registry.JOBS)
 ARCHIVES = tuple(f"{kind}-{machine}.tar.gz" for kind in ("environment", "hub") for machine in ("x86_64", "aarch64"))
 RELEASE = Release(
     Path("unread"),
@@ -84,7 +84,7 @@ EVERYTHING = (
 )
 
 
-@pytest.mark.parametrize("job", checks.JOBS)
+@pytest.mark.parametrize("job", registry.JOBS)
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("more", [(), EVERYTHING])
 def test_every_document_is_legal_by_the_services_own_model(job: str, label: str, more: tuple[str, ...]):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle, article, write_articles
-from raft_spark import articles, bounds, config, endpoints, evaluation, figures, session, tables
+from raft_spark import articles, bounds, config, dataframes, endpoints, evaluation, figures, session, tables
 from raft_spark.errors import StoppedError
 
 pytestmark = pytest.mark.spark
@@ -57,7 +57,7 @@ def behave(url: str, **how: object) -> None:
 
 
 def rows(conf: config.Config, version: tables.Version) -> list[dict[str, Any]]:
-    return [row.asDict() for row in tables.read(session.start(conf), conf.lake, version).collect()]
+    return [row.asDict() for row in dataframes.read(session.start(conf), conf.lake, version).collect()]
 
 
 def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_that(
@@ -134,13 +134,13 @@ def test_what_failed_for_good_is_asked_again_when_its_class_is_named_and_a_limit
     assert evaluation.run(evaluating(*own)).id == first.id
     named = evaluating(*own, "completions.retry=bad_request")
     assert evaluation.run(named).counts["failed"] == {}
-    stored = tables.stored(session.start(named), named.lake, "evaluation").where("completion IS NOT NULL").collect()
+    stored = dataframes.stored(session.start(named), named.lake, "evaluation").where("completion IS NOT NULL").collect()
     tokens = sum(row["completion_tokens"] for row in stored) / 2
     others = ["endpoints.plain.model=plain-2", "endpoints.tuned.model=tuned-2", f"completions.max_spend={1.5 * tokens}"]
     conf = evaluating(*own, *prices, *others)
     with pytest.raises(StoppedError, match="max_spend"):
         evaluation.run(conf)
-    stored = tables.stored(session.start(conf), conf.lake, "evaluation").where("model LIKE '%-2'").collect()
+    stored = dataframes.stored(session.start(conf), conf.lake, "evaluation").where("model LIKE '%-2'").collect()
     assert tokens < sum(row["completion_tokens"] for row in stored) <= 1.5 * tokens
 
 
@@ -178,7 +178,7 @@ def test_what_it_would_cost_at_most_is_told_before_anything_is_asked(evaluating:
         told = bounds.run(conf)
         assert [calls(url) for url in (*urls.values(), judge.url)] == [0, 0, 0]
         evaluation.run(conf)
-        stored = tables.stored(session.start(conf), conf.lake, "evaluation").collect()
+        stored = dataframes.stored(session.start(conf), conf.lake, "evaluation").collect()
         for each in told:
             own = [row for row in stored if row["model"] == each.model]
             used = {name: sum(row[name] for row in own) for name in ("prompt_tokens", "completion_tokens")}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, config, gates, parts, schemas, session, tables
+from raft_spark import articles, base, config, dataframes, gates, parts, schemas, session, tables
 from raft_spark.gates import Changes, Gate
 
 
@@ -106,7 +106,7 @@ def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
 def test_rows_that_tell_their_missing_oracle_by_their_length_are_found(settled: Settle):
     conf = settled("base.equal_length=false")
     articles.run(conf)
-    rows = tables.read(session.start(conf), conf.lake, base.run(conf))
+    rows = dataframes.read(session.start(conf), conf.lake, base.run(conf))
     passages = named(gates._tells(rows, 0.05), "passages")
     assert not passages.is_open
     assert passages.found < 0.1

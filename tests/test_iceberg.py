@@ -20,7 +20,20 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from werkzeug.serving import WSGIRequestHandler
 
 from conftest import ROOT, Settle, article, python, write_articles
-from raft_spark import articles, catalog, config, iceberg, parts, refresh, retention, schemas, session, tables, watched
+from raft_spark import (
+    catalog,
+    config,
+    dataframes,
+    iceberg,
+    parts,
+    refresh,
+    registry,
+    retention,
+    schemas,
+    session,
+    tables,
+    watched,
+)
 from raft_spark.errors import CatalogError, ConfigError, InputError
 from raft_spark.files import Place
 from test_roles import GLUE
@@ -94,15 +107,15 @@ def listed(rows: DataFrame) -> list[str]:
 def holds(conf: config.Config) -> bool:
     """Say whether each table of the catalog has the rows of the lake's current version, now and under its tag."""
     spark, found = session.start(conf), []
-    for version in filter(None, (tables.current(conf.lake, table) for table in iceberg.KEYS)):
-        rows = listed(tables.read(spark, conf.lake, version))
+    for version in filter(None, (tables.current(conf.lake, table) for table in schemas.KEYS)):
+        rows = listed(dataframes.read(spark, conf.lake, version))
         found += [rows == listed(in_catalog(conf, version.table, at)) for at in ("", version.id)]
     return bool(found) and all(found)
 
 
 def made(conf: config.Config) -> str:
     """Run the first stage alone; return the version it made."""
-    return watched.run(articles.run, conf).id
+    return watched.run(registry.ARTICLES, conf).id
 
 
 def tags(conf: config.Config, table: str) -> set[str]:
@@ -142,7 +155,7 @@ def test_a_refresh_writes_the_rows_that_changed_and_old_versions_stay_to_be_read
     assert written(conf, schemas.COMPLETIONS)["added-records"] == 2
 
     old = tables.load(conf.lake, schemas.BASE, first.after[schemas.BASE])
-    before = listed(tables.read(session.start(conf), conf.lake, old))
+    before = listed(dataframes.read(session.start(conf), conf.lake, old))
     assert listed(in_catalog(conf, schemas.BASE, old.id)) == before != listed(in_catalog(conf, schemas.BASE))
 
     retention.rolled_back(conf.lake, first.after[schemas.DATASET])
@@ -268,7 +281,7 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     assert tables.head(conf.lake, old, 1)[0]["journal"] is None
     assert tables.first_row(conf.lake, old, 7)["journal"] is None
     assert parts.read_piece(tables.pieces(conf.lake, old)[0], ["journal", "pubid"]).column_names == ["journal", "pubid"]
-    assert tables.read(session.start(conf), conf.lake, old).where("journal IS NULL").count() == ROWS
+    assert dataframes.read(session.start(conf), conf.lake, old).where("journal IS NULL").count() == ROWS
     second = _with_a_journal(conf, old, wider)
     iceberg.follow(conf)
     now = in_catalog(conf, schemas.ARTICLES)
@@ -328,7 +341,7 @@ def test_a_tag_names_its_own_version_also_where_another_was_faster(
     assert holds(conf)
     spark = session.start(conf)
     for version in (first, second, *newer):
-        rows = tables.read(spark, conf.lake, tables.load(conf.lake, schemas.ARTICLES, version))
+        rows = dataframes.read(spark, conf.lake, tables.load(conf.lake, schemas.ARTICLES, version))
         assert listed(in_catalog(conf, schemas.ARTICLES, version)) == listed(rows), version
 
 

@@ -11,6 +11,7 @@ import pyspark
 import pytest
 
 from conftest import ROOT
+from raft_spark import registry
 
 FEW = ("--conf", "spark.sql.shuffle.partitions=2")
 STAGES = ("articles", "base", "completions", "dataset")
@@ -46,7 +47,7 @@ def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path,
     done = submit("refresh", tmp_path)  # which does what is left to do
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["outcome"] == ("nothing new" if stages == STAGES else "published")
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*STAGES, "evaluation", "refresh"}
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*registry.JOBS}
 
 
 @pytest.mark.slow

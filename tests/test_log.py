@@ -1,5 +1,6 @@
 """What a run says to a machine: one JSON object a line, metrics as CloudWatch takes them, lineage as OpenLineage does."""
 
+import dataclasses
 import datetime as dt
 import json
 import logging
@@ -17,7 +18,7 @@ import pytest
 from botocore.session import Session
 from click.testing import CliRunner
 
-from raft_spark import __version__, base, cli, config, log, metrics, progress, runs, tables, watched
+from raft_spark import __version__, base, cli, config, log, metrics, progress, registry, runs, tables, watched
 from raft_spark.errors import ConfigError, EndpointError, InputError, StoppedError
 from raft_spark.runs import Run
 
@@ -269,8 +270,8 @@ def version(conf: config.Config, run_id: str = ID, **more: Any) -> tables.Versio
     return tables.Version(**basis, **own, created_at="2026-11-22T20:21:30+00:00")
 
 
-def ending(ended: tables.Version | BaseException, run_id: str = ID) -> Any:
-    """Return a stage of the package that opens a version and ends so."""
+def ending(ended: tables.Version | BaseException, run_id: str = ID, table: str = "base") -> registry.Stage:
+    """Return a stage that opens a version and ends so."""
 
     def stage(conf: config.Config) -> tables.Version:
         log.tell(run_id=run_id)
@@ -278,8 +279,7 @@ def ending(ended: tables.Version | BaseException, run_id: str = ID) -> Any:
             raise ended
         return ended
 
-    stage.__module__ = "raft_spark.base"
-    return stage
+    return dataclasses.replace(registry.named(table), run=stage)
 
 
 def test_a_stage_that_ends_well_tells_its_rows_and_seconds(capsys, tmp_path):
@@ -303,7 +303,7 @@ def test_a_stage_that_ends_well_tells_its_rows_and_seconds(capsys, tmp_path):
 )
 def test_every_stage_tells_the_rows_it_wrote_and_rejected(capsys, tmp_path, table: str, counts: Any, rows: Any):
     conf = settled(tmp_path, "articles.source=sample:14")
-    watched.run(ending(version(conf, table=table, counts=counts)), conf)
+    watched.run(ending(version(conf, table=table, counts=counts), table=table), conf)
     told = check_embedded(said(capsys)[0])
     assert (told["rows"], told.get("rejected", 0)) == rows
 
@@ -337,7 +337,7 @@ def test_a_stage_that_ends_badly_tells_so_too(
 def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_path):
     root = f"lake.root={tmp_path / 'lake'}"
     with pytest.raises(SystemExit) as ended:
-        watched.job(partial(watched.run, base.run), ["--set", root, "--set", "log.format=json"])
+        watched.job(partial(watched.run, registry.BASE), ["--set", root, "--set", "log.format=json"])
     lines = said(capsys)
     assert ended.value.code == 3
     assert check_embedded(lines[0])["errors"] == 1
@@ -419,7 +419,7 @@ def test_lineage_names_the_versions_read_and_written_as_openlineage_does(capsys,
 def test_lineage_of_articles_begins_at_their_source(capsys, tmp_path, source: str, state: str, name: Any):
     conf = settled(tmp_path, f'articles.source="{source}"', 'spark."spark.openlineage.namespace"="medicine"')
     counts = {"articles": 9, "quarantined": 2, "duplicates": 3, "source": state}
-    watched.run(ending(version(conf, table="articles", inputs={}, counts=counts)), conf)
+    watched.run(ending(version(conf, table="articles", inputs={}, counts=counts), table="articles"), conf)
     end = lineage(capsys)[-1]
     assert end["job"]["namespace"] == "medicine"
     assert [named(each) for each in end["inputs"]] == [name]

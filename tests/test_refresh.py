@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import Settle, article, write_articles
-from raft_spark import config, gates, pointers, refresh, retention, schemas, session, tables
+from raft_spark import config, dataframes, gates, pointers, refresh, retention, schemas, session, tables
 from raft_spark.errors import GateError, InputError
 
 pytestmark = pytest.mark.spark
@@ -42,7 +42,7 @@ def write(source: Path, pubids: range, more: dict[int, str] | None = None) -> No
 
 
 def stored_keys(conf: config.Config) -> int:
-    return tables.stored(session.start(conf), conf.lake).count()
+    return dataframes.stored(session.start(conf), conf.lake).count()
 
 
 def records(conf: config.Config) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def test_a_source_that_grows_changes_and_shrinks_is_followed_and_only_new_reques
 
 
 def numbered(conf: config.Config) -> dict[int, tuple[str, int]]:
-    rows = tables.read(session.start(conf), conf.lake, tables.needed(conf.lake, schemas.ARTICLES))
+    rows = dataframes.read(session.start(conf), conf.lake, tables.needed(conf.lake, schemas.ARTICLES))
     return {row.pubid: (row.split, row.number) for row in rows.select("pubid", "split", "number").collect()}
 
 

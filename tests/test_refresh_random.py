@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raft_spark import config, gates, parts, pointers, refresh, retention, schemas, tables
+from raft_spark import config, gates, parts, pointers, refresh, registry, retention, schemas, tables
 from raft_spark.errors import GateError, InputError
 from raft_spark.files import Place, sha256
 
@@ -249,7 +249,8 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     settings = [f"lake.root={tmp_path}", "lake.keep_versions=3", "lake.keep_days=0", "refresh.max_withdrawn_share=0.1"]
     chance = random.Random(steps)
     world = World(config.load(assignments=settings), chance)
-    monkeypatch.setattr(refresh, "STAGES", {name: getattr(world, name) for name in refresh.STAGES})
+    walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.WALK)
+    monkeypatch.setattr(registry, "WALK", walk)
     monkeypatch.setattr(refresh, "_looked_at", world.looked_at)
     monkeypatch.setattr(Place, "swap", world.noted(Place.swap))
     for _ in range(steps):

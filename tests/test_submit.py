@@ -23,8 +23,9 @@ from click.testing import CliRunner, Result
 import loopback_emr
 from conftest import ROOT
 from loopback_emr import Service
+from raft_spark import registry
 from raft_spark.cli import main
-from raft_spark.emr import checks, follow, logs, release, upload
+from raft_spark.emr import follow, logs, release, upload
 from raft_spark.errors import ConfigError
 
 RUN = "00frun1"
@@ -54,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     """A release of files that say nothing."""
     folder = tmp_path / "release"
     kinds = [f"{kind}-{machine}.tar.gz" for kind in ("environment", "hub") for machine in ("x86_64", "aarch64")]
-    for path in (*(f"jobs/{job}.py" for job in checks.JOBS), *kinds):
+    for path in (*(f"jobs/{job}.py" for job in registry.JOBS), *kinds):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(f"{path} {tmp_path}")
     (folder / "conf").mkdir()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import Settle
-from raft_spark import articles, base, config, session, tables, tells
+from raft_spark import articles, base, config, dataframes, session, tells
 
 
 @pytest.mark.row
@@ -48,7 +48,7 @@ def test_rows_of_one_length_tell_little_and_the_notebooks_tell_all(settled: Sett
 def told(conf: config.Config) -> dict[str, Any]:
     articles.run(conf)
     version = base.run(conf)
-    rows = tables.read(session.start(conf), conf.lake, version)
+    rows = dataframes.read(session.start(conf), conf.lake, version)
     return tells.measured(rows)
 
 
@@ -56,7 +56,7 @@ def told(conf: config.Config) -> dict[str, Any]:
 def test_a_text_of_another_split_is_counted(settled: Settle):
     conf = settled()
     articles.run(conf)
-    rows = tables.read(session.start(conf), conf.lake, base.run(conf))
+    rows = dataframes.read(session.start(conf), conf.lake, base.run(conf))
     assert tells._in_two_splits(rows) == 0
     leaked = rows.where("split = 'train'").limit(1)
     shown = len(leaked.first().documents)

@@ -7,7 +7,16 @@ versions it holds by name, each compared with the lake's.
 import json
 import sys
 
-from raft_spark import articles, base, completions, config, dataset, iceberg, refresh, schemas, session, tables, watched
+from raft_spark import (
+    config,
+    dataframes,
+    refresh,
+    registry,
+    schemas,
+    session,
+    tables,
+    watched,
+)
 
 
 def held(conf: config.Config, table: str) -> int:
@@ -16,9 +25,9 @@ def held(conf: config.Config, table: str) -> int:
     found = tables.history(conf.lake, table)
     for version in found:
         rows = spark.sql(f"SELECT * FROM {name} VERSION AS OF '{version.id}'")  # noqa: S608 - names of our own
-        read = tables.read(spark, conf.lake, version).select(rows.columns)
+        read = dataframes.read(spark, conf.lake, version).select(rows.columns)
         assert sorted(map(str, rows.collect())) == sorted(map(str, read.collect()))
-    current = tables.read(spark, conf.lake, tables.needed(conf.lake, table))
+    current = dataframes.read(spark, conf.lake, tables.needed(conf.lake, table))
     main = spark.table(name).select(current.columns)
     assert sorted(map(str, main.collect())) == sorted(map(str, current.collect()))
     return len(found)
@@ -29,10 +38,10 @@ if __name__ == "__main__":
     if tables.current(conf.lake, schemas.DATASET):
         refresh.run(conf)
     else:
-        for stage in (articles, base, completions, dataset):
-            watched.run(stage.run, conf)
+        for stage in registry.WALK:
+            watched.run(stage, conf)
     name = f"{conf.lake.catalog}.{conf.lake.namespace}"
-    columns = {table: len(session.start(conf).table(f"{name}.{table}").columns) for table in iceberg.KEYS}
-    versions = {table: held(conf, table) for table in iceberg.KEYS}
+    columns = {table: len(session.start(conf).table(f"{name}.{table}").columns) for table in schemas.KEYS}
+    versions = {table: held(conf, table) for table in schemas.KEYS}
     sys.stdout.write(json.dumps({"columns": columns, "versions": versions}) + "\n")
     session.stop()

@@ -70,6 +70,6 @@ def _limits(application: Application, conf: Config) -> Iterator[tuple[str, int, 
 
 def _outside(conf: Config, job: str) -> Iterator[str]:
     """Yield what the job asks beyond the services that every run reaches."""
-    if job in checks.READING and conf.articles.source.startswith("hf:"):
+    if "source" in checks.uses(job) and conf.articles.source.startswith("hf:"):
         yield "the Hugging Face hub"
     yield from (f"the endpoint {name} ({conf.endpoints[name].kind})" for name in checks.asked(conf, job))

@@ -4,30 +4,30 @@ import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from raft_spark import config, files
+from raft_spark import config, files, registry
 from raft_spark.config import Config
 from raft_spark.emr import shapes
 from raft_spark.emr.release import Release
 
-EVALUATION = "evaluation"
-JOBS = ("articles", "base", "completions", "dataset", EVALUATION, "refresh")
-READING = frozenset({"articles", "refresh"})  # jobs that read articles.source
-TEACHING = frozenset({"completions", "refresh"})  # jobs that ask the teacher
-PUBLISHING = frozenset({"dataset", "refresh"})  # jobs that write the dataset
 NEEDED = ("application_id", "role_arn", "code")
+
+
+def uses(job: str) -> set[registry.Use]:
+    """Return what the stages of a job read or ask beyond tables."""
+    return {use for stage in registry.of_job(job) for use in stage.uses}
 
 
 def needs_hub(conf: Config, job: str) -> bool:
     """Say whether a job needs the packages of the hub: to read articles there, or to count tokens."""
-    reads = job in READING and conf.articles.source.startswith("hf:")
-    return reads or (job in PUBLISHING and bool(conf.dataset.tokenizer))
+    reads = "source" in uses(job) and conf.articles.source.startswith("hf:")
+    return reads or ("tokenizer" in uses(job) and bool(conf.dataset.tokenizer))
 
 
 def asked(conf: Config, job: str) -> dict[str, str]:
     """Return the name of each of [endpoints.*] that a job asks, with the words of the setting that names it."""
-    if job in TEACHING:
+    if "teacher" in uses(job):
         return {conf.completions.endpoint: "completions.endpoint is"}
-    if job != EVALUATION:
+    if "students" not in uses(job):
         return {}
     students = dict.fromkeys(conf.evaluation.students, "evaluation.students has")
     return students | ({conf.evaluation.judge: "evaluation.judge is"} if conf.evaluation.judge else {})
@@ -39,7 +39,7 @@ def wrong(conf: Config, job: str, release: Release) -> list[str]:
         *_missing(conf),
         *_lake(conf),
         *_workers(conf),
-        *(_source(conf) if job in READING else ()),
+        *(_source(conf) if "source" in uses(job) else ()),
         *(sentence for name, setting in asked(conf, job).items() for sentence in _endpoint(conf, name, setting)),
         *_release(job, release),
     ]

@@ -29,7 +29,7 @@ NEW_YEAR_1980 = "315532800"  # the first moment a zip can tell
 def checkout() -> Path:
     """Return the folder this package is developed in. Raises ConfigError where it is installed."""
     folder = Path(__file__).parents[2]
-    if not (folder / "setup.py").is_file():
+    if not (folder / "pyproject.toml").is_file():
         msg = f"a release is made from a checkout, with jobs/ and emr/ beside raft_spark/; {folder} is none"
         raise ConfigError(msg)
     return folder

@@ -1,4 +1,4 @@
-"""setup.py, constraints.txt -> emr/requirements*.txt: what a release is made of, by version and SHA-256.   make pins
+"""pyproject.toml, constraints.txt -> emr/requirements*.txt: what a release is made of, by version and SHA-256.   make pins
 
 pip says which wheels it would take for each machine of EMR; where a package has one for both, it stands there once.
 """

@@ -76,7 +76,7 @@ def arithmetic(conf: Config, job: str) -> Iterator[str]:
     """Say what a task that asks may do, as the stage shares it out; nothing of jobs that ask nothing. Students are asked in real time
     even where the teacher is asked in batches.
     """
-    if not checks.asked(conf, job) or (job != checks.EVALUATION and conf.completions.mode == "batch"):
+    if not checks.asked(conf, job) or ("teacher" in checks.uses(job) and conf.completions.mode == "batch"):
         return
     asking, executors, cores = conf.completions, conf.emr.max_executors, conf.emr.executor_cores
     slots = executors * cores

@@ -9,9 +9,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from raft_spark import config, service
-from raft_spark.emr import checks, document, follow, package
-from raft_spark.emr import submit as submission
+from raft_spark import config, registry
 from raft_spark.terminal import console, reported, settings
 
 
@@ -44,6 +42,8 @@ def emr() -> None:
 def package_release(to: Path) -> None:
     """Make the folder that EMR runs: wheel, jobs, settings, packages; named by its content. Prints its path last."""
     with reported():
+        from raft_spark.emr import package
+
         made = package.built(package.checkout(), to, click.echo)
         for line in package.sizes(made):
             click.echo(line)
@@ -51,7 +51,7 @@ def package_release(to: Path) -> None:
 
 
 @emr.command()
-@click.argument("job", type=click.Choice(checks.JOBS))
+@click.argument("job", type=click.Choice(registry.JOBS))
 @settings
 @click.option("--release", default="", metavar="FOLDER", help="Which; default: the one below build/release.")
 @click.option(
@@ -65,6 +65,9 @@ def package_release(to: Path) -> None:
 def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[Way]) -> None:
     """Upload the release where it is not yet, start a run of a job, and follow it to its end."""
     with reported():
+        from raft_spark.emr import document, follow
+        from raft_spark.emr import submit as submission
+
         conf, taken = config.load(files, assignments), submission.found(way["release"])
         if way["dry_run"]:
             own_token = {"clientToken": way["token"]} if way["token"] else {}
@@ -82,6 +85,9 @@ def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Un
 def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wait: bool) -> None:
     """Say how a run is doing and what it cost; of one that failed, the end of its driver's log."""
     with reported():
+        from raft_spark import service
+        from raft_spark.emr import follow
+
         conf = config.load(files, assignments)
         if wait:
             follow.run(conf, run_id, console)
@@ -99,5 +105,8 @@ def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wai
 def cancel(run_id: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """End a run. What it has stored stays, and the next run goes on from there."""
     with reported():
+        from raft_spark import service
+        from raft_spark.emr import follow
+
         follow.cancel(service.connect("emr-serverless"), config.load(files, assignments), run_id)
         follow.say(console, f"run {run_id} is being cancelled")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 300.0  # the embedded model loads in about 8 s; a busy machine takes longer
 STOP_SECONDS = 2.0
+MODULES = {"fake": "raft_spark.endpoints.fake", "embedded": "raft_spark.endpoints.embedded"}  # run in a child
 LOCAL = "pip install 'raft-spark[local]'"
 NEEDS = {
     "fake": {"starlette": LOCAL, "uvicorn": LOCAL},
@@ -43,7 +44,7 @@ def started(conf: Endpoint) -> Iterator[str]:
     Raises EndpointError when a package is missing or the server ends before it answers.
     """
     check_installed(conf.kind)
-    command = [sys.executable, "-P", "-m", f"raft_spark.endpoints.{conf.kind}", conf.model_dump_json()]
+    command = [sys.executable, "-P", "-m", MODULES[conf.kind], conf.model_dump_json()]
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     with (
         tempfile.TemporaryFile() as complaints,

@@ -15,9 +15,8 @@ from typing import TypedDict, Unpack
 
 import click
 
-from raft_spark import config, service
+from raft_spark import config
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError
-from raft_spark.model import hosting, leftovers, submission
 from raft_spark.terminal import reported, settings
 
 PEACE_SECONDS = 300  # for a command that is to end; then it is killed
@@ -51,6 +50,9 @@ name = click.argument("name", callback=_name)
 def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, no_wait: bool) -> None:
     """Train the student of [training] on SageMaker, follow it to its end, and print its folder in S3 last."""
     with reported():
+        from raft_spark import service
+        from raft_spark.model import hosting, submission
+
         conf = config.load(files, assignments)
         if dry_run:
             click.echo(json.dumps(submission.request(conf), indent=2))
@@ -89,6 +91,8 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unp
       raft-spark model host mine --model s3://... my.toml --run "raft-spark evaluation my.toml build/hosted/mine.toml ..."
     """  # noqa: D301 - the backspace is what click wants
     with reported():
+        from raft_spark.model import hosting
+
         conf = config.load(files, assignments)
         if way["dry_run"]:
             click.echo(json.dumps(hosting.requests(conf.hosting, name, way["student"]), indent=2))
@@ -100,6 +104,8 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unp
 
 def _kept(conf: config.Config, name: str, way: Way) -> None:
     """Leave the endpoint when it stands."""
+    from raft_spark.model import hosting
+
     if way["command"]:
         raise ConfigError("--keep and --run exclude each other: a command's endpoint is taken down with its end")
     hosting.checked(conf.hosting, way["student"])
@@ -115,6 +121,8 @@ def _kept(conf: config.Config, name: str, way: Way) -> None:
 
 def _lent(conf: config.Config, name: str, way: Way) -> None:
     """Host while a command runs, or until Ctrl-C or hosting.max_hours. A command that fails is a RunError."""
+    from raft_spark.model import hosting
+
     status = 0
     if way["command"] and not shutil.which(shlex.split(way["command"])[0]):
         msg = f"--run is {way['command']!r}, whose first word is no program"
@@ -166,6 +174,8 @@ def _noted(conf: config.Config, name: str, endpoint: config.Endpoint) -> Iterato
 
 def _shown(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
     """Print the section, write it to its file, say what it costs."""
+    from raft_spark.model import hosting
+
     text, file = hosting.section(name, endpoint), HOSTED / f"{name}.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -179,6 +189,8 @@ def _shown(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
 def unhost(name: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Remove all of raft-spark-NAME, whole or half made: endpoint, configuration, model, component; or the imported model."""
     with reported():
+        from raft_spark.model import hosting
+
         conf = config.load(files, assignments).hosting
         hosting.taken_down(conf, name, click.echo)
         (HOSTED / f"{name}.toml").unlink(missing_ok=True)
@@ -190,6 +202,8 @@ def unhost(name: str, files: Sequence[str], assignments: Sequence[str]) -> None:
 def list_left(files: Sequence[str], assignments: Sequence[str]) -> None:
     """List endpoints, imported models and trainings of raft-spark with their age and cost."""
     with reported():
+        from raft_spark.model import hosting, leftovers
+
         conf, now = config.load(files, assignments), dt.datetime.now(dt.UTC)
         total, count, is_whole = 0.0, 0, True
         for left in leftovers.found(conf, hosting.region(conf.hosting)):

@@ -21,13 +21,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark import __version__, config, schemas, service, tables
 from raft_spark.errors import ConfigError, InputError, RunError
-from raft_spark.model import calls, standing
+from raft_spark.model import calls, scripts, standing
 from raft_spark.model.standing import Tell
 from raft_spark.service import Client
 
 Plan = dict[str, Any]
 FORMAT = "prompt_completion"
-HERE = Path(__file__).parent
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 DATA, STUDENT = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
 # What AWS's image of PyTorch lacks, at the versions that training.py is tested with.
@@ -65,7 +64,7 @@ def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
         "metrics": {name: rf"\b{name}={NUMBER}" for name in METRICS},
     }
     learned = {key: value for key, value in told.items() if key not in UNLEARNED}
-    identity = calls.digest([learned, (HERE / "training.py").read_text(), REQUIREMENTS])
+    identity = calls.digest([learned, scripts.TRAINING.read_text(), REQUIREMENTS])
     tags = {**job.tags, calls.OWN: "training", calls.IDENTITY: identity, "raft-spark:dataset": version.id}
     named = {"name": f"{calls.OWN}-train-{identity[:12]}", "checkpoints": f"{output}/checkpoints/{identity[:12]}"}
     return {**told, **named, "tags": tags}
@@ -105,7 +104,9 @@ def command(training: config.Training, about: Mapping[str, Any]) -> str:
         "settings": json.dumps(training.told()),
         "about": json.dumps(about),
     }
-    return shlex.join(["python", "training.py", *(word for name, text in told.items() for word in (f"--{name}", text))])
+    return shlex.join(
+        ["python", scripts.TRAINING.name, *(word for name, text in told.items() for word in (f"--{name}", text))]
+    )
 
 
 def region(job: config.TrainingJob) -> str:
@@ -148,12 +149,12 @@ def _sdk(python: str, made: Plan, *flags: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source, settings = Path(folder) / "source", Path(folder) / "sdk.yaml"
         source.mkdir()
-        shutil.copy(HERE / "training.py", source)
+        shutil.copy(scripts.TRAINING, source)
         (source / "requirements.txt").write_text("\n".join(REQUIREMENTS))
         settings.write_text(SDK_SETTINGS)
         whole = json.dumps({**made, "source": str(source), "requirements": "requirements.txt"})
         ours = {"SAGEMAKER_VALIDATE_ROLE": "false", "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(settings)}
-        command = [python, "-P", str(HERE / "training_job.py"), *flags]
+        command = [python, "-P", str(scripts.TRAINING_JOB), *flags]
         try:
             done = subprocess.run(
                 command, input=whole, env={**ours, **os.environ}, check=False, capture_output=True, text=True

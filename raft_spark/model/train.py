@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 from raft_spark import __version__, config, schemas, tables
 from raft_spark.endpoints import weights
 from raft_spark.errors import ConfigError, InputError, RunError
+from raft_spark.model import scripts
 
 FORMAT = "prompt_completion"
 NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf")
@@ -36,10 +37,10 @@ def run(conf: config.Config, to: Path) -> Path:
     about = {"dataset": version.id, "raft_spark": __version__, "base": conf.base.model_dump()}
     folders = {"data": _data(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
     told = {**folders, "model": student, "settings": json.dumps(conf.training.told()), "about": json.dumps(about)}
-    _ran(python, "training.py", *(text for name, value in told.items() for text in (f"--{name}", str(value))))
+    _ran(python, scripts.TRAINING, *(text for name, value in told.items() for text in (f"--{name}", str(value))))
     made, whole = to / "student.gguf", to / "model/training.json"
     if student.endswith(".gguf") and not (made.exists() and made.stat().st_mtime >= whole.stat().st_mtime):
-        _ran(python, "as_gguf.py", str(to / "model"), "--like", student, "--to", str(made))
+        _ran(python, scripts.AS_GGUF, str(to / "model"), "--like", student, "--to", str(made))
     return to
 
 
@@ -67,9 +68,9 @@ def _data(lake: config.Lake, version: tables.Version, to: Path) -> Path:
     return copy
 
 
-def _ran(python: str, script: str, *arguments: str) -> None:
-    """Run a script that lies beside this one; it says itself what it does."""
-    done = subprocess.run([python, "-P", str(Path(__file__).with_name(script)), *arguments], check=False)
+def _ran(python: str, script: Path, *arguments: str) -> None:
+    """Run a script, which says itself what it does."""
+    done = subprocess.run([python, "-P", str(script), *arguments], check=False)
     if done.returncode:
-        msg = f"{script} ended with status {done.returncode}; its last lines say why. The same command goes on where it was"
+        msg = f"{script.name} ended with status {done.returncode}; its last lines say why. The same command goes on where it was"
         raise RunError(msg)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from raft_spark import config
-from raft_spark.model import aws_verbs, train
+from raft_spark.model import aws_verbs
 from raft_spark.terminal import reported, settings
 
 
@@ -27,4 +27,6 @@ for verb in (aws_verbs.submit, aws_verbs.host, aws_verbs.unhost, aws_verbs.list_
 def train_student(files: Sequence[str], assignments: Sequence[str], to: Path) -> None:
     """Train the student of [training] on the lake's dataset, and print its folder last. What was interrupted goes on."""
     with reported():
+        from raft_spark.model import train
+
         click.echo(train.run(config.load(files, assignments), to))

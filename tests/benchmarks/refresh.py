@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
-from raft_spark import config, endpoints, refresh, session, tables
+from raft_spark import config, endpoints, refresh, registry, session, tables
 
 K_ROWS = 1.5  # at most: the share of rows that change is about k times the growth
 
@@ -47,7 +48,7 @@ def measured(folder: Path, url: str, options: argparse.Namespace) -> dict[str, A
     """Refresh for the first time, with nothing new, and with a little more."""
     few = int(options.articles / (1 + options.grows))
     seconds: dict[str, float] = {}
-    refresh.STAGES = {name: timed(name, stage, seconds) for name, stage in refresh.STAGES.items()}
+    registry.WALK = tuple(replace(stage, run=timed(stage.name, stage.run, seconds)) for stage in registry.WALK)
     whole = settled(folder, url, few, options.articles)
     first = once(whole, seconds)
     idle = once(whole, seconds)
