@@ -1,14 +1,14 @@
-"""An evaluation -> its figures, as `plots` draws them: lines over k, settings side by side, differences, quotes, places."""
+"""An evaluation -> its figures, as `svg` draws them: lines over k, settings side by side, differences, quotes, places."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raft_spark import plots, scores
+from raft_spark import scores, svg
 from raft_spark.cases import Case
 from raft_spark.figures import BASELINE, PLACES
 from raft_spark.outcome import SETTINGS, TITLES, Metric, Outcome
-from raft_spark.plots import ALARM, FIRST, GOOD, INK, MUTED, SECOND
+from raft_spark.svg import ALARM, FIRST, GOOD, INK, MUTED, SECOND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def drawn(told: Outcome) -> dict[str, str]:
             partial(_places, told=told),
         ),
     }
-    return {name: plots.svg(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
+    return {name: svg.rendered(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
 
 
 def color(told: Outcome, student: str) -> str:

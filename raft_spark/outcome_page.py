@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from raft_spark import charts, examples, outcome, pages, plots, scores
+from raft_spark import charts, examples, outcome, pages, scores, svg
 from raft_spark.cases import Case
 from raft_spark.figures import BASELINE
 from raft_spark.outcome import DASH, SETTINGS, TITLES, Metric, Outcome
@@ -23,7 +23,7 @@ class Number:
 
 def page(told: Outcome, own: Mapping[int, Sequence[str]]) -> str:
     """Return the page; `own` has the passages of the articles that are shown."""
-    looks = {name: f"{plots.VARIABLES[charts.color(told, name)]} {charts.shape(told, name)}" for name in told.students}
+    looks = {name: f"{svg.VARIABLES[charts.color(told, name)]} {charts.shape(told, name)}" for name in told.students}
     shown = {
         "version": told.version,
         "students": {name: (told.conf.endpoints[name].model, looks[name]) for name in told.students},
