@@ -32,7 +32,9 @@ from raft_spark.shares import Grant, Ledger, Limits
 BEAT = 0.5  # seconds
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
 MOST_POINTS = 600
-ALL_START_WITHIN = 10.0  # seconds from the first task's first report: until then tasks that have not reported have their share
+ALL_START_WITHIN = (
+    10.0  # seconds from the first task's first report: until then tasks that have not reported have their share
+)
 ANSWERS_WITHIN = 2.0  # seconds the driver takes at most, else a task holds it for lost
 SPEAKS_WITHIN = 5.0  # seconds between two words of a task, else the driver gives its share to others
 REPLACED = "another attempt of this task has begun"
