@@ -82,7 +82,15 @@ def _timed(
         version = watched.run(stage, conf)
     seconds, new = time.monotonic() - begin, before is None or before.id != version.id
     console.print(views.line(name, version, new, seconds), highlight=False)
+    if name == schemas.DATASET and new:
+        _report_rejected(conf, version.inputs[schemas.COMPLETIONS])
     return version, new, seconds
+
+
+def _report_rejected(conf: config.Config, run_id: str) -> None:
+    """Write the page of the run again that answered a new dataset: now it knows the rejected rows."""
+    if runs.read(conf.lake, run_id) and find_spec("matplotlib"):
+        report.written(conf.lake, run_id)
 
 
 @contextmanager
