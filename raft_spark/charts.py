@@ -20,6 +20,7 @@ HATCHES = ("", "///", "...", "xxx")
 FLOORS = {"accuracy": scores.MAJORITY}  # baseline by figure; else FLOOR
 FLOOR = scores.QUESTION
 FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
+HEADROOM = 1.12  # above the highest value, for the name of a baseline
 APART, ROOM = 0.11, 0.8  # between students, and of all of them, in settings
 Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
 
@@ -83,7 +84,7 @@ def _sweep(figure: "Figure", told: Outcome) -> None:
         axes.set_title(TITLES[name])
         axes.set_xlabel("distractors (k)")
         axes.set_xticks(sorted({case.distractors for case in told.asked if case.setting != "closed"}))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, HEADROOM * axes.dataLim.ymax or 1)
     _name(figure)
 
 
@@ -140,7 +141,7 @@ def _settings(figure: "Figure", told: Outcome) -> None:
         axes.set_title(TITLES[name])
         axes.set_xticks(range(len(told.compared)), [SETTINGS[case.setting] for case in told.compared])
         axes.set_xlim(-0.5, len(told.compared) - 0.5)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, HEADROOM * axes.dataLim.ymax or 1)
     _name(figure)
 
 
