@@ -60,8 +60,7 @@ class Watch:
         self.is_short = False  # of money: the last round left out what is missing
         self._retried = retried_classes(conf.completions)
         self._price = price(conf.price)
-        self._begin = time.monotonic()
-        self._over = self._begin + (conf.completions.max_minutes * 60 or UNLIMITED)
+        self._over = time.monotonic() + (conf.completions.max_minutes * 60 or UNLIMITED)
         self._said = ""
 
     def told(self) -> runs.Run:
@@ -112,7 +111,7 @@ class Watch:
             completion_tokens=run.completion_tokens + tokens_out,
             dollars=round(run.dollars + paid, 6),
         )
-        self.run = replace(self.run, series=(*run.series, _point(self.run, time.monotonic() - self._begin)))
+        self.run = replace(self.run, series=(*run.series, _point(self.run, runs.elapsed(self.run, time.time()))))
 
 
 def _point(run: runs.Run, seconds: float) -> runs.Point:

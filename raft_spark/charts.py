@@ -1,14 +1,14 @@
-"""An evaluation -> its figures, as `plots` draws them: lines over k, settings side by side, differences, quotes, places."""
+"""Draw the charts of an evaluation's page: lines over k, settings, differences, quotes, positions of the oracle."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raft_spark import plots, scores
+from raft_spark import scores, svg
 from raft_spark.cases import Case
 from raft_spark.figures import BASELINE, PLACES
 from raft_spark.outcome import SETTINGS, TITLES, Metric, Outcome
-from raft_spark.plots import ALARM, FIRST, GOOD, INK, MUTED, SECOND
+from raft_spark.svg import ALARM, FIRST, GOOD, INK, MUTED, SECOND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 COLORS = (SECOND, FIRST, GOOD, ALARM)
 MARKERS = {"disc": "o", "square": "s", "diamond": "D", "triangle": "^"}  # another each time colours begin anew
 HATCHES = ("", "///", "...", "xxx")
-FLOORS = {"accuracy": scores.MAJORITY, "rouge_l": scores.QUESTION}  # each beside the figure it is the floor of
+FLOORS = {"accuracy": scores.MAJORITY}  # baseline by figure; else FLOOR
+FLOOR = scores.QUESTION
 FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
+HEADROOM = 1.12  # above the highest value, for the name of a baseline
 APART, ROOM = 0.11, 0.8  # between students, and of all of them, in settings
 Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
 
@@ -26,18 +28,32 @@ Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
 def drawn(told: Outcome) -> dict[str, str]:
     """Return the figures that have something to show, by name."""
     figures: Mapping[str, tuple[bool, tuple[float, float], Callable[[Figure], None]]] = {
-        "sweep": (bool({"with", "without"} & {*told.conf.evaluation.settings}), FULL, partial(_sweep, told=told)),
-        "settings": (True, FULL, partial(_settings, told=told)),
+        "sweep": (
+            bool(_panels(told)) and bool({"with", "without"} & {*told.conf.evaluation.settings}),
+            FULL,
+            partial(_sweep, told=told),
+        ),
+        "settings": (bool(_panels(told)), FULL, partial(_settings, told=told)),
         "differences": (len(told.students) > 1, HALF, partial(_differences, told=told)),
         "abstained": (True, HALF, partial(_abstained, told=told)),
         "quotes": (_has_quotes(told), HALF, partial(_quotes, told=told)),
         "places": (
-            any(told.placed(name, place, "rouge_l") for name in told.students for place in PLACES),
+            any(told.placed(name, place, by_position(told)) for name in told.students for place in PLACES),
             HALF,
             partial(_places, told=told),
         ),
     }
-    return {name: plots.svg(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
+    return {name: svg.rendered(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
+
+
+def by_position(told: Outcome) -> str:
+    """Return the figure that is drawn over the position of the oracle."""
+    return "accuracy" if "accuracy" in told.main_figures else "rouge_l"
+
+
+def _panels(told: Outcome) -> list[str]:
+    """Return the two figures that are drawn over k and by setting."""
+    return [name for name in told.main_figures if name != "macro_f1"][:2]
 
 
 def color(told: Outcome, student: str) -> str:
@@ -54,16 +70,21 @@ def _turn(told: Outcome, student: str) -> int:
     return told.students.index(student) // len(COLORS) % len(MARKERS)
 
 
+def _axes(figure: "Figure", told: Outcome) -> Iterator[tuple["Axes", str]]:
+    names = _panels(told)
+    return zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)
+
+
 def _sweep(figure: "Figure", told: Outcome) -> None:
-    for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
+    for axes, name in _axes(figure, told):
         for student in told.students:
             for setting, label in (("with", "with oracle"), ("without", "without")):
                 _line(axes, told, student, setting, name, f"{student}, {label}")
         _floor(axes, told, name)
         axes.set_title(TITLES[name])
-        axes.set_xlabel("k, distractors")
+        axes.set_xlabel("distractors (k)")
         axes.set_xticks(sorted({case.distractors for case in told.asked if case.setting != "closed"}))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, HEADROOM * axes.dataLim.ymax or 1)
     _name(figure)
 
 
@@ -94,12 +115,13 @@ def _columns(found: Placed) -> tuple[list[float], list[float], list[float], list
 
 
 def _floor(axes: "Axes", told: Outcome, name: str) -> None:
-    """Draw what needs no model as a line across."""
-    floor = told.metric(FLOORS[name], Case(BASELINE, 0), name)
+    """Draw the baseline, which needs no model, as a line across."""
+    label = FLOORS.get(name, FLOOR)
+    floor = told.metric(label, Case(BASELINE, 0), name)
     if floor:
         axes.axhline(floor["value"], color=MUTED, linewidth=1.3, linestyle=(0, (1, 2)))
         axes.annotate(
-            FLOORS[name], (0.01, floor["value"]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+            label, (0.01, floor["value"]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
             fontsize=9.5, color=MUTED,
         )  # fmt: skip
 
@@ -112,14 +134,14 @@ def _name(figure: "Figure") -> None:
 
 
 def _settings(figure: "Figure", told: Outcome) -> None:
-    for axes, name in zip(figure.subplots(1, 2), FLOORS, strict=True):
+    for axes, name in _axes(figure, told):
         for student in told.students:
             _points(axes, told, student, [told.metric(student, case, name) for case in told.compared])
         _floor(axes, told, name)
         axes.set_title(TITLES[name])
         axes.set_xticks(range(len(told.compared)), [SETTINGS[case.setting] for case in told.compared])
         axes.set_xlim(-0.5, len(told.compared) - 0.5)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, HEADROOM * axes.dataLim.ymax or 1)
     _name(figure)
 
 
@@ -143,7 +165,7 @@ def _points(axes: "Axes", told: Outcome, student: str, metrics: Iterable[Metric 
 def _differences(figure: "Figure", told: Outcome) -> None:
     axes = figure.subplots()
     first, *others = told.students
-    names = ("accuracy", "token_f1", "rouge_l")
+    names = [name for name in ("accuracy", "token_f1", "rouge_l") if name in told.main_figures]
     rows = [(case, name) for case in told.compared for name in names]
     for student in others:
         metrics = (told.metric(student, case, name, first) for case, name in rows)
@@ -156,7 +178,7 @@ def _differences(figure: "Figure", told: Outcome) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"more than {first}")
+    axes.set_xlabel(f"difference to {first}")
     if len(others) > 1:
         axes.legend(fontsize=9.5)
 
@@ -187,7 +209,7 @@ def _has_quotes(told: Outcome) -> bool:
 
 
 def _quotes(figure: "Figure", told: Outcome) -> None:
-    """Draw where quotes stand, in shares of all: in the oracle, in a distractor, nowhere."""
+    """Draw where quotes come from, as shares of all quotes: the oracle, a distractor, or no passage."""
     axes = figure.subplots()
     bars = [
         (name, case) for case in told.compared for name in told.students if told.metric(name, case, "quotes_of_oracle")
@@ -199,7 +221,7 @@ def _quotes(figure: "Figure", told: Outcome) -> None:
         parts = zip(
             [*values, 1 - sum(values)],
             (GOOD, SECOND, ALARM),
-            ("in the oracle", "in a distractor", "nowhere"),
+            ("in the oracle", "in a distractor", "in no passage"),
             strict=True,
         )
         for value, paint, label in parts:
@@ -216,7 +238,7 @@ def _quotes(figure: "Figure", told: Outcome) -> None:
 def _places(figure: "Figure", told: Outcome) -> None:
     axes = figure.subplots()
     for student in told.students:
-        _points(axes, told, student, [told.placed(student, place, "accuracy") for place in PLACES])
+        _points(axes, told, student, [told.placed(student, place, by_position(told)) for place in PLACES])
     axes.set_xticks(range(len(PLACES)), PLACES)
     axes.set_xlim(-0.5, len(PLACES) - 0.5)
     axes.set_ylim(bottom=0)

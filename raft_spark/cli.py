@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -55,16 +56,26 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
 
         conf = config.load(files, assignments)
         with _reported_on(conf):
-            result = pipeline.run(conf, _show)
+            result = pipeline.run(conf, partial(_show, conf))
         stop_spark()
         done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
         views.summary(console, conf, done, result.seconds)
 
 
-def _show(done: "pipeline.StageResult") -> None:
+def _show(conf: config.Config, done: "pipeline.StageResult") -> None:
     from raft_spark import views
 
     console.print(views.line(done.name, done.manifest, done.is_new, done.seconds), highlight=False)
+    if done.name == registry.DATASET.name and done.is_new:
+        _report_rejected(conf, done.manifest.inputs[registry.COMPLETIONS.name])
+
+
+def _report_rejected(conf: config.Config, run_id: str) -> None:
+    """Write the page of the run again that answered a new dataset: now it knows the rejected rows."""
+    from raft_spark import report, runs
+
+    if runs.read(conf.lake, run_id) and find_spec("matplotlib"):
+        report.written(conf.lake, run_id)
 
 
 @contextmanager
@@ -89,7 +100,7 @@ def _stage_command(stage: registry.Stage) -> click.Command:
 
             conf = config.load(files, assignments)
             with _reported_on(conf) if "teacher" in stage.uses else nullcontext():
-                _show(pipeline.run_stage(stage.name, conf))
+                _show(conf, pipeline.run_stage(stage.name, conf))
             stop_spark()
 
     return click.command(stage.name, help=stage.help)(command)

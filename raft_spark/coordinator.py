@@ -32,6 +32,9 @@ from raft_spark.shares import Grant, Ledger, Limits
 BEAT = 0.5  # seconds
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
 MOST_POINTS = 600
+ALL_START_WITHIN = (
+    10.0  # seconds from the first task's first report: until then tasks that have not reported have their share
+)
 ANSWERS_WITHIN = 2.0  # seconds the driver takes at most, else a task holds it for lost
 SPEAKS_WITHIN = 5.0  # seconds between two words of a task, else the driver gives its share to others
 REPLACED = "another attempt of this task has begun"
@@ -59,6 +62,7 @@ class Coordinator:
         self._here: set[str] = set()
         self._lock = threading.Lock()
         self._begin = time.monotonic()
+        self._first_report: float | None = None
         self._over = self._begin + seconds
         self._points: list[Point] = []
         self._point_every = POINT_EVERY
@@ -81,12 +85,19 @@ class Coordinator:
             if any(attempt < _attempt(task) for attempt in same_rows):
                 return Grant(0, 0.0, 0.0, 0.0, self.stop_reason, waits=True)
             self.trouble = self.trouble or tally.trouble
-            granted = self._ledger.grant(task, tally.need, self.running)
+            granted = self._ledger.grant(task, tally.need, max(self.running, self._starting()))
             if time.monotonic() > self._over:
                 self.stop("the time set by completions.max_minutes or max_spend is over")
             if self._ledger.is_spent:
                 self.stop("another request might pass completions.max_spend")
             return replace(granted, stop=self.stop_reason or (REPLACED if same_rows else ""))
+
+    def _starting(self) -> int:
+        """Count the tasks that have begun or will soon, so that the first one to report does not take the whole window."""
+        now = time.monotonic()
+        self._first_report = self._first_report or now
+        ended = len(self._tallies) - len(self._here)
+        return self._run.tasks - ended if now - self._first_report < ALL_START_WITHIN else 0
 
     def left(self, task: str, *, properly: bool) -> None:
         """Take a task's share back. One that died may have had calls open, which count as paid at their dearest."""
@@ -98,22 +109,26 @@ class Coordinator:
             self._tallies[task] = replace(tally, open=0, window=0, reserved=0.0, spent=spent)
 
     def told(self) -> Run:
-        """Return the run as it stands, its series thinned to MOST_POINTS."""
+        """Return the run as it is now. Its series has fewer than MOST_POINTS points and always ends with the present one."""
         with self._lock:
             run = self._summed()
-            seconds = time.monotonic() - self._begin
-            if not self._points or seconds - self._points[-1].seconds >= self._point_every:
-                tokens = run.prompt_tokens + run.completion_tokens
-                answered = sum(tally.answered for tally in self._tallies.values())
-                done = (answered, sum(run.failed.values()), run.calls, run.throttled)
-                self._points.append(Point(round(seconds, 1), *done, tokens, run.open, run.window))
-            if len(self._points) >= MOST_POINTS:
+            point = self._point(run)
+            if not self._points or point.seconds - self._points[-1].seconds >= self._point_every:
+                self._points.append(point)
+            if len(self._points) >= MOST_POINTS - 1:
                 self._points, self._point_every = self._points[::2], self._point_every * 2
-            return replace(run, series=tuple(self._points))
+            is_close = point.seconds - self._points[-1].seconds < self._point_every / 2
+            return replace(run, series=(*(self._points[:-1] if is_close else self._points), point))
+
+    def _point(self, run: Run) -> Point:
+        answered = sum(tally.answered for tally in self._tallies.values())
+        done = (answered, sum(run.failed.values()), run.calls, run.throttled)
+        tokens = run.prompt_tokens + run.completion_tokens
+        return Point(round(runs.elapsed(run, time.time()), 1), *done, tokens, run.open, run.window)
 
     def _summed(self) -> Run:
         tallies = list(self._tallies.values())
-        names = ("calls", "throttled", "prompt_tokens", "completion_tokens", "open", "window")
+        names = ("calls", "throttled", "prompt_tokens", "completion_tokens", "open")
         hours = (time.monotonic() - self._begin) / 3600
         return replace(
             self._run,
@@ -121,6 +136,7 @@ class Coordinator:
             answered=sum(tally.answered_stored for tally in tallies),
             failed=dict(sum((Counter(tally.failed_stored) for tally in tallies), Counter())),
             dollars=round(sum(tally.spent for tally in tallies) + hours * self._hourly_price, 6),
+            window=sum(tally.open if tally.draining else tally.window for tally in tallies),
             **{name: sum(getattr(tally, name) for tally in tallies) for name in names},
         )
 

@@ -26,7 +26,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One answer: what was asked with, its pieces, and what it came to; `verdict` is right, wrong or "" (no label)."""
+    """One answer: what was asked with, its pieces, and what it came to; `verdict` is right, wrong or "" (no label,
+    or no decision was asked for).
+    """
 
     asked: str
     pieces: Sequence[Piece]
@@ -53,10 +55,8 @@ def chosen(told: Outcome) -> list[int]:
     were taken in.
     """
     said: dict[int, set[Any]] = {pubid: set() for pubid in told.rows["pubid"].to_pylist()}
-    among = cases.Case("with", told.k)
-    shown = among if among in told.compared else told.compared[-1]
     for row in told.rows.select(["pubid", "setting", "distractors", "decision", "error_class"]).to_pylist():
-        if cases.Case(row["setting"], row["distractors"]) == shown and not row["error_class"]:
+        if cases.Case(row["setting"], row["distractors"]) == told.main and not row["error_class"]:
             said[row["pubid"]].add(row["decision"])
     hashes = dict(zip(said, cases.hashes(np.array([*said], np.int64)).tolist(), strict=True))
     order = sorted(said, key=lambda pubid: (len(said[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004 - they differ
@@ -70,7 +70,7 @@ def examples(told: Outcome, own: Mapping[int, Sequence[str]]) -> Iterator[Exampl
         found = {(row["student"], row["setting"], row["distractors"]): row for row in rows}
         answers = {
             student: [
-                _said(found[student, case.setting, case.distractors])
+                _said(found[student, case.setting, case.distractors], is_judged=told.conf.completions.decision)
                 for case in reversed(told.compared)
                 if (student, case.setting, case.distractors) in found
             ]
@@ -90,9 +90,9 @@ def examples(told: Outcome, own: Mapping[int, Sequence[str]]) -> Iterator[Exampl
         )
 
 
-def _said(row: Row) -> Said:
+def _said(row: Row, *, is_judged: bool) -> Said:
     truth, decision = (row["final_decision"] or "").lower(), row["decision"] or ""
-    verdict = ("right" if truth == decision else "wrong") if truth else ""
+    verdict = ("right" if truth == decision else "wrong") if truth and is_judged else ""
     case = cases.Case(row["setting"], row["distractors"])
     pieces = list(pieced(row["answer"] or "", row["quoted"] or []))
     return Said(named(case), pieces, verdict, decision, row["rouge_l"], row["error_class"] or "")

@@ -174,18 +174,13 @@ def _noise(rows: float, share: float) -> float:
 
 def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> Gate:
     """Judge one length by its histogram: (length, is the oracle missing, rows)."""
-    lengths, which = np.unique([length for length, _, _ in counted], return_inverse=True)
-    with_oracle, without = np.zeros(len(lengths)), np.zeros(len(lengths))
-    for place, (_, distracted, count) in zip(which, counted, strict=True):
-        (without if distracted else with_oracle)[place] += count
-    pairs = with_oracle.sum() * without.sum()
-    if not pairs:
-        return Gate(f"how well the number of {name} tells a missing oracle", 0.5, 0, 1)
-    below = np.cumsum(with_oracle) - with_oracle
-    area = float((without * (below + with_oracle / 2)).sum() / pairs)
-    rows = with_oracle.sum() + without.sum()
-    noise = _noise(rows, with_oracle.sum() / rows)
-    return Gate(f"how well the number of {name} tells a missing oracle", area, 0.5 - most - noise, 0.5 + most + noise)
+    lengths, rows = (np.array([row[place] for row in counted], float) for place in (0, 2))
+    distracted = np.array([is_missing for _, is_missing, _ in counted], bool)
+    noise = _noise(rows.sum(), rows[~distracted].sum() / max(1, rows.sum()))
+    low, high = max(0.0, 0.5 - most - noise), min(1.0, 0.5 + most + noise)
+    return Gate(
+        f"how well the number of {name} tells a missing oracle", tells.area(lengths, distracted, rows), low, high
+    )
 
 
 def closed(gates: Sequence[Gate]) -> Iterator[Gate]:

@@ -1,4 +1,4 @@
-"""Figures -> the tables that people read, as Markdown and for the page: each student, setting and k beside what needs no model."""
+"""Make the tables of an evaluation for people, as Markdown and for the page: each student, setting and k, and the baselines."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import pyarrow as pa
 from raft_spark import cases, config, scores
 from raft_spark.figures import BASELINE, DECISIONS, PLACED, PLACES, WORDS
 
-DASH = "\N{EN DASH}"  # for what there is none of
+DASH = "\N{EN DASH}"  # for a missing value
 TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -35,28 +35,29 @@ SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
     "Decisions": (
         (*DECISIONS, "decided"),
         (
-            "Yes, no or maybe, as the answer begins, against final_decision (PubMedQA's own measures). An answer that says none of "
-            "them, and one that never came, is wrong."
+            "The yes, no or maybe at the start of the answer, compared with final_decision (PubMedQA's measures). A missing answer, "
+            "or one that says none of the three, counts as wrong."
         ),
     ),
     "Words": (
         WORDS,
         (
-            "The answer beside the article's own long_answer; articles without one are left out. The best sentence of the oracle is "
-            "chosen with that answer at hand, so it is no floor but a ceiling of copying."
+            "The answer compared with the article's own long_answer; articles without one are left out. The best sentence of the "
+            "oracle is chosen by that comparison, so it is an upper bound for copying and no baseline."
         ),
     ),
     "Oracle and quotes": (
         ("abstained", "quoting", "quotes_of_oracle", "quotes_of_distractors", "cut", "failed"),
         (
-            "To abstain is right without the oracle and wrong with it. Quotes are word for word, or are not: the shares are of all "
-            "quotes. What is neither in the oracle nor in a distractor is invented."
+            "Abstaining is right without the oracle and wrong with it. A quote is found if it occurs word for word; the shares are "
+            "of all quotes. A quote that is neither in the oracle nor in a distractor is invented."
         ),
     ),
 }
 JUDGED = (
-    "After ragas. Faithfulness: the share of an answer's statements that can be inferred from the passages shown. Relevance: how like "
-    "the question those are that the answer would answer, by chrF. What the judge did not answer as asked is in no figure but the last."
+    "As in ragas. Faithfulness: the share of an answer's statements that follow from the passages shown. Relevance: how similar the "
+    "question is, by chrF, to the questions that the answer would answer. The last column counts the answers for which the judge did "
+    "not keep to the requested form; no other figure includes them."
 )
 COMPARED = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
 Metric = Mapping[str, Any]  # a row of schemas.METRICS
@@ -64,7 +65,7 @@ Metric = Mapping[str, Any]  # a row of schemas.METRICS
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table with a title and a sentence that says how to read it."""
+    """A table with a title and a text that explains how to read it."""
 
     title: str
     said: str
@@ -119,6 +120,23 @@ class Outcome:
         return [case for case in self.asked if case.distractors in {0, self.k}]
 
     @property
+    def main(self) -> cases.Case:
+        """Return the setting that a reader sees first: the oracle among distractors, if it was asked with."""
+        among = cases.Case("with", self.k)
+        return among if among in self.compared else self.compared[-1]
+
+    @property
+    def main_figures(self) -> list[str]:
+        """Return the figures that a reader sees first: those that were asked for and measured."""
+        names = (*(DECISIONS if self.conf.completions.decision else ()), "rouge_l", "token_f1", "bleu", "chrf")
+        pairs = [(student, case) for student in self.students for case in self.asked]
+        return [name for name in names if any(self.metric(*pair, name) for pair in pairs)]
+
+    def without_unasked(self, names: Sequence[str]) -> list[str]:
+        """Leave out the figures about decisions where no decision was asked for."""
+        return [name for name in names if self.conf.completions.decision or name not in DECISIONS]
+
+    @property
     def articles(self) -> int:
         """Return how many articles were asked about."""
         return max(self.metrics["articles"].to_pylist(), default=0)
@@ -156,21 +174,22 @@ def about(told: Outcome) -> Iterator[str]:
     teacher, models = told.conf.completions, {name: told.conf.endpoints[name].model for name in told.students}
     yield f"{told.articles} articles of the test split. Students: {', '.join(f'{name} ({model})' for name, model in models.items())}."
     yield (
-        f"Brackets: 95 % intervals, {told.conf.evaluation.resamples} resamples of the articles, the same ones everywhere. An answer that "
-        "failed counts as wrong, and as 0."
+        f"Brackets: 95 % intervals from {told.conf.evaluation.resamples} resamples of the articles, the same for every figure. A request "
+        "that failed counts as a wrong answer with score 0."
     )
     if not teacher.decision:
         yield (
-            "completions.decision is false: students are not asked to begin with yes, no or maybe, and those that do not are "
-            "counted as wrong."
+            "completions.decision is false: students were not asked to begin with yes, no or maybe, so accuracy and macro-F1 are "
+            "left out here. The folder metrics/ has them."
         )
 
 
 def sheets(told: Outcome) -> list[Sheet]:
     """Return all tables that have a row."""
-    found = [_figures(told, title, names, said) for title, (names, said) in SHEETS.items()]
+    asked = {title: sheet for title, sheet in SHEETS.items() if told.conf.completions.decision or title != "Decisions"}
+    found = [_figures(told, title, names, said) for title, (names, said) in asked.items()]
     if told.conf.evaluation.judge:
-        found.append(_figures(told, f"As {told.conf.evaluation.judge} judges", (*scores.JUDGED, "unjudged"), JUDGED))
+        found.append(_figures(told, f"As judged by {told.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGED))
     found += [_differences(told, other) for other in told.students]
     return [sheet for sheet in (*found, _places(told), _failures(told)) if sheet.rows]
 
@@ -182,7 +201,7 @@ def _figures(told: Outcome, title: str, names: Sequence[str], said: str) -> Shee
     for baseline in (scores.MAJORITY, scores.QUESTION, scores.LAST_SENTENCES, scores.BEST_SENTENCE):
         cells = _cells(told, baseline, cases.Case(BASELINE, 0), names)
         rows += [[baseline, "no model", *cells]] if set(cells) != {DASH} else []
-    return Sheet(title, said, ["student", "asked", *(TITLES[name] for name in names)], rows)
+    return Sheet(title, said, ["student", "setting", *(TITLES[name] for name in names)], rows)
 
 
 def _cells(
@@ -192,27 +211,29 @@ def _cells(
 
 
 def _differences(told: Outcome, other: str) -> Sheet:
+    names = told.without_unasked(COMPARED)
     rows = [
-        [student, named(case), *_cells(told, student, case, COMPARED, other)]
+        [student, named(case), *_cells(told, student, case, names, other)]
         for case in told.asked
         for student in told.students[told.students.index(other) + 1 :]
     ]
-    said = f"Above 0: more than {other}, on the same articles. An interval that holds 0 is no difference that was seen."
-    return Sheet(f"Against {other}", said, ["student", "asked", *(TITLES[name] for name in COMPARED)], rows)
+    said = f"Above 0: higher than {other}, on the same articles. If the interval contains 0, no difference was found."
+    return Sheet(f"Against {other}", said, ["student", "setting", *(TITLES[name] for name in names)], rows)
 
 
 def _places(told: Outcome) -> Sheet:
+    names = told.without_unasked(PLACED)
     rows = [
-        [student, place, *(interval(told.placed(student, place, name)) for name in PLACED)]
+        [student, place, *(interval(told.placed(student, place, name)) for name in names)]
         for student in told.students
         for place in PLACES
         if told.placed(student, place, PLACED[1])
     ]
     said = (
-        f"With the oracle, k = {told.k}: whether its first passage was the first of all that were shown, the second, or a later one. "
-        "Other articles stand at each place, so compare students, or widely different figures."
+        f"With the oracle, k = {told.k}: the position of its first passage among all passages shown. The articles differ from "
+        "position to position, so compare students at one position, and positions only where the figures are far apart."
     )
-    return Sheet("Where the oracle stood", said, ["student", "place", *(TITLES[name] for name in PLACED)], rows)
+    return Sheet("Position of the oracle", said, ["student", "position", *(TITLES[name] for name in names)], rows)
 
 
 def _failures(told: Outcome) -> Sheet:
@@ -220,8 +241,8 @@ def _failures(told: Outcome) -> Sheet:
         [student, named(cases.Case(setting, k)), error, f"{count:,}"]
         for (student, setting, k, error), count in sorted(told.failures().items())
     ]
-    said = "Requests without an answer. They are in every figure above, as wrong; the next run asks again those that may pass."
-    return Sheet("Failed", said, ["student", "asked", "class", "answers"], rows)
+    said = "Requests without an answer. Every figure above counts them as wrong. The next run asks those again that may succeed."
+    return Sheet("Failed", said, ["student", "setting", "class", "requests"], rows)
 
 
 def interval(metric: Metric | None) -> str:

@@ -1,19 +1,20 @@
-"""An evaluation -> evaluation.html: what it came to, figures, tables, answers side by side. It needs nothing but itself."""
+"""Write evaluation.html, which loads no other file: main numbers, charts, tables, and answers side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from raft_spark import charts, examples, outcome, pages, plots, scores
+from raft_spark import charts, examples, outcome, pages, scores, svg
 from raft_spark.cases import Case
-from raft_spark.figures import BASELINE
+from raft_spark.figures import BASELINE, DECISIONS
 from raft_spark.outcome import DASH, SETTINGS, TITLES, Metric, Outcome
 
 TEMPLATE = "evaluation.html"
+MAIN = 3  # figures of a student at the top of the page
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as the page shows it: of which student, with its interval and the floor beside it."""
+    """A number as the page shows it: whose it is, its interval and its baseline."""
 
     label: str
     student: str
@@ -23,7 +24,7 @@ class Number:
 
 def page(told: Outcome, own: Mapping[int, Sequence[str]]) -> str:
     """Return the page; `own` has the passages of the articles that are shown."""
-    looks = {name: f"{plots.VARIABLES[charts.color(told, name)]} {charts.shape(told, name)}" for name in told.students}
+    looks = {name: f"{svg.VARIABLES[charts.color(told, name)]} {charts.shape(told, name)}" for name in told.students}
     shown = {
         "version": told.version,
         "students": {name: (told.conf.endpoints[name].model, looks[name]) for name in told.students},
@@ -31,6 +32,7 @@ def page(told: Outcome, own: Mapping[int, Sequence[str]]) -> str:
         "numbers": list(numbers(told)),
         "failed": told.failures().total(),
         "k": told.k,
+        "by_position": TITLES[charts.by_position(told)],
         "figures": charts.drawn(told),
         "sheets": outcome.sheets(told),
         "examples": list(examples.examples(told, own)),
@@ -39,19 +41,19 @@ def page(told: Outcome, own: Mapping[int, Sequence[str]]) -> str:
 
 
 def numbers(told: Outcome) -> Iterator[Number]:
-    """Yield what a reader looks at first, for each student: with the oracle among distractors, and without it."""
+    """Yield the main figures of each student, each with its baseline, and how often it abstains without the oracle."""
+    without = Case("without", told.k)
     for student in told.students:
-        for figure, floor in (
-            ("accuracy", scores.MAJORITY),
-            ("macro_f1", scores.MAJORITY),
-            ("rouge_l", scores.QUESTION),
-        ):
-            metric = told.metric(student, Case("with", told.k), figure)
-            beside = told.metric(floor, Case(BASELINE, 0), figure)
-            note = f"; {floor}: {beside['value']:.3f}" if beside else ""
-            yield Number(f"{TITLES[figure]}, {SETTINGS['with']}", student, _value(metric), f"{_range(metric)}{note}")
-        metric = told.metric(student, Case("without", told.k), "abstained")
-        yield Number(f"abstains {SETTINGS['without']}", student, _value(metric), _range(metric))
+        for figure in told.main_figures[:MAIN]:
+            metric = told.metric(student, told.main, figure)
+            floor = scores.MAJORITY if figure in DECISIONS else scores.QUESTION
+            baseline = told.metric(floor, Case(BASELINE, 0), figure)
+            note = f"; {floor}: {baseline['value']:.3f}" if baseline else ""
+            label = f"{TITLES[figure]}, {SETTINGS[told.main.setting]}"
+            yield Number(label, student, _value(metric), f"{_range(metric)}{note}")
+        metric = told.metric(student, without if without in told.asked else told.main, "abstained")
+        setting = SETTINGS[(without if without in told.asked else told.main).setting]
+        yield Number(f"abstains, {setting}", student, _value(metric), _range(metric))
 
 
 def _value(metric: Metric | None) -> str:

@@ -1,57 +1,17 @@
-"""Numbers -> figures: SVG text that stands inside a page and takes the page's colours, light or dark.
+"""Draw the charts of a run's page from its numbers; no text of a row reaches them."""
 
-matplotlib, drawn with stand-in colours that become the page's CSS variables. Same numbers, same text. No text of a row
-ever comes here. matplotlib is imported when a figure is drawn: EMR does not carry it.
-"""
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
+from raft_spark import svg
 from raft_spark.runs import Point
+from raft_spark.svg import ALARM, FIRST, INK, SECOND
 from raft_spark.tally import Histogram, coarser, percentile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Stand-ins, each in no other use, and the page's variable for each.
-INK, MUTED, GRID = "#010203", "#020304", "#030405"
-FIRST, SECOND, ALARM, GOOD = "#040506", "#050607", "#060708", "#070809"
-VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", FIRST: "first", SECOND: "second", ALARM: "alarm", GOOD: "good"}
-STYLE: Mapping[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": GRID,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 11,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11.5,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "font.sans-serif": ["DejaVu Sans"],
-    "grid.color": GRID,
-    "legend.frameon": False,
-    "legend.labelcolor": MUTED,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "xtick.labelsize": 11,
-    "ytick.color": GRID,
-    "ytick.labelcolor": MUTED,
-    "ytick.labelsize": 11,
-    "ytick.left": False,
-}
-NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 WIDE, NARROW = (10.6, 5.0), (5.4, 3.3)  # inches; the page scales them to its width
 BINS = 5  # of a tally's bins in one bar: 20 bars to a power of ten
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -71,7 +31,7 @@ def rates(series: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 def throughput(series: Sequence[Point]) -> str:
     """Draw answers a second over the calls that were open and allowed; throttled moments are marked."""
-    return svg("throughput", WIDE, lambda figure: _throughput(figure, series))
+    return svg.rendered("throughput", WIDE, lambda figure: _throughput(figure, series))
 
 
 def _throughput(figure: "Figure", series: Sequence[Point]) -> None:
@@ -110,7 +70,7 @@ def _mark_throttled(axes: "Axes", series: Sequence[Point], per: float) -> None:
 
 def latencies(histogram: Histogram) -> str:
     """Draw how long answers took, in milliseconds on a logarithmic scale, with its percentiles."""
-    return svg("latencies", NARROW, lambda figure: _latencies(figure, histogram))
+    return svg.rendered("latencies", NARROW, lambda figure: _latencies(figure, histogram))
 
 
 def _latencies(figure: "Figure", histogram: Histogram) -> None:
@@ -144,7 +104,7 @@ def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
 
 def tokens(prompt: Histogram, completion: Histogram) -> str:
     """Draw how many tokens prompts and answers had, on a logarithmic scale."""
-    return svg("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
+    return svg.rendered("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
 
 
 def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
@@ -160,7 +120,7 @@ def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
 
 def cost(series: Sequence[Point], dollars: float) -> str:
     """Draw the dollars spent so far: `dollars` in all, laid over time as the tokens came."""
-    return svg("cost", NARROW, lambda figure: _cost(figure, series, dollars))
+    return svg.rendered("cost", NARROW, lambda figure: _cost(figure, series, dollars))
 
 
 def _cost(figure: "Figure", series: Sequence[Point], dollars: float) -> None:
@@ -206,24 +166,3 @@ def _label_powers(axes: "Axes", told: Callable[[float], str]) -> None:
 def _unit(seconds: float) -> tuple[float, str]:
     """Return the unit in which so long a time has at least two, and its seconds."""
     return next((unit for unit in UNITS if seconds >= 2 * unit[0]), UNITS[-1])
-
-
-def svg(name: str, size: tuple[float, float], draw: Callable[["Figure"], None]) -> str:
-    """Draw and return one <svg>: no metadata, and ids that no other figure of the page has."""
-    from matplotlib import rc_context  # noqa: PLC0415 - EMR does not carry it
-    from matplotlib.figure import Figure  # noqa: PLC0415 - the same
-
-    written = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size)
-        draw(figure)
-        figure.savefig(written, format="svg", metadata=NO_METADATA)
-    return _in_page(written.getvalue())
-
-
-def _in_page(text: str) -> str:
-    """Leave the file's head out, let the page name colours and font, and drop ids of groups, which no one refers to."""
-    inner = text[text.index("<svg") :]
-    for color, variable in VARIABLES.items():
-        inner = inner.replace(color, f"var(--{variable})")
-    return re.sub(r'<g id="[^"]*"', "<g", inner).replace("'DejaVu Sans'", "system-ui")

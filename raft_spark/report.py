@@ -1,29 +1,29 @@
-"""A run of completions -> a page about it: ROOT/completions/runs/RUN_ID.html, which needs nothing but itself.
+"""Write the HTML page of a run of completions, ROOT/completions/runs/RUN_ID.html, which loads no other file.
 
-The numbers are those that the run told of itself (runs.py), the distributions those of the rows it stored (tally.py). All
-text of rows is a stranger's: it reaches the page through jinja2's escaping alone, and the page allows no script at all.
-jinja2 and matplotlib are imported when a page is written: EMR does not carry them.
+The numbers come from the run's own report (runs.py), the distributions from the rows it stored (tally.py), the rejected rows
+from the dataset. Text of rows is untrusted: it reaches the page only through jinja2's escaping, and the page allows no script.
+jinja2 and matplotlib are imported when a page is written, because EMR does not have them.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from raft_spark import pages, plots, runs, schemas, tally
+from raft_spark import pages, plots, runs, schemas, tables, tally
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place
-from raft_spark.runs import Run
+from raft_spark.runs import Point, Run
 from raft_spark.tally import Tally
 
 TEMPLATE = "report.html"
-DASH = "\N{EN DASH}"  # for what nobody knows
+DASH = "\N{EN DASH}"  # for an unknown number
 EXTRA = "pip install 'raft-spark[report]'"
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
-PEAK = "of one executor: Java's; its Python workers' too with spark.executor.processTreeMetrics.enabled"
+PEAK = "of one executor: JVM only, or with its Python workers if spark.executor.processTreeMetrics.enabled is true"
 STATES = {"asking": "still asking", "finished": "finished", "stopped": "stopped early", "failed": "failed"}
 
 
@@ -58,7 +58,8 @@ def written(lake: Lake, run_id: str = "") -> str:
         msg = f"{store.root} knows {what}; `raft-spark completions` makes one"
         raise InputError(msg)
     with _packages():
-        text = page(run, functools.reduce(tally.added, tally.batches(store, run.id), Tally()))
+        rows = functools.reduce(tally.added, tally.batches(store, run.id), Tally())
+        text = page(run, rows, _dataset(lake, run.id))
     folder, name = store.at("runs"), f"{run.id}.html"
     folder.write(name, text.encode())
     return folder.path(name) if folder.is_local else f"{folder.root}/{name}"
@@ -74,30 +75,40 @@ def _packages() -> Iterator[None]:
         raise InputError(msg) from error
 
 
-def page(run: Run, rows: Tally) -> str:
-    """Return the page about a run whose stored rows come to `rows`."""
+def _dataset(lake: Lake, run_id: str) -> Mapping[str, Any] | None:
+    """Return the counts of the current dataset if it was made from the answers of this run's version."""
+    found = tables.current(lake, schemas.DATASET)
+    return found.counts if found and found.inputs.get(schemas.COMPLETIONS) == run_id else None
+
+
+def page(run: Run, rows: Tally, dataset: Mapping[str, Any] | None = None) -> str:
+    """Return the page about a run whose stored rows come to `rows`; `dataset` has the counts of the dataset made from them."""
     filters: Mapping[str, Callable[..., str]] = {"duration": plots.duration, "count": "{:,}".format, "moment": _moment}
     told: dict[str, Any] = {
         "run": run,
         "state": STATES[run.state],
         "rows": rows,
-        "numbers": numbers(run),
+        "numbers": numbers(run, rows, dataset),
         "spark": spark_numbers(run.spark),
         "figures": _figures(run, rows),
         "errors": _errors(run, rows),
+        "dataset": dataset,
+        "rejected": _bars(_most_first(_rejected(dataset))),
         "attempts": _bars({str(calls): rows.attempts[calls] for calls in sorted(rows.attempts)}),
     }
     return pages.rendered(TEMPLATE, told, filters)
 
 
-def numbers(run: Run) -> list[Number]:
-    """Return the key numbers of a run; what is divided by nothing is shown as a dash."""
+def numbers(run: Run, rows: Tally, dataset: Mapping[str, Any] | None = None) -> list[Number]:
+    """Return the key numbers of a run; what is divided by nothing, or not known yet, is shown as a dash."""
     failed, seconds = sum(run.failed.values()), _seconds(run)
     tokens = run.prompt_tokens + run.completion_tokens
     return [
         Number("answered", f"{run.answered:,}", f"of {run.total:,} to ask"),
         Number("left", f"{max(0, run.total - run.answered):,}", "without an answer"),
         Number("failed", f"{failed:,}", _percent(failed, run.answered + failed, "asked")),
+        Number("cut", f"{rows.cut:,}", _percent(rows.cut, rows.answered, "answers")),
+        _rejected_number(dataset),
         Number("known before", f"{run.known:,}", "not asked again"),
         Number("calls", f"{run.calls:,}", _each(run.calls, run.answered, "an answer")),
         Number("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
@@ -110,18 +121,29 @@ def numbers(run: Run) -> list[Number]:
     ]
 
 
+def _rejected_number(dataset: Mapping[str, Any] | None) -> Number:
+    if dataset is None:
+        return Number("rejected", DASH, "no dataset of this run yet")
+    count = sum(_rejected(dataset).values())
+    return Number("rejected", f"{count:,}", _percent(count, dataset["rows"], "rows"))
+
+
+def _rejected(dataset: Mapping[str, Any] | None) -> Mapping[str, int]:
+    return dataset["rejected"] if dataset else {}
+
+
 def spark_numbers(spark: Mapping[str, float]) -> list[Number]:
     """Return what Spark did for the stage, as cluster.py names it; nothing where Spark told nothing."""
     if not spark:
         return []
     seconds, collected = spark["task_seconds"], spark["gc_seconds"]
     return [
-        Number("tasks ended", f"{spark['tasks']:,}", "of all Spark stages of this run, without those that failed"),
+        Number("tasks ended", f"{spark['tasks']:,}", "in all Spark stages of this run, without failed tasks"),
         Number("tasks failed", f"{spark['failed_tasks']:,}", "Spark runs them again, up to spark.task.maxFailures"),
-        Number("executors", f"{spark['executors']:,}", "that this session has had"),
-        Number("executors lost", f"{spark['executors_lost']:,}", "without those that Spark let go itself"),
-        Number("time of all tasks", _clock(seconds), "which mostly wait for answers"),
-        Number("Java's garbage collection", _clock(collected), _percent(collected, seconds, "the tasks' time")),
+        Number("executors", f"{spark['executors']:,}", "in this Spark session, over all its time"),
+        Number("executors lost", f"{spark['executors_lost']:,}", "without those that Spark released itself"),
+        Number("time of all tasks", _clock(seconds), "mostly spent waiting for answers"),
+        Number("Java's garbage collection", _clock(collected), _percent(collected, seconds, "the task time")),
         Number("read from shuffles", _size(spark["shuffle_read_bytes"]), ""),
         Number("written to shuffles", _size(spark["shuffle_written_bytes"]), ""),
         Number("spilled to disk", _size(spark["spilled_bytes"]), ""),
@@ -143,8 +165,9 @@ def _thousand(run: Run) -> str:
 def _figures(run: Run, rows: Tally) -> dict[str, str]:
     """Return the figures that have something to show, by name."""
     moves = bool(run.series) and run.series[-1].seconds > 0
+    series = _course(run)
     figures: Mapping[str, tuple[bool, Callable[[], str]]] = {
-        "throughput": (moves, lambda: plots.throughput(run.series)),
+        "throughput": (moves, lambda: plots.throughput(series)),
         "latencies": (bool(rows.latencies), lambda: plots.latencies(rows.latencies)),
         "tokens": (
             bool(rows.prompt_tokens or rows.completion_tokens),
@@ -152,16 +175,26 @@ def _figures(run: Run, rows: Tally) -> dict[str, str]:
         ),
         "cost": (
             moves and run.dollars > 0 and run.series[-1].tokens > 0,
-            lambda: plots.cost(run.series, run.dollars),
+            lambda: plots.cost(series, run.dollars),
         ),
     }
     return {name: draw() for name, (shows, draw) in figures.items() if shows}
 
 
+def _course(run: Run) -> tuple[Point, ...]:
+    """Return the points of a run up to its last report, so that an axis is as long as the run."""
+    if not run.series or _seconds(run) < run.series[-1].seconds + 1:  # a report has whole seconds
+        return run.series
+    return (*run.series, replace(run.series[-1], seconds=_seconds(run)))
+
+
 def _errors(run: Run, rows: Tally) -> list[Bar]:
-    """Return the failed rows by class, most first, as the run told them; the store knows an example of each."""
-    counts = {**rows.errors, **run.failed}
-    return _bars(dict(sorted(counts.items(), key=lambda item: -item[1])), rows.examples)
+    """Return the failed rows by class, most first, as the run counted them, with an example of each from the store."""
+    return _bars(_most_first({**rows.errors, **run.failed}), rows.examples)
+
+
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _bars(counts: Mapping[str, int], examples: Mapping[str, str] | None = None) -> list[Bar]:

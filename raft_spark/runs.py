@@ -30,8 +30,8 @@ State = Literal["asking", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The run at one time: `seconds` since its start, sums since then, and `open` calls and `window` at that time. Answers
-    count as they come, failed rows as they are stored.
+    """The run at one time: `seconds` since its `started_at` by the same clock, sums since then, and `open` calls and `window`
+    at that time. Answers count as they come, failed rows as they are stored.
     """
 
     seconds: float
@@ -103,6 +103,11 @@ class Run:
         )
 
 
+def elapsed(run: Run, at: float) -> float:
+    """Return the seconds from a run's start to the time `at`, which is in seconds since the epoch."""
+    return at - dt.datetime.fromisoformat(run.started_at).timestamp()
+
+
 def begun(run: Run, tasks: int) -> Run:
     """Return a run whose tasks start now."""
     return replace(run, state="asking", tasks=tasks)
@@ -124,7 +129,7 @@ def joined(before: Run, now: Run) -> Run:
 
 
 def _after(last: Point, point: Point) -> Point:
-    names = ("seconds", "answered", "failed", "calls", "throttled", "tokens")
+    names = ("answered", "failed", "calls", "throttled", "tokens")
     return replace(point, **{name: getattr(last, name) + getattr(point, name) for name in names})
 
 

@@ -55,11 +55,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What rows come to. Latencies (ms) and tokens are those of answers; `attempts` has rows by their number of calls,
-    `errors` rows by class, `examples` the first error of each class.
+    """What rows come to. Latencies (ms) and tokens are those of answers; of these, `cut` ended at the token limit. `attempts` has
+    rows by their number of calls, `errors` rows by class, `examples` the first error of each class.
     """
 
     rows: int = 0
+    answered: int = 0
+    cut: int = 0
     latencies: Histogram = field(default_factory=Counter)
     prompt_tokens: Histogram = field(default_factory=Counter)
     completion_tokens: Histogram = field(default_factory=Counter)
@@ -94,6 +96,8 @@ def added(tally: Tally, batch: pa.RecordBatch) -> Tally:
     failed = batch.filter(pc.is_null(batch["completion"]))
     return Tally(
         rows=tally.rows + batch.num_rows,
+        answered=tally.answered + answered.num_rows,
+        cut=tally.cut + (pc.sum(pc.equal(answered["finish_reason"], "length")).as_py() or 0),
         latencies=tally.latencies + _binned(answered["latency_ms"]),
         prompt_tokens=tally.prompt_tokens + _binned(answered["prompt_tokens"]),
         completion_tokens=tally.completion_tokens + _binned(answered["completion_tokens"]),

@@ -58,15 +58,17 @@ def measured(base: DataFrame) -> dict[str, Any]:
     }
 
 
-def area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Return the area under the ROC curve, ties counted half (Mann and Whitney); 0.5 where all are of one kind."""
-    pairs = int(positive.sum()) * int((~positive).sum())
-    if not pairs:
-        return 0.5
-    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # the mean rank of equal scores, from 1
-    own = int(positive.sum())
-    return float((ranks[which][positive].sum() - own * (own + 1) / 2) / pairs)
+def area(scores: NDArray[Any], positive: NDArray[np.bool_], rows: NDArray[Any] | None = None) -> float:
+    """Return the area under the ROC curve, ties counted half (Mann and Whitney); 0.5 where all are of one kind.
+
+    Each score is that of one row, or of as many as `rows` says.
+    """
+    counts = np.ones(len(scores)) if rows is None else rows
+    _, which = np.unique(scores, return_inverse=True)
+    own, other = (np.bincount(which, counts * kind) for kind in (positive, ~positive))
+    pairs = own.sum() * other.sum()
+    below = np.cumsum(other) - other
+    return float((own * (below + other / 2)).sum() / pairs) if pairs else 0.5
 
 
 def _learned(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

@@ -190,8 +190,8 @@ def test_a_run_that_goes_on_another_way_adds_up():
     point = runs.Point(seconds=60, answered=90, failed=1, calls=91, throttled=0, tokens=900, open=9, window=0)
     before = runs.Run("r", "b", "m", "", "", 100, answered=90, failed={"filtered": 1}, calls=91, dollars=1.0)
     now = replace(before, answered=8, failed={"filtered": 1}, calls=10, throttled=1, dollars=0.5, window=4)
-    later = runs.Point(seconds=2, answered=8, failed=1, calls=10, throttled=1, tokens=90, open=1, window=4)
+    later = runs.Point(seconds=75, answered=8, failed=1, calls=10, throttled=1, tokens=90, open=1, window=4)
     both = runs.joined(replace(before, series=(point,)), replace(now, series=(later,)))
     assert (both.answered, both.failed, both.calls, both.dollars, both.window) == (98, {"filtered": 2}, 101, 1.5, 4)
-    assert both.series == (point, runs.Point(62, 98, 2, 101, 1, 990, 1, 4))
+    assert both.series == (point, runs.Point(75, 98, 2, 101, 1, 990, 1, 4))
     assert runs.joined(runs.Run("r", "b", "m", "", "", 100), now) == now

@@ -28,6 +28,11 @@ def call(*words: str | Path, sets: tuple[str, ...] = ()) -> Result:
     return CliRunner().invoke(main, [*map(str, verb), *flags], env={"COLUMNS": "200"})
 
 
+def test_the_page_of_a_run_has_the_rows_that_its_dataset_rejected(lake: Path):
+    (page,) = lake.glob("completions/runs/*.html")
+    assert re.search(r"<dt>rejected</dt><dd><b>0</b><span>0 % of rows</span>", page.read_text())
+
+
 def test_a_second_run_finds_nothing_to_do_and_says_so(lake: Path):
     done = call("run", lake)
     assert done.exit_code == 0

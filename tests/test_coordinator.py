@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from raft_spark.shares import Grant, Limits
 pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
 
 KEY = b"the key of this run"
+BEGAN = "2026-11-22T17:35:00+00:00"
 PATIENT = 10.0  # seconds
 STATIC = Grant(3, 1.0, 1.0, 1.0)
 
@@ -35,9 +37,9 @@ def _quick(monkeypatch):
     monkeypatch.setattr(coordinator, "BEAT", 0.02)
 
 
-def driver(dollars: float = 0.0, *, hourly_price: float = 0.0, seconds: float = 1e9) -> Coordinator:
+def driver(dollars: float = 0.0, *, hourly_price: float = 0.0, seconds: float = 1e9, tasks: int = 0) -> Coordinator:
     limits = Limits(16, dollars=dollars)
-    return Coordinator(limits, Run("r", "e", "m", "then", "then", total=100), hourly_price, seconds)
+    return Coordinator(limits, Run("r", "e", "m", BEGAN, BEGAN, total=100, tasks=tasks), hourly_price, seconds)
 
 
 @contextmanager
@@ -117,6 +119,27 @@ def test_tasks_that_spark_knows_have_their_share_kept_for_them():
     one = meter()
     with listening(driver(), "127.0.0.1", "127.0.0.1", KEY, lambda: 4) as desk, reporting(desk, "1", one):
         assert within(PATIENT, lambda: one.grant.in_flight == 4)
+
+
+def test_the_first_task_leaves_their_share_to_those_that_have_not_reported_yet(monkeypatch):
+    """Otherwise it opens all calls of the cluster, and its window shrinks below them as soon as the second task is there."""
+    set_clock(monkeypatch)
+    driven = driver(tasks=2)
+    assert driven.beat("0-0", Tally()).in_flight == 8
+    assert driven.beat("1-1", Tally()).in_flight == 8
+    driven.beat("0-0", Tally(open=8, window=8))
+    driven.beat("1-1", Tally(open=8, window=8))
+    assert (driven.told().open, driven.told().window) == (16, 16)
+    driven.left("1-1", properly=True)
+    assert driven.beat("0-0", Tally(open=8, window=8)).in_flight == 16
+
+
+def test_tasks_that_do_not_come_are_waited_for_ten_seconds(monkeypatch):
+    clock = set_clock(monkeypatch)
+    driven = driver(tasks=4)
+    assert driven.beat("0-0", Tally()).in_flight == 4
+    clock.now += coordinator.ALL_START_WITHIN
+    assert driven.beat("0-0", Tally(open=4, window=4)).in_flight == 16
 
 
 TASK = """
@@ -282,7 +305,10 @@ def test_a_run_ends_when_its_money_is_spent():
 
 def set_clock(monkeypatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=1_000.0)
-    kept = SimpleNamespace(monotonic=lambda: clock.now, strftime=time.strftime, gmtime=time.gmtime)
+    began = datetime.fromisoformat(BEGAN).timestamp() - clock.now
+    kept = SimpleNamespace(
+        monotonic=lambda: clock.now, time=lambda: began + clock.now, strftime=time.strftime, gmtime=time.gmtime
+    )
     monkeypatch.setattr(coordinator, "time", kept)
     return clock
 
@@ -326,4 +352,36 @@ def test_the_series_of_a_long_run_has_at_most_some_hundred_points_evenly_spread(
     gaps = {later.seconds - earlier.seconds for earlier, later in itertools.pairwise(series)}
     assert len(series) >= 250
     assert max(gaps) <= 2 * min(gaps)
-    assert (series[0].seconds, series[-1].seconds) == (1, pytest.approx(6_000, abs=32))
+    assert (series[0].seconds, series[-1].seconds) == (1, 6_000)
+
+
+def test_the_course_of_a_run_ends_at_its_last_word_and_counts_from_its_start(monkeypatch):
+    """A run looks things up before its tasks ask, and it ends between two points: its page has one clock for all of it."""
+    clock = set_clock(monkeypatch)
+    clock.now += 700
+    driven = driver()
+    driven.beat("0-0", Tally(calls=1, open=1, window=8))
+    driven.told()
+    clock.now += 80.2
+    driven.told()
+    driven.beat("0-0", Tally(calls=90, answered=90, window=8))
+    clock.now += 0.6
+    (*_, last) = driven.told().series
+    assert (last.seconds, last.answered, last.calls) == (780.8, 90, 90)
+
+
+def test_two_words_shortly_after_one_another_make_one_point(monkeypatch):
+    clock = set_clock(monkeypatch)
+    driven = driver()
+    clock.now += 5
+    driven.told()
+    clock.now += 0.1
+    assert [point.seconds for point in driven.told().series] == [5.1]
+
+
+def test_a_task_that_drains_may_have_no_more_open_than_it_has():
+    driven = driver(tasks=2)
+    driven.beat("0-0", Tally(open=3, window=8, draining=True))
+    driven.beat("1-1", Tally(open=13, window=13))
+    told = driven.told()
+    assert (told.open, told.window) == (16, 16)

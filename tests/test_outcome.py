@@ -117,7 +117,7 @@ def test_markdown_has_a_row_for_each_student_and_case_and_the_floors_beside_them
         f"| {name} | no model |" in words
         for name in ("the question itself", "the last two sentences", "the best sentence")
     )
-    for title in ("Oracle and quotes", "Against base", "Where the oracle stood", "Failed"):
+    for title in ("Oracle and quotes", "Against base", "Position of the oracle", "Failed"):
         assert f"## {title}" in text
     assert "| base | with oracle, k = 3 | timeout | " in text
 
@@ -137,6 +137,55 @@ def test_a_reader_is_told_that_no_decision_was_asked_for():
     assert "completions.decision is false" in outcome.markdown(
         outcome_of([ROW | {"student": "base"}], "completions.decision=false")
     )
+
+
+def page_of(told: Outcome) -> str:
+    return outcome_page.page(told, dict.fromkeys(examples.chosen(told), OWN))
+
+
+def test_the_page_opens_with_figures_that_were_asked_for_and_measured(told: Outcome):
+    labels = [number.label for number in outcome_page.numbers(told)]
+    assert labels[:4] == [
+        "accuracy, with oracle",
+        "macro-F1, with oracle",
+        "ROUGE-L, with oracle",
+        "abstains, without oracle",
+    ]
+    unasked = outcome_of(list(made_up_rows()), "completions.decision=false")
+    first = next(outcome_page.numbers(unasked))
+    assert (first.label, first.student) == ("ROUGE-L, with oracle", "base")
+    assert float(first.value) > 0
+    unlabelled = outcome_of([{**row, "final_decision": None} for row in made_up_rows()])
+    assert next(outcome_page.numbers(unlabelled)).label == "ROUGE-L, with oracle"
+
+
+def test_where_no_decision_was_asked_for_no_figure_judges_one():
+    unasked = outcome_of(list(made_up_rows()), "completions.decision=false")
+    page = page_of(unasked)
+    assert page.count("accuracy") == page.count("macro-F1") == 1  # what was left out, and why
+    assert "verdict right" not in page
+    assert "verdict wrong" not in page
+    assert "Position of the oracle: ROUGE-L" in page
+    assert page.count("<svg") == 6
+    assert not [row for row in examples.examples(unasked, {0: OWN}) for said in row.answers["base"] if said.verdict]
+
+
+def test_an_evaluation_without_the_oracle_opens_with_the_setting_that_it_has():
+    rows = [row for row in made_up_rows() if row["setting"] in {"closed", "baseline"}]
+    numbers = list(outcome_page.numbers(outcome_of(rows, "evaluation.settings=closed")))
+    assert [number.label for number in numbers[:4]] == [
+        "accuracy, no passage",
+        "macro-F1, no passage",
+        "ROUGE-L, no passage",
+        "abstains, no passage",
+    ]
+    assert all(number.value != "\N{EN DASH}" for number in numbers)
+
+
+def test_every_table_of_the_page_has_a_caption_and_its_headers_say_what_they_head(told: Outcome):
+    page = page_of(told)
+    assert page.count("<table") == page.count("<caption>") == len(outcome.sheets(told))
+    assert not re.findall(r"<th(?! scope=)[ >]", page)
 
 
 def test_a_text_that_looks_like_a_table_stays_in_its_cell():

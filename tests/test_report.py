@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_spark import cli, config, plots, report, runs, schemas, tally
+from raft_spark import cli, config, plots, report, runs, schemas, tables, tally
 from raft_spark.errors import InputError
 from raft_spark.runs import Point, Run
 from raft_spark.tally import Row, Tally
@@ -247,10 +248,12 @@ def test_key_numbers_of_a_run():
         dollars=3.72,
         tasks=4,
     )
-    assert [(number.label, number.value, number.note) for number in report.numbers(run)] == [
+    assert [(number.label, number.value, number.note) for number in report.numbers(run, Tally())] == [
         ("answered", "1,860", "of 2,000 to ask"),
         ("left", "140", "without an answer"),
         ("failed", "140", "7 % of asked"),
+        ("cut", "0", ""),
+        ("rejected", "\N{EN DASH}", "no dataset of this run yet"),
         ("known before", "7", "not asked again"),
         ("calls", "2,790", "1.50 an answer"),
         ("throttled", "279", "10 % of calls"),
@@ -261,6 +264,68 @@ def test_key_numbers_of_a_run():
         ("tokens a second", "230", "in and out"),
         ("duration", "1 h 02 min", "on 4 tasks"),
     ]
+
+
+DATASET = {"rows": 8, "kept": {"train": 5}, "rejected": {"truncated": 2, "language": 1}}
+
+
+def went_wrong(page: str) -> str:
+    """Return the words of the section, without markup."""
+    section = page.partition("<h2>What went wrong</h2>")[2].partition("</section>")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", section).split())
+
+
+def test_cut_answers_and_rejected_rows_are_numbers_of_the_page():
+    rows = tallied(*[{**ROW, "finish_reason": "length"}] * 3, *[ROW] * 5, {**FAILED, "error_class": "timeout"})
+    assert (rows.answered, rows.cut) == (8, 3)
+    found = {number.label: (number.value, number.note) for number in report.numbers(made_up(), rows, DATASET)}
+    assert found["cut"] == ("3", "38 % of answers")
+    assert found["rejected"] == ("3", "38 % of rows")
+
+
+def test_a_page_never_says_that_nothing_went_wrong_when_answers_were_cut_or_rows_rejected():
+    whole, cut = tallied(ROW), tallied(ROW, {**ROW, "finish_reason": "length"})
+    well = dataclasses.replace(made_up(), failed={})
+    said = went_wrong(report.page(well, cut))
+    assert "Nothing" not in said
+    assert "1 of 2 answers were cut at completions.max_new_tokens" in said
+    said = went_wrong(report.page(well, whole, DATASET))
+    assert "Nothing" not in said
+    assert "truncated 2 66.7 %" in said
+    assert "language 1 33.3 %" in said
+    assert went_wrong(report.page(well, whole)) == (
+        "Nothing: no request failed and no answer was cut. "
+        "Rejected rows are not known yet: no dataset has been made from this run."
+    )
+    assert went_wrong(report.page(well, whole, {**DATASET, "rejected": {}})) == (
+        "Nothing: no request failed, no answer was cut and the dataset rejected no row."
+    )
+
+
+def test_a_page_knows_the_rejected_rows_of_the_dataset_that_was_made_from_its_run(tmp_path):
+    lake = lake_with(tmp_path, made_up(), [ROW])
+    settled = config.load(assignments=[f"lake.root={lake.root}"])
+    for inputs, expected in (({"completions": "another"}, "not known yet"), ({"completions": ID}, "truncated")):
+        draft = tables.draft(lake, schemas.DATASET, f"made of {inputs}")
+        tables.publish(draft, settled, [], {name: SimpleNamespace(id=of) for name, of in inputs.items()}, DATASET)
+        assert expected in went_wrong(Path(report.written(lake)).read_text())
+
+
+@pytest.mark.parametrize("ends", [85.0, 780.0])
+def test_an_axis_over_time_is_as_long_as_the_run(ends: float):
+    """A run of 13 minutes of which the last point tells of second 85, as after a long wait for batch jobs."""
+    series = (Point(5.0, 3, 0, 3, 0, 60, 1, 1), Point(ends, 9, 0, 9, 0, 180, 1, 1))
+    updated = "2026-11-22T10:28:00+00:00"
+    page = report.page(dataclasses.replace(made_up(), updated_at=updated, series=series), tallied(ROW))
+    assert "minutes since the run began" in page
+    assert ">12<" in page.partition("Throughput")[2].partition("</svg>")[0]
+
+
+def test_every_table_has_a_caption_and_its_headers_say_what_they_head():
+    page = report.page(made_up(), tallied(*made_up_rows(200)), DATASET)
+    assert page.count("<table") == page.count("<caption>") == 6
+    assert not re.findall(r"<th(?! scope=)[ >]", page)
+    assert not re.findall(r"<th[^>]*></th>", page)
 
 
 def test_what_spark_did_is_told_in_readable_units():
@@ -325,8 +390,8 @@ def test_the_page_of_a_run_that_did_nothing_says_so():
     assert "<svg" not in page
     for expected in (
         "still asking",
-        "The run told nothing of its course",
-        "no request of this run failed",
+        "The run stored no measurements over time",
+        "no request failed and no answer was cut",
         "no price is known",
     ):
         assert expected in page

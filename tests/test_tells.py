@@ -25,6 +25,19 @@ def test_the_area_is_the_share_of_pairs_in_order(scores: list[float], positive: 
 
 
 @pytest.mark.row
+def test_the_area_of_a_histogram_is_that_of_its_rows():
+    chance = np.random.default_rng(3)
+    scores, positive, rows = chance.integers(0, 9, 40), chance.random(40) < 0.4, chance.integers(0, 5, 40)
+    each = tells.area(np.repeat(scores, rows), np.repeat(positive, rows))
+    assert tells.area(scores, positive, rows) == each != 0.5
+
+
+@pytest.mark.row
+def test_no_rows_tell_nothing():
+    assert tells.area(np.array([]), np.array([], bool)) == 0.5
+
+
+@pytest.mark.row
 def test_a_classifier_learns_what_no_length_tells_alone_and_nothing_from_noise():
     chance = np.random.default_rng(0)
     values = chance.normal(size=(2, 20_000))
