@@ -208,9 +208,9 @@ def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> 
         from raft_spark import retention
 
         conf = config.load(files, assignments)
-        for table, name in retention.rolled_back(conf.lake, version).items():
-            console.print(f"{table:<12} {name}", highlight=False)
-        _followed(conf)
+        with _followed(conf):
+            for table, name in retention.rolled_back(conf.lake, version).items():
+                console.print(f"{table:<12} {name}", highlight=False)
 
 
 @main.command()
@@ -233,18 +233,22 @@ def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
         from raft_spark import retention
 
         conf = config.load(files, assignments)
-        gone = retention.expire(conf.lake)
-        console.print("\n".join(gone) or "nothing has expired", highlight=False)
-        _followed(conf)
+        with _followed(conf):
+            gone = retention.expire(conf.lake)
+            console.print("\n".join(gone) or "nothing has expired", highlight=False)
 
 
-def _followed(conf: config.Config) -> None:
-    """Bring the lake's catalog there too, which only Spark can."""
-    if conf.lake.format == "iceberg":
-        from raft_spark import iceberg
+@contextmanager
+def _followed(conf: config.Config) -> Iterator[None]:
+    """Bring the lake's catalog to where the block leaves the lake. Only Spark can: where it is missing, the block does not run."""
+    if conf.lake.format != "iceberg":
+        yield
+        return
+    from raft_spark import iceberg
 
-        iceberg.follow(conf)
-        stop_spark()
+    yield
+    iceberg.follow(conf)
+    stop_spark()
 
 
 @main.command("progress")
