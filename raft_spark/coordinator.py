@@ -23,7 +23,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
-from raft_spark import ids
+from raft_spark import ids, runs
 from raft_spark.beside import beside
 from raft_spark.meter import Meter, Tally
 from raft_spark.runs import Point, Run

@@ -1,7 +1,8 @@
 """Run stages and return what each of them did. The command line and the Python API both call these functions."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,21 +110,23 @@ def rollback(conf: Config, version: str) -> dict[str, str]:
 
     Raises InputError if there is no such version.
     """
-    current = retention.rolled_back(conf.lake, version)
-    _follow(conf)
-    return current
+    with _catalog_followed(conf):
+        return retention.rolled_back(conf.lake, version)
 
 
 def expire(conf: Config) -> list[str]:
     """Delete the versions that `lake.keep_versions` and `lake.keep_days` no longer keep, also from the lake's catalog."""
-    gone = retention.expire(conf.lake)
-    _follow(conf)
-    return gone
+    with _catalog_followed(conf):
+        return retention.expire(conf.lake)
 
 
-def _follow(conf: Config) -> None:
-    """Bring the lake's catalog up to date, which takes Spark."""
-    if conf.lake.format == "iceberg":
-        from raft_spark import iceberg
+@contextmanager
+def _catalog_followed(conf: Config) -> Iterator[None]:
+    """Bring the lake's catalog up to date after the block. That takes Spark: if it is not installed, the block does not run."""
+    if conf.lake.format != "iceberg":
+        yield
+        return
+    from raft_spark import iceberg
 
-        iceberg.follow(conf)
+    yield
+    iceberg.follow(conf)
