@@ -64,10 +64,12 @@ setup(
         "train": train,
         "dev": [
             "cfn-lint>=1.50",
+            "duckdb>=1.4",
             "hypothesis>=6.100",
             "import-linter>=2",
             "moto[server]>=5.1",
             "mypy>=1.13",
+            "polars>=1.30",
             "pre-commit>=4",
             "pytest>=8.3",
             "pytest-timeout>=2.3",

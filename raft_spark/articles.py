@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import BinaryType
 
-from raft_spark import config, numbering, parts, progress, schemas, session, source, tables
+from raft_spark import config, numbering, parts, progress, schemas, session, source, tables, wording
 from raft_spark.chance import Int64Array
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -64,7 +64,7 @@ def run(conf: config.Config) -> tables.Version:
     counts = _counted(staged, placement)
     if not placement.kept.any():
         new.place.delete("")
-        msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {counts['reasons']}"
+        msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
         raise InputError(msg)
     size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
     placed = places(spark, staged, placement, tables.task_count(spark, conf.lake, size))

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, endpoints, pointers, progress, prompts, refresh, runs, schemas, tables
+from raft_spark import config, costs, endpoints, pointers, progress, prompts, refresh, runs, schemas, tables, wording
 from raft_spark.bounds import Bound
 from raft_spark.errors import EndpointError, InputError
 
@@ -66,14 +66,17 @@ def preview(console: Console, conf: config.Config, row: Mapping[str, Any]) -> No
         if isinstance(request.prompt, str)
         else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in request.prompt)
     )
-    console.print(Panel(Text(sent), title=f"prompt · pubid {row['pubid']}"))
+    console.print(Panel(Text(wording.visible(sent)), title=f"prompt · pubid {row['pubid']}"))
     if reply.completion is None:
         msg = f"endpoint {conf.completions.endpoint!r} gave no answer ({reply.error_class}): {reply.error}"
         raise EndpointError(msg)
-    console.print(Panel(Text(reply.completion), title="completion", border_style="green"))
+    console.print(Panel(Text(wording.visible(reply.completion)), title="completion", border_style="green"))
     console.print(
-        f"{seconds:.2f} s, {reply.prompt_tokens} tokens in, {reply.completion_tokens} out, finished by {reply.finish_reason}, "
-        f"key {request.key}"
+        wording.visible(
+            f"{seconds:.2f} s, {reply.prompt_tokens} tokens in, {reply.completion_tokens} out, finished by {reply.finish_reason}, "
+            f"key {request.key}"
+        ),
+        markup=False,
     )
 
 
@@ -244,7 +247,7 @@ def _left_out(version: tables.Version) -> str:
 
 
 def _base_row(row: Mapping[str, Any]) -> Panel:
-    text = Text.assemble(("question: ", "bold"), row["question"], "\n")
+    text = Text.assemble(("question: ", "bold"), wording.visible(row["question"]), "\n")
     for document in row["documents"]:
         mark, style = ("ORACLE", "green") if document["oracle"] else ("distractor", "dim")
         text.append(f"\n[{mark}, pubid {document['pubid']}] ", "bold " + style)
@@ -262,10 +265,11 @@ def _record(row: Mapping[str, Any]) -> Panel:
             value if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0] else None
         )
         for label, content in [(turn["role"], turn["content"]) for turn in turns] if turns else [(name, value)]:
-            text.append(f"{label}: ", "bold cyan")
+            text.append(f"{wording.visible(str(label))}: ", "bold cyan")
             text.append(_short(content if isinstance(content, str) else json.dumps(content, default=str)) + "\n")
     return Panel(text)
 
 
 def _short(text: str) -> str:
+    text = wording.visible(text)
     return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT // 2]} ... {text[-LONG_TEXT // 2 :]}"
