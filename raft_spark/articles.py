@@ -54,6 +54,7 @@ def run(conf: config.Config) -> tables.Version:
         return made
     previous = tables.current(conf.lake, schemas.ARTICLES)
     cut = source.pieces(conf, state)
+    source.check_lines(cut)
     spark = session.start(conf)
     new = tables.draft(conf.lake, schemas.ARTICLES, identity)
     handed = tables.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
