@@ -55,10 +55,10 @@ def run(conf: config.Config) -> tables.Version:
     previous = tables.current(conf.lake, schemas.ARTICLES)
     cut = source.pieces(conf, state)
     source.check_lines(cut)
-    spark = session.start(conf)
+    spark = session.start(conf, schemas.ARTICLES)
     new = tables.draft(conf.lake, schemas.ARTICLES, identity)
     handed = tables.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
-    with session.translated(), progress.spark_tasks(spark, "checking", handed.rdd.getNumPartitions()):
+    with session.translated(), progress.spark_tasks(spark, "articles: check records", handed.rdd.getNumPartitions()):
         staged = stage(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
     placement = place_all(conf, previous, staged)
@@ -69,7 +69,7 @@ def run(conf: config.Config) -> tables.Version:
         raise InputError(msg)
     size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
     placed = places(spark, staged, placement, tables.task_count(spark, conf.lake, size))
-    with session.translated(), progress.spark_tasks(spark, "articles", placed.rdd.getNumPartitions()):
+    with session.translated(), progress.spark_tasks(spark, "articles: write", placed.rdd.getNumPartitions()):
         files = tables.collected(build(placed, conf, new.place))
     files += [file for row in staged for file in _quarantine_files(row.files)]
     new.place.delete("staged")

@@ -68,13 +68,13 @@ def run(conf: config.Config) -> tables.Version:
     made = tables.made(conf.lake, schemas.DATASET, identity)
     if made:
         return made
-    spark = session.start(conf)
+    spark = session.start(conf, schemas.DATASET)
     new = tables.draft(conf.lake, schemas.DATASET, identity)
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     shown = tables.read(spark, conf.lake, base)
     rows = joined(shown, tables.read(spark, conf.lake, answers), conf)
     work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
-    with session.translated(), progress.spark_tasks(spark, "dataset"):
+    with session.translated(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(rows, work, conf.base.seed).collect()
         told = tells.measured(shown)
     counts = {**_counted(written, conf.price), "tells": told}

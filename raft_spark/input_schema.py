@@ -20,6 +20,19 @@ OPTIONAL = {"final_decision": "text", "context.labels": TEXTS, "context.meshes":
 LIST = "a list of other values"
 NOTHING = "null"  # of which nothing is known but that it holds no value
 WHERE = 'docs/dataset.md, "Input schema"'
+_KINDS = {
+    "an integer": [pa.types.is_integer],
+    "text": [
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    ],
+    "a table": [pa.types.is_struct],
+    "a decimal number": [pa.types.is_floating],
+    "true or false": [pa.types.is_boolean],
+}
 SHOWN = 20  # columns that a message lists
 
 Columns = Mapping[str, str]  # the type of each column, in words
@@ -63,20 +76,11 @@ def _listed(columns: Columns) -> str:
 
 
 def _kind(kind: pa.DataType) -> str:
-    of = pa.types
-    if of.is_dictionary(kind):
+    if pa.types.is_dictionary(kind):
         return _kind(kind.value_type)
-    if of.is_integer(kind):
-        return "an integer"
-    if any(is_text(kind) for is_text in (of.is_string, of.is_large_string, of.is_string_view)):
-        return "text"
-    if of.is_binary(kind) or of.is_large_binary(kind):
-        return "text"  # a column of texts that is not marked as such
-    if of.is_list(kind) or of.is_large_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return TEXTS if _kind(kind.value_type) in ("text", NOTHING) else LIST
-    if of.is_floating(kind) or of.is_boolean(kind):
-        return "true or false" if of.is_boolean(kind) else "a decimal number"
-    return "a table" if of.is_struct(kind) else str(kind)
+    return next((words for words, are in _KINDS.items() if any(is_one(kind) for is_one in are)), str(kind))
 
 
 def _kind_of_value(value: Any) -> str:  # noqa: ANN401 - JSON may hold anything
