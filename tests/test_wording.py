@@ -4,6 +4,7 @@ import json
 import urllib.request
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -87,7 +88,8 @@ def test_preview_passes_no_control_character_of_question_or_answer_to_the_termin
 
 @pytest.mark.row
 def test_an_error_passes_none_either(tmp_path):
-    done = CliRunner().invoke(main, ["articles", "--set", f"articles.source={tmp_path}/\x1b[31mred"])
+    pq.write_table(pa.table({"\x1b[31mred": [1]}), tmp_path / "source.parquet")
+    done = CliRunner().invoke(main, ["articles", "--set", f"articles.source={tmp_path}"])
     assert done.exit_code == 3
     assert "\x1b" not in done.output
     assert r"\x1b[31mred" in done.output
