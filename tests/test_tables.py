@@ -77,7 +77,7 @@ def test_the_first_rows_are_read_without_the_rest_of_the_file(conf: config.Confi
 
 
 def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MOTO_RECORDER_FILEPATH", str(tmp_path / "requests"))
+    monkeypatch.chdir(tmp_path)  # where the server writes what it records
     root = f"s3://lake/{tmp_path.name}"
     conf = config.load(assignments=[f"lake.root={root}", f"lake.s3_endpoint={s3}"])
     noise = random.Random(0)
