@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import BinaryType
 
-from raft_spark import config, dataframes, numbering, parts, progress, schemas, session, source, tables
+from raft_spark import config, dataframes, numbering, parts, progress, schemas, session, source, tables, wording
 from raft_spark.chance import Int64Array
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -55,21 +55,22 @@ def run(conf: config.Config) -> tables.Version:
         return made
     previous = tables.current(conf.lake, schemas.ARTICLES)
     cut = source.pieces(conf, state)
-    spark = session.start(conf)
+    source.check_lines(cut)
+    spark = session.start(conf, schemas.ARTICLES)
     new = tables.draft(conf.lake, schemas.ARTICLES, identity)
     handed = dataframes.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
-    with worker_errors(), progress.spark_tasks(spark, "checking", handed.rdd.getNumPartitions()):
+    with worker_errors(), progress.spark_tasks(spark, "articles: check records", handed.rdd.getNumPartitions()):
         staged = stage(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
     placement = place_all(conf, previous, staged)
     counts = _counted(staged, placement)
     if not placement.kept.any():
         new.place.delete("")
-        msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {counts['reasons']}"
+        msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
         raise InputError(msg)
     size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
     placed = places(spark, staged, placement, dataframes.task_count(spark, conf.lake, size))
-    with worker_errors(), progress.spark_tasks(spark, "articles", placed.rdd.getNumPartitions()):
+    with worker_errors(), progress.spark_tasks(spark, "articles: write", placed.rdd.getNumPartitions()):
         files = dataframes.collected(build(placed, conf, new.place))
     files += [file for row in staged for file in _quarantine_files(row.files)]
     new.place.delete("staged")

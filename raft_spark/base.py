@@ -42,7 +42,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     made = tables.made(conf.lake, schemas.BASE, identity)
     if made:
         return made
-    spark = session.start(conf)
+    spark = session.start(conf, schemas.BASE)
     pieces = tables.pieces(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)
     folder = mapped.folder(spark)
@@ -57,7 +57,8 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
             built = build(handed, work)
         else:
             built = build_by_join(handed, dataframes.read(spark, conf.lake, articles), work)
-        with progress.spark_tasks(spark, "drawing", handed.rdd.getNumPartitions() if strategy == "broadcast" else 0):
+        total = handed.rdd.getNumPartitions() if strategy == "broadcast" else 0
+        with progress.spark_tasks(spark, "base: draw distractors", total):
             files = dataframes.collected(built)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})
 

@@ -35,7 +35,7 @@ def run(conf: config.Config) -> list[Bound]:
     Every answer is taken to be as long as it may be. Raises InputError as `evaluation.run` does.
     """
     articles = tables.needed(conf.lake, schemas.ARTICLES)
-    spark = session.start(conf)
+    spark = session.start(conf, "estimate")
     with worker_errors():
         asked, _ = evaluation.wanted(spark, conf, articles, ids.new_id("estimate"))
         missing = evaluation.of_students(spark, conf, asked)

@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from raft_spark import __version__, config, registry
 from raft_spark.emr import verbs
 from raft_spark.endpoints import trial
+from raft_spark.errors import ConfigError
 from raft_spark.model.verbs import model
 from raft_spark.terminal import console, reported, settings, stop_spark
+from raft_spark.values import Format
 
 if TYPE_CHECKING:
     from raft_spark import pipeline
@@ -171,13 +173,32 @@ def show(
 @main.command()
 @click.argument("table", type=click.Choice(registry.NAMES))
 @settings
-def path(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
-    """Print the folder of a table's current version, so that any tool can read it."""
+@click.option("--format", "form", type=click.Choice(get_args(Format)), help="Of dataset: the shards of one format.")
+@click.option("--version-folder", "whole", is_flag=True, help="All of the version, with manifest.json and quarantine.")
+def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str | None, *, whole: bool) -> None:
+    """Print the folder with the rows of a table's current version, for pandas, Polars, DuckDB or Spark.
+
+    \b
+    articles, base  one folder a split, in Parquet
+    completions     one folder a day, in Parquet: all stored answers and failures, also those of
+                    other runs and settings; the rows of one request have the same key
+    evaluation      in Parquet: one row an article, student, setting and number of distractors;
+                    --version-folder has the report and the metrics
+    dataset         one folder a format, which datasets.load_dataset reads; --format FORMAT prints
+                    the folder of its shards, in JSON Lines or Parquet (dataset.file)
+    """  # noqa: D301 - the backspace is what click wants
     with reported():
         from raft_spark import tables
 
+        if form and table != registry.DATASET.name:
+            msg = f"--format {form} is given with table {table}; only dataset has formats"
+            raise ConfigError(msg)
         conf = config.load(files, assignments)
-        click.echo(tables.folder(conf.lake, tables.needed(conf.lake, table)))
+        version = tables.needed(conf.lake, table)
+        if form:
+            click.echo(tables.format_folder(conf.lake, version, form))
+        else:
+            click.echo((tables.folder if whole else tables.rows_folder)(conf.lake, version))
 
 
 @main.command()
@@ -189,7 +210,7 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
         from raft_spark import pointers, tables, views
 
         lake = config.load(files, assignments).lake
-        views.history(console, tables.history(lake, table), pointers.read(tables.line(lake, table)))
+        views.history(console, tables.needed_history(lake, table), pointers.read(tables.line(lake, table)))
 
 
 @main.command("refresh")

@@ -46,7 +46,7 @@ def run(conf: config.Config) -> tables.Version:
     if done is not None:
         return done
     _refuse_to_pay_twice(conf)
-    spark = session.start(conf)
+    spark = session.start(conf, "completions: look up answers")
     before = cluster.last_stage(spark)
     new = tables.draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     told = _told(new.id, conf)

@@ -1,7 +1,7 @@
 """base + completions -> dataset: judge each answer, write train/validation/test in training formats, card and manifest.
 
     versions/ID/FORMAT/README.md                 the card; `datasets.load_dataset(folder)` reads the shards it names
-    versions/ID/FORMAT/train-00000-of-00002.jsonl
+    versions/ID/FORMAT/data/train-00000-of-00002.jsonl
     versions/ID/quarantine/*.parquet             rejected rows with their reason
 
 Rows stand in the order of a hash of pubid, cut into shards by the same hash, so a shard's bytes depend on its rows only.
@@ -34,6 +34,7 @@ from raft_spark import (
     targets,
     tells,
     verdicts,
+    wording,
 )
 from raft_spark.errors import InputError
 from raft_spark.files import Place
@@ -68,20 +69,20 @@ def run(conf: config.Config) -> tables.Version:
     made = tables.made(conf.lake, schemas.DATASET, identity)
     if made:
         return made
-    spark = session.start(conf)
+    spark = session.start(conf, schemas.DATASET)
     new = tables.draft(conf.lake, schemas.DATASET, identity)
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     shown = dataframes.read(spark, conf.lake, base)
     rows = joined(shown, dataframes.read(spark, conf.lake, answers), conf)
     work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
-    with worker_errors(), progress.spark_tasks(spark, "dataset"):
+    with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(rows, work, conf.base.seed).collect()
         told = tells.measured(shown)
     counts = {**_counted(written, conf.price), "tells": told}
     files = [parts.as_file(row) for row in written if row.path]
     if not counts["kept"].get("train"):
         new.place.delete("")
-        msg = f"no training row is left of {counts['rows']}; reasons: {counts['rejected']}"
+        msg = f"no training row is left of {counts['rows']}; reasons: {wording.counts(counts['rejected'])}"
         raise InputError(msg)
     inputs = {schemas.BASE: base, schemas.COMPLETIONS: answers}
     for name in conf.dataset.formats:

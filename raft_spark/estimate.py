@@ -71,7 +71,7 @@ def _look(
     """Return what is to ask, at most SAMPLE answers of the same requests and settings, and the first rows to ask. A key is a
     hash, so that its order is as good as chance.
     """
-    spark = session.start(conf)
+    spark = session.start(conf, "estimate")
     characters = _characters(conf)
     wanted = (
         completions.looked_up(spark, conf, dataframes.read(spark, conf.lake, base))

@@ -78,7 +78,7 @@ def run(conf: config.Config) -> tables.Version:
     if made and not _to_ask(made.counts, conf) and (_has_page(made) or not _can_draw()):
         return made
     _refuse_without_packages()
-    spark = session.start(conf)
+    spark = session.start(conf, "evaluation: look up answers")
     new = tables.draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
         pieces = _pieces(conf, articles)
@@ -89,7 +89,7 @@ def run(conf: config.Config) -> tables.Version:
             said = _judged(spark, conf, said, told)
         majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
         scoring = Work(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
-        with progress.spark_tasks(spark, "scoring"):
+        with progress.spark_tasks(spark, "evaluation: score answers"):
             files = dataframes.collected(build(said, scoring))
     rows = figures.read(new.place, files)
     files += _reported(new, outcome.Outcome(conf, new.id, rows, figures.metrics(rows, conf)), pieces)

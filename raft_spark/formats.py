@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +52,8 @@ class Format:
     """How a row is written, in which columns, and what the card says of them.
 
     `record` returns None for a row that the format has no place for. `beside` returns texts by the names of the files that
-    a consumer wants beside these shards; `by_split` gives each split a folder; `is_jsonl`: its consumer reads nothing else.
+    a consumer wants beside these shards; `by_split` gives each split a folder, in place of data/ for all, where readers of Parquet
+    find nothing but shards; `is_jsonl`: its consumer reads nothing else.
     """
 
     record: Callable[[Row], Record | None]
@@ -63,7 +65,7 @@ class Format:
 
     def shard(self, split: str, number: int, of: int) -> str:
         """Return the path of a shard below the format's folder, without its ending."""
-        return f"{split}/" * self.by_split + f"{split}-{number:05d}-of-{of:05d}"
+        return f"{split if self.by_split else 'data'}/{split}-{number:05d}-of-{of:05d}"
 
 
 def messages(row: Row) -> Record:
@@ -157,7 +159,7 @@ def _template(shards: Iterable[str]) -> Mapping[str, str]:
 
 def _described(columns: Mapping[str, Any], shards: Iterable[str]) -> Mapping[str, str]:
     """Return LLaMA-Factory's list of what is in a folder: an entry a shard, named as the shard."""
-    entries = {shard.partition(".")[0]: {"file_name": shard, **columns} for shard in shards}
+    entries = {PurePath(shard).stem: {"file_name": shard, **columns} for shard in shards}
     return {"dataset_info.json": json.dumps(entries, indent=1)}
 
 

@@ -52,7 +52,7 @@ def follow(conf: Config) -> None:
     at = Place.of(conf.lake)
     while (state := _state(conf.lake)) != json.loads(at.read(FOLLOWED) or b"null"):
         at.delete(FOLLOWED)
-        _bring(session.start(conf), conf.lake, state)
+        _bring(session.start(conf, "catalog: follow the lake"), conf.lake, state)
         at.write(FOLLOWED, json.dumps(state, indent=1).encode())
 
 

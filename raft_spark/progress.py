@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 LINE_EVERY = 30.0  # seconds, where there is no terminal
 LOOK_EVERY = 0.5
 COLUMNS = (
-    TextColumn("{task.description:<12}"),
+    TextColumn("{task.description:<16}"),
     BarColumn(),
     MofNCompleteColumn(),
     TimeElapsedColumn(),
@@ -48,24 +48,34 @@ def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
 
 @contextmanager
 def spark_tasks(spark: "SparkSession", label: str, total: int = 0) -> Iterator[None]:
-    """Show how many tasks of the Spark jobs in the block are done; `total` of them, where that is known."""
-    with stages(spark, label) as found, shown(label, total, lambda: sum(stage.numCompletedTasks for stage in found())):
+    """Show how many tasks of the Spark jobs in the block are done; `total` of them, where that is known.
+
+    The label is a stage and what it does, such as "base: draw distractors".
+    """
+    doing = label.partition(": ")[2]
+    with stages(spark, label) as found, shown(doing, total, lambda: sum(stage.numCompletedTasks for stage in found())):
         yield
 
 
 @contextmanager
 def stages(spark: "SparkSession", label: str) -> Iterator["Callable[[], list[SparkStageInfo]]"]:
-    """Lend a function that returns the stages of the Spark jobs that the block has started so far, callable from any thread."""
+    """Lend a function that returns the stages of the Spark jobs that the block has started so far, callable from any thread.
+
+    Spark's page and event log describe these jobs by the label, and the jobs after them by what stands before its colon.
+    """
     context = spark.sparkContext
     group = f"raft-spark {label} {time.monotonic_ns()}"
-    context.setJobGroup(group, f"raft-spark {label}", interruptOnCancel=True)
+    context.setJobGroup(group, label, interruptOnCancel=True)
     tracker = context.statusTracker()
 
     def found() -> "list[SparkStageInfo]":
         jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
         return list(filter(None, (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds)))
 
-    yield found
+    try:
+        yield found
+    finally:
+        context.setJobDescription(label.partition(": ")[0])
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: runs
     with (
         endpoints.serving(conf.teacher) as endpoint,
         worker_errors(),
-        progress.stages(spark, "asking") as stages,
+        progress.stages(spark, f"{told.stage}: ask {conf.completions.endpoint}") as stages,
         coordinator.listening(driver, *session.addresses(spark), key, partial(_running, stages)) as desk,
         session.stoppable(spark, driver.stop),
         runs.kept(conf.lake, going),

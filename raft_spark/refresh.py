@@ -112,7 +112,7 @@ def built(conf: config.Config, told: Refresh) -> Refresh:
 
 
 def _looked_at(conf: config.Config, told: Refresh, new: Mapping[str, tables.Version]) -> Refresh:
-    spark = session.start(conf)
+    spark = session.start(conf, "refresh: compare versions")
     with worker_errors():
         old = {name: tables.find(conf.lake, name, told.before[name]) if name in told.before else None for name in new}
         changes = {name: gates.changes(spark, conf.lake, old[name], version) for name, version in new.items()}

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from raft_spark import schemas
+from raft_spark import schemas, wording
 from raft_spark.beside import beside
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
@@ -78,7 +78,7 @@ class Run:
     @property
     def failures(self) -> str:
         """Return the failed rows by class, as `3 timeout, 1 filtered`."""
-        return ", ".join(f"{count} {name}" for name, count in sorted(self.failed.items(), key=lambda pair: -pair[1]))
+        return wording.counts(self.failed) if self.failed else ""
 
     @property
     def is_silent(self) -> bool:

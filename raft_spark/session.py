@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
@@ -36,10 +37,13 @@ LOCAL = {
 }
 
 
-def start(conf: Config) -> SparkSession:
+def start(conf: Config, doing: str = "raft-spark") -> SparkSession:
     """Return the running session, else start one: what spark-submit set stands, conf's [spark] section goes over it.
 
     A session that runs already keeps its settings, except those of DEFAULTS and [spark] that Spark can still change.
+
+    Spark's page and event log describe the jobs that follow by `doing`: a stage, or a stage and what it does, as "base: draw".
+
     Raises ConfigError when no Java is found, or the lake's catalog does not answer.
     """
     log.start(conf.log.format)
@@ -57,15 +61,24 @@ def start(conf: Config) -> SparkSession:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ["JAVA_HOME"] = java_home()
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs what it raises
-    builder = SparkSession.builder.appName("raft-spark")
+    builder = SparkSession.builder.appName(_submitted_name() if submitted else "raft-spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
+    spark.sparkContext.setJobDescription(doing)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's own turns Ctrl-C into a Py4JError
     catalog.check(spark, conf)
     return spark
+
+
+def _submitted_name() -> str:
+    """Return the name that a person gave to spark-submit; raft-spark-base in place of the script's, which Spark takes without."""
+    SparkContext._ensure_initialized()  # noqa: SLF001 - as pyspark's own builder does, so that SparkConf knows what was submitted
+    script = Path(sys.argv[0])
+    name = SparkConf().get("spark.app.name", "") or script.name
+    return f"raft-spark-{script.stem}" if name == script.name else name
 
 
 def stop() -> None:

@@ -10,16 +10,17 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark import hub, sample
+from raft_spark import hub, input_schema, sample
 from raft_spark.config import Config
 from raft_spark.errors import InputError
 from raft_spark.files import Found, Place
@@ -28,6 +29,7 @@ Piece = Mapping[str, Any]
 COLUMNS = ("pubid", "question", "context", "long_answer", "final_decision")
 SAMPLE_ROWS = 8_192
 JSON_BYTES = 32_000_000
+LINES_CHECKED = 20
 _ENDINGS = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
@@ -46,7 +48,7 @@ def identity(conf: Config) -> str:
 def pieces(conf: Config, state: str) -> list[Piece]:
     """Cut the source into what one task step reads. `state` is its identity; a hub's data set is brought to the lake.
 
-    Raises InputError when nothing is there, or a Parquet file has other columns.
+    Raises InputError when nothing is there, or a Parquet file has columns of another shape.
     """
     source = conf.articles.source
     if source.startswith("sample:"):
@@ -138,13 +140,43 @@ def _cut(place: Place, file: Found) -> Iterator[Piece]:
             yield {"kind": "json", **here, "start": start, "stop": start + step, "rows": step}
 
 
+def check_lines(pieces: Sequence[Piece]) -> None:
+    """Look at the first lines of JSON Lines, until one has the columns that are needed.
+
+    Raises InputError, with all that the first record lacks, when none of LINES_CHECKED has.
+    """
+    needed = {
+        name: kind for name, kind in input_schema.NEEDED.items() if name != "long_answer"
+    }  # null when it is not there
+    first: InputError | None = None
+    for piece, record in islice(_records(pieces), LINES_CHECKED):
+        problem = input_schema.problem(input_schema.of_record(record), needed)
+        if not problem:
+            return
+        first = first or _another_shape(
+            Place(piece["root"], piece["endpoint"], piece["region"]), piece["path"], problem
+        )
+    if first:
+        raise first
+
+
+def _records(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Mapping[str, Any]]]:
+    """Yield the records of JSON Lines; a line that holds none is left to the check of each record."""
+    for piece in pieces:
+        if piece["kind"] == "json":
+            yield from ((piece, record) for _, record in read(piece) if isinstance(record, dict))
+
+
+def _another_shape(place: Place, path: str, problem: str) -> InputError:
+    return InputError(f"{place.root}/{path} has another shape than articles need: {problem}")
+
+
 def _row_groups(place: Place, file: Found) -> list[int]:
     with _opened(place, file.path) as stream, pq.ParquetFile(stream) as parquet:
-        footer, names = parquet.metadata, parquet.schema_arrow.names
-    missing = [name for name in COLUMNS[:4] if name not in names]
-    if missing:
-        msg = f"{place.root}/{file.path} has no column {', '.join(missing)}; it must have the PubMedQA schema: {', '.join(COLUMNS)}"
-        raise InputError(msg)
+        footer, schema = parquet.metadata, parquet.schema_arrow
+    problem = input_schema.problem(input_schema.of_parquet(schema))
+    if problem:
+        raise _another_shape(place, file.path, problem)
     return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
 
 

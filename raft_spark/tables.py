@@ -12,13 +12,14 @@ interrupted run left has no manifest; `sweep` deletes it when it is old enough.
 
 import dataclasses
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -27,7 +28,9 @@ from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.files import Place, age_hours
 from raft_spark.parts import DataFile, filled, read_piece
-from raft_spark.schemas import COMPLETIONS, SCHEMAS, SPLITS
+from raft_spark.schemas import COMPLETIONS, DATASET, SCHEMAS, SPLITS
+
+LINES_BYTES = 1 << 18  # of JSON Lines, read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,12 @@ def needed(lake: Lake, table: str) -> Version:
     """Return the published version. Raises InputError that names the stage to run when there is none."""
     version = current(lake, table)
     if version is None:
-        msg = f"{lake.root} holds no table {table!r}; run `raft-spark {table}` first"
-        raise InputError(msg)
+        raise _missing(lake, table)
     return version
+
+
+def _missing(lake: Lake, table: str) -> InputError:
+    return InputError(f"{lake.root} holds no table {table!r}; run `raft-spark {table}` first")
 
 
 def load(lake: Lake, table: str, version: str) -> Version:
@@ -122,6 +128,14 @@ def find(lake: Lake, table: str, version: str) -> Version | None:
 def history(lake: Lake, table: str) -> list[Version]:
     """Return every version that was finished, oldest first."""
     return [load(lake, table, name) for name in finished(lake, table)]
+
+
+def needed_history(lake: Lake, table: str) -> list[Version]:
+    """Return every version that was finished, oldest first. Raises InputError, as `needed`, when there is none."""
+    versions = history(lake, table)
+    if not versions:
+        raise _missing(lake, table)
+    return versions
 
 
 def finished(lake: Lake, table: str) -> list[str]:
@@ -231,10 +245,36 @@ def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
 
 
 def folder(lake: Lake, version: Version) -> str:
-    """Return where a version lies, as a person would type it; data/ below it holds the rows (of dataset: FORMAT/)."""
+    """Return the folder of a version, as a person would type it: manifest.json, quarantine/ and the folders of its rows."""
+    return _typed(place(lake, version.table).at("versions", version.id))
+
+
+def rows_folder(lake: Lake, version: Version) -> str:
+    """Return the folder that readers of Parquet take as it is, since no other file lies in it.
+
+    Of completions this is the store, with all answers and failures of all runs. Of a dataset it is the folder of its formats.
+    """
+    if version.table == DATASET:
+        return folder(lake, version)
     at = place(lake, version.table)
-    below = at.at("data") if version.table == COMPLETIONS else at.at("versions", version.id)
-    return str(Path(below.root).absolute()) if below.is_local else below.root
+    return _typed((at if version.table == COMPLETIONS else at.at("versions", version.id)).at("data"))
+
+
+def format_folder(lake: Lake, version: Version, form: str) -> str:
+    """Return the folder of one format's shards. Raises InputError that lists the formats when the dataset has no such one."""
+    paths = [
+        file.path.partition("/") for file in version.files if file.rows and not file.path.startswith("quarantine/")
+    ]
+    formats = sorted({name for name, _, _ in paths})
+    if form not in formats:
+        msg = f"dataset {version.id} has no format {form!r}; it has: {', '.join(formats)}"
+        raise InputError(msg)
+    has_data = any(name == form and path.startswith("data/") for name, _, path in paths)
+    return f"{folder(lake, version)}/{form}{'/data' if has_data else ''}"
+
+
+def _typed(at: Place) -> str:
+    return str(Path(at.root).absolute()) if at.is_local else at.root
 
 
 def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -> list[dict[str, Any]]:
@@ -250,21 +290,22 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
             file.path,
         )
     )
-    found: list[dict[str, Any]] = []
-    for file in wanted:
-        if len(found) >= rows:
-            break
-        data = at.read(file.path) or b""
+    return list(islice(chain.from_iterable(_rows(at, version.table, file) for file in wanted), rows))
+
+
+def _rows(at: Place, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file from its beginning, read a row group or some lines at a time."""
+    with at.filesystem.open_input_file(at.path(file.path)) as stream:
         if file.path.endswith(".jsonl"):
-            lines = data.splitlines()[: rows - len(found)]
-            found += [json.loads(line) for line in lines]
-        else:
-            table = pq.read_table(pa.BufferReader(data)).slice(0, rows - len(found))
+            yield from map(json.loads, io.BufferedReader(stream, LINES_BYTES))
+            return
+        parquet = pq.ParquetFile(stream)
+        for group in range(parquet.num_row_groups):
+            found = parquet.read_row_group(group)
             if file.path.startswith("data/"):
-                names = SCHEMAS[version.table].names
-                table = filled(table, version.table, [*names, *(set(table.column_names) - set(names))])
-            found += [{**row, "split": file.split} if file.split else row for row in table.to_pylist()]
-    return found
+                names = SCHEMAS[table].names
+                found = filled(found, table, [*names, *(name for name in found.column_names if name not in names)])
+            yield from ({**row, "split": file.split} if file.split else row for row in found.to_pylist())
 
 
 def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]:

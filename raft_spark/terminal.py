@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 from rich.console import Console
 
-from raft_spark import extras, log
+from raft_spark import extras, log, wording
 from raft_spark.errors import INTERRUPTED, RaftError
 
 console = Console()
@@ -38,7 +38,7 @@ def reported() -> Iterator[None]:
             log.failed(error)
         else:
             console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-            console.print(str(error), markup=False, highlight=False)
+            console.print(wording.visible(str(error)), markup=False, highlight=False)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

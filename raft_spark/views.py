@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, pointers, progress, registry, runs, tables
+from raft_spark import config, costs, pointers, progress, registry, runs, tables, wording
 from raft_spark.errors import InputError
 from raft_spark.previews import Preview
 
@@ -62,11 +62,14 @@ def preview(console: Console, shown: Preview) -> None:
         if isinstance(shown.prompt, str)
         else "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in shown.prompt)
     )
-    console.print(Panel(Text(sent), title=f"prompt · pubid {shown.pubid}"))
-    console.print(Panel(Text(shown.completion), title="completion", border_style="green"))
+    console.print(Panel(Text(wording.visible(sent)), title=f"prompt · pubid {shown.pubid}"))
+    console.print(Panel(Text(wording.visible(shown.completion)), title="completion", border_style="green"))
     console.print(
-        f"{shown.seconds:.2f} s, {shown.prompt_tokens} tokens in, {shown.completion_tokens} out, "
-        f"finished by {shown.finish_reason}, key {shown.key}"
+        wording.visible(
+            f"{shown.seconds:.2f} s, {shown.prompt_tokens} tokens in, {shown.completion_tokens} out, "
+            f"finished by {shown.finish_reason}, key {shown.key}"
+        ),
+        markup=False,
     )
 
 
@@ -223,7 +226,7 @@ def _left_out(version: tables.Version) -> str:
 
 
 def _base_row(row: Mapping[str, Any]) -> Panel:
-    text = Text.assemble(("question: ", "bold"), row["question"], "\n")
+    text = Text.assemble(("question: ", "bold"), wording.visible(row["question"]), "\n")
     for document in row["documents"]:
         mark, style = ("ORACLE", "green") if document["oracle"] else ("distractor", "dim")
         text.append(f"\n[{mark}, pubid {document['pubid']}] ", "bold " + style)
@@ -241,10 +244,11 @@ def _record(row: Mapping[str, Any]) -> Panel:
             value if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0] else None
         )
         for label, content in [(turn["role"], turn["content"]) for turn in turns] if turns else [(name, value)]:
-            text.append(f"{label}: ", "bold cyan")
+            text.append(f"{wording.visible(str(label))}: ", "bold cyan")
             text.append(_short(content if isinstance(content, str) else json.dumps(content, default=str)) + "\n")
     return Panel(text)
 
 
 def _short(text: str) -> str:
+    text = wording.visible(text)
     return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT // 2]} ... {text[-LONG_TEXT // 2 :]}"

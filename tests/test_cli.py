@@ -84,7 +84,7 @@ def test_path_prints_a_folder_that_any_tool_can_read(lake: Path):
     import pyarrow.dataset as ds
 
     folder = call("path", "base", lake).output.strip()
-    rows = ds.dataset(f"{folder}/data", partitioning="hive").to_table()
+    rows = ds.dataset(folder, partitioning="hive").to_table()
     assert rows.num_rows == 90
     assert set(rows["split"].to_pylist()) == {"train", "validation", "test"}
 

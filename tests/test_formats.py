@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub import DatasetCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,8 +159,8 @@ def test_bedrock_is_one_turn_without_the_strings_that_nova_keeps_for_itself():
 def test_llama_factory_finds_every_column_that_its_list_names(name: str, expected: dict[str, object]):
     form = FORMATS[name]
     assert form.record(ROW) == expected
-    entries = json.loads(form.beside(["train-00000-of-00001.jsonl"])["dataset_info.json"])
-    assert entries["train-00000-of-00001"]["file_name"] == "train-00000-of-00001.jsonl"
+    entries = json.loads(form.beside(["data/train-00000-of-00001.jsonl"])["dataset_info.json"])
+    assert entries["train-00000-of-00001"]["file_name"] == "data/train-00000-of-00001.jsonl"
     assert set(entries["train-00000-of-00001"]["columns"].values()) <= set(form.schema.names)
 
 
@@ -285,11 +286,11 @@ def test_another_version_is_loaded_with_its_own_rows_whatever_lies_in_the_cache(
         folder = tmp_path / answer / "messages"
         folder.mkdir(parents=True)
         shard = folder / "train-00000-of-00001.jsonl"
-        shard.write_text(json.dumps({"answer": answer}) + "\n")
+        shard.write_text(json.dumps({"messages": [{"role": "assistant", "content": answer}]}) + "\n")
         files = [DataFile(shard.name, 1, shard.stat().st_size, hashlib.sha256(shard.read_bytes()).hexdigest())]
         (folder / "README.md").write_text(card.written("messages", files, COUNTS, config.load()))
         loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
-        assert loaded["train"]["answer"] == [answer]
+        assert loaded["train"]["messages"][0] == [{"role": "assistant", "content": answer}]
 
 
 def test_a_split_without_rows_is_not_listed():
@@ -334,6 +335,46 @@ def test_the_card_tells_counts_recipe_and_costs():
     ):
         assert told in text
     assert "{" not in text
+
+
+def carded(*assignments: str) -> str:
+    return card.written("messages", FILES, COUNTS, config.load(assignments=assignments))
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "rights"),
+    [
+        ("sample:90", "sample:90, articles that raft-spark invents", "The articles are invented"),
+        ("hf:me/trials/small", "hf:me/trials/small, a data set of the Hugging Face hub", "those of hf:me/trials/small"),
+        ("/home/ann/secret/trials", "local files, `trials`", "those of local files, `trials`"),
+        ("/home/ann/secret/trials/*.parquet", "local files, `trials`", "those of local files, `trials`"),
+        ("../secret/trials/part.jsonl", "local files, `part.jsonl`", "those of local files"),
+        ("s3://secret/ann/trials/**/*.jsonl", "a bucket, `trials`", "those of a bucket, `trials`"),
+        (".", "local files", "those of local files"),
+        ("/home/ann/secret/`a`\u202eb", "local files, `'a'\\u202eb`", "those of local files"),
+    ],
+)
+def test_the_card_says_whose_the_texts_are_and_names_no_local_path(source: str, words: str, rights: str):
+    text = carded(f"articles.source={source}")
+    assert f" from {words}.\n" in text
+    assert rights in text
+    assert "PubMed" not in text
+    assert not any(part in text for part in ("/home", "secret", "ann/"))
+
+
+def test_a_model_that_is_named_by_its_path_is_named_by_its_last_part():
+    conf = config.load()
+    odd = conf.endpoints["embedded"].model_copy(update={"model": "/home/ann/models/llama"})
+    text = card.written("messages", FILES, COUNTS, conf.model_copy(update={"endpoints": {"embedded": odd}}))
+    assert "an answer that llama wrote" in text
+    assert "/home" not in text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_card_declares_the_features_that_datasets_reads(name: str):
+    matter = front_matter(card.written(name, FILES, COUNTS, config.load()))
+    infos = datasets.info.DatasetInfosDict.from_dataset_card_data(DatasetCardData(**matter))
+    assert infos["default"].features == datasets.Features.from_arrow_schema(FORMATS[name].schema)
 
 
 @pytest.mark.parametrize("model", ["{model}", "a: b\n---\n", "x|y", '"quoted"'])

@@ -17,17 +17,17 @@ FEW = ("--conf", "spark.sql.shuffle.partitions=2")
 STAGES = ("articles", "base", "completions", "dataset")
 
 
-def submit(stage: str, lake: Path, *assignments: str) -> subprocess.CompletedProcess[str]:
+def submit(stage: str, lake: Path, *assignments: str, flags: Sequence[str] = FEW) -> subprocess.CompletedProcess[str]:
     spark_home = Path(pyspark.__file__).parent
     sets = [f"lake.root={lake}", "articles.source=sample:150", "completions.endpoint=fake", *assignments]
-    flags = [part for assignment in sets for part in ("--set", assignment)]
+    settings = [part for assignment in sets for part in ("--set", assignment)]
     command = [
         str(spark_home / "bin/spark-submit"),
         "--master",
         "local[2]",
-        *FEW,
-        str(ROOT / f"jobs/{stage}.py"),
         *flags,
+        str(ROOT / f"jobs/{stage}.py"),
+        *settings,
     ]
     environment = {**os.environ, "SPARK_HOME": str(spark_home), "PYSPARK_PYTHON": sys.executable}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
@@ -70,3 +70,19 @@ def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_pa
 
 def test_a_job_is_at_most_25_lines():
     assert all(len(path.read_text().splitlines()) <= 25 for path in (ROOT / "jobs").glob("*.py"))
+
+
+@pytest.mark.parametrize(("flags", "name"), [((), "raft-spark-articles"), (("--name", "mine"), "mine")])
+def test_the_event_log_keeps_the_name_given_and_describes_every_job(tmp_path: Path, flags: tuple[str, ...], name: str):
+    log = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(tmp_path), "spark.eventLog.compress": "false"}
+    flags += tuple(part for key, value in log.items() for part in ("--conf", f"{key}={value}"))
+    done = submit("articles", tmp_path / "lake", flags=flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    logs = [path for path in tmp_path.rglob("*local-*") if path.is_file() and not path.name.startswith(".")]
+    events = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    (begun,) = (event for event in events if event["Event"] == "SparkListenerApplicationStart")
+    assert begun["App Name"] == name
+    jobs = [
+        event["Properties"]["spark.job.description"] for event in events if event["Event"] == "SparkListenerJobStart"
+    ]
+    assert set(jobs) == {"articles: check records", "articles: write"}

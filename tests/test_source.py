@@ -96,13 +96,79 @@ def test_bytes_that_are_no_utf8_reach_the_reader_at_any_depth(tmp_path):
     assert second["question"] == b"\xff"
 
 
-def test_parquet_without_a_column_is_refused_with_its_name(tmp_path):
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"pubid": [1], "question": ["q"]}), path)
-    assert refused(tmp_path) == (
-        f"{path} has no column context, long_answer; it must have the PubMedQA schema: "
-        "pubid, question, context, long_answer, final_decision"
+NEEDED = (
+    "Needed: pubid (an integer), question (text), context (a table), context.contexts (a list of texts), long_answer (text); "
+    "optional: final_decision (text), context.labels (a list of texts), context.meshes (a list of texts) "
+    '(docs/dataset.md, "Input schema")'
+)
+
+
+@pytest.mark.parametrize(
+    ("record", "wrong", "has"),
+    [
+        (
+            {"pubid": 1, "question": "q"},
+            "it has no column context, long_answer",
+            "pubid (an integer), question (text)",
+        ),
+        (
+            {"pubid": "1", "context": {"texts": ["p"], "meshes": [1]}, "long_answer": 1.5},
+            (
+                "it has no column question, context.contexts; pubid is text and must be an integer; long_answer is a decimal "
+                "number and must be text; context.meshes is a list of other values and must be a list of texts"
+            ),
+            (
+                "pubid (text), context (a table), long_answer (a decimal number), context.texts (a list of texts), "
+                "context.meshes (a list of other values)"
+            ),
+        ),
+        (
+            {"pubid": 1, "question": "q", "context": "p", "long_answer": None},
+            "context is text and must be a table",
+            "pubid (an integer), question (text), context (text), long_answer (null)",
+        ),
+    ],
+)
+def test_parquet_of_another_shape_is_told_all_it_lacks_at_once(tmp_path, record: dict[str, Any], wrong: str, has: str):
+    path = write_articles(tmp_path / "a.parquet", [record])
+    assert refused(tmp_path) == f"{path} has another shape than articles need: {wrong}. It has {has}. {NEEDED}"
+
+
+def checked_lines(where: object) -> None:
+    settled = conf(where)
+    source.check_lines(source.pieces(settled, ""))
+
+
+def test_json_lines_of_another_shape_are_told_all_they_lack_at_once(tmp_path):
+    lines = [{"id": number, "question": ["q"], "context": {"labels": "METHODS"}, "pubid": 1.5} for number in range(30)]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(each) + "\n" for each in lines))
+    with pytest.raises(InputError) as caught:
+        checked_lines(tmp_path)
+    assert str(caught.value) == (
+        f"{path} has another shape than articles need: it has no column context.contexts; pubid is a decimal number and must "
+        "be an integer; question is a list of texts and must be text; context.labels is text and must be a list of texts. "
+        "It has id (an integer), question (a list of texts), context (a table), pubid (a decimal number), "
+        f"context.labels (text). {NEEDED.replace(', long_answer (text)', '')}"
     )
+
+
+@pytest.mark.parametrize("other", ["{}", '{"pubid": "1"}', "broken", "[1]", ""])
+def test_json_lines_with_a_good_record_among_the_first_are_read_and_the_others_quarantined(tmp_path, other: str):
+    write(tmp_path / "a.jsonl", f"{other}\n" * 19)
+    write(tmp_path / "b.jsonl", line(1))
+    checked_lines(tmp_path)
+
+
+def test_a_file_with_many_columns_is_told_the_first_of_them(tmp_path):
+    write_articles(tmp_path / "a.parquet", [{f"column_{number}": 1 for number in range(50)}])
+    assert "column_19 (an integer), and 30 more. Needed" in refused(tmp_path)
+
+
+def test_parquet_as_other_tools_write_it_is_taken(tmp_path):
+    table = pa.Table.from_pylist([article(1, ["p"], final_decision=None)])
+    texts = table["question"].cast(pa.large_string()).dictionary_encode()
+    pq.write_table(table.set_column(1, "question", texts), tmp_path / "a.parquet")
+    assert pubids(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet at all", b"PAR1\x00\x00\x00\x00PAR1"])
