@@ -49,7 +49,7 @@ class Table:
     @property
     def path(self) -> str:
         """Return the folder or bucket prefix, as `raft-spark path` prints it."""
-        return tables.folder(self.lake, self.manifest)
+        return tables.rows_folder(self.lake, self.manifest)
 
     def to_arrow(self, form: str = "") -> pa.Table:
         """Read all rows into memory as a pyarrow Table.

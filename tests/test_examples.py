@@ -56,7 +56,6 @@ def test_every_example_is_run_here():
     assert [path.name for path in EXAMPLES.iterdir() if f'"{path.name}"' not in tests] == []
 
 
-@pytest.mark.xfail(strict=True, reason="manifest.json lies beside data/ in `path`, so pandas refuses the folder")
 def test_the_laptop_makes_a_dataset_and_any_engine_reads_its_tables(example: Example):
     printed = example("laptop.py")
     assert [line.split()[0] for line in printed.splitlines()[:4]] == ["articles", "base", "completions", "dataset"]

@@ -88,6 +88,6 @@ def test_of_a_chain_of_thought_the_answer_alone_is_to_be_relevant():
 def test_the_outcome_tells_what_was_judged_and_what_was_not():
     rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in made_up_rows()]
     told = outcome.markdown(outcome_of(rows, "evaluation.judge=fake"))
-    sheet = told.partition("## As fake judges")[2].partition("## ")[0]
+    sheet = told.partition("## As judged by fake")[2].partition("## ")[0]
     assert "| base | no passage | 0.500 [0.500, 0.500] | \N{EN DASH} | 1.000 [1.000, 1.000] |" in sheet
-    assert "judges" not in outcome.markdown(outcome_of(rows))
+    assert "As judged by" not in outcome.markdown(outcome_of(rows))
