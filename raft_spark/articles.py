@@ -99,9 +99,9 @@ def place_all(conf: config.Config, previous: tables.Version | None, staged: Sequ
 
 def _numbered(conf: config.Config, previous: tables.Version) -> numbering.Numbered:
     read = [(piece, parts.read_piece(piece, ["pubid", "number"])) for piece in tables.pieces(conf.lake, previous)]
-    splits = [np.full(table.num_rows, schemas.SPLITS.index(piece["split"])) for piece, table in read]
+    split_codes = [np.full(table.num_rows, schemas.SPLITS.index(piece["split"])) for piece, table in read]
     pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
-    return numbering.Numbered(pubids, np.concatenate(splits), numbers, tuple(previous.counts["numbers"]))
+    return numbering.Numbered(pubids, np.concatenate(split_codes), numbers, tuple(previous.counts["numbers"]))
 
 
 def places(spark: SparkSession, staged: Sequence[Any], placement: numbering.Placement, count: int) -> DataFrame:

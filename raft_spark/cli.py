@@ -277,7 +277,7 @@ def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool)
 
 @main.command("fake-endpoint")
 @trial.options
-def fake_endpoint(port: int, **manner: object) -> None:
+def serve_fake_endpoint(port: int, **manner: object) -> None:
     """Answer as OpenAI, SageMaker and Bedrock do, on 127.0.0.1 and with made-up answers, until Ctrl-C: to try a run."""
     with reported():
         trial.run(port, manner)

@@ -268,8 +268,8 @@ def _reported(
     yield parts.write_file(new.place, METRICS, told.metrics)
     yield parts.write_text(new.place, "evaluation.md", outcome.markdown(told))
     if _can_draw():
-        page = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
-        yield parts.write_text(new.place, PAGE, page)
+        html = outcome_page.page(told, _shown(pieces, examples.chosen(told)))
+        yield parts.write_text(new.place, PAGE, html)
 
 
 def _can_draw() -> bool:

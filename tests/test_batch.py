@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 
 from conftest import Settle
 from raft_spark import batch, config, cutting, prompts, session
-from raft_spark.endpoints import bedrock_jobs, converse, fake_jobs
+from raft_spark.endpoints import bedrock_jobs, converse
+from raft_spark.endpoints import fake_jobs as bedrock_double
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.files import Place
@@ -276,7 +277,7 @@ def test_the_control_plane_may_have_another_address_than_the_model(conf, monkeyp
 def service() -> Iterator[str]:
     """A control plane of its own, on loopback, in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
-    application = Starlette(routes=fake_jobs.routes())
+    application = Starlette(routes=bedrock_double.routes())
     server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

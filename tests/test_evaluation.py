@@ -77,8 +77,10 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert failed
     assert {(row["student"], row["answer"], row["rouge_l"]) for row in failed} == {("plain", None, 0.0)}
     assert all(row["abstained"] for row in found if row["student"] == "tuned")
-    metrics = pq.read_table(tables.folder(conf.lake, first) + "/metrics/metrics.parquet").to_pylist()
-    told = {row["figure"]: row["value"] for row in metrics if (row["student"], row["setting"]) == ("plain", "closed")}
+    stored_metrics = pq.read_table(tables.folder(conf.lake, first) + "/metrics/metrics.parquet").to_pylist()
+    told = {
+        row["figure"]: row["value"] for row in stored_metrics if (row["student"], row["setting"]) == ("plain", "closed")
+    }
     assert told["failed"] == sum(row["setting"] == "closed" for row in failed) / 8
     behave(urls["plain"])
     before = calls(urls["plain"]), calls(urls["tuned"])

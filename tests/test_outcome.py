@@ -161,12 +161,12 @@ def test_the_page_opens_with_figures_that_were_asked_for_and_measured(told: Outc
 
 def test_where_no_decision_was_asked_for_no_figure_judges_one():
     unasked = outcome_of(list(made_up_rows()), "completions.decision=false")
-    page = page_of(unasked)
-    assert page.count("accuracy") == page.count("macro-F1") == 1  # what was left out, and why
-    assert "verdict right" not in page
-    assert "verdict wrong" not in page
-    assert "Position of the oracle: ROUGE-L" in page
-    assert page.count("<svg") == 6
+    html = page_of(unasked)
+    assert html.count("accuracy") == html.count("macro-F1") == 1  # what was left out, and why
+    assert "verdict right" not in html
+    assert "verdict wrong" not in html
+    assert "Position of the oracle: ROUGE-L" in html
+    assert html.count("<svg") == 6
     assert not [row for row in examples.examples(unasked, {0: OWN}) for said in row.answers["base"] if said.verdict]
 
 
@@ -183,9 +183,9 @@ def test_an_evaluation_without_the_oracle_opens_with_the_setting_that_it_has():
 
 
 def test_every_table_of_the_page_has_a_caption_and_its_headers_say_what_they_head(told: Outcome):
-    page = page_of(told)
-    assert page.count("<table") == page.count("<caption>") == len(outcome.sheets(told))
-    assert not re.findall(r"<th(?! scope=)[ >]", page)
+    html = page_of(told)
+    assert html.count("<table") == html.count("<caption>") == len(outcome.sheets(told))
+    assert not re.findall(r"<th(?! scope=)[ >]", html)
 
 
 def test_a_text_that_looks_like_a_table_stays_in_its_cell():
@@ -260,10 +260,10 @@ def test_many_students_are_told_apart():
     names = [f"s{number}" for number in range(16)]
     students = [f"endpoints.{name}.{key}" for name in names for key in ("kind=fake", f"model={name}")]
     rows = [{**ROW, "student": name} for name in names]
-    page = outcome_page.page(
+    html = outcome_page.page(
         outcome_of(rows, *students, f"evaluation.students={','.join(names)}", "evaluation.settings=with"), {1: OWN}
     )
-    header = page[page.index("<header>") : page.index("</header>")]
+    header = html[html.index("<header>") : html.index("</header>")]
     looks = re.findall(r'class="who ([a-z ]+)"', header)
     assert len(set(looks)) == len(names)
 
@@ -274,9 +274,9 @@ def test_the_page_shows_all_that_there_is_and_escapes_every_text():
         for row in made_up_rows()
         if row["pubid"] == 0
     ]
-    page = outcome_page.page(outcome_of(hostile, "evaluation.examples=1"), {0: [HOSTILE]})
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "&lt;script&gt;" in page
-    assert "{{ 7 * 7 }}" in page
-    assert page.count("<svg") == 6
+    html = outcome_page.page(outcome_of(hostile, "evaluation.examples=1"), {0: [HOSTILE]})
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "&lt;script&gt;" in html
+    assert "{{ 7 * 7 }}" in html
+    assert html.count("<svg") == 6

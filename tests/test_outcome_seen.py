@@ -12,7 +12,7 @@ from test_report_seen import browse, complaints
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "evaluation.html"
     told = outcome_of(list(made_up_rows()))
     path.write_text(outcome_page.page(told, dict.fromkeys(examples.chosen(told), OWN)))
@@ -20,18 +20,20 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_figures_and_marked_quotes_and_complains_of_nothing(page: Path, tmp_path: Path, scheme: str):
+def test_a_browser_shows_figures_and_marked_quotes_and_complains_of_nothing(
+    page_file: Path, tmp_path: Path, scheme: str
+):
     paper, students = {
         "light": ((245, 243, 238), [(180, 83, 9), (0, 114, 178)]),
         "dark": ((18, 22, 27), [(240, 166, 58), (86, 180, 233)]),
     }[scheme]
-    assert complaints(page, tmp_path) == []
+    assert complaints(page_file, tmp_path) == []
     flag = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
-    browse(page, tmp_path, flag, "--window-size=1280,6000", f"--screenshot={tmp_path / 'seen.png'}")
+    browse(page_file, tmp_path, flag, "--window-size=1280,6000", f"--screenshot={tmp_path / 'seen.png'}")
     with Image.open(tmp_path / "seen.png") as image:
         colours = Counter(image.convert("RGB").get_flattened_data())
     assert colours[paper] > 100_000
     assert all(colours[student] > 1000 for student in students)
-    seen = browse(page, tmp_path, "--dump-dom").stdout
+    seen = browse(page_file, tmp_path, "--dump-dom").stdout
     assert seen.count("<svg") == 6
     assert {seen.count(f'<mark class="{where}">') > 1 for where in ("oracle", "distractor", "nowhere")} == {True}
