@@ -13,6 +13,7 @@ from raft_spark.errors import ConfigError
 
 pytestmark = pytest.mark.row
 HERE = f"manylinux_2_28_{platform.machine()}"
+PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
 def installed(folder: Path, name: str, module: str, tag: str = "py3-none-any", needs: tuple[str, ...] = ()) -> None:
@@ -31,7 +32,7 @@ def installed(folder: Path, name: str, module: str, tag: str = "py3-none-any", n
 def archive(tmp_path: Path) -> Path:
     needs = ("pyarrow>=18", "PyDantic_core==1.2", 'datasets; extra == "hub"', 'pandas>=2.2; extra == "emr"')
     installed(tmp_path, "raft-spark", "raft_spark", needs=needs)
-    installed(tmp_path, "pyarrow", "pyarrow", f"cp311-cp311-{HERE}", ("numpy",))
+    installed(tmp_path, "pyarrow", "pyarrow", f"{PYTHON}-{PYTHON}-{HERE}", ("numpy",))
     installed(tmp_path, "pydantic-core", "pydantic_core", f"cp39-abi3-{HERE}")
     installed(tmp_path, "numpy", "numpy")
     installed(tmp_path, "pandas", "pandas")
