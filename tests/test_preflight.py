@@ -63,7 +63,9 @@ def test_a_package_of_which_only_the_description_is_there_is_named(archive: Path
     assert preflight.problems([str(archive)]) == ["the package pyarrow 1.2 is installed without pyarrow"]
 
 
-@pytest.mark.parametrize("tag", ["cp311-cp311-manylinux_2_28_s390x", f"cp312-cp312-{HERE}", f"cp310-cp310-{HERE}"])
+@pytest.mark.parametrize(
+    "tag", [f"{PYTHON}-{PYTHON}-manylinux_2_28_s390x", f"cp314-cp314-{HERE}", f"cp310-cp310-{HERE}"]
+)
 @pytest.mark.skipif(sys.platform != "linux", reason="machines are told apart on Linux only")
 def test_a_package_for_another_machine_or_python_is_named_with_both(archive: Path, tag: str):
     removed(archive, "pyarrow*")
