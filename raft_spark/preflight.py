@@ -5,11 +5,13 @@ machine, Python's own complaint is a traceback (of a wrong kind of machine: "No 
 sentence that says what to do. It needs the standard library only.
 """
 
+import csv
 import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution
+from pathlib import PurePosixPath
 
 from raft_spark.errors import ConfigError
 
@@ -71,7 +73,10 @@ def _problems(name: str, found: Distribution | None) -> Iterator[str]:
 
 def _modules(found: Distribution) -> list[str]:
     """Return the folders and files of a distribution that are imported by name."""
-    files = [file.parts for file in found.files or [] if file.suffix in {".py", ".so"}]
+    record = (found.read_text("RECORD") or "").splitlines()  # from Python 3.12 on, `files` leaves out what is missing
+    files = [
+        path.parts for path in (PurePosixPath(row[0]) for row in csv.reader(record)) if path.suffix in {".py", ".so"}
+    ]
     folders = {parts[0] for parts in files if parts[1:] == ("__init__.py",)}
     return sorted(folders | {parts[0] for parts in files if len(parts) == 1})
 

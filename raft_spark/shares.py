@@ -5,7 +5,8 @@ So the sum over all tasks stays below the limit at every time: a task that joins
 given way, and what a finished or lost task held is free again.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -102,11 +103,7 @@ class Ledger:
         """Say whether no task can pay for another call, and none has an open one that may turn out cheaper."""
         if not (self._limits.dollars and self._needs):
             return False
-        free = (
-            self._limits.dollars
-            - sum(self._gone.values())
-            - sum(need.spent + need.reserved for need in self._needs.values())
-        )
+        free = self._free(need.spent + need.reserved for need in self._needs.values())
         waiting = [need.next_call for need in self._needs.values() if not need.draining]
         return bool(waiting) and not any(need.open for need in self._needs.values()) and free < min(waiting)
 
@@ -123,6 +120,10 @@ class Ledger:
         need = self._needs[name]
         return need.open if need.draining else max(granted.in_flight, need.open)
 
+    def _free(self, held: Iterable[float]) -> float:
+        """Return the dollars that nobody has spent or holds, rounded once: `grant` and `is_spent` must never disagree."""
+        return self._limits.dollars - math.fsum([*self._gone.values(), *held])
+
     def _dollars(self, need: Need, others: Mapping[str, Grant], sharing: int) -> float:
         """Share what nobody holds: the fair part, at least the next call; nothing where that is too little to be of use, or
         two tasks would keep from each other what would do for one.
@@ -130,7 +131,7 @@ class Ledger:
         if not self._limits.dollars:
             return UNLIMITED
         own = need.spent + need.reserved
-        free = self._limits.dollars - sum(self._gone.values()) - sum(found.dollars for found in others.values()) - own
+        free = self._free([*(found.dollars for found in others.values()), own])
         is_of_use = not need.draining and free >= need.next_call
         return own + (max(need.next_call, free / (sharing + 1)) if is_of_use else 0.0)
 

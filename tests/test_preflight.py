@@ -13,6 +13,7 @@ from raft_spark.errors import ConfigError
 
 pytestmark = pytest.mark.row
 HERE = f"manylinux_2_28_{platform.machine()}"
+PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
 def installed(folder: Path, name: str, module: str, tag: str = "py3-none-any", needs: tuple[str, ...] = ()) -> None:
@@ -31,7 +32,7 @@ def installed(folder: Path, name: str, module: str, tag: str = "py3-none-any", n
 def archive(tmp_path: Path) -> Path:
     needs = ("pyarrow>=18", "PyDantic_core==1.2", 'datasets; extra == "hub"', 'pandas>=2.2; extra == "emr"')
     installed(tmp_path, "raft-spark", "raft_spark", needs=needs)
-    installed(tmp_path, "pyarrow", "pyarrow", f"cp311-cp311-{HERE}", ("numpy",))
+    installed(tmp_path, "pyarrow", "pyarrow", f"{PYTHON}-{PYTHON}-{HERE}", ("numpy",))
     installed(tmp_path, "pydantic-core", "pydantic_core", f"cp39-abi3-{HERE}")
     installed(tmp_path, "numpy", "numpy")
     installed(tmp_path, "pandas", "pandas")
@@ -62,7 +63,9 @@ def test_a_package_of_which_only_the_description_is_there_is_named(archive: Path
     assert preflight.problems([str(archive)]) == ["the package pyarrow 1.2 is installed without pyarrow"]
 
 
-@pytest.mark.parametrize("tag", ["cp311-cp311-manylinux_2_28_s390x", f"cp312-cp312-{HERE}", f"cp310-cp310-{HERE}"])
+@pytest.mark.parametrize(
+    "tag", [f"{PYTHON}-{PYTHON}-manylinux_2_28_s390x", f"cp314-cp314-{HERE}", f"cp310-cp310-{HERE}"]
+)
 @pytest.mark.skipif(sys.platform != "linux", reason="machines are told apart on Linux only")
 def test_a_package_for_another_machine_or_python_is_named_with_both(archive: Path, tag: str):
     removed(archive, "pyarrow*")

@@ -1,7 +1,7 @@
 """Limits of the cluster: whatever tasks come, go, die and ask for, the sum of what they may do stays below."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raft_spark.shares import UNLIMITED, Grant, Ledger, Limits, Need
@@ -146,6 +146,7 @@ def test_money_goes_to_the_task_that_can_use_it_until_no_call_can_be_paid():
 
 
 @given(st.integers(1, 6), st.floats(0.01, 0.3), st.floats(0.0, 1.0))
+@example(6, 0.01, 0.0)  # a sum that Python 3.12 rounds otherwise than 3.11
 @settings(deadline=None)
 def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_is_spent(
     tasks: int, price: float, share_used: float
