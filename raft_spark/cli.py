@@ -70,7 +70,8 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
         begin = time.monotonic()
         done = [(name, *_timed(stage, name, conf)) for name, stage in refresh.STAGES.items()]
         session.stop()
-        views.summary(console, conf, done, time.monotonic() - begin)
+        arguments = [*files, *(word for assignment in assignments for word in ("--set", assignment))]
+        views.summary(console, conf, done, time.monotonic() - begin, arguments)
 
 
 def _timed(

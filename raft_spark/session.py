@@ -19,7 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
-from raft_spark import catalog, config, errors, log
+from raft_spark import catalog, config, errors, log, spark_output
 from raft_spark.config import Config
 
 LOG = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def start(conf: Config) -> SparkSession:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ["JAVA_HOME"] = java_home()
+        spark_output.start_java(settings)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs what it raises
     builder = SparkSession.builder.appName("raft-spark")
     for key, value in settings.items():
