@@ -61,7 +61,8 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
             result = pipeline.run(conf, partial(_show, conf))
         stop_spark()
         done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
-        views.summary(console, conf, done, result.seconds)
+        arguments = [*files, *(word for assignment in assignments for word in ("--set", assignment))]
+        views.summary(console, conf, done, result.seconds, arguments)
 
 
 def _show(conf: config.Config, done: "pipeline.StageResult") -> None:

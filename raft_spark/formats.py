@@ -79,8 +79,8 @@ def prompt_completion(row: Row) -> Record:
 
 
 def answer_only(row: Row) -> Record:
-    """Return question and answer as completions.style = "answer" would have them, without the chain of thought."""
-    asked = row.asked.model_copy(update={"style": "answer"})
+    """Return question and answer without the chain of thought, as completions.style = "answer" would have them."""
+    asked = row.asked.model_copy(update={"style": "answer"}) if row.asked.style == "cot" else row.asked
     return {"prompt": prompts.student(row.question, row.passages, asked), "completion": [_said(row.answer)]}
 
 

@@ -13,6 +13,7 @@ from raft_spark.endpoints.base import Message, Request
 VERSIONS = {
     "answer": 1,
     "cot": 1,
+    "finding": 1,
     "judge": 1,
 }  # of the words of each style; a change of them changes their requests' keys by itself
 SEPARATOR = "\n\n"
@@ -29,11 +30,18 @@ TEACHER_COT = (
     f"You answer questions about medical research. Use only the given context. {THOUGHT}. "
     'If you do not know the answer, that line says "I don\'t know".'
 )
+TEACHER_FINDING = (
+    "You answer questions about medical research. Use only the given context. "
+    'If you do not know the answer, say "I don\'t know".'
+)
+FINDING = "In one sentence, say what the study found."
 DECISION = " The answer itself begins with yes, no or maybe."
+TEACHERS = {"answer": TEACHER, "cot": TEACHER_COT, "finding": TEACHER_FINDING}
 STUDENT = (
     "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
     "answer from those that do."
 )
+STYLES = {"answer": "", "cot": f" {THOUGHT}.", "finding": f" {FINDING}"}  # a student's, after STUDENT
 JUDGE = {
     "faithfulness": (
         "You check an answer against passages. Take the answer apart into short statements that can be understood alone, and say of "
@@ -74,8 +82,11 @@ def request(question: str, oracle: str, model: str, conf: Completions) -> Reques
     """Ask the teacher, from the oracle alone; the layout is completions.template."""
     parameters = _parameters(conf)
     user = f"Context: {as_data(oracle)}\n\nQuestion: {as_data(question)}"
+    user += (
+        f"\n\n{FINDING}" if conf.style == "finding" else ""
+    )  # a small model forgets what it reads before the context
     thinks = conf.style == "cot"
-    system = (TEACHER_COT if thinks else TEACHER) + (DECISION if conf.decision else "")
+    system = TEACHERS[conf.style] + (DECISION if conf.decision else "")
     if conf.template == "llama3":
         return Request(_llama3(system, user, opening="Reasoning:" if thinks else "Answer:"), model, parameters)
     return Request(_messages(system, user), model, parameters)
@@ -84,7 +95,7 @@ def request(question: str, oracle: str, model: str, conf: Completions) -> Reques
 def student(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
     """Return the messages that a student is trained on, and later asked and served with; it answers in the teacher's style."""
     context = SEPARATOR.join(map(as_data, passages))
-    system = STUDENT + (f" {THOUGHT}." if conf.style == "cot" else "") + (DECISION if conf.decision else "")
+    system = STUDENT + STYLES[conf.style] + (DECISION if conf.decision else "")
     return _messages(system, f"Context: {context}\n\nQuestion: {as_data(question)}")
 
 

@@ -107,7 +107,7 @@ class Completions(Section):
     """What is asked of the teacher model, and how fast."""
 
     endpoint: str
-    style: Literal["answer", "cot"]
+    style: Literal["answer", "cot", "finding"]
     decision: bool
     template: Literal["chat", "llama3"]
     temperature: Temperature

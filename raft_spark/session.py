@@ -14,7 +14,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import SparkSession
 
-from raft_spark import catalog, log
+from raft_spark import catalog, log, spark_output
 from raft_spark.config import Config
 from raft_spark.java import java_home
 
@@ -60,6 +60,7 @@ def start(conf: Config, doing: str = "raft-spark") -> SparkSession:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ["JAVA_HOME"] = java_home()
+        spark_output.start_java(settings)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs what it raises
     builder = SparkSession.builder.appName(_submitted_name() if submitted else "raft-spark")
     for key, value in settings.items():

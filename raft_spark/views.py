@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raft_spark import config, costs, pointers, progress, registry, runs, tables, wording
+from raft_spark import config, costs, pointers, progress, registry, run_summary, runs, tables, wording
 from raft_spark.errors import InputError
 from raft_spark.previews import Preview
 
@@ -29,24 +29,27 @@ def line(name: str, version: tables.Version, new: bool, seconds: float) -> str: 
     return f"{name:<12} {done}"
 
 
-def summary(console: Console, conf: config.Config, done: Sequence[Done], seconds: float) -> None:
-    """Show rows per stage, what was kept and rejected and why, three finished examples and where the dataset is."""
-    dataset = done[-1][1]
-    if not any(new for _, _, new, _ in done):
-        console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
-    else:
-        table = Table("stage", "rows", "left out", "seconds", title="What was done")
+def summary(
+    console: Console, conf: config.Config, done: Sequence[Done], seconds: float, arguments: Sequence[str]
+) -> None:
+    """Show rows per stage, one row of the dataset, what was left out and why, and what to do next.
+
+    `arguments` are the settings files and --set options that the run was given.
+    """
+    versions = {name: version for name, version, _, _ in done}
+    dataset = versions[registry.DATASET.name]
+    if any(new for _, _, new, _ in done):
+        table = Table("stage", "rows", "seconds")
         for name, version, new, took in done:
-            table.add_row(name, _rows(version), _left_out(version), f"{took:.1f}" if new else "-")
+            table.add_row(name, _rows(version), f"{took:.1f}" if new else "-")
         console.print(table)
-        for example in tables.head(conf.lake, dataset, 3):
-            console.print(_record(example))
-    console.print(f"dataset: {tables.folder(conf.lake, dataset)}", soft_wrap=True, highlight=False)
-    console.print(
-        f'load it: datasets.load_dataset("{tables.folder(conf.lake, dataset)}/{conf.dataset.formats[0]}")',
-        soft_wrap=True,
-        highlight=False,
-    )
+        shown = run_summary.example(conf.lake, versions[registry.BASE.name], dataset)
+        console.print(run_summary.laid_out(shown) if shown else _record(tables.head(conf.lake, dataset, 1)[0]))
+        console.print(run_summary.left_out(conf, versions.values()))
+    else:
+        console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
+    for line_ in run_summary.ending(conf, dataset, arguments):
+        console.print(line_, soft_wrap=True, highlight=False)
 
 
 def show(console: Console, conf: config.Config, version: tables.Version, rows: int, *, quarantine: bool) -> None:
@@ -214,15 +217,6 @@ def _dollars(amount: costs.Amount | None, unknown: str = "") -> str:
 
 def _rows(version: tables.Version) -> str:
     return registry.named(version.table).describe(version.counts)
-
-
-def _left_out(version: tables.Version) -> str:
-    counts = version.counts
-    reasons = dict(counts.get("reasons") or counts.get("rejected") or {})
-    if counts.get("beyond_limit"):
-        reasons["beyond the limit"] = counts["beyond_limit"]
-    reasons |= counts.get("failed_by_class", {})
-    return "\n".join(f"{count} {reason}" for reason, count in reasons.items()) or "0"
 
 
 def _base_row(row: Mapping[str, Any]) -> Panel:

@@ -1,6 +1,7 @@
 """The command line as a person meets it: one command, a second run with nothing to do, clear errors, readable rows."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,17 +40,27 @@ def test_a_second_run_finds_nothing_to_do_and_says_so(lake: Path):
     assert "Nothing to do: the dataset is up to date" in done.output
     seconds = float(re.search(r"up to date \((\d+\.\d) s\)", done.output)[1])
     assert seconds < 30
+    assert "ORACLE" not in done.output
+    assert "raft-spark evaluation --set" in done.output
 
 
-def test_the_summary_tells_rows_reasons_seconds_examples_and_the_path(lake: Path):
-    done = call("run", lake, sets=("base.seed=9",))
+def test_the_summary_shows_rows_one_row_whole_what_was_left_out_and_where_to_go_on(lake: Path):
+    done = call("run", lake, sets=("base.seed=9", "dataset.min_words=1000", "dataset.gate.length=flag"))
     assert done.exit_code == 0, done.output
     assert "90 articles of 90 records" in done.output
     assert re.search(r"base\s+│ 90 rows, \d+ without oracle", done.output)
     assert "0 answers, 90 known before" in done.output
-    assert done.output.count("assistant:") == 3
-    path = re.search(r"dataset: (\S+)", done.output)[1]
+    assert len(re.findall(r"^  question ", done.output, re.MULTILINE)) == 1
+    assert re.search(r"^  ORACLE ", done.output, re.MULTILINE)
+    assert len(re.findall(r"^  distractor ", done.output, re.MULTILINE)) >= 2
+    assert re.search(r"^  answer ", done.output, re.MULTILINE)
+    assert "No row was left out." in done.output
+    path = re.search(r"^Dataset  (\S+)", done.output, re.MULTILINE)[1]
     assert (Path(path) / "messages/README.md").is_file()
+    assert Path(re.search(r"^Page     (\S+)", done.output, re.MULTILINE)[1]).is_file()
+    settings = shlex.split(re.search(r"^  (raft-spark show dataset .*?)   #", done.output, re.MULTILINE)[1])
+    shown = CliRunner().invoke(main, settings[1:])
+    assert shown.output.count("assistant:") == 5
 
 
 def test_show_marks_oracle_and_distractors(lake: Path):

@@ -87,6 +87,23 @@ def test_a_chain_of_thought_is_asked_for_with_its_marks_and_other_keys(template:
 
 
 @row
+def test_a_finding_is_asked_for_after_the_question_and_in_a_student_s_system_message():
+    conf = settled("completions.style=finding")
+    request = prompts.request("Does it work?", "It worked.", "m", conf)
+    asked = "In one sentence, say what the study found."
+    assert request.prompt[1]["content"] == f"Context: It worked.\n\nQuestion: Does it work?\n\n{asked}"
+    system, user = prompts.student("Does it work?", ["It worked."], conf)
+    assert system["content"] == f"{STUDENT} {asked}"
+    assert user["content"].endswith("Question: Does it work?")
+    styles = ("answer", "cot", "finding")
+    keys = {
+        prompts.request("Does it work?", "It worked.", "m", settled(f"completions.style={style}")).key
+        for style in styles
+    }
+    assert len(keys) == len(styles)
+
+
+@row
 def test_a_student_is_trained_on_the_marks_that_its_teacher_was_asked_for():
     conf = settled("completions.style=cot", "completions.decision=true")
     (system, _), (plain, _) = (prompts.student("Why?", ["So."], made) for made in (conf, settled()))
