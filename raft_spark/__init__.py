@@ -1,12 +1,12 @@
 """raft-spark: PubMedQA -> a RAFT fine-tuning dataset, as Spark jobs.
 
-    articles     PubMedQA -> cleaned, deduplicated, numbered articles with a split        raft_spark/articles.py
-    base         articles -> rows with oracle and distractor passages, shuffled           raft_spark/base.py
-    completions  base -> the teacher model's answers, asked once, from the oracle alone   raft_spark/completions.py
-    dataset      base + completions -> train/validation/test in training formats          raft_spark/dataset.py
-    evaluation   articles -> what students answer, with and without the oracle, scored    raft_spark/evaluation.py
+    articles     PubMedQA -> cleaned, deduplicated, numbered articles with a split        raft_spark/stages/articles.py
+    base         articles -> rows with oracle and distractor passages, shuffled           raft_spark/stages/base.py
+    completions  base -> the teacher model's answers, asked once, from the oracle alone   raft_spark/stages/completions.py
+    dataset      base + completions -> train/validation/test in training formats          raft_spark/stages/dataset.py
+    evaluation   articles -> what students answer, with and without the oracle, scored    raft_spark/stages/evaluation.py
 
-Each stage reads tables and writes the one that bears its name (raft_spark/tables.py). The recipe is RAFT
+Each stage reads tables and writes the one that bears its name (raft_spark/lake/tables.py). The recipe is RAFT
 (Zhang et al. 2024, arXiv 2403.10131). A student is trained and hosted beside the stages (raft_spark/model).
 
 The functions here are the Python API. Each does what the command of the same name does, and returns what it did.
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, overload
 
-from raft_spark import extras
+from raft_spark.common import extras
 from raft_spark.errors import (
     CatalogError,
     ConfigError,
@@ -34,13 +34,13 @@ from raft_spark.errors import (
 )
 
 if TYPE_CHECKING:
-    from raft_spark.bounds import Bound
     from raft_spark.config import Config
-    from raft_spark.costs import Estimate
-    from raft_spark.pipeline import EvaluationResult, RunResult, StageResult
-    from raft_spark.previews import Preview
-    from raft_spark.reader import Table
-    from raft_spark.refresh import Refresh
+    from raft_spark.costs.arithmetic import Estimate
+    from raft_spark.costs.estimate_evaluation import Bound
+    from raft_spark.inference.previews import Preview
+    from raft_spark.stages.pipeline import EvaluationResult, RunResult, StageResult
+    from raft_spark.stages.reader import Table
+    from raft_spark.stages.refresh import Refresh
 
 __version__ = "0.1.0"
 __all__ = [
@@ -141,7 +141,7 @@ def run(conf: "Config") -> "RunResult":
         200
     """
     with extras.required():
-        from raft_spark import pipeline
+        from raft_spark.stages import pipeline
 
         return pipeline.run(conf)
 
@@ -171,7 +171,7 @@ def run_stage(name: str, conf: "Config") -> "StageResult":
         False
     """
     with extras.required():
-        from raft_spark import pipeline
+        from raft_spark.stages import pipeline
 
         return pipeline.run_stage(name, conf)
 
@@ -201,7 +201,7 @@ def open_table(conf: "Config", name: str, version: str = "") -> "Table":
         200
     """
     with extras.required():
-        from raft_spark import reader
+        from raft_spark.stages import reader
 
         return reader.opened(conf.lake, name, version)
 
@@ -242,9 +242,9 @@ def estimate_(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Est
         $0.00
     """
     with extras.required():
-        from raft_spark import bounds, estimate
+        from raft_spark.costs import estimate, estimate_evaluation
 
-        return bounds.run(conf) if evaluation else estimate.run(conf, ask)
+        return estimate_evaluation.run(conf) if evaluation else estimate.run(conf, ask)
 
 
 def preview(conf: "Config", pubid: int | None = None) -> "Preview":
@@ -272,7 +272,7 @@ def preview(conf: "Config", pubid: int | None = None) -> "Preview":
         'stop'
     """
     with extras.required():
-        from raft_spark import previews
+        from raft_spark.inference import previews
 
         return previews.ask(conf, pubid)
 
@@ -301,7 +301,7 @@ def evaluate(conf: "Config") -> "EvaluationResult":
         [0.0]
     """
     with extras.required():
-        from raft_spark import pipeline
+        from raft_spark.stages import pipeline
 
         return pipeline.evaluate(conf)
 
@@ -331,7 +331,7 @@ def refresh_(conf: "Config") -> "Refresh":
         'nothing new'
     """
     with extras.required():
-        from raft_spark import refresh
+        from raft_spark.stages import refresh
 
         return refresh.run(conf)
 
@@ -359,6 +359,6 @@ def rollback(conf: "Config", version: str) -> dict[str, str]:
         True
     """
     with extras.required():
-        from raft_spark import pipeline
+        from raft_spark.stages import pipeline
 
         return pipeline.rollback(conf, version)

@@ -24,11 +24,12 @@ for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
 
 from hypothesis import settings  # noqa: E402 - the environment comes first
 
-from raft_spark import config, endpoints, session  # noqa: E402
+from raft_spark import config, endpoints  # noqa: E402
+from raft_spark.lake import session  # noqa: E402
 
 settings.register_profile("steady", deadline=None)  # a busy machine breaks no promise
 settings.load_profile("steady")
-from raft_spark.cli import main  # noqa: E402 - the same
+from raft_spark.cli.main import main  # noqa: E402 - the same
 from raft_spark.emr import release  # noqa: E402 - the same
 
 collect_ignore = [] if find_spec("torch") else ["train"]  # what takes 6 GB is in `make test-train`

@@ -13,7 +13,8 @@ from pyspark.sql import SparkSession
 
 import raft_spark as rs
 from conftest import ROOT, SPARK, Settle
-from raft_spark import config, errors, schemas, tables
+from raft_spark import config, errors
+from raft_spark.lake import schemas, tables
 
 HEAVY = {"boto3", "click", "numpy", "pandas", "pyarrow", "pydantic", "pyspark", "rich"}
 IMPORT = f"""

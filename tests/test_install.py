@@ -12,8 +12,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import ROOT, SPARK
-from raft_spark import articles, base, config, session, tables
+from raft_spark import config
 from raft_spark.emr import package
+from raft_spark.lake import session, tables
+from raft_spark.stages import articles, base
 
 SDIST = "from setuptools import build_meta; build_meta.build_sdist({!r})"
 HELP = """

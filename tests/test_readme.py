@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import ROOT
-from raft_spark import config, records
-from raft_spark.cli import main
+from raft_spark import config
+from raft_spark.cli.main import main
+from raft_spark.sources import records
 
 pytestmark = pytest.mark.row
 README = (ROOT / "README.md").read_text()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raft_spark.config import Config
-from raft_spark.emr import checks
+from raft_spark.emr import validation
 
 Application = Mapping[str, Any]  # as GetApplication returns it
 
@@ -70,6 +70,6 @@ def _limits(application: Application, conf: Config) -> Iterator[tuple[str, int, 
 
 def _outside(conf: Config, job: str) -> Iterator[str]:
     """Yield what the job asks beyond the services that every run reaches."""
-    if "source" in checks.uses(job) and conf.articles.source.startswith("hf:"):
+    if "source" in validation.uses(job) and conf.articles.source.startswith("hf:"):
         yield "the Hugging Face hub"
-    yield from (f"the endpoint {name} ({conf.endpoints[name].kind})" for name in checks.asked(conf, job))
+    yield from (f"the endpoint {name} ({conf.endpoints[name].kind})" for name in validation.asked(conf, job))

@@ -10,11 +10,11 @@ import click
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from raft_spark import service
+from raft_spark.common import aws
+from raft_spark.common.aws import Client
 from raft_spark.config import Config
-from raft_spark.emr import logs
+from raft_spark.emr import driver_logs
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError, StoppedError
-from raft_spark.service import Client
 
 ENDED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often
@@ -28,7 +28,7 @@ def run(conf: Config, run_id: str, console: Console) -> None:
     Ctrl-C asks in a terminal whether to cancel the run; without one the run is left alone, as it is when following fails.
     Raises RunError when the run failed, StoppedError when it was cancelled or took too long.
     """
-    client = service.connect("emr-serverless")
+    client = aws.connect("emr-serverless")
     try:
         told = until_ended(client, conf, run_id, console)
     except KeyboardInterrupt:
@@ -42,13 +42,13 @@ def run(conf: Config, run_id: str, console: Console) -> None:
 
 def look(client: Client, conf: Config, run_id: str) -> Told:
     """Ask once. Raises ConfigError."""
-    with service.translated(f"run {run_id} cannot be looked at"):
+    with aws.translated(f"run {run_id} cannot be looked at"):
         return dict(client.get_job_run(**_names(conf, run_id))["jobRun"])
 
 
 def cancel(client: Client, conf: Config, run_id: str) -> None:
     """Ask EMR to end a run. Raises ConfigError when it refuses, as it does of a run that has ended."""
-    with service.translated(f"run {run_id} cannot be cancelled"):
+    with aws.translated(f"run {run_id} cannot be cancelled"):
         client.cancel_job_run(**_names(conf, run_id))
 
 
@@ -104,7 +104,7 @@ def ended(client: Client, conf: Config, told: Told, console: Console) -> None:
     say(console, cost(conf, told))
     if told["state"] == "SUCCESS":
         return
-    for said in (*logs.tail(conf, told), f"dashboard: {dashboard(client, told)}"):
+    for said in (*driver_logs.tail(conf, told), f"dashboard: {dashboard(client, told)}"):
         say(console, said)
     msg = f"run {told['jobRunId']} {told['state']}: {told['stateDetails']}"
     raise (StoppedError if told["state"] == "CANCELLED" else RunError)(msg)

@@ -19,7 +19,7 @@ from typing import Any
 
 from raft_spark.emr import archive
 from raft_spark.errors import InputError
-from raft_spark.files import sha256
+from raft_spark.lake.filesystem import sha256
 
 LIST = "release.json"
 PYTHON = "3.11"  # the default of emr-spark-8.x; on emr-7.x beside an older one

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_spark import __version__, service, shares
+from raft_spark import __version__
+from raft_spark.common import aws
+from raft_spark.common.aws import Client
 from raft_spark.config import Config
-from raft_spark.emr import application, checks, document, release, shapes, upload
+from raft_spark.emr import application, job_run, release, upload, validation, worker_sizes
 from raft_spark.emr.follow import ENDED
 from raft_spark.emr.release import Release
 from raft_spark.errors import ConfigError, InputError
-from raft_spark.service import Client
+from raft_spark.inference import quota
 
 RELEASES = Path("build/release")
 REMEMBERED = dt.timedelta(days=30)  # how far back runs are looked through
@@ -41,16 +43,16 @@ def found(folder: str) -> Release:
 
 def run(conf: Config, job: str, taken: Release, own_token: str, tell: Callable[[str], None]) -> str:
     """Look at the application, upload the release, start the run or find it; return its id. Raises ConfigError."""
-    whole = document.built(conf, job, (), taken)
-    client = service.connect("emr-serverless")
-    with service.translated(f"application {conf.emr.application_id} cannot be looked at"):
+    whole = job_run.built(conf, job, (), taken)
+    client = aws.connect("emr-serverless")
+    with aws.translated(f"application {conf.emr.application_id} cannot be looked at"):
         told = client.get_application(applicationId=conf.emr.application_id)["application"]
     trouble = application.wrong(told, conf)
     if trouble:
         raise ConfigError("\n".join(trouble))
     for line in (*sizes(conf), *arithmetic(conf, job), *application.notes(told, conf, job)):
         tell(line)
-    sent = upload.put(service.connect("s3"), taken, document.at(conf, taken), tell)
+    sent = upload.put(aws.connect("s3"), taken, job_run.at(conf, taken), tell)
     tell(f"release {taken.name}: {f'{sent / 1e6:,.1f} MB uploaded' if sent else 'is there'}")
     run_id, is_new = started(client, whole, own_token)
     tell(f"run {run_id} {'started' if is_new else 'is there already: nothing was started'}")
@@ -59,13 +61,13 @@ def run(conf: Config, job: str, taken: Release, own_token: str, tell: Callable[[
 
 def sizes(conf: Config) -> Iterator[str]:
     """Say what the workers are, and what they cost while all of them run."""
-    emr, factor = conf.emr, shapes.factor(conf.spark)
+    emr, factor = conf.emr, worker_sizes.factor(conf.spark)
     vcpus, memory = emr.vcpus, emr.memory_gb
     for what, cores, gigabytes in (
         ("driver", emr.driver_cores, emr.driver_memory_gb),
         (f"at most {emr.max_executors} executors, each", emr.executor_cores, emr.executor_memory_gb),
     ):
-        heap = shapes.heap_mb(gigabytes, factor)
+        heap = worker_sizes.heap_mb(gigabytes, factor)
         yield f"{what} {cores} vCPU, {gigabytes} GB: {heap:,} MB Spark's heap, {gigabytes * 1024 - heap:,} MB beside it for Python"
     dollars = emr.dollars(vcpus, memory)
     priced = f": ${dollars:,.2f} an hour while all of them run" if dollars else ""
@@ -76,14 +78,14 @@ def arithmetic(conf: Config, job: str) -> Iterator[str]:
     """Say what a task that asks may do, as the stage shares it out; nothing of jobs that ask nothing. Students are asked in real time
     even where the teacher is asked in batches.
     """
-    if not checks.asked(conf, job) or ("teacher" in checks.uses(job) and conf.completions.mode == "batch"):
+    if not validation.asked(conf, job) or ("teacher" in validation.uses(job) and conf.completions.mode == "batch"):
         return
     asking, executors, cores = conf.completions, conf.emr.max_executors, conf.emr.executor_cores
     slots = executors * cores
-    limits = shares.Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, asking.max_spend)
+    limits = quota.Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, asking.max_spend)
     idle = f", of which {slots - asking.in_flight} would have no call: completions.in_flight is {asking.in_flight}"
     yield f"{executors} executors x {cores} cores = {slots} tasks{idle if slots > asking.in_flight else ''}"
-    yield shares.arithmetic(limits, min(slots, asking.in_flight))
+    yield quota.arithmetic(limits, min(slots, asking.in_flight))
 
 
 def started(client: Client, whole: Document, own_token: str) -> tuple[str, bool]:
@@ -92,7 +94,7 @@ def started(client: Client, whole: Document, own_token: str) -> tuple[str, bool]
     What EMR lists may be seconds old, so the clientToken says the same again: it is made from the last run that has ended. Where EMR
     still knows it from a run that is not listed any more, another is made from that run and the day.
     """
-    with service.translated("the run cannot be started"):
+    with aws.translated("the run cannot be started"):
         if own_token:
             return _start(client, whole, own_token)[:2]
         listed = _listed(client, whole)
@@ -103,10 +105,10 @@ def started(client: Client, whole: Document, own_token: str) -> tuple[str, bool]
             return active, False
         ended = {told["id"]: told["createdAt"] for told in listed if told["state"] in ENDED}
         last = max(ended, key=lambda run_id: ended[run_id], default="")
-        run_id, is_new, state = _start(client, whole, document.token(whole, last))
+        run_id, is_new, state = _start(client, whole, job_run.token(whole, last))
         if not is_new and state in ENDED:
             today = dt.datetime.now(dt.UTC).date()
-            return _start(client, whole, document.token(whole, f"{run_id} {today}"))[:2]
+            return _start(client, whole, job_run.token(whole, f"{run_id} {today}"))[:2]
         return run_id, is_new
 
 
@@ -129,4 +131,4 @@ def _listed(client: Client, whole: Document) -> Sequence[Mapping[str, Any]]:
 def _is_of(client: Client, told: Mapping[str, Any], whole: Document) -> bool:
     """Say whether a listed run is of the same document, which only its tags tell."""
     found = client.get_job_run(applicationId=whole["applicationId"], jobRunId=told["id"])["jobRun"]
-    return bool(found.get("tags", {}).get(document.IDENTITY) == whole["tags"][document.IDENTITY])
+    return bool(found.get("tags", {}).get(job_run.IDENTITY) == whole["tags"][job_run.IDENTITY])

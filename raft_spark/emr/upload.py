@@ -5,10 +5,10 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from raft_spark import service
+from raft_spark.common import aws
+from raft_spark.common.aws import Client
 from raft_spark.emr.release import LIST, Release
 from raft_spark.errors import ConfigError
-from raft_spark.service import Client
 
 HIDDEN = frozenset(
     {"403", "404"}
@@ -40,8 +40,8 @@ def _put(client: Client, file: Path, uri: str, tell: Callable[[str], None]) -> i
 
 
 def _size(client: Client, uri: str) -> int | None:
-    bucket, key = service.split(uri)
-    with service.translated(f"{uri} cannot be looked at"):
+    bucket, key = aws.split(uri)
+    with aws.translated(f"{uri} cannot be looked at"):
         try:
             return int(client.head_object(Bucket=bucket, Key=key)["ContentLength"])
         except ClientError as error:
@@ -52,8 +52,8 @@ def _size(client: Client, uri: str) -> int | None:
 
 def _is_new(client: Client, file: Path, uri: str) -> bool:
     """Write an object if none has its name; return whether it was written."""
-    bucket, key = service.split(uri)
-    with service.translated(f"{uri} cannot be written"), file.open("rb") as body:
+    bucket, key = aws.split(uri)
+    with aws.translated(f"{uri} cannot be written"), file.open("rb") as body:
         try:
             client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
         except ClientError as error:

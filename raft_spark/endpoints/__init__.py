@@ -37,7 +37,7 @@ def serving(conf: Endpoint) -> Iterator[Endpoint]:
     if conf.kind not in {"embedded", "fake"} or conf.url:
         yield conf
         return
-    from raft_spark.endpoints import server  # noqa: PLC0415 - only a run that serves needs it
+    from raft_spark.endpoints.local import process  # noqa: PLC0415 - only a run that serves needs it
 
-    with server.started(conf) as url:
+    with process.started(conf) as url:
         yield conf.model_copy(update={"url": url})

@@ -17,10 +17,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import answers, aws_errors, codecs
-from raft_spark.endpoints.answers import failed
+from raft_spark.config.models import ONE_TEXT, Endpoint
+from raft_spark.endpoints import aws_errors, codecs, responses
 from raft_spark.endpoints.base import Reply, Request
-from raft_spark.sections import ONE_TEXT, Endpoint
+from raft_spark.endpoints.responses import failed
 
 SAGEMAKER_BYTES = 6_291_456
 SAGEMAKER_SECONDS = 70.0  # a container has 60, and the way takes some
@@ -144,9 +144,9 @@ class Door:
         except (BotoCoreError, ClientError, HTTPError) as error:
             return aws_errors.reply(error, patience)
         except UNREADABLE as error:
-            return failed("model_error", answers.line(f"the answer has another shape than the service's: {error!r}"))
+            return failed("model_error", responses.line(f"the answer has another shape than the service's: {error!r}"))
         reply = read(answer)
-        return replace(reply, error=answers.line(reply.error)) if reply.error else reply
+        return replace(reply, error=responses.line(reply.error)) if reply.error else reply
 
     def close(self) -> None:
         """Close the idle connections of all clients."""
@@ -194,5 +194,5 @@ def _whole(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what a stranger 
     """Return the JSON value that came back: of the body, or as boto3 has read it."""
     body = answer.get("Body", answer.get("body"))
     if body is not None:
-        return answers.value(body.read())
+        return responses.value(body.read())
     return {name: part for name, part in answer.items() if name != "ResponseMetadata"}

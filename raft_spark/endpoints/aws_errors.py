@@ -11,7 +11,7 @@ from typing import Any
 from botocore import exceptions as raised
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import answers
+from raft_spark.endpoints import responses
 from raft_spark.endpoints.base import ErrorClass, Reply
 
 CODES: Mapping[str, ErrorClass] = {
@@ -63,15 +63,15 @@ SIGNED = "The Canonical String"  # what a refused signature is compared with: it
 def reply(error: Exception, seconds: float) -> Reply:
     """Return a failed Reply; `seconds` is how long the call would have waited."""
     if isinstance(error, raised.ReadTimeoutError):
-        return answers.failed("timeout", f"no answer within {seconds:g} s")
+        return responses.failed("timeout", f"no answer within {seconds:g} s")
     if isinstance(error, raised.ClientError):
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        wait = answers.seconds(headers.get("retry-after", ""))
-        return answers.failed(_class(error.response), sentence(error), wait)
+        wait = responses.seconds(headers.get("retry-after", ""))
+        return responses.failed(_class(error.response), sentence(error), wait)
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
-        return answers.failed("unavailable", answers.line(f"no answer: {sentence(error)}"))
-    return answers.failed("refused", sentence(error))  # credentials, profile, region: a person must change something
+        return responses.failed("unavailable", responses.line(f"no answer: {sentence(error)}"))
+    return responses.failed("refused", sentence(error))  # credentials, profile, region: a person must change something
 
 
 def sentence(error: Exception) -> str:
@@ -85,14 +85,14 @@ def sentence(error: Exception) -> str:
             told = _told(error.response)
         case _:
             told = str(error)
-    return answers.line(ACCESS_KEY.sub("***", told.partition(SIGNED)[0]))
+    return responses.line(ACCESS_KEY.sub("***", told.partition(SIGNED)[0]))
 
 
 def _told(response: Mapping[str, Any]) -> str:
     code, message, status = _read(response)
     if code in CONTAINER and status:
-        original = answers.value(str(response.get("OriginalMessage", "")).encode(errors="replace"))
-        return f"the model's container answered with status {status}: {answers.words(original) or message}"
+        original = responses.value(str(response.get("OriginalMessage", "")).encode(errors="replace"))
+        return f"the model's container answered with status {status}: {responses.words(original) or message}"
     return f"{code}: {message or 'AWS gave no reason'}"
 
 
@@ -105,14 +105,14 @@ def _class(response: Mapping[str, Any]) -> ErrorClass:
         return "throttled"
     if known == "bad_request" and NOWHERE.search(message):
         return "refused"
-    return known or ("unavailable" if status == 530 else answers.by_status(status))  # noqa: PLR2004 - SageMaker's own
+    return known or ("unavailable" if status == 530 else responses.by_status(status))  # noqa: PLR2004 - SageMaker's own
 
 
 def _container_class(status: int, message: str) -> ErrorClass:
     """Return what the container's own status means; SageMaker says 0 for a container that was too slow."""
     if status in {0, BROKEN_GENERATION}:
         return "timeout" if "timed out" in message else "model_error"
-    return answers.by_status(status)
+    return responses.by_status(status)
 
 
 def _read(response: Mapping[str, Any]) -> tuple[str, str, int]:

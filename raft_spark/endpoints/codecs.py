@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from raft_spark.endpoints import converse
-from raft_spark.endpoints.answers import completed, count, failed, words
 from raft_spark.endpoints.base import Reply, Request
+from raft_spark.endpoints.responses import completed, count, failed, words
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 

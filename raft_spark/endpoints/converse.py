@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from raft_spark.endpoints import answers, aws_errors
-from raft_spark.endpoints.answers import completed, count, words
+from raft_spark.endpoints import aws_errors, responses
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
+from raft_spark.endpoints.responses import completed, count, words
 
 FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
 ENDED = frozenset({"end_turn", "stop_sequence"})
@@ -41,21 +41,21 @@ def reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
             usage = answer.get("usage")
             tokens = count(usage, "inputTokens"), count(usage, "outputTokens")
             return replace(_stopped(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
-    return answers.failed("model_error", f"the answer holds no stopReason: {words(answer)}")
+    return responses.failed("model_error", f"the answer holds no stopReason: {words(answer)}")
 
 
 def _stopped(reason: str, answer: Mapping[str, Any]) -> Reply:
     if reason in FILTERED:
-        return answers.failed("filtered", f"Bedrock stopped the answer: {reason}")
+        return responses.failed("filtered", f"Bedrock stopped the answer: {reason}")
     if reason not in ENDED | CUT:
-        return answers.failed("model_error", f"the model stopped with {reason}")
+        return responses.failed("model_error", f"the model stopped with {reason}")
     match answer:
         case {"output": {"message": {"content": [*blocks]}}}:
             texts = [
                 block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
             ]
             return completed("".join(texts), cut=reason in CUT)
-    return answers.failed("model_error", f"the answer holds no message: {words(answer.get('output'))}")
+    return responses.failed("model_error", f"the answer holds no message: {words(answer.get('output'))}")
 
 
 def line(key: str, request: Request) -> bytes:
@@ -65,18 +65,18 @@ def line(key: str, request: Request) -> bytes:
 
 def record(line: bytes) -> tuple[str, Reply]:
     """Read one line of an output: its key, "" where it has none, and what it says."""
-    match answers.value(line):
+    match responses.value(line):
         case {"recordId": str(key), "error": error} if error:
             return key, _failure(error)
         case {"recordId": str(key), **told}:
             read = reply(told.get("modelOutput"))
-            return key, replace(read, error=answers.line(read.error)) if read.error else read
+            return key, replace(read, error=responses.line(read.error)) if read.error else read
     return "", Reply()
 
 
 def failed(error_class: ErrorClass, error: str) -> Reply:
     """Return a failure with its reason as one short line."""
-    return answers.failed(error_class, answers.line(error))
+    return responses.failed(error_class, responses.line(error))
 
 
 def _failure(error: object) -> Reply:
@@ -89,5 +89,5 @@ def _classed(code: str) -> ErrorClass:
     if code == str(aws_errors.BROKEN_GENERATION):
         return "model_error"
     if re.fullmatch(r"[1-5]\d\d", code):
-        return answers.by_status(int(code))
+        return responses.by_status(int(code))
     return aws_errors.CODES.get(code.rpartition("#")[2], "model_error")

@@ -18,10 +18,10 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import answers
-from raft_spark.endpoints.answers import failed
+from raft_spark.endpoints import responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
+from raft_spark.endpoints.responses import failed
 
 CONNECT_SECONDS = 10.0
 READ_BYTES = 65_536
@@ -40,14 +40,14 @@ class OpenAIClient:
         """Send one request, once; wait at most `timeout_seconds`, or `seconds`, for the whole answer."""
         patience = min(seconds or self._seconds, self._seconds)
         if self._keyless:
-            return failed("refused", answers.line(self._keyless))
+            return failed("refused", responses.line(self._keyless))
         try:
             status, headers, body = self._posted(request, patience)
         except HTTPError as error:
             if isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError):  # a refusal is both
                 return failed("timeout", f"no answer within {patience:g} s")
             return failed("unavailable", self._clean(f"no answer: {error}"))
-        answer = answers.value(body)
+        answer = responses.value(body)
         reply = openai_reply(answer) if status == 200 else _declined(status, headers, answer)  # noqa: PLR2004 - OK
         return replace(reply, error=self._clean(reply.error)) if reply.error else reply
 
@@ -80,7 +80,7 @@ class OpenAIClient:
 
     def _clean(self, text: str) -> str:
         """Make an error one short line without the key; cut last, or the cut would hide half a key."""
-        return answers.line(text.replace(self._key, "***") if self._key else text)
+        return responses.line(text.replace(self._key, "***") if self._key else text)
 
 
 def _whole(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
@@ -96,20 +96,20 @@ def _whole(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 def _declined(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
     """Read what came with another status than 200."""
-    error_class = answers.by_status(status)
+    error_class = responses.by_status(status)
     match answer:
         case {"error": {"code": "content_filter"}}:  # as Azure puts it
             error_class = "filtered"
-    reason = answers.words(answer) or headers.get("Location") or "the server gave no reason"
-    return failed(error_class, f"status {status}: {reason}", answers.seconds(headers.get("Retry-After", "")))
+    reason = responses.words(answer) or headers.get("Location") or "the server gave no reason"
+    return failed(error_class, f"status {status}: {reason}", responses.seconds(headers.get("Retry-After", "")))
 
 
 def _key(conf: Endpoint) -> tuple[str, str]:
     """Return the key, empty when none is named, and why it cannot be had, empty when it can."""
     if conf.api_key_secret:
-        from raft_spark.endpoints import secret  # noqa: PLC0415 - boto3, only where a secret is named
+        from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3, only where a secret is named
 
-        return secret.read(conf)
+        return secrets.read(conf)
     key = os.environ.get(conf.api_key_env, "").strip()
     if conf.api_key_env and not (key and key.isascii() and key.isprintable()):
         return "", f"the environment variable {conf.api_key_env}, named by api_key_env, holds no key"

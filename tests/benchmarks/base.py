@@ -23,7 +23,10 @@ import pyarrow.parquet as pq
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
-from raft_spark import articles, base, config, sample, schemas, session, tables
+from raft_spark import config
+from raft_spark.lake import schemas, session, tables
+from raft_spark.sources import synthetic
+from raft_spark.stages import articles, base
 
 PROMISED_LOOP, PROMISED_FLOOR = 5.0, 3.0
 
@@ -69,9 +72,9 @@ def main() -> None:
 def written_source(folder: Path, count: int) -> Path:
     """Write built-in articles as one Parquet file, as `datasets` would keep them."""
     path = folder / "source.parquet"
-    with pq.ParquetWriter(path, sample.SCHEMA) as writer:
+    with pq.ParquetWriter(path, synthetic.SCHEMA) as writer:
         for start in range(0, count, 10_000):
-            batch = sample.articles(start, min(count, start + 10_000), seed=0)
+            batch = synthetic.articles(start, min(count, start + 10_000), seed=0)
             writer.write_table(pa.Table.from_batches([batch]))
     return path
 

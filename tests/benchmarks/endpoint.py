@@ -26,7 +26,8 @@ import memory as processes
 import numpy as np
 from stand import SPARE, WARM, Fake, alone, bare, mean_seconds, peer, rows_for, settled, stage, windowed
 
-from raft_spark import config, endpoints, session
+from raft_spark import config, endpoints
+from raft_spark.lake import session
 
 PROMISED = {
     "times_the_bare": 0.95,  # at least: answers a second beside the bare generator's

@@ -23,8 +23,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from raft_spark import config, schemas, scores, tables
-from raft_spark.outcome import TITLES
+from raft_spark import config
+from raft_spark.lake import schemas, tables
+from raft_spark.scoring import scores
+from raft_spark.scoring.summary import TITLES
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 CONF = Path(__file__).with_suffix(".toml")

@@ -19,7 +19,10 @@ from pathlib import Path
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
-from raft_spark import articles, base, config, corpus, schemas, session, tables
+from raft_spark import config
+from raft_spark.lake import schemas, session, tables
+from raft_spark.recipe import corpus
+from raft_spark.stages import articles, base
 
 LOOK_EVERY = 0.2  # seconds
 Peaks = dict[str, float]

@@ -19,7 +19,9 @@ from typing import Any
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
-from raft_spark import config, endpoints, refresh, registry, session, tables
+from raft_spark import config, endpoints
+from raft_spark.lake import session, tables
+from raft_spark.stages import refresh, registry
 
 K_ROWS = 1.5  # at most: the share of rows that change is about k times the growth
 

@@ -21,12 +21,16 @@ import boto3
 import pyarrow.parquet as pq
 from botocore.config import Config as Settings
 
-from raft_spark import articles, base, completions, config, endpoints, prompts, schemas, store, tables, window
+from raft_spark import config, endpoints
 from raft_spark.endpoints import codecs
 from raft_spark.endpoints.base import Request
 from raft_spark.errors import StoppedError
-from raft_spark.meter import Meter
-from raft_spark.shares import UNLIMITED, Grant
+from raft_spark.inference import answer_store, executor
+from raft_spark.inference.admission import Meter
+from raft_spark.inference.quota import UNLIMITED, Grant
+from raft_spark.lake import schemas, tables
+from raft_spark.recipe import prompts
+from raft_spark.stages import articles, base, completions
 
 WARM, SPARE = 10, 10  # seconds before the window, longer than the tail; seconds after it
 TAIL_SHARE, TAIL_MS = 0.01, 5_000
@@ -156,12 +160,12 @@ def windowed(conf: config.Config, calls: int) -> float:
     rows = list(itertools.islice(requests(conf), calls))
     asking = conf.completions
     meter = Meter(Grant(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
-    limits = window.Limits(asking.attempts, asking.deadline_seconds)
+    limits = executor.Limits(asking.attempts, asking.deadline_seconds)
     with contextlib.closing(endpoints.connect(conf.teacher, asking.in_flight, TIMEOUT)) as client:
         begin = time.process_time()
-        for asked in window.answers(iter(rows), client.ask, limits, meter):
+        for asked in executor.answers(iter(rows), client.ask, limits, meter):
             if asked:
-                store.row(asked, conf.teacher.model, "run")
+                answer_store.row(asked, conf.teacher.model, "run")
         return time.process_time() - begin
 
 

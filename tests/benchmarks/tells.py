@@ -8,7 +8,10 @@ import os
 import sys
 import tempfile
 
-from raft_spark import articles, base, config, dataframes, session, tells
+from raft_spark import config
+from raft_spark.lake import dataframes, session
+from raft_spark.recipe import leakage
+from raft_spark.stages import articles, base
 
 SOURCES = {"built-in": "sample:20000", "real": os.environ.get("RAFT_SPARK_REAL_ARTICLES", "")}
 RECIPES = {"raft-spark": "base.equal_length=true", "the notebook's rule": "base.equal_length=false"}
@@ -20,5 +23,5 @@ if __name__ == "__main__":
                 settings = [f"lake.root={lake}", f"articles.source={source}", assignment]
                 conf = config.load(assignments=[*settings, 'spark."spark.master"="local[2]"'])
                 articles.run(conf)
-                found = tells.measured(dataframes.read(session.start(conf), conf.lake, base.run(conf)))
+                found = leakage.measured(dataframes.read(session.start(conf), conf.lake, base.run(conf)))
                 sys.stdout.write(f"{name}, {recipe}: {json.dumps(found)}\n")

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raft_spark import config, schemas, tables
 from walk_digest import dataset_files, rows_digest
+
+from raft_spark import config
+from raft_spark.lake import schemas, tables
 
 PACKAGES = ("boto3", "numpy", "pandas", "pyarrow", "pydantic", "raft_spark")
 TABLES = (schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET)

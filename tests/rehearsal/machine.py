@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyspark
 
-from raft_spark import java
+from raft_spark.common import java
 
 ROOT = Path(__file__).parents[2]
 STARTS_WITHIN = 120.0  # seconds

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from raft_spark import config
-from raft_spark.emr import document
+from raft_spark.emr import job_run
 from raft_spark.emr.release import Release
 from rehearsal import checks, derived, driver, machine
 from rehearsal import stand as stands
@@ -37,7 +37,7 @@ class Scene:
 
     def document(self, job: str) -> dict[str, Any]:
         """Return what would be sent to EMR Serverless."""
-        return document.built(self.conf, job, [], self.release)
+        return job_run.built(self.conf, job, [], self.release)
 
     def command(self, sent: Mapping[str, Any]) -> derived.Command:
         """Derive the spark-submit that does the same here."""

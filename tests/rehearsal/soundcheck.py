@@ -22,7 +22,13 @@ def told(_: object = None) -> dict[str, object]:
     import importlib
     import platform
 
-    for name in ("raft_spark.completions", "raft_spark.dataset", "raft_spark.endpoints.aws", "pandas", "pyarrow.fs"):
+    for name in (
+        "raft_spark.stages.completions",
+        "raft_spark.stages.dataset",
+        "raft_spark.endpoints.aws",
+        "pandas",
+        "pyarrow.fs",
+    ):
         importlib.import_module(name)
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
     return {

@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark import config, endpoints, sample, service
-from raft_spark.emr import document, upload
+from raft_spark import config, endpoints
+from raft_spark.common import aws
+from raft_spark.emr import job_run, upload
 from raft_spark.emr.release import MACHINES, Release
+from raft_spark.sources import synthetic
 from rehearsal import driver, machine
 from rehearsal.driver import RehearsalError
 from rehearsal.machine import ROOT, Line
@@ -109,9 +111,9 @@ def environment(aws: dict[str, str]) -> Iterator[None]:
 
 def filled(release: Release, rows: int) -> None:
     """Lay everything into the bucket that a run finds there: the release as it is submitted, articles, the soundcheck."""
-    s3 = service.connect("s3")
+    s3 = aws.connect("s3")
     s3.create_bucket(Bucket=BUCKET)
-    upload.put(s3, release, document.at(config.load([SETTINGS]), release), lambda _: None)
+    upload.put(s3, release, job_run.at(config.load([SETTINGS]), release), lambda _: None)
     s3.upload_file(str(HERE / "soundcheck.py"), BUCKET, "soundcheck.py")
     laid(rows)
 
@@ -124,7 +126,7 @@ def laid(rows: int) -> None:
 
 def put(number: int, begin: int, end: int) -> None:
     """Put one file of the source into the bucket."""
-    service.connect("s3").put_object(Bucket=BUCKET, Key=f"articles/{number}.parquet", Body=articles(begin, end))
+    aws.connect("s3").put_object(Bucket=BUCKET, Key=f"articles/{number}.parquet", Body=articles(begin, end))
 
 
 @contextmanager
@@ -136,14 +138,14 @@ def grown(rows: int) -> Iterator[int]:
     try:
         yield new
     finally:
-        service.connect("s3").delete_object(Bucket=BUCKET, Key=f"articles/{last}.parquet")
+        aws.connect("s3").delete_object(Bucket=BUCKET, Key=f"articles/{last}.parquet")
         laid(rows)
 
 
 def articles(begin: int, end: int) -> bytes:
     """Return built-in articles as a Parquet file in the PubMedQA schema."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_batches([sample.articles(begin, end, seed=0)]), sink, row_group_size=ROW_GROUP_ROWS)
+    pq.write_table(pa.Table.from_batches([synthetic.articles(begin, end, seed=0)]), sink, row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue().to_pybytes()
 
 

@@ -19,13 +19,14 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from conftest import ROOT
 from raft_spark import config
-from raft_spark.endpoints import connect, serving, weights
+from raft_spark.endpoints import connect, serving
 from raft_spark.endpoints.base import Request
-from raft_spark.formats import FORMATS, Row
-from raft_spark.model import training
+from raft_spark.endpoints.local import weights
+from raft_spark.formats.formats import FORMATS, Row
+from raft_spark.students import sft_script
 
 pytestmark = pytest.mark.filterwarnings("default")  # those packages warn of their own next versions
-SCRIPT = ROOT / "raft_spark/model/training.py"
+SCRIPT = ROOT / "raft_spark/students/sft_script.py"
 ENDS = [2, 198]  # <|im_end|> and the line's end after it
 FACTS = ("helped 4 of 9 nurses", "did nothing for sleep", "was worse than tea", "raised the pulse by 3")
 
@@ -140,7 +141,7 @@ def test_trl_takes_a_step_on_preference_pairs_and_learns_to_prefer(tiny: Path, t
 
 
 def test_the_script_learns_the_answer_and_its_end_and_nothing_else(tokenizer):
-    laid = training.tokens(FORMATS["prompt_completion"].record(rows(1)[0]), tokenizer)
+    laid = sft_script.tokens(FORMATS["prompt_completion"].record(rows(1)[0]), tokenizer)
     learned = [
         token for token, is_learned in zip(laid["input_ids"], laid["completion_mask"], strict=True) if is_learned
     ]
@@ -229,7 +230,7 @@ def test_a_training_that_is_told_to_end_saves_first(tiny: Path, data: Path, tmp_
             if "step=3 " in line:
                 going.send_signal(signal.SIGTERM)
     assert going.returncode == 143
-    assert training.last_whole(tmp_path / "checkpoints") is not None
+    assert sft_script.last_whole(tmp_path / "checkpoints") is not None
 
 
 def test_what_is_done_is_not_done_again_and_another_training_does_not_go_on_from_it(
@@ -305,10 +306,10 @@ def test_the_embedded_engine_serves_the_trained_student(student: Path):
 
 
 def test_a_question_is_laid_out_as_it_was_trained_on(student: Path, tokenizer):
-    from raft_spark.endpoints.embedded import Engine
+    from raft_spark.endpoints.local.embedded import Engine
 
     record = FORMATS["prompt_completion"].record(rows(1)[0])
-    laid = training.tokens(record, tokenizer)
+    laid = sft_script.tokens(record, tokenizer)
     engine = Engine(student / "student.gguf", 2)._tokenizer
     text = engine.apply_chat_template([dict(turn) for turn in record["prompt"]], add_generation_prompt=True)
     served = engine.encode(text, add_special_tokens=False).input_ids.data[0].tolist()

@@ -1,0 +1,42 @@
+"""The settings of a run: read them with `load`, and take the type of each section from here."""
+
+from raft_spark.config.loader import folder, from_argv, load
+from raft_spark.config.models import (
+    Articles,
+    Base,
+    Batch,
+    Completions,
+    Config,
+    Dataset,
+    DatasetGate,
+    Emr,
+    Endpoint,
+    Lake,
+    Log,
+    Price,
+    Refresh,
+)
+from raft_spark.config.student import Evaluation, Hosting, Training, TrainingJob
+
+__all__ = [
+    "Articles",
+    "Base",
+    "Batch",
+    "Completions",
+    "Config",
+    "Dataset",
+    "DatasetGate",
+    "Emr",
+    "Endpoint",
+    "Evaluation",
+    "Hosting",
+    "Lake",
+    "Log",
+    "Price",
+    "Refresh",
+    "Training",
+    "TrainingJob",
+    "folder",
+    "from_argv",
+    "load",
+]

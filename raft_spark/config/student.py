@@ -1,0 +1,115 @@
+"""The sections about a student: what it learns from, where it stands to be asked, and what it is asked.
+
+They are part of the settings as those in `sections` are; conf/default.toml says what each key is for.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raft_spark.config.fields import (
+    Count,
+    Image,
+    Instance,
+    Prefix,
+    Region,
+    Role,
+    Section,
+    Settings,
+    Share,
+    Students,
+    Sweep,
+    Tags,
+)
+
+Positive = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=672, allow_inf_nan=False)]
+FewTags = Annotated[Tags, Field(max_length=40)]  # SageMaker and Bedrock take 50, some are raft-spark's own
+Minutes = Annotated[int, Field(ge=1, le=60)]
+
+
+class TrainingJob(Section):
+    """How the same training goes on SageMaker: `raft-spark model submit`."""
+
+    python: str
+    region: Region
+    role_arn: Role
+    output: Prefix
+    instance_type: Instance
+    disk_gb: Annotated[int, Field(ge=1, le=16_384)]
+    spot: bool
+    max_hours: Hours
+    max_wait_hours: Hours
+    image: Image
+    tags: FewTags
+
+    @model_validator(mode="after")
+    def _waits_as_long_as_it_runs(self) -> "TrainingJob":
+        if self.max_wait_hours < self.max_hours:
+            msg = "has a max_wait_hours below its max_hours: the wait for a spot instance is on top of the training"
+            raise ValueError(msg)
+        return self
+
+
+class Training(Section):
+    """How a student is trained: `raft-spark model train`."""
+
+    sagemaker: TrainingJob
+    python: str
+    model: str
+    max_tokens: Annotated[int, Field(ge=64, le=1_000_000)]
+    too_long: Literal["refuse", "leave_out"]
+    lora_rank: Annotated[int, Field(ge=1, le=1024)]
+    lora_alpha: Annotated[int, Field(ge=1, le=4096)]
+    lora_dropout: Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)]
+    learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    schedule: Literal["cosine", "linear", "constant_with_warmup"]
+    warmup_share: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
+    weight_decay: Share
+    epochs: Positive
+    max_steps: Annotated[int, Field(ge=0, le=100_000_000)]
+    batch_rows: Count
+    rows_at_once: Count
+    precision: Literal["auto", "fp32", "bf16"]
+    gradient_checkpointing: bool
+    evaluate_steps: Annotated[int, Field(ge=0, le=1_000_000)]
+    evaluate_rows: Annotated[int, Field(ge=0, le=1_000_000)]
+    checkpoint_steps: Count
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings that training.py takes: all but where it runs and on what."""
+        return self.model_dump(exclude={"python", "model", "sagemaker"})
+
+
+class Hosting(Section):
+    """Where a trained student stands: `raft-spark model host`."""
+
+    kind: Literal["sagemaker", "bedrock"]
+    region: Region
+    role_arn: Role
+    max_hours: Hours
+    tags: FewTags
+    instance_type: Instance
+    image: Image
+    ami: Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{0,64}$")]
+    environment: dict[str, str]
+    start_minutes: Minutes
+    scale_to_zero: bool
+    max_copies: Annotated[int, Field(ge=1, le=100)]
+    accelerators: Annotated[int, Field(ge=1, le=16)]
+    memory_mb: Annotated[int, Field(ge=128, le=2_000_000)]
+
+
+class Evaluation(Section):
+    """What students are asked, and how their answers are judged: `raft-spark evaluation`."""
+
+    students: Students
+    rows: Annotated[int, Field(ge=0)]
+    settings: Settings
+    distractors: Sweep
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    judge: str
+    resamples: Annotated[int, Field(ge=100, le=100_000)]
+    examples: Annotated[int, Field(ge=0, le=100)]

@@ -1,0 +1,1 @@
+"""Estimate what a run or an evaluation costs."""

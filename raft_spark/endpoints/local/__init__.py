@@ -1,0 +1,1 @@
+"""Servers that raft-spark starts on this machine."""

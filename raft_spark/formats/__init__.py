@@ -1,0 +1,1 @@
+"""Write the dataset in training formats, with a card."""

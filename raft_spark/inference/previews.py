@@ -1,0 +1,66 @@
+"""Ask the teacher one question of the base table, and return what was sent and what came back. Nothing is stored."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from raft_spark import config, endpoints
+from raft_spark.endpoints.base import Message
+from raft_spark.errors import EndpointError
+from raft_spark.lake import schemas, tables
+from raft_spark.recipe import prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One request to the teacher and its answer.
+
+    Attributes:
+        pubid: The article of the question.
+        prompt: The messages that were sent, each with `role` and `content`; one text with `completions.template = "llama3"`.
+        completion: The answer.
+        finish_reason: `stop` if the answer ended by itself, `length` if `completions.max_new_tokens` cut it.
+        seconds: How long the teacher took.
+        prompt_tokens: Tokens of the prompt, None if the teacher does not count them.
+        completion_tokens: Tokens of the answer, None if the teacher does not count them.
+        key: The name under which a run would store this answer.
+    """
+
+    pubid: int
+    prompt: str | Sequence[Message]
+    completion: str
+    finish_reason: str | None
+    seconds: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    key: str
+
+
+def ask(conf: config.Config, pubid: int | None = None) -> Preview:
+    """Ask about an article, or about the first one of the train split.
+
+    Raises InputError if there is no base table or no such article in it, EndpointError if the teacher gives no answer.
+    """
+    row = tables.first_row(conf.lake, tables.needed(conf.lake, schemas.BASE), pubid)
+    with (
+        endpoints.serving(conf.teacher) as endpoint,
+        closing(endpoints.connect(endpoint, 1, conf.completions.timeout_seconds)) as client,
+    ):
+        request = prompts.request(row["question"], row["oracle"], endpoint.model, conf.completions)
+        begin = time.monotonic()
+        reply = client.ask(request)
+        seconds = time.monotonic() - begin
+    if reply.completion is None:
+        msg = f"endpoint {conf.completions.endpoint!r} gave no answer ({reply.error_class}): {reply.error}"
+        raise EndpointError(msg)
+    return Preview(
+        row["pubid"],
+        request.prompt,
+        reply.completion,
+        reply.finish_reason,
+        seconds,
+        reply.prompt_tokens,
+        reply.completion_tokens,
+        request.key,
+    )

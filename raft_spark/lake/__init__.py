@@ -1,0 +1,1 @@
+"""Versioned tables on disk or S3: files, versions, the current version, Spark sessions, Iceberg."""

@@ -1,0 +1,61 @@
+"""Read versions of tables as Spark DataFrames, and hand their row groups to Spark tasks. `tables` itself needs no Spark."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+
+from raft_spark.config import Lake
+from raft_spark.lake.parquet import DataFile, as_file
+from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
+from raft_spark.lake.tables import Version, place
+
+TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
+
+
+def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
+    """Return the rows of a version, lazily, with the partition column last (split; of completions: day)."""
+    schema = from_arrow_schema(SCHEMAS[version.table])
+    day = version.table == COMPLETIONS
+    schema.add(StructField("day" if day else "split", StringType()))
+    folder = place(lake, version.table)
+    folder = folder if day else folder.at("versions", version.id)
+    paths = [folder.uri(file.path) for file in version.data()]
+    if not paths:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).option("basePath", folder.uri("data")).parquet(*paths)
+
+
+def stored(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
+    """Return every answer that a stage has stored, also those of runs that died before they could publish a version."""
+    folder = place(lake, stage)
+    schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
+    paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
+    return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
+
+
+def tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
+    """Return (task, piece as JSON), one Spark partition a task, consecutive pieces together, balanced by rows."""
+    total = sum(piece["rows"] for piece in found)
+    count = max(1, min(count, len(found)))
+    groups: list[list[tuple[int, str]]] = [[] for _ in range(count)]
+    before = 0
+    for piece in found:
+        task = min(count - 1, (before + piece["rows"] // 2) * count // max(1, total))
+        groups[task].append((task, json.dumps(piece)))
+        before += piece["rows"]
+    partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
+    return spark.createDataFrame(partitions.flatMap(list), TASK)
+
+
+def task_count(spark: SparkSession, lake: Lake, size: int) -> int:
+    """Return how many tasks share `size` bytes: files of about lake.file_mb, but no core idle."""
+    return max(spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000)))
+
+
+def collected(described_files: DataFrame) -> list[DataFile]:
+    """Run the tasks and collect the files they wrote: a row a file, some thousands at most."""
+    return [as_file(row) for row in described_files.select(*FILES.names).collect()]

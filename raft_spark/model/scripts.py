@@ -1,8 +1,0 @@
-"""Name the scripts that another Python runs. Each is one file that imports nothing of this package."""
-
-from pathlib import Path
-
-_HERE = Path(__file__).parent
-TRAINING = _HERE / "training.py"  # in the environment that trains, and in SageMaker's container
-AS_GGUF = _HERE / "as_gguf.py"  # in the environment that trains
-TRAINING_JOB = _HERE / "training_job.py"  # in the environment of the SageMaker SDK

@@ -1,0 +1,83 @@
+"""A stage that ended -> OpenLineage events: which versions of which tables it read, and which one it wrote, with its rows.
+
+Spark's own listener cannot tell: the bulk stages read and write Parquet in their tasks, so that Spark sees no table. The two
+events of a run, how it began and how it ended, are told at its end. Names of tables are OpenLineage's: the bucket and the
+key, or the path. The format: openlineage.io/spec/2-0-2/OpenLineage.json.
+"""
+
+import datetime as dt
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raft_spark import __version__
+from raft_spark.config import Config
+from raft_spark.errors import StoppedError
+from raft_spark.lake import schemas
+from raft_spark.lake.tables import Version
+
+SPEC, HUB = "https://openlineage.io/spec", "https://huggingface.co"
+PRODUCER = f"pkg:generic/raft-spark@{__version__}"
+Event = dict[str, Any]
+
+
+def events(
+    conf: Config, stage: str, run_id: str, begin: float, ended: Version | BaseException, rows: Mapping[str, int]
+) -> list[Event]:
+    """Return how the run known as `run_id` began (seconds since 1970) and how it ends now, with the `rows` it wrote."""
+    run = {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PRODUCER}/{run_id}"))}
+    basis = {
+        "producer": PRODUCER,
+        "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
+        "job": {"namespace": conf.spark.get("spark.openlineage.namespace", "raft-spark"), "name": stage},
+    }
+    start = {"eventType": "START", "eventTime": _time(begin), "run": run, "inputs": [], "outputs": []}
+    how = _published(conf, ended, rows) if isinstance(ended, Version) else _broken(ended)
+    facets = how.pop("facets", {})
+    end = {"eventTime": _time(time.time()), "run": {**run, "facets": facets}, "inputs": [], "outputs": [], **how}
+    return [{**basis, **start}, {**basis, **end}]
+
+
+def _published(conf: Config, version: Version, rows: Mapping[str, int]) -> Event:
+    read = [_dataset(f"{conf.lake.root}/{table}", found) for table, found in version.inputs.items()]
+    if version.table == schemas.ARTICLES:
+        source = conf.articles.source
+        read = [_dataset(source, version.counts["source"].removeprefix(source)[1:])]
+    written = _dataset(f"{conf.lake.root}/{version.table}", version.id)
+    statistics = _facet("OutputStatisticsOutputDatasetFacet", "1-0-2", rowCount=rows["rows"])
+    written["outputFacets"] = {"outputStatistics": statistics}
+    return {"eventType": "COMPLETE", "inputs": read, "outputs": [written]}
+
+
+def _broken(error: BaseException) -> Event:
+    """Tell a run that brought no version: stopped, or failed and why."""
+    if isinstance(error, (StoppedError, KeyboardInterrupt)):
+        return {"eventType": "ABORT"}
+    reason = f"{type(error).__name__}: {error}"
+    said = _facet("ErrorMessageRunFacet", "1-0-1", message=reason, programmingLanguage="PYTHON")
+    return {"eventType": "FAIL", "facets": {"errorMessage": said}}
+
+
+def _dataset(root: str, version: str) -> Event:
+    """Name a table or a source as OpenLineage does, and its version."""
+    namespace, name = "file", str(Path(root).absolute())
+    if "://" in root:
+        scheme, _, path = root.partition("://")
+        bucket, _, name = path.partition("/")
+        namespace = f"{scheme}://{bucket}"
+    elif root.startswith("hf:"):
+        namespace, name = HUB, f"datasets/{root.removeprefix('hf:')}"
+    elif root.startswith("sample:"):
+        namespace, name = "raft-spark", root
+    facet = _facet("DatasetVersionDatasetFacet", "1-0-1", datasetVersion=version)
+    return {"namespace": namespace, "name": name, "facets": {"version": facet}}
+
+
+def _facet(name: str, version: str, **told: object) -> Event:
+    return {"_producer": PRODUCER, "_schemaURL": f"{SPEC}/facets/{version}/{name}.json#/$defs/{name}", **told}
+
+
+def _time(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")

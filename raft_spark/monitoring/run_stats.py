@@ -1,0 +1,171 @@
+"""Stored rows of a run -> a Tally: what a page about a million rows needs, folded batch by batch.
+
+A tally stays as small as it begins: of latencies and tokens it keeps counts in bins of 2.3 %, 100 to a power of ten, and
+of the rows themselves only the slowest and the longest.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from raft_spark.errors import InputError
+from raft_spark.lake import schemas
+from raft_spark.lake.filesystem import Place
+
+COLUMNS = (
+    "pubid",
+    "completion",
+    "error_class",
+    "error",
+    "attempts",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "latency_ms",
+)
+PER_DECADE = 100
+EDGES = 10 ** (np.arange(10 * PER_DECADE) / PER_DECADE)  # 1 .. 10^10: every int32 has its bin
+KEPT = 10
+CHARS = 120
+BATCH_ROWS = 16_384
+
+Histogram = Counter[
+    int
+]  # by the bin's number; bin i holds EDGES[i] <= value < EDGES[i + 1], bin 0 also what is below 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored row; `text` begins the answer or, when `failed`, the error. None is what the endpoint did not tell."""
+
+    pubid: int
+    latency_ms: int | None
+    completion_tokens: int | None
+    attempts: int
+    finish_reason: str
+    failed: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What rows come to. Latencies (ms) and tokens are those of answers; of these, `cut` ended at the token limit. `attempts` has
+    rows by their number of calls, `errors` rows by class, `examples` the first error of each class.
+    """
+
+    rows: int = 0
+    answered: int = 0
+    cut: int = 0
+    latencies: Histogram = field(default_factory=Counter)
+    prompt_tokens: Histogram = field(default_factory=Counter)
+    completion_tokens: Histogram = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    examples: Mapping[str, str] = field(default_factory=dict)
+    slowest: tuple[Row, ...] = ()
+    longest: tuple[Row, ...] = ()
+
+
+def batches(store: Place, run_id: str) -> Iterator[pa.RecordBatch]:
+    """Read a run's rows from the store's files, a few batches at a time; Parquet's statistics leave out other runs' rows.
+
+    Raises InputError when a file cannot be read.
+    """
+    data = store.at("data")
+    paths = [data.path(file.path) for file in data.list()]
+    try:
+        rows = ds.dataset(paths, schemas.SCHEMAS[schemas.COMPLETIONS], format="parquet", filesystem=data.filesystem)
+        of_run = ds.field("run_id") == run_id
+        yield from rows.to_batches(
+            columns=[*COLUMNS], filter=of_run, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=8
+        )
+    except (OSError, pa.ArrowException) as error:
+        msg = f"{data.root} cannot be read: {error}; when files were being joined just now, ask again"
+        raise InputError(msg) from error
+
+
+def added(tally: Tally, batch: pa.RecordBatch) -> Tally:
+    """Return the tally with a batch of rows on top; its columns are COLUMNS."""
+    answered = batch.filter(pc.is_valid(batch["completion"]))
+    failed = batch.filter(pc.is_null(batch["completion"]))
+    return Tally(
+        rows=tally.rows + batch.num_rows,
+        answered=tally.answered + answered.num_rows,
+        cut=tally.cut + (pc.sum(pc.equal(answered["finish_reason"], "length")).as_py() or 0),
+        latencies=tally.latencies + _binned(answered["latency_ms"]),
+        prompt_tokens=tally.prompt_tokens + _binned(answered["prompt_tokens"]),
+        completion_tokens=tally.completion_tokens + _binned(answered["completion_tokens"]),
+        attempts=tally.attempts + _counted(batch["attempts"]),
+        errors=tally.errors + _counted(failed["error_class"]),
+        examples=_examples(failed) | dict(tally.examples),
+        slowest=_most([*tally.slowest, *_top(batch, "latency_ms")], "latency_ms"),
+        longest=_most([*tally.longest, *_top(answered, "completion_tokens")], "completion_tokens"),
+    )
+
+
+def percentile(histogram: Histogram, share: float) -> int:
+    """Return the value that `share` of the rows do not exceed (nearest rank), right to 1.2 % and rounded: all values are
+    whole. The histogram is not empty.
+    """
+    rank, seen = share * histogram.total(), 0
+    for number in sorted(histogram):
+        seen += histogram[number]
+        if seen >= rank:
+            break
+    return round(float(np.sqrt(EDGES[number] * EDGES[number + 1])))
+
+
+def coarser(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:
+    """Return (edges, counts) of bins `times` as wide, from the first to the last that is not empty, for a figure."""
+    wide = Counter[int]()
+    for number, count in histogram.items():
+        wide[number // times] += count
+    numbers = range(min(wide), max(wide) + 1)
+    return [float(EDGES[number * times]) for number in (*numbers, numbers.stop)], [wide[number] for number in numbers]
+
+
+def _binned(values: pa.Array) -> Histogram:
+    known = values.drop_null().to_numpy(zero_copy_only=False)
+    return Counter(np.maximum(np.searchsorted(EDGES, known, side="right") - 1, 0).tolist())
+
+
+def _counted(values: pa.Array) -> Counter[Any]:
+    return Counter({found["values"]: found["counts"] for found in values.drop_null().value_counts().to_pylist()})
+
+
+def _examples(failed: pa.RecordBatch) -> dict[str, str]:
+    """Return the first error of each class."""
+    first = failed.select(["error_class", "error"]).to_pylist()[::-1]
+    return {row["error_class"]: row["error"] or "" for row in first if row["error_class"]}
+
+
+def _top(batch: pa.RecordBatch, column: str) -> Iterator[Row]:
+    """Yield the KEPT rows with most of a column, so that of a batch's texts only these become Python's."""
+    known = batch.filter(pc.is_valid(batch[column]))
+    order = [(column, "descending"), ("pubid", "ascending")]
+    for row in known.take(pc.select_k_unstable(known, KEPT, order)).to_pylist():
+        failed = row["completion"] is None
+        text = row["error"] if failed else row["completion"]
+        yield Row(
+            pubid=row["pubid"],
+            latency_ms=row["latency_ms"],
+            completion_tokens=row["completion_tokens"],
+            attempts=row["attempts"],
+            finish_reason=(row["error_class"] if failed else row["finish_reason"]) or "",
+            failed=failed,
+            text=_short(text or ""),
+        )
+
+
+def _most(rows: list[Row], column: str) -> tuple[Row, ...]:
+    return tuple(sorted(rows, key=lambda row: (-getattr(row, column), row.pubid))[:KEPT])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= CHARS else f"{text[:CHARS]} …"

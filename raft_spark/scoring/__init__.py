@@ -1,0 +1,1 @@
+"""Score the answers of students and summarize an evaluation."""

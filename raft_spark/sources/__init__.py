@@ -1,0 +1,1 @@
+"""Read articles: files, the Hugging Face hub, or built-in articles."""

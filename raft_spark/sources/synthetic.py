@@ -1,0 +1,162 @@
+"""row numbers and a seed -> invented articles in the PubMedQA schema, so that demos and tests need no download.
+
+Each row has a code of its own, which gives its pubid and an invented name. Its question and all its passages carry that
+name, so no two rows share a text, and what a passage reports can be learnt nowhere else. All compounds, programmes, places
+and findings are made up; the words are those of words.py.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raft_spark.errors import InputError
+from raft_spark.sources.vocabulary import (
+    ENDINGS,
+    FINDINGS,
+    GOALS,
+    LAYOUTS,
+    MEANS,
+    NAMES,
+    QUANTITIES,
+    SCENE,
+    SECTIONS,
+    SHARES,
+    SYLLABLES,
+    TOPICS,
+    Lexicon,
+)
+
+STRINGS = pa.list_(pa.string())
+SCHEMA = pa.schema(
+    [
+        ("pubid", pa.int32()),
+        ("question", pa.string()),
+        ("context", pa.struct([("contexts", STRINGS), ("labels", STRINGS), ("meshes", STRINGS)])),
+        ("long_answer", pa.string()),
+        ("final_decision", pa.string()),
+    ]
+)
+FIRST_PUBID = 90_000_001  # far above the numbers PubMed gives out
+STRIDE = 5_431_291  # prime, about 0.618 of NAMES: neighbouring rows get unlike names
+DRAWS = 64  # random numbers laid ready for a row, which uses at most 62; Philox makes 4 at a time
+PIECE = 1000  # rows held as Python objects at a time; more of them slow the garbage collector down
+
+Item = TypeVar("Item")
+
+
+class Facts(dict[str, str | int]):
+    """The facts of one article: drawn when a text first asks for them, the same ever after."""
+
+    __slots__ = ("lexicon", "numbers")
+
+    def __init__(self, settled: Mapping[str, str | int], lexicon: Lexicon, numbers: Iterator[int]) -> None:
+        """Begin with the settled facts; the lexicon gives the others."""
+        super().__init__(settled)
+        self.lexicon = lexicon
+        self.numbers = numbers
+
+    def __missing__(self, word: str) -> str:
+        """Settle a word; Word is the same with a capital letter, for the start of a sentence."""
+        if word in self.lexicon:
+            fact = pick(self.lexicon[word], self.numbers)
+            fact = fact.format_map(self) if "{" in fact else fact
+        else:
+            fact = str(self[word.lower()])
+            fact = fact[0].upper() + fact[1:]
+        self[word] = fact
+        return fact
+
+    def tell(self, slots: Sequence[Sequence[str]]) -> str:
+        """Return one of the sentences of each slot, in the order of the slots."""
+        return " ".join([pick(slot, self.numbers) for slot in slots]).format_map(self)
+
+
+def articles(start: int, stop: int, seed: int) -> pa.RecordBatch:
+    """Return rows start..stop-1 as one batch of SCHEMA; row i depends on seed and i alone.
+
+    A row holds about 1.5 kB, and twice that while the batch is made. Raises InputError unless
+    0 <= start <= stop <= NAMES (8,788,000).
+    """
+    if not 0 <= start <= stop <= NAMES:
+        message = f"sample rows {start}..{stop} do not exist; start and stop must rise within 0..{NAMES}"
+        raise InputError(message)
+    pieces = [range(first, min(first + PIECE, stop)) for first in range(start, stop, PIECE)] or [range(0)]
+    return pa.concat_batches([piece(rows, seed) for rows in pieces])
+
+
+def piece(rows: range, seed: int) -> pa.RecordBatch:
+    """Return a few rows as a batch."""
+    numbers = [iter(row.tolist()) for row in draws(rows, seed)]
+    codes = [((row + 1) * STRIDE + seed) % NAMES for row in rows]
+    return pa.RecordBatch.from_pylist([article(*row) for row in zip(codes, numbers, strict=True)], schema=SCHEMA)
+
+
+def draws(rows: range, seed: int) -> npt.NDArray[np.uint64]:
+    """Return 31-bit random numbers, shape (len(rows), DRAWS); the row number sets Philox's counter."""
+    source = np.random.Philox(key=seed % 2**64, counter=rows.start * DRAWS // 4)
+    return source.random_raw(len(rows) * DRAWS).reshape(-1, DRAWS) >> np.uint64(33)
+
+
+def article(code: int, numbers: Iterator[int]) -> dict[str, object]:
+    """Return one row; its numbers are settled first, its other facts as the texts call for them."""
+    goal, finding = pick(GOALS, numbers), pick(FINDINGS, numbers)
+    outcome, subject = pick(goal.outcomes, numbers), pick(goal.subjects, numbers)
+    name = spell(code)
+    settled: dict[str, str | int] = {"name": name, "NAME": name.upper(), "verb": goal.verb}
+    settled |= {"outcome": outcome.noun, "event": outcome.event, "unit": outcome.unit}
+    settled |= {word: between(low, high, numbers) for word, (low, high) in QUANTITIES.items()}
+    settled |= compare(goal.sign * between(*finding.effect, numbers), outcome.scale, finding.patients, numbers)
+    wording = SHARES if outcome.event else MEANS
+    facts = Facts(settled, {**SCENE, **subject, **wording, **finding.words}, numbers)
+    labels = pick(LAYOUTS, numbers)
+    return {
+        "pubid": FIRST_PUBID + code,
+        "question": facts["question"],
+        "context": {
+            "contexts": [facts.tell(SECTIONS[label]) for label in labels],
+            "labels": labels,
+            "meshes": [facts["Disease"], facts["mesh"], *pick(TOPICS, numbers)],
+        },
+        "long_answer": facts["answer"],
+        "final_decision": finding.decision,
+    }
+
+
+def compare(effect: int, scale: float, patients: tuple[int, int], numbers: Iterator[int]) -> dict[str, str | int]:
+    """Return the figures of both groups and the 95 % Wald interval of their difference; a mean is a share times scale.
+
+    With at most 220 patients in a group, an effect of up to 6 points keeps zero within the interval; with at least 150,
+    an effect of 20 points leaves zero outside it. So the decision can be read off the figures.
+    """
+    n1, n2, rate = between(*patients, numbers), between(*patients, numbers), between(350, 600, numbers) / 1000
+    a, b = round(n1 * (rate + effect / 100)), round(n2 * rate)
+    p, q = a / n1, b / n2
+    value, reference = round(1000 * scale * p), round(1000 * scale * q)  # these and all below in tenths
+    margin = round(1960 * scale * math.sqrt(p * (1 - p) / n1 + q * (1 - q) / n2))
+    gap = value - reference
+    tenths = {"value": value, "reference": reference, "difference": gap, "gap": abs(gap)}
+    tenths |= {"low": gap - margin, "high": gap + margin}
+    counts: dict[str, str | int] = {"n1": n1, "n2": n2, "n": n1 + n2, "a": a, "b": b}
+    return counts | {word: f"{number / 10:.1f}" for word, number in tenths.items()}
+
+
+def spell(code: int) -> str:
+    """Return the name of a code: three syllables of two letters and an ending, so each code has its own."""
+    rest, last = divmod(code, len(ENDINGS))
+    rest, third = divmod(rest, len(SYLLABLES))
+    first, second = divmod(rest, len(SYLLABLES))
+    return SYLLABLES[first] + SYLLABLES[second] + SYLLABLES[third] + ENDINGS[last]
+
+
+def pick(options: Sequence[Item], numbers: Iterator[int]) -> Item:
+    """Return one of the options."""
+    return options[next(numbers) % len(options)]
+
+
+def between(low: int, high: int, numbers: Iterator[int]) -> int:
+    """Return a number from low to high, both included."""
+    return low + next(numbers) % (high - low + 1)

@@ -1,0 +1,145 @@
+"""List the stages, in the order of the data. Commands, refresh, retention, lineage, views and the checks for EMR read this list.
+
+To add a stage: write its module, its schema in `schemas`, its section of settings and its job file, and append it here.
+Importing this module imports neither Spark nor pyarrow: a stage's module is imported when the stage runs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from raft_spark.config import Config
+    from raft_spark.lake.tables import Version
+
+Counts = Mapping[str, Any]
+Use = Literal["source", "teacher", "students", "tokenizer"]
+REFRESH = "refresh"  # the job that runs all of WALK
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage and the table of its name.
+
+    `run` makes the table's current version from the settings. `help` is one sentence for the command line. `describe`
+    says a version's counts in a few words, `rows` as numbers: the rows written, and those rejected where rows are judged.
+    `uses` names what the stage reads or asks beyond tables. `run` and `refresh` walk the stages that are `in_walk`.
+    """
+
+    name: str
+    run: "Callable[[Config], Version]"
+    help: str
+    describe: Callable[[Counts], str]
+    rows: Callable[[Counts], dict[str, int]]
+    uses: frozenset[Use] = frozenset()
+    in_walk: bool = True
+
+    @property
+    def schema(self) -> "pa.Schema | None":
+        """Return the table's columns; None for the dataset, whose formats have their own."""
+        from raft_spark.lake.schemas import SCHEMAS
+
+        return SCHEMAS.get(self.name)
+
+
+def _run_articles(conf: "Config") -> "Version":
+    from raft_spark.stages import articles
+
+    return articles.run(conf)
+
+
+def _run_base(conf: "Config") -> "Version":
+    from raft_spark.stages import base
+
+    return base.run(conf)
+
+
+def _run_completions(conf: "Config") -> "Version":
+    from raft_spark.stages import completions
+
+    return completions.run(conf)
+
+
+def _run_dataset(conf: "Config") -> "Version":
+    from raft_spark.stages import dataset
+
+    return dataset.run(conf)
+
+
+def _run_evaluation(conf: "Config") -> "Version":
+    from raft_spark.stages import evaluation
+
+    return evaluation.run(conf)
+
+
+def _describe_base(counts: Counts) -> str:
+    return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
+
+
+def _describe_dataset(counts: Counts) -> str:
+    splits = ", ".join(f"{rows} {split}" for split, rows in counts["kept"].items())
+    return f"{sum(counts['kept'].values())} rows: {splits}"
+
+
+def _describe_evaluation(counts: Counts) -> str:
+    failed = sum(counts["failed"].values())
+    return f"{counts['answers']} answers about {counts['articles']} articles, {failed} failed"
+
+
+ARTICLES = Stage(
+    "articles",
+    _run_articles,
+    "Read PubMedQA: check, deduplicate, split and number its articles.",
+    lambda counts: f"{counts['articles']} articles of {counts['read']} records",
+    lambda counts: {"rows": counts["articles"], "rejected": counts["quarantined"] + counts["duplicates"]},
+    uses=frozenset({"source"}),
+)
+BASE = Stage(
+    "base",
+    _run_base,
+    "Draw distractors for each question, keep or leave out the oracle passages, shuffle.",
+    _describe_base,
+    lambda counts: {"rows": sum(counts["rows"].values())},
+)
+COMPLETIONS = Stage(
+    "completions",
+    _run_completions,
+    "Ask the teacher model each question once, with the oracle passages alone.",
+    lambda counts: f"{counts['answered']} answers, {counts['known']} known before",
+    lambda counts: {"rows": counts["answered"]},
+    uses=frozenset({"teacher"}),
+)
+DATASET = Stage(
+    "dataset",
+    _run_dataset,
+    "Check the answers, write train, validation and test splits in training formats.",
+    _describe_dataset,
+    lambda counts: {"rows": sum(counts["kept"].values()), "rejected": sum(counts["rejected"].values())},
+    uses=frozenset({"tokenizer"}),
+)
+EVALUATION = Stage(
+    "evaluation",
+    _run_evaluation,
+    "Ask students the questions of the test split, and score their answers.",
+    _describe_evaluation,
+    lambda counts: {"rows": counts["rows"]},
+    uses=frozenset({"students"}),
+    in_walk=False,
+)
+
+STAGES = (ARTICLES, BASE, COMPLETIONS, DATASET, EVALUATION)
+WALK = tuple(stage for stage in STAGES if stage.in_walk)
+NAMES = tuple(stage.name for stage in STAGES)
+JOBS = (*NAMES, REFRESH)
+
+
+def named(name: str) -> Stage:
+    """Return the stage of a name, which is also that of its table."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def of_job(job: str) -> tuple[Stage, ...]:
+    """Return the stages that a job runs: all of WALK for `refresh`, else its own."""
+    return WALK if job == REFRESH else (named(job),)

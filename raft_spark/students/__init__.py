@@ -1,0 +1,1 @@
+"""Train a student model on the dataset and host it."""

@@ -1,0 +1,193 @@
+"""A name and settings -> an endpoint of SageMaker with all that belongs to it, made where it is missing, waited for, removed.
+
+Each thing is looked for by its name first: a hosting that was interrupted goes on where it was, and a second one finds what stands.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from raft_spark.common import aws
+from raft_spark.common.aws import Client
+from raft_spark.config import Hosting
+from raft_spark.errors import ConfigError, RunError
+from raft_spark.students import aws_requests
+
+Tell = Callable[[str], None]
+Told = Mapping[str, Any]
+FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often
+GOING_MINUTES = 60  # how long the removal of a thing is waited for, or the end of what it is in the middle of
+MORE_MINUTES = 15  # for the machine, beside hosting.start_minutes for the container
+MISSING = frozenset({"ResourceNotFoundException", "ResourceNotFound", "ObjectNotFoundException"})
+
+
+class TakenError(ConfigError):
+    """Another student, or one with other settings, stands under this name; it is not ours to remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of thing in SageMaker's words: Endpoint is made by create_endpoint and told of as EndpointName, EndpointStatus."""
+
+    word: str
+    verb: str
+
+    def name(self, request: Told) -> str:
+        """Return the name in a request."""
+        return str(request[f"{self.word}Name"])
+
+
+MODEL = Kind("Model", "model")
+CONFIG = Kind("EndpointConfig", "endpoint_config")
+ENDPOINT = Kind("Endpoint", "endpoint")
+COMPONENT = Kind("InferenceComponent", "inference_component")
+
+
+def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> None:
+    """Make what is missing and wait until it answers. Raises TakenError for another of the same name, RunError when it fails."""
+    client = aws.connect("sagemaker", region)
+    with aws.translated(f"{aws_requests.called(name)} cannot be hosted"):
+        for kind, request in (
+            (MODEL, aws_requests.model(conf, name, student, region)),
+            (CONFIG, aws_requests.endpoint_config(conf, name)),
+            (ENDPOINT, aws_requests.endpoint(conf, name)),
+        ):
+            _ensured(client, kind, request, tell)
+        in_service(client, ENDPOINT, name, conf.start_minutes + MORE_MINUTES, tell)
+        if conf.scale_to_zero:
+            _ensured(client, COMPONENT, aws_requests.component(conf, name), tell)
+            in_service(client, COMPONENT, name, conf.start_minutes + MORE_MINUTES, tell)
+            _scaled(conf, name, region)
+
+
+def _scaled(conf: Hosting, name: str, region: str) -> None:
+    """Let copies go down to none and come back; each of these calls may be repeated."""
+    scaling = aws.connect("application-autoscaling", region)
+    scaling.register_scalable_target(**aws_requests.target(conf, name))
+    scaling.put_scaling_policy(**aws_requests.follows_requests(name))
+    arn = scaling.put_scaling_policy(**aws_requests.wakes(name))["PolicyARN"]
+    aws.connect("cloudwatch", region).put_metric_alarm(**aws_requests.alarm(conf, name, arn))
+
+
+def _ensured(client: Client, kind: Kind, request: Told, tell: Tell) -> None:
+    """Make a thing that is not there. Raises TakenError when another of its name is."""
+    name = kind.name(request)
+    told = look(client, kind, name)
+    if told is None:
+        getattr(client, f"create_{kind.verb}")(**request)
+        tell(f"{kind.word} {name} is made")
+    elif marks(client, told[f"{kind.word}Arn"]).get(aws_requests.IDENTITY) != _mark(request):
+        msg = f"{kind.word} {name} stands with another student or other settings; first: raft-spark model unhost {_short(name)}"
+        raise TakenError(msg)
+    else:
+        tell(f"{kind.word} {name} is there already")
+
+
+def _mark(request: Told) -> str:
+    return next(str(tag["Value"]) for tag in request["Tags"] if tag["Key"] == aws_requests.IDENTITY)
+
+
+def marks(client: Client, arn: str) -> dict[str, str]:
+    """Return a thing's tags."""
+    pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
+    return {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
+
+
+def look(client: Client, kind: Kind, name: str) -> Told | None:
+    """Return what SageMaker says of a thing, None where there is none."""
+    try:
+        return dict(getattr(client, f"describe_{kind.verb}")(**{f"{kind.word}Name": name}))
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def is_missing(error: ClientError) -> bool:
+    """Say whether an error means that there is no such thing; SageMaker says so in words."""
+    told = error.response["Error"]
+    return told["Code"] in MISSING or (
+        told["Code"] == "ValidationException" and "could not find" in told["Message"].lower()
+    )
+
+
+def in_service(client: Client, kind: Kind, name: str, minutes: float, tell: Tell) -> None:
+    """Wait until a thing stands. Raises RunError when it failed, goes away, or takes longer than `minutes`."""
+    before, status = "", f"{kind.word}Status"
+    for told in looks(client, kind, aws_requests.called(name), minutes):
+        state = str(told[status]) if told else "gone"
+        if state != before:
+            tell(f"{kind.word} {aws_requests.called(name)}: {state}")
+        if state == "InService":
+            return
+        if state not in {"Creating", "Updating", "SystemUpdating"}:
+            why = told.get("FailureReason", "no reason is given") if told else "it was removed"
+            msg = f"{kind.word} {aws_requests.called(name)} is {state}: {why}; what is left is removed by: raft-spark model unhost {name}"
+            raise RunError(msg)
+        before = state
+    msg = f"{kind.word} {aws_requests.called(name)} does not stand after {minutes:g} minutes; it may cost: raft-spark model unhost {name}"
+    raise RunError(msg)
+
+
+def looks(client: Client, kind: Kind, name: str, minutes: float) -> Iterator[Told | None]:
+    """Yield what SageMaker says, ever less often, until `minutes` have passed."""
+    pause, end = FIRST, time.monotonic() + minutes * 60
+    while time.monotonic() < end:
+        yield look(client, kind, name)
+        time.sleep(pause)
+        pause = min(LONGEST, pause * GROWTH)
+
+
+def removed(name: str, region: str, tell: Tell) -> None:
+    """Remove all that belongs to a hosting, what is half made too; what is not there is passed over."""
+    client, called = aws.connect("sagemaker", region), aws_requests.called(name)
+    with aws.translated(f"{called} cannot be removed"):
+        if _gone(client, COMPONENT, name, tell):
+            _unscaled(name, region)
+        for kind in (ENDPOINT, CONFIG, MODEL):
+            _gone(client, kind, name, tell)
+
+
+def _unscaled(name: str, region: str) -> None:
+    """Forget the copies' limits, with their policies, and the alarm."""
+    scaling = aws.connect("application-autoscaling", region)
+    try:
+        scaling.deregister_scalable_target(**aws_requests.copies(name))
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+    aws.connect("cloudwatch", region).delete_alarms(AlarmNames=[aws_requests.called(name)])
+
+
+def _gone(client: Client, kind: Kind, name: str, tell: Tell) -> bool:
+    """Delete a thing and wait until it is gone; say whether it was there. One that is being made is asked again until it can go."""
+    called, was = aws_requests.called(name), False
+    refused: ClientError | None = None
+    for told in looks(client, kind, called, GOING_MINUTES):
+        if told is None:
+            if was:
+                tell(f"{kind.word} {called} is removed")
+            return was
+        was = True
+        if told.get(f"{kind.word}Status") != "Deleting":
+            refused = _deleted(client, kind, called)
+    msg = f"{kind.word} {called} is still there after {GOING_MINUTES} minutes: {refused or 'it is being removed'}"
+    raise RunError(msg)
+
+
+def _deleted(client: Client, kind: Kind, called: str) -> ClientError | None:
+    """Ask for a removal; return a refusal that may pass, as that of something in the middle of being made."""
+    try:
+        getattr(client, f"delete_{kind.verb}")(**{f"{kind.word}Name": called})
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ValidationException":
+            raise
+        return None if is_missing(error) else error
+    return None
+
+
+def _short(called: str) -> str:
+    return called.removeprefix(f"{aws_requests.OWN}-")

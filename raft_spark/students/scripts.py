@@ -1,0 +1,8 @@
+"""Name the scripts that another Python runs. Each is one file that imports nothing of this package."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+TRAINING = _HERE / "sft_script.py"  # in the environment that trains, and in SageMaker's container
+AS_GGUF = _HERE / "gguf_export.py"  # in the environment that trains
+TRAINING_JOB = _HERE / "sagemaker_launcher.py"  # in the environment of the SageMaker SDK

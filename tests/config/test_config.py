@@ -1,0 +1,378 @@
+"""Settings: the last wins key by key; what is wrong is named before anything starts; no secret is ever kept."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from raft_spark import config
+from raft_spark.config import models
+from raft_spark.errors import ConfigError
+
+pytestmark = pytest.mark.row
+
+REFERENCE = (ROOT / "conf/default.toml").read_text()
+SECTIONS = ("lake", "articles", "base", "completions", "dataset", "dataset.gate", "training", "refresh", "log", "emr")
+
+
+def refused(*assignments: str, files: tuple[str, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(files, assignments)
+    assert caught.value.exit_status == 2
+    return str(caught.value)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# Layers
+
+
+def test_files_lie_over_the_defaults_and_assignments_over_files_key_by_key(tmp_path):
+    one = write(tmp_path / "one.toml", "[base]\nseed = 1\ndistractors = 1\noracle_share = 0.5")
+    two = write(tmp_path / "two.toml", "[base]\nseed = 2\ndistractors = 2")
+    base = config.load([one, two], ["base.seed=3"]).base
+    assert (base.seed, base.distractors, base.oracle_share, base.strategy) == (3, 2, 0.5, "auto")
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "name", "value"),
+    [
+        ("base.distractors=7", "base.distractors=0", "distractors", 0),
+        ("base.oracle_share=0.5", "base.oracle_share=0.0", "oracle_share", 0.0),
+        ("base.equal_length=true", "base.equal_length=false", "equal_length", False),
+        ("base.seed=9", "base.seed=0", "seed", 0),
+    ],
+)
+def test_zero_and_false_win_too(under: str, over: str, name: str, value: object):
+    assert getattr(config.load(assignments=[under, over]).base, name) == value
+
+
+def test_an_empty_text_wins_too():
+    lake = config.load(assignments=["lake.s3_region=eu-west-1", 'lake.s3_region=""']).lake
+    assert not lake.s3_region
+
+
+def test_a_list_is_replaced_not_extended():
+    formats = config.load(assignments=['dataset.formats=["notebook"]']).dataset.formats
+    assert formats == ("notebook",)
+
+
+def test_a_section_may_be_given_whole_and_keeps_its_other_keys():
+    base = config.load(assignments=["base={seed=4}"]).base
+    assert (base.seed, base.distractors) == (4, 3)
+
+
+def test_a_new_endpoint_joins_the_known_ones():
+    conf = config.load(
+        assignments=[
+            'endpoints.mine={kind="openai", url="http://127.0.0.1:8000/v1/", model="m"}',
+            "completions.endpoint=mine",
+        ]
+    )
+    assert sorted(conf.endpoints) == ["embedded", "fake", "mine"]
+    assert (conf.teacher.url, conf.teacher.model) == ("http://127.0.0.1:8000/v1", "m")
+
+
+def test_a_bare_value_is_text():
+    conf = config.load(assignments=["articles.source=/data/a b#c", "lake.root=s3://bucket/lake", "base.strategy=join"])
+    assert conf.articles.source == "/data/a b#c"
+    assert (conf.lake.root, conf.base.strategy) == ("s3://bucket/lake", "join")
+
+
+@given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_any_bare_text_arrives_as_it_is(text: str):
+    assert config.load(assignments=[f"lake.s3_region=_{text}"]).lake.s3_region == f"_{text}"
+
+
+def test_quoted_keys_reach_spark_whole():
+    spark = config.load(assignments=['spark."spark.master"="local[2]"', 'spark."spark.ui.enabled"=false-ish']).spark
+    assert spark == {"spark.master": "local[2]", "spark.ui.enabled": "false-ish"}
+
+
+def test_a_jobs_arguments_may_stand_in_any_order(tmp_path):
+    file = write(tmp_path / "mine.toml", "[base]\nseed = 5\ndistractors = 5")
+    conf = config.from_argv(["--set", "base.seed=6", file, "--set", "base.oracle_share=1"])
+    assert (conf.base.seed, conf.base.distractors, conf.base.oracle_share) == (6, 5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("dataset.formats=alpaca,messages", ("alpaca", "messages")),
+        ("evaluation.distractors=6,1", (1, 6)),
+        ("evaluation.distractors=3", (3,)),
+        ("completions.again_temperatures=0.5,0.9", (0.5, 0.9)),
+        ("completions.retry=filtered", ("filtered",)),
+    ],
+)
+def test_a_list_may_be_given_by_commas(assignment: str, value: tuple[object, ...]):
+    section, _, key = assignment.partition("=")[0].partition(".")
+    assert getattr(getattr(config.load(assignments=[assignment]), section), key) == value
+
+
+def test_files_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load(["notebook.toml"]) == config.load(["conf/notebook.toml"])
+    assert config.load(["local.toml"]).articles.source == "sample:90"
+
+
+def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
+    message = refused(files=(str(tmp_path / "production/local.toml"),))
+    assert "production/local.toml cannot be read (No such file or directory)" in message
+    assert "default.toml, emr.toml, local.toml, notebook.toml" in message
+
+
+# What is wrong is named
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("base.distractors=101", "base.distractors is 101; it must be a whole number in 0..100"),
+        ("base.distractors=-1", "base.distractors is -1; it must be a whole number in 0..100"),
+        ("base.distractors=2.0", "base.distractors is 2.0; it must be a whole number in 0..100"),
+        ("base.distractors=true", "base.distractors is true; it must be a whole number in 0..100"),
+        ("base.distractors=many", 'base.distractors is "many"; it must be a whole number in 0..100'),
+        ("base.distractors=", 'base.distractors is ""; it must be a whole number in 0..100'),
+        ("base.oracle_share=1.3", "base.oracle_share is 1.3; it must be a number in 0..1"),
+        ("base.oracle_share=nan", "base.oracle_share is NaN; it must be a number in 0..1"),
+        ("base.oracle_share=false", "base.oracle_share is false; it must be a number in 0..1"),
+        ("base.equal_length=1", "base.equal_length is 1; it must be true or false"),
+        ("base.equal_length=False", 'base.equal_length is "False"; it must be true or false'),
+        ("base.strategy=shuffle", 'base.strategy is "shuffle"; it must be one of auto, broadcast, join'),
+        ("base.seed=9223372036854775808", "base.seed is 9223372036854775808; it must be a whole number in 0..9223372036854775807"),
+        ("articles.limit=-1", "articles.limit is -1; it must be a whole number in 0.."),
+        ("completions.top_p=0", "completions.top_p is 0; it must be a number above 0..1"),
+        ("completions.timeout_seconds=inf", "completions.timeout_seconds is Infinity; it must be a number above 0..86400"),
+        ("dataset.formats=[]", "dataset.formats is []; it must be a list, each one of messages, prompt_completion, answer_only, preference, notebook, jumpstart, bedrock, alpaca, sharegpt, at least 1 long"),
+        ("dataset.gate=off", 'dataset.gate is "off"; it must be a table of settings'),
+        ('spark."spark.executor.cores"=4', "spark.spark.executor.cores is 4; it must be text"),
+        ("lake.root=gs://bucket", 'lake.root is "gs://bucket"; it must be a folder or s3://bucket/prefix'),
+        ("lake.root=", 'lake.root is ""; it must be a folder or s3://bucket/prefix'),
+        ("articles.source=gs://b/x.jsonl", 'articles.source is "gs://b/x.jsonl"; it must be a folder or s3://bucket/prefix'),
+        ("articles.source=sample:0", 'articles.source is "sample:0"; it must be sample:N with N from 1 to 999999999'),
+        ("articles.source=hf:pubmed", 'articles.source is "hf:pubmed"; it must be hf:OWNER/NAME/CONFIG, for example hf:qiaojin/PubMedQA/pqa_artificial'),
+        ("articles.test_share=0.9", "articles leaves no training row: validation_share + test_share must stay below 1"),
+        ("completions.endpoint=gpt", "completions.endpoint is 'gpt'; it must name one of [endpoints.*]: embedded, fake"),
+        ("endpoints.fake.url=ftp://host", 'endpoints.fake.url is "ftp://host"; it must be an address such as http://127.0.0.1:8000/v1'),
+        ("endpoints.mine.kind=openai", "endpoints.mine needs url and model, as every endpoint of kind openai"),
+        ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
+        ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] knows: "
+         "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy, variants")),
+        ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] knows: answer, decision, language, length, quote, refusal, truncated"),
+        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, "
+         "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
+         "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
+         "route, service_tier, threads, url, weights")),
+        ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, evaluation, hosting, lake, log, prices, refresh, spark, training"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named_with_its_value_and_what_is_right(assignment: str, message: str):
+    assert refused(assignment) == message
+
+
+def test_every_wrong_setting_is_named_at_once():
+    message = refused("base.distractors=-1", "lake.file_mb=0", "articles.colour=red")
+    assert [line.split()[0] for line in message.splitlines()] == [
+        "lake.file_mb",
+        "articles.colour",
+        "base.distractors",
+    ]
+
+
+@pytest.mark.parametrize("assignment", ["base", "base=3", "=3", "base.seed", "", "a b.c=1"])
+def test_what_is_no_assignment_is_shown_with_an_example(assignment: str):
+    message = refused(assignment)
+    assert message == f"--set {assignment!r} is not section.key=value, for example --set base.distractors=4"
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    broken = write(tmp_path / "broken.toml", "[base\nseed = 1")
+    assert refused(files=(broken,)).startswith(f"{broken} is not TOML: ")
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b'[lake]\nroot = "caf\xe9"')
+    assert refused(files=(str(latin),)).startswith(f"{latin} is not TOML: ")
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "endpoints.fake.url=http://bob:hunter2@host/v1",
+        "endpoints.fake.url=http://hunter2@host/v1",
+        "lake.s3_endpoint=http://bob:hunter2@host",
+        "lake.root=s3://bob:hunter2@bucket/lake",
+        "endpoints.fake.api_key_env=sk-hunter2",
+        "endpoints.fake.api_key=hunter2",
+        'spark."spark.hadoop.fs.s3a.secret.key"="hunter2"',
+        'spark."spark.hadoop.fs.s3a.access.key"="hunter2"',
+        'spark."spark.ssl.keyPassword"="hunter2"',
+    ],
+)
+def test_a_secret_is_refused(assignment: str):
+    message = refused(assignment)
+    assert assignment.partition("=")[0].partition('"')[0].rstrip(".") in message
+    if "lake.root" not in assignment:
+        assert "hunter2" not in message
+
+
+def test_settings_name_the_variable_of_a_key_and_never_its_value(monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "hunter2")
+    conf = config.load(assignments=["endpoints.fake.api_key_env=TEACHER_KEY"])
+    saved = json.dumps(conf.settings())
+    assert '"api_key_env": "TEACHER_KEY"' in saved
+    assert "hunter2" not in saved + repr(conf)
+
+
+def test_settings_are_saved_as_plain_json_and_settle_to_the_same():
+    conf = config.load(["notebook.toml"])
+    assert config.Config.model_validate_json(json.dumps(conf.settings())) == conf
+
+
+def test_a_settled_configuration_cannot_be_changed():
+    conf = config.load()
+    with pytest.raises(pydantic.ValidationError):
+        conf.base.seed = 1
+    with pytest.raises(pydantic.ValidationError):
+        conf.lake = config.load(assignments=["lake.root=x"]).lake
+
+
+def test_a_format_named_twice_is_written_once():
+    formats = config.load(assignments=['dataset.formats=["notebook", "messages", "notebook"]']).dataset.formats
+    assert formats == ("notebook", "messages")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("emr.code=/builds", 'emr.code is "/builds"; it must be s3://bucket/prefix'),
+        ('emr.code="s3://bucket/a,b"', "it must be s3://bucket/prefix, of letters, digits and _./=-"),
+        ("emr.role_arn=raft-spark-job", "it must be as arn:aws:iam::123456789012:role/NAME"),
+        ("emr.application_id=My-App", "it must be the id of an application, as 00fabc123def4567"),
+        ("emr.label=emr-7.9.0", "it must be emr-spark-8.N.N or emr-7.N.N from 7.10.0 on"),
+        ("emr.executor_cores=3", "emr.executor_cores is 3; it must be one of 1, 2, 4, 8, 16"),
+        ("emr.timeout_minutes=0", "emr.timeout_minutes is 0; it must be a whole number in 5..10080"),
+        ("emr.prometheus_url=https://prometheus.example", "it must be as https://aps-workspaces.REGION.amazonaws.com/workspaces"),
+        ('emr.tags={"who?"="me"}', "at most 190 tags of letters, digits, spaces and /_.:=+@-, unlike who?"),
+    ],
+)  # fmt: skip
+def test_what_emr_serverless_would_refuse_is_refused_here(assignment: str, sentence: str):
+    assert sentence in refused(assignment)
+
+
+# conf/
+
+
+def fields(section: str) -> dict[str, pydantic.fields.FieldInfo]:
+    model: type[pydantic.BaseModel] = config.Config
+    for name in section.split("."):
+        annotation = model.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return {
+        name: field
+        for name, field in model.model_fields.items()
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, models.Section))
+    }
+
+
+def lines(section: str) -> dict[str, str]:
+    """Return each setting of a section of conf/default.toml with its comment, comments on the next lines included."""
+    body = re.search(rf"^\[{re.escape(section)}\].*?$(.*?)(?=^\[|\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert body
+    found: dict[str, str] = {}
+    for line in body[1].splitlines():
+        setting = re.match(r"(\w+) = ", line)
+        if setting:
+            found[setting[1]] = line.partition(" #")[2].strip()
+        elif line.startswith(" ") and found:
+            found[list(found)[-1]] += " " + line.strip(" #")
+    return found
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_reference_page_has_every_setting_once_with_a_comment_and_nothing_else(section: str):
+    written = lines(section)
+    assert sorted(written) == sorted(fields(section))
+    assert [name for name, comment in written.items() if not comment] == []
+
+
+def test_the_reference_page_has_every_section_and_tells_of_every_key_of_an_endpoint():
+    page = tomllib.loads(REFERENCE)
+    assert sorted(page) == sorted(config.Config.model_fields)
+    about = REFERENCE[REFERENCE.index("# One section a model") : REFERENCE.index("[endpoints.embedded]")]
+    assert [name for name in config.Endpoint.model_fields if not re.search(rf"\b{name}\b", about)] == []
+
+
+def test_every_price_says_where_and_when_it_was_read():
+    conf = config.load()
+    assert len(conf.prices) > 10
+    for name, price in [*conf.prices.items(), ("emr", conf.emr)]:
+        assert price.source, name
+        assert re.fullmatch(r"20\d\d-\d\d(-\d\d)?", price.date), name
+
+
+def test_a_models_batch_price_is_below_its_price_on_demand_and_nothing_costs_nothing():
+    for name, price in config.load().prices.items():
+        if name.startswith("ml."):
+            assert 0 < price.hourly_price < 100, name
+        else:
+            assert 0 < price.input_price <= price.output_price < 10, name
+            assert price.batch_input_price == pytest.approx(price.input_price / 2), name
+            assert price.batch_output_price == pytest.approx(price.output_price / 2), name
+
+
+def bounds(field: pydantic.fields.FieldInfo) -> Iterator[tuple[str, float]]:
+    for found in field.metadata:
+        yield from (
+            (name, getattr(found, name)) for name in ("ge", "gt", "le", "lt") if getattr(found, name, None) is not None
+        )
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_ranges_of_the_reference_page_are_those_that_are_checked(section: str):
+    comments = lines(section)
+    for name, field in fields(section).items():
+        checked, choices = dict(bounds(field)), get_args(field.annotation)
+        told = re.search(r"(above )?(\d+)\.\.(2\^63-1|\d+(?:\.\d+)?)", comments[name])
+        if "le" in checked:
+            assert told, name
+            low, high = int(told[2]), 2**63 - 1 if "^" in told[3] else float(told[3])
+            assert checked == {"gt" if told[1] else "ge": low, "le": high}, name
+        if field.annotation is not None and len(choices) > 1 and all(isinstance(choice, str) for choice in choices):
+            above = REFERENCE[: REFERENCE.index(f"\n{name} = ", REFERENCE.index(f"\n[{section}]"))].rpartition("\n[")[2]
+            assert [choice for choice in choices if choice not in comments[name] + above] == [], name
+
+
+def test_the_notebooks_recipe():
+    conf = config.load(["notebook.toml"])
+    assert (conf.articles.source, conf.articles.limit) == ("hf:qiaojin/PubMedQA/pqa_artificial", 40_000)
+    assert (conf.base.distractors, conf.base.oracle_share, conf.base.equal_length) == (3, 0.7, False)
+    asked = conf.completions
+    assert (asked.template, asked.temperature, asked.top_p, asked.max_new_tokens) == ("llama3", 0.9, 0.9, 512)
+    assert (conf.dataset.formats, conf.dataset.file) == (("notebook",), "jsonl")
+    assert (conf.dataset.gate.truncated, conf.dataset.gate.refusal) == ("off", "off")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.toml")), ids=lambda file: file.name)
+def test_every_file_of_conf_settles(file: Path):
+    assert config.load([str(file)]).lake.root
+
+
+@pytest.mark.parametrize("wanted", ["dataset.absent_answer=answer_only", "dataset.formats=messages,answer_only"])
+def test_an_answer_without_its_thought_must_be_there(wanted: str):
+    with pytest.raises(ConfigError, match=r"gate\.answer must be reject, not flag"):
+        config.load(assignments=[wanted, "dataset.gate.answer=flag"])

@@ -1,0 +1,529 @@
+"""What StartJobRun is sent: legal by the service's own model, whole, quoted, without secrets; and what is refused before."""
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from raft_spark import config
+from raft_spark.emr import application, job_run, submit, validation, worker_sizes
+from raft_spark.emr.release import Release, ReleaseFile
+from raft_spark.errors import ConfigError
+from raft_spark.stages import registry
+from support import aws_model
+
+pytestmark = pytest.mark.row
+
+FILES = tuple(f"jobs/{job}.py" for job in registry.JOBS)
+ARCHIVES = tuple(f"{kind}-{machine}.tar.gz" for kind in ("environment", "hub") for machine in ("x86_64", "aarch64"))
+RELEASE = Release(
+    Path("unread"),
+    "raft-spark-1.0.0-0123456789ab",
+    "1.0.0",
+    tuple(ReleaseFile(path, 1, "") for path in (*FILES, *ARCHIVES)),
+)
+SETTINGS = (
+    "lake.root=s3://lake/raft",
+    "articles.source=s3://lake/pubmedqa",
+    'endpoints.mine={kind="bedrock", model="us.amazon.nova-lite-v1:0"}',
+    "completions.endpoint=mine",
+    "evaluation.students=mine",
+    "emr.application_id=00f1abcdefgh2345",
+    "emr.role_arn=arn:aws:iam::123456789012:role/raft-spark-job",
+    "emr.code=s3://code/releases/",
+)
+LABELS = ("emr-spark-8.1.0", "emr-7.14.0")
+
+
+def settled(*assignments: str) -> config.Config:
+    return config.load(assignments=[*SETTINGS, *assignments])
+
+
+def built(*assignments: str, job: str = "refresh", release: Release = RELEASE) -> dict[str, Any]:
+    return job_run.built(settled(*assignments), job, (), release)
+
+
+def refused(*assignments: str, job: str = "refresh", release: Release = RELEASE) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        built(*assignments, job=job, release=release)
+    return str(caught.value).splitlines()
+
+
+def spark(made: dict[str, Any]) -> dict[str, str]:
+    """Read sparkSubmitParameters as a shell does."""
+    words = shlex.split(made["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"])
+    assert set(words[::2]) == {"--conf"}
+    return dict(word.split("=", 1) for word in words[1::2])
+
+
+def read(made: dict[str, Any]) -> config.Config:
+    """Settle the settings as the job does."""
+    return config.from_argv(made["jobDriver"]["sparkSubmit"]["entryPointArguments"])
+
+
+# The service's model
+
+
+def found(made: dict[str, Any]) -> list[str]:
+    return aws_model.found("emr-serverless", "StartJobRun", {**made, "clientToken": job_run.token(made, "")})
+
+
+EVERYTHING = (
+    "emr.logs=s3://logs/emr",
+    "emr.log_group=/emr-serverless/raft-spark",
+    "emr.prometheus_url=https://aps-workspaces.us-east-1.amazonaws.com/workspaces/ws-0a1b/api/v1/remote_write",
+    "emr.flex=true",
+    "emr.attempts=10",
+    'emr.tags={team="data science", "cost:center"="12/3"}',
+)
+
+
+@pytest.mark.parametrize("job", registry.JOBS)
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("more", [(), EVERYTHING])
+def test_every_document_is_legal_by_the_services_own_model(job: str, label: str, more: tuple[str, ...]):
+    assert found(built(f"emr.label={label}", *more, job=job)) == []
+
+
+def test_the_check_by_the_model_finds_what_is_not_legal():
+    made = built() | {"name": "", "tags": {"ü": "", job_run.IDENTITY: "x"}, "mode": "SOMETIMES"}
+    made["jobDriver"]["sparkSubmit"] |= {"entryPointArguments": ["x"] * 1025, "other": ""}
+    told = [" ".join(line.split()[:2]) for line in found(made)]
+    assert sorted(told) == [
+        "Invalid length",  # ParamValidator's own report
+        "document.jobDriver.sparkSubmit.entryPointArguments: 1025",
+        "document.mode: 'SOMETIMES'",
+        "document.name: ''",
+        "document.name: 0",
+        "document.tags.key: 'ü'",
+    ]
+
+
+def test_a_whole_document():
+    made = built(*EVERYTHING, "base.distractors=4", "emr.label=emr-7.14.0", job="base")
+    tags = made.pop("tags")
+    parameters = made["jobDriver"]["sparkSubmit"].pop("sparkSubmitParameters")
+    assert made == {
+        "applicationId": "00f1abcdefgh2345",
+        "executionRoleArn": "arn:aws:iam::123456789012:role/raft-spark-job",
+        "name": "raft-spark-base",
+        "mode": "BATCH",
+        "executionTimeoutMinutes": 720,
+        "retryPolicy": {"maxAttempts": 10},
+        "flexExecution": {"enabled": True},
+        "configurationOverrides": {
+            "monitoringConfiguration": {
+                "s3MonitoringConfiguration": {"logUri": "s3://logs/emr/"},
+                "cloudWatchLoggingConfiguration": {"enabled": True, "logGroupName": "/emr-serverless/raft-spark"},
+                "prometheusMonitoringConfiguration": {
+                    "remoteWriteUrl": "https://aps-workspaces.us-east-1.amazonaws.com/workspaces/ws-0a1b/api/v1/remote_write"
+                },
+            }
+        },
+        "jobDriver": {
+            "sparkSubmit": {
+                "entryPoint": "s3://code/releases/raft-spark-1.0.0-0123456789ab/jobs/base.py",
+                "entryPointArguments": [
+                    "--set=lake.root=s3://lake/raft",
+                    "--set=articles.source=s3://lake/pubmedqa",
+                    "--set=base.distractors=4",
+                    "--set=completions.endpoint=mine",
+                    '--set=evaluation.students=["mine"]',
+                    "--set=endpoints.mine.kind=bedrock",
+                    "--set=endpoints.mine.model=us.amazon.nova-lite-v1:0",
+                    "--set=endpoints.mine.codec=converse",
+                ],
+            }
+        },
+    }
+    assert sorted(tags) == ["cost:center", "raft-spark:identity", "raft-spark:job", "raft-spark:release", "team"]
+    assert shlex.split(parameters) == [
+        part
+        for setting in (
+            "spark.driver.cores=4",
+            "spark.driver.memory=14894m",
+            "spark.executor.cores=4",
+            "spark.executor.memory=14894m",
+            "spark.emr-serverless.driver.disk=20G",
+            "spark.emr-serverless.executor.disk=20G",
+            "spark.executor.instances=3",
+            "spark.dynamicAllocation.enabled=true",
+            "spark.dynamicAllocation.initialExecutors=3",
+            "spark.dynamicAllocation.maxExecutors=3",
+            "spark.archives=s3://code/releases/raft-spark-1.0.0-0123456789ab/environment-x86_64.tar.gz#environment",
+            "spark.emr-serverless.driverEnv.PYSPARK_PYTHON=python3.11",
+            "spark.emr-serverless.driverEnv.PYSPARK_DRIVER_PYTHON=python3.11",
+            "spark.executorEnv.PYSPARK_PYTHON=python3.11",
+            "spark.emr-serverless.driverEnv.PYTHONPATH=./environment",
+            "spark.executorEnv.PYTHONPATH=./environment",
+        )
+        for part in ("--conf", setting)
+    ]
+
+
+def test_an_application_of_arm_gets_its_own_packages_and_a_source_on_the_hub_the_hubs():
+    at = "s3://code/releases/raft-spark-1.0.0-0123456789ab"
+    given = spark(built("emr.architecture=arm64", "articles.source=hf:a/b/c"))
+    assert given["spark.archives"] == f"{at}/environment-aarch64.tar.gz#environment,{at}/hub-aarch64.tar.gz#hub"
+    assert given["spark.executorEnv.PYTHONPATH"] == "./environment:./hub"
+
+
+def test_a_dataset_whose_tokens_are_counted_takes_the_hubs_packages():
+    given = spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="dataset"))
+    assert given["spark.archives"].endswith("#hub")
+    assert "#hub" not in spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="base"))["spark.archives"]
+
+
+def test_only_what_a_shell_would_split_is_quoted():
+    parameters = built('spark."spark.x"="it\'s a b"')["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
+    assert "--conf spark.archives=s3://code/releases/" in parameters
+    assert parameters.endswith("""--conf 'spark.x=it'"'"'s a b'""")
+
+
+def test_a_job_that_reads_no_source_needs_no_hub():
+    assert "hub" not in spark(built("articles.source=hf:a/b/c", job="dataset"))["spark.archives"]
+
+
+def test_fewer_executors_than_sparks_first_ones_are_kept_to():
+    given = spark(built("emr.max_executors=1"))
+    names = ("executor.instances", "dynamicAllocation.initialExecutors", "dynamicAllocation.maxExecutors")
+    assert [given[f"spark.{name}"] for name in names] == ["1", "1", "1"]
+
+
+# Settings reach the job as they are
+
+
+def elsewhere(conf: config.Config) -> dict[str, Any]:
+    return conf.model_dump(exclude={"emr", "spark"})
+
+
+def test_the_job_settles_to_the_same_settings_with_no_file():
+    conf = settled(
+        "completions.retry=bad_request,filtered", "endpoints.fake.latency_ms=0", 'prices."a b".input_price=0.5'
+    )
+    assert elsewhere(read(job_run.built(conf, "base", (), RELEASE))) == elsewhere(conf)
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
+    ["7", "true", "1e3", "2026-11-22", "inf", "a.b"]
+)
+fields = st.fixed_dictionaries(
+    {"kind": st.just("bedrock"), "model": words.filter(bool), "inference_component": words},
+    optional={"request_metadata": st.dictionaries(words, words, max_size=3), "input_price": st.floats(0, 1e9)},
+)
+
+
+@given(fields, st.integers(0, 2**63 - 1), st.floats(0, 1), st.dictionaries(words, st.floats(0, 1e-5), max_size=2))
+def test_any_words_and_numbers_reach_the_job_as_they_are(fields: dict, seed: int, share: float, prices: dict):
+    whole = settled().settings()
+    whole["base"] |= {"seed": seed, "oracle_share": share}
+    whole["endpoints"]["mine"] = fields
+    whole["prices"] |= {name: {"input_price": price} for name, price in prices.items()}
+    conf = config.Config.model_validate(whole)
+    assert elsewhere(read(job_run.built(conf, "base", (), RELEASE))) == elsewhere(conf)
+
+
+@given(st.dictionaries(words.filter(lambda word: word and "=" not in word and not word.startswith("spark.")), words))
+def test_any_setting_of_spark_comes_back_from_a_shell_as_it_is(settings: dict[str, str]):
+    conf = settled().model_copy(update={"spark": settings})
+    given = spark(job_run.built(conf, "base", (), RELEASE))
+    assert {key: given[key] for key in settings} == settings
+
+
+def test_sparks_own_settings_travel_to_spark_and_emrs_to_emr_alone():
+    made = built('spark."spark.sql.shuffle.partitions"="64"', "emr.timeout_minutes=60")
+    assert spark(made)["spark.sql.shuffle.partitions"] == "64"
+    assert made["executionTimeoutMinutes"] == 60
+    arguments = " ".join(made["jobDriver"]["sparkSubmit"]["entryPointArguments"])
+    assert "spark." not in arguments
+    assert "emr." not in arguments
+
+
+def test_more_than_the_service_takes_is_refused():
+    conf = settled().model_copy(update={"spark": {"spark.x": "y" * 102_400}})
+    with pytest.raises(ConfigError, match=r"characters of Spark's settings are more than StartJobRun takes, 102,400"):
+        job_run.built(conf, "base", (), RELEASE)
+    with pytest.raises(ConfigError, match=r"1,0\d\d settings .* more than StartJobRun takes, 1,024"):
+        job_run.built(settled(), "base", ["--set=base.seed=1"] * 1020, RELEASE)
+
+
+def test_no_secret_is_in_the_document(monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "sesame")
+    openai = 'endpoints.mine={kind="openai", url="https://models.example/v1", model="m", api_key_secret="prod/key"}'
+    made = json.dumps(built(openai))
+    assert "sesame" not in made
+    assert "prod/key" in made
+    with pytest.raises(ConfigError, match=r"must not hold 'spark\.executorEnv\.OPENAI_API_KEY'"):
+        settled('spark."spark.executorEnv.OPENAI_API_KEY"="sesame"')
+
+
+# One run of a document at a time
+
+
+def test_the_token_is_of_what_runs_and_of_the_run_before():
+    made = built()
+    assert job_run.token(made, "") == job_run.token(built(), "")
+    others = [
+        job_run.token(made, "00frun1"),
+        job_run.token(built("base.seed=1"), ""),
+        job_run.token(built("emr.application_id=00fother"), ""),
+        job_run.token(built(release=dataclasses.replace(RELEASE, name="raft-spark-1.0.0-ba9876543210")), ""),
+        job_run.token(built(job="base"), ""),
+    ]
+    assert len({job_run.token(made, ""), *others}) == 6
+
+
+def test_a_tag_is_no_other_run():
+    assert job_run.token(built('emr.tags={build="7"}'), "") == job_run.token(built('emr.tags={build="8"}'), "")
+
+
+# What is refused before anything is uploaded
+
+
+def test_all_that_is_missing_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        job_run.built(config.load(), "refresh", (), RELEASE)
+    assert str(caught.value).splitlines() == [
+        "emr.application_id, emr.role_arn, emr.code must be given; conf/emr.toml is a file to fill in",
+        "lake.root is 'build/lake'; EMR reaches s3://bucket/prefix",
+        (
+            "completions.endpoint is 'embedded', of kind embedded, which runs on this machine alone; "
+            "EMR asks one of kind sagemaker, bedrock or openai"
+        ),
+    ]
+
+
+def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(tmp_path: Path):
+    text = (ROOT / "conf/emr.toml").read_text()
+    with pytest.raises(ConfigError) as caught:
+        job_run.built(config.load(["emr.toml"]), "refresh", (), RELEASE)
+    assert str(caught.value).splitlines() == [
+        "emr.application_id, emr.role_arn, emr.code must be given; conf/emr.toml is a file to fill in",
+        "lake.root is 'build/lake'; EMR reaches s3://bucket/prefix",
+    ]
+    filled = re.sub(r"^# (root|application_id|role_arn|code|logs) =", r"\1 =", text, flags=re.MULTILINE)
+    filled = filled.replace('role_arn = ""', 'role_arn = "arn:aws:iam::123456789012:role/job"')
+    (tmp_path / "my.toml").write_text(filled.replace('application_id = ""', 'application_id = "00f1"'))
+    made = job_run.built(config.load([str(tmp_path / "my.toml")]), "refresh", (), RELEASE)
+    assert found(made) == []
+    assert made["retryPolicy"] == {"maxAttempts": 3}
+    assert spark(made)["spark.executor.memory"] == "11702m"
+    assert read(made).completions.max_spend == 25.0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("lake.root=s3a://lake/raft", "lake.root is 's3a://lake/raft'; EMR reaches s3://bucket/prefix"),
+        ("lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_endpoint is 'http://127.0.0.1:9000', this machine"),
+        ("lake.format=iceberg", "lake.format is 'iceberg', and spark.\"spark.jars\", spark.\"spark.sql.catalog.raft.catalog-impl\""),
+        ("articles.source=build/articles", "articles.source is 'build/articles', a folder of this machine"),
+        ("completions.endpoint=fake", "of kind fake, which runs on this machine alone"),
+        ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', this machine"),
+        ("endpoints.mine.url=http://[::1]:8000/v1", "endpoints.mine.url is 'http://[::1]:8000/v1', this machine"),
+        ("endpoints.mine.api_key_env=KEY", "endpoints.mine.api_key_env names a variable that EMR's workers do not have"),
+        ("emr.driver_memory_gb=7", "emr.driver_memory_gb is 7 GB with 4 vCPUs; such a worker has 8 to 30 GB"),
+        ("emr.executor_cores=8", ""),
+        ("emr.executor_cores=16", "emr.executor_memory_gb is 16 GB with 16 vCPUs; such a worker has 32 to 120 GB in steps of 8"),
+        ('spark."spark.executor.memory"="8g"', "[spark] has spark.executor.memory, which EMR or raft-spark sets"),
+        ('spark."spark.master"="local[2]"', "[spark] has spark.master, which EMR or raft-spark sets"),
+        ('spark."spark.emr-serverless.memoryOverheadFactor"="much"', "it must be a number between 0 and 1"),
+    ],
+)  # fmt: skip
+def test_what_emr_cannot_run_with_is_said(assignment: str, sentence: str):
+    if sentence:
+        assert sentence in "\n".join(refused(assignment))
+    else:
+        assert built(assignment)
+
+
+def test_a_job_that_asks_nothing_may_have_any_teacher_and_one_that_reads_nothing_any_source():
+    assert built("completions.endpoint=embedded", "articles.source=build/articles", job="dataset")
+
+
+OTHERS = (
+    'endpoints.base={kind="openai", model="base", url="http://127.0.0.1:8000/v1"}',
+    'endpoints.tuned={kind="sagemaker", model="tuned", endpoint_name="tuned", codec="openai", api_key_env="KEY"}',
+)
+
+
+def test_an_evaluation_is_refused_for_each_student_and_judge_that_emr_does_not_reach():
+    told = refused(*OTHERS, "evaluation.students=mine,base,embedded,tuned", "evaluation.judge=fake", job="evaluation")
+    assert [line.split(";")[0] for line in told] == [
+        "endpoints.base.url is 'http://127.0.0.1:8000/v1', this machine, which EMR does not reach",
+        "evaluation.students has 'embedded', of kind embedded, which runs on this machine alone",
+        "endpoints.tuned.api_key_env names a variable that EMR's workers do not have",
+        "evaluation.judge is 'fake', of kind fake, which runs on this machine alone",
+    ]
+
+
+def test_an_evaluation_may_have_any_teacher_and_other_jobs_any_student():
+    assert built("completions.endpoint=embedded", "articles.source=build/articles", job="evaluation")
+    assert built("evaluation.students=embedded", "evaluation.judge=fake")
+
+
+def test_an_evaluation_takes_its_students_with_it_and_no_packages_of_the_hub():
+    made = built("evaluation.judge=mine", "dataset.tokenizer=a/b", "articles.source=hf:a/b/c", job="evaluation")
+    assert made["jobDriver"]["sparkSubmit"]["entryPoint"].endswith("/jobs/evaluation.py")
+    assert (read(made).evaluation.students, read(made).evaluation.judge) == (("mine",), "mine")
+    assert "hub" not in spark(made)["spark.archives"]
+
+
+def test_a_release_with_other_defaults_is_refused_for_only_what_differs_travels():
+    other = dataclasses.replace(RELEASE, files=(*RELEASE.files, ReleaseFile("conf/default.toml", 1, "other")))
+    told = refused(release=other)
+    assert len(told) == 1
+    assert "has other defaults in its conf/default.toml than this raft-spark" in told[0]
+
+
+def test_a_release_without_the_job_is_refused():
+    empty = dataclasses.replace(RELEASE, files=())
+    assert refused(job="base", release=empty) == [
+        "release raft-spark-1.0.0-0123456789ab holds no jobs/base.py; make another: raft-spark emr package"
+    ]
+
+
+# Workers
+
+
+def test_the_table_of_workers_is_amazons():
+    table = {cores: (legal[0], legal[-1], legal.step) for cores, legal in worker_sizes.MEMORY.items()}
+    assert table == {1: (2, 8, 1), 2: (4, 16, 1), 4: (8, 30, 1), 8: (16, 60, 4), 16: (32, 120, 8)}
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "factor", "heap"),
+    [(2, 0.1, 1664), (4, 0.1, 3712), (16, 0.1, 14_894), (30, 0.1, 27_927), (16, 0.4, 11_702), (120, 0.1, 111_709)],
+)
+def test_the_heap_leaves_room_for_the_overhead(memory_gb: int, factor: float, heap: int):
+    assert worker_sizes.heap_mb(memory_gb, factor) == heap
+
+
+legal = st.sampled_from([(cores, memory) for cores, memories in worker_sizes.MEMORY.items() for memory in memories])
+
+
+@given(legal, st.floats(0.01, 0.99))
+def test_heap_and_overhead_make_the_worker_that_was_asked_for_and_no_larger_one(worker: tuple[int, int], factor: float):
+    cores, memory_gb = worker
+    heap = worker_sizes.heap_mb(memory_gb, factor)
+    whole = heap + max(384, int(heap * factor))
+    assert memory_gb * 1024 - 2 <= whole <= memory_gb * 1024
+    assert worker_sizes.wrong(cores, memory_gb) == ""
+
+
+@given(st.sampled_from([1, 2, 4, 8, 16]), st.integers(2, 120))
+def test_a_worker_is_legal_or_the_sentence_says_which_are(cores: int, memory_gb: int):
+    told = worker_sizes.wrong(cores, memory_gb)
+    assert (told == "") == (memory_gb in worker_sizes.MEMORY[cores])
+    assert not told or f"{worker_sizes.MEMORY[cores][0]} to {worker_sizes.MEMORY[cores][-1]} GB" in told
+
+
+def test_workers_money_and_the_share_of_a_task_are_said_before():
+    conf = settled(
+        "completions.in_flight=64", "completions.requests_per_second=6", "emr.vcpu_hour=0.05", "emr.gb_hour=0.01"
+    )
+    assert list(submit.sizes(conf)) == [
+        "driver 4 vCPU, 16 GB: 14,894 MB Spark's heap, 1,490 MB beside it for Python",
+        "at most 3 executors, each 4 vCPU, 16 GB: 14,894 MB Spark's heap, 1,490 MB beside it for Python",
+        "together 16 vCPU, 64 GB: $1.44 an hour while all of them run",
+    ]
+    assert list(submit.arithmetic(conf, "refresh")) == [
+        "3 executors x 4 cores = 12 tasks",
+        "12 tasks; the whole cluster, and a task while all run: 64 calls open at once / 12 = 5.333, 6 requests a second / 12 = 0.5",
+    ]
+    assert list(submit.arithmetic(conf, "base")) == []
+
+
+def test_more_tasks_than_calls_are_said_to_be_too_many():
+    told = list(submit.arithmetic(settled("completions.in_flight=8"), "completions"))
+    assert told[0] == "3 executors x 4 cores = 12 tasks, of which 4 would have no call: completions.in_flight is 8"
+    assert told[1].startswith("8 tasks;")
+
+
+def test_the_share_of_a_task_is_said_of_students_even_where_the_teacher_is_asked_in_batches():
+    conf = settled(
+        "completions.mode=batch", "endpoints.mine.role_arn=arn:aws:iam::123456789012:role/batch", "emr.max_executors=2"
+    )
+    assert list(submit.arithmetic(conf, "completions")) == []
+    assert next(submit.arithmetic(conf, "evaluation")).startswith("2 executors x 4 cores = 8 tasks")
+
+
+# The application
+
+
+APPLICATION = {
+    "releaseLabel": "emr-spark-8.1.0",
+    "type": "Spark",
+    "state": "STOPPED",
+    "architecture": "X86_64",
+    "autoStartConfiguration": {"enabled": True},
+    "networkConfiguration": {"subnetIds": ["subnet-1"]},
+}
+
+
+def test_an_application_that_fits_is_nothing_to_speak_of():
+    assert application.wrong(APPLICATION, settled()) == []
+    assert application.notes(APPLICATION, settled(), "refresh") == []
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"releaseLabel": "emr-7.14.0"}, "runs emr-7.14.0 on x86_64, the settings say emr-spark-8.1.0 on x86_64"),
+        ({"architecture": "ARM64"}, "runs emr-spark-8.1.0 on arm64, the settings say emr-spark-8.1.0 on x86_64"),
+        ({"type": "Hive"}, "is of type Hive"),
+        ({"state": "TERMINATED"}, "is deleted"),
+        ({"autoStartConfiguration": {"enabled": False}}, "is stopped and does not start with a run"),
+        (
+            {"maximumCapacity": {"cpu": "6 vCPU", "memory": "64 GB"}},
+            "may use 6 vCPUs and a driver with one executor take 8",
+        ),
+    ],
+)
+def test_an_application_that_does_not_fit_is_refused(other: dict[str, Any], sentence: str):
+    told = application.wrong(APPLICATION | other, settled())
+    assert len(told) == 1
+    assert sentence in told[0]
+
+
+def test_a_smaller_application_is_said_to_give_fewer_executors():
+    small = APPLICATION | {"maximumCapacity": {"cpu": "12vCPU", "memory": "400 GB", "disk": "2000 GB"}}
+    assert application.wrong(small, settled()) == []
+    assert application.notes(small, settled(), "base") == [
+        "note: the application may use 12 vCPUs, and the settings ask for 16: there will be fewer executors"
+    ]
+
+
+def test_an_application_without_a_network_is_said_not_to_reach_the_teacher():
+    alone = {name: value for name, value in APPLICATION.items() if name != "networkConfiguration"}
+    told = application.notes(alone, settled("articles.source=hf:a/b/c"), "refresh")
+    assert len(told) == 1
+    assert "not the Hugging Face hub, the endpoint mine (bedrock); give it subnets" in told[0]
+    assert application.notes(alone, settled(), "base") == []
+
+
+def test_an_application_without_a_network_is_said_to_reach_no_student_and_no_judge():
+    alone = {name: value for name, value in APPLICATION.items() if name != "networkConfiguration"}
+    tuned = 'endpoints.tuned={kind="sagemaker", model="tuned", endpoint_name="tuned", codec="openai"}'
+    conf = settled(tuned, "evaluation.students=tuned", "evaluation.judge=mine", "articles.source=hf:a/b/c")
+    (told,) = application.notes(alone, conf, "evaluation")
+    assert "but not the endpoint tuned (sagemaker), the endpoint mine (bedrock); give it subnets" in told
+
+
+def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catalog_in_glue_needs(tmp_path: Path):
+    text = (ROOT / "conf/emr.toml").read_text()
+    offered = re.findall(r'^# ((?:format = "iceberg"|"spark\.\S+" = ).*)$', text, re.MULTILINE)
+    assert len(offered) == 5
+    copied = tmp_path / "my-emr.toml"
+    copied.write_text(re.sub(r'^# (?=format = "iceberg"|"spark\.)', "", text, flags=re.MULTILINE))
+    conf = config.load([copied], SETTINGS)
+    assert validation.wrong(conf, "refresh", RELEASE) == []
+    assert job_run.spark(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")

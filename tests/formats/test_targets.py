@@ -1,0 +1,118 @@
+"""What a student reads and is to say: with its oracle, without it, and within its length."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from raft_spark import config
+from raft_spark.errors import InputError
+from raft_spark.formats import formats, targets
+from raft_spark.recipe import prompts
+
+pytestmark = pytest.mark.row
+
+THOUGHT = "It was tried. ##begin_quote##It worked.##end_quote##\n<ANSWER>: Yes, it works."
+PASSAGES = ["Sheep were counted.", "It was tried.", "It worked.", "Goats were not counted at all."]
+
+
+def row(completion: str, *assignments: str, distracted: bool = True, oracle: tuple[int, ...] = ()) -> formats.Row:
+    conf = config.load(assignments=assignments)
+    documents = [{"text": text, "oracle": number in oracle} for number, text in enumerate(PASSAGES)]
+    joined: dict[str, Any] = {
+        "pubid": 7,
+        "question": "Does it work?",
+        "documents": documents,
+        "oracle": "It was tried.\n\nIt worked.",
+        "distracted": distracted,
+        "original_answer": None,
+        "completion": completion,
+    }
+    return targets.row(joined, conf.dataset, conf.completions)
+
+
+@pytest.mark.parametrize(
+    ("absent", "style", "completion", "said", "answer"),
+    [
+        ("oracle", "cot", THOUGHT, THOUGHT, "Yes, it works."),
+        ("answer_only", "cot", THOUGHT, "<ANSWER>: Yes, it works.", "Yes, it works."),
+        ("refuse", "cot", THOUGHT, f"<ANSWER>: {prompts.REFUSED}", prompts.REFUSED),
+        ("oracle", "answer", "It works.", "It works.", "It works."),
+        ("answer_only", "answer", "It works.", "It works.", "It works."),
+        ("refuse", "answer", "It works.", prompts.REFUSED, prompts.REFUSED),
+    ],
+)
+def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_what_the_teacher_said(
+    absent: str, style: str, completion: str, said: str, answer: str
+):
+    settings = (f"dataset.absent_answer={absent}", f"completions.style={style}")
+    without, with_oracle = row(completion, *settings), row(completion, *settings, distracted=False)
+    assert (without.completion, without.answer) == (said, answer)
+    assert with_oracle.completion == completion
+
+
+def test_what_is_said_without_an_oracle_counts_as_a_refusal():
+    assert prompts.REFUSAL.search(prompts.REFUSED)
+
+
+@given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))
+def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int], most: int):
+    found = row("It works.", distracted=not own, oracle=tuple(own))
+    stays = [number in own for number in range(4)]
+    words = targets.counter("")
+    fitted = targets.fitted(found, stays, "It works.", words, most)
+    must = [PASSAGES[number] for number in sorted(own)] or [found.oracle]
+    asked = prompts.student(found.question, must if fitted is None else fitted, found.asked)
+    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD
+    if fitted is None:
+        rounded = 2 * len(must)  # each passage and each separator is rounded up by itself
+        assert length + 3 * targets.TURN + rounded > most
+        return
+    assert length <= most
+    assert [text for text in PASSAGES if text in fitted] == fitted
+    assert set(must) <= set(fitted) or not own
+    if most >= 400:
+        assert fitted == PASSAGES
+
+
+@pytest.mark.parametrize("absent", ["oracle", "refuse"])
+def test_a_row_is_left_out_with_its_oracle_and_without_it_alike(absent: str):
+    words = targets.counter("")
+    without = row(THOUGHT, f"dataset.absent_answer={absent}", "completions.style=cot")
+    with_it = row(THOUGHT, "completions.style=cot", distracted=False, oracle=(1, 2))
+    first = [
+        next(most for most in range(2_000) if targets.fitted(found, stays, THOUGHT, words, most) is not None)
+        for found, stays in ((without, [False] * 4), (with_it, [False, True, True, False]))
+    ]
+    assert abs(first[0] - first[1]) <= 3  # tokens, as texts are rounded up
+
+
+def test_a_rejected_answer_is_an_answer_and_another_one():
+    conf = config.load()
+    joined = {"pubid": 7, "question": "Does it work?", "documents": [], "oracle": "It worked.", "distracted": False,
+              "original_answer": None, "completion": " It works."}  # fmt: skip
+    astray = {
+        said: targets.row(joined | {"astray": said}, conf.dataset, conf.completions).astray
+        for said in (" Sheep do.\n", " It works. ", "I don't know.", "", None)
+    }
+    assert list(astray.values()) == ["Sheep do.", None, None, None, None]
+
+
+def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):
+    model = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))  # noqa: S106 - no password
+    model.pre_tokenizer = WhitespaceSplit()
+    model.enable_truncation(2)
+    model.enable_padding(length=9)
+    model.save(str(tmp_path / "tokenizer.json"))
+    conf = config.load(assignments=[f"dataset.tokenizer={tmp_path}/tokenizer.json"])
+    assert targets.counter(targets.tokenizer(conf.dataset, conf.lake))("three short words") == 3
+    assert targets.counter("")("three short words") == 6
+    for missing in (tmp_path / "no.json", tmp_path / "bad.json"):
+        (tmp_path / "bad.json").write_text("{}")
+        wrong = config.load(assignments=[f"dataset.tokenizer={missing}"])
+        with pytest.raises(InputError, match=r"it must be a tokenizer\.json"):
+            targets.tokenizer(wrong.dataset, wrong.lake)

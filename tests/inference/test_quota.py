@@ -1,0 +1,188 @@
+"""Limits of the cluster: whatever tasks come, go, die and ask for, the sum of what they may do stays below."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from raft_spark.inference.quota import UNLIMITED, Grant, Ledger, Limits, Need
+
+pytestmark = pytest.mark.row
+
+LIMITS = Limits(in_flight=16, requests_per_second=10.0, tokens_per_minute=6_000, dollars=0.1)
+
+
+class Task:
+    """A task as unruly as allowed: it opens as many calls as it was granted, and closes them when it likes."""
+
+    def __init__(self) -> None:
+        self.open, self.spent, self.reserved, self.allowed, self.dollars = 0, 0.0, 0.0, 0, 0.0
+        self.rate = self.tokens = 0.0
+        self.heard: Grant | None = None
+
+    def hear(self) -> None:
+        """Take what was granted, some time after it was."""
+        if self.heard:
+            self.allowed, self.dollars = self.heard.in_flight, self.heard.dollars
+            self.rate, self.tokens = self.heard.requests_per_second, self.heard.tokens_per_minute
+
+    def need(self, *, draining: bool) -> Need:
+        return Need(self.open, self.spent, self.reserved, 0.01, draining=draining)
+
+    def act(self, wish: int) -> None:
+        """Open up to `wish` calls within what is allowed, or close some at less than their reserved price."""
+        for _ in range(wish):
+            if self.open < self.allowed and self.spent + self.reserved + 0.01 <= self.dollars + 1e-12:
+                self.open, self.reserved = self.open + 1, self.reserved + 0.01
+        for _ in range(-wish):
+            if self.open:
+                self.open, self.reserved, self.spent = self.open - 1, self.reserved - 0.01, self.spent + 0.004
+
+
+actions = st.lists(
+    st.tuples(st.sampled_from(["ask", "hear", "act", "drain", "end", "die"]), st.integers(0, 4), st.integers(-8, 16)),
+    max_size=80,
+)
+
+
+@given(actions)
+@settings(deadline=None, max_examples=300)
+def test_all_tasks_together_never_pass_a_limit(steps: list[tuple[str, int, int]]):
+    ledger, tasks, gone = Ledger(LIMITS), {number: Task() for number in range(5)}, 0.0
+    names = [f"task {number}" for number in range(5)]
+    for step, number, wish in steps:
+        task = tasks[number]
+        if step == "act":
+            task.act(wish)
+        elif step in {"ask", "drain"}:
+            task.hear()
+            task.heard = ledger.grant(names[number], task.need(draining=step == "drain"))
+            if step == "drain":
+                task.hear()
+        elif step == "hear":
+            task.hear()
+        else:
+            ledger.left(names[number], task.spent if step == "end" and not task.open else None)
+            gone += task.spent + task.reserved
+            tasks[number], names[number] = Task(), names[number] + "'"
+        assert sum(max(found.open, found.allowed) for found in tasks.values() if found.allowed) <= 16
+        assert sum(found.open for found in tasks.values()) <= 16
+        assert sum(found.rate for found in tasks.values()) <= 10 + 1e-9
+        assert sum(found.tokens for found in tasks.values()) <= 6_000 + 1e-6
+        assert gone + sum(found.spent + found.reserved for found in tasks.values()) <= 0.1 + 1e-9
+
+
+def settled(ledger: Ledger, *tasks: str, **need: object) -> list[int]:
+    """Let all ask until nothing changes."""
+    for _ in range(3):
+        found = [ledger.grant(task, Need(**need)).in_flight for task in tasks]
+    return found
+
+
+def test_a_lone_task_has_it_all_and_a_second_gets_half_after_the_first_gave_way():
+    ledger = Ledger(Limits(16))
+    assert ledger.grant("a", Need()).in_flight == 16
+    assert ledger.grant("b", Need()).in_flight == 0
+    assert ledger.grant("a", Need(open=16)).in_flight == 8
+    assert ledger.grant("b", Need()).in_flight == 0
+    assert ledger.grant("a", Need(open=11)).in_flight == 8
+    assert ledger.grant("b", Need()).in_flight == 5
+    assert ledger.grant("a", Need(open=8)).in_flight == 8
+    assert ledger.grant("b", Need()).in_flight == 8
+
+
+def test_what_a_task_gives_way_is_held_until_it_has_heard_so():
+    ledger = Ledger(Limits(16, 8.0, dollars=1.0))
+    ledger.grant("a", Need(next_call=0.1))
+    ledger.grant("b", Need(next_call=0.1))
+    assert ledger.grant("a", Need(open=3, next_call=0.1)).in_flight == 8  # said while it was still allowed 16
+    assert ledger.grant("b", Need(next_call=0.1)).in_flight == 0
+    assert ledger.grant("a", Need(open=3, next_call=0.1)).in_flight == 8
+    assert ledger.grant("b", Need(next_call=0.1)).in_flight == 8
+
+
+def test_what_does_not_divide_is_used_all_the_same():
+    assert sorted(settled(Ledger(Limits(16)), "a", "b", "c")) == [4, 6, 6]
+
+
+def test_more_tasks_than_slots_leave_some_waiting_and_never_share_more_than_there_is():
+    assert sum(settled(Ledger(Limits(2)), "a", "b", "c", "d")) == 2
+
+
+@pytest.mark.parametrize("spent", [None, 0.0])
+def test_what_a_lost_task_held_goes_to_the_others(spent: float | None):
+    ledger = Ledger(Limits(16))
+    assert settled(ledger, "a", "b") == [8, 8]
+    ledger.left("b", spent)
+    assert settled(ledger, "a") == [16]
+
+
+def test_a_task_that_drains_gives_its_share_away_call_by_call():
+    ledger = Ledger(Limits(16))
+    settled(ledger, "a", "b")
+    assert ledger.grant("a", Need(open=3, draining=True)).in_flight == 3
+    assert ledger.grant("b", Need(open=8)).in_flight == 13
+
+
+def test_tasks_that_run_but_have_not_asked_yet_have_their_part_kept():
+    assert Ledger(Limits(16, 8.0)).grant("a", Need(), running=4).in_flight == 4
+    assert Ledger(Limits(16, 8.0)).grant("a", Need(), running=4).requests_per_second == 2.0
+
+
+def test_no_limit_is_no_limit():
+    granted = Ledger(Limits(4)).grant("a", Need())
+    assert granted.requests_per_second == granted.tokens_per_minute == granted.dollars == UNLIMITED
+
+
+def test_money_goes_to_the_task_that_can_use_it_until_no_call_can_be_paid():
+    ledger = Ledger(Limits(8, dollars=1.0))
+    assert ledger.grant("a", Need(next_call=0.4)).dollars == pytest.approx(0.5)
+    assert ledger.grant("b", Need(next_call=0.4)).dollars == pytest.approx(0.4)
+    assert not ledger.is_spent
+    assert ledger.grant("a", Need(spent=0.45, next_call=0.4)).dollars == pytest.approx(0.45)
+    assert ledger.grant("b", Need(spent=0.2, next_call=0.4)).dollars == pytest.approx(0.2)
+    assert ledger.is_spent
+    ledger.left("b", 0.2)
+    assert ledger.is_spent
+
+
+@given(st.integers(1, 6), st.floats(0.01, 0.3), st.floats(0.0, 1.0))
+@example(6, 0.01, 0.0)  # a sum that Python 3.12 rounds otherwise than 3.11
+@settings(deadline=None)
+def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_is_spent(
+    tasks: int, price: float, share_used: float
+):
+    ledger, spent = Ledger(Limits(tasks, dollars=1.0)), dict.fromkeys("abcdef"[:tasks], 0.0)
+    for _ in range(1_000):
+        for task, own in spent.items():
+            granted = ledger.grant(task, Need(spent=own, next_call=price))
+            if own + price <= granted.dollars:
+                spent[task] += max(0.01, price * share_used)
+        if ledger.is_spent:
+            break
+    assert ledger.is_spent
+    assert 1 - price <= sum(spent.values()) <= 1 + 1e-9
+
+
+def test_money_that_an_open_call_may_give_back_is_waited_for():
+    ledger = Ledger(Limits(8, dollars=1.0))
+    ledger.grant("a", Need(open=1, spent=0.3, reserved=0.4, next_call=0.4))
+    assert not ledger.is_spent
+    ledger.grant("a", Need(spent=0.5, next_call=0.4))
+    assert not ledger.is_spent
+    ledger.grant("a", Need(spent=0.65, next_call=0.4))
+    assert ledger.is_spent
+
+
+def test_without_a_last_word_a_lost_task_has_spent_all_it_was_allowed():
+    ledger = Ledger(Limits(8, dollars=1.0))
+    ledger.grant("a", Need(next_call=0.9))
+    ledger.left("a")
+    assert ledger.grant("b", Need(next_call=0.2)).dollars == 0
+    assert ledger.is_spent
+
+
+def test_a_task_that_comes_back_is_not_counted_twice():
+    ledger = Ledger(Limits(8, dollars=1.0))
+    ledger.grant("a", Need(spent=0.5, next_call=0.1))
+    ledger.left("a")
+    assert ledger.grant("a", Need(spent=0.5, next_call=0.4)).dollars == pytest.approx(0.9)

@@ -1,0 +1,88 @@
+"""Each job runs under spark-submit with the installed package."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from conftest import ROOT
+from raft_spark.stages import registry
+
+FEW = ("--conf", "spark.sql.shuffle.partitions=2")
+STAGES = ("articles", "base", "completions", "dataset")
+
+
+def submit(stage: str, lake: Path, *assignments: str, flags: Sequence[str] = FEW) -> subprocess.CompletedProcess[str]:
+    spark_home = Path(pyspark.__file__).parent
+    sets = [f"lake.root={lake}", "articles.source=sample:150", "completions.endpoint=fake", *assignments]
+    settings = [part for assignment in sets for part in ("--set", assignment)]
+    command = [
+        str(spark_home / "bin/spark-submit"),
+        "--master",
+        "local[2]",
+        *flags,
+        str(ROOT / f"jobs/{stage}.py"),
+        *settings,
+    ]
+    environment = {**os.environ, "SPARK_HOME": str(spark_home), "PYSPARK_PYTHON": sys.executable}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("stages", [STAGES[:1], pytest.param(STAGES, marks=pytest.mark.slow)])
+def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path, stages: Sequence[str]):
+    for stage in stages:
+        done = submit(stage, tmp_path, "log.format=json")
+        assert done.returncode == 0, done.stderr[-2000:]
+        *lines, told = map(json.loads, done.stdout.splitlines())  # Spark joins standard error: all lines are JSON
+        assert told["table"] == stage
+        assert {line["stage"] for line in lines} == {stage}
+        (ended,) = (line for line in lines if "state" in line)
+        assert (ended["state"], ended["run_id"], ended["rows"]) == ("finished", told["version"], 150)
+        assert [line["openlineage"]["eventType"] for line in lines if "openlineage" in line] == ["START", "COMPLETE"]
+    done = submit("refresh", tmp_path)  # which does what is left to do
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["outcome"] == ("nothing new" if stages == STAGES else "published")
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*registry.JOBS}
+
+
+@pytest.mark.slow
+def test_the_job_of_evaluation_runs_under_spark_submit_too(tmp_path: Path):
+    for stage in ("articles", "evaluation"):
+        done = submit(stage, tmp_path, "articles.test_share=0.4", "evaluation.students=fake", "evaluation.rows=3")
+        assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["table"], told["counts"]["articles"], told["counts"]["answers"]) == ("evaluation", 3, 3 * 8)
+
+
+def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_path: Path):
+    done = submit("base", tmp_path, "base.distractor=1")
+    assert done.returncode == 2
+    assert (
+        "ConfigError: base.distractor is not a setting (did you mean distractors?)" in done.stdout + done.stderr
+    )  # spark-submit joins the two
+    assert "Traceback" not in done.stdout + done.stderr  # spark-submit joins the two
+
+
+def test_a_job_is_at_most_25_lines():
+    assert all(len(path.read_text().splitlines()) <= 25 for path in (ROOT / "jobs").glob("*.py"))
+
+
+@pytest.mark.parametrize(("flags", "name"), [((), "raft-spark-articles"), (("--name", "mine"), "mine")])
+def test_the_event_log_keeps_the_name_given_and_describes_every_job(tmp_path: Path, flags: tuple[str, ...], name: str):
+    log = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(tmp_path), "spark.eventLog.compress": "false"}
+    flags += tuple(part for key, value in log.items() for part in ("--conf", f"{key}={value}"))
+    done = submit("articles", tmp_path / "lake", flags=flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    logs = [path for path in tmp_path.rglob("*local-*") if path.is_file() and not path.name.startswith(".")]
+    events = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    (begun,) = (event for event in events if event["Event"] == "SparkListenerApplicationStart")
+    assert begun["App Name"] == name
+    jobs = [
+        event["Properties"]["spark.job.description"] for event in events if event["Event"] == "SparkListenerJobStart"
+    ]
+    assert set(jobs) == {"articles: check records", "articles: write"}

@@ -1,0 +1,37 @@
+"""Run the stages once with the given settings and print what came out: python walk_digest.py [CONF.toml ...] [--set ...]
+
+The last line is JSON: a digest of the sorted base rows and the digests of the dataset's files, without their folder.
+"""
+
+import hashlib
+import json
+import sys
+
+from raft_spark import config
+from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.stages import articles, base, completions, dataset
+
+
+def rows_digest(conf: config.Config) -> str:
+    """Hash the base rows, sorted."""
+    version = tables.needed(conf.lake, schemas.BASE)
+    rows = [
+        json.dumps([piece["split"], row], sort_keys=True)
+        for piece in tables.pieces(conf.lake, version)
+        for row in parquet.read_piece(piece).to_pylist()
+    ]
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def dataset_files(conf: config.Config) -> dict[str, str]:
+    """Return the digest of each file of the dataset but the card, which names the run."""
+    version = tables.needed(conf.lake, schemas.DATASET)
+    return {file.path: file.sha256 for file in version.files if not file.path.endswith("README.md")}
+
+
+if __name__ == "__main__":
+    conf = config.from_argv(sys.argv[1:])
+    for stage in (articles, base, completions, dataset):
+        stage.run(conf)
+    sys.stdout.write(json.dumps({"base": rows_digest(conf), "dataset": dataset_files(conf)}) + "\n")
+    session.stop()

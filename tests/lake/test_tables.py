@@ -1,0 +1,208 @@
+"""Versions, pointer and sweep, on a disk and on a real S3 protocol server alike."""
+
+import json
+import os
+import random
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raft_spark import config
+from raft_spark.errors import InputError
+from raft_spark.formats import shards
+from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake.filesystem import Place
+
+ROWS = pa.table(
+    {"pubid": [1, 2], "reason": ["a", "b"], "source": ["x", "y"], "record": ["1", "2"]}, schema=schemas.QUARANTINE
+)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def conf(request: pytest.FixtureRequest, tmp_path: Path) -> config.Config:
+    if request.param == "disk":
+        return config.load(assignments=[f"lake.root={tmp_path}", "lake.sweep_after_hours=0"])
+    address = request.getfixturevalue("s3")
+    root = f"s3://lake/{tmp_path.name}"
+    return config.load(assignments=[f"lake.root={root}", f"lake.s3_endpoint={address}", "lake.sweep_after_hours=0"])
+
+
+def published(conf: config.Config, identity: str = "0" * 16) -> tables.Version:
+    new = tables.draft(conf.lake, schemas.BASE, identity)
+    file = parquet.write_file(new.place, "data/split=train/part-00000.parquet", ROWS)
+    return tables.publish(new, conf, [file], {}, {"rows": 2})
+
+
+def test_before_the_first_version_there_is_none(conf: config.Config):
+    assert tables.current(conf.lake, schemas.BASE) is None
+    assert tables.history(conf.lake, schemas.BASE) == []
+
+
+def test_a_published_version_is_read_back_as_it_was(conf: config.Config):
+    version = published(conf)
+    assert tables.current(conf.lake, schemas.BASE) == version
+    assert version.files[0].rows == 2
+    assert version.settings["lake"]["root"] == conf.lake.root
+    (piece,) = tables.pieces(conf.lake, version)
+    assert parquet.read_piece(piece).to_pylist() == ROWS.to_pylist()
+    assert piece["split"] == "train"
+
+
+def spoiled(path: Path, before: int) -> bytes:
+    """Return a file's bytes with what lies between this place and the footer made unreadable."""
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    return whole[:before] + b"\xff" * (len(whole) - footer - before) + whole[-footer:]
+
+
+def test_the_first_rows_are_read_without_the_rest_of_the_file(conf: config.Config, tmp_path: Path):
+    local, name = tmp_path / "rows.parquet", "data/split=train/part-00000.parquet"
+    rows = [{"pubid": number, "question": f"{number}" * 1_000, "documents": []} for number in range(1_000)]
+    pq.write_table(pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]), local, row_group_size=10)
+    group = pq.read_metadata(local).row_group(2)
+    begin = group.column(0).dictionary_page_offset or group.column(0).data_page_offset
+    new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
+    new.place.write(name, spoiled(local, begin))
+    version = tables.publish(new, conf, [parquet.described(local, name)], {}, {"rows": 1_000})
+    found = tables.head(conf.lake, version, 15)
+    assert [row["pubid"] for row in found] == list(range(15))
+    assert found[0]["split"] == "train"
+    with pytest.raises(OSError, match=r"\w"):
+        tables.head(conf.lake, version, 21)  # the rest is unreadable indeed
+
+
+def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # where the server writes what it records
+    root = f"s3://lake/{tmp_path.name}"
+    conf = config.load(assignments=[f"lake.root={root}", f"lake.s3_endpoint={s3}"])
+    noise = random.Random(0)
+    rows = [{"pubid": number, "question": noise.randbytes(500).hex()} for number in range(20_000)]
+    new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
+    with parquet.Parts(new.place, schemas.SCHEMAS["base"], 0, 100) as written:
+        written.write("data/split=train", pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    file = shards.write_text(new.place, "messages/data/train-00000-of-00001.jsonl", lines)
+    version = tables.publish(new, conf, [*written.files, replace(file, rows=20_000)], {}, {"rows": 20_000})
+    assert min(each.bytes for each in version.files) > 10_000_000
+    with recorded(s3) as requests:
+        assert tables.head(conf.lake, replace(version, files=written.files), 3)[2]["pubid"] == 2
+        lists = [each for each in version.files if each.path.startswith("messages/")]
+        assert tables.head(conf.lake, replace(version, files=lists), 3) == rows[:3]
+    ranges = [request["headers"].get("Range", "bytes=0-99999999") for request in requests if request["method"] == "GET"]
+    assert ranges
+    assert sum(stop - start for start, stop in (map(int, each[6:].split("-")) for each in ranges)) < 1_500_000
+
+
+@contextmanager
+def recorded(s3: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield the list that holds the requests of the block when it has ended."""
+    requests: list[dict[str, Any]] = []
+    for verb in ("reset-recording", "start-recording"):
+        urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/recorder/{verb}", b"")).close()
+    yield requests
+    urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/recorder/stop-recording", b"")).close()
+    with urllib.request.urlopen(f"{s3}/moto-api/recorder/download-recording") as answer:
+        requests += [json.loads(line) for line in answer]
+
+
+def test_any_version_can_be_read_later(conf: config.Config):
+    first, second = published(conf, "1" * 16), published(conf, "2" * 16)
+    assert tables.current(conf.lake, schemas.BASE) == second
+    assert tables.load(conf.lake, schemas.BASE, first.id) == first
+    assert {version.id for version in tables.history(conf.lake, schemas.BASE)} == {first.id, second.id}
+
+
+def test_history_is_in_order_also_within_a_second(conf: config.Config):
+    made = [published(conf, f"{number:016x}").id for number in reversed(range(8))]
+    assert [version.id for version in tables.history(conf.lake, schemas.BASE)] == made
+
+
+def test_an_unknown_version_is_named_with_the_known_ones(conf: config.Config):
+    version = published(conf)
+    with pytest.raises(InputError, match=f"has no version 'nothing'; it has: {version.id}"):
+        tables.load(conf.lake, schemas.BASE, "nothing")
+
+
+def test_of_two_writers_one_wins_and_the_other_says_so(conf: config.Config):
+    late = tables.draft(conf.lake, schemas.BASE, "3" * 16)
+    winner = published(conf)
+    with pytest.raises(InputError, match="another run published"):
+        tables.publish(late, conf, [], {}, {})
+    assert tables.current(conf.lake, schemas.BASE) == winner
+
+
+def test_what_an_interrupted_run_left_is_swept_and_nothing_else(conf: config.Config):
+    kept = published(conf, "1" * 16)
+    interrupted = tables.draft(conf.lake, schemas.BASE, "4" * 16)
+    parquet.write_file(interrupted.place, "data/split=train/part-00000.parquet", ROWS)
+    assert tables.sweep(conf.lake, schemas.BASE) == [interrupted.id]
+    assert [version.id for version in tables.history(conf.lake, schemas.BASE)] == [kept.id]
+    assert parquet.read_piece(tables.pieces(conf.lake, kept)[0]).num_rows == 2
+
+
+def test_a_fresh_draft_is_not_swept(conf: config.Config):
+    patient = config.load(assignments=[f"lake.root={conf.lake.root}", f"lake.s3_endpoint={conf.lake.s3_endpoint}"])
+    running = tables.draft(patient.lake, schemas.BASE, "5" * 16)
+    parquet.write_file(running.place, "data/split=train/part-00000.parquet", ROWS)
+    assert tables.sweep(patient.lake, schemas.BASE) == []
+
+
+def test_a_digest_in_the_manifest_is_that_of_the_file(conf: config.Config):
+    version = published(conf)
+    place = tables.place(conf.lake, schemas.BASE)
+    stored = place.read(f"versions/{version.id}/{version.files[0].path}")
+    import hashlib
+
+    assert version.files[0].sha256 == hashlib.sha256(stored).hexdigest()
+    assert version.files[0].bytes == len(stored)
+    assert json.loads(place.read(f"versions/{version.id}/manifest.json"))["code"] == tables.__version__
+
+
+def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: pytest.MonkeyPatch):
+    import boto3
+
+    from raft_spark.lake import filesystem
+
+    filesystem._session.cache_clear()
+    place = Place("s3://lake/credentials", s3)
+    first = place.filesystem
+    assert place.filesystem is first
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    filesystem._session.cache_clear()
+    assert place.filesystem is not first
+    filesystem._session.cache_clear()
+
+
+def test_a_server_that_the_environment_names_is_that_of_rows_and_pointers(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    named, given = Place(f"s3://lake/{tmp_path.name}"), Place(f"s3://lake/{tmp_path.name}", s3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    before = named.filesystem
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
+    assert named.filesystem is not before
+    named.write("rows", b"1")
+    assert named.swap("pointer", b"2", None)
+    assert (given.read("rows"), given.read("pointer")) == (b"1", b"2")
+
+
+def test_without_credentials_the_error_says_what_to_set(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from raft_spark.lake import filesystem
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    filesystem._session.cache_clear()
+    with pytest.raises(InputError, match="no AWS credentials were found; set AWS_PROFILE"):
+        Place("s3://lake/none", s3).list()
+    filesystem._session.cache_clear()

@@ -1,0 +1,55 @@
+"""An error that a worker raises reaches the driver whole, whatever Spark writes around it."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+
+from conftest import Settle
+from raft_spark import errors
+from raft_spark.lake import session, tasks
+
+NUMBERS = pa.schema([("id", pa.int64())])
+
+
+@pytest.mark.row
+@pytest.mark.parametrize("kind", errors.RaftError.__subclasses__())
+def test_every_error_keeps_its_type_and_its_words(kind: type[errors.RaftError]) -> None:
+    said = 'two lines\nand "quotes", {braces}: é'
+    found = tasks.decode(f"org.apache.spark.SparkException: Job aborted\n  {tasks.encode(kind(said))}\n\tat java.lang")
+    assert type(found) is kind
+    assert str(found) == said
+
+
+@pytest.mark.row
+def test_a_text_without_an_error_of_ours_is_none() -> None:
+    assert tasks.decode("raft_spark.errors.InputError: said by nobody") is None
+
+
+def _refuse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    from raft_spark.errors import InputError
+
+    yield next(batches)
+    raise InputError("first line\nsecond line")
+
+
+def _crash(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield next(batches)
+    raise ValueError("no error of ours")
+
+
+@pytest.mark.spark
+def test_the_driver_raises_what_the_worker_raised(settled: Settle) -> None:
+    spark = session.start(settled())
+    rows = tasks.map_in_arrow(spark.range(1), _refuse, NUMBERS)
+    with pytest.raises(errors.InputError, match=r"^first line\nsecond line$"), tasks.worker_errors():
+        rows.collect()
+
+
+@pytest.mark.spark
+def test_any_other_exception_stays_as_spark_raises_it(settled: Settle) -> None:
+    spark = session.start(settled())
+    rows = tasks.map_in_arrow(spark.range(1), _crash, NUMBERS)
+    with pytest.raises(Exception, match="no error of ours") as found, tasks.worker_errors():
+        rows.collect()
+    assert not isinstance(found.value, errors.RaftError)

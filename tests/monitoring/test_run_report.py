@@ -1,0 +1,472 @@
+"""The page about a run: right numbers from any number of rows, and hostile text harmless."""
+
+import dataclasses
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import reduce
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft_spark import config
+from raft_spark.cli import main
+from raft_spark.errors import InputError
+from raft_spark.lake import schemas, tables
+from raft_spark.monitoring import run_charts, run_report, run_state, run_stats
+from raft_spark.monitoring.run_state import Point, Run
+from raft_spark.monitoring.run_stats import Row, Tally
+
+SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
+ID = "20261122T101500Z-1a2b3c4d-5e6f"
+HOSTILE = "</td></table><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
+ROW = {
+    "key": "k",
+    "pubid": 1,
+    "completion": "Yes.",
+    "attempts": 1,
+    "model": "m",
+    "finish_reason": "stop",
+    "prompt_tokens": 400,
+    "completion_tokens": 60,
+    "latency_ms": 1200,
+    "created_at": datetime(2026, 11, 22, tzinfo=UTC),
+    "run_id": ID,
+}
+FAILED = {**ROW, "completion": None, "finish_reason": None, "prompt_tokens": None, "completion_tokens": None}
+
+
+def batch(*rows: dict[str, object]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), SCHEMA).select([*run_stats.COLUMNS])
+
+
+def tallied(*rows: dict[str, object]) -> Tally:
+    return run_stats.added(Tally(), batch(*rows))
+
+
+# A run as it could have been: it is throttled twice, one row in a hundred fails, and the money runs out.
+
+
+def course() -> Iterator[Point]:
+    """Tell a run of 25 minutes, a point each 10 seconds."""
+    chance = random.Random(7)
+    window, answered, calls, throttled = 4, 0, 0, 0
+    for step in range(1, 151):
+        hit = window >= 32 and chance.random() < 0.25
+        window = window // 2 if hit else min(64, window + 1)
+        throttled += 3 if hit else 0
+        answered += int(window * chance.uniform(5, 7))
+        calls = answered + throttled + step // 3
+        yield Point(10.0 * step, answered, answered // 100, calls, throttled, answered * 480, window - step % 3, window)
+
+
+SPARK = {
+    "tasks": 1_208,
+    "failed_tasks": 3,
+    "task_seconds": 11_820.5,
+    "gc_seconds": 23.64,
+    "shuffle_read_bytes": 92_400_000,
+    "shuffle_written_bytes": 92_400_000,
+    "spilled_bytes": 0,
+    "executors": 9,
+    "executors_lost": 1,
+    "peak_memory_bytes": 1_340_000_000,
+}
+
+
+def made_up() -> Run:
+    series = tuple(course())
+    last = series[-1]
+    return Run(
+        id=ID,
+        endpoint="bedrock",
+        model="us.meta.llama3-3-70b-instruct-v1:0",
+        started_at="2026-11-22T10:15:00+00:00",
+        updated_at="2026-11-22T10:40:00+00:00",
+        total=60_000,
+        known=1_234,
+        state="stopped",
+        reason="completions.max_spend = 12.0 dollars is reached; a rerun asks only what is missing",
+        tasks=8,
+        answered=last.answered,
+        failed={"model_error": 31, "filtered": 12, "bad_request": 3},
+        calls=last.calls,
+        throttled=last.throttled,
+        prompt_tokens=last.answered * 410,
+        completion_tokens=last.answered * 70,
+        dollars=12.01,
+        open=0,
+        window=last.window,
+        series=series,
+        spark=SPARK,
+    )
+
+
+def made_up_rows(count: int = 4000) -> list[dict[str, object]]:
+    chance = random.Random(8)
+    classes = ("model_error",) * 6 + ("filtered", "filtered", "bad_request")
+    errors = {
+        "model_error": "status 500: the worker died while it decoded",
+        "filtered": "the server's content filter stopped the answer",
+        "bad_request": "status 400: the prompt has 9,114 tokens, the model takes 8,192",
+    }
+    rows: list[dict[str, object]] = []
+    for number in range(count):
+        attempts = min(8, 1 + int(chance.expovariate(1.8)))
+        shared = {"pubid": 10_000_000 + 37 * number, "attempts": attempts}
+        shared["latency_ms"] = int(chance.lognormvariate(7.6, 0.45))
+        if number % 90 == 0:
+            name = chance.choice(classes)
+            rows.append({**FAILED, **shared, "error_class": name, "error": errors[name]})
+            continue
+        size = int(chance.lognormvariate(4.2, 0.5))
+        text = (
+            "The data suggest that early treatment reduces the mean hospital stay, although the effect is small. " * 2
+        )
+        tokens = {"prompt_tokens": int(chance.gauss(410, 60)), "completion_tokens": size}
+        rows.append(
+            {**ROW, **shared, **tokens, "completion": text, "finish_reason": "length" if size > 250 else "stop"}
+        )
+    return rows
+
+
+def lake_with(tmp_path: Path, run: Run | None, *files: list[dict[str, object]]) -> config.Lake:
+    lake = config.load(assignments=[f"lake.root={tmp_path / 'lake'}"]).lake
+    if run:
+        run_state.write(lake, run)
+    for number, rows in enumerate(files):
+        path = tmp_path / f"lake/completions/data/day=2026-11-22/{number}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    return lake
+
+
+# The tally
+
+amounts = st.none() | st.integers(0, 2**31 - 1)
+ends = st.sampled_from([("text", None), ("x" * 200, None), (None, "timeout"), (None, "filtered"), (None, None)])
+stored = st.builds(
+    lambda pubid, end, amount: {
+        "pubid": pubid,
+        "completion": end[0],
+        "error_class": end[1],
+        "error": None if pubid % 3 else f"error {pubid}",
+        "attempts": 1 + pubid % 4,
+        "prompt_tokens": amount,
+        "completion_tokens": amount and amount // 2,
+        "latency_ms": None if pubid % 5 else amount,
+    },
+    st.integers(0, 20),
+    ends,
+    amounts,
+)
+
+
+@given(st.lists(st.lists(stored, max_size=25), max_size=3))
+def test_a_tally_of_batches_is_that_of_all_their_rows(parts: list[list[dict[str, object]]]):
+    found = reduce(run_stats.added, (batch(*rows) for rows in parts), Tally())
+    rows = [row for part in parts for row in part]
+    answered = [row for row in rows if row["completion"] is not None]
+    failed = [row for row in rows if row["completion"] is None and row["error_class"]]
+    assert found.rows == len(rows)
+    assert found.attempts == Counter(row["attempts"] for row in rows)
+    assert found.errors == Counter(row["error_class"] for row in failed)
+    assert found.examples == {row["error_class"]: row["error"] or "" for row in reversed(failed)}
+    for histogram, column in (
+        (found.latencies, "latency_ms"),
+        (found.prompt_tokens, "prompt_tokens"),
+        (found.completion_tokens, "completion_tokens"),
+    ):
+        assert histogram.total() == sum(row[column] is not None for row in answered)
+    assert [row.latency_ms for row in found.slowest] == most(rows, "latency_ms")
+    assert [row.completion_tokens for row in found.longest] == most(answered, "completion_tokens")
+
+
+def most(rows: list[dict[str, object]], column: str) -> list[int]:
+    return sorted((row[column] for row in rows if row[column] is not None), reverse=True)[:10]
+
+
+@given(st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=200), st.sampled_from([0.5, 0.95, 0.99]))
+def test_a_percentile_is_right_to_little_more_than_one_percent(values: list[int], share: float):
+    histogram = tallied(*({**ROW, "latency_ms": value} for value in values)).latencies
+    exact = sorted(values)[math.ceil(share * len(values)) - 1]
+    assert abs(run_stats.percentile(histogram, share) - exact) <= 0.012 * exact + 0.5
+
+
+def test_bars_have_every_value_once_and_between_their_edges():
+    histogram = tallied(*({**ROW, "latency_ms": value} for value in (0, 1, 100, 100, 105, 999, 1000))).latencies
+    edges, counts = run_stats.coarser(histogram, 100)
+    assert edges == pytest.approx([1, 10, 100, 1000, 10_000])
+    assert counts == [2, 0, 4, 1]
+
+
+def test_a_row_of_the_page_tells_how_its_text_begins_and_how_it_ended():
+    long = {**ROW, "pubid": 5, "completion": "x" * 121, "latency_ms": 9}
+    wrong = {**FAILED, "pubid": 6, "error_class": "timeout", "error": "no answer within 60 s", "latency_ms": 60_000}
+    assert tallied(long, wrong).slowest == (
+        Row(6, 60_000, None, 1, "timeout", failed=True, text="no answer within 60 s"),
+        Row(5, 9, 60, 1, "stop", failed=False, text="x" * 120 + " …"),
+    )
+
+
+def test_only_rows_of_the_run_count_whatever_their_file_is_named(tmp_path):
+    other = {**ROW, "run_id": "another"}
+    lake = lake_with(tmp_path, made_up(), [ROW, other, FAILED], [other], [ROW])
+    store = run_report.Place.of(lake).at("completions")
+    assert reduce(run_stats.added, run_stats.batches(store, ID), Tally()).rows == 3
+
+
+# Numbers
+
+
+def test_the_speed_is_that_between_two_points():
+    points = [Point(at, done, 0, 0, 0, 0, 0, 0) for at, done in ((2.0, 10), (2.0, 12), (4.0, 12), (8.0, 40))]
+    assert run_charts.rates(points) == ([0.0, 2.0, 4.0, 8.0], [5.0, 1.0, 7.0])
+
+
+def test_key_numbers_of_a_run():
+    run = Run(
+        id=ID,
+        endpoint="e",
+        model="m",
+        started_at="2026-11-22T10:00:00+00:00",
+        updated_at="2026-11-22T11:02:00.5+00:00",
+        total=2000,
+        known=7,
+        answered=1860,
+        failed={"timeout": 100, "filtered": 40},
+        calls=2790,
+        throttled=279,
+        prompt_tokens=744_000,
+        completion_tokens=111_600,
+        dollars=3.72,
+        tasks=4,
+    )
+    assert [(number.label, number.value, number.note) for number in run_report.numbers(run, Tally())] == [
+        ("answered", "1,860", "of 2,000 to ask"),
+        ("left", "140", "without an answer"),
+        ("failed", "140", "7 % of asked"),
+        ("cut", "0", ""),
+        ("rejected", "\N{EN DASH}", "no dataset of this run yet"),
+        ("known before", "7", "not asked again"),
+        ("calls", "2,790", "1.50 an answer"),
+        ("throttled", "279", "10 % of calls"),
+        ("tokens in", "744,000", "400 an answer"),
+        ("tokens out", "111,600", "60.0 an answer"),
+        ("dollars", "$3.72", "$2.00 for 1,000"),
+        ("answers a second", "0.500", "0.750 calls a second"),
+        ("tokens a second", "230", "in and out"),
+        ("duration", "1 h 02 min", "on 4 tasks"),
+    ]
+
+
+DATASET = {"rows": 8, "kept": {"train": 5}, "rejected": {"truncated": 2, "language": 1}}
+
+
+def went_wrong(page: str) -> str:
+    """Return the words of the section, without markup."""
+    section = page.partition("<h2>What went wrong</h2>")[2].partition("</section>")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", section).split())
+
+
+def test_cut_answers_and_rejected_rows_are_numbers_of_the_page():
+    rows = tallied(*[{**ROW, "finish_reason": "length"}] * 3, *[ROW] * 5, {**FAILED, "error_class": "timeout"})
+    assert (rows.answered, rows.cut) == (8, 3)
+    found = {number.label: (number.value, number.note) for number in run_report.numbers(made_up(), rows, DATASET)}
+    assert found["cut"] == ("3", "38 % of answers")
+    assert found["rejected"] == ("3", "38 % of rows")
+
+
+def test_a_page_never_says_that_nothing_went_wrong_when_answers_were_cut_or_rows_rejected():
+    whole, cut = tallied(ROW), tallied(ROW, {**ROW, "finish_reason": "length"})
+    well = dataclasses.replace(made_up(), failed={})
+    said = went_wrong(run_report.page(well, cut))
+    assert "Nothing" not in said
+    assert "1 of 2 answers were cut at completions.max_new_tokens" in said
+    said = went_wrong(run_report.page(well, whole, DATASET))
+    assert "Nothing" not in said
+    assert "truncated 2 66.7 %" in said
+    assert "language 1 33.3 %" in said
+    assert went_wrong(run_report.page(well, whole)) == (
+        "Nothing: no request failed and no answer was cut. "
+        "Rejected rows are not known yet: no dataset has been made from this run."
+    )
+    assert went_wrong(run_report.page(well, whole, {**DATASET, "rejected": {}})) == (
+        "Nothing: no request failed, no answer was cut and the dataset rejected no row."
+    )
+
+
+def test_a_page_knows_the_rejected_rows_of_the_dataset_that_was_made_from_its_run(tmp_path):
+    lake = lake_with(tmp_path, made_up(), [ROW])
+    settled = config.load(assignments=[f"lake.root={lake.root}"])
+    for inputs, expected in (({"completions": "another"}, "not known yet"), ({"completions": ID}, "truncated")):
+        draft = tables.draft(lake, schemas.DATASET, f"made of {inputs}")
+        tables.publish(draft, settled, [], {name: SimpleNamespace(id=of) for name, of in inputs.items()}, DATASET)
+        assert expected in went_wrong(Path(run_report.written(lake)).read_text())
+
+
+@pytest.mark.parametrize("ends", [85.0, 780.0])
+def test_an_axis_over_time_is_as_long_as_the_run(ends: float):
+    """A run of 13 minutes of which the last point tells of second 85, as after a long wait for batch jobs."""
+    series = (Point(5.0, 3, 0, 3, 0, 60, 1, 1), Point(ends, 9, 0, 9, 0, 180, 1, 1))
+    updated = "2026-11-22T10:28:00+00:00"
+    page = run_report.page(dataclasses.replace(made_up(), updated_at=updated, series=series), tallied(ROW))
+    assert "minutes since the run began" in page
+    assert ">12<" in page.partition("Throughput")[2].partition("</svg>")[0]
+
+
+def test_every_table_has_a_caption_and_its_headers_say_what_they_head():
+    page = run_report.page(made_up(), tallied(*made_up_rows(200)), DATASET)
+    assert page.count("<table") == page.count("<caption>") == 6
+    assert not re.findall(r"<th(?! scope=)[ >]", page)
+    assert not re.findall(r"<th[^>]*></th>", page)
+
+
+def test_what_spark_did_is_told_in_readable_units():
+    assert [(number.label, number.value) for number in run_report.spark_numbers(SPARK)] == [
+        ("tasks ended", "1,208"),
+        ("tasks failed", "3"),
+        ("executors", "9"),
+        ("executors lost", "1"),
+        ("time of all tasks", "3 h 17 min"),
+        ("Java's garbage collection", "23.6 s"),
+        ("read from shuffles", "92.4 MB"),
+        ("written to shuffles", "92.4 MB"),
+        ("spilled to disk", "0 B"),
+        ("peak memory", "1.3 GB"),
+    ]
+    assert run_report.spark_numbers({}) == []
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "said"),
+    [(7.0, "7 ms"), (999.0, "999 ms"), (1234.0, "1.23 s"), (119_000.0, "119 s"), (150_000.0, "2.5 min")],
+)
+def test_a_duration_is_said_in_a_readable_unit(milliseconds: float, said: str):
+    assert run_charts.duration(milliseconds) == said
+
+
+# The page
+
+
+def test_a_page_holds_everything_that_a_run_can_tell():
+    page = run_report.page(made_up(), tallied(*made_up_rows()))
+    for expected in (
+        "us.meta.llama3-3-70b-instruct-v1:0",
+        "stopped early",
+        "completions.max_spend = 12.0 dollars is reached",
+        "2026-11-22 10:15:00",
+        "status 500: the worker died while it decoded",
+        "of 60,000 to ask",
+        "The slowest requests",
+        "The longest answers",
+        "What Spark did",
+        "executors lost",
+    ):
+        assert expected in page
+    assert page.count("<svg") == page.count("</svg>") == 4
+    assert "p95" in page  # text of a figure is text
+
+
+def test_the_same_run_makes_the_same_page():
+    run, rows = made_up(), tallied(*made_up_rows(200))
+    assert run_report.page(run, rows) == run_report.page(run, rows)
+
+
+def test_no_two_figures_share_an_id():
+    ids = re.findall(r'\bid="([^"]+)"', run_report.page(made_up(), tallied(*made_up_rows(200))))
+    assert len(ids) == len(set(ids)) > 8
+
+
+def test_the_page_of_a_run_that_did_nothing_says_so():
+    at = "2026-11-22T10:15:00+00:00"
+    page = run_report.page(Run(ID, "fake", "fake", at, at, total=0), Tally())
+    assert "<svg" not in page
+    for expected in (
+        "still asking",
+        "The run stored no measurements over time",
+        "no request failed and no answer was cut",
+        "no price is known",
+    ):
+        assert expected in page
+    assert "What Spark did" not in page
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        (Point(0.0, 0, 0, 0, 0, 0, 0, 0),),
+        (Point(0.5, 0, 0, 0, 0, 0, 0, 0),),
+        (Point(3.0, 1, 0, 1, 0, 60, 1, 1),),
+        (Point(5.0, 0, 3, 9, 9, 0, 4, 1), Point(400_000.0, 10**9, 0, 10**9, 9, 10**12, 0, 10**6)),
+    ],
+)
+@pytest.mark.parametrize("amount", [0, 1, 2**31 - 1])
+def test_a_page_is_made_of_very_small_and_very_large_numbers(series: tuple[Point, ...], amount: int):
+    run = dataclasses.replace(made_up(), series=series, dollars=1e-9 * (amount + 1))
+    row = {**ROW, "latency_ms": amount, "prompt_tokens": amount, "completion_tokens": amount}
+    page = run_report.page(run, tallied(row))
+    assert page.count("<svg") == 2 + (series[-1].seconds > 0) + (series[-1].tokens > 0)
+
+
+@pytest.mark.parametrize("column", ["completion", "finish_reason", "error", "error_class"])
+def test_text_of_a_row_stays_text(column: str):
+    row = {**(FAILED if column.startswith("error") else ROW), "error_class": "timeout", column: HOSTILE}
+    page = run_report.page(made_up(), tallied(row))
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;/td&gt;&lt;/table&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7 * 7 }}" in page
+
+
+def test_what_the_run_says_stays_text_too():
+    run = dataclasses.replace(made_up(), reason=HOSTILE, model=HOSTILE, endpoint=HOSTILE, failed={HOSTILE: 1})
+    page = run_report.page(run, Tally())
+    assert "<script" not in page
+    assert "<img" not in page
+
+
+# The verb
+
+
+def call(tmp_path: Path, *words: str) -> tuple[int, str]:
+    root = f"lake.root={tmp_path / 'lake'}"
+    done = CliRunner().invoke(main.main, ["report", "--set", root, *words], env={"COLUMNS": "300"})
+    return done.exit_code, done.output
+
+
+def test_the_verb_writes_the_page_of_the_last_run_and_prints_where(tmp_path):
+    lake = lake_with(tmp_path, made_up(), made_up_rows(100))
+    run_state.write(lake, dataclasses.replace(made_up(), id="20250101T000000Z-old", model="an-older-model"))
+    expected = tmp_path / f"lake/completions/runs/{ID}.html"
+    assert call(tmp_path) == (0, f"{expected}\n")
+    assert "its stored rows, 100 in all" in expected.read_text()
+    assert call(tmp_path) == (0, f"{expected}\n")  # a page is no run
+    status, printed = call(tmp_path, "--run", "20250101T000000Z-old")
+    assert status == 0
+    assert "an-older-model" in Path(printed.strip()).read_text()
+
+
+def test_where_there_is_no_run_the_verb_says_so(tmp_path):
+    status, printed = call(tmp_path)
+    assert status == 3
+    assert "no run of completions; `raft-spark completions` makes one" in printed.replace("\n", "")
+    lake_with(tmp_path, made_up())
+    status, printed = call(tmp_path, "--run", "nope")
+    assert (status, "knows no run 'nope'" in printed) == (3, True)
+
+
+def test_a_file_that_is_no_parquet_is_one_sentence(tmp_path):
+    lake = lake_with(tmp_path, made_up(), [ROW])
+    (tmp_path / "lake/completions/data/day=2026-11-22/bad.parquet").write_bytes(b"no such thing")
+    with pytest.raises(InputError, match=r"completions/data cannot be read: .*bad\.parquet"):
+        run_report.written(lake)

@@ -1,0 +1,208 @@
+"""What is wrong with a completion is found: quotes that nobody wrote, no answer, another decision; and only that."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from raft_spark import config
+from raft_spark.inference import acceptance
+from raft_spark.recipe import answer_checks
+from raft_spark.scoring import scores
+
+pytestmark = pytest.mark.row
+
+ORACLE = (
+    "Aspirin was given to 40 patients \u2014 20 of them women.\n\n"
+    "Pain fell by 30% (95% CI 21\u201339) within two hours, and \u201cno harm\u201d was seen."
+)
+GOOD = (
+    "The trial was small. ##begin_quote##Pain fell by 30% (95% CI 21-39) within two hours##end_quote## That is a clear effect.\n"
+    "<ANSWER>: Yes, within two hours."
+)
+
+
+def reasons(completion: str, final_decision: str | None = "yes", *assignments: str) -> list[str]:
+    conf = config.load(assignments=["completions.style=cot", *assignments])
+    return found(completion, final_decision, conf)
+
+
+def found(completion: str, final_decision: str | None, conf: config.Config) -> list[str]:
+    checked = answer_checks.check(completion, ORACLE, final_decision, conf.completions, conf.dataset)
+    return [each.reason for each in checked]
+
+
+def with_quote(text: str) -> str:
+    return f"So it is: ##begin_quote##{text}##end_quote##\n<ANSWER>: Yes."
+
+
+def test_a_good_thought_has_nothing_wrong_with_it():
+    assert reasons(GOOD) == []
+    assert answer_checks.read(GOOD).answer == "Yes, within two hours."
+    assert answer_checks.read(GOOD).quotes == ("Pain fell by 30% (95% CI 21-39) within two hours",)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "Aspirin was given to 40 patients \u2014 20 of them women",
+        "Aspirin was  given to\n40 patients - 20 of them women.",
+        "\u201cno harm\u201d was seen",
+        '"no harm" was seen...',
+        "Aspirin was given to 40 pati\u00adents",
+        "Aspirin\u00a0was given to \uff14\uff10 patients",
+        "Pain fell by 30% ( 95% CI 21 - 39 )",
+    ],
+)
+def test_a_quote_may_differ_in_spaces_dashes_and_quotation_marks(quote: str):
+    assert reasons(with_quote(quote)) == []
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (with_quote("Pain fell by 31% (95% CI 21-39)"), ["false quote"]),
+        (with_quote("aspirin was given to 40 patients"), ["false quote"]),
+        (with_quote("Aspirin was given ... 20 of them women"), ["false quote"]),
+        (with_quote("Pain fell"), ["no quote"]),
+        ("It is so.\n<ANSWER>: Yes.", ["no quote"]),
+        ("##begin_quote##Pain fell by 30% (95% CI\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
+        ("Pain fell##end_quote## by 30%.\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
+        (GOOD.replace("##end_quote##", "##begin_quote##"), ["broken quote", "no quote"]),
+        ("##Begin_Quote##All died##End_Quote## " + GOOD, ["broken quote"]),
+        ("## begin_quote ##All died## end quote ## " + GOOD, ["broken quote"]),
+        ("##begin_quote##...##end_quote## " + GOOD, ["broken quote"]),
+        (GOOD.partition("<ANSWER>")[0], ["no answer line"]),
+        (GOOD.partition(" Yes")[0], ["no answer line"]),
+        (GOOD + "\nMore of it.", ["no answer line"]),
+        (GOOD + "\n<ANSWER>: No.", ["no answer line"]),
+        (GOOD.replace("Yes, within", "I don't know, within"), ["refusal"]),
+        (GOOD.replace("Yes", "No"), ["another decision"]),
+        (GOOD.replace("Yes", "MAYBE"), ["another decision"]),
+        (GOOD.replace("Yes,", "_No_,"), ["another decision"]),
+        (GOOD.replace("Yes,", "Answer: **No**,"), ["another decision"]),
+        (GOOD.replace("Yes, within two hours", "No it does not"), ["another decision"]),
+        (GOOD.replace("Yes, within two hours", "No harm was seen"), []),
+        (GOOD.replace("Yes, within two hours", "No-reflow is a predictor of death, so yes"), []),
+    ],
+)
+def test_what_is_wrong_is_named(completion: str, expected: list[str]):
+    assert reasons(completion) == expected
+
+
+def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
+    open_answer = GOOD.replace("Yes, within", "Within")
+    assert reasons(open_answer) == []
+    assert reasons(open_answer, "yes", "completions.decision=true") == ["no decision"]
+    assert reasons(GOOD.replace("Yes", "No"), None) == []
+    assert reasons(GOOD.replace("Yes", "No. I don't know"), "no", "completions.decision=true") == ["refusal"]
+
+
+def test_a_plain_answer_needs_no_quote():
+    conf = config.load()
+    assert found("It works.", "yes", conf) == []
+    assert found("No, it does not.", "yes", conf) == ["another decision"]
+
+
+def test_a_quote_may_differ_by_as_much_as_the_settings_say_and_no_more():
+    two_of_thirty = with_quote("Paln fell by 31% (95% CI 21-39) within")
+    assert reasons(two_of_thirty) == ["false quote"]
+    assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.05") == ["false quote"]
+    assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.07") == []
+    longer = with_quote(f"{ORACLE} And more, that nobody has written down anywhere.")
+    assert reasons(longer, "yes", "dataset.quote_distance=0.5") == ["false quote"]
+    longer = with_quote(f"{ORACLE} So.")
+    assert reasons(longer, "yes", "dataset.quote_distance=0.05") == ["false quote"]
+
+
+def test_answers_that_are_too_short_or_too_long_are_found():
+    assert reasons(GOOD, "yes", "dataset.min_words=5") == ["too short"]
+    assert reasons(GOOD, "yes", "dataset.min_words=4", "dataset.max_words=4") == []
+    assert reasons(GOOD, "yes", "dataset.max_words=3") == ["too long"]
+
+
+def test_an_answer_in_another_language_is_found_where_that_is_looked_at():
+    german = config.load(assignments=["dataset.gate.language=reject"])
+    answer = "Ja, die Behandlung hat bei den meisten Kindern geholfen, und niemand kam zu Schaden."
+    assert found(answer, None, german) == ["another language"]
+    assert found(answer, None, config.load()) == []
+    assert found(answer, None, config.load(assignments=["dataset.gate.language=reject", "dataset.language=de"])) == []
+    assert found("Ja, es half.", None, german) == []  # too short to tell
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="#<"), min_size=1, max_size=200)
+
+
+@given(words, st.integers(0, 10), st.integers(7, 20))
+def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, length: int):
+    quote = " ".join(ORACLE.split()[begin : begin + length])
+    assert reasons(f"{around}\n##begin_quote##{quote}##end_quote##\n<ANSWER>: Yes.") == []
+
+
+@pytest.mark.parametrize(
+    ("oracle", "quote"),
+    [
+        ("95% of patients improved under aspirin", "5% of patients improved under aspirin"),
+        ("Surgery was ineffective in reducing mortality", "effective in reducing mortality"),
+        ("They took 0.5 mg daily for all the weeks", "5 mg daily for all the weeks"),
+        ("In all patients pain fell by 30.5%", "In all patients pain fell by 30"),
+        ("In all patients pain fell by 1,300", "In all patients pain fell by 1"),
+        ("The patients who improved markedly", "The patients who improve"),
+        ("They took .5 mg daily for all the weeks", "5 mg daily for all the weeks"),
+        ("They took 5 mg daily for all the weeks", ".5 mg daily for all the weeks"),
+        ("They took 0\u00b75 mg daily for all the weeks", "5 mg daily for all the weeks"),
+        ("It changed by \u22125 % of the baseline", "5 % of the baseline"),
+        ("It changed by 10-5 % of the baseline", "-5 % of the baseline"),
+        (
+            "\u0395\u03af\u03bd\u03b1\u03b9 \u03b1\u03c3\u03c6\u03b1\u03bb\u03ad\u03c2 \u03c6\u03ac\u03c1\u03bc\u03b1\u03ba\u03bf",
+            "\u03b1\u03bb\u03ad\u03c2 \u03c6\u03ac\u03c1\u03bc\u03b1\u03ba\u03bf",
+        ),
+    ],
+)
+@pytest.mark.parametrize("distance", [0.0, 0.01])
+def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str, distance: float):
+    assert not answer_checks.stands(
+        answer_checks.bare(quote), answer_checks.Sought(answer_checks.even(oracle)), distance
+    )
+    assert scores.quoted([quote], [oracle], []) == ["nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("oracle", "quote"),
+    [
+        ("Dose: 5, 10 and 20 mg daily", "5, 10 and 20 mg"),
+        ("It fell by 30%, then by 40 %.", "fell by 30%, then by 40"),
+        ("a non-effective treatment of pain", "effective treatment of pain"),
+        ("The mean was 30.Patients improved in a week", "Patients improved in a week"),
+        ("In a week it improved in most patients.12", "improved in most patients"),
+        ("They took .5 mg daily for all the weeks", "...took .5 mg daily for all the weeks..."),
+        ("They took .5 mg daily for all the weeks", ".5 mg daily for all the weeks"),
+        ("Pain fell by 30% within two hours", "\u201cPain fell by 30% within two hours\u201d"),
+        ("Pain fell by 30% within two hours", "**Pain fell by 30% within two hours.**"),
+        ("of 21-39 patients in all centres", "39 patients in all centres"),
+        (
+            "\u8be5\u6cbb\u7597\u5bf9\u5927\u591a\u6570\u60a3\u8005\u662f\u6709\u6548\u7684\u5e76\u4e14\u5b89\u5168",
+            "\u5bf9\u5927\u591a\u6570\u60a3\u8005\u662f\u6709\u6548\u7684\u5e76\u4e14",
+        ),  # no spaces between words
+    ],
+)
+@pytest.mark.parametrize("distance", [0.0, 0.01])
+def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: float):
+    assert answer_checks.stands(answer_checks.bare(quote), answer_checks.Sought(answer_checks.even(oracle)), distance)
+
+
+@given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
+def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: str):
+    conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
+    quote, answer = ORACLE[:40], "Yes."
+    if fault == "false":
+        planted = answer_checks.bare(said)
+        assume(planted and planted not in answer_checks.plain(ORACLE))
+        quote = said
+    answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
+    completion = (
+        f"{around}##begin_quote##{ORACLE[60:90]}##end_quote## ##begin_quote##{quote}##end_quote##\n<ANSWER>: {answer}"
+    )
+    row = {"completion": completion, "oracle": ORACLE, "final_decision": "yes", "last_error": None}
+    row["finish_reason"] = "length" if fault == "truncated" else "stop"
+    judged = acceptance.verdict(row, conf.dataset, conf.completions)
+    assert judged.rejected

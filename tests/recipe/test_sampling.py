@@ -1,0 +1,209 @@
+"""What a row shows: k distinct other articles, never an oracle text, no tell, little change when articles change."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from conftest import SPARK  # noqa: F401 - the environment is set there
+from raft_spark import config
+from raft_spark.errors import InputError
+from raft_spark.recipe import sampling
+from raft_spark.recipe.corpus import Index
+
+pytestmark = pytest.mark.row
+
+
+def index_of(counts: NDArray[np.int64], texts: NDArray[np.uint32] | None = None) -> Index:
+    """Return an index of articles with so many passages each (0 = an empty number); every text its own by default."""
+    first = np.cumsum(counts) - counts
+    total = int(counts.sum())
+    pubid = np.where(counts > 0, 1_000 + 7 * np.arange(len(counts)), -1)
+    checksum = np.arange(total, dtype=np.uint32) if texts is None else texts
+    return Index(pubid, first, counts, checksum, np.arange(total + 1))
+
+
+def conf(*assignments: str) -> config.Base:
+    return config.load(assignments=assignments).base
+
+
+def random_counts(size: int) -> NDArray[np.int64]:
+    return np.random.default_rng(5).integers(1, 8, size)
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[Index, NDArray[np.int64], sampling.Documents]:
+    index = index_of(random_counts(200_000))
+    numbers = np.arange(200_000)
+    return index, numbers, drawn(numbers, index, conf())
+
+
+def documents(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> sampling.Documents:
+    """Draw the rows of the articles with these numbers."""
+    which, keep = sampling.rows(index.pubid[numbers], settings)
+    return sampling.documents(numbers[which], keep, index, settings)
+
+
+def drawn(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> sampling.Documents:
+    """Draw in batches, as the tasks do."""
+    starts = range(0, len(numbers), 8_192)
+    batches = [documents(numbers[start : start + 8_192], index, settings) for start in starts]
+    row = np.concatenate([batch.row + start for batch, start in zip(batches, starts, strict=True)])
+    rest = [np.concatenate([getattr(batch, name) for batch in batches]) for name in ("number", "passage", "oracle")]
+    return sampling.Documents(row, *rest)
+
+
+def test_the_share_of_rows_with_their_oracle_is_p(large):
+    _, numbers, shown = large
+    with_oracle = len(np.unique(shown.row[shown.oracle]))
+    error = 4 * np.sqrt(0.7 * 0.3 * len(numbers))
+    assert abs(with_oracle - 0.7 * len(numbers)) < error
+
+
+def test_distractors_are_distinct_other_articles(large):
+    _, numbers, shown = large
+    row, number = shown.row[~shown.oracle], shown.number[~shown.oracle]
+    assert (number != numbers[row]).all()
+    assert len(np.unique(row * len(numbers) + number)) == len(row)
+
+
+def test_every_oracle_passage_of_a_kept_row_is_shown_once_and_marked(large):
+    index, numbers, shown = large
+    rows, counts = np.unique(shown.row[shown.oracle], return_counts=True)
+    assert (counts == index.count[numbers[rows]]).all()
+    assert (shown.number[shown.oracle] == numbers[shown.row[shown.oracle]]).all()
+    assert len(np.unique(shown.position(index)[shown.oracle])) == shown.oracle.sum()
+
+
+def test_the_number_of_passages_does_not_tell_whether_the_oracle_is_there(large):
+    index, numbers, shown = large
+    lengths = np.bincount(shown.row, minlength=len(numbers))
+    assert (lengths == index.count + 3).all()  # k = 3 more than the row's own, with and without
+
+
+def test_every_article_is_drawn_equally_often(large):
+    _, numbers, shown = large
+    in_degree = np.bincount(shown.number[~shown.oracle], minlength=len(numbers))
+    assert abs(in_degree.var() / in_degree.mean() - 1) < 0.03
+
+
+def test_passages_of_an_article_are_drawn_equally_often(large):
+    index, _, shown = large
+    of_seven = index.count[shown.number] == 7
+    counts = np.bincount(shown.passage[~shown.oracle & of_seven], minlength=7)
+    expected = counts.sum() / 7
+    assert ((counts - expected) ** 2 / expected).sum() < 22.5  # 0.999 quantile at 6 degrees of freedom
+
+
+def test_the_position_of_the_oracle_is_uniform():
+    index = index_of(np.ones(100_000, np.int64))
+    shown = documents(np.arange(100_000), index, conf("base.oracle_share=1.0"))
+    place = np.arange(len(shown.row)) % 4  # one own passage and three distractors a row
+    counts = np.bincount(place[shown.oracle], minlength=4)
+    assert ((counts - 25_000) ** 2 / 25_000).sum() < 16.3  # 0.999 quantile at 3 degrees of freedom
+
+
+def test_both_variants_of_a_row_show_the_same_distractors_and_one_more_for_each_passage_that_it_lost():
+    index = index_of(random_counts(500))
+    numbers = np.arange(500)
+    shown = documents(numbers, index, conf("base.variants=both"))
+    for number in numbers:
+        own = index.count[number]
+        with_oracle, without = shown.row == 2 * number, shown.row == 2 * number + 1
+        assert shown.oracle[with_oracle].sum() == own
+        assert not shown.oracle[without].any()
+        assert with_oracle.sum() == without.sum() == 3 + own
+        first, second = (
+            set(zip(shown.number[row & ~shown.oracle], shown.passage[row & ~shown.oracle], strict=True))
+            for row in (with_oracle, without)
+        )
+        assert first < second
+
+
+def test_the_notebooks_counts_under_its_settings():
+    index = index_of(random_counts(20_000))
+    notebook = config.load(["conf/notebook.toml"]).base
+    numbers = np.arange(20_000)
+    shown = documents(numbers, index, notebook)
+    lengths = np.bincount(shown.row, minlength=20_000)
+    keep = np.isin(numbers, shown.row[shown.oracle])
+    assert (lengths[keep] == index.count[keep] + 3).all()
+    assert (lengths[~keep] == 3).all()
+
+
+def as_rows(index: Index, numbers: NDArray[np.int64], settings: config.Base) -> dict[int, bytes]:
+    """Return what each row shows, by pubid: (pubid, passage) in order."""
+    shown = drawn(numbers, index, settings)
+    pairs = np.stack([index.pubid[shown.number], shown.passage], axis=1)
+    ends = np.searchsorted(shown.row, np.arange(1, len(numbers)))
+    parts = np.split(pairs, ends)
+    return {int(index.pubid[number]): part.tobytes() for number, part in zip(numbers, parts, strict=True)}
+
+
+def test_adding_one_percent_articles_changes_few_rows():
+    counts = random_counts(50_500)
+    before, after = index_of(counts[:50_000]), index_of(counts)
+    numbers = np.arange(50_000)
+    old, new = as_rows(before, numbers, conf()), as_rows(after, numbers, conf())
+    changed = sum(old[pubid] != new[pubid] for pubid in old) / len(old)
+    keep = sampling.kept(before.pubid, conf())
+    draws_a_row = sampling.wanted(before.count, keep, conf()).mean()
+    assert 0 < changed <= 1.2 * draws_a_row / 100
+
+
+def test_withdrawing_an_article_changes_only_rows_that_used_it():
+    counts = random_counts(5_000)
+    gone = 1_234
+    without = counts.copy()
+    without[gone] = 0
+    before = index_of(counts)
+    after = Index(np.where(without > 0, before.pubid, -1), before.first, without, before.checksum, before.offsets)
+    numbers = np.delete(np.arange(5_000), gone)
+    old, new = as_rows(before, numbers, conf()), as_rows(after, numbers, conf())
+    shown = documents(numbers, before, conf())
+    used = {int(before.pubid[number]) for number in numbers[shown.row[shown.number == gone]]}
+    assert used
+    assert {pubid for pubid in old if old[pubid] != new[pubid]} == used
+
+
+def test_a_text_that_is_an_oracle_passage_or_stands_there_already_is_never_shown():
+    counts = np.full(40, 2)
+    texts = np.random.default_rng(1).integers(0, 25, 80).astype(np.uint32)  # many duplicate passages
+    index = index_of(counts, texts)
+    shown = documents(np.arange(40), index, conf("base.distractors=4"))
+    text = index.checksum[shown.position(index)]
+    for row in range(40):
+        own = set(texts[2 * row : 2 * row + 2])
+        drawn = text[(shown.row == row) & ~shown.oracle]
+        assert not own & set(drawn)
+        assert len(set(drawn)) == len(drawn)
+
+
+def test_a_batch_of_rows_is_drawn_as_each_row_alone():
+    index = index_of(random_counts(300))
+    whole = as_rows(index, np.arange(300), conf())
+    alone = {}
+    for number in range(300):
+        alone |= as_rows(index, np.array([number]), conf())
+    assert whole == alone
+
+
+def test_k_0_and_p_0_and_1():
+    index = index_of(random_counts(100))
+    numbers = np.arange(100)
+    nothing = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.equal_length=false"))
+    assert len(nothing.row) == 0
+    only_oracle = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=1.0"))
+    assert only_oracle.oracle.all()
+    assert len(only_oracle.row) == index.count.sum()
+
+
+def test_a_split_of_one_text_ends_in_a_clear_error():
+    index = index_of(np.ones(20, np.int64), np.zeros(20, np.uint32))
+    with pytest.raises(InputError, match="too few different passages"):
+        documents(np.arange(20), index, conf())
+
+
+def test_another_seed_is_another_draw():
+    index = index_of(random_counts(1_000))
+    one, other = (as_rows(index, np.arange(1_000), conf(f"base.seed={seed}")) for seed in (0, 1))
+    assert sum(one[pubid] == other[pubid] for pubid in one) < 10

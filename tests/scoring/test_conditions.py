@@ -1,0 +1,114 @@
+"""What students are shown: as many passages with and without the oracle, k's distractors among those of a larger k."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from test_sampling import index_of
+
+from raft_spark import config
+from raft_spark.errors import ConfigError, InputError
+from raft_spark.scoring import conditions
+from raft_spark.scoring.conditions import Case
+
+pytestmark = pytest.mark.row
+
+COUNTS = np.array([3, 1, 4, 0, 2, 3, 1, 2, 5, 2, 3, 1])
+INDEX = index_of(COUNTS)
+TEXTS = pa.array([f"passage {number}" for number in range(int(COUNTS.sum()))], pa.large_string())
+NUMBERS = np.flatnonzero(COUNTS)
+
+
+def shown(setting: str, k: int = 0, numbers: np.ndarray = NUMBERS) -> list[list[tuple[str, bool]]]:
+    found = conditions.passages(numbers, INDEX, TEXTS, Case(setting, k), config.load().base)
+    return [[(each["text"], each["oracle"]) for each in passages] for passages in found]
+
+
+def others(passages: list[tuple[str, bool]]) -> list[str]:
+    return [text for text, is_oracle in passages if not is_oracle]
+
+
+def test_with_the_oracle_there_are_all_its_passages_and_k_others():
+    for number, passages in zip(NUMBERS, shown("with", 3), strict=True):
+        own = {f"passage {INDEX.first[number] + place}" for place in range(COUNTS[number])}
+        assert {text for text, is_oracle in passages if is_oracle} == own
+        assert len(others(passages)) == len(set(others(passages)) - own) == 3
+
+
+def test_without_it_there_are_as_many_and_none_of_its_own():
+    for number, passages, full in zip(NUMBERS, shown("without", 3), shown("with", 3), strict=True):
+        assert len(passages) == len(full)
+        assert others(passages) == [text for text, _ in passages]
+        assert not {text for text, is_oracle in full if is_oracle} & set(others(passages)), number
+
+
+def test_alone_is_the_oracle_and_closed_is_nothing():
+    assert [len(passages) for passages in shown("alone")] == COUNTS[NUMBERS].tolist()
+    assert all(is_oracle for passages in shown("alone") for _, is_oracle in passages)
+    assert shown("closed") == [[]] * len(NUMBERS)
+
+
+@pytest.mark.parametrize("setting", ["with", "without"])
+def test_a_larger_k_only_adds_and_the_rest_keeps_its_order(setting: str):
+    for few, many in zip(shown(setting, 2), shown(setting, 5), strict=True):
+        assert [passage for passage in many if passage in few] == few
+
+
+@pytest.mark.parametrize("setting", ["with", "without", "alone"])
+def test_an_article_is_shown_the_same_in_any_company(setting: str):
+    one_by_one = [shown(setting, 2, np.array([number]))[0] for number in NUMBERS]
+    assert one_by_one == shown(setting, 2)
+
+
+def test_more_rows_only_add_articles():
+    pubids = INDEX.pubid[COUNTS > 0]
+    taken = [set(pubids[conditions.is_taken(pubids, conditions.up_to(INDEX, rows))]) for rows in (1, 4, 9, 99, 0)]
+    assert [len(found) for found in taken] == [1, 4, 9, 11, 11]
+    assert taken == sorted(taken, key=len)
+    assert all(few <= many for few, many in itertools.pairwise(taken))
+
+
+def test_a_split_too_small_for_its_draws_is_named_before_anything_is_asked():
+    conditions.checked(INDEX, config.load(assignments=["evaluation.distractors=[1, 5]"]).evaluation)
+    with pytest.raises(
+        InputError, match=r"the test split has 11 articles, but a row needs distractors from 11 others.*\(1, 6\)"
+    ):
+        conditions.checked(INDEX, config.load(assignments=["evaluation.distractors=[6, 1]"]).evaluation)
+
+
+def test_students_are_asked_with_the_limits_and_words_of_completions():
+    conf = config.load(assignments=["completions.style=cot", "completions.temperature=0.7", "completions.in_flight=3"])
+    own = conditions.asking(conf, "fake")
+    assert own.teacher.model == "fake"
+    asked = own.completions
+    assert (asked.style, asked.in_flight, asked.temperature, asked.max_new_tokens) == ("cot", 3, 0.0, 512)
+    row = {"question": "Why?", "passages": [{"text": "One.", "oracle": True}, {"text": "Two.", "oracle": False}]}
+    sent = conditions.worded(row, asked, "fake")
+    assert sent.parameters == {"temperature": 0.0, "top_p": 1.0, "max_tokens": 512}
+    assert sent.prompt[1]["content"] == "Context: One.\n\nTwo.\n\nQuestion: Why?"
+    assert "##begin_quote##" in sent.prompt[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "sentence"),
+    [
+        (
+            ["evaluation.students=embedded,nobody"],
+            r"evaluation.students names nobody; each must be one of .*: embedded, fake",
+        ),
+        (
+            ["endpoints.twin.kind=fake", "endpoints.twin.model=fake", "evaluation.students=fake,twin"],
+            "students of one model, 'fake'",
+        ),
+        (
+            ["endpoints.old.kind=sagemaker", "endpoints.old.endpoint_name=old", "evaluation.students=old"],
+            "names old, whose codec 'tgi' sends one text",
+        ),
+        (["evaluation.distractors=[0]"], "evaluation.distractors.0 is 0; it must be a whole number in 1..100"),
+        (["evaluation.settings=[]"], "evaluation.settings is .*at least 1 long"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_a_sentence(assignments: list[str], sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        config.load(assignments=assignments)

@@ -1,0 +1,39 @@
+"""The page of an evaluation in a real browser."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_run_report_in_browser import browse, complaints
+from test_summary import OWN, made_up_rows, outcome_of
+
+from raft_spark.scoring import examples, page
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "evaluation.html"
+    told = outcome_of(list(made_up_rows()))
+    path.write_text(page.page(told, dict.fromkeys(examples.chosen(told), OWN)))
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_figures_and_marked_quotes_and_complains_of_nothing(
+    page_file: Path, tmp_path: Path, scheme: str
+):
+    paper, students = {
+        "light": ((245, 243, 238), [(180, 83, 9), (0, 114, 178)]),
+        "dark": ((18, 22, 27), [(240, 166, 58), (86, 180, 233)]),
+    }[scheme]
+    assert complaints(page_file, tmp_path) == []
+    flag = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+    browse(page_file, tmp_path, flag, "--window-size=1280,6000", f"--screenshot={tmp_path / 'seen.png'}")
+    with Image.open(tmp_path / "seen.png") as image:
+        colours = Counter(image.convert("RGB").get_flattened_data())
+    assert colours[paper] > 100_000
+    assert all(colours[student] > 1000 for student in students)
+    seen = browse(page_file, tmp_path, "--dump-dom").stdout
+    assert seen.count("<svg") == 6
+    assert {seen.count(f'<mark class="{where}">') > 1 for where in ("oracle", "distractor", "nowhere")} == {True}

@@ -1,0 +1,244 @@
+"""A record becomes an article or a reason; whatever a source holds, never an exception."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raft_spark import config
+from raft_spark.sources.records import Article, Rejected, checked, passage_hash
+
+pytestmark = pytest.mark.row
+
+CONF = config.load().articles
+SMALL = CONF.model_copy(update={"max_passages": 3, "max_text_chars": 100})
+GOOD = {
+    "pubid": 25429730,
+    "question": " Are group 2 innate lymphoid cells increased?\n",
+    "context": {"contexts": ["\tChronic rhinosinusitis. ", "ILC2s were counted."], "labels": ["BACKGROUND", "METHODS"], "meshes": [" Adult "]},
+    "long_answer": " They are. ",
+    "final_decision": "yes",
+}  # fmt: skip
+
+
+def good(**changes: object) -> dict[str, object]:
+    """Return the good record with other values; `contexts`, `labels` and `meshes` go where they belong."""
+    inner = {name: value for name, value in changes.items() if name in {"contexts", "labels", "meshes"}}
+    outer = {name: value for name, value in changes.items() if name not in inner}
+    return {**GOOD, "context": {**GOOD["context"], **inner}, **outer}
+
+
+def without(*names: str) -> dict[str, object]:
+    return {name: value for name, value in GOOD.items() if name not in names}
+
+
+def test_a_good_record_is_kept_with_its_texts_stripped():
+    article = checked(GOOD, CONF)
+    assert isinstance(article, Article)
+    assert replace(article, fingerprint="") == Article(
+        pubid=25429730,
+        question="Are group 2 innate lymphoid cells increased?",
+        passages=["Chronic rhinosinusitis.", "ILC2s were counted."],
+        labels=["BACKGROUND", "METHODS"],
+        meshes=["Adult"],
+        long_answer="They are.",
+        final_decision="yes",
+        fingerprint="",
+    )
+
+
+def test_texts_as_bytes_are_the_same_texts():
+    context = {name: [text.encode() for text in texts] for name, texts in GOOD["context"].items()}
+    as_bytes = {
+        "pubid": GOOD["pubid"],
+        **{name: GOOD[name].encode() for name in ("question", "long_answer", "final_decision")},
+    }
+    assert checked({**as_bytes, "context": context}, CONF) == checked(GOOD, CONF)
+
+
+@pytest.mark.parametrize("missing", [None, "", "  "])
+def test_the_answers_are_optional(missing: object):
+    article = checked(good(long_answer=missing, final_decision=missing), CONF)
+    assert isinstance(article, Article)
+    assert (article.long_answer, article.final_decision) == (None, None)
+
+
+def test_labels_meshes_and_answers_may_be_absent():
+    article = checked({"pubid": 0, "question": "q", "context": {"contexts": ["p"]}}, CONF)
+    assert isinstance(article, Article)
+    assert (article.pubid, article.labels, article.meshes, article.long_answer) == (0, [], [], None)
+
+
+def test_other_columns_do_not_matter():
+    assert checked(good(YEAR="2015", reasoning_required_pred=object()), CONF) == checked(GOOD, CONF)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (without("pubid"), "no pubid"),
+        (good(pubid=None), "no pubid"),
+        (good(pubid=True), "wrong type: pubid is bool"),
+        (good(pubid=1.0), "wrong type: pubid is float"),
+        (good(pubid="1"), "wrong type: pubid is text"),
+        (good(pubid=b"1"), "wrong type: pubid is text"),
+        (good(pubid=[1]), "wrong type: pubid is a list"),
+        (good(pubid=-1), "pubid is out of range"),
+        (good(pubid=2**63), "pubid is out of range"),
+        (without("question"), "no question"),
+        (good(question=None), "no question"),
+        (good(question=" \n\t\u00a0\u2003"), "no question"),
+        (good(question=7), "wrong type: question is int"),
+        (good(question=["q"]), "wrong type: question is a list"),
+        (good(question={"text": "q"}), "wrong type: question is a table"),
+        (without("context"), "no passage"),
+        (good(context=None), "no passage"),
+        (good(context={}), "no passage"),
+        (good(contexts=None), "no passage"),
+        (good(contexts=[]), "no passage"),
+        (good(context="text"), "wrong type: context is text"),
+        (good(context=[]), "wrong type: context is a list"),
+        (good(context=0), "wrong type: context is int"),
+        (good(contexts="one text"), "wrong type: contexts is text"),
+        (good(contexts={"0": "a"}), "wrong type: contexts is a table"),
+        (good(contexts=["a", 5]), "wrong type: contexts is int"),
+        (good(contexts=["a", ["b"]]), "wrong type: contexts is a list"),
+        (good(contexts=["a", ""]), "blank passage"),
+        (good(contexts=["a", " \n"]), "blank passage"),
+        (good(contexts=["a", None]), "blank passage"),
+        (good(labels="METHODS"), "wrong type: labels is text"),
+        (good(labels=[1]), "wrong type: labels is int"),
+        (good(meshes=[["Adult"]]), "wrong type: meshes is a list"),
+        (good(long_answer=3.5), "wrong type: long_answer is float"),
+        (good(final_decision="perhaps"), "final_decision is not yes, no or maybe"),
+        (good(final_decision="Yes"), "final_decision is not yes, no or maybe"),
+        (good(final_decision=True), "wrong type: final_decision is bool"),
+        (good(question=b"caf\xe9"), "invalid UTF-8 in question"),
+        (good(contexts=[b"\xff\xfe"]), "invalid UTF-8 in contexts"),
+        (good(labels=[b"\xc0\x80"]), "invalid UTF-8 in labels"),
+        (good(long_answer=b"\xed\xa0\x80"), "invalid UTF-8 in long_answer"),
+        (good(question="half \ud83d of a pair"), "invalid UTF-8 in question"),
+        (good(contexts=["\udcff"]), "invalid UTF-8 in contexts"),
+        ([GOOD], "wrong type: the record is a list"),
+        ("text", "wrong type: the record is text"),
+        (None, "wrong type: the record is NoneType"),
+        (5, "wrong type: the record is int"),
+    ],
+)
+def test_a_bad_record_is_rejected_with_its_reason(record: object, reason: str):
+    rejected = checked(record, CONF)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason == reason
+
+
+def test_a_rejected_record_keeps_its_pubid_where_it_has_one():
+    assert checked(good(question=""), CONF) == Rejected(25429730, "no question")
+    assert checked(good(pubid="x"), CONF) == Rejected(None, "wrong type: pubid is text")
+
+
+@pytest.mark.parametrize("name", ["question", "long_answer", "contexts", "labels", "meshes"])
+def test_a_text_of_max_text_chars_is_kept_and_a_longer_one_is_not(name: str):
+    def of_length(size: int) -> dict[str, object]:
+        text = "\u00e9" * size  # characters count, not bytes
+        return good(**{name: [text] if name in GOOD["context"] else text})
+
+    assert isinstance(checked(of_length(100), SMALL), Article)
+    assert checked(of_length(101), SMALL) == Rejected(25429730, f"{name} is too long")
+
+
+def test_an_article_of_max_passages_is_kept_and_one_with_more_is_not():
+    assert isinstance(checked(good(contexts=["a", "b", "c"]), SMALL), Article)
+    assert checked(good(contexts=["a", "b", "c", "d"]), SMALL) == Rejected(25429730, "too many passages")
+
+
+def decoding_error(line: bytes) -> ValueError:
+    try:
+        json.loads(line.decode())
+    except ValueError as error:
+        return error
+    raise AssertionError(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"pubid": 1,', "invalid JSON"),
+        (b"not json", "invalid JSON"),
+        (b'{"pubid": ' + b"9" * 5_000 + b"}", "invalid JSON"),  # beyond what Python takes for a number
+        (b'{"question": "caf\xe9"}', "invalid UTF-8 in the line"),
+    ],
+)
+def test_a_broken_line_is_rejected_with_its_reason(line: bytes, reason: str):
+    assert checked(decoding_error(line), CONF) == Rejected(None, reason)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"question": "Another?"},
+        {"contexts": ["ILC2s were counted.", "Chronic rhinosinusitis."]},
+        {"contexts": ["Chronic rhinosinusitis. ILC2s were counted."]},
+        {"labels": ["BACKGROUND"]},
+        {"labels": ["BACKGROUND", "METHODS", "Adult"], "meshes": []},
+        {"meshes": []},
+        {"long_answer": None},
+        {"final_decision": "no"},
+    ],
+)
+def test_the_fingerprint_changes_with_every_field(change: dict[str, object]):
+    before, after = checked(GOOD, CONF), checked(good(**change), CONF)
+    assert isinstance(before, Article)
+    assert isinstance(after, Article)
+    assert before.fingerprint != after.fingerprint
+
+
+def test_the_fingerprint_is_the_same_in_every_run_and_release():
+    article = checked({"pubid": 1, "question": "q", "context": {"contexts": ["p"]}}, CONF)
+    assert isinstance(article, Article)
+    # printf '["q", ["p"], [], [], null, null]' | b2sum -l 128
+    assert article.fingerprint == "9e0a70e58c9fde6d6a055e3742d940bd"
+
+
+def test_equal_passages_have_equal_hashes_and_others_do_not():
+    # printf 'ILC2s were counted.' | b2sum -l 64
+    assert passage_hash("ILC2s were counted.") == 0x45E919E1C28E7FE2
+    assert passage_hash("ILC2s were counted. ") != passage_hash("ILC2s were counted.")
+
+
+texts = st.text(max_size=5) | st.binary(max_size=5) | st.sampled_from(["\ud800", "yes", " ", b"\xff"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+nearly_good = st.fixed_dictionaries(
+    {},
+    optional={
+        "pubid": values | st.integers(-1, 2**64),
+        "question": values | texts,
+        "context": values
+        | st.fixed_dictionaries(
+            {}, optional={name: values | st.lists(texts) for name in ("contexts", "labels", "meshes")}
+        ),
+        "long_answer": values | texts,
+        "final_decision": values | texts,
+    },
+)
+
+
+@settings(deadline=None)
+@given(values | nearly_good)
+def test_anything_gives_an_article_or_a_reason(record: object):
+    found = checked(record, SMALL)
+    if isinstance(found, Rejected):
+        assert found.reason
+        return
+    assert 0 <= found.pubid < 2**63
+    assert found.question == found.question.strip() != ""
+    assert 1 <= len(found.passages) <= 3
+    assert all(text == text.strip() != "" for text in found.passages)
+    assert found.final_decision in {"yes", "no", "maybe", None}
+    " ".join([found.question, *found.passages, *found.labels, *found.meshes, found.long_answer or ""]).encode()

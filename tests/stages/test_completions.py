@@ -1,0 +1,289 @@
+"""base -> completions on a real Spark and a real HTTP server: asked once, stored as it comes, never paid twice."""
+
+import json
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from conftest import Settle
+from raft_spark import config, endpoints
+from raft_spark.errors import EndpointError, InputError, StoppedError
+from raft_spark.inference import realtime
+from raft_spark.lake import dataframes, session, tables
+from raft_spark.stages import articles, base, completions, dataset
+
+pytestmark = pytest.mark.spark
+ALL_TRAIN = ["articles.source=sample:60", "articles.validation_share=0", "articles.test_share=0"]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A fake model server that counts the calls of one test."""
+    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
+        yield endpoint.url
+
+
+@pytest.fixture
+def asking(settled: Settle, url: str) -> Settle:
+    def settle(*assignments: str) -> config.Config:
+        conf = settled(*ALL_TRAIN, f"endpoints.fake.url={url}", *assignments)
+        articles.run(conf)
+        base.run(conf)
+        return conf
+
+    return settle
+
+
+def told(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/calls") as answer:
+        return dict(json.load(answer))
+
+
+def behave(url: str, *each: object, **how: object) -> None:
+    request = urllib.request.Request(url.removesuffix("/v1") + "/behave", json.dumps(each or how).encode())
+    urllib.request.urlopen(request).close()
+
+
+def stored(conf: config.Config) -> list[dict[str, Any]]:
+    return [row.asDict() for row in dataframes.stored(session.start(conf), conf.lake).collect()]
+
+
+def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: str):
+    conf = asking()
+    version = completions.run(conf)
+    counts = {"requests": 60, "distinct": 60, "known": 0, "asked": 60, "answered": 60, "failed": 0, "missing": 0}
+    assert version.counts.items() >= {**counts, "dead": {}, "calls": 60, "throttled": 0, "paid_twice": 0}.items()
+    rows = stored(conf)
+    assert len(rows) == len({row["key"] for row in rows}) == 60
+    for row in rows:
+        assert row["completion"]
+        assert row["error"] is None
+        assert row["finish_reason"] == "stop"
+        assert row["attempts"] == 1
+        assert row["prompt_tokens"] > row["completion_tokens"] > 0
+        assert row["latency_ms"] >= 5
+        assert row["model"] == "fake"
+        assert row["run_id"] == version.id
+    assert told(url)["calls"] == 60
+
+
+def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, url: str):
+    first = completions.run(asking())
+    assert completions.run(asking()).id == first.id
+    again = completions.run(asking("base.seed=5", "base.distractors=3", "base.oracle_share=0.5"))
+    assert again.id != first.id
+    assert again.counts["asked"] == 0
+    assert told(url)["calls"] == 60
+
+
+def test_another_temperature_is_another_question(asking: Settle, url: str):
+    completions.run(asking())
+    assert completions.run(asking("completions.temperature=0.5")).counts["answered"] == 60
+    assert told(url)["calls"] == 120
+
+
+def test_more_articles_ask_only_the_new_ones(asking: Settle, url: str):
+    completions.run(asking())
+    counts = completions.run(asking("articles.source=sample:80")).counts
+    assert (counts["requests"], counts["asked"]) == (80, 20)
+    assert told(url)["calls"] == 80
+
+
+def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatures_and_no_more(
+    asking: Settle, url: str
+):
+    behave(url, fault="truncated", share=0.5)
+    once = asking()
+    completions.run(once)
+    cut = dataset.run(once).counts["rejected"]["truncated"]
+    assert 15 < cut < 45
+    conf = asking('completions.retry=["ungrounded"]', "completions.again_temperatures=[0.5, 0.9]")
+    counts = completions.run(conf).counts
+    left = dataset.run(conf).counts["rejected"]["truncated"]
+    assert 0 < left < cut / 2
+    assert told(url)["calls"] == 60 + counts["asked"]
+    assert cut + left < counts["asked"] == counts["asked_again"] < 2 * cut
+    assert len({row["key"] for row in stored(conf)}) == len(stored(conf)) == 60 + counts["asked"]
+    behave(url)
+    assert completions.run(conf).counts["asked"] == counts["asked"]  # the version that is there
+    assert completions.run(asking()).counts["asked"] == 0
+    assert dataset.run(asking()).counts["rejected"] == {"truncated": cut}
+    assert told(url)["calls"] == 60 + counts["asked"]
+
+
+AGAIN = ["completions.retry=ungrounded", "completions.again_temperatures=[0.5, 0.9]", "completions.attempts=1"]
+MANY_FAIL = "completions.max_failed_share=0.9"
+
+
+def test_what_failed_is_told_and_asked_next_though_other_answers_were_asked_for_again(asking: Settle, url: str):
+    behave(url, {"status": 500, "share": 0.3}, {"fault": "truncated", "share": 0.3})
+    conf = asking(*AGAIN, MANY_FAIL)
+    counts = completions.run(conf).counts
+    failed = sum(row["completion"] is None for row in stored(conf))
+    assert counts["failed"] == counts["missing"] == failed > 0 < counts["asked_again"]
+    behave(url)
+    counts = completions.run(conf).counts
+    assert (counts["failed"], counts["missing"]) == (0, 0)
+    assert dataset.run(conf).counts["rejected"] == {}
+    behave(url, {"status": 500, "share": 0.3}, {"fault": "truncated", "share": 0.3})
+    with pytest.raises(EndpointError, match=r"max_failed_share = 0.05"):
+        completions.run(asking(*AGAIN, "completions.top_p=0.9"))
+
+
+def test_a_try_that_fails_for_good_is_a_dead_letter_and_the_next_temperature_is_tried(asking: Settle, url: str):
+    behave(url, {"fault": "filtered", "share": 0.3}, {"fault": "truncated", "share": 0.4})
+    conf = asking(*AGAIN, MANY_FAIL)
+    counts = completions.run(conf).counts
+    tries = Counter(row["pubid"] for row in stored(conf))
+    filtered = [row["pubid"] for row in stored(conf) if row["error_class"] == "filtered"]
+    assert {tries[pubid] for pubid in filtered} == {1, 3}
+    assert counts["dead"] == {"filtered": len(filtered)}
+    behave(url)
+    assert completions.run(conf).counts == counts
+    assert completions.run(asking(*AGAIN, MANY_FAIL, "articles.source=sample:61")).counts["dead"] == counts["dead"]
+    named = asking(*AGAIN, MANY_FAIL, "articles.source=sample:61", "completions.retry=ungrounded,filtered")
+    counts = completions.run(named).counts
+    assert (0 < counts["asked"] <= len(filtered), counts["dead"]) == (
+        True,
+        {},
+    )  # what a try now answers needs no further one
+
+
+def test_a_run_that_was_told_to_stop_has_its_rejected_answers_asked_for_again_by_the_next(
+    asking: Settle, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    behave(url, fault="truncated", share=0.3)
+    whole = realtime.ask
+    with monkeypatch.context() as patched:
+        patched.setattr(realtime, "ask", lambda *given: replace(whole(*given), state="stopped", reason="told to"))
+        with pytest.raises(StoppedError, match="told to; 60 answers are stored"):
+            completions.run(asking(*AGAIN))
+    counts = completions.run(asking(*AGAIN)).counts
+    assert counts["asked"] == counts["asked_again"] > 0
+
+
+def test_an_empty_answer_is_paid_once_and_again_only_when_told(asking: Settle, url: str):
+    behave(url, fault="empty", share=0.3)
+    counts = completions.run(asking(MANY_FAIL)).counts
+    assert counts["dead"] == {"empty": counts["failed"]}
+    assert (told(url)["calls"], counts["missing"]) == (60, 0)
+    assert counts["failed"] > 0
+    behave(url)
+    assert completions.run(asking(MANY_FAIL)).counts == counts
+    counts_again = completions.run(asking(MANY_FAIL, "completions.retry=empty")).counts
+    assert (counts_again["asked"], counts_again["dead"]) == (counts["failed"], {})
+
+
+def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking: Settle, url: str):
+    behave(url, status=500, share=0.2)
+    conf = asking("completions.max_failed_share=0.9", "completions.attempts=1")
+    counts = completions.run(conf).counts
+    assert counts["failed"] == counts["missing"] > 0
+    assert counts["answered"] + counts["failed"] == 60
+    failed = [row for row in stored(conf) if row["completion"] is None]
+    assert {row["error_class"] for row in failed} == {"model_error"}
+    assert all("500" in row["error"] for row in failed)
+    behave(url)
+    counts_again = completions.run(conf).counts
+    assert counts_again["asked"] == counts["failed"]
+    assert counts_again["missing"] == 0
+    assert told(url)["repeated"] == []
+
+
+def test_a_request_the_endpoint_will_not_take_is_asked_again_only_when_its_class_is_named(asking: Settle, url: str):
+    behave(url, status=400, share=0.2)
+    conf = asking("completions.max_failed_share=0.9")
+    first = completions.run(conf)
+    dead = first.counts["dead"]["bad_request"]
+    assert dead == first.counts["failed"] > 0
+    behave(url)
+    calls = told(url)["calls"]
+    assert completions.run(conf).id == first.id
+    assert completions.run(asking("completions.retry=filtered")).id == first.id
+    assert told(url)["calls"] == calls
+    again = completions.run(asking("completions.retry=bad_request,filtered")).counts
+    assert (again["asked"], again["answered"], again["dead"]) == (dead, dead, {})
+    assert told(url)["repeated"] == []
+
+
+def test_a_larger_limit_asks_only_the_answers_that_were_cut_and_those_only_if_told_so(asking: Settle, url: str):
+    few, more = "completions.max_new_tokens=40", "completions.max_new_tokens=60"
+    completions.run(asking(few))
+    cut = sum(row["finish_reason"] == "length" for row in stored(asking(few)))
+    assert 0 < cut < 60
+    assert completions.run(asking(more)).counts["asked"] == 0
+    again = completions.run(asking(more, "completions.reuse_truncated=false")).counts
+    assert (again["asked"], again["answered"]) == (cut, cut)
+    assert completions.run(asking(more, "completions.reuse_truncated=false")).counts["asked"] == cut
+    assert told(url)["calls"] == 60 + cut
+
+
+def test_a_smaller_limit_asks_only_the_answers_that_are_longer_than_it(asking: Settle, url: str):
+    completions.run(asking())
+    longer = sum(row["completion_tokens"] > 40 for row in stored(asking()))
+    assert 0 < longer < 60
+    assert completions.run(asking("completions.max_new_tokens=40")).counts["asked"] == longer
+
+
+def test_a_throttled_call_is_asked_again_within_the_run(asking: Settle, url: str):
+    behave(url, status=429, share=0.3)
+    conf = asking("completions.attempts=8")
+    assert completions.run(conf).counts["answered"] == 60
+    assert max(row["attempts"] for row in stored(conf)) > 1
+
+
+def test_too_many_failures_end_the_stage_after_all_answers_are_stored(asking: Settle, url: str):
+    behave(url, status=400, share=0.5)
+    conf = asking()
+    with pytest.raises(
+        EndpointError, match=r"\d+ of 60 requests failed \(\d+ bad_request\), more than .*max_failed_share = 0.05.*400"
+    ):
+        completions.run(conf)
+    answered = sum(row["completion"] is not None for row in stored(conf))
+    assert answered == told(url)["answered"] > 0
+
+
+def test_a_wrong_key_stops_the_job_before_it_has_asked_much(asking: Settle, url: str):
+    behave(url, status=401)
+    conf = asking("completions.in_flight=4")
+    with pytest.raises(EndpointError, match="endpoint 'fake' refuses: status 401"):
+        completions.run(conf)
+    assert told(url)["calls"] <= 2 * 4
+    behave(url)
+    counts = completions.run(conf).counts
+    assert (counts["answered"], counts["missing"], counts["dead"]) == (60, 0, {})
+
+
+def test_two_articles_with_the_same_words_are_asked_once(tmp_path, asking: Settle, url: str):
+    from conftest import article, write_articles
+
+    same = [article(number, ["The very same passage.", "And one more."]) for number in (1, 2)]
+    others = [article(number, [f"Passage {number}."], f"Is it {number}?") for number in range(10, 40)]
+    source = write_articles(tmp_path / "source.parquet", same + others)
+    conf = asking(f"articles.source={source}")
+    assert completions.run(conf).counts["asked"] == 31
+
+
+def test_without_base_the_error_names_the_stage(settled: Settle):
+    with pytest.raises(InputError, match="run `raft-spark base` first"):
+        completions.run(settled())
+
+
+def test_a_key_never_reaches_what_a_run_writes(asking: Settle, url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEACHER_KEY", "sk-very-secret-7")
+    behave(url, key="another", share=1.0)
+    conf = asking("endpoints.fake.api_key_env=TEACHER_KEY")
+    with pytest.raises(EndpointError) as raised:
+        completions.run(conf)
+    assert "sk-very-secret-7" not in str(raised.value)
+    root = tables.place(conf.lake, "").root
+    import pathlib
+
+    assert not [
+        path for path in pathlib.Path(root).rglob("*") if path.is_file() and b"sk-very-secret-7" in path.read_bytes()
+    ]
+    assert "sk-very-secret-7" not in json.dumps(conf.settings())

@@ -1,0 +1,244 @@
+"""base + completions -> dataset: each format loads with `datasets`, gates reject with a reason, the bytes do not change."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import Settle
+from raft_spark import config
+from raft_spark.config.fields import Format
+from raft_spark.errors import InputError
+from raft_spark.inference import acceptance
+from raft_spark.lake import dataframes, schemas, session, tables
+from raft_spark.recipe import prompts
+from raft_spark.stages import articles, base, completions, dataset
+
+pytestmark = pytest.mark.spark
+ALL = f"dataset.formats={json.dumps(get_args(Format))}"
+LOAD = """
+import datasets, json, sys
+found = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])
+print(json.dumps({split: {"rows": rows.num_rows, "columns": rows.column_names, "first": rows[0]} for split, rows in found.items()}))
+"""
+
+
+def walked(conf: config.Config) -> tables.Version:
+    for stage in (articles, base, completions):
+        stage.run(conf)
+    return dataset.run(conf)
+
+
+def loaded(conf: config.Config, version: tables.Version, name: str, cache: Path) -> dict[str, Any]:
+    """Load a folder as a trainer would, offline, in a process of its own."""
+    folder = f"{tables.folder(conf.lake, version)}/{name}"
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, folder, str(cache)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(cache)}
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("file", ["jsonl", pytest.param("parquet", marks=pytest.mark.slow)])
+def test_every_format_loads_with_datasets(settled: Settle, tmp_path: Path, file: str):
+    conf = settled(ALL, f"dataset.file={file}", "dataset.shard_rows=100")
+    version = walked(conf)
+    counts = version.counts
+    assert counts["rows"] == 300
+    assert sum(counts["kept"].values()) + sum(counts["rejected"].values()) == 300
+    columns = {
+        "messages": ["messages"],
+        "prompt_completion": ["prompt", "completion"],
+        "answer_only": ["prompt", "completion"],
+        "preference": ["prompt", "chosen", "rejected"],
+        "notebook": ["question", "context", "oracle", "distracted", "original_answer", "synthetic_answer"],
+        "jumpstart": ["instruction", "context", "response"],
+        "bedrock": ["schemaVersion", "system", "messages"],
+        "alpaca": ["instruction", "input", "output", "system"],
+        "sharegpt": ["conversations", "system"],
+    }
+    assert tuple(columns) == get_args(Format)
+    for name, expected in columns.items():
+        found = loaded(conf, version, name, tmp_path / name)
+        assert {split: part["rows"] for split, part in found.items()} == counts["kept"]
+        assert all(part["columns"] == expected for part in found.values())
+    assert len([f for f in version.files if f.path.startswith("messages/data/train-") and f.path.endswith(file)]) == 3
+
+
+def test_a_record_holds_question_passages_and_answer(settled: Settle, tmp_path: Path):
+    conf = settled(ALL)
+    version = walked(conf)
+    notebook = loaded(conf, version, "notebook", tmp_path / "a")["train"]["first"]
+    turns = loaded(conf, version, "messages", tmp_path / "b")["train"]["first"]["messages"]
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant"]
+    assert notebook["context"] in turns[1]["content"]
+    assert notebook["question"] in turns[1]["content"]
+    assert turns[2]["content"] == notebook["synthetic_answer"]
+    assert notebook["distracted"] is (notebook["oracle"].split("\n\n")[0] not in notebook["context"])
+
+
+def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_articles(settled: Settle):
+    conf = settled(
+        'dataset.formats=["notebook","preference"]',
+        "dataset.answer=original",
+        "dataset.absent_answer=refuse",
+        "completions.decision=true",
+    )
+    version = walked(conf)
+    answers = tables.needed(conf.lake, schemas.COMPLETIONS)
+    assert (answers.counts["distinct"], answers.counts["asked"], answers.counts["missing"]) == (0, 0, 0)
+    assert version.counts["kept"] == tables.needed(conf.lake, schemas.BASE).counts["rows"]
+    folder = Path(tables.folder(conf.lake, version))
+    rows = [json.loads(line) for line in (folder / "notebook/data/train-00000-of-00001.jsonl").read_text().splitlines()]
+    pairs = [
+        json.loads(line) for line in (folder / "preference/data/train-00000-of-00001.jsonl").read_text().splitlines()
+    ]
+    known = {row["original_answer"] for row in rows}
+    for row, pair in zip(rows, pairs, strict=True):
+        said = row["synthetic_answer"]
+        assert pair["chosen"][0]["content"] == said
+        decision, _, answer = said.partition(". ")
+        assert (decision in {"Yes", "No", "Maybe"} and answer == row["original_answer"]) or row["distracted"]
+        assert said == prompts.REFUSED or not row["distracted"]
+        assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
+
+
+def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(settled: Settle):
+    found = {}
+    for strategy in ("broadcast", "join"):
+        conf = settled('dataset.formats=["notebook"]', "base.variants=both", f"base.strategy={strategy}")
+        tables.place(conf.lake, schemas.BASE).delete("")
+        version = walked(conf)
+        assert tables.needed(conf.lake, schemas.COMPLETIONS).counts["distinct"] == 300
+        assert (version.counts["rows"], sum(version.counts["kept"].values())) == (600, 600)
+        path = Path(tables.folder(conf.lake, version), "notebook/data/train-00000-of-00001.jsonl")
+        found[strategy] = path.read_text()
+    assert found["broadcast"] == found["join"]
+    rows = [json.loads(line) for line in found["join"].splitlines()]
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["question"], first["distracted"]) == (second["question"], False)
+        assert second["distracted"]
+        assert all(passage in first["context"] for passage in first["oracle"].split("\n\n"))
+        assert first["synthetic_answer"] == second["synthetic_answer"]
+        assert first["context"].count("\n\n") == second["context"].count("\n\n")
+
+
+def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted(settled: Settle):
+    conf = settled('dataset.formats=["notebook"]', "dataset.max_tokens=700")
+    version = walked(conf)
+    shortened = sum(version.counts["shortened"].values())
+    assert 0 < shortened < 300, shortened
+    assert version.counts["rejected"].get("longer than max_tokens", 0) + sum(version.counts["kept"].values()) == 300
+    distracted = sum(version.counts["distracted"].values()) / sum(version.counts["kept"].values())
+    assert abs(distracted - 0.3) < 0.1  # P is what it was
+    folder = Path(tables.folder(conf.lake, version))
+    rows = [json.loads(line) for line in (folder / "notebook/data/train-00000-of-00001.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["distracted"] or all(passage in row["context"] for passage in row["oracle"].split("\n\n"))
+
+
+def test_rejected_rows_keep_their_reason(settled: Settle):
+    conf = settled("completions.max_new_tokens=38")
+    version = walked(conf)
+    truncated = version.counts["rejected"]["truncated"]
+    assert 0 < truncated < 300
+    rows = tables.head(conf.lake, version, 1000, quarantine=True)
+    assert len(rows) == truncated
+    assert {row["reason"] for row in rows} == {"truncated"}
+    assert walked(settled("completions.max_new_tokens=38", "dataset.gate.truncated=off")).counts["rejected"] == {}
+
+
+def test_a_row_without_an_answer_is_rejected_with_the_class_of_its_failure():
+    row = {"completion": None, "last_error": "timeout", "finish_reason": None}
+    assert judged(row).rejected == ("no answer: timeout",)
+    assert judged({**row, "last_error": None}).rejected == ("no answer: not asked",)
+
+
+def judged(row: dict[str, Any], *assignments: str) -> acceptance.Verdict:
+    conf = config.load(assignments=assignments)
+    return acceptance.verdict(row, conf.dataset, conf.completions)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("off", ((), ())), ("flag", ((), ("refusal",))), ("reject", (("refusal",), ()))],
+)
+def test_a_check_rejects_a_row_flags_it_or_is_off(mode: str, expected: tuple[tuple[str, ...], tuple[str, ...]]):
+    row = {"completion": "I don't know.", "oracle": "It worked.", "final_decision": "yes", "finish_reason": "stop"}
+    found = judged(row, f"dataset.gate.refusal={mode}")
+    assert (found.rejected, found.flagged) == expected
+
+
+THOUGHT = "It says so: ##begin_quote##{quote}##end_quote##\n<ANSWER>: {decision}, it does."
+
+
+def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_others_keep_every_reason(
+    settled: Settle,
+):
+    conf = settled("completions.style=cot", "completions.decision=true", "dataset.gate.decision=flag")
+    for stage in (articles, base):
+        stage.run(conf)
+    spark = session.start(conf)
+    rows = dataframes.read(spark, conf.lake, tables.needed(conf.lake, schemas.BASE)).where("split = 'train'").collect()
+    kinds = {"good": 40, "false": 30, "cut": 20, "contrary": 10}
+    made = [kind for kind, count in kinds.items() for _ in range(count)]
+    joined = spark.createDataFrame(
+        [completed(row.asDict(recursive=True), kind) for row, kind in zip(rows, made, strict=False)], COMPLETED
+    )
+    new = tables.draft(conf.lake, schemas.DATASET, "0123456789abcdef")
+    written = dataset.build(joined, dataset.Work(conf.dataset, conf.completions, new.place, {"train": 1}), 0).collect()
+    counts = dataset._counted(written, conf.price)
+    assert counts["kept"] == {"train": 50}
+    assert counts["rejected"] == {"false quote": 30, "truncated": 20}
+    assert counts["flagged"] == {"another decision": 10}
+    (quarantine,) = [row.path for row in written if row.path.startswith("quarantine/")]
+    reasons = pq.read_table(new.place.path(quarantine))["reason"].to_pylist()
+    assert Counter(reasons) == {"false quote": 30, "truncated, no answer line": 20}
+    (messages,) = [row.path for row in written if row.path.startswith("messages/")]
+    for line in Path(new.place.path(messages)).read_text().splitlines():
+        system, _, assistant = json.loads(line)["messages"]
+        assert "##begin_quote##" in system["content"]
+        assert "never said" not in assistant["content"]
+
+
+COMPLETED = (
+    "pubid long, split string, question string, documents array<struct<text: string>>, oracle string, distracted boolean, "
+    "original_answer string, final_decision string, completion string, finish_reason string, prompt_tokens int, "
+    "completion_tokens int, last_error string"
+)
+
+
+def completed(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Answer a base row with a thought that is good, or not."""
+    other = {"yes": "no", "no": "yes", "maybe": "yes"}[row["final_decision"]]
+    quote = "what nobody ever said, and never said so" if kind == "false" else " ".join(row["oracle"].split()[2:12])
+    text = THOUGHT.format(quote=quote, decision=other if kind == "contrary" else row["final_decision"])
+    text = text.partition("<ANSWER>")[0] if kind == "cut" else text
+    told = {"finish_reason": "length" if kind == "cut" else "stop", "prompt_tokens": 9, "completion_tokens": 9}
+    documents = [{"text": document["text"]} for document in row["documents"]]
+    return {**row, "documents": documents, "completion": text, "last_error": None, **told}
+
+
+def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle):
+    conf = settled("completions.max_new_tokens=1")
+    with pytest.raises(InputError, match=r"no training row is left of 300; reasons: 300 truncated$"):
+        walked(conf)
+    assert tables.place(conf.lake, schemas.DATASET).list() == []
+
+
+def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):
+    conf = settled("endpoints.fake.input_price=2.0", "endpoints.fake.output_price=10.0")
+    version = walked(conf)
+    manifest = json.loads(Path(tables.folder(conf.lake, version), "manifest.json").read_text())
+    assert manifest["inputs"].keys() == {"base", "completions"}
+    assert manifest["settings"]["base"]["distractors"] == 3
+    tokens = manifest["counts"]["tokens"]
+    assert manifest["counts"]["dollars"] == pytest.approx(
+        (tokens["prompt"] * 2 + tokens["completion"] * 10) / 1e6, abs=1e-4
+    )
+    assert all(len(file["sha256"]) == 64 for file in manifest["files"])

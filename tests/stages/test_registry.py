@@ -1,0 +1,98 @@
+"""The stages are listed once, and the list is read without Spark."""
+
+import resource
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+
+import pytest
+
+from conftest import ROOT
+from raft_spark import config
+from raft_spark.cli.main import main
+from raft_spark.emr import validation
+from raft_spark.endpoints.local import process
+from raft_spark.lake import schemas
+from raft_spark.stages import registry
+from raft_spark.students import scripts
+
+pytestmark = pytest.mark.row
+HEAVY = {"pyspark", "py4j", "boto3", "botocore", "pyarrow", "pandas", "numpy"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the packages that a new process has loaded after `code`."""
+    script = f"import sys\ntry:\n    {code}\nfinally:\n    sys.stderr.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    return {name.partition(".")[0] for name in done.stderr.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "emr --help", "model host --help", "run --help"])
+def test_help_and_version_wait_for_no_heavy_import(words: str):
+    loaded = loaded_by(f"from raft_spark.cli import main; main({words.split()})")
+    assert "click" in loaded
+    assert not loaded & HEAVY
+
+
+def test_help_takes_less_than_a_second():
+    command = [sys.executable, "-c", "from raft_spark.cli import main; main(['--help'])"]
+    subprocess.run(command, capture_output=True, check=True, cwd=ROOT)  # warm
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # the processor's seconds, since the machine may be busy
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_the_stages_can_be_listed_without_importing_one():
+    assert "raft_spark" in loaded_by("from raft_spark import registry; registry.named('dataset')")
+    assert not loaded_by("from raft_spark import registry; registry.named('dataset')") & HEAVY
+
+
+def test_each_stage_has_a_command_a_job_file_a_section_and_a_schema():
+    sections, jobs = set(config.Config.model_fields), {path.stem for path in (ROOT / "jobs").glob("*.py")}
+    assert jobs == {*registry.NAMES, "refresh"}
+    for stage in registry.STAGES:
+        assert main.commands[stage.name].help == stage.help
+        assert stage.name in sections
+        assert (stage.schema is None) == (stage.name == "dataset")
+    assert {name for name in registry.NAMES if name != "dataset"} == set(schemas.SCHEMAS)
+
+
+def test_a_run_walks_the_stages_in_the_order_of_the_data():
+    assert [stage.name for stage in registry.WALK] == ["articles", "base", "completions", "dataset"]
+
+
+def test_a_stage_says_its_counts_in_words_and_as_rows():
+    counts = {"kept": {"train": 6, "test": 1}, "rejected": {"truncated": 2}}
+    assert registry.DATASET.describe(counts) == "7 rows: 6 train, 1 test"
+    assert registry.DATASET.rows(counts) == {"rows": 7, "rejected": 2}
+
+
+def test_a_refresh_on_emr_uses_what_its_stages_use():
+    assert validation.uses("refresh") == {"source", "teacher", "tokenizer"}
+    assert validation.uses("evaluation") == {"students"}
+    assert validation.uses("base") == set()
+
+
+def test_a_missing_package_is_one_that_its_extra_brings():
+    from raft_spark.common.extras import EXTRAS
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for package, extra in EXTRAS.items():
+        name = package.replace("_", "-")
+        assert any(need.startswith((f"{name}>", f"{name}=")) for need in wanted(project, extra)), package
+
+
+def wanted(project: dict, extra: str) -> list[str]:
+    """Return the requirements of an extra, with those of our own extras that it names."""
+    needs = project["optional-dependencies"][extra]
+    inner = [name for need in needs if need.startswith("raft-spark[") for name in need[11:-1].split(",")]
+    return needs + [need for name in inner for need in wanted(project, name)]
+
+
+def test_what_is_run_by_name_is_there():
+    for script in (scripts.TRAINING, scripts.AS_GGUF, scripts.TRAINING_JOB):
+        assert script.is_file()
+    for kind in process.NEEDS:
+        assert find_spec(process.MODULES[kind])

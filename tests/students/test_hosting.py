@@ -1,0 +1,447 @@
+"""raft-spark model host, unhost, list and submit against SageMaker, Bedrock, Auto Scaling and CloudWatch on loopback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import CliRunner, Result
+
+from conftest import ROOT
+from raft_spark import config
+from raft_spark.cli.main import main
+from raft_spark.errors import ConfigError, RunError
+from raft_spark.students import sagemaker_endpoint, sagemaker_training
+from support import aws_model, loopback_sagemaker
+from support.loopback_sagemaker import Service
+
+ROLE = "arn:aws:iam::123456789012:role/raft-spark-student"
+CALLED = "raft-spark-mine"
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, s3: str, tmp_path: Path) -> Iterator[Service]:
+    """SageMaker, Bedrock and Auto Scaling of our own, as moto has no inference components; S3 and CloudWatch of moto."""
+    with loopback_sagemaker.serving() as service:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK", service.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_APPLICATION_AUTO_SCALING", service.url)
+        monkeypatch.setattr(sagemaker_endpoint, "FIRST", 0.01)
+        monkeypatch.setattr(sagemaker_endpoint, "GROWTH", 1.0)
+        monkeypatch.chdir(tmp_path)
+        yield service
+        assert service.illegal == []
+
+
+@pytest.fixture
+def bucket(s3: str) -> Any:
+    found = boto3.resource("s3", endpoint_url=s3).Bucket(f"students-{uuid.uuid4()}")
+    found.create()
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        found.put_object(Key=f"one/{name}", Body=b"{}")
+    found.put_object(Key="one/config.json", Body=json.dumps({"architectures": ["LlamaForCausalLM"]}).encode())
+    return found
+
+
+@pytest.fixture
+def student(bucket: Any) -> str:
+    return f"s3://{bucket.name}/one"
+
+
+def call(*words: str, sets: tuple[str, ...] = ()) -> Result:
+    given = (f"hosting.role_arn={ROLE}", *sets)
+    return CliRunner().invoke(main, ["model", *words, *(part for text in given for part in ("--set", text))])
+
+
+def hosted(student: str, *words: str, sets: tuple[str, ...] = ()) -> Result:
+    return call("host", "mine", "--model", student, *words, sets=sets)
+
+
+def test_a_command_finds_the_endpoint_and_at_its_end_nothing_is_left(aws: Service, student: str, tmp_path: Path):
+    aws.states["Endpoint"] = ("Creating", "Creating", "InService")
+    look = "import pathlib; pathlib.Path('seen.toml').write_text(pathlib.Path('build/hosted/mine.toml').read_text())"
+    done = hosted(student, "--run", f'{sys.executable} -c "{look}"')
+    assert done.exit_code == 0, done.output
+    seen = config.load(["seen.toml"]).endpoints["mine"]
+    assert (seen.kind, seen.endpoint_name, seen.codec, seen.hourly_price) == ("sagemaker", CALLED, "openai", 1.515)
+    assert "costs $1.51 an hour" in done.output
+    assert aws.things == {}
+    assert not Path("build/hosted/mine.toml").exists()
+
+
+def test_a_command_that_fails_is_told_and_the_endpoint_is_gone(aws: Service, student: str):
+    done = hosted(student, "--run", f'{sys.executable} -c "raise SystemExit(3)"')
+    assert done.exit_code == RunError.exit_status
+    assert "the command ended with status 3" in done.output
+    assert aws.things == {}
+
+
+def test_a_command_that_is_none_is_refused_before_anything_is_made(aws: Service, student: str):
+    done = hosted(student, "--run", "raft-sparc run")
+    assert done.exit_code == ConfigError.exit_status
+    assert aws.asked == []
+
+
+def test_an_endpoint_that_is_kept_stands_until_it_is_removed(aws: Service, student: str):
+    assert hosted(student, "--keep").exit_code == 0
+    assert sorted(aws.things) == [("Endpoint", CALLED), ("EndpointConfig", CALLED), ("Model", CALLED)]
+    assert Path("build/hosted/mine.toml").exists()
+    assert call("unhost", "mine").exit_code == 0
+    assert aws.things == {}
+    assert call("unhost", "mine").exit_code == 0  # again, of nothing
+
+
+def test_a_second_hosting_finds_what_stands_and_a_half_made_one_goes_on(aws: Service, student: str):
+    aws.refuses["CreateEndpoint"] = "ResourceLimitExceeded"
+    refused = hosted(student, "--keep")
+    assert refused.exit_code == ConfigError.exit_status
+    assert "ResourceLimitExceeded" in refused.output
+    assert aws.names("Endpoint") == []
+    assert aws.names("Model") == [CALLED]
+    aws.refuses.clear()
+    assert hosted(student, "--keep").exit_code == 0
+    again = hosted(student, "--keep")
+    assert again.exit_code == 0
+    assert f"Endpoint {CALLED} is there already" in again.output
+    made = [operation for operation in aws.asked if operation.startswith("Create")]
+    assert made == ["CreateModel", "CreateEndpointConfig", "CreateEndpoint", "CreateEndpoint"]
+
+
+def test_another_student_under_the_same_name_is_refused(aws: Service, student: str, bucket: Any):
+    for thing in list(bucket.objects.all()):
+        bucket.copy({"Bucket": bucket.name, "Key": thing.key}, thing.key.replace("one", "two"))
+    hosted(student, "--keep")
+    done = hosted(f"s3://{bucket.name}/two", "--keep")
+    assert done.exit_code == ConfigError.exit_status
+    assert "stands with another student or other settings; first: raft-spark model unhost mine" in done.output.replace(
+        "\n", ""
+    )
+
+
+@pytest.mark.parametrize("sets", [(), ("hosting.kind=bedrock",)])
+def test_a_refused_hosting_leaves_what_stands_to_whom_it_belongs(
+    aws: Service, student: str, bucket: Any, sets: tuple[str, ...]
+):
+    for thing in list(bucket.objects.all()):
+        bucket.copy({"Bucket": bucket.name, "Key": thing.key}, thing.key.replace("one", "two"))
+    hosted(student, "--keep", sets=sets)
+    there = sorted(aws.things)
+    done = hosted(f"s3://{bucket.name}/two", "--run", "true", sets=sets)
+    assert done.exit_code == ConfigError.exit_status
+    assert sorted(aws.things) == there
+    assert Path("build/hosted/mine.toml").exists()
+
+
+def test_what_cannot_be_removed_is_told_with_what_removes_it(aws: Service, student: str):
+    aws.refuses["DeleteEndpoint"] = "ExpiredTokenException"
+    done = hosted(student, "--run", "true")
+    text = " ".join(done.output.split())
+    assert done.exit_code == RunError.exit_status
+    assert "ExpiredTokenException" in text
+    remedy = "raft-spark model unhost mine --set hosting.region=us-east-1 --set hosting.kind=sagemaker"
+    assert f"goes on costing until: {remedy}" in text
+    aws.refuses.clear()
+    assert call(*remedy.split()[2:]).exit_code == 0
+    assert aws.things == {}
+
+
+def test_an_endpoint_that_fails_says_why_and_is_removed(aws: Service, student: str):
+    aws.states["Endpoint"] = ("Creating", "Failed")
+    done = hosted(student, "--run", "true")
+    assert done.exit_code == RunError.exit_status
+    assert "no capacity in this zone" in done.output
+    assert aws.things == {}
+
+
+def test_one_in_the_middle_of_being_made_is_removed_when_it_can_be(aws: Service, student: str):
+    aws.states["Endpoint"] = ("InService",)
+    hosted(student, "--keep")
+    aws.things["Endpoint", CALLED].states = ["Creating", "Creating", "Creating", "InService"]
+    done = call("unhost", "mine")
+    assert done.exit_code == 0, done.output
+    assert aws.things == {}
+
+
+def test_an_endpoint_that_scales_to_zero_is_whole_and_wholly_removed(aws: Service, student: str, s3: str):
+    sets = ("hosting.scale_to_zero=true", "hosting.max_copies=3")
+    aws.states["InferenceComponent"] = ("Creating", "InService")
+    done = hosted(student, "--keep", sets=sets)
+    assert done.exit_code == 0, done.output
+    assert 'inference_component = "raft-spark-mine"' in done.output
+    assert sorted(aws.scaling) == [f"{CALLED}-requests", f"{CALLED}-wake", "target"]
+    assert (aws.scaling["target"]["MinCapacity"], aws.scaling["target"]["MaxCapacity"]) == (0, 3)
+    wakes = loopback_sagemaker.arn("policy", f"{CALLED}-wake", "autoscaling")
+    watch = boto3.client("cloudwatch", endpoint_url=s3)
+    assert watch.describe_alarms(AlarmNames=[CALLED])["MetricAlarms"][0]["AlarmActions"] == [wakes]
+    assert call("unhost", "mine", sets=sets).exit_code == 0
+    assert aws.things == {}
+    assert aws.scaling == {}
+    assert watch.describe_alarms(AlarmNames=[CALLED])["MetricAlarms"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_takes_the_endpoint_down(aws: Service, student: str, number: int):
+    command = [sys.executable, "-m", "raft_spark.cli.main", "model", "host", "mine", "--model", student]
+    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # though nohup began these tests
+    code = f"{heard}; import sys; from raft_spark.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *command[3:], "--set", f"hosting.role_arn={ROLE}"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    for line in running.stdout:
+        if "Ctrl-C takes it down" in line:
+            break
+    assert aws.names("Endpoint") == [CALLED]
+    running.send_signal(number)
+    rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted, and taken down" in rest
+    assert aws.things == {}
+
+
+def test_ctrl_c_ends_the_command_once_and_in_peace_before_the_endpoint_goes(aws: Service, student: str, tmp_path: Path):
+    program = tmp_path / "asks.py"
+    program.write_text(
+        "import pathlib, signal, sys, time\n"
+        "heard = []\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    signal.signal(number, lambda which, _: heard.append(which))\n"
+        "pathlib.Path('asking').touch()\n"
+        "while not heard: time.sleep(0.05)\n"
+        "time.sleep(1)\n"
+        "pathlib.Path('heard').write_text(f'{len(heard)} at {time.time()}')\n"
+    )
+    code = "import sys; from raft_spark.cli import main; main(sys.argv[1:])"
+    words = ["model", "host", "mine", "--model", student, "--run", f"{sys.executable} {program}"]
+    command = [sys.executable, "-c", code, *words, "--set", f"hosting.role_arn={ROLE}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    while not Path("asking").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert Path("heard").read_text().startswith("1 at ")
+    assert aws.things == {}
+
+
+def test_what_is_wrong_with_a_student_is_said_before_anything_is_made(aws: Service, student: str, bucket: Any):
+    bucket.Object("one/tokenizer.json").delete()
+    bucket.put_object(Key="one/adapter_config.json", Body=b"{}")
+    done = hosted(student, "--run", "true", sets=("hosting.kind=bedrock", "hosting.region=eu-west-1"))
+    text = " ".join(done.output.split())
+    assert done.exit_code == ConfigError.exit_status
+    for sentence in ("holds no tokenizer.json", "a LoRA adapter that is not merged", "cannot be imported in eu-west-1"):
+        assert sentence in text
+    assert aws.asked == []
+
+
+def test_a_dry_run_contacts_nothing(aws: Service, student: str):
+    done = hosted(student, "--dry-run", sets=("hosting.scale_to_zero=true",))
+    assert list(json.loads(done.output))[:3] == ["CreateModel", "CreateEndpointConfig", "CreateEndpoint"]
+    assert aws.asked == []
+
+
+# Bedrock
+
+
+BEDROCK = ("hosting.kind=bedrock",)
+
+
+def test_a_model_is_imported_once_lent_and_deleted(aws: Service, student: str):
+    aws.states["Job"] = ("InProgress", "InProgress", "Completed")
+    done = hosted(student, "--keep", sets=BEDROCK)
+    assert done.exit_code == 0, done.output
+    assert 'model = "arn:aws:bedrock:us-east-1:123456789012:imported-model/000000000001"' in done.output
+    assert 'codec = "converse"' in done.output
+    assert hosted(student, "--keep", sets=BEDROCK).exit_code == 0
+    assert aws.asked.count("CreateModelImportJob") == 1
+    assert call("unhost", "mine", sets=BEDROCK).exit_code == 0
+    assert aws.names("Imported") == []
+    assert hosted(student, "--run", "true", sets=BEDROCK).exit_code == 0
+    assert aws.asked.count("CreateModelImportJob") == 2
+    assert aws.names("Imported") == []
+
+
+def test_an_import_that_goes_on_is_followed_not_started_again(aws: Service, student: str):
+    aws.states["Job"] = ("InProgress", "Failed")
+    failed = hosted(student, "--keep", sets=BEDROCK)
+    assert failed.exit_code == RunError.exit_status
+    assert "the role cannot read the bucket" in failed.output
+    aws.states["Job"] = ("InProgress", "InProgress", "Completed")
+    hosted(student, "--keep", sets=BEDROCK)
+    aws.things.pop(("Imported", "000000000002"))
+    aws.things["Job", "000000000002"].states = ["InProgress", "Completed"]
+    assert hosted(student, "--keep", sets=BEDROCK).exit_code == 0
+    assert aws.asked.count("CreateModelImportJob") == 2
+
+
+def test_another_import_under_the_same_name_is_refused(aws: Service, student: str, bucket: Any):
+    hosted(student, "--keep", sets=BEDROCK)
+    other = (*BEDROCK, "hosting.role_arn=arn:aws:iam::123456789012:role/other")
+    done = call("host", "mine", "--model", student, "--keep", sets=other)
+    assert done.exit_code == ConfigError.exit_status
+    assert "is another student or has other settings" in done.output.replace("\n", " ")
+
+
+# What is left over
+
+
+def test_what_is_left_over_is_listed_with_its_cost(aws: Service, student: str):
+    assert "nothing is left over" in call("list").output
+    hosted(student, "--keep")
+    aws.things["Endpoint", CALLED].born = time.time() - 10 * 3600
+    aws.made(
+        "Model", "raft-spark-half", {"ModelName": "raft-spark-half", "Tags": [{"Key": "raft-spark", "Value": "half"}]}
+    )
+    aws.made("Endpoint", "raft-spark-of-others", {"EndpointName": "raft-spark-of-others", "EndpointConfigName": "x"})
+    hosted(student, "--keep", sets=BEDROCK)
+    done = call("list")
+    lines = done.output.splitlines()
+    assert lines[0].startswith(
+        f"endpoint {CALLED}: InService on 1 ml.g5.2xlarge, 10.0 hours, $1.51 an hour, $15.15 so far at most; remove it: raft-spark model unhost mine"
+    )
+    assert any(line.startswith("Model raft-spark-half: without an endpoint") for line in lines)
+    assert any(line.startswith(f"imported model {CALLED}: ") and "price unknown" in line for line in lines)
+    assert "of-others" not in done.output
+    assert "together $1.51 an hour" in done.output
+
+
+def test_a_training_is_listed_and_a_kind_that_may_not_be_listed_is_a_line(aws: Service):
+    job = {
+        "TrainingJobName": "raft-spark-train-1",
+        "TrainingJobArn": loopback_sagemaker.arn("training-job", "raft-spark-train-1"),
+        "TrainingJobStatus": "InProgress",
+        "CreationTime": time.time() - 7200,
+        "ResourceConfig": {"InstanceType": "ml.p9.huge", "InstanceCount": 1, "VolumeSizeInGB": 1},
+    }
+    aws.trainings["raft-spark-train-1"] = job
+    aws.refuses["ListInferenceComponents"] = "AccessDeniedException"
+    done = call("list")
+    assert "training raft-spark-train-1: InProgress, 2.0 hours, price unknown" in done.output
+    assert "inference components cannot be listed: " in done.output
+
+
+def test_an_account_that_cannot_be_looked_at_is_not_said_to_be_empty(aws: Service):
+    for operation in ("ListEndpoints", "ListInferenceComponents", "ListModels", "ListEndpointConfigs"):
+        aws.refuses[operation] = "ExpiredTokenException"
+    done = call("list")
+    assert "endpoints cannot be listed: " in done.output
+    assert "nothing is left over" not in done.output
+
+
+# Another double of the service
+
+
+def test_a_second_double_of_sagemaker_is_asked_the_same_way(
+    aws: Service, student: str, s3: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", s3)
+    sets = ("hosting.instance_type=ml.m5.xlarge",)  # it knows none of the newer ones
+    client = boto3.client("sagemaker", endpoint_url=s3)
+    for _ in range(2):
+        done = hosted(student, "--keep", sets=sets)
+        assert done.exit_code == 0, done.output
+    told = client.describe_model(ModelName=CALLED)
+    assert told["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3Uri"] == f"{student}/"
+    listed = call("list", sets=sets).output
+    assert f"endpoint {CALLED}: InService on 1 ml.m5.xlarge" in listed
+    for kind in (
+        sagemaker_endpoint.ENDPOINT,
+        sagemaker_endpoint.CONFIG,
+        sagemaker_endpoint.MODEL,
+    ):  # it has no inference components to look for
+        assert sagemaker_endpoint._gone(client, kind, "mine", print)
+    assert [*client.list_endpoints()["Endpoints"], *client.list_models()["Models"]] == []
+
+
+# Training
+
+
+def job(state: str, **more: object) -> dict[str, Any]:
+    name = "raft-spark-train-1"
+    return {
+        "TrainingJobName": name,
+        "TrainingJobArn": loopback_sagemaker.arn("training-job", name),
+        "TrainingJobStatus": state,
+        "SecondaryStatus": "Training",
+        "BillableTimeInSeconds": 1200,
+        "TrainingTimeInSeconds": 3600,
+        "ModelArtifacts": {"S3ModelArtifacts": "s3://students/out/students/raft-spark-train-1/output/model/"},
+        **more,
+    }
+
+
+def test_a_training_is_followed_to_its_student_and_priced(aws: Service):
+    measured = {"MetricName": "eval_loss", "Value": 0.25, "Timestamp": 0}
+    aws.trainings["raft-spark-train-1"] = job("Completed", FinalMetricDataList=[measured])
+    said: list[str] = []
+    student = sagemaker_training.followed(boto3.client("sagemaker"), "raft-spark-train-1", 1.5, said.append)
+    assert student == "s3://students/out/students/raft-spark-train-1/output/model/"
+    assert "billed 20.0 minutes of 60.0: at most $0.50" in said
+    assert "eval_loss=0.25" in said
+
+
+def test_a_training_that_failed_says_why(aws: Service):
+    aws.trainings["raft-spark-train-1"] = job("Failed", FailureReason="AlgorithmError: out of memory")
+    with pytest.raises(RunError, match="Failed: AlgorithmError: out of memory"):
+        sagemaker_training.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
+
+
+def test_a_training_that_goes_out_of_sight_goes_on_and_is_said_to(aws: Service):
+    aws.trainings["raft-spark-train-1"] = job("InProgress")
+    aws.refuses["DescribeTrainingJob"] = "ExpiredTokenException"
+    with pytest.raises(RunError, match=r"cannot be looked at: .*ExpiredTokenException.*; it goes on"):
+        sagemaker_training.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
+
+
+@pytest.mark.slow
+def test_the_sdk_makes_a_legal_request_and_contacts_nobody(tmp_path: Path):
+    """Needs `make sagemaker`, as make chaos does it."""
+    (tmp_path / "sft_script.py").write_text("")
+    (tmp_path / "requirements.txt").write_text("trl")
+    plan = {
+        "region": "us-east-1",
+        "role_arn": ROLE,
+        "image": "",
+        "output": "s3://students/out",
+        "students": "s3://students/out/students",
+        "checkpoints": "s3://students/out/checkpoints/1",
+        "data": "s3://lake/dataset/",
+        "student": "s3://weights/small/",
+        "name": "raft-spark-train-1",
+        "source": str(tmp_path),
+        "requirements": "requirements.txt",
+        "command": "python sft_script.py",
+        "instance_type": "ml.g5.2xlarge",
+        "disk_gb": 100,
+        "spot": True,
+        "max_seconds": 3600,
+        "max_wait_seconds": 7200,
+        "tags": {"raft-spark": "training"},
+        "metrics": {"train_loss": "train_loss=([0-9.]+)"},
+    }
+    script = ROOT / "raft_spark/students/sagemaker_launcher.py"
+    command = [str(ROOT / "build/env-sagemaker/bin/python"), "-P", str(script), "--dry-run"]
+    nowhere = {
+        "PATH": os.environ["PATH"],
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "SAGEMAKER_VALIDATE_ROLE": "false",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    done = subprocess.run(command, input=json.dumps(plan), env=nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    request = json.loads(done.stdout)
+    assert aws_model.found("sagemaker", "CreateTrainingJob", request) == []
+    assert request["EnableManagedSpotTraining"] is True
+    assert request["OutputDataConfig"]["CompressionType"] == "NONE"
+    assert request["CheckpointConfig"]["LocalPath"] == "/opt/ml/checkpoints"
+    assert {channel["ChannelName"] for channel in request["InputDataConfig"]} >= {"dataset", "student", "code"}

@@ -1,0 +1,173 @@
+"""`raft-spark model train`: what is handed to the script that trains, and what is said before anything starts.
+
+The script itself needs torch: tests/train.
+"""
+
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from conftest import ROOT, Settle
+from raft_spark import config
+from raft_spark.cli.main import main
+from raft_spark.endpoints.local import weights
+from raft_spark.errors import ConfigError, InputError, RunError
+from raft_spark.lake import parquet, schemas, tables
+from raft_spark.students import train
+
+row = pytest.mark.row
+
+
+def published(conf: config.Config, *formats: str) -> tables.Version:
+    new = tables.draft(conf.lake, schemas.DATASET, "0123456789abcdef")
+    return tables.publish(
+        new, conf, [parquet.write_text(new.place, f"{name}/README.md", name) for name in formats], {}, {}
+    )
+
+
+def python(folder: Path, lacks: str = "", status: int = 0) -> str:
+    """A Python that only keeps what it is told, a line an argument, and makes the student's folder."""
+    path = folder / "python"
+    path.write_text(
+        f'#!/bin/bash\nif [ "$1" = -c ]; then echo {lacks}; exit; fi\nprintf "%s\\n" "$@" >> {folder}/told\nexit {status}\n'
+    )
+    path.chmod(0o755)
+    return f"training.python={path}"
+
+
+def told(folder: Path) -> list[dict[str, str]]:
+    """The calls, each as its options by name, its script as `script`."""
+    calls: list[dict[str, str]] = []
+    for line in (folder / "told").read_text().split("-P\n")[1:]:
+        script, *words = line.splitlines()
+        calls.append({"script": Path(script).name, **dict(zip(words[::2], words[1::2], strict=False))})
+    return calls
+
+
+@row
+def test_the_script_gets_the_dataset_the_student_and_every_setting(settled: Settle, tmp_path: Path):
+    conf = settled(python(tmp_path), "training.lora_rank=8", "training.model=student.safetensors")
+    version = published(conf, "messages", "prompt_completion")
+    assert train.run(conf, tmp_path / "made") == tmp_path / "made"
+    call = told(tmp_path)[0]
+    assert call["script"] == "training.py"
+    assert Path(call["--data"], "README.md").read_text() == "prompt_completion"
+    assert call["--model"] == "student.safetensors"
+    assert (call["--to"], call["--checkpoints"]) == (f"{tmp_path}/made/model", f"{tmp_path}/made/checkpoints")
+    assert json.loads(call["--settings"])["lora_rank"] == 8
+    assert json.loads(call["--about"])["dataset"] == version.id
+    assert len(told(tmp_path)) == 1  # a folder is no GGUF, so none is made
+
+
+@row
+def test_the_settings_told_are_those_that_the_script_takes():
+    tree = ast.parse((ROOT / "raft_spark/students/sft_script.py").read_text())
+    taken = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    names = [field.target.id for field in taken.body if isinstance(field, ast.AnnAssign)]
+    assert sorted(names) == sorted(config.load().training.told())
+
+
+@row
+def test_the_built_in_student_becomes_a_gguf_file_once(settled: Settle, tmp_path: Path):
+    conf = settled(python(tmp_path))
+    published(conf, "prompt_completion")
+    train.run(conf, tmp_path)
+    training, as_gguf = told(tmp_path)
+    assert training["--model"] == str(weights.built_in())
+    assert (as_gguf["script"], as_gguf[str(tmp_path / "model")]) == ("as_gguf.py", "--like")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/training.json").touch()
+    (tmp_path / "student.gguf").touch()
+    train.run(conf, tmp_path)
+    assert [call["script"] for call in told(tmp_path)] == ["training.py", "as_gguf.py", "training.py"]
+    os.utime(tmp_path / "student.gguf", (0, 0))  # a student that was there before
+    train.run(conf, tmp_path)
+    assert len(told(tmp_path)) == 5
+
+
+@row
+def test_a_dataset_is_needed_in_the_format_that_is_trained_on(settled: Settle, tmp_path: Path):
+    conf = settled(python(tmp_path))
+    with pytest.raises(InputError, match="holds no table 'dataset'; run `raft-spark dataset` first"):
+        train.run(conf, tmp_path)
+    published(conf, "messages")
+    with pytest.raises(InputError, match=r"has no format 'prompt_completion'; add it to dataset\.formats"):
+        train.run(conf, tmp_path)
+    assert not (tmp_path / "told").exists()
+
+
+@row
+@pytest.mark.parametrize(
+    ("assignment", "error"),
+    [
+        (python, "training needs torch, trl, which .*/python lacks: pip install 'raft-spark"),
+        ("training.python=/nowhere/python", "training.python is '/nowhere/python', which does not run"),
+    ],
+)
+def test_a_python_that_cannot_train_is_told_before_anything_starts(settled: Settle, tmp_path: Path, assignment, error):
+    conf = settled(assignment if isinstance(assignment, str) else assignment(tmp_path, "torch trl"))
+    published(conf, "prompt_completion")
+    with pytest.raises(ConfigError, match=error):
+        train.run(conf, tmp_path)
+    assert not (tmp_path / "told").exists()
+
+
+@row
+def test_this_python_is_looked_at_for_real(settled: Settle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "NEEDED", ("json", "no_such_package"))
+    conf = settled()
+    published(conf, "prompt_completion")
+    with pytest.raises(ConfigError, match=f"training needs no_such_package, which {sys.executable} lacks"):
+        train.run(conf, tmp_path)
+
+
+@row
+def test_a_training_that_fails_is_one_sentence(settled: Settle, tmp_path: Path):
+    conf = settled(python(tmp_path, status=9))
+    published(conf, "prompt_completion")
+    with pytest.raises(RunError, match=r"training.py ended with status 9; .* The same command goes on where it was"):
+        train.run(conf, tmp_path / "made")
+
+
+@row
+def test_the_verb_prints_the_students_folder_last(settled: Settle, tmp_path: Path):
+    conf = settled()
+    published(conf, "prompt_completion")
+    sets = ("--set", f"lake.root={conf.lake.root}", "--set", python(tmp_path))
+    done = CliRunner().invoke(main, ["model", "train", *sets, "--to", str(tmp_path / "made")])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1] == str(tmp_path / "made")
+
+
+@row
+def test_other_weights_are_another_model_unless_it_is_named(tmp_path: Path):
+    paths = [tmp_path / name for name in ("student.gguf", "same/student.gguf", "other/student.gguf")]
+    for path, content in zip(paths, (b"one", b"one", b"two"), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    models = [config.load((), [f"endpoints.embedded.weights={path}"]).teacher.model for path in paths]
+    assert models == ["student-7692c3ad3540", "student-7692c3ad3540", "student-3fc4ccfe7458"]
+    named = [f"endpoints.embedded.weights={paths[0]}", "endpoints.embedded.model=mine"]
+    assert config.load((), named).teacher.model == "mine"
+    assert config.load().teacher.model == "SmolLM2-135M-Instruct.Q4_1"
+
+
+@row
+def test_weights_that_are_not_there_are_told(tmp_path: Path):
+    error = r"endpoints.embedded has weights 'no.gguf', which cannot be read \(No such file or directory\); it must name a GGUF file"
+    with pytest.raises(ConfigError, match=error):
+        config.load((), ["endpoints.embedded.weights=no.gguf"])
+
+
+def test_a_dataset_in_a_bucket_is_copied_to_this_machine(settled: Settle, tmp_path: Path, s3: str):
+    conf = settled(python(tmp_path), "lake.root=s3://lake/train", f"lake.s3_endpoint={s3}")
+    version = published(conf, "messages", "prompt_completion")
+    train.run(conf, tmp_path / "made")
+    folder = Path(told(tmp_path)[0]["--data"])
+    assert folder == tmp_path / "made/data" / version.id
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("README.md", "prompt_completion")]
