@@ -37,7 +37,8 @@ the process, or with `SparkSession.getActiveSession().stop()`.
 ERRORS = """
 ## Errors
 
-Each error is a `RaftError`. Its `exit_status` is the [exit status](troubleshooting.md#exit-statuses) of the command line.
+Each error is a `RaftError`.
+Its `exit_status` is the [exit status](troubleshooting.md#exit-statuses) of the command line.
 """
 
 

@@ -19,7 +19,7 @@ students = {
 }
 conf = rs.load_config(*sys.argv[1:], overrides=students)
 rs.run_stage("articles", conf)
-for bound in rs.estimate_(conf, evaluation=True):
+for bound in rs.estimate(conf, evaluation=True):
     print(f"{bound.endpoint} is asked at most {bound.requests} requests")
 
 result = rs.evaluate(conf)

@@ -21,7 +21,7 @@ rs.run_stage("articles", conf)
 rs.run_stage("base", conf)
 shown = rs.preview(conf)
 print(f"{shown.completion}\n({shown.seconds:.1f} s, {shown.prompt_tokens} + {shown.completion_tokens} tokens)")
-estimate = rs.estimate_(conf)
+estimate = rs.estimate(conf)
 print(f"{estimate.to_ask} of {estimate.requests} requests to ask")
 if estimate.use and estimate.use.seconds:
     print(f"about {estimate.use.tokens_out.value:.0f} tokens of answers in {estimate.use.seconds.value:.0f} s")

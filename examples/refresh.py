@@ -37,18 +37,18 @@ def write(numbers: Iterable[int]) -> None:
 
 
 write(range(1, 101))
-first = rs.refresh_(conf)
+first = rs.refresh(conf)
 print(first.outcome, first.after["dataset"])
-print(rs.refresh_(conf).outcome)
+print(rs.refresh(conf).outcome)
 
 write(range(1, 104))
-second = rs.refresh_(conf)
+second = rs.refresh(conf)
 print(second.outcome, second.changes["articles"], second.changes["base"])
 
 # A source that loses many articles is refused. The tables stay as they were.
 write(range(60, 104))
 try:
-    rs.refresh_(conf)
+    rs.refresh(conf)
 except rs.GateError as error:
     print("refused:", error)
 

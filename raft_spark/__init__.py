@@ -7,13 +7,13 @@
     evaluation   articles -> what students answer, with and without the oracle, scored    raft_spark/stages/evaluation.py
 
 Each stage reads tables and writes the one that bears its name (raft_spark/lake/tables.py). The recipe is RAFT
-(Zhang et al. 2024, arXiv 2403.10131). A student is trained and hosted beside the stages (raft_spark/model).
+(Zhang et al. 2024, arXiv 2403.10131). A student is trained and hosted beside the stages (raft_spark/students).
 
 The functions here are the Python API. Each does what the command of the same name does, and returns what it did.
 
 A function that needs Spark uses the session that runs, and otherwise starts one, which later calls use too. It stops
 neither: `SparkSession.getActiveSession().stop()` does, and so does the end of the process. A running session keeps its
-settings, except those that `raft_spark.session.DEFAULTS` and the section `[spark]` name and Spark can still change.
+settings, except those that `raft_spark.lake.session.DEFAULTS` and the section `[spark]` name and Spark can still change.
 """
 
 import os
@@ -58,23 +58,23 @@ __all__ = [
     "StageResult",
     "StoppedError",
     "Table",
-    "estimate_",
+    "estimate",
     "evaluate",
     "load_config",
     "open_table",
     "preview",
-    "refresh_",
+    "refresh",
     "rollback",
     "run",
     "run_stage",
 ]
 _TYPES = {
     "Config": "config",
-    "EvaluationResult": "pipeline",
-    "Preview": "previews",
-    "RunResult": "pipeline",
-    "StageResult": "pipeline",
-    "Table": "reader",
+    "EvaluationResult": "stages.pipeline",
+    "Preview": "inference.previews",
+    "RunResult": "stages.pipeline",
+    "StageResult": "stages.pipeline",
+    "Table": "stages.reader",
 }
 
 # Each function imports what it needs: `import raft_spark` stays fast, and a job can check its packages first.
@@ -102,7 +102,7 @@ def load_config(*files: str | os.PathLike[str], overrides: Mapping[str, object] 
     Raises:
         ConfigError: A file is missing, or a setting is unknown or has a value that is not allowed.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> conf = rs.load_config("local.toml", overrides={"articles.source": "sample:200"})
         >>> conf.articles.source
@@ -129,7 +129,7 @@ def run(conf: "Config") -> "RunResult":
         EndpointError: The teacher refuses the requests, or too many of them failed. What was answered is stored.
         StoppedError: A signal, `completions.max_spend` or `completions.max_minutes` stopped the run. Run it again to go on.
 
-    Example:
+    Examples:
         The teacher is not asked here: the dataset gets the articles' own answers.
 
         >>> import raft_spark as rs
@@ -162,7 +162,7 @@ def run_stage(name: str, conf: "Config") -> "StageResult":
         EndpointError: As `run`.
         StoppedError: As `run`.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200"})
         >>> rs.run_stage("articles", conf).counts["articles"]
@@ -190,7 +190,7 @@ def open_table(conf: "Config", name: str, version: str = "") -> "Table":
     Raises:
         InputError: There is no such table or no such version.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200"})
         >>> articles = rs.run_stage("articles", conf)
@@ -207,10 +207,10 @@ def open_table(conf: "Config", name: str, version: str = "") -> "Table":
 
 
 @overload
-def estimate_(conf: "Config", ask: int = 5, *, evaluation: Literal[False] = False) -> "Estimate": ...
+def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[False] = False) -> "Estimate": ...
 @overload
-def estimate_(conf: "Config", ask: int = 5, *, evaluation: Literal[True]) -> "list[Bound]": ...
-def estimate_(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Estimate | list[Bound]":
+def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[True]) -> "list[Bound]": ...
+def estimate(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Estimate | list[Bound]":
     """Estimate what the completions would cost, or what the evaluation would cost at most.
 
     The estimate uses stored answers. If there are too few, it asks the teacher some requests and stores the answers, so
@@ -229,13 +229,13 @@ def estimate_(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Est
         InputError: There is no base table yet; with `evaluation`, no articles table.
         EndpointError: The teacher answered none of the requests.
 
-    Example:
+    Examples:
         The fake endpoint makes up its answers and costs nothing.
 
         >>> import raft_spark as rs
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200", "completions.endpoint": "fake"})
         >>> _ = rs.run_stage("articles", conf), rs.run_stage("base", conf)
-        >>> estimate = rs.estimate_(conf, ask=3)
+        >>> estimate = rs.estimate(conf, ask=3)
         >>> estimate.requests, estimate.to_ask, estimate.asked_now
         (200, 197, 3)
         >>> print(f"${estimate.bill.total.value:.2f}")
@@ -261,7 +261,7 @@ def preview(conf: "Config", pubid: int | None = None) -> "Preview":
         InputError: There is no base table yet, or it has no such article.
         EndpointError: The teacher gives no answer.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200", "completions.endpoint": "fake"})
         >>> _ = rs.run_stage("articles", conf), rs.run_stage("base", conf)
@@ -291,7 +291,7 @@ def evaluate(conf: "Config") -> "EvaluationResult":
         EndpointError: A student refuses the requests. What was answered is stored.
         StoppedError: As `run`.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> settings = {"evaluation.students": ["fake"], "evaluation.rows": 3, "evaluation.distractors": [1]}
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200", **settings})
@@ -306,7 +306,7 @@ def evaluate(conf: "Config") -> "EvaluationResult":
         return pipeline.evaluate(conf)
 
 
-def refresh_(conf: "Config") -> "Refresh":
+def refresh(conf: "Config") -> "Refresh":
     """Bring all tables up to date with the source and the settings. Readers see all the new versions at once, or none.
 
     Args:
@@ -321,13 +321,13 @@ def refresh_(conf: "Config") -> "Refresh":
         EndpointError: As `run`.
         StoppedError: As `run`.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> settings = {"lake.root": "build/refreshed", "dataset.answer": "original"}
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200", **settings})
-        >>> rs.refresh_(conf).outcome
+        >>> rs.refresh(conf).outcome
         'published'
-        >>> rs.refresh_(conf).outcome
+        >>> rs.refresh(conf).outcome
         'nothing new'
     """
     with extras.required():
@@ -350,7 +350,7 @@ def rollback(conf: "Config", version: str) -> dict[str, str]:
         InputError: There is no such version.
         CatalogError: The tables are rolled back, but the lake's catalog is not; the next run brings it up to date.
 
-    Example:
+    Examples:
         >>> import raft_spark as rs
         >>> first = rs.run_stage("articles", rs.load_config(overrides={"articles.source": "sample:200"}))
         >>> conf = rs.load_config(overrides={"articles.source": "sample:210"})

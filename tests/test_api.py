@@ -73,7 +73,7 @@ def test_all_public_names_are_there_and_a_wrong_one_is_an_attribute_error():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_says_what_it_takes_returns_and_raises_and_has_an_example(name: str):
     text = inspect.getdoc(getattr(rs, name))
-    assert [section for section in ("Args:", "Returns:", "Raises:", "Example:", ">>> ") if section not in text] == []
+    assert [section for section in ("Args:", "Returns:", "Raises:", "Examples:", ">>> ") if section not in text] == []
 
 
 @pytest.mark.row
@@ -179,7 +179,7 @@ def test_the_evaluations_bounds_are_returned_as_data_without_asking(conf: config
         overrides={"spark": SPARK, "lake.root": conf.lake.root + "-other", "articles.source": "sample:90", **few}
     )
     rs.run_stage("articles", other)
-    (bound,) = rs.estimate_(other, evaluation=True)
+    (bound,) = rs.estimate(other, evaluation=True)
     assert (bound.endpoint, bound.requests > 0) == ("fake", True)
 
 

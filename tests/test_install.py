@@ -19,7 +19,7 @@ from raft_spark.stages import articles, base
 
 SDIST = "from setuptools import build_meta; build_meta.build_sdist({!r})"
 HELP = """
-from raft_spark.cli import main
+from raft_spark.cli.main import main
 
 def ask(command, *above):
     main([*above, "--help"], "raft-spark", standalone_mode=False)

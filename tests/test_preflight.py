@@ -76,7 +76,8 @@ def test_a_package_for_another_machine_or_python_is_named_with_both(archive: Pat
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in (ROOT / "jobs").glob("*.py")))
 def test_every_job_asks_before_it_imports_anything(archive: Path, job: str):
-    for name in ("__init__.py", "preflight.py", "errors.py"):
+    for name in ("__init__.py", "preflight.py", "errors.py", "common/__init__.py", "common/extras.py"):
+        (archive / "raft_spark" / name).parent.mkdir(exist_ok=True)
         (archive / "raft_spark" / name).write_text((ROOT / "raft_spark" / name).read_text())
     removed(archive, "pyarrow*")
     command = [sys.executable, "-S", str(ROOT / f"jobs/{job}.py")]

@@ -78,7 +78,7 @@ class Training(Section):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
 
     def told(self) -> dict[str, Any]:
-        """Return the settings that training.py takes: all but where it runs and on what."""
+        """Return the settings that sft_script.py takes: all but where it runs and on what."""
         return self.model_dump(exclude={"python", "model", "sagemaker"})
 
 

@@ -1,6 +1,6 @@
 """The document of a run -> the same as Step Functions takes it: what the state machine of emr/stack.yaml reads when it starts.
 
-    python -m raft_spark.emr.states < document.json > refresh.json
+    python -m raft_spark.emr.step_functions < document.json > refresh.json
 
 Names begin with a capital there (botocore's model says what is a name and what a person's own key), and every name that the state
 machine hands on must be there, since a path that leads nowhere ends an execution.

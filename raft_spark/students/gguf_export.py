@@ -1,6 +1,6 @@
 """A trained Llama's safetensors -> one GGUF file in 8 bits (Q8_0), which the embedded engine serves.
 
-    python as_gguf.py FOLDER --like SOURCE.gguf --to FILE
+    python gguf_export.py FOLDER --like SOURCE.gguf --to FILE
 
 Tokenizer, chat template and shape are copied from the file that the student came as; only the weights are new. GGUF has the
 rows of Llama's query and key projections in another order, since llama.cpp rotates neighbouring numbers and transformers

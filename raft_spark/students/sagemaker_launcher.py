@@ -1,6 +1,6 @@
 """A plan on standard input -> a training job of SageMaker, through the SDK's ModelTrainer; its name on standard output.
 
-    SDK-PYTHON training_job.py [--dry-run] < plan.json      with --dry-run the request of CreateTrainingJob instead; nothing is contacted
+    SDK-PYTHON sagemaker_launcher.py [--dry-run] < plan.json      with --dry-run the request of CreateTrainingJob instead; nothing is contacted
 
 Run by the Python that has the SageMaker SDK 3, so it imports nothing of raft_spark. The keys of the plan are those of `submission.plan`.
 """

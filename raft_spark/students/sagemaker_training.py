@@ -1,6 +1,6 @@
-"""The current dataset -> a training job of SageMaker that runs training.py, started once, followed to its student in S3.
+"""The current dataset -> a training job of SageMaker that runs sft_script.py, started once, followed to its student in S3.
 
-The SDK has a Python of its own (it pins an old pyarrow): training_job.py runs there and gets the plan that is made here.
+The SDK has a Python of its own (it pins an old pyarrow): sagemaker_launcher.py runs there and gets the plan that is made here.
 The same settings and the same dataset are one training: while it goes on it is followed, once it is done its student is named.
 """
 
@@ -31,7 +31,7 @@ Plan = dict[str, Any]
 FORMAT = "prompt_completion"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 DATA, STUDENT = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
-# What AWS's image of PyTorch lacks, at the versions that training.py is tested with.
+# What AWS's image of PyTorch lacks, at the versions that sft_script.py is tested with.
 REQUIREMENTS = ("accelerate==1.15.0", "datasets==5.2.0", "peft==0.21.2", "transformers==5.23.0", "trl==1.16.0")
 # What may change, and the student is the same one.
 UNLEARNED = {"role_arn", "instance_type", "disk_gb", "spot", "max_seconds", "max_wait_seconds", "metrics"}
@@ -42,7 +42,7 @@ SDK_SETTINGS = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n  
 
 
 def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
-    """Return what training_job.py reads. Raises ConfigError with all that is wrong, InputError for a dataset without the format."""
+    """Return what sagemaker_launcher.py reads. Raises ConfigError with all that is wrong, InputError for a dataset without the format."""
     trouble = wrong(conf, region)
     if trouble:
         raise ConfigError("\n".join(trouble))
@@ -99,7 +99,7 @@ def data(lake: config.Lake, version: tables.Version) -> str:
 
 
 def command(training: config.Training, about: Mapping[str, Any]) -> str:
-    """Return the command that the container runs, beside training.py."""
+    """Return the command that the container runs, beside sft_script.py."""
     student = STUDENT if training.model.startswith("s3://") else training.model
     told = {
         "data": DATA,
@@ -150,7 +150,7 @@ def run(conf: config.Config, tell: Tell) -> str:
 
 
 def _sdk(python: str, made: Plan, *flags: str) -> str:
-    """Run training_job.py in the SDK's Python; return what it prints. Raises ConfigError with its last line."""
+    """Run sagemaker_launcher.py in the SDK's Python; return what it prints. Raises ConfigError with its last line."""
     with tempfile.TemporaryDirectory() as folder:
         source, settings = Path(folder) / "source", Path(folder) / "sdk.yaml"
         source.mkdir()

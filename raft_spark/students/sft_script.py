@@ -1,6 +1,6 @@
 """A dataset of prompts and completions, a student -> the student trained, as safetensors with its LoRA merged in.
 
-    python training.py --data FOLDER --model STUDENT --to FOLDER --checkpoints FOLDER --settings JSON [--about JSON]
+    python sft_script.py --data FOLDER --model STUDENT --to FOLDER --checkpoints FOLDER --settings JSON [--about JSON]
 
 data         a dataset's folder of format prompt_completion: README.md and the files that it names
 model        a folder with safetensors, a GGUF file, or a name on the hub

@@ -1,4 +1,4 @@
-"""The current dataset -> a trained student, made by training.py in an environment of its own, since torch takes 6 GB.
+"""The current dataset -> a trained student, made by sft_script.py in an environment of its own, since torch takes 6 GB.
 
 FOLDER/model/          merged safetensors, config, tokenizer, training.json: what Bedrock imports and SageMaker hosts
 FOLDER/student.gguf    the same in 8 bits for [endpoints.NAME] weights, where the student came as GGUF

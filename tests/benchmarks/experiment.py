@@ -132,7 +132,7 @@ def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iter
 def raft_spark(*words: str | Path, assignments: Sequence[str]) -> None:
     """Run a verb of the command line; the experiment ends where it fails, and goes on from there the next time."""
     sets = [text for assignment in assignments for text in ("--set", assignment)]
-    program = "import sys; from raft_spark.cli import main; sys.exit(main())"
+    program = "import sys; from raft_spark.cli.main import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-P", "-c", program, *map(str, words), *sets], check=False)
     if done.returncode:
         sys.exit(done.returncode)

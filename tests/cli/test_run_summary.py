@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from raft_spark import config
 from raft_spark.cli import run_summary
 from raft_spark.cli.main import main
+from raft_spark.common import ids
 from raft_spark.formats.formats import FORMATS, Row
 from raft_spark.lake import schemas, tables
 from raft_spark.lake.parquet import DataFile
@@ -171,7 +172,7 @@ def test_the_next_commands_begin_with_what_the_shell_finds(tmp_path: Path, monke
 def test_the_page_is_that_of_the_last_run_where_it_was_written(tmp_path: Path):
     lake = config.load(assignments=[f"lake.root={tmp_path}"]).lake
     assert run_summary.page_of(lake) is None
-    run = run_state.Run(run_state.new_id("12345678"), "fake", "fake", run_state.now(), run_state.now(), total=1)
+    run = run_state.Run(ids.new_id("12345678"), "fake", "fake", ids.now(), ids.now(), total=1)
     run_state.write(lake, run)
     assert run_summary.page_of(lake) is None
     page = tmp_path / f"completions/runs/{run.id}.html"

@@ -19,7 +19,7 @@ from botocore.session import Session
 from click.testing import CliRunner
 
 from raft_spark import __version__, config
-from raft_spark.cli import main
+from raft_spark.cli.main import main
 from raft_spark.common import logs
 from raft_spark.errors import ConfigError, EndpointError, InputError, StoppedError
 from raft_spark.lake import tables
@@ -64,12 +64,14 @@ def settled(tmp_path, *assignments: str) -> config.Config:
 
 def test_a_line_is_one_json_object_with_the_stage_and_the_run(capsys):
     logs.start("json", stage="base", run_id=ID)
-    logging.getLogger("raft_spark.progress").info("drawing: %d of 8\nafter 30 s", 3, extra=logs.fields(done=3, total=8))
+    logging.getLogger("raft_spark.monitoring.progress").info(
+        "drawing: %d of 8\nafter 30 s", 3, extra=logs.fields(done=3, total=8)
+    )
     (line,) = said(capsys)
     assert abs(dt.datetime.fromisoformat(line.pop("time")).timestamp() - time.time()) < 60
     assert line == {
         "level": "info",
-        "logger": "raft_spark.progress",
+        "logger": "raft_spark.monitoring.progress",
         "stage": "base",
         "run_id": ID,
         "message": "drawing: 3 of 8\nafter 30 s",
@@ -80,7 +82,7 @@ def test_a_line_is_one_json_object_with_the_stage_and_the_run(capsys):
 
 def test_a_person_reads_the_sentence_alone(capsys):
     logs.start("text", stage="base", run_id=ID)
-    logging.getLogger("raft_spark.progress").info("drawing: 3 of 8", extra=logs.fields(done=3, total=8))
+    logging.getLogger("raft_spark.monitoring.progress").info("drawing: 3 of 8", extra=logs.fields(done=3, total=8))
     assert capsys.readouterr().err == "drawing: 3 of 8\n"
 
 
@@ -354,7 +356,7 @@ def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_pat
 
 def test_the_command_line_says_its_error_as_a_line_too(tmp_path):
     flags = ["--set", f"lake.root={tmp_path / 'lake'}", "--set", "log.format=json"]
-    done = CliRunner().invoke(main.main, ["base", *flags])
+    done = CliRunner().invoke(main, ["base", *flags])
     assert (done.exit_code, done.stdout) == (3, "")
     last = json.loads(done.stderr.splitlines()[-1])
     assert (last["error"], last["exit_status"], last["stage"]) == ("InputError", 3, "base")

@@ -101,4 +101,4 @@ def test_an_error_passes_none_either(tmp_path):
 def test_history_of_a_table_that_is_not_there_says_so(tmp_path):
     done = CliRunner().invoke(main, ["history", "base", "--set", f"lake.root={tmp_path}"], env={"COLUMNS": "300"})
     assert done.exit_code == 3
-    assert f"{tmp_path} holds no table 'base'; run `raft-spark base` first" in done.output
+    assert f"{tmp_path} holds no table 'base'; run `raft-spark base` first" in " ".join(done.output.split())

@@ -33,7 +33,8 @@ assert config.load(["notebook.toml"]).base.distractors == 3
 for service in ("s3", "sts", "sso", "sso-oidc", "sagemaker-runtime", "bedrock", "bedrock-runtime", "secretsmanager"):
     boto3.client(service, region_name="us-east-1")
 pa.fs.S3FileSystem(region="us-east-1", anonymous=True)
-from raft_spark import evaluation, scores
+from raft_spark.scoring import scores
+from raft_spark.stages import evaluation
 evaluation._refuse_without_packages()
 assert 0.79 < scores.overlap("The cat sat.", "the cat").rouge_l < 0.81 and scores.chrf("the cat", "the cat") == 1
 assert py3langid.classify("Die Kinder schlafen.")[0] == "de"

@@ -371,7 +371,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_run_alone_and_says_how_to_follow_i
 def test_ctrl_c_in_a_terminal_asks_and_a_yes_cancels(emr: Service, settings: list[str]):
     emr.states = ("RUNNING",)
     person, terminal = pty.openpty()
-    command = [sys.executable, "-c", "from raft_spark.cli import main; main()", "emr", "submit", "base", *settings]
+    command = [sys.executable, "-c", "from raft_spark.cli.main import main; main()", "emr", "submit", "base", *settings]
     started = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT)
     os.close(terminal)
     until(person, rb"RUNNING, 0")

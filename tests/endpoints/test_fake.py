@@ -534,7 +534,7 @@ def test_counts_can_be_forgotten(fake):
 
 @contextmanager
 def by_hand(*options):
-    command = [sys.executable, "-c", "from raft_spark.cli import main; main()", "fake-endpoint", *options]
+    command = [sys.executable, "-c", "from raft_spark.cli.main import main; main()", "fake-endpoint", *options]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=ROOT, text=True) as process:
         yield process

@@ -144,10 +144,10 @@ def test_tasks_that_do_not_come_are_waited_for_ten_seconds(monkeypatch):
 
 TASK = """
 import sys, time
-from raft_spark import coordinator
 from raft_spark.config import Price
-from raft_spark.meter import Meter
-from raft_spark.shares import Grant
+from raft_spark.inference import coordinator
+from raft_spark.inference.admission import Meter
+from raft_spark.inference.quota import Grant
 coordinator.BEAT = 0.05
 meter = Meter(Grant(1, 1.0, 1.0, 1.0), Price(), 60.0)
 meter.tally.answered_stored, meter.tally.calls = 5, 7

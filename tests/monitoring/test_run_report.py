@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft_spark import config
-from raft_spark.cli import main
+from raft_spark.cli.main import main
 from raft_spark.errors import InputError
 from raft_spark.lake import schemas, tables
 from raft_spark.monitoring import run_charts, run_report, run_state, run_stats

@@ -1,4 +1,4 @@
-"""raft_spark.hub with the real `datasets` client against a loopback hub.
+"""raft_spark.sources.huggingface with the real `datasets` client against a loopback hub.
 
 The client reads HF_ENDPOINT when it is imported, so the calls run in a Python of their own.
 """
@@ -75,14 +75,15 @@ SCHEMA = pa.schema(
 CHILD = """
 import json, sys, time
 from pyarrow import fs
-from raft_spark import errors, hub
+from raft_spark import errors
+from raft_spark.sources import huggingface
 
 calls, missing = json.loads(sys.argv[1])
 sys.modules.update(dict.fromkeys(missing))  # None: the import fails
 time.sleep = lambda seconds: None  # the client waits 23 s in all between its six tries
 disk = DISK
 try:
-    print(json.dumps([hub.revision(*call) if len(call) == 1 else hub.download(*call, disk).rows for call in calls]))
+    print(json.dumps([huggingface.revision(*call) if len(call) == 1 else huggingface.download(*call, disk).rows for call in calls]))
 except errors.InputError as error:
     print(json.dumps(str(error)))
 """
@@ -91,14 +92,14 @@ import re, sys
 from pathlib import Path
 import datasets
 from pyarrow import fs
-from raft_spark import hub
+from raft_spark.sources import huggingface
 
 def megabytes(name):
     return int(re.search(name + ":[ \\t]+([0-9]+) kB", Path("/proc/self/status").read_text())[1]) / 1000
 
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 start = megabytes("VmRSS")
-hub.download(*sys.argv[1:], fs.LocalFileSystem())
+huggingface.download(*sys.argv[1:], fs.LocalFileSystem())
 print(megabytes("VmHWM") - start)
 """
 
@@ -243,7 +244,7 @@ def test_an_older_copy_in_the_cache_is_not_taken_when_the_hub_fails(
 
 
 def test_the_import_loads_neither_client(tmp_path: Path) -> None:
-    code = "import sys, raft_spark.hub; print({'datasets', 'huggingface_hub'} & set(sys.modules))"
+    code = "import sys, raft_spark.sources.huggingface; print({'datasets', 'huggingface_hub'} & set(sys.modules))"
     assert python(code, url="", folder=tmp_path) == "set()\n"
 
 

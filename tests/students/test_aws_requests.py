@@ -313,7 +313,7 @@ def test_more_hours_or_another_machine_go_on_from_the_same_checkpoints(assignmen
 def test_the_container_runs_training_py_with_every_setting():
     words = shlex.split(plan("training.sagemaker.spot=true")["command"])
     given = dict(zip(words[2::2], words[3::2], strict=True))
-    assert words[:2] == ["python", "training.py"]
+    assert words[:2] == ["python", "sft_script.py"]
     assert given["--data"] == "/opt/ml/input/data/dataset"
     assert given["--to"] == "/opt/ml/model"
     assert given["--checkpoints"] == "/opt/ml/checkpoints"

@@ -192,7 +192,7 @@ def test_an_endpoint_that_scales_to_zero_is_whole_and_wholly_removed(aws: Servic
 def test_a_signal_takes_the_endpoint_down(aws: Service, student: str, number: int):
     command = [sys.executable, "-m", "raft_spark.cli.main", "model", "host", "mine", "--model", student]
     heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # though nohup began these tests
-    code = f"{heard}; import sys; from raft_spark.cli import main; main(sys.argv[1:])"
+    code = f"{heard}; import sys; from raft_spark.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, *command[3:], "--set", f"hosting.role_arn={ROLE}"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     for line in running.stdout:
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_command_once_and_in_peace_before_the_endpoint_goes(aws:
         "time.sleep(1)\n"
         "pathlib.Path('heard').write_text(f'{len(heard)} at {time.time()}')\n"
     )
-    code = "import sys; from raft_spark.cli import main; main(sys.argv[1:])"
+    code = "import sys; from raft_spark.cli.main import main; main(sys.argv[1:])"
     words = ["model", "host", "mine", "--model", student, "--run", f"{sys.executable} {program}"]
     command = [sys.executable, "-c", code, *words, "--set", f"hosting.role_arn={ROLE}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

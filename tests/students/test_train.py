@@ -55,7 +55,7 @@ def test_the_script_gets_the_dataset_the_student_and_every_setting(settled: Sett
     version = published(conf, "messages", "prompt_completion")
     assert train.run(conf, tmp_path / "made") == tmp_path / "made"
     call = told(tmp_path)[0]
-    assert call["script"] == "training.py"
+    assert call["script"] == "sft_script.py"
     assert Path(call["--data"], "README.md").read_text() == "prompt_completion"
     assert call["--model"] == "student.safetensors"
     assert (call["--to"], call["--checkpoints"]) == (f"{tmp_path}/made/model", f"{tmp_path}/made/checkpoints")
@@ -79,12 +79,12 @@ def test_the_built_in_student_becomes_a_gguf_file_once(settled: Settle, tmp_path
     train.run(conf, tmp_path)
     training, as_gguf = told(tmp_path)
     assert training["--model"] == str(weights.built_in())
-    assert (as_gguf["script"], as_gguf[str(tmp_path / "model")]) == ("as_gguf.py", "--like")
+    assert (as_gguf["script"], as_gguf[str(tmp_path / "model")]) == ("gguf_export.py", "--like")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/training.json").touch()
     (tmp_path / "student.gguf").touch()
     train.run(conf, tmp_path)
-    assert [call["script"] for call in told(tmp_path)] == ["training.py", "as_gguf.py", "training.py"]
+    assert [call["script"] for call in told(tmp_path)] == ["sft_script.py", "gguf_export.py", "sft_script.py"]
     os.utime(tmp_path / "student.gguf", (0, 0))  # a student that was there before
     train.run(conf, tmp_path)
     assert len(told(tmp_path)) == 5
@@ -130,7 +130,7 @@ def test_this_python_is_looked_at_for_real(settled: Settle, tmp_path: Path, monk
 def test_a_training_that_fails_is_one_sentence(settled: Settle, tmp_path: Path):
     conf = settled(python(tmp_path, status=9))
     published(conf, "prompt_completion")
-    with pytest.raises(RunError, match=r"training.py ended with status 9; .* The same command goes on where it was"):
+    with pytest.raises(RunError, match=r"sft_script.py ended with status 9; .* The same command goes on where it was"):
         train.run(conf, tmp_path / "made")
 
 

@@ -290,7 +290,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(weights.built_in(), data, to, max_steps=1, batch_rows=1, learning_rate=1e-6, evaluate_rows=1)
     assert done.returncode == 0, done.stderr
     words = [str(to / "model"), "--like", str(weights.built_in()), "--to", str(to / "student.gguf")]
-    subprocess.run([sys.executable, "-P", str(SCRIPT.with_name("as_gguf.py")), *words], check=True)
+    subprocess.run([sys.executable, "-P", str(SCRIPT.with_name("gguf_export.py")), *words], check=True)
     return to
 
 
@@ -321,7 +321,10 @@ def test_a_question_is_laid_out_as_it_was_trained_on(student: Path, tokenizer):
 def test_a_file_of_another_student_is_told(student: Path, whole: Path, tmp_path: Path):
     words = [str(whole / "model"), "--like", str(weights.built_in()), "--to", str(tmp_path / "no.gguf")]
     done = subprocess.run(
-        [sys.executable, "-P", str(SCRIPT.with_name("as_gguf.py")), *words], capture_output=True, text=True, check=False
+        [sys.executable, "-P", str(SCRIPT.with_name("gguf_export.py")), *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "is no student of the source: it differs in ['blk.10.attn_k.weight'" in done.stderr

