@@ -36,11 +36,11 @@ from raft_spark.errors import (
 if TYPE_CHECKING:
     from raft_spark.config import Config
     from raft_spark.costs.arithmetic import Estimate
-    from raft_spark.costs.estimate_evaluation import Bound
+    from raft_spark.costs.estimate_evaluation import CostBound
     from raft_spark.inference.previews import Preview
     from raft_spark.stages.pipeline import EvaluationResult, RunResult, StageResult
     from raft_spark.stages.reader import Table
-    from raft_spark.stages.refresh import Refresh
+    from raft_spark.stages.refresh import RefreshRecord
 
 __version__ = "0.1.0"
 __all__ = [
@@ -209,8 +209,8 @@ def open_table(conf: "Config", name: str, version: str = "") -> "Table":
 @overload
 def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[False] = False) -> "Estimate": ...
 @overload
-def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[True]) -> "list[Bound]": ...
-def estimate(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Estimate | list[Bound]":
+def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[True]) -> "list[CostBound]": ...
+def estimate(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Estimate | list[CostBound]":
     """Estimate what the completions would cost, or what the evaluation would cost at most.
 
     The estimate uses stored answers. If there are too few, it asks the teacher some requests and stores the answers, so
@@ -306,7 +306,7 @@ def evaluate(conf: "Config") -> "EvaluationResult":
         return pipeline.evaluate(conf)
 
 
-def refresh(conf: "Config") -> "Refresh":
+def refresh(conf: "Config") -> "RefreshRecord":
     """Bring all tables up to date with the source and the settings. Readers see all the new versions at once, or none.
 
     Args:

@@ -124,7 +124,7 @@ def test_a_run_returns_each_stages_version_counts_and_seconds(conf: config.Confi
     assert {each.is_new for each in result.stages.values()} == {True}
     assert sum(each.seconds for each in result.stages.values()) <= result.seconds
     assert result.stages["completions"].counts["answered"] == 90
-    assert result.stages["dataset"].version == tables.needed(conf.lake, "dataset").id
+    assert result.stages["dataset"].version == tables.require(conf.lake, "dataset").id
     again = rs.run(conf)
     assert {each.is_new for each in again.stages.values()} == {False}
     assert [each.version for each in again.stages.values()] == [each.version for each in result.stages.values()]

@@ -140,9 +140,9 @@ def test_tables_are_found_shown_and_brought_back_without_spark(alone: Path, tmp_
     session.stop()
     status, said = call(alone, "rollback", first.id, "--set", lake, "--set", "lake.format=iceberg")
     assert (status, "raft-spark[local]" in said) == (2, True)
-    assert tables.needed(conf.lake, "base").id != first.id  # nothing has moved that the catalog could not follow
+    assert tables.require(conf.lake, "base").id != first.id  # nothing has moved that the catalog could not follow
     assert call(alone, "rollback", first.id, "--set", lake)[0] == 0
-    assert tables.needed(conf.lake, "base").id == first.id
+    assert tables.require(conf.lake, "base").id == first.id
     assert call(alone, "path", "base", "--set", lake) == (0, tables.folder(conf.lake, first) + "\n")
     assert call(alone, "pin", first.id, "--set", lake) == (0, "")
     said = call(alone, "history", "base", "--set", lake)[1]

@@ -131,7 +131,7 @@ def test_every_module_named_is_there():
 
 def test_the_example_record_is_a_good_article():
     example = re.search(r"```json\n(.*?)```", (ROOT / "docs/dataset.md").read_text(), re.DOTALL)[1]
-    found = records.checked(json.loads(example), config.load().articles)
+    found = records.check_record(json.loads(example), config.load().articles)
     assert isinstance(found, records.Article)
     assert len(found.passages) == 2
 
@@ -145,6 +145,8 @@ def test_the_articles_of_the_tutorial_are_good_and_enough(tmp_path, monkeypatch)
     )
     exec(compile(script, "docs/tutorial.md", "exec"), {})  # noqa: S102 - our own page
     conf = config.load().articles
-    found = [records.checked(json.loads(line), conf) for line in Path("my-articles.jsonl").read_text().splitlines()]
+    found = [
+        records.check_record(json.loads(line), conf) for line in Path("my-articles.jsonl").read_text().splitlines()
+    ]
     assert len(found) == 60
     assert all(isinstance(each, records.Article) for each in found)

@@ -10,11 +10,11 @@ from typing import TypedDict, Unpack
 import click
 
 from raft_spark import config
-from raft_spark.cli.options import console, reported, settings
+from raft_spark.cli.options import console, error_exit, settings
 from raft_spark.stages import registry
 
 
-class Way(TypedDict):
+class SubmitOptions(TypedDict):
     """How a run is submitted."""
 
     release: str
@@ -42,7 +42,7 @@ def emr() -> None:
 )
 def package_release(to: Path) -> None:
     """Make the folder that EMR runs: wheel, jobs, settings, packages; named by its content. Prints its path last."""
-    with reported():
+    with error_exit():
         from raft_spark.emr import package
 
         made = package.built(package.checkout(), to, click.echo)
@@ -63,16 +63,16 @@ def package_release(to: Path) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Print what StartJobRun would get, as JSON; nothing is contacted.")
 @click.option("--no-wait", is_flag=True, help="Print the run's id and leave it alone.")
-def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[Way]) -> None:
+def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[SubmitOptions]) -> None:
     """Upload the release where it is not yet, start a run of a job, and follow it to its end."""
-    with reported():
+    with error_exit():
         from raft_spark.emr import follow, job_run
         from raft_spark.emr import submit as submission
 
         conf, taken = config.load(files, assignments), submission.found(way["release"])
         if way["dry_run"]:
             own_token = {"clientToken": way["token"]} if way["token"] else {}
-            click.echo(json.dumps({**job_run.built(conf, job, (), taken), **own_token}, indent=2))
+            click.echo(json.dumps({**job_run.build(conf, job, (), taken), **own_token}, indent=2))
             return
         run_id = submission.run(conf, job, taken, way["token"], partial(follow.say, console))
         if not way["no_wait"]:
@@ -85,7 +85,7 @@ def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Un
 @click.option("--wait", is_flag=True, help="Until it has ended.")
 def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wait: bool) -> None:
     """Say how a run is doing and what it cost; of one that failed, the end of its driver's log."""
-    with reported():
+    with error_exit():
         from raft_spark.common import aws
         from raft_spark.emr import follow
 
@@ -105,7 +105,7 @@ def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wai
 @settings
 def cancel(run_id: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """End a run. What it has stored stays, and the next run goes on from there."""
-    with reported():
+    with error_exit():
         from raft_spark.common import aws
         from raft_spark.emr import follow
 

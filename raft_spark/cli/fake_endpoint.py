@@ -8,7 +8,7 @@ import click
 from pydantic import ValidationError
 
 from raft_spark.config import messages
-from raft_spark.endpoints.fake.faults import Manner
+from raft_spark.endpoints.fake.faults import ServerOptions
 from raft_spark.endpoints.local import process
 from raft_spark.errors import ConfigError, EndpointError
 
@@ -26,7 +26,7 @@ BATCH = (
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the option --port and one for each field of Manner."""
-    for name, field in reversed(Manner.model_fields.items()):
+    for name, field in reversed(ServerOptions.model_fields.items()):
         annotation: Any = field.annotation
         kind = click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
         function = click.option(
@@ -48,7 +48,7 @@ def run(port: int, settings: Mapping[str, object]) -> None:
     from raft_spark.endpoints.fake import app
 
     try:
-        listener = process.listening(port)
+        listener = process.listen(port)
     except OSError as error:
         msg = f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}); --port 0 takes any free one"
         raise EndpointError(msg) from error
@@ -61,11 +61,11 @@ def run(port: int, settings: Mapping[str, object]) -> None:
         click.echo()
 
 
-def _manner(settings: Mapping[str, object]) -> Manner:
+def _manner(settings: Mapping[str, object]) -> ServerOptions:
     try:
-        return Manner.model_validate(settings)
+        return ServerOptions.model_validate(settings)
     except ValidationError as error:
-        schema = Manner.model_json_schema()
+        schema = ServerOptions.model_json_schema()
         raise ConfigError("\n".join(messages.sentence(dict(problem), schema) for problem in error.errors())) from error
 
 

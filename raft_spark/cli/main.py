@@ -16,8 +16,8 @@ import click
 from raft_spark import __version__, config
 from raft_spark.cli import emr, fake_endpoint
 from raft_spark.cli.model import model
-from raft_spark.cli.options import console, reported, settings, stop_spark
-from raft_spark.config.fields import Format
+from raft_spark.cli.options import console, error_exit, settings, stop_spark
+from raft_spark.config.fields import FormatName
 from raft_spark.errors import ConfigError
 from raft_spark.stages import registry
 
@@ -53,7 +53,7 @@ def main() -> None:
 @settings
 def run(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages; what is done already is not done again."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
         from raft_spark.stages import pipeline
 
@@ -79,7 +79,7 @@ def _report_rejected(conf: config.Config, run_id: str) -> None:
     from raft_spark.monitoring import run_report, run_state
 
     if run_state.read(conf.lake, run_id) and find_spec("matplotlib"):
-        run_report.written(conf.lake, run_id)
+        run_report.write(conf.lake, run_id)
 
 
 @contextmanager
@@ -93,13 +93,13 @@ def _reported_on(conf: config.Config) -> Iterator[None]:
     finally:
         run = run_state.read(conf.lake)
         if run and find_spec("matplotlib") and (last is None or run.id != last.id):
-            console.print(f"{'':<12} report: {run_report.written(conf.lake, run.id)}", soft_wrap=True, highlight=False)
+            console.print(f"{'':<12} report: {run_report.write(conf.lake, run.id)}", soft_wrap=True, highlight=False)
 
 
 def _stage_command(stage: registry.Stage) -> click.Command:
     @settings
     def command(files: Sequence[str], assignments: Sequence[str]) -> None:
-        with reported():
+        with error_exit():
             from raft_spark.stages import pipeline
 
             conf = config.load(files, assignments)
@@ -121,7 +121,7 @@ main.add_command(model)
 @click.option("--pubid", type=int, help="Which article; default: the first of the train split.")
 def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
     """Ask the teacher one question of the base table; show prompt, completion, seconds and tokens. Stores nothing."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
         from raft_spark.inference import previews
 
@@ -141,7 +141,7 @@ def estimate_costs(
     files: Sequence[str], assignments: Sequence[str], ask: int, *, of_evaluation: bool, as_json: bool
 ) -> None:
     """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
         from raft_spark.costs import arithmetic, estimate, estimate_evaluation
 
@@ -166,19 +166,19 @@ def show(
     table: str, files: Sequence[str], assignments: Sequence[str], rows: int, version: str | None, *, quarantine: bool
 ) -> None:
     """Show rows of a table, oracle and distractor passages marked."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
         from raft_spark.lake import tables
 
         conf = config.load(files, assignments)
-        found = tables.load(conf.lake, table, version) if version else tables.needed(conf.lake, table)
+        found = tables.load(conf.lake, table, version) if version else tables.require(conf.lake, table)
         views.show(console, conf, found, rows, quarantine=quarantine)
 
 
 @main.command()
 @click.argument("table", type=click.Choice(registry.NAMES))
 @settings
-@click.option("--format", "form", type=click.Choice(get_args(Format)), help="Of dataset: the shards of one format.")
+@click.option("--format", "form", type=click.Choice(get_args(FormatName)), help="Of dataset: the shards of one format.")
 @click.option("--version-folder", "whole", is_flag=True, help="All of the version, with manifest.json and quarantine.")
 def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str | None, *, whole: bool) -> None:
     """Print the folder with the rows of a table's current version, for pandas, Polars, DuckDB or Spark.
@@ -192,14 +192,14 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
     dataset         one folder a format, which datasets.load_dataset reads; --format FORMAT prints
                     the folder of its shards, in JSON Lines or Parquet (dataset.file)
     """  # noqa: D301 - the backspace is what click wants
-    with reported():
+    with error_exit():
         from raft_spark.lake import tables
 
         if form and table != registry.DATASET.name:
             msg = f"--format {form} is given with table {table}; only dataset has formats"
             raise ConfigError(msg)
         conf = config.load(files, assignments)
-        version = tables.needed(conf.lake, table)
+        version = tables.require(conf.lake, table)
         if form:
             click.echo(tables.format_folder(conf.lake, version, form))
         else:
@@ -211,19 +211,19 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
 @settings
 def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """List the versions of a table, oldest first: the current one, those that are pinned, those rolled back from."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
         from raft_spark.lake import refs, tables
 
         lake = config.load(files, assignments).lake
-        views.history(console, tables.needed_history(lake, table), refs.read(tables.line(lake, table)))
+        views.history(console, tables.needed_history(lake, table), refs.read(tables.without_branch(lake, table)))
 
 
 @main.command("refresh")
 @settings
 def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Run all stages aside, look at what they made, and publish it at once; nothing new is nothing to do."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
         from raft_spark.stages import refresh
 
@@ -239,7 +239,7 @@ def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
 @settings
 def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
-    with reported():
+    with error_exit():
         from raft_spark.stages import pipeline
 
         for table, name in pipeline.rollback(config.load(files, assignments), version).items():
@@ -253,7 +253,7 @@ def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> 
 @click.option("--off", is_flag=True, help="Let it expire again.")
 def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: bool) -> None:
     """Keep a version, and those it was made from, for ever."""
-    with reported():
+    with error_exit():
         from raft_spark.stages import retention
 
         retention.pin(config.load(files, assignments).lake, version, off=off)
@@ -263,7 +263,7 @@ def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: 
 @settings
 def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
     """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; a refresh does so too."""
-    with reported():
+    with error_exit():
         from raft_spark.stages import pipeline
 
         gone = pipeline.expire(config.load(files, assignments))
@@ -276,7 +276,7 @@ def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
 @click.option("--once", is_flag=True, help="One line, and no more.")
 def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool) -> None:
     """Follow the last run of completions from another process, by what it keeps in the lake; Ctrl-C ends this, not the run."""
-    with reported():
+    with error_exit():
         from raft_spark.cli import views
 
         views.follow(console, config.load(files, assignments).lake, once=once)
@@ -286,7 +286,7 @@ def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool)
 @fake_endpoint.options
 def serve_fake_endpoint(port: int, **manner: object) -> None:
     """Answer as OpenAI, SageMaker and Bedrock do, on 127.0.0.1 and with made-up answers, until Ctrl-C: to try a run."""
-    with reported():
+    with error_exit():
         fake_endpoint.run(port, manner)
 
 
@@ -295,7 +295,7 @@ def serve_fake_endpoint(port: int, **manner: object) -> None:
 @click.option("--run", "run_id", default="", metavar="RUN_ID", help="Which run; default: the last that began.")
 def report_on(files: Sequence[str], assignments: Sequence[str], run_id: str) -> None:
     """Write a page about a run of completions into the lake, completions/runs/RUN_ID.html, and print where it lies."""
-    with reported():
+    with error_exit():
         from raft_spark.monitoring import run_report
 
-        click.echo(run_report.written(config.load(files, assignments).lake, run_id))
+        click.echo(run_report.write(config.load(files, assignments).lake, run_id))

@@ -7,7 +7,7 @@ import click
 
 from raft_spark import config
 from raft_spark.cli import model_aws
-from raft_spark.cli.options import reported, settings
+from raft_spark.cli.options import error_exit, settings
 
 
 @click.group()
@@ -26,7 +26,7 @@ for verb in (model_aws.submit, model_aws.host, model_aws.unhost, model_aws.list_
 )
 def train_student(files: Sequence[str], assignments: Sequence[str], to: Path) -> None:
     """Train the student of [training] on the lake's dataset, and print its folder last. What was interrupted goes on."""
-    with reported():
+    with error_exit():
         from raft_spark.students import train
 
         click.echo(train.run(config.load(files, assignments), to))

@@ -16,14 +16,14 @@ from typing import TypedDict, Unpack
 import click
 
 from raft_spark import config
-from raft_spark.cli.options import reported, settings
+from raft_spark.cli.options import error_exit, settings
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError
 
 PEACE_SECONDS = 300  # for a command that is to end; then it is killed
 HOSTED = Path("build/hosted")  # where the section of an endpoint lies while it stands
 
 
-class Way(TypedDict):
+class ModelOptions(TypedDict):
     """How a student is hosted."""
 
     student: str
@@ -49,7 +49,7 @@ name = click.argument("name", callback=_name)
 @click.option("--no-wait", is_flag=True, help="Print the training's name and leave it alone.")
 def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, no_wait: bool) -> None:
     """Train the student of [training] on SageMaker, follow it to its end, and print its folder in S3 last."""
-    with reported():
+    with error_exit():
         from raft_spark.common import aws
         from raft_spark.students import hosting, sagemaker_training
 
@@ -82,7 +82,7 @@ def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, n
 @click.option("--run", "command", default="", metavar="COMMAND", help="Host it while this runs, then take it down.")
 @click.option("--keep", is_flag=True, help="Leave it when it stands. It costs until `raft-spark model unhost`.")
 @click.option("--dry-run", is_flag=True, help="Print what AWS would be sent, as JSON; nothing is contacted.")
-def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[Way]) -> None:
+def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[ModelOptions]) -> None:
     """Host a student as raft-spark-NAME while a command runs, or until Ctrl-C, and take it down.
 
     Its [endpoints.NAME] is printed, and lies in build/hosted/NAME.toml while it stands:
@@ -90,7 +90,7 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unp
     \b
       raft-spark model host mine --model s3://... my.toml --run "raft-spark evaluation my.toml build/hosted/mine.toml ..."
     """  # noqa: D301 - the backspace is what click wants
-    with reported():
+    with error_exit():
         from raft_spark.students import hosting
 
         conf = config.load(files, assignments)
@@ -102,7 +102,7 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unp
             _lent(conf, name, way)
 
 
-def _kept(conf: config.Config, name: str, way: Way) -> None:
+def _kept(conf: config.Config, name: str, way: ModelOptions) -> None:
     """Leave the endpoint when it stands."""
     from raft_spark.students import hosting
 
@@ -111,7 +111,7 @@ def _kept(conf: config.Config, name: str, way: Way) -> None:
     hosting.checked(conf.hosting, way["student"])
     removal = hosting.removal(name, hosting.region(conf.hosting), conf.hosting.kind)
     try:
-        endpoint = hosting.stood(conf, name, way["student"], click.echo)
+        endpoint = hosting.create(conf, name, way["student"], click.echo)
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is made goes on and may cost; the same command goes on from here, or: {removal}")
         sys.exit(INTERRUPTED)
@@ -119,7 +119,7 @@ def _kept(conf: config.Config, name: str, way: Way) -> None:
     click.echo(f"it stands until: {removal}")
 
 
-def _lent(conf: config.Config, name: str, way: Way) -> None:
+def _lent(conf: config.Config, name: str, way: ModelOptions) -> None:
     """Host while a command runs, or until Ctrl-C or hosting.max_hours. A command that fails is a RunError."""
     from raft_spark.students import hosting
 
@@ -188,11 +188,11 @@ def _shown(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
 @settings
 def unhost(name: str, files: Sequence[str], assignments: Sequence[str]) -> None:
     """Remove all of raft-spark-NAME, whole or half made: endpoint, configuration, model, component; or the imported model."""
-    with reported():
+    with error_exit():
         from raft_spark.students import hosting
 
         conf = config.load(files, assignments).hosting
-        hosting.taken_down(conf, name, click.echo)
+        hosting.remove(conf, name, click.echo)
         (HOSTED / f"{name}.toml").unlink(missing_ok=True)
         click.echo(f"nothing of {name} is left in {hosting.region(conf)}, hosting.kind {conf.kind}")
 
@@ -201,7 +201,7 @@ def unhost(name: str, files: Sequence[str], assignments: Sequence[str]) -> None:
 @settings
 def list_left(files: Sequence[str], assignments: Sequence[str]) -> None:
     """List endpoints, imported models and trainings of raft-spark with their age and cost."""
-    with reported():
+    with error_exit():
         from raft_spark.students import hosting, inventory
 
         conf, now = config.load(files, assignments), dt.datetime.now(dt.UTC)

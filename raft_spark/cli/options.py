@@ -28,14 +28,14 @@ def settings(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def error_exit() -> Iterator[None]:
     """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
     try:
         with extras.required():
             yield
     except RaftError as error:
         if logs.is_json():
-            logs.failed(error)
+            logs.log_failure(error)
         else:
             console.print(f"[bold red]{type(error).__name__}[/] ", end="")
             console.print(wording.visible(str(error)), markup=False, highlight=False)

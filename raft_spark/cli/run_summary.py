@@ -19,7 +19,7 @@ from rich.text import Text
 
 from raft_spark.config import Config, Lake
 from raft_spark.lake import schemas, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
 
@@ -121,19 +121,19 @@ def example(lake: Lake, base: tables.Version, dataset: tables.Version) -> Exampl
 def _examples(lake: Lake, base: tables.Version, dataset: tables.Version) -> Iterator[ExampleRow]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in tables.head(lake, base, BASE_ROWS):
-        rows.setdefault(prompts.as_data(row["question"]), []).append(row)
+        rows.setdefault(prompts.escape_markup(row["question"]), []).append(row)
     for record in tables.head(lake, dataset, RECORDS):
         texts = list(_texts(record))
         questions = [text.rpartition("Question: ")[2] for text in texts if "Question: " in text]
         asked = str(record.get("question") or "".join(questions[-1:]))
-        for row in rows.get(prompts.as_data(asked), ()):
+        for row in rows.get(prompts.escape_markup(asked), ()):
             if fitting := _fitting(row, record, "\n".join(texts)):
                 yield fitting
 
 
 def _fitting(row: Mapping[str, Any], record: Mapping[str, Any], text: str) -> ExampleRow | None:
     """Bring a record's answer to a row of base; None where the record does not show the row's passages."""
-    shown = [each for each in row["documents"] if each["text"] in text or prompts.as_data(each["text"]) in text]
+    shown = [each for each in row["documents"] if each["text"] in text or prompts.escape_markup(each["text"]) in text]
     oracles = [each for each in row["documents"] if each["oracle"]]
     if not all(each in shown for each in oracles) or (row["documents"] and not shown):
         return None
@@ -197,7 +197,7 @@ def ending(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> I
 
 def page_of(lake: Lake) -> str | None:
     """Return where the page of the last run lies, None without one."""
-    run, folder = run_state.read(lake), Place.of(lake).at(schemas.COMPLETIONS, "runs")
+    run, folder = run_state.read(lake), Storage.of(lake).at(schemas.COMPLETIONS, "runs")
     if run is None or folder.read(f"{run.id}.html") is None:
         return None
     return folder.path(f"{run.id}.html") if folder.is_local else f"{folder.root}/{run.id}.html"

@@ -21,8 +21,8 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.stages import registry
 
 if TYPE_CHECKING:  # these need Spark
-    from raft_spark.costs.estimate_evaluation import Bound
-    from raft_spark.stages.refresh import Refresh
+    from raft_spark.costs.estimate_evaluation import CostBound
+    from raft_spark.stages.refresh import RefreshRecord
 
 Done = tuple[str, tables.Version, bool, float]
 LONG_TEXT = 600
@@ -102,7 +102,7 @@ def follow(console: Console, lake: config.Lake, *, once: bool) -> None:
     console.print(f"{run.state}{why}: {progress.line(run)}", highlight=False, soft_wrap=True)
 
 
-def history(console: Console, versions: Iterable[tables.Version], now: refs.Pointers) -> None:
+def history(console: Console, versions: Iterable[tables.Version], now: refs.Refs) -> None:
     """List versions with their rows and inputs."""
     table = Table("", "version", "rows", "made", "from")
     for version in versions:
@@ -111,7 +111,7 @@ def history(console: Console, versions: Iterable[tables.Version], now: refs.Poin
     console.print(table)
 
 
-def _marks(version: tables.Version, now: refs.Pointers) -> str:
+def _marks(version: tables.Version, now: refs.Refs) -> str:
     marks = {
         "current": now.tables.get(version.table) == version.id,
         "pinned": version.id in now.pinned,
@@ -120,7 +120,7 @@ def _marks(version: tables.Version, now: refs.Pointers) -> str:
     return ", ".join(mark for mark, is_true in marks.items() if is_true)
 
 
-def refreshed(console: Console, done: "Refresh") -> None:
+def refreshed(console: Console, done: "RefreshRecord") -> None:
     """Show what a refresh changed and looked at."""
     if done.outcome == "nothing new":
         console.print(f"Nothing new: {done.reason}.", highlight=False)
@@ -159,7 +159,7 @@ def estimate(console: Console, conf: config.Config, told: arithmetic.Estimate) -
         console.print(_missing_price(conf, told.mode), markup=False, highlight=False)
 
 
-def bounds(console: Console, found: "Sequence[Bound]") -> None:
+def bounds(console: Console, found: "Sequence[CostBound]") -> None:
     """Show what the evaluation would cost at most, and which setting to give where a price is missing."""
     if not any(each.requests for each in found):
         console.print("Nothing to pay: all requests are answered.", highlight=False)

@@ -12,22 +12,22 @@ from botocore.exceptions import BotoCoreError, ClientError
 from raft_spark.errors import ConfigError
 
 PATIENCE = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
-Client = Any  # boto3 makes its clients' classes while it runs
+AwsClient = Any  # boto3 makes its clients' classes while it runs
 
 
-def connect(name: str, region: str = "") -> Client:
+def connect(name: str, region: str = "") -> AwsClient:
     """Open a client with the credentials of AWS's chain, and in its region where none is given."""
-    with translated(f"{name} cannot be reached"):
+    with config_errors(f"{name} cannot be reached"):
         return boto3.client(name, region_name=region or None, config=PATIENCE)
 
 
-def home() -> str:
+def default_region() -> str:
     """Return the region of AWS's chain, "" where it names none."""
     return os.environ.get("AWS_REGION") or boto3.Session().region_name or ""
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def config_errors(what: str) -> Iterator[None]:
     """Turn what AWS refuses into a ConfigError: nothing was started."""
     try:
         yield
@@ -36,7 +36,7 @@ def translated(what: str) -> Iterator[None]:
         raise ConfigError(msg) from error
 
 
-def split(uri: str) -> tuple[str, str]:
+def split_uri(uri: str) -> tuple[str, str]:
     """Return the bucket and the key of s3://bucket/key."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key

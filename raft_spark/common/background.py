@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
     """Call `work` in a thread with an event that is set when the block ends; its end is waited for."""
     over = threading.Event()
     thread = threading.Thread(target=work, args=(over,), daemon=True)

@@ -13,7 +13,7 @@ UInt64Array = NDArray[np.uint64]
 Int64Array = NDArray[np.int64]
 
 
-class Purpose(IntEnum):
+class Stream(IntEnum):
     """What bits are drawn for. Kept in one place: two purposes with one value would share their chance."""
 
     SPLIT = 1
@@ -27,7 +27,7 @@ class Purpose(IntEnum):
     RESAMPLE = 9
 
 
-def mixed(seed: int, purpose: Purpose, *parts: Int64Array | UInt64Array | int) -> UInt64Array:
+def hash64(seed: int, purpose: Stream, *parts: Int64Array | UInt64Array | int) -> UInt64Array:
     """Hash (seed, purpose, parts) to 64 uniform bits, element by element, with NumPy's broadcasting.
 
     The finaliser of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators") after each part.
@@ -38,17 +38,17 @@ def mixed(seed: int, purpose: Purpose, *parts: Int64Array | UInt64Array | int) -
     return state
 
 
-def share(bits: UInt64Array) -> NDArray[np.float64]:
+def uniform(bits: UInt64Array) -> NDArray[np.float64]:
     """Turn 64 uniform bits into numbers in [0, 1): the upper 53 bits, exactly representable."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def below(bits: UInt64Array, limits: Int64Array) -> Int64Array:
+def randbelow(bits: UInt64Array, limits: Int64Array) -> Int64Array:
     """Turn 64 uniform bits into whole numbers in [0, limit), each limit below 2^31; off by less than 2^-32 from uniform."""
     return ((bits >> np.uint64(32)) * limits.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
-def jump(keys: UInt64Array, size: int) -> Int64Array:
+def jump_hash(keys: UInt64Array, size: int) -> Int64Array:
     """Place each key in one of `size` buckets: uniform, and stable as size grows.
 
     From size to size + 1 a share 1 / (size + 1) of the keys moves, all of them to the new bucket.

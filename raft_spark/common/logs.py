@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from raft_spark.errors import RaftError
 
-Form = Literal["text", "json"]
+LogFormat = Literal["text", "json"]
 PACKAGE = "raft_spark"
 _about: dict[str, str] = {"stage": "", "run_id": ""}  # of this process, as its handler is
 
 
-class Lines(logging.Handler):
+class LineHandler(logging.Handler):
     """Writes to what is standard error at the time: a live display, or a test, may have taken its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -32,7 +32,7 @@ class Lines(logging.Handler):
             sys.stderr.flush()
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A record, what the process is about and the record's own fields -> one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,32 +50,32 @@ class Json(logging.Formatter):
         return json.dumps(told, default=str)
 
 
-def start(form: Form, **about: str) -> None:
+def configure(form: LogFormat, **about: str) -> None:
     """Write lines in this form from now on, each with what they are `about` (stage, run_id, task) on top of what is known."""
     root = logging.getLogger()
-    own = next((handler for handler in root.handlers if isinstance(handler, Lines)), None) or Lines()
-    own.setFormatter(Json() if form == "json" else None)
+    own = next((handler for handler in root.handlers if isinstance(handler, LineHandler)), None) or LineHandler()
+    own.setFormatter(JsonFormatter() if form == "json" else None)
     root.addHandler(own)
     logging.getLogger(PACKAGE).setLevel(logging.INFO)
     if form == "json":
         logging.captureWarnings(capture=True)
         sys.excepthook = _uncaught
-    tell(**about)
+    set_context(**about)
 
 
-def tell(**about: str) -> None:
+def set_context(**about: str) -> None:
     """Say what the lines of this process are about from now on."""
     _about.update(about)
 
 
-def about(name: str) -> str:
+def context(name: str) -> str:
     """Return what the lines are about now: the `stage`, or its `run_id`, "" before there is one."""
     return _about[name]
 
 
 def is_json() -> bool:
     """Say whether a machine reads the lines: then nothing else may stand between them."""
-    return any(isinstance(handler.formatter, Json) for handler in logging.getLogger().handlers)
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 def fields(**named: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever JSON can hold
@@ -83,7 +83,7 @@ def fields(**named: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever JSON can 
     return {"fields": named}
 
 
-def failed(error: RaftError) -> None:
+def log_failure(error: RaftError) -> None:
     """Say why a run ends."""
     name = type(error).__name__
     logging.getLogger(PACKAGE).error("%s: %s", name, error, extra=fields(error=name, exit_status=error.exit_status))

@@ -130,9 +130,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-Gate = Literal["off", "flag", "reject"]
+GateAction = Literal["off", "flag", "reject"]
 Retried = Literal["bad_request", "filtered", "empty", "ungrounded"]
-Format = Literal[
+FormatName = Literal[
     "messages",
     "prompt_completion",
     "answer_only",
@@ -143,8 +143,8 @@ Format = Literal[
     "alpaca",
     "sharegpt",
 ]
-Formats = Annotated[
-    tuple[Format, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+FormatNames = Annotated[
+    tuple[FormatName, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
 ]
 Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
 Setting = Literal["with", "without", "alone", "closed"]

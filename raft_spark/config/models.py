@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from raft_spark.config.fields import (
     Application,
     Count,
-    Formats,
-    Gate,
+    FormatNames,
+    GateAction,
     Label,
     LogGroup,
     Money,
@@ -139,19 +139,19 @@ class Completions(Section):
 class DatasetGate(Section):
     """What becomes of a row that a check finds something in."""
 
-    truncated: Gate
-    refusal: Gate
-    quote: Gate
-    answer: Gate
-    decision: Gate
-    length: Gate
-    language: Gate
+    truncated: GateAction
+    refusal: GateAction
+    quote: GateAction
+    answer: GateAction
+    decision: GateAction
+    length: GateAction
+    language: GateAction
 
 
 class Dataset(Section):
     """What is published."""
 
-    formats: Formats
+    formats: FormatNames
     file: Literal["jsonl", "parquet"]
     shard_rows: Annotated[int, Field(ge=1, le=10_000_000)]
     answer: Literal["completion", "original"]

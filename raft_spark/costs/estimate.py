@@ -22,7 +22,7 @@ from raft_spark.costs import arithmetic
 from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store
-from raft_spark.inference.admission import Asked
+from raft_spark.inference.admission import InFlightRequest
 from raft_spark.lake import dataframes, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SampleCall:
     """One request that was asked now, and what came back."""
 
     pubid: int
@@ -55,7 +55,7 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
 
     Raises EndpointError when requests were asked and none was answered.
     """
-    base = tables.needed(conf.lake, schemas.BASE)
+    base = tables.require(conf.lake, schemas.BASE)
     done = completions.finished(conf, base)
     if done is not None:
         return arithmetic.estimate(conf, arithmetic.Remaining(done.counts["requests"], 0, 0), [])
@@ -84,7 +84,7 @@ def _look(
         .withColumn("characters", characters)
         .persist()
     )
-    stored = dataframes.stored(spark, conf.lake)
+    stored = dataframes.stored_answers(spark, conf.lake)
     missing = wanted.where(completions.is_asked(conf.completions))
     rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)
     answered = (
@@ -105,11 +105,11 @@ def _look(
 
 def _characters(conf: config.Config) -> Column:
     """Return the characters of a request: those of its question and oracle, and the words around them."""
-    around = prompts.request("", "", conf.teacher.model, conf.completions)
+    around = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
     return (F.length("question") + F.length("oracle") + around.characters).cast("bigint")
 
 
-def _ask(conf: config.Config, rows: Sequence[Row]) -> list[Sent]:
+def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
     """Ask a few requests once, and store the answers; what fails is left to the stage."""
     threads = min(len(rows), conf.completions.in_flight)
     with (
@@ -127,21 +127,23 @@ def _ask(conf: config.Config, rows: Sequence[Row]) -> list[Sent]:
     return answered
 
 
-def _sent(row: Row, conf: config.Config, client: Client) -> Sent:
-    request = prompts.request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
+def _sent(row: Row, conf: config.Config, client: Client) -> SampleCall:
+    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
     begin = time.monotonic()
     reply = client.ask(request)
-    return Sent(row["pubid"], row["characters"], request, reply, time.monotonic() - begin)
+    return SampleCall(row["pubid"], row["characters"], request, reply, time.monotonic() - begin)
 
 
-def _store(conf: config.Config, answered: Sequence[Sent]) -> None:
+def _store(conf: config.Config, answered: Sequence[SampleCall]) -> None:
     """Store answers as one file of the completions store, under a name that counts them, as a run's."""
     run_id = ids.new_id("estimate")
     rows = [
-        answer_store.row(
-            Asked(one.pubid, one.request, attempts=1, latency=one.seconds, reply=one.reply), one.request.model, run_id
+        answer_store.answer_row(
+            InFlightRequest(one.pubid, one.request, attempts=1, latency=one.seconds, reply=one.reply),
+            one.request.model,
+            run_id,
         )
         for one in answered
     ]
-    at = tables.place(conf.lake, schemas.COMPLETIONS)
-    answer_store.write(at, dt.datetime.now(dt.UTC).date().isoformat(), f"{run_id}-{uuid.uuid4().hex}", rows)
+    at = tables.storage(conf.lake, schemas.COMPLETIONS)
+    answer_store.write_answers(at, dt.datetime.now(dt.UTC).date().isoformat(), f"{run_id}-{uuid.uuid4().hex}", rows)

@@ -23,7 +23,7 @@ _COUNTED = pa.schema([("characters", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class CostBound:
     """What an endpoint is asked at most: requests, tokens, dollars. `dollars` is None where no price of tokens is known."""
 
     endpoint: str
@@ -34,23 +34,25 @@ class Bound:
     dollars: float | None
 
 
-def run(conf: config.Config) -> list[Bound]:
+def run(conf: config.Config) -> list[CostBound]:
     """Return what each student is still to be asked, and last the judge, where there is one.
 
     Every answer is taken to be as long as it may be. Raises InputError as `evaluation.run` does.
     """
-    articles = tables.needed(conf.lake, schemas.ARTICLES)
+    articles = tables.require(conf.lake, schemas.ARTICLES)
     spark = session.start(conf, "estimate")
     with worker_errors():
         asked, _ = evaluation.wanted(spark, conf, articles, ids.new_id("estimate"))
         missing = evaluation.of_students(spark, conf, asked)
         found = [
-            _bound(missing.where(F.col("student") == student), conditions.asking(conf, student), conditions.worded)
+            _bound(
+                missing.where(F.col("student") == student), conditions.asking(conf, student), conditions.build_request
+            )
             for student in conf.evaluation.students
         ]
         if conf.evaluation.judge:
             said = _as_if_answered(evaluation.answered(spark, asked, conf), conf.evaluation.max_new_tokens)
-            found.append(_bound(evaluation.of_judge(spark, conf, said), judge.asking(conf), judge.worded))
+            found.append(_bound(evaluation.of_judge(spark, conf, said), judge.asking(conf), judge.build_request))
     return found
 
 
@@ -60,7 +62,7 @@ def _as_if_answered(rows: DataFrame, tokens: int) -> DataFrame:
     return rows.withColumn("answer", F.struct(F.coalesce("answer.completion", longest).alias("completion")))
 
 
-def _bound(missing: DataFrame, conf: config.Config, worded: Callable[..., Request]) -> Bound:
+def _bound(missing: DataFrame, conf: config.Config, worded: Callable[..., Request]) -> CostBound:
     """Sum up what the endpoint in the teacher's place is sent."""
     model = conf.teacher.model
     counted = partial(_counted, worded=partial(worded, conf=conf.completions, model=model))
@@ -69,7 +71,9 @@ def _bound(missing: DataFrame, conf: config.Config, worded: Callable[..., Reques
     tokens_in, tokens_out = -(-characters // CHARACTERS), requests * conf.completions.max_new_tokens
     use = arithmetic.Use(arithmetic.Amount(tokens_in), arithmetic.Amount(tokens_out))
     dollars = arithmetic.bill(conf, "realtime", requests, use).on_demand
-    return Bound(conf.completions.endpoint, model, requests, tokens_in, tokens_out, dollars.value if dollars else None)
+    return CostBound(
+        conf.completions.endpoint, model, requests, tokens_in, tokens_out, dollars.value if dollars else None
+    )
 
 
 def _counted(batches: Iterator[pa.RecordBatch], worded: Callable[..., Request]) -> Iterator[pa.RecordBatch]:

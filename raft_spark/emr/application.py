@@ -10,7 +10,7 @@ from raft_spark.emr import validation
 Application = Mapping[str, Any]  # as GetApplication returns it
 
 
-def wrong(application: Application, conf: Config) -> list[str]:
+def problems(application: Application, conf: Config) -> list[str]:
     """Return a sentence for each reason why a run would fail or wait for ever."""
     name, emr = f"application {conf.emr.application_id}", conf.emr
     runs = (application["releaseLabel"], _architecture(application))
@@ -72,4 +72,4 @@ def _outside(conf: Config, job: str) -> Iterator[str]:
     """Yield what the job asks beyond the services that every run reaches."""
     if "source" in validation.uses(job) and conf.articles.source.startswith("hf:"):
         yield "the Hugging Face hub"
-    yield from (f"the endpoint {name} ({conf.endpoints[name].kind})" for name in validation.asked(conf, job))
+    yield from (f"the endpoint {name} ({conf.endpoints[name].kind})" for name in validation.asks_model(conf, job))

@@ -18,7 +18,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Config
 
 LINES = 40
@@ -41,9 +41,9 @@ def tail(conf: Config, told: Mapping[str, Any]) -> Iterator[str]:
         yield f"{folder} cannot be read: {error}"
 
 
-def _newest(client: Client, folder: str, pauses: Sequence[float]) -> str:
+def _newest(client: AwsClient, folder: str, pauses: Sequence[float]) -> str:
     """Return the driver's log of the last attempt, "" where there is none after a while."""
-    bucket, prefix = aws.split(folder)
+    bucket, prefix = aws.split_uri(folder)
     for pause in pauses:
         time.sleep(pause)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
@@ -59,9 +59,9 @@ def _age(told: Mapping[str, Any]) -> tuple[int, dt.datetime]:
     return int(attempt[1]) if attempt else 0, told["LastModified"]
 
 
-def _lines(client: Client, uri: str) -> Iterator[str]:
+def _lines(client: AwsClient, uri: str) -> Iterator[str]:
     """Unpack a log as it comes, and keep its end; one that is still being written ends where it does."""
-    bucket, key = aws.split(uri)
+    bucket, key = aws.split_uri(uri)
     last: deque[str] = deque(maxlen=LINES)
     with gzip.open(client.get_object(Bucket=bucket, Key=key)["Body"], "rt", errors="replace") as log:
         try:

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Config
 from raft_spark.emr import driver_logs
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError, StoppedError
@@ -40,15 +40,15 @@ def run(conf: Config, run_id: str, console: Console) -> None:
     ended(client, conf, told, console)
 
 
-def look(client: Client, conf: Config, run_id: str) -> Told:
+def look(client: AwsClient, conf: Config, run_id: str) -> Told:
     """Ask once. Raises ConfigError."""
-    with aws.translated(f"run {run_id} cannot be looked at"):
+    with aws.config_errors(f"run {run_id} cannot be looked at"):
         return dict(client.get_job_run(**_names(conf, run_id))["jobRun"])
 
 
-def cancel(client: Client, conf: Config, run_id: str) -> None:
+def cancel(client: AwsClient, conf: Config, run_id: str) -> None:
     """Ask EMR to end a run. Raises ConfigError when it refuses, as it does of a run that has ended."""
-    with aws.translated(f"run {run_id} cannot be cancelled"):
+    with aws.config_errors(f"run {run_id} cannot be cancelled"):
         client.cancel_job_run(**_names(conf, run_id))
 
 
@@ -59,7 +59,7 @@ def _names(conf: Config, run_id: str) -> dict[str, str]:
     return {"applicationId": conf.emr.application_id, "jobRunId": run_id}
 
 
-def until_ended(client: Client, conf: Config, run_id: str, console: Console) -> Told:
+def until_ended(client: AwsClient, conf: Config, run_id: str, console: Console) -> Told:
     """Look again and again; show the state, and keep a line of each change."""
     before = ""
     with console.status(f"run {run_id}") as status:
@@ -75,7 +75,7 @@ def until_ended(client: Client, conf: Config, run_id: str, console: Console) -> 
     raise RunError(msg)
 
 
-def _looks(client: Client, conf: Config, run_id: str) -> Iterator[Told]:
+def _looks(client: AwsClient, conf: Config, run_id: str) -> Iterator[Told]:
     """Yield what EMR says, ever less often; end when it says nothing again and again."""
     pause, blind = FIRST, 0
     while blind < BLIND:
@@ -96,7 +96,7 @@ def line(told: Told) -> str:
     return f"{told['state']}, {minutes.total_seconds() / 60:,.1f} minutes{which}"
 
 
-def ended(client: Client, conf: Config, told: Told, console: Console) -> None:
+def ended(client: AwsClient, conf: Config, told: Told, console: Console) -> None:
     """Say what came of a run that has ended: its price, or the end of its driver's log and where to look.
 
     Raises RunError when it failed, StoppedError when it was cancelled.
@@ -122,7 +122,7 @@ def cost(conf: Config, told: Told) -> str:
     return f"billed {vcpu:,.2f} vCPU-hours, {memory:,.2f} GB-hours{priced}{beside}"
 
 
-def dashboard(client: Client, told: Told) -> str:
+def dashboard(client: AwsClient, told: Told) -> str:
     """Return the address of Spark's own page about a run, which holds for an hour; or why there is none."""
     try:
         return str(

@@ -25,12 +25,12 @@ MOST_ARGUMENTS, MOST_CHARACTERS = 1024, 102_400  # of the API's model
 ELSEWHERE = frozenset({"spark", "emr"})  # sections that become parameters of spark-submit and of the run itself
 
 
-def built(conf: Config, job: str, arguments: Sequence[str], release: Release) -> dict[str, Any]:
+def build(conf: Config, job: str, arguments: Sequence[str], release: Release) -> dict[str, Any]:
     """Return the arguments of boto3's start_job_run, all but clientToken (see `token`); `arguments` follow the settings.
 
     Raises ConfigError with everything that is wrong with the settings.
     """
-    trouble = validation.wrong(conf, job, release)
+    trouble = validation.problems(conf, job, release)
     if trouble:
         raise ConfigError("\n".join(trouble))
     document = {

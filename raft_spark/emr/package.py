@@ -48,7 +48,7 @@ def built(source: Path, target: Path, say: Callable[[str], None]) -> Release:
         wheel = _wheel(source, folder)
         packages = _archives(source, folder, wheel, say)
         made = release.seal(folder, wheel.name.split("-")[1], packages)
-        wrong = release.wrong_inside(made)
+        wrong = release.content_problems(made)
         if wrong:
             msg = f"{', '.join(ARCHIVES.values())} make no release: {'; '.join(wrong)}; choose anew: make pins"
             raise InputError(msg)

@@ -80,7 +80,7 @@ def load(folder: Path) -> Release:
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{folder} is no release ({type(error).__name__}: {error}); make one: raft-spark emr package"
         raise InputError(msg) from error
-    wrong = _wrong_bytes(release) or wrong_inside(release)
+    wrong = _wrong_bytes(release) or content_problems(release)
     if wrong:
         msg = f"release {folder} is broken: {'; '.join(wrong)}; {AGAIN}"
         raise InputError(msg)
@@ -107,7 +107,7 @@ def _wrong_bytes(release: Release) -> list[str]:
     return wrong or ([f"its files make the name {name}, not {release.name}"] if name != release.name else [])
 
 
-def wrong_inside(release: Release) -> list[str]:
+def content_problems(release: Release) -> list[str]:
     """Look into the archives: what is wrong there would show on EMR only, minutes into a run."""
     wrong: list[str] = []
     for machine in MACHINES.values():

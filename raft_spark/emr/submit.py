@@ -11,7 +11,7 @@ from typing import Any
 
 from raft_spark import __version__
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Config
 from raft_spark.emr import application, job_run, release, upload, validation, worker_sizes
 from raft_spark.emr.follow import ENDED
@@ -43,11 +43,11 @@ def found(folder: str) -> Release:
 
 def run(conf: Config, job: str, taken: Release, own_token: str, tell: Callable[[str], None]) -> str:
     """Look at the application, upload the release, start the run or find it; return its id. Raises ConfigError."""
-    whole = job_run.built(conf, job, (), taken)
+    whole = job_run.build(conf, job, (), taken)
     client = aws.connect("emr-serverless")
-    with aws.translated(f"application {conf.emr.application_id} cannot be looked at"):
+    with aws.config_errors(f"application {conf.emr.application_id} cannot be looked at"):
         told = client.get_application(applicationId=conf.emr.application_id)["application"]
-    trouble = application.wrong(told, conf)
+    trouble = application.problems(told, conf)
     if trouble:
         raise ConfigError("\n".join(trouble))
     for line in (*sizes(conf), *arithmetic(conf, job), *application.notes(told, conf, job)):
@@ -78,23 +78,25 @@ def arithmetic(conf: Config, job: str) -> Iterator[str]:
     """Say what a task that asks may do, as the stage shares it out; nothing of jobs that ask nothing. Students are asked in real time
     even where the teacher is asked in batches.
     """
-    if not validation.asked(conf, job) or ("teacher" in validation.uses(job) and conf.completions.mode == "batch"):
+    if not validation.asks_model(conf, job) or ("teacher" in validation.uses(job) and conf.completions.mode == "batch"):
         return
     asking, executors, cores = conf.completions, conf.emr.max_executors, conf.emr.executor_cores
     slots = executors * cores
-    limits = quota.Limits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, asking.max_spend)
+    limits = quota.ClusterLimits(
+        asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, asking.max_spend
+    )
     idle = f", of which {slots - asking.in_flight} would have no call: completions.in_flight is {asking.in_flight}"
     yield f"{executors} executors x {cores} cores = {slots} tasks{idle if slots > asking.in_flight else ''}"
     yield quota.arithmetic(limits, min(slots, asking.in_flight))
 
 
-def started(client: Client, whole: Document, own_token: str) -> tuple[str, bool]:
+def started(client: AwsClient, whole: Document, own_token: str) -> tuple[str, bool]:
     """Return the id of the one run of this document that has not ended, and whether it was started now.
 
     What EMR lists may be seconds old, so the clientToken says the same again: it is made from the last run that has ended. Where EMR
     still knows it from a run that is not listed any more, another is made from that run and the day.
     """
-    with aws.translated("the run cannot be started"):
+    with aws.config_errors("the run cannot be started"):
         if own_token:
             return _start(client, whole, own_token)[:2]
         listed = _listed(client, whole)
@@ -112,7 +114,7 @@ def started(client: Client, whole: Document, own_token: str) -> tuple[str, bool]
         return run_id, is_new
 
 
-def _start(client: Client, whole: Document, token: str) -> tuple[str, bool, str]:
+def _start(client: AwsClient, whole: Document, token: str) -> tuple[str, bool, str]:
     """Start a run, or get the one that has this token: (its id, whether it is new, its state). Only its age tells them apart."""
     before = dt.datetime.now(dt.UTC)
     run_id = str(client.start_job_run(**whole, clientToken=token)["jobRunId"])
@@ -120,7 +122,7 @@ def _start(client: Client, whole: Document, token: str) -> tuple[str, bool, str]
     return run_id, bool(told["createdAt"] > before - NEW), str(told["state"])
 
 
-def _listed(client: Client, whole: Document) -> Sequence[Mapping[str, Any]]:
+def _listed(client: AwsClient, whole: Document) -> Sequence[Mapping[str, Any]]:
     """Return the application's runs of this name, of the last days."""
     pages = client.get_paginator("list_job_runs").paginate(
         applicationId=whole["applicationId"], createdAtAfter=dt.datetime.now(dt.UTC) - REMEMBERED
@@ -128,7 +130,7 @@ def _listed(client: Client, whole: Document) -> Sequence[Mapping[str, Any]]:
     return [told for page in pages for told in page["jobRuns"] if told.get("name") == whole["name"]]
 
 
-def _is_of(client: Client, told: Mapping[str, Any], whole: Document) -> bool:
+def _is_of(client: AwsClient, told: Mapping[str, Any], whole: Document) -> bool:
     """Say whether a listed run is of the same document, which only its tags tell."""
     found = client.get_job_run(applicationId=whole["applicationId"], jobRunId=told["id"])["jobRun"]
     return bool(found.get("tags", {}).get(job_run.IDENTITY) == whole["tags"][job_run.IDENTITY])

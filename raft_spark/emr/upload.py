@@ -6,7 +6,7 @@ from pathlib import Path
 from botocore.exceptions import ClientError
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.emr.release import LIST, Release
 from raft_spark.errors import ConfigError
 
@@ -16,7 +16,7 @@ HIDDEN = frozenset(
 TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 
 
-def put(client: Client, release: Release, uri: str, tell: Callable[[str], None]) -> int:
+def put(client: AwsClient, release: Release, uri: str, tell: Callable[[str], None]) -> int:
     """Upload what is not there yet, the list of all files last; return the bytes sent.
 
     Raises ConfigError when an object is another one, or S3 refuses.
@@ -25,7 +25,7 @@ def put(client: Client, release: Release, uri: str, tell: Callable[[str], None])
     return sum(_put(client, release.folder / name, f"{uri}/{name}", tell) for name in names)
 
 
-def _put(client: Client, file: Path, uri: str, tell: Callable[[str], None]) -> int:
+def _put(client: AwsClient, file: Path, uri: str, tell: Callable[[str], None]) -> int:
     size = file.stat().st_size
     there = _size(client, uri)
     if there is None:
@@ -39,9 +39,9 @@ def _put(client: Client, file: Path, uri: str, tell: Callable[[str], None]) -> i
     return 0
 
 
-def _size(client: Client, uri: str) -> int | None:
-    bucket, key = aws.split(uri)
-    with aws.translated(f"{uri} cannot be looked at"):
+def _size(client: AwsClient, uri: str) -> int | None:
+    bucket, key = aws.split_uri(uri)
+    with aws.config_errors(f"{uri} cannot be looked at"):
         try:
             return int(client.head_object(Bucket=bucket, Key=key)["ContentLength"])
         except ClientError as error:
@@ -50,10 +50,10 @@ def _size(client: Client, uri: str) -> int | None:
             raise
 
 
-def _is_new(client: Client, file: Path, uri: str) -> bool:
+def _is_new(client: AwsClient, file: Path, uri: str) -> bool:
     """Write an object if none has its name; return whether it was written."""
-    bucket, key = aws.split(uri)
-    with aws.translated(f"{uri} cannot be written"), file.open("rb") as body:
+    bucket, key = aws.split_uri(uri)
+    with aws.config_errors(f"{uri} cannot be written"), file.open("rb") as body:
         try:
             client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
         except ClientError as error:

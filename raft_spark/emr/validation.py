@@ -25,7 +25,7 @@ def needs_hub(conf: Config, job: str) -> bool:
     return reads or ("tokenizer" in uses(job) and bool(conf.dataset.tokenizer))
 
 
-def asked(conf: Config, job: str) -> dict[str, str]:
+def asks_model(conf: Config, job: str) -> dict[str, str]:
     """Return the name of each of [endpoints.*] that a job asks, with the words of the setting that names it."""
     if "teacher" in uses(job):
         return {conf.completions.endpoint: "completions.endpoint is"}
@@ -35,14 +35,14 @@ def asked(conf: Config, job: str) -> dict[str, str]:
     return students | ({conf.evaluation.judge: "evaluation.judge is"} if conf.evaluation.judge else {})
 
 
-def wrong(conf: Config, job: str, release: Release) -> list[str]:
+def problems(conf: Config, job: str, release: Release) -> list[str]:
     """Return a sentence for each."""
     return [
         *_missing(conf),
         *_lake(conf),
         *_workers(conf),
         *(_source(conf) if "source" in uses(job) else ()),
-        *(sentence for name, setting in asked(conf, job).items() for sentence in _endpoint(conf, name, setting)),
+        *(sentence for name, setting in asks_model(conf, job).items() for sentence in _endpoint(conf, name, setting)),
         *_release(job, release),
     ]
 
@@ -74,7 +74,7 @@ def _workers(conf: Config) -> Iterator[str]:
         ("driver", emr.driver_cores, emr.driver_memory_gb),
         ("executor", emr.executor_cores, emr.executor_memory_gb),
     ):
-        told = worker_sizes.wrong(cores, memory)
+        told = worker_sizes.problems(cores, memory)
         if told:
             yield f"emr.{role}_memory_gb is {told}"
     try:

@@ -19,7 +19,7 @@ FACTOR = "spark.emr-serverless.memoryOverheadFactor"
 USUAL = 0.1
 
 
-def wrong(cores: int, memory_gb: int) -> str:
+def problems(cores: int, memory_gb: int) -> str:
     """Return "" for a worker that exists, else what would be right."""
     legal = MEMORY.get(cores)
     if legal is None:

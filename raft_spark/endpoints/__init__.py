@@ -39,5 +39,5 @@ def serving(conf: Endpoint) -> Iterator[Endpoint]:
         return
     from raft_spark.endpoints.local import process  # noqa: PLC0415 - only a run that serves needs it
 
-    with process.started(conf) as url:
+    with process.start_server(conf) as url:
         yield conf.model_copy(update={"url": url})

@@ -37,7 +37,7 @@ class SageMakerClient:
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
         self._conf = conf
-        self._door = Door("sagemaker-runtime", conf, connections, min(timeout_seconds, SAGEMAKER_SECONDS))
+        self._door = AwsConnection("sagemaker-runtime", conf, connections, min(timeout_seconds, SAGEMAKER_SECONDS))
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send one request, once; wait at most about `seconds`, see Door."""
@@ -74,7 +74,7 @@ class BedrockClient:
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
         self._conf = conf
-        self._door = Door("bedrock-runtime", conf, connections, timeout_seconds)
+        self._door = AwsConnection("bedrock-runtime", conf, connections, timeout_seconds)
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send one request, once; wait at most about `seconds`, see Door."""
@@ -122,7 +122,7 @@ def _unsendable(request: Request, conf: Endpoint, body: bytes, limit: int) -> Re
     return None
 
 
-class Door:
+class AwsConnection:
     """boto3's clients of one service. A read timeout belongs to a client, not to a call: so there is one for 10 s, 20 s,
     40 s and so on up to `longest`, made when it is first wanted, and a call takes the first that is patient enough. The
     time counts anew from each piece of an answer.

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class BatchStatus:
     """What the service says of a job: its status, its words about a failure, and how many records it has done."""
 
     status: str
@@ -66,13 +66,13 @@ def create(client: Any, call: Mapping[str, Any]) -> str | None:  # noqa: ANN401 
     return _answer(lambda: str(client.create_model_invocation_job(**call)["jobArn"]))
 
 
-def look(client: Any, arn: str) -> Told | None:  # noqa: ANN401 - see `connect`
+def look(client: Any, arn: str) -> BatchStatus | None:  # noqa: ANN401 - see `connect`
     """Ask how a job is doing."""
 
-    def told() -> Told:
+    def told() -> BatchStatus:
         job = client.get_model_invocation_job(jobIdentifier=arn)
         done = (int(job.get(name) or 0) for name in ("successRecordCount", "errorRecordCount"))
-        return Told(str(job.get("status", "")), str(job.get("message") or ""), *done)
+        return BatchStatus(str(job.get("status", "")), str(job.get("message") or ""), *done)
 
     return _answer(told)
 

@@ -21,7 +21,7 @@ from raft_spark.recipe import prompts
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """A base row with what a student reads and is to say; `passages` in the order shown.
 
     `completion` is the answer that is trained on, `answer` the same without reasoning and quotes. `astray` is the answer to
@@ -56,7 +56,7 @@ class Format:
     find nothing but shards; `is_jsonl`: its consumer reads nothing else.
     """
 
-    record: Callable[[Row], Record | None]
+    record: Callable[[TrainingRow], Record | None]
     schema: pa.Schema
     about: str
     is_jsonl: bool = False
@@ -68,30 +68,30 @@ class Format:
         return f"{split if self.by_split else 'data'}/{split}-{number:05d}-of-{of:05d}"
 
 
-def messages(row: Row) -> Record:
+def messages(row: TrainingRow) -> Record:
     """Return one conversation: system, user with all passages and the question, assistant with the answer."""
     return {"messages": [*_asked(row), _said(row.completion)]}
 
 
-def prompt_completion(row: Row) -> Record:
+def prompt_completion(row: TrainingRow) -> Record:
     """Return the conversation cut in two, so that a trainer takes its loss on the answer only."""
     return {"prompt": _asked(row), "completion": [_said(row.completion)]}
 
 
-def answer_only(row: Row) -> Record:
+def answer_only(row: TrainingRow) -> Record:
     """Return question and answer without the chain of thought, as completions.style = "answer" would have them."""
     asked = row.asked.model_copy(update={"style": "answer"}) if row.asked.style == "cot" else row.asked
-    return {"prompt": prompts.student(row.question, row.passages, asked), "completion": [_said(row.answer)]}
+    return {"prompt": prompts.student_messages(row.question, row.passages, asked), "completion": [_said(row.answer)]}
 
 
-def preference(row: Row) -> Record | None:
+def preference(row: TrainingRow) -> Record | None:
     """Return the answer beside one that was led astray by a distractor, as DPO and its kin want them."""
     if row.astray is None:
         return None
     return {"prompt": _asked(row), "chosen": [_said(row.completion)], "rejected": [_said(row.astray)]}
 
 
-def notebook(row: Row) -> Record:
+def notebook(row: TrainingRow) -> Record:
     """Return the original notebook's columns; texts are the article's own, unchanged."""
     return {
         "question": row.question,
@@ -103,47 +103,47 @@ def notebook(row: Row) -> Record:
     }
 
 
-def jumpstart(row: Row) -> Record:
+def jumpstart(row: TrainingRow) -> Record:
     """Return the fields that TEMPLATE names."""
     system, user = _asked(row)
     return {
         "instruction": system["content"],
         "context": user["content"],
-        "response": prompts.as_data(row.completion),
+        "response": prompts.escape_markup(row.completion),
     }
 
 
-def bedrock(row: Row) -> Record:
+def bedrock(row: TrainingRow) -> Record:
     """Return one turn as Bedrock's fine-tuning wants it, without the strings that end a job of Nova."""
     system, user = (_unreserved(turn["content"]) for turn in _asked(row))
-    said = _unreserved(prompts.as_data(row.completion))
+    said = _unreserved(prompts.escape_markup(row.completion))
     turns = [{"role": "user", "content": [{"text": user}]}, {"role": "assistant", "content": [{"text": said}]}]
     return {"schemaVersion": "bedrock-conversation-2024", "system": [{"text": system}], "messages": turns}
 
 
-def alpaca(row: Row) -> Record:
+def alpaca(row: TrainingRow) -> Record:
     """Return the columns of Alpaca as LLaMA-Factory and Axolotl read them; `system` is the former's."""
     system, user = _asked(row)
-    said = prompts.as_data(row.completion)
+    said = prompts.escape_markup(row.completion)
     return {"instruction": user["content"], "input": "", "output": said, "system": system["content"]}
 
 
-def sharegpt(row: Row) -> Record:
+def sharegpt(row: TrainingRow) -> Record:
     """Return a conversation as ShareGPT named its turns."""
     system, user = _asked(row)
     turns = [
         {"from": "human", "value": user["content"]},
-        {"from": "gpt", "value": prompts.as_data(row.completion)},
+        {"from": "gpt", "value": prompts.escape_markup(row.completion)},
     ]
     return {"conversations": turns, "system": system["content"]}
 
 
-def _asked(row: Row) -> list[Message]:
-    return prompts.student(row.question, row.passages, row.asked)
+def _asked(row: TrainingRow) -> list[Message]:
+    return prompts.student_messages(row.question, row.passages, row.asked)
 
 
 def _said(answer: str) -> Message:
-    return {"role": "assistant", "content": prompts.as_data(answer)}
+    return {"role": "assistant", "content": prompts.escape_markup(answer)}
 
 
 def _unreserved(text: str) -> str:

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raft_spark.lake import parquet
-from raft_spark.lake.filesystem import Place, sha256
+from raft_spark.lake.filesystem import Storage, sha256
 
 BATCH_ROWS = 1_000
 
 
-class Shard:
+class ShardWriter:
     """One file being written; `file` describes it when the block has ended well, None when no record came."""
 
-    def __init__(self, at: Place, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
+    def __init__(self, at: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
         self.file: parquet.DataFile | None = None
         self._at, self._path, self._kind, self._schema = at, f"{path}.{kind}", kind, schema
         self._records: list[Mapping[str, Any]] = []

@@ -10,22 +10,22 @@ from typing import Any
 
 from raft_spark.config import Completions, Dataset, Lake
 from raft_spark.errors import InputError
-from raft_spark.formats.formats import Row
-from raft_spark.lake.filesystem import Place
+from raft_spark.formats.formats import TrainingRow
+from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import answer_checks, prompts
 
 TURN = 8  # tokens that a chat template takes at most for one turn, beside its text
 HEAD = 40  # and before the first turn, as that of Llama 3.1 with its dates
 
-Count = Callable[[str], int]
+TokenCounter = Callable[[str], int]
 
 
-def row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -> Row:
+def training_row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -> TrainingRow:
     """Return the row that formats write, with all its passages. What is `astray` and no answer, or the same one, is left out."""
     completion = joined["completion"].strip()
-    answer = answer_checks.read(completion).answer or completion if asked.style == "cot" else completion
+    answer = answer_checks.parse(completion).answer or completion if asked.style == "cot" else completion
     said, answer = _said(completion, answer, joined, conf, asked)
-    return Row(
+    return TrainingRow(
         pubid=joined["pubid"],
         question=joined["question"],
         passages=[document["text"] for document in joined["documents"]],
@@ -51,22 +51,24 @@ def _said(
 
 def _astray(answer: str | None, said: str, asked: Completions) -> str | None:
     answer = (answer or "").strip()
-    told = answer_checks.read(answer).answer if asked.style == "cot" else answer
+    told = answer_checks.parse(answer).answer if asked.style == "cot" else answer
     return None if not told or answer == said or prompts.REFUSAL.search(told) else answer
 
 
-def fitted(row: Row, oracle: Sequence[bool], taught: str, count: Count, most: int) -> list[str] | None:
+def fit_length(
+    row: TrainingRow, oracle: Sequence[bool], taught: str, count: TokenCounter, most: int
+) -> list[str] | None:
     """Return the passages that `most` tokens of prompt and answer have room for, in the order shown; None where the oracle
     and the answer alone are too many. `oracle` says which passages stay; of the others a hash says which goes first. A row
     without its oracle needs room for that, and for what the teacher said, `taught`, all the same: else rows with it would be
     left out more often, and P would not be what was asked for.
     """
-    bare = [turn["content"] for turn in prompts.student(row.question, [], row.asked)]
+    bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.asked)]
     answer = max(count(text) for text in (row.completion, taught, row.astray or ""))
     room = most - HEAD - answer - TURN - sum(count(text) + TURN for text in bare)
-    if row.distracted and count(prompts.as_data(row.oracle)) + count(prompts.SEPARATOR) > room:
+    if row.distracted and count(prompts.escape_markup(row.oracle)) + count(prompts.SEPARATOR) > room:
         return None
-    sizes = [count(prompts.as_data(text)) + count(prompts.SEPARATOR) for text in row.passages]
+    sizes = [count(prompts.escape_markup(text)) + count(prompts.SEPARATOR) for text in row.passages]
     going = sorted(
         (number for number, stays in enumerate(oracle) if not stays),
         key=lambda number: zlib.crc32(row.passages[number].encode()),
@@ -79,7 +81,7 @@ def fitted(row: Row, oracle: Sequence[bool], taught: str, count: Count, most: in
     return [row.passages[number] for number in sorted(kept)]
 
 
-def counter(tokenizer: str) -> Count:
+def token_counter(tokenizer: str) -> TokenCounter:
     """Return what counts a text's tokens: a tokenizer.json's content; "" counts one for 3 bytes, more than most texts of PubMed have."""
     if not tokenizer:
         return lambda text: -(-len(text.encode()) // 3)
@@ -96,9 +98,9 @@ def tokenizer(conf: Dataset, lake: Lake) -> str:
     if not conf.tokenizer:
         return ""
     folder, _, name = conf.tokenizer.rpartition("/")
-    text = (Place.of(lake, folder or ".").read(name) or b"{}").decode(errors="replace")
+    text = (Storage.of(lake, folder or ".").read(name) or b"{}").decode(errors="replace")
     try:
-        counter(text)
+        token_counter(text)
     except ImportError as error:
         msg = "dataset.tokenizer needs the package tokenizers: pip install 'raft-spark[hub]'"
         raise InputError(msg) from error

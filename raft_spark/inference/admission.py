@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from raft_spark.config import Price
 from raft_spark.endpoints.base import Reply, Request
-from raft_spark.inference.congestion import Health, Patience, Spacing, Window
-from raft_spark.inference.quota import UNLIMITED, Grant, Need
+from raft_spark.inference.congestion import AdaptiveTimeout, CongestionWindow, EndpointHealth, RateLimiter
+from raft_spark.inference.quota import UNLIMITED, Allocation, Demand
 
 CHARS_A_TOKEN = 3.5  # of English prose, to space calls by tokens until usage is known
 FEWEST_CHARS_A_TOKEN = 2.0  # to reserve money: no tokenizer in use cuts English finer on average
@@ -19,7 +19,7 @@ CERTAIN = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # f
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InFlightRequest:
     """One request on its way or answered; `pubid` is carried along. Times in seconds; latency is that of the last call.
 
     `open_then` calls were open when the last one started, this one included; `tokens` and `dollars` were set aside for it.
@@ -40,7 +40,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Tally:
+class TaskCounters:
     """What a task has done so far; its last replies count once they are stored. Fields are replaced, never changed in place.
 
     The reporter reads in this order while calls come back: `reserved` before `spent`, so that it never finds too little.
@@ -62,24 +62,24 @@ class Tally:
     trouble: str = ""
 
     @property
-    def need(self) -> Need:
+    def need(self) -> Demand:
         """Return what the ledger has to know."""
-        return Need(self.open, self.spent, self.reserved, self.next_call, self.draining)
+        return Demand(self.open, self.spent, self.reserved, self.next_call, self.draining)
 
 
-class Meter:
+class Admission:
     """Decide call by call, count call by call."""
 
     def __init__(
-        self, grant: Grant, price: Price, most_seconds: float, clock: Callable[[], float] = time.monotonic
+        self, grant: Allocation, price: Price, most_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.grant = grant
-        self.tally = Tally()
+        self.tally = TaskCounters()
         self._price, self._clock = price, clock
-        self._window = Window(grant.in_flight)
-        self._calls, self._tokens = Spacing(), Spacing()
-        self._patience = Patience(most_seconds)
-        self._health = Health(clock())
+        self._window = CongestionWindow(grant.in_flight)
+        self._calls, self._tokens = RateLimiter(), RateLimiter()
+        self._patience = AdaptiveTimeout(most_seconds)
+        self._health = EndpointHealth(clock())
 
     @property
     def stop(self) -> str:
@@ -102,7 +102,7 @@ class Meter:
             waits.append(self._tokens.wait(now, grant.tokens_per_minute / 60))
         return max(waits)
 
-    def started(self, asked: Asked) -> Asked:
+    def started(self, asked: InFlightRequest) -> InFlightRequest:
         """Count a call that is sent now; set its tokens and dollars aside."""
         now, grant, tally = self._clock(), self.grant, self.tally
         tokens = self._likely(asked.request)
@@ -123,11 +123,11 @@ class Meter:
             dollars=dollars,
         )
 
-    def seconds(self, asked: Asked) -> float:
+    def seconds(self, asked: InFlightRequest) -> float:
         """Return how long to wait for this call's answer."""
         return self._patience.seconds(asked.timeouts)
 
-    def finished(self, asked: Asked) -> Asked:
+    def finished(self, asked: InFlightRequest) -> InFlightRequest:
         """Count a call that came back, and learn from it."""
         now, tally, reply = self._clock(), self.tally, asked.reply
         used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
@@ -142,7 +142,7 @@ class Meter:
             return asked
         return self._failed(asked, now)
 
-    def _answered(self, asked: Asked, now: float) -> None:
+    def _answered(self, asked: InFlightRequest, now: float) -> None:
         """Take it as a sign that the endpoint works, whatever it thinks of this request."""
         self._window.answered()
         self._health.answered(now)
@@ -150,7 +150,7 @@ class Meter:
             self._patience.answered(asked.latency)
             self.tally.answered += 1
 
-    def _failed(self, asked: Asked, now: float) -> Asked:
+    def _failed(self, asked: InFlightRequest, now: float) -> InFlightRequest:
         reply, tally = asked.reply, self.tally
         if reply.error_class == "throttled":
             tally.throttled += 1
@@ -176,7 +176,7 @@ class Meter:
         prompt = request.characters / FEWEST_CHARS_A_TOKEN + TURNS
         return self._price.dollars(prompt, request.max_tokens)
 
-    def _paid(self, asked: Asked) -> float:
+    def _paid(self, asked: InFlightRequest) -> float:
         """Return the dollars of a call: by its usage; a call that was cut off may be billed, so it counts as the dearest."""
         reply = asked.reply
         if reply.prompt_tokens is None and reply.completion_tokens is None:

@@ -17,18 +17,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark.inference.admission import Asked, Tally
+from raft_spark.inference.admission import InFlightRequest, TaskCounters
 from raft_spark.lake import parquet, schemas
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.parquet import DataFile
 
 _SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
 
 
-class Store:
+class AnswerStore:
     """Gather rows and store them in the background; `files` yields each file once it is safe."""
 
-    def __init__(self, at: Place, prefix: str, flush_seconds: float, tally: Tally) -> None:
+    def __init__(self, at: Storage, prefix: str, flush_seconds: float, tally: TaskCounters) -> None:
         self._place, self._prefix, self._seconds, self._tally = at, prefix, flush_seconds, tally
         self._rows: list[dict[str, Any]] = []
         self._oldest = 0.0
@@ -61,32 +61,32 @@ class Store:
     def _stored(self, rows: list[dict[str, Any]]) -> DataFile:
         failed = Counter(row["error_class"] for row in rows if row["completion"] is None)
         day = rows[0]["created_at"].date().isoformat()
-        file = write(self._place, day, f"{self._prefix}-{uuid.uuid4().hex}", rows)
+        file = write_answers(self._place, day, f"{self._prefix}-{uuid.uuid4().hex}", rows)
         self._tally.answered_stored += len(rows) - failed.total()
         self._tally.failed_stored = dict(Counter(self._tally.failed_stored) + failed)
         return file
 
 
-def write(at: Place, day: str, name: str, rows: Sequence[Mapping[str, Any]]) -> DataFile:
+def write_answers(at: Storage, day: str, name: str, rows: Sequence[Mapping[str, Any]]) -> DataFile:
     """Store rows as one file below the folder of a day; its name goes on with how many are answered, and how many failed."""
     answered = sum(row["completion"] is not None for row in rows)
     path = f"data/day={day}/{name}-{answered}-{len(rows) - answered}.parquet"
     return parquet.write_file(at, path, pa.Table.from_pylist(rows, _SCHEMA))
 
 
-def prefix(run_id: str, partition: int) -> str:
+def file_prefix(run_id: str, partition: int) -> str:
     """Return how the names of a partition's files begin."""
     return f"{run_id}-p{partition:05d}"
 
 
-def stored_before(at: Place, prefix: str) -> set[str]:
+def stored_keys(at: Storage, prefix: str) -> set[str]:
     """Return the keys that lost attempts of the same task have stored, answered or failed: a task's own, some thousands."""
     names = (found.path for found in at.at("data").list() if found.path.rpartition("/")[2].startswith(f"{prefix}-"))
     tables = (pq.read_table(pa.BufferReader(at.read(f"data/{name}") or b""), columns=["key"]) for name in names)
     return {key for table in tables for key in table["key"].to_pylist()}
 
 
-def row(asked: Asked, model: str, run_id: str) -> dict[str, Any]:
+def answer_row(asked: InFlightRequest, model: str, run_id: str) -> dict[str, Any]:
     """Return the row of an answered or failed request, in the schema of the completions table."""
     reply, request = asked.reply, asked.request
     return {

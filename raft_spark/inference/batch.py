@@ -24,10 +24,10 @@ from raft_spark.common import ids, logs
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store, batch_input, batch_jobs
-from raft_spark.inference.admission import FEWEST_CHARS_A_TOKEN, TURNS, Asked
+from raft_spark.inference.admission import FEWEST_CHARS_A_TOKEN, TURNS, InFlightRequest
 from raft_spark.inference.quota import UNLIMITED
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import prompts
@@ -41,11 +41,11 @@ SPENT = "another batch job might pass completions.max_spend"
 Group = tuple[str, int, int]  # how its keys begin, how many they are, the characters of their questions and oracles
 
 
-class Watch:
+class BatchWatch:
     """The run as it goes: told by the thread that watches the jobs, read by those that show and store it."""
 
     def __init__(self, conf: config.Config, told: run_state.Run) -> None:
-        self.run = run_state.begun(told, 0)
+        self.run = run_state.start(told, 0)
         self.stop_reason = ""
         self.is_short = False  # of money: the last round left out what is missing
         self._retried = retried_classes(conf.completions)
@@ -73,7 +73,7 @@ class Watch:
         done = self.run.answered + sum(failed.values())
         self.run = replace(self.run, failed=failed, total=done + missing, open=0)
 
-    def looked(self, jobs: Sequence[batch_jobs.Job]) -> None:
+    def looked(self, jobs: Sequence[batch_jobs.BatchJob]) -> None:
         """Take what the service says of the jobs; say it where it has changed."""
         going = [job for job in jobs if job.state == "submitted" and not job.ended]
         self.run = replace(self.run, updated_at=ids.now(), open=sum(job.records for job in going))
@@ -119,26 +119,26 @@ def ask(
 
     Raises ConfigError, before anything starts, when the jobs could not read their input.
     """
-    at, watch, trouble = batch_jobs.folder(conf, told.id), Watch(conf, told), ""
+    at, watch, trouble = batch_jobs.folder(conf, told.id), BatchWatch(conf, told), ""
     watched = conf.completions.batch
     said = f"batch jobs of {watched.min_records:,} to {watched.max_records:,} records, looked at every {watched.poll_seconds:g} s"
     with (
         worker_errors(),
-        session.stoppable(spark, watch.stop),
-        run_state.kept(conf.lake, watch.told),
+        session.stop_on_signals(spark, watch.stop),
+        run_state.store_periodically(conf.lake, watch.told),
         progress.asking(watch.told, said),
     ):
         try:
             _rounds(spark, conf, at, watch, missing)
         except EndpointError as error:
             trouble = f"fails at batch jobs: {error}"
-    ended = run_state.ended(watch.run, trouble, watch.stop_reason)
+    ended = run_state.finish(watch.run, trouble, watch.stop_reason)
     run_state.write(conf.lake, ended)
     return ended
 
 
 def _rounds(
-    spark: SparkSession, conf: config.Config, at: Place, watch: Watch, missing: Callable[[], DataFrame]
+    spark: SparkSession, conf: config.Config, at: Storage, watch: BatchWatch, missing: Callable[[], DataFrame]
 ) -> None:
     """Collect what is pending, then go round after round, at most `attempts`."""
     pending = batch_jobs.pending(conf.lake)
@@ -159,7 +159,7 @@ def _rounds(
         watch.stop(SPENT)
 
 
-def _cut(missing: DataFrame, conf: config.Config, at: Place, watch: Watch) -> list[batch_jobs.Job]:
+def _cut(missing: DataFrame, conf: config.Config, at: Storage, watch: BatchWatch) -> list[batch_jobs.BatchJob]:
     """Begin jobs for what is missing and can be paid; none when too little is left for a job."""
     missing = missing.persist()
     try:
@@ -188,7 +188,7 @@ def _is_payable(missing: DataFrame, conf: config.Config, spent: float) -> str:
     characters = F.sum(F.length("question") + F.length("oracle"))
     begin = F.substring("key", 1, 3).alias("begin")
     found = missing.groupBy(begin).agg(F.count("*"), characters).orderBy("begin").collect()  # 4,096 at most
-    around = prompts.request("", "", conf.teacher.model, conf.completions)
+    around = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
     groups = [(row[0], row[1], row[2]) for row in found]
     beyond = first_beyond(limit - spent, groups, around, price(conf.price))
     return f"key < '{beyond}'" if beyond else "true"
@@ -213,10 +213,10 @@ def price(price: config.Price) -> config.Price:
 
 
 def _collect(
-    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.Job], watch: Watch
-) -> list[batch_jobs.Job]:
+    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.BatchJob], watch: BatchWatch
+) -> list[batch_jobs.BatchJob]:
     """Watch jobs; store the answers of those that end, a task each; only then are they collected. Return those."""
-    done: list[batch_jobs.Job] = []
+    done: list[batch_jobs.BatchJob] = []
     for ended in batch_jobs.finished(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
         stored = map_in_arrow(
@@ -232,33 +232,35 @@ def _collect(
 
 
 def _stored(
-    batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str, form: logs.Form
+    batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str, form: logs.LogFormat
 ) -> Iterator[pa.RecordBatch]:
     """Store all answers of each job; yield what they come to."""
-    logs.start(form, stage=schemas.COMPLETIONS, run_id=run_id)
-    for _, pieces in parquet.taken(batches):
-        for job in (batch_jobs.Job(**piece["job"]) for piece in pieces):
+    logs.configure(form, stage=schemas.COMPLETIONS, run_id=run_id)
+    for _, pieces in parquet.by_task(batches):
+        for job in (batch_jobs.BatchJob(**piece["job"]) for piece in pieces):
             ignored: Counter[str] = Counter()
             rows = (
-                _row(answer, job, run_id) for answer in batch_jobs.replies(job, Place.of(lake, job.folder), ignored)
+                _row(answer, job, run_id) for answer in batch_jobs.replies(job, Storage.of(lake, job.folder), ignored)
             )
             for chunk in itertools.count():
                 some = list(itertools.islice(rows, ROWS_A_FILE))
                 if not some:
                     break
-                answer_store.write(tables.place(lake, schemas.COMPLETIONS), job.day, f"{job.name}-c{chunk:05d}", some)
+                answer_store.write_answers(
+                    tables.storage(lake, schemas.COMPLETIONS), job.day, f"{job.name}-c{chunk:05d}", some
+                )
                 yield _outcomes(some)
             if ignored:
                 LOG.warning("output of job %s: %s lines are no answers", job.name, dict(ignored))
 
 
-def _row(answer: batch_jobs.Answer, job: batch_jobs.Job, run_id: str) -> dict[str, Any]:
+def _row(answer: batch_jobs.BatchAnswer, job: batch_jobs.BatchJob, run_id: str) -> dict[str, Any]:
     """Return a row as the stage stores it: the request is known by its names, and nobody knows how long it took."""
     key, named, reply = answer
     model = str(job.call["modelId"])
-    asked = Asked(named.pubid, Request("", model, {"max_tokens": named.max_tokens}), attempts=1, reply=reply)
+    asked = InFlightRequest(named.pubid, Request("", model, {"max_tokens": named.max_tokens}), attempts=1, reply=reply)
     own = {"key": key, "key_of_any_length": named.key_of_any_length, "latency_ms": None}
-    return {**answer_store.row(asked, model, run_id), **own}
+    return {**answer_store.answer_row(asked, model, run_id), **own}
 
 
 def _outcomes(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:

@@ -20,8 +20,8 @@ from pyspark.sql import DataFrame
 from raft_spark import config
 from raft_spark.endpoints import converse
 from raft_spark.errors import InputError
-from raft_spark.inference.batch_jobs import File, Named, key_line
-from raft_spark.lake.filesystem import Place
+from raft_spark.inference.batch_jobs import BatchFile, RecordKey, key_line
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.recipe import prompts
 
@@ -30,26 +30,26 @@ MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class BatchInputTask:
     """What every task gets; `name` begins the names of all files of this cut, and of their jobs."""
 
     conf: config.Completions
     model: str
-    at: Place
+    at: Storage
     name: str
 
 
-def files(missing: DataFrame, conf: config.Config, at: Place, count: int) -> list[File]:
+def files(missing: DataFrame, conf: config.Config, at: Storage, count: int) -> list[BatchFile]:
     """Write `missing` (columns key, pubid, question, oracle; `count` rows) into input files at `at`, a run's folder.
 
     The names are new ones each time, so that what an earlier try has left is never part of a job.
     """
     tasks = max(1, -(-count // conf.completions.batch.max_records))
     name = f"{at.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
-    work = Work(conf.completions, conf.teacher.model, at, name)
+    work = BatchInputTask(conf.completions, conf.teacher.model, at, name)
     written = map_in_arrow(missing.repartition(tasks), partial(_written, work=work), FILES)
     with worker_errors():
-        found = [File(**row.asDict()) for row in written.collect()]  # a row a file, some hundreds at most
+        found = [BatchFile(**row.asDict()) for row in written.collect()]  # a row a file, some hundreds at most
     if sum(file.records for file in found) != count:
         msg = f"{at.root}/input holds {sum(file.records for file in found)} of {count} requests; nothing was submitted"
         raise InputError(msg)
@@ -76,7 +76,7 @@ def _sums(lengths: Sequence[int], cut: Sequence[int]) -> list[int]:
     return [sum(itertools.islice(rest, records)) for records in cut]
 
 
-def _written(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _written(batches: Iterator[pa.RecordBatch], work: BatchInputTask) -> Iterator[pa.RecordBatch]:
     """Write one partition's files; yield a description of each."""
     rows = (row for batch in batches for row in batch.to_pylist())
     context = TaskContext.get()
@@ -91,14 +91,14 @@ def _written(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.Recor
             begin += records
 
 
-def _spooled(row: dict[str, Any], spool: IO[bytes], work: Work) -> tuple[str, int]:
+def _spooled(row: dict[str, Any], spool: IO[bytes], work: BatchInputTask) -> tuple[str, int]:
     """Write a request's line into the spool; return its line of the keys, and how many bytes it has."""
-    request = prompts.request(row["question"], row["oracle"], work.model, work.conf)
-    named = Named(row["pubid"], request.key_of_any_length, request.max_tokens)
+    request = prompts.teacher_request(row["question"], row["oracle"], work.model, work.conf)
+    named = RecordKey(row["pubid"], request.key_of_any_length, request.max_tokens)
     return key_line(row["key"], named), spool.write(converse.line(row["key"], request))
 
 
-def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Place) -> pa.RecordBatch:
+def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Storage) -> pa.RecordBatch:
     """Copy the next lines of the spool into one whole object, beside their keys; describe it."""
     digest = sha256()
     with at.whole(f"input/{name}.jsonl") as local, local.open("wb") as file:
@@ -107,6 +107,6 @@ def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Pl
             digest.update(line)
             file.write(line)
     at.write(f"keys/{name}.tsv", "".join(keys for keys, _ in listed).encode())
-    written = File(name, len(listed), sum(length for _, length in listed), digest.hexdigest())
+    written = BatchFile(name, len(listed), sum(length for _, length in listed), digest.hexdigest())
     row = {"name": written.name, "records": written.records, "bytes": written.bytes, "sha256": written.sha256}
     return pa.RecordBatch.from_pylist([row], FILES)

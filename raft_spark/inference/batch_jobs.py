@@ -28,7 +28,7 @@ from raft_spark.endpoints import bedrock_batch, converse
 from raft_spark.endpoints.base import Reply
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.lake import schemas
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 State = Literal["submitting", "submitted", "collected", "dropped"]
 READ_BYTES = 8_000_000  # a call to S3 each
@@ -37,7 +37,7 @@ SLICE = 1.0  # seconds: a request to stop is heard within
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class RecordKey:
     """What the row of a request says beside its key and its reply."""
 
     pubid: int
@@ -45,12 +45,12 @@ class Named:
     max_tokens: int
 
 
-Answer = tuple[str, Named, Reply]  # key, named, reply
+BatchAnswer = tuple[str, RecordKey, Reply]  # key, named, reply
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class BatchFile:
     """One input file: its job's name, its records, its size and digest."""
 
     name: str
@@ -60,7 +60,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class BatchJob:
     """A job as the lake knows it, cut on the `day` (YYYY-MM-DD, UTC). `call` is all that is sent to make it; `status`, `message` and the counts are the
     service's last words, which only a running driver keeps.
     """
@@ -83,17 +83,17 @@ class Job:
         return self.status in bedrock_batch.ENDED
 
 
-def pending(lake: Lake) -> list[Job]:
+def pending(lake: Lake) -> list[BatchJob]:
     """Return the jobs that were begun and not collected, by any run, in the order of their names."""
     at = _batches(lake)
     stored = (at.read(file.path) for file in at.list(deep=False) if file.path.endswith(".json"))
-    jobs = (Job(**json.loads(told)) for told in stored if told)
+    jobs = (BatchJob(**json.loads(told)) for told in stored if told)
     return [job for job in jobs if job.state in {"submitting", "submitted"}]
 
 
-def folder(conf: Config, run_id: str) -> Place:
+def folder(conf: Config, run_id: str) -> Storage:
     """Return where a run's files lie. Raises ConfigError when Bedrock could not read them there."""
-    place = Place.of(conf.lake, conf.teacher.batch_folder.rstrip("/") or _batches(conf.lake).root).at(run_id)
+    place = Storage.of(conf.lake, conf.teacher.batch_folder.rstrip("/") or _batches(conf.lake).root).at(run_id)
     if place.is_local and urlsplit(conf.teacher.url).hostname not in LOOPBACK:
         msg = (
             f"batch jobs read from S3, and {place.root} is a local folder, which only a fake endpoint on this machine reads; "
@@ -103,18 +103,18 @@ def folder(conf: Config, run_id: str) -> Place:
     return place
 
 
-def begun(conf: Config, at: Place, files: Sequence[File]) -> list[Job]:
+def begun(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJob]:
     """Write a job for each file into the lake; from here on no other run cuts its keys again."""
     day = dt.datetime.now(dt.UTC).date().isoformat()
-    jobs = [Job(file.name, at.root, day, file.records, _call(conf, at, file.name, file.sha256)) for file in files]
+    jobs = [BatchJob(file.name, at.root, day, file.records, _call(conf, at, file.name, file.sha256)) for file in files]
     for job in jobs:
         _store(conf.lake, job)
     return jobs
 
 
 def finished(
-    conf: Config, jobs: Sequence[Job], tell: Callable[[list[Job]], None], going: Callable[[], bool]
-) -> Iterator[list[Job]]:
+    conf: Config, jobs: Sequence[BatchJob], tell: Callable[[list[BatchJob]], None], going: Callable[[], bool]
+) -> Iterator[list[BatchJob]]:
     """Submit the jobs that are not submitted yet, look at all every poll_seconds, yield those that have ended since the
     last look, so that tasks can collect them side by side.
 
@@ -135,7 +135,7 @@ def finished(
         _pause(conf.completions.batch.poll_seconds if left else 0, going)
 
 
-def replies(job: Job, at: Place, ignored: Counter[str]) -> Iterator[Answer]:
+def replies(job: BatchJob, at: Storage, ignored: Counter[str]) -> Iterator[BatchAnswer]:
     """Read what became of every record of a job that has ended; `at` is its folder. Runs in workers, line by line.
 
     `ignored` counts lines of the output that are no answer: `unknown`, `doubled` or `unreadable`. Raises InputError
@@ -176,31 +176,31 @@ def joined(
         yield key, named, failed.get(key) or converse.failed("unavailable", why)
 
 
-def key_line(key: str, named: Named) -> str:
+def key_line(key: str, named: RecordKey) -> str:
     """Lay out a line of keys/NAME.tsv."""
     return f"{key}\t{named.pubid}\t{named.key_of_any_length}\t{named.max_tokens}\n"
 
 
-def _named(line: str) -> tuple[str, Named]:
+def _named(line: str) -> tuple[str, RecordKey]:
     key, pubid, key_of_any_length, max_tokens = line.split("\t")
-    return key, Named(int(pubid), key_of_any_length, int(max_tokens))
+    return key, RecordKey(int(pubid), key_of_any_length, int(max_tokens))
 
 
-def collected(lake: Lake, job: Job) -> None:
+def collected(lake: Lake, job: BatchJob) -> None:
     """End a job, after all its answers are stored."""
     _store(lake, replace(job, state="collected"))
 
 
-def _batches(lake: Lake) -> Place:
-    return Place.of(lake).at(schemas.COMPLETIONS, "batches")
+def _batches(lake: Lake) -> Storage:
+    return Storage.of(lake).at(schemas.COMPLETIONS, "batches")
 
 
-def _store(lake: Lake, job: Job) -> Job:
+def _store(lake: Lake, job: BatchJob) -> BatchJob:
     _batches(lake).write(f"{job.name}.json", json.dumps(dataclasses.asdict(job), indent=1).encode())
     return job
 
 
-def _call(conf: Config, at: Place, name: str, digest: str) -> dict[str, Any]:
+def _call(conf: Config, at: Storage, name: str, digest: str) -> dict[str, Any]:
     """Lay out CreateModelInvocationJob, as a function of the settings and the input alone."""
     teacher = conf.teacher
     tags = {**teacher.request_metadata, "raft-spark": name}
@@ -217,11 +217,11 @@ def _call(conf: Config, at: Place, name: str, digest: str) -> dict[str, Any]:
     }
 
 
-def _s3(at: Place, path: str) -> str:
+def _s3(at: Storage, path: str) -> str:
     return at.path(path) if at.is_local else f"s3://{at.path(path)}"
 
 
-def _looked(client: Any, conf: Config, job: Job) -> Job:  # noqa: ANN401 - boto3's
+def _looked(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN401 - boto3's
     """Bring a job one step on; it stays as it is when the service has no time."""
     if job.state == "submitting":
         job = _submitted(client, conf, job)
@@ -229,7 +229,7 @@ def _looked(client: Any, conf: Config, job: Job) -> Job:  # noqa: ANN401 - boto3
     return replace(job, **dataclasses.asdict(told)) if told else job
 
 
-def _submitted(client: Any, conf: Config, job: Job) -> Job:  # noqa: ANN401 - boto3's
+def _submitted(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN401 - boto3's
     """Find the job at the service, else make it; its ARN is in the lake before anything else.
 
     A job that never reached the service, and would be made otherwise today, is dropped: its records are cut anew.
@@ -246,7 +246,7 @@ def _submitted(client: Any, conf: Config, job: Job) -> Job:  # noqa: ANN401 - bo
     return _store(conf.lake, replace(job, state="submitted", arn=arn)) if arn else job
 
 
-def _is_wanted(conf: Config, job: Job) -> bool:
+def _is_wanted(conf: Config, job: BatchJob) -> bool:
     own = {"modelId": conf.teacher.model, "roleArn": conf.teacher.role_arn}
     return all(job.call[name] == value for name, value in own.items())
 
@@ -257,6 +257,6 @@ def _pause(seconds: float, going: Callable[[], bool]) -> None:
         time.sleep(min(rest, SLICE))
 
 
-def _lines(at: Place, path: str) -> Iterator[bytes]:
+def _lines(at: Storage, path: str) -> Iterator[bytes]:
     with at.filesystem.open_input_stream(at.path(path)) as stream:
         yield from io.BufferedReader(stream, READ_BYTES)

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from raft_spark.config import Config, Lake
 from raft_spark.lake import dataframes, parquet, schemas, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow
 
 _MERGED = re.compile(r"[^-]+-[^-]+-[^-]+-\d{5}[.]parquet")  # VERSION-NUMBER; a small file's name has more parts
@@ -34,11 +34,11 @@ def publish(
 ) -> tables.Version:
     """Publish all answers that the store holds as a new version."""
     previous = tables.current(conf.lake, schemas.COMPLETIONS)
-    store = tables.place(conf.lake, schemas.COMPLETIONS)
+    store = tables.storage(conf.lake, schemas.COMPLETIONS)
     for path in previous.merged_from if previous else ():
         store.delete(path)
     listed = previous.files if previous else ()
-    groups = grouped(store, {file.path for file in listed}, conf.lake.file_mb * 1_000_000)
+    groups = group_files(store, {file.path for file in listed}, conf.lake.file_mb * 1_000_000)
     merged = _merged(spark, groups, store, new.id, conf.lake)
     small = tuple(path for group in groups for path in group["paths"])
     version = tables.publish(new, conf, [*listed, *merged], inputs, counts, small)
@@ -47,7 +47,7 @@ def publish(
     return version
 
 
-def grouped(store: Place, listed: set[str], size: int) -> list[dict[str, Any]]:
+def group_files(store: Storage, listed: set[str], size: int) -> list[dict[str, Any]]:
     """Return which unlisted small files of a day become one: in order, about `size` bytes together."""
     unlisted = (file for file in store.at("data").list() if f"data/{file.path}" not in listed)
     found = [file for file in unlisted if not _MERGED.fullmatch(file.path.rpartition("/")[2])]
@@ -64,7 +64,7 @@ def grouped(store: Place, listed: set[str], size: int) -> list[dict[str, Any]]:
 
 
 def _merged(
-    spark: SparkSession, groups: list[dict[str, Any]], store: Place, version: str, lake: Lake
+    spark: SparkSession, groups: list[dict[str, Any]], store: Storage, version: str, lake: Lake
 ) -> list[parquet.DataFile]:
     if not groups:
         return []
@@ -73,12 +73,12 @@ def _merged(
     ]
     tasks = dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
     write = partial(_write, store=store, row_group_rows=lake.row_group_rows)
-    return dataframes.collected(map_in_arrow(tasks, write, schemas.FILES))
+    return dataframes.collect_files(map_in_arrow(tasks, write, schemas.FILES))
 
 
-def _write(batches: Iterator[pa.RecordBatch], store: Place, row_group_rows: int) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], store: Storage, row_group_rows: int) -> Iterator[pa.RecordBatch]:
     """Write each group as one file, a small file in memory at a time."""
-    for _, pieces in parquet.taken(batches):
+    for _, pieces in parquet.by_task(batches):
         for piece in pieces:
             with store.whole(piece["path"]) as local:
                 with pq.ParquetWriter(local, _SCHEMA, **parquet.PARQUET) as writer:
@@ -86,5 +86,5 @@ def _write(batches: Iterator[pa.RecordBatch], store: Place, row_group_rows: int)
                         table = pq.read_table(pa.BufferReader(store.read(path) or b""))
                         whole = pa.concat_tables([_SCHEMA.empty_table(), table], promote_options="default")
                         writer.write_table(whole.select(_SCHEMA.names), row_group_size=row_group_rows)
-                file = parquet.described(local, piece["path"])
-            yield parquet.as_batch([file])
+                file = parquet.describe(local, piece["path"])
+            yield parquet.files_batch([file])

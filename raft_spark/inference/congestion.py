@@ -21,7 +21,7 @@ FEWEST_FAILURES = 4  # that end a run, however small the window
 SILENT_SECONDS = 5.0  # without an answer, after there were some, before an endpoint counts as dead
 
 
-class Window:
+class CongestionWindow:
     """How many calls may be open: half as many after throttling, quickly back to nearly the level that was throttled, by one
     a window of answers up to it, and beyond it only after a calm time, which doubles each time the level proves true.
 
@@ -89,7 +89,7 @@ class Window:
         self._shrunk_at, self._answers = now, 0
 
 
-class Spacing:
+class RateLimiter:
     """Keep `rate` units a second (of calls, of tokens), evenly, without a burst at the start.
 
     What was sent is owed in units, not in time, since the rate of a task that joins is next to nothing until others give way.
@@ -114,7 +114,7 @@ class Spacing:
         self._at = now
 
 
-class Patience:
+class AdaptiveTimeout:
     """How long to wait for an answer: some times the slowest of the last ones, once there were enough."""
 
     def __init__(self, most: float) -> None:
@@ -134,14 +134,14 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HealthStatus:
     """`window_failed`: a whole window of calls failed without an answer; `dead`: the endpoint does not answer at all."""
 
     window_failed: bool = False
     dead: bool = False
 
 
-class Health:
+class EndpointHealth:
     """Count failures in a row. One bad request that fails again and again says nothing about the endpoint."""
 
     def __init__(self, now: float) -> None:
@@ -155,14 +155,14 @@ class Health:
         self._since, self._answered, self._calls = now, True, 0
         self._requests.clear()
 
-    def failed(self, request: Hashable, now: float, window: int, cap: int) -> Verdict:
+    def failed(self, request: Hashable, now: float, window: int, cap: int) -> HealthStatus:
         """Judge after a call that got no answer; `cap` is the window of a healthy endpoint."""
         self._calls += 1
         self._requests.add(request)
         several = len(self._requests) > 1
         silent = not self._answered or now - self._since >= SILENT_SECONDS
         dead = self._calls >= max(FEWEST_FAILURES, cap) and silent
-        return Verdict(window_failed=several and self._calls % max(1, window) == 0, dead=several and dead)
+        return HealthStatus(window_failed=several and self._calls % max(1, window) == 0, dead=several and dead)
 
     def silent_seconds(self, now: float) -> float:
         """Return how long ago the last answer came, or the run began."""

@@ -24,9 +24,9 @@ from multiprocessing.connection import Connection, Listener, answer_challenge, d
 from typing import Any
 
 from raft_spark.common import ids
-from raft_spark.common.background import beside
-from raft_spark.inference.admission import Meter, Tally
-from raft_spark.inference.quota import Grant, Ledger, Limits
+from raft_spark.common.background import in_background
+from raft_spark.inference.admission import Admission, TaskCounters
+from raft_spark.inference.quota import Allocation, ClusterLimits, QuotaLedger
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
 
@@ -43,7 +43,7 @@ LOST = (OSError, EOFError, AuthenticationError)
 
 
 @dataclass(frozen=True)
-class Desk:
+class CoordinatorAddress:
     """Where tasks find the driver. `key` opens it and is worth nothing after the run."""
 
     host: str
@@ -54,12 +54,12 @@ class Desk:
 class Coordinator:
     """The driver's side: shares the limits out, adds up what was done, hands on a reason to stop."""
 
-    def __init__(self, limits: Limits, run: Run, hourly_price: float, seconds: float) -> None:
+    def __init__(self, limits: ClusterLimits, run: Run, hourly_price: float, seconds: float) -> None:
         self.running = 0  # tasks, as Spark knows them; set by whoever can ask it
         self.trouble = ""  # why the endpoint is given up
         self._stop = ""
-        self._ledger, self._run, self._hourly_price = Ledger(limits), run, hourly_price
-        self._tallies: dict[str, Tally] = {}
+        self._ledger, self._run, self._hourly_price = QuotaLedger(limits), run, hourly_price
+        self._tallies: dict[str, TaskCounters] = {}
         self._here: set[str] = set()
         self._lock = threading.Lock()
         self._begin = time.monotonic()
@@ -77,14 +77,14 @@ class Coordinator:
         """Let no task start another call; the first reason stays."""
         self._stop = self._stop or reason
 
-    def beat(self, task: str, tally: Tally) -> Grant:
+    def beat(self, task: str, tally: TaskCounters) -> Allocation:
         """Take what a task has done; return what it may do."""
         with self._lock:
             self._tallies[task] = tally
             self._here.add(task)
             same_rows = [_attempt(other) for other in self._here - {task} if _partition(other) == _partition(task)]
             if any(attempt < _attempt(task) for attempt in same_rows):
-                return Grant(0, 0.0, 0.0, 0.0, self.stop_reason, waits=True)
+                return Allocation(0, 0.0, 0.0, 0.0, self.stop_reason, waits=True)
             self.trouble = self.trouble or tally.trouble
             granted = self._ledger.grant(task, tally.need, max(self.running, self._starting()))
             if time.monotonic() > self._over:
@@ -151,7 +151,9 @@ def _attempt(task: str) -> int:
 
 
 @contextmanager
-def listening(coordinator: Coordinator, bind: str, host: str, key: bytes, running: Callable[[], int]) -> Iterator[Desk]:
+def serve(
+    coordinator: Coordinator, bind: str, host: str, key: bytes, running: Callable[[], int]
+) -> Iterator[CoordinatorAddress]:
     """Serve the tasks on a free port of the address `bind`, which they know as `host`; `running` counts those Spark has."""
     over = threading.Event()
     with Listener((bind, 0), backlog=256) as listener:
@@ -162,7 +164,7 @@ def listening(coordinator: Coordinator, bind: str, host: str, key: bytes, runnin
         ):
             threading.Thread(target=target, args=arguments, daemon=True).start()
         try:
-            yield Desk(host, port, key)
+            yield CoordinatorAddress(host, port, key)
         finally:
             over.set()
             socket.create_connection((bind, port)).close()  # closing alone would not wake who waits in accept
@@ -189,14 +191,14 @@ def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None
         while not properly:
             told = _heard(connection, SPEAKS_WITHIN)
             task, properly = told["task"], told["over"]
-            granted = coordinator.beat(task, Tally(**told["tally"]))
+            granted = coordinator.beat(task, TaskCounters(**told["tally"]))
             connection.send_bytes(json.dumps(dataclasses.asdict(granted)).encode())
     if task:
         coordinator.left(task, properly=properly)
 
 
 @contextmanager
-def reporting(desk: Desk, task: str, meter: Meter) -> Iterator[None]:
+def report_to_driver(desk: CoordinatorAddress, task: str, meter: Admission) -> Iterator[None]:
     """Keep `meter.grant` up to date while the block runs; it has been heard once before the block begins."""
     try:
         connection = _connected(desk)
@@ -207,17 +209,19 @@ def reporting(desk: Desk, task: str, meter: Meter) -> Iterator[None]:
         )
         yield
         return
-    with beside(lambda over: _report(connection, desk, task, meter, over)):
+    with in_background(lambda over: _report(connection, desk, task, meter, over)):
         yield
 
 
-def wait_for_the_one_before(meter: Meter) -> None:
+def wait_for_previous_attempt(meter: Admission) -> None:
     """Return when no earlier attempt at the same rows runs any more: what it had open is stored then."""
     while meter.grant.waits and not meter.stop:
         time.sleep(BEAT)
 
 
-def _report(connection: Connection, desk: Desk, task: str, meter: Meter, over: threading.Event) -> None:
+def _report(
+    connection: Connection, desk: CoordinatorAddress, task: str, meter: Admission, over: threading.Event
+) -> None:
     """Tell and hear, in a thread of the task; a lost connection is made again, and until then no call starts."""
     is_over = False
     while not is_over:
@@ -234,7 +238,7 @@ def _report(connection: Connection, desk: Desk, task: str, meter: Meter, over: t
     connection.close()
 
 
-def _connected(desk: Desk) -> Connection:
+def _connected(desk: CoordinatorAddress) -> Connection:
     """Open a connection as multiprocessing's own Client does, which would wait for a lost machine for minutes."""
     with socket.create_connection((desk.host, desk.port), timeout=SPEAKS_WITHIN) as opened:
         opened.settimeout(None)
@@ -246,9 +250,9 @@ def _connected(desk: Desk) -> Connection:
     return connection
 
 
-def _beat(connection: Connection, task: str, tally: Tally, *, over: bool = False) -> Grant:
+def _beat(connection: Connection, task: str, tally: TaskCounters, *, over: bool = False) -> Allocation:
     connection.send_bytes(json.dumps({"task": task, "tally": dataclasses.asdict(tally), "over": over}).encode())
-    return Grant(**_heard(connection, ANSWERS_WITHIN))
+    return Allocation(**_heard(connection, ANSWERS_WITHIN))
 
 
 def _heard(connection: Connection, seconds: float) -> Any:  # noqa: ANN401 - what the other side says, of a known shape

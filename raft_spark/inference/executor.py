@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from raft_spark.endpoints.base import RETRIED, Reply, Request
-from raft_spark.inference.admission import Asked, Meter
+from raft_spark.inference.admission import Admission, InFlightRequest
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 TICK = 0.5  # seconds: how long the window stays silent at most
@@ -24,7 +24,7 @@ Ask = Callable[[Request, float], Reply]  # the seconds are how long to wait for 
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RetryLimits:
     """Of each request: `attempts` that are not throttled, and a deadline after which no call for it starts.
 
     A throttled call costs the endpoint nothing, so only the deadline ends a request that is throttled again and again.
@@ -34,14 +34,16 @@ class Limits:
     deadline_seconds: float
 
 
-def answers(requests: Iterator[tuple[int, Request]], ask: Ask, limits: Limits, meter: Meter) -> Iterator[Asked | None]:
+def ask_all(
+    requests: Iterator[tuple[int, Request]], ask: Ask, limits: RetryLimits, meter: Admission
+) -> Iterator[InFlightRequest | None]:
     """Yield every request with its last reply, in the order they are finished; None at least every TICK, so that the
     caller can store what it has.
 
     When the meter says stop, no call starts any more; the open ones are waited for, and what has failed is yielded.
     """
-    line = _Line(Asked(pubid, request) for pubid, request in requests)
-    done: SimpleQueue[Future[Asked]] = SimpleQueue()
+    line = _Line(InFlightRequest(pubid, request) for pubid, request in requests)
+    done: SimpleQueue[Future[InFlightRequest]] = SimpleQueue()
     with ThreadPoolExecutor(10_000, thread_name_prefix="ask") as threads:  # made one by one, as calls are open at once
         while True:
             while not meter.stop and (asked := line.head(meter.grant.in_flight)):
@@ -71,10 +73,10 @@ def answers(requests: Iterator[tuple[int, Request]], ask: Ask, limits: Limits, m
 class _Line:
     """Requests that wait for their turn: those to be asked again, when they are due, then fresh ones."""
 
-    def __init__(self, fresh: Iterator[Asked]) -> None:
+    def __init__(self, fresh: Iterator[InFlightRequest]) -> None:
         self._fresh = fresh
-        self._head: Asked | None = None
-        self._again: list[tuple[float, int, Asked]] = []
+        self._head: InFlightRequest | None = None
+        self._again: list[tuple[float, int, InFlightRequest]] = []
         self._order = itertools.count()
         self._is_over = False
 
@@ -83,7 +85,7 @@ class _Line:
         """Say whether all that came has been handed out."""
         return self._is_over and self._head is None and not self._again
 
-    def head(self, most_waiting: int) -> Asked | None:
+    def head(self, most_waiting: int) -> InFlightRequest | None:
         """Look at the next; while more than `most_waiting` wait to be asked again, no fresh one is taken."""
         if self._head is None:
             if self._again and self._again[0][0] <= time.monotonic():
@@ -97,7 +99,7 @@ class _Line:
         """Take away what `head` showed."""
         self._head = None
 
-    def push(self, due: float, asked: Asked) -> None:
+    def push(self, due: float, asked: InFlightRequest) -> None:
         """Let a request wait until it is due again."""
         heapq.heappush(self._again, (due, next(self._order), asked))
 
@@ -105,20 +107,20 @@ class _Line:
         """Return the seconds until the first that waits is due."""
         return max(0.001, self._again[0][0] - time.monotonic()) if self._again else TICK
 
-    def given_up(self) -> Iterator[Asked]:
+    def given_up(self) -> Iterator[InFlightRequest]:
         """Yield those that were asked and failed, and forget the rest."""
         waiting = [self._head, *(asked for _, _, asked in self._again)]
         self._is_over, self._head, self._again = True, None, []
         yield from (asked for asked in waiting if asked and asked.attempts)
 
 
-def _sent(asked: Asked, ask: Ask, meter: Meter) -> Asked:
+def _sent(asked: InFlightRequest, ask: Ask, meter: Admission) -> InFlightRequest:
     begin = time.monotonic()
     reply = ask(asked.request, meter.seconds(asked))
     return replace(asked, latency=time.monotonic() - begin, reply=reply)
 
 
-def _next_attempt(asked: Asked, limits: Limits) -> float | None:
+def _next_attempt(asked: InFlightRequest, limits: RetryLimits) -> float | None:
     """Return when to ask again, None when the reply stands."""
     counted = asked.attempts - asked.throttles
     if asked.reply.error_class not in RETRIED or counted >= limits.attempts:

@@ -42,12 +42,12 @@ def ask(conf: config.Config, pubid: int | None = None) -> Preview:
 
     Raises InputError if there is no base table or no such article in it, EndpointError if the teacher gives no answer.
     """
-    row = tables.first_row(conf.lake, tables.needed(conf.lake, schemas.BASE), pubid)
+    row = tables.first_row(conf.lake, tables.require(conf.lake, schemas.BASE), pubid)
     with (
         endpoints.serving(conf.teacher) as endpoint,
         closing(endpoints.connect(endpoint, 1, conf.completions.timeout_seconds)) as client,
     ):
-        request = prompts.request(row["question"], row["oracle"], endpoint.model, conf.completions)
+        request = prompts.teacher_request(row["question"], row["oracle"], endpoint.model, conf.completions)
         begin = time.monotonic()
         reply = client.ask(request)
         seconds = time.monotonic() - begin

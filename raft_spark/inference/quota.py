@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClusterLimits:
     """What the whole cluster may do; 0 is no limit, but of `in_flight`. `dollars` are those of the run."""
 
     in_flight: int
@@ -21,7 +21,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Allocation:
     """What one task may do until it asks again; `dollars` count from its start. 0 requests a second are none: see UNLIMITED.
 
     `stop` says why it may start no call any more; `waits` that an attempt before it at the same rows still runs.
@@ -36,7 +36,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Demand:
     """What one task says when it asks: calls `open`, dollars `spent` on answers and `reserved` for open calls at their
     dearest, and the dearest that its `next_call` may cost. `draining` = it has no more to ask.
     """
@@ -51,7 +51,7 @@ class Need:
 UNLIMITED = float("inf")
 
 
-def arithmetic(limits: Limits, tasks: int) -> str:
+def arithmetic(limits: ClusterLimits, tasks: int) -> str:
     """Say what the whole cluster may do, and a task's part of it while all run."""
     named = {
         "calls open at once": limits.in_flight,
@@ -63,17 +63,17 @@ def arithmetic(limits: Limits, tasks: int) -> str:
     return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
 
 
-class Ledger:
+class QuotaLedger:
     """Who holds what of the cluster's limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ClusterLimits) -> None:
         self._limits = limits
-        self._grants: dict[str, Grant] = {}  # the last of each task
-        self._holds: dict[str, Grant] = {}  # the larger of its last two: it goes by the one before until it hears
-        self._needs: dict[str, Need] = {}
+        self._grants: dict[str, Allocation] = {}  # the last of each task
+        self._holds: dict[str, Allocation] = {}  # the larger of its last two: it goes by the one before until it hears
+        self._needs: dict[str, Demand] = {}
         self._gone: dict[str, float] = {}  # dollars of tasks that are not here any more
 
-    def grant(self, task: str, need: Need, running: int = 0) -> Grant:
+    def grant(self, task: str, need: Demand, running: int = 0) -> Allocation:
         """Return what `task` may do now. `running` tasks are known to Spark, some of which may not have asked yet."""
         self._needs[task] = need
         self._gone.pop(task, None)
@@ -85,7 +85,9 @@ class Ledger:
             _part(self._limits.tokens_per_minute, [found.tokens_per_minute for found in others.values()], sharing),
         )
         calls, tokens = (0.0, 0.0) if need.draining else rates
-        granted = Grant(self._in_flight(need, others, sharing), calls, tokens, self._dollars(need, others, sharing))
+        granted = Allocation(
+            self._in_flight(need, others, sharing), calls, tokens, self._dollars(need, others, sharing)
+        )
         self._holds[task] = _larger(granted, self._grants.get(task, granted))
         self._grants[task] = granted
         return granted
@@ -107,7 +109,7 @@ class Ledger:
         waiting = [need.next_call for need in self._needs.values() if not need.draining]
         return bool(waiting) and not any(need.open for need in self._needs.values()) and free < min(waiting)
 
-    def _in_flight(self, need: Need, others: Mapping[str, Grant], sharing: int) -> int:
+    def _in_flight(self, need: Demand, others: Mapping[str, Allocation], sharing: int) -> int:
         """Share calls: what draining tasks have open is all they hold; a remainder goes to whoever asks first."""
         held = sum(self._held(name, found) for name, found in others.items())
         if need.draining:
@@ -116,7 +118,7 @@ class Ledger:
         fair = -(-max(0, self._limits.in_flight - draining) // sharing)
         return max(0, min(fair, self._limits.in_flight - held))
 
-    def _held(self, name: str, granted: Grant) -> int:
+    def _held(self, name: str, granted: Allocation) -> int:
         need = self._needs[name]
         return need.open if need.draining else max(granted.in_flight, need.open)
 
@@ -124,7 +126,7 @@ class Ledger:
         """Return the dollars that nobody has spent or holds, rounded once: `grant` and `is_spent` must never disagree."""
         return self._limits.dollars - math.fsum([*self._gone.values(), *held])
 
-    def _dollars(self, need: Need, others: Mapping[str, Grant], sharing: int) -> float:
+    def _dollars(self, need: Demand, others: Mapping[str, Allocation], sharing: int) -> float:
         """Share what nobody holds: the fair part, at least the next call; nothing where that is too little to be of use, or
         two tasks would keep from each other what would do for one.
         """
@@ -136,8 +138,8 @@ class Ledger:
         return own + (max(need.next_call, free / (sharing + 1)) if is_of_use else 0.0)
 
 
-def _larger(one: Grant, other: Grant) -> Grant:
-    return Grant(
+def _larger(one: Allocation, other: Allocation) -> Allocation:
+    return Allocation(
         in_flight=max(one.in_flight, other.in_flight),
         requests_per_second=max(one.requests_per_second, other.requests_per_second),
         tokens_per_minute=max(one.tokens_per_minute, other.tokens_per_minute),

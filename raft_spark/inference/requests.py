@@ -27,7 +27,7 @@ REQUESTS = pa.schema(
 ANSWER = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
-def settings(conf: config.Config) -> dict[str, Any]:
+def request_settings(conf: config.Config) -> dict[str, Any]:
     """Return the settings that decide what is asked, of which model, and which answers will do."""
     words = {"style", "decision", "template", "temperature", "top_p", "max_new_tokens", "reuse_truncated"}
     return {
@@ -38,23 +38,23 @@ def settings(conf: config.Config) -> dict[str, Any]:
     }
 
 
-def questions(base: DataFrame, conf: config.Config) -> DataFrame:
+def one_row_per_article(base: DataFrame, conf: config.Config) -> DataFrame:
     """Return one row of base an article, whatever base.variants says; lazy."""
     return base.where("NOT distracted") if conf.base.variants == "both" else base
 
 
-def build(base: DataFrame, conf: config.Config) -> DataFrame:
+def keyed_requests(base: DataFrame, conf: config.Config) -> DataFrame:
     """Return a row an article of base with its request's key, in the schema REQUESTS; lazy."""
-    columns = questions(base, conf).select("pubid", "question", "oracle")
+    columns = one_row_per_article(base, conf).select("pubid", "question", "oracle")
     return map_in_arrow(columns, partial(_keyed, conf=conf.completions, model=conf.teacher.model), REQUESTS)
 
 
-def worded(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
+def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return what the teacher is sent for a row of base."""
-    return prompts.request(row["question"], row["oracle"], model, conf)
+    return prompts.teacher_request(row["question"], row["oracle"], model, conf)
 
 
-def looked_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> DataFrame:
+def look_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> DataFrame:
     """Bring each request its `answer`, null without one, and `last_error`, the class of its last failure; lazy.
 
     Keys are compared by Spark, never on the driver. Of several answers the one that ended by itself is taken, then the
@@ -71,10 +71,10 @@ def looked_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) ->
 
 def is_asked(conf: config.Completions) -> Column:
     """Leave out of what was looked up what is answered, and what failed for good."""
-    return F.col("answer").isNull() & may_pass(conf)
+    return F.col("answer").isNull() & is_retryable(conf)
 
 
-def may_pass(conf: config.Completions) -> Column:
+def is_retryable(conf: config.Completions) -> Column:
     """Leave out what failed for good."""
     return F.col("last_error").isNull() | F.col("last_error").isin(*retried_classes(conf))
 
@@ -93,7 +93,7 @@ def _is_cut() -> Column:
 
 def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        asked = [worded(row, conf, model) for row in batch.select(["question", "oracle"]).to_pylist()]
+        asked = [build_request(row, conf, model) for row in batch.select(["question", "oracle"]).to_pylist()]
         keys = [pa.array([request.key for request in asked], pa.string())]
         keys.append(pa.array([request.key_of_any_length for request in asked], pa.string()))
         columns = [*keys, batch["pubid"], batch["question"], batch["oracle"]]

@@ -9,9 +9,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from raft_spark.config import Lake
-from raft_spark.lake.parquet import DataFile, as_file
+from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
-from raft_spark.lake.tables import Version, place
+from raft_spark.lake.tables import Version, storage
 
 TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
 
@@ -21,7 +21,7 @@ def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
     schema = from_arrow_schema(SCHEMAS[version.table])
     day = version.table == COMPLETIONS
     schema.add(StructField("day" if day else "split", StringType()))
-    folder = place(lake, version.table)
+    folder = storage(lake, version.table)
     folder = folder if day else folder.at("versions", version.id)
     paths = [folder.uri(file.path) for file in version.data()]
     if not paths:
@@ -29,9 +29,9 @@ def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
     return spark.read.schema(schema).option("basePath", folder.uri("data")).parquet(*paths)
 
 
-def stored(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
+def stored_answers(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
     """Return every answer that a stage has stored, also those of runs that died before they could publish a version."""
-    folder = place(lake, stage)
+    folder = storage(lake, stage)
     schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
     paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
@@ -56,6 +56,6 @@ def task_count(spark: SparkSession, lake: Lake, size: int) -> int:
     return max(spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000)))
 
 
-def collected(described_files: DataFrame) -> list[DataFile]:
+def collect_files(described_files: DataFrame) -> list[DataFile]:
     """Run the tasks and collect the files they wrote: a row a file, some thousands at most."""
-    return [as_file(row) for row in described_files.select(*FILES.names).collect()]
+    return [file_from_row(row) for row in described_files.select(*FILES.names).collect()]

@@ -26,7 +26,7 @@ from raft_spark.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileInfo:
     """One file of a listing: `path` relative to the place, size in bytes, mtime in seconds since 1970."""
 
     path: str
@@ -35,7 +35,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Storage:
     """A folder, or a prefix in a bucket. `endpoint` and `region` only matter on S3; "" = as AWS's chain says."""
 
     root: str
@@ -43,7 +43,7 @@ class Place:
     region: str = ""
 
     @classmethod
-    def of(cls, lake: config.Lake, root: str = "") -> "Place":
+    def of(cls, lake: config.Lake, root: str = "") -> "Storage":
         """Return the lake's root, or another root reached the same way."""
         return cls(root or lake.root, lake.s3_endpoint, lake.s3_region)
 
@@ -52,9 +52,9 @@ class Place:
         """Say whether this is a disk of this machine."""
         return "://" not in self.root
 
-    def at(self, *names: str) -> "Place":
+    def at(self, *names: str) -> "Storage":
         """Return the place below."""
-        return Place("/".join((self.root, *names)), self.endpoint, self.region)
+        return Storage("/".join((self.root, *names)), self.endpoint, self.region)
 
     def uri(self, path: str = "") -> str:
         """Return the address for Spark: file:/... or s3a://..."""
@@ -106,13 +106,13 @@ class Place:
         """Say whether a folder is there (on S3: whether anything has this prefix)."""
         return bool(self.filesystem.get_file_info(self.path()).type == pafs.FileType.Directory)
 
-    def list(self, *, deep: bool = True) -> list[Found]:
+    def list(self, *, deep: bool = True) -> list[FileInfo]:
         """List every file below (not `deep`: every file right here), hidden ones left out, sorted by path."""
         selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=deep)
         base = len(self.path().rstrip("/")) + 1
         found = (info for info in self._infos(selector) if info.type == pafs.FileType.File)
         mtime = 1e9
-        files = (Found(info.path[base:], info.size, (info.mtime_ns or 0) / mtime) for info in found)
+        files = (FileInfo(info.path[base:], info.size, (info.mtime_ns or 0) / mtime) for info in found)
         return sorted(
             (file for file in files if not file.path.rpartition("/")[2].startswith(".")), key=lambda f: f.path
         )
@@ -173,7 +173,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _translated(place: Place, path: str, error: Exception) -> InputError:
+def _translated(place: Storage, path: str, error: Exception) -> InputError:
     return InputError(f"{place.root}/{path} cannot be written: {error}")
 
 
@@ -215,6 +215,6 @@ def _s3(endpoint: str, region: str, credentials: tuple[str, str, str]) -> pafs.F
     )
 
 
-def age_hours(found: Found) -> float:
+def age_hours(found: FileInfo) -> float:
     """Return how long ago a file was written."""
     return (time.time() - found.mtime) / 3600

@@ -24,7 +24,7 @@ from raft_spark.common import ids
 from raft_spark.config import Config, Lake
 from raft_spark.errors import CatalogError, InputError
 from raft_spark.lake import dataframes, refs, schemas, session, spark_catalog, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 PROPERTIES = {
     "format-version": "2",
@@ -42,7 +42,7 @@ OVERTAKEN = re.compile(
 State = Mapping[str, Sequence[str]]  # the versions of each table, the current one first
 
 
-def follow(conf: Config) -> None:
+def sync(conf: Config) -> None:
     """Bring the catalog to where the lake stands; a branch is no matter of the catalog.
 
     Raises InputError where a table there is not this lake's, CatalogError where the catalog takes nothing; the lake is published
@@ -50,7 +50,7 @@ def follow(conf: Config) -> None:
     """
     if conf.lake.format != "iceberg" or conf.lake.branch:
         return
-    at = Place.of(conf.lake)
+    at = Storage.of(conf.lake)
     while (state := _state(conf.lake)) != json.loads(at.read(FOLLOWED) or b"null"):
         at.delete(FOLLOWED)
         _bring(session.start(conf, "catalog: follow the lake"), conf.lake, state)
@@ -59,7 +59,7 @@ def follow(conf: Config) -> None:
 
 def _state(lake: Lake) -> State:
     current = refs.read(lake).tables
-    return {name: [current[name], *tables.finished(lake, name)] for name in schemas.KEYS if name in current}
+    return {name: [current[name], *tables.finished_ids(lake, name)] for name in schemas.KEYS if name in current}
 
 
 def _bring(spark: SparkSession, lake: Lake, state: State, attempts: int = ATTEMPTS) -> None:
@@ -102,7 +102,7 @@ class _Table:
         refs = self._references()
         if refs[version.id] not in self._same(refs["main"]):
             self._call("set_current_snapshot", f"ref => '{version.id}'")
-        kept = tables.finished(self.lake, self.table)
+        kept = tables.finished_ids(self.lake, self.table)
         gone = [f"TAG `{ref}`" for ref in refs if ids.ID.fullmatch(ref) and ref not in kept]
         left = (ref for ref in refs if ref.startswith(ASIDE) and _age_hours(ref) >= self.lake.sweep_after_hours)
         self._forget([*gone, *(f"BRANCH `{ref}`" for ref in left)])
@@ -179,4 +179,4 @@ def _age_hours(ref: str) -> float:
 
 
 def _address(lake: Lake) -> str:
-    return Place.of(lake).uri()
+    return Storage.of(lake).uri()

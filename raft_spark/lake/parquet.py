@@ -16,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark.lake.filesystem import Place, sha256
+from raft_spark.lake.filesystem import Storage, sha256
 from raft_spark.lake.schemas import FILES, SCHEMAS
 
 ROW_GROUP_BYTES = 64_000_000
@@ -39,21 +39,21 @@ class DataFile:
         return self.path.partition("split=")[2].partition("/")[0]
 
 
-def taken(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def by_task(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Read back, in a task, what `tasks` handed out: (task, its pieces)."""
     rows = [row for batch in batches for row in batch.to_pylist()]
     for task in sorted({row["task"] for row in rows}):
         yield task, [json.loads(row["piece"]) for row in rows if row["task"] == task]
 
 
-def read_piece(piece: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
+def read_row_group(piece: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """Read one row group, in a task; `columns` can be named of what tables.pieces gives."""
     with _opened(piece) as file:
         rows = file.read_row_group(piece["row_group"], columns=columns)
-    return rows if columns is None else filled(rows, piece["table"], columns)
+    return rows if columns is None else fill_columns(rows, piece["table"], columns)
 
 
-def filled(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table:
+def fill_columns(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table:
     """Return these columns; one that the table got after the rows were written is null."""
     for name in columns:
         if name not in rows.column_names:
@@ -72,18 +72,18 @@ def column_bytes(piece: Mapping[str, Any], column: str) -> int:
 
 @contextmanager
 def _opened(piece: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
-    at = Place(piece["root"], piece["endpoint"], piece["region"])
+    at = Storage(piece["root"], piece["endpoint"], piece["region"])
     with at.filesystem.open_input_file(at.path(piece["path"])) as source, pq.ParquetFile(source) as file:
         yield file
 
 
-class Parts:
+class PartitionedWriter:
     """The Parquet files that one task writes, one a folder; each appears whole when the block ends well.
 
     Rows gather until they make a row group: `row_group_rows`, or ROW_GROUP_BYTES in memory. `files` is filled at the end.
     """
 
-    def __init__(self, at: Place, schema: pa.Schema, task: int, row_group_rows: int, suffix: str = "") -> None:
+    def __init__(self, at: Storage, schema: pa.Schema, task: int, row_group_rows: int, suffix: str = "") -> None:
         self.files: list[DataFile] = []
         self._place, self._schema, self._rows = at, schema, row_group_rows
         self._name = f"part-{task:05d}{suffix}.parquet"
@@ -116,16 +116,16 @@ class Parts:
         gathered = self._gathered[folder]
         if gathered:
             if folder not in self._writers:
-                part = _Part(self._place, self._schema, f"{folder}/{self._name}", self.files)
+                part = _PartFile(self._place, self._schema, f"{folder}/{self._name}", self.files)
                 self._writers[folder] = self._stack.enter_context(part)
             self._writers[folder].write_table(pa.concat_tables(gathered), row_group_size=self._rows)
             self._gathered[folder] = []
 
 
-class _Part:
+class _PartFile:
     """One Parquet file being written; handed to `files` with its digest before it appears."""
 
-    def __init__(self, at: Place, schema: pa.Schema, path: str, files: list[DataFile]) -> None:
+    def __init__(self, at: Storage, schema: pa.Schema, path: str, files: list[DataFile]) -> None:
         self._path, self._files = path, files
         self._whole = at.whole(path)
         self._schema = schema
@@ -140,39 +140,39 @@ class _Part:
     ) -> None:
         self._writer.close()
         if error is None:
-            self._files.append(described(self._local, self._path))
+            self._files.append(describe(self._local, self._path))
         self._whole.__exit__(kind, error, trace)
 
 
-def described(local: Path, path: str) -> DataFile:
+def describe(local: Path, path: str) -> DataFile:
     """Describe a Parquet file that lies at `local` and will be known as `path`."""
     footer = pq.read_metadata(local)
-    return DataFile(path, footer.num_rows, local.stat().st_size, sha256(local), row_groups(footer))
+    return DataFile(path, footer.num_rows, local.stat().st_size, sha256(local), row_group_sizes(footer))
 
 
-def row_groups(footer: pq.FileMetaData) -> tuple[int, ...]:
+def row_group_sizes(footer: pq.FileMetaData) -> tuple[int, ...]:
     """Return the rows of each row group."""
     return tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
 
 
-def as_batch(files: Sequence[DataFile]) -> pa.RecordBatch:
+def files_batch(files: Sequence[DataFile]) -> pa.RecordBatch:
     """Return file descriptions as a task yields them, in the schema FILES."""
     return pa.RecordBatch.from_pylist([dataclasses.asdict(file) for file in files], FILES)
 
 
-def as_file(row: Any) -> DataFile:  # noqa: ANN401 - a Spark Row with the columns of FILES
+def file_from_row(row: Any) -> DataFile:  # noqa: ANN401 - a Spark Row with the columns of FILES
     """Return the file that a collected row describes."""
     return DataFile(row.path, row.rows, row.bytes, row.sha256, tuple(row.row_groups))
 
 
-def write_file(at: Place, path: str, table: pa.Table) -> DataFile:
+def write_file(at: Storage, path: str, table: pa.Table) -> DataFile:
     """Store one whole Parquet file at once."""
     with at.whole(path) as local:
         pq.write_table(table, local, **PARQUET)
-        return described(local, path)
+        return describe(local, path)
 
 
-def write_text(at: Place, path: str, text: str) -> DataFile:
+def write_text(at: Storage, path: str, text: str) -> DataFile:
     """Store one text beside the shards."""
     with at.whole(path) as local:
         local.write_text(text, encoding="utf-8")

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from raft_spark.config import Lake
-from raft_spark.lake.filesystem import Place, age_hours
+from raft_spark.lake.filesystem import Storage, age_hours
 
 REFRESH = "refresh-"  # how the branches of refreshes are named
 _MAIN = "current.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Pointers:
+class Refs:
     """The current version of each table, the versions that never expire, and those that were rolled back from."""
 
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -27,34 +27,34 @@ class Pointers:
     left: tuple[str, ...] = ()
 
 
-def read(lake: Lake) -> Pointers:
+def read(lake: Lake) -> Refs:
     """Return where the lake, or its branch, stands."""
-    at = Place.of(lake)
+    at = Storage.of(lake)
     stored = at.read(_path(lake))
     return _parsed(at.read(_MAIN) if stored is None else stored)
 
 
-def branches(lake: Lake) -> dict[str, Pointers]:
+def branches(lake: Lake) -> dict[str, Refs]:
     """Return where each branch stands, by name."""
-    folder = Place.of(lake).at("branches")
+    folder = Storage.of(lake).at("branches")
     names = [file.path.removesuffix(".json") for file in folder.list(deep=False) if file.path.endswith(".json")]
     return {name: _parsed(folder.read(f"{name}.json")) for name in names}
 
 
-def move(lake: Lake, changes: Mapping[str, str], expected: Mapping[str, str]) -> bool:
+def compare_and_swap(lake: Lake, changes: Mapping[str, str], expected: Mapping[str, str]) -> bool:
     """Point the tables of `changes` to other versions at once, unless one of them is no longer as `expected`."""
 
-    def moved(now: Pointers) -> Pointers | None:
+    def moved(now: Refs) -> Refs | None:
         if any(now.tables.get(table) != expected.get(table) for table in changes):
             return None
         return dataclasses.replace(now, tables={**now.tables, **changes})
 
-    return change(lake, moved)
+    return update(lake, moved)
 
 
-def change(lake: Lake, how: Callable[[Pointers], Pointers | None]) -> bool:
+def update(lake: Lake, how: Callable[[Refs], Refs | None]) -> bool:
     """Replace the pointers by what `how` makes of them, as often as another writer comes between; None changes nothing."""
-    at, path = Place.of(lake), _path(lake)
+    at, path = Storage.of(lake), _path(lake)
     while True:
         before = at.read(path)
         now = read(lake) if before is None else _parsed(before)
@@ -67,7 +67,7 @@ def change(lake: Lake, how: Callable[[Pointers], Pointers | None]) -> bool:
 
 def sweep(lake: Lake) -> None:
     """Forget the branches of refreshes that died long ago (lake.sweep_after_hours)."""
-    folder = Place.of(lake).at("branches")
+    folder = Storage.of(lake).at("branches")
     for file in folder.list(deep=False):
         if file.path.startswith(REFRESH) and age_hours(file) >= lake.sweep_after_hours:
             folder.delete(file.path)
@@ -75,15 +75,15 @@ def sweep(lake: Lake) -> None:
 
 def drop(lake: Lake) -> None:
     """Forget a branch; its versions stay until they expire."""
-    Place.of(lake).delete(_path(lake))
+    Storage.of(lake).delete(_path(lake))
 
 
 def _path(lake: Lake) -> str:
     return f"branches/{lake.branch}.json" if lake.branch else _MAIN
 
 
-def _parsed(text: bytes | None) -> Pointers:
+def _parsed(text: bytes | None) -> Refs:
     if text is None:
-        return Pointers()
+        return Refs()
     stored = json.loads(text)
-    return Pointers(stored["tables"], tuple(stored["pinned"]), tuple(stored["left"]))
+    return Refs(stored["tables"], tuple(stored["pinned"]), tuple(stored["left"]))

@@ -47,7 +47,7 @@ def start(conf: Config, doing: str = "raft-spark") -> SparkSession:
 
     Raises ConfigError when no Java is found, or the lake's catalog does not answer.
     """
-    logs.start(conf.log.format)
+    logs.configure(conf.log.format)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     is_first = SparkSession.getActiveSession() is None
     settings = (
@@ -92,7 +92,7 @@ def stop() -> None:
         spark.stop()
 
 
-def slots(spark: SparkSession) -> int:
+def task_slots(spark: SparkSession) -> int:
     """Return how many tasks can run at once when every executor that was asked for is there."""
     context = spark.sparkContext
     executors = max(
@@ -106,7 +106,7 @@ def _number(context: SparkContext, key: str) -> int:
     return int(found) if found.isdecimal() else 0
 
 
-def addresses(spark: SparkSession) -> tuple[str, str]:
+def driver_addresses(spark: SparkSession) -> tuple[str, str]:
     """Return the address the driver binds to, and the one that executors reach it by."""
     get = spark.sparkContext.getConf().get
     host = get("spark.driver.host", "127.0.0.1") or "127.0.0.1"
@@ -114,7 +114,7 @@ def addresses(spark: SparkSession) -> tuple[str, str]:
 
 
 @contextmanager
-def stoppable(spark: SparkSession, stop: Callable[[str], None]) -> Iterator[None]:
+def stop_on_signals(spark: SparkSession, stop: Callable[[str], None]) -> Iterator[None]:
     """Call `stop` on the first SIGTERM or Ctrl-C while the block runs; a second one ends the run at once, as ever.
 
     Under spark-submit the JVM is the process that gets SIGTERM, and would end with all tasks; so it hands it on.

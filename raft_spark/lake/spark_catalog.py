@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from raft_spark.config import Config
 from raft_spark.errors import ConfigError
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 EXTENSIONS = "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
 CATALOG = "org.apache.iceberg.spark.SparkCatalog"
@@ -31,7 +31,7 @@ def settings(conf: Config, *, submitted: bool) -> dict[str, str]:
     own, given = f"spark.sql.catalog.{conf.lake.catalog}", conf.spark
     extensions = [name for name in given.get("spark.sql.extensions", "").split(",") if name and name != EXTENSIONS]
     found = {"spark.sql.extensions": ",".join([*extensions, EXTENSIONS]), own: CATALOG}
-    if Place.of(conf.lake).is_local and not {f"{own}.type", f"{own}.catalog-impl"} & given.keys():
+    if Storage.of(conf.lake).is_local and not {f"{own}.type", f"{own}.catalog-impl"} & given.keys():
         found |= {f"{own}.type": "hadoop", f"{own}.warehouse": f"{Path(conf.lake.root).absolute()}/iceberg"}
     if not submitted and not any("iceberg" in given.get(key, "") for key in JARS):
         packages = [given["spark.jars.packages"]] if "spark.jars.packages" in given else []

@@ -28,8 +28,8 @@ from raft_spark.common import ids, logs
 from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.lake import refs
-from raft_spark.lake.filesystem import Place, age_hours
-from raft_spark.lake.parquet import DataFile, filled, read_piece
+from raft_spark.lake.filesystem import Storage, age_hours
+from raft_spark.lake.parquet import DataFile, fill_columns, read_row_group
 from raft_spark.lake.schemas import COMPLETIONS, DATASET, SCHEMAS, SPLITS
 
 LINES_BYTES = 1 << 18  # of JSON Lines, read at once
@@ -71,13 +71,13 @@ class Draft:
     table: str
     id: str
     identity: str
-    place: Place
+    place: Storage
     previous: str | None
 
 
-def place(lake: Lake, table: str) -> Place:
+def storage(lake: Lake, table: str) -> Storage:
     """Return the folder of a table."""
-    return Place.of(lake).at(table)
+    return Storage.of(lake).at(table)
 
 
 def current(lake: Lake, table: str) -> Version | None:
@@ -87,15 +87,15 @@ def current(lake: Lake, table: str) -> Version | None:
 
 
 def _pointed(lake: Lake, table: str) -> str | None:
-    return refs.read(line(lake, table)).tables.get(table)
+    return refs.read(without_branch(lake, table)).tables.get(table)
 
 
-def line(lake: Lake, table: str) -> Lake:
+def without_branch(lake: Lake, table: str) -> Lake:
     """Return the lake whose pointers a table goes by: answers are facts, so they are in no branch."""
     return lake.model_copy(update={"branch": ""}) if table == COMPLETIONS else lake
 
 
-def needed(lake: Lake, table: str) -> Version:
+def require(lake: Lake, table: str) -> Version:
     """Return the published version. Raises InputError that names the stage to run when there is none."""
     version = current(lake, table)
     if version is None:
@@ -111,7 +111,7 @@ def load(lake: Lake, table: str, version: str) -> Version:
     """Return any version, also an old one. Raises InputError that lists the versions when there is no such one."""
     there = find(lake, table, version)
     if there is None:
-        known = ", ".join(finished(lake, table)) or "none"
+        known = ", ".join(finished_ids(lake, table)) or "none"
         msg = f"{lake.root}/{table} has no version {version!r}; it has: {known}"
         raise InputError(msg)
     return there
@@ -119,7 +119,7 @@ def load(lake: Lake, table: str, version: str) -> Version:
 
 def find(lake: Lake, table: str, version: str) -> Version | None:
     """Return a version, None where there is no such one."""
-    manifest = place(lake, table).read(f"versions/{version}/manifest.json")
+    manifest = storage(lake, table).read(f"versions/{version}/manifest.json")
     if manifest is None:
         return None
     stored = json.loads(manifest)
@@ -129,7 +129,7 @@ def find(lake: Lake, table: str, version: str) -> Version | None:
 
 def history(lake: Lake, table: str) -> list[Version]:
     """Return every version that was finished, oldest first."""
-    return [load(lake, table, name) for name in finished(lake, table)]
+    return [load(lake, table, name) for name in finished_ids(lake, table)]
 
 
 def needed_history(lake: Lake, table: str) -> list[Version]:
@@ -140,13 +140,13 @@ def needed_history(lake: Lake, table: str) -> list[Version]:
     return versions
 
 
-def finished(lake: Lake, table: str) -> list[str]:
+def finished_ids(lake: Lake, table: str) -> list[str]:
     """Return the id of every version that was finished, oldest first."""
-    found = place(lake, table).at("versions").list()
+    found = storage(lake, table).at("versions").list()
     return [file.path.split("/")[0] for file in found if file.path.endswith("/manifest.json")]
 
 
-def made(lake: Lake, table: str, identity: str) -> Version | None:
+def find_existing(lake: Lake, table: str, identity: str) -> Version | None:
     """Return the version of this identity, made current if it is not: what was made before is not made again.
 
     So settings that are set back give the old version, and what a run that died had finished is used.
@@ -154,7 +154,7 @@ def made(lake: Lake, table: str, identity: str) -> Version | None:
     now = current(lake, table)
     if now and now.identity == identity:
         return now
-    named = [name for name in finished(lake, table) if f"-{identity[:8]}-" in name]
+    named = [name for name in finished_ids(lake, table) if f"-{identity[:8]}-" in name]
     same = [version for name in named if (version := load(lake, table, name)).identity == identity]
     if not same:
         return None
@@ -168,14 +168,14 @@ def identity(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def draft(lake: Lake, table: str, identity: str) -> Draft:
+def open_draft(lake: Lake, table: str, identity: str) -> Draft:
     """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it.
 
     From here on the run is known by this name, also in its lines.
     """
     name = ids.new_id(identity[:8])
-    logs.tell(run_id=name)
-    folder = place(lake, table)
+    logs.set_context(run_id=name)
+    folder = storage(lake, table)
     return Draft(table, name, identity, folder.at("versions", name), _pointed(lake, table))
 
 
@@ -212,7 +212,7 @@ def publish(
 
 def _point(lake: Lake, version: Version, previous: str | None) -> None:
     expected = {} if previous is None else {version.table: previous}
-    if not refs.move(line(lake, version.table), {version.table: version.id}, expected):
+    if not refs.compare_and_swap(without_branch(lake, version.table), {version.table: version.id}, expected):
         msg = (
             f"another run published table {version.table} of {lake.root} while this one ran; its version stays, {version.id} can "
             "be read by its name"
@@ -222,7 +222,7 @@ def _point(lake: Lake, version: Version, previous: str | None) -> None:
 
 def sweep(lake: Lake, table: str) -> list[str]:
     """Delete version folders without a manifest that are older than lake.sweep_after_hours; return their names."""
-    folder = place(lake, table).at("versions")
+    folder = storage(lake, table).at("versions")
     ages: dict[str, float] = {}
     whole = set()
     for file in folder.list():
@@ -237,7 +237,7 @@ def sweep(lake: Lake, table: str) -> list[str]:
 
 def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
     """Return the row groups of a version, in order: the units that bulk stages hand to tasks."""
-    folder = place(lake, version.table).at("versions", version.id)
+    folder = storage(lake, version.table).at("versions", version.id)
     at = {**dataclasses.asdict(folder), "table": version.table}
     return [
         {**at, "path": file.path, "split": file.split, "row_group": group, "rows": rows}
@@ -248,7 +248,7 @@ def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
 
 def folder(lake: Lake, version: Version) -> str:
     """Return the folder of a version, as a person would type it: manifest.json, quarantine/ and the folders of its rows."""
-    return _typed(place(lake, version.table).at("versions", version.id))
+    return _typed(storage(lake, version.table).at("versions", version.id))
 
 
 def rows_folder(lake: Lake, version: Version) -> str:
@@ -258,7 +258,7 @@ def rows_folder(lake: Lake, version: Version) -> str:
     """
     if version.table == DATASET:
         return folder(lake, version)
-    at = place(lake, version.table)
+    at = storage(lake, version.table)
     return _typed((at if version.table == COMPLETIONS else at.at("versions", version.id)).at("data"))
 
 
@@ -275,13 +275,13 @@ def format_folder(lake: Lake, version: Version, form: str) -> str:
     return f"{folder(lake, version)}/{form}{'/data' if has_data else ''}"
 
 
-def _typed(at: Place) -> str:
+def _typed(at: Storage) -> str:
     return str(Path(at.root).absolute()) if at.is_local else at.root
 
 
 def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -> list[dict[str, Any]]:
     """Return the first rows of a version without Spark, at most `rows`; of a dataset, records of its first format."""
-    at = place(lake, version.table)
+    at = storage(lake, version.table)
     at = at if version.table == COMPLETIONS else at.at("versions", version.id)
     wanted = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
     wanted.sort(
@@ -295,7 +295,7 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
     return list(islice(chain.from_iterable(_rows(at, version.table, file) for file in wanted), rows))
 
 
-def _rows(at: Place, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
+def _rows(at: Storage, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file from its beginning, read a row group or some lines at a time."""
     with at.filesystem.open_input_file(at.path(file.path)) as stream:
         if file.path.endswith(".jsonl"):
@@ -306,7 +306,9 @@ def _rows(at: Place, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
             found = parquet.read_row_group(group)
             if file.path.startswith("data/"):
                 names = SCHEMAS[table].names
-                found = filled(found, table, [*names, *(name for name in found.column_names if name not in names)])
+                found = fill_columns(
+                    found, table, [*names, *(name for name in found.column_names if name not in names)]
+                )
             yield from ({**row, "split": file.split} if file.split else row for row in found.to_pylist())
 
 
@@ -315,7 +317,7 @@ def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]
     if pubid is None:
         return head(lake, version, 1)[0]
     for piece in pieces(lake, version):
-        table = read_piece(piece, SCHEMAS[version.table].names)
+        table = read_row_group(piece, SCHEMAS[version.table].names)
         found = table.filter(pc.equal(table["pubid"], pubid))
         if found.num_rows:
             return dict(found.to_pylist()[0])

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from raft_spark.common import logs
-from raft_spark.common.background import beside
+from raft_spark.common.background import in_background
 from raft_spark.monitoring import cloudwatch
 from raft_spark.monitoring.run_state import Run
 
@@ -43,7 +43,7 @@ def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
     """Show `count()` of `total` while the block runs."""
     console = _console()
     watch = partial(_live, console) if console.is_terminal else _lines
-    with beside(partial(watch, label, total, count)):
+    with in_background(partial(watch, label, total, count)):
         yield
 
 
@@ -85,7 +85,7 @@ def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
     LOG.info(arithmetic)
     console = _console()
     watch = partial(follow, console=console) if console.is_terminal else partial(_told_in_lines, told())
-    with beside(lambda over: watch(told, over.wait)):
+    with in_background(lambda over: watch(told, over.wait)):
         yield
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.lake import schemas, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import html, run_charts, run_state, run_stats
 from raft_spark.monitoring.run_state import Point, Run
-from raft_spark.monitoring.run_stats import Tally
+from raft_spark.monitoring.run_stats import RunStats
 
 TEMPLATE = "report.html"
 DASH = "\N{EN DASH}"  # for an unknown number
@@ -29,7 +29,7 @@ STATES = {"asking": "still asking", "finished": "finished", "stopped": "stopped 
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class KeyNumber:
     """A number as the page shows it, with what it means."""
 
     label: str
@@ -47,19 +47,19 @@ class Bar:
     example: str = ""
 
 
-def written(lake: Lake, run_id: str = "") -> str:
+def write(lake: Lake, run_id: str = "") -> str:
     """Write the page of a run, by default of the last that began, into the lake; return where it lies.
 
     Raises InputError when there is no such run, its rows cannot be read or a package is missing.
     """
     run = run_state.read(lake, run_id)
-    store = Place.of(lake).at(schemas.COMPLETIONS)
+    store = Storage.of(lake).at(schemas.COMPLETIONS)
     if run is None:
         what = f"no run {run_id!r}" if run_id else "no run of completions"
         msg = f"{store.root} knows {what}; `raft-spark completions` makes one"
         raise InputError(msg)
     with _packages():
-        rows = functools.reduce(run_stats.added, run_stats.batches(store, run.id), Tally())
+        rows = functools.reduce(run_stats.added, run_stats.batches(store, run.id), RunStats())
         text = page(run, rows, _dataset(lake, run.id))
     folder, name = store.at("runs"), f"{run.id}.html"
     folder.write(name, text.encode())
@@ -82,7 +82,7 @@ def _dataset(lake: Lake, run_id: str) -> Mapping[str, Any] | None:
     return found.counts if found and found.inputs.get(schemas.COMPLETIONS) == run_id else None
 
 
-def page(run: Run, rows: Tally, dataset: Mapping[str, Any] | None = None) -> str:
+def page(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> str:
     """Return the page about a run whose stored rows come to `rows`; `dataset` has the counts of the dataset made from them."""
     filters: Mapping[str, Callable[..., str]] = {
         "duration": run_charts.duration,
@@ -104,55 +104,55 @@ def page(run: Run, rows: Tally, dataset: Mapping[str, Any] | None = None) -> str
     return html.rendered(TEMPLATE, told, filters)
 
 
-def numbers(run: Run, rows: Tally, dataset: Mapping[str, Any] | None = None) -> list[Number]:
+def numbers(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> list[KeyNumber]:
     """Return the key numbers of a run; what is divided by nothing, or not known yet, is shown as a dash."""
     failed, seconds = sum(run.failed.values()), _seconds(run)
     tokens = run.prompt_tokens + run.completion_tokens
     return [
-        Number("answered", f"{run.answered:,}", f"of {run.total:,} to ask"),
-        Number("left", f"{max(0, run.total - run.answered):,}", "without an answer"),
-        Number("failed", f"{failed:,}", _percent(failed, run.answered + failed, "asked")),
-        Number("cut", f"{rows.cut:,}", _percent(rows.cut, rows.answered, "answers")),
+        KeyNumber("answered", f"{run.answered:,}", f"of {run.total:,} to ask"),
+        KeyNumber("left", f"{max(0, run.total - run.answered):,}", "without an answer"),
+        KeyNumber("failed", f"{failed:,}", _percent(failed, run.answered + failed, "asked")),
+        KeyNumber("cut", f"{rows.cut:,}", _percent(rows.cut, rows.answered, "answers")),
         _rejected_number(dataset),
-        Number("known before", f"{run.known:,}", "not asked again"),
-        Number("calls", f"{run.calls:,}", _each(run.calls, run.answered, "an answer")),
-        Number("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
-        Number("tokens in", f"{run.prompt_tokens:,}", _each(run.prompt_tokens, run.answered, "an answer")),
-        Number("tokens out", f"{run.completion_tokens:,}", _each(run.completion_tokens, run.answered, "an answer")),
-        Number("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _thousand(run)),
-        Number("answers a second", _ratio(run.answered, seconds), _each(run.calls, seconds, "calls a second")),
-        Number("tokens a second", _ratio(tokens, seconds), "in and out"),
-        Number("duration", _clock(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
+        KeyNumber("known before", f"{run.known:,}", "not asked again"),
+        KeyNumber("calls", f"{run.calls:,}", _each(run.calls, run.answered, "an answer")),
+        KeyNumber("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
+        KeyNumber("tokens in", f"{run.prompt_tokens:,}", _each(run.prompt_tokens, run.answered, "an answer")),
+        KeyNumber("tokens out", f"{run.completion_tokens:,}", _each(run.completion_tokens, run.answered, "an answer")),
+        KeyNumber("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _thousand(run)),
+        KeyNumber("answers a second", _ratio(run.answered, seconds), _each(run.calls, seconds, "calls a second")),
+        KeyNumber("tokens a second", _ratio(tokens, seconds), "in and out"),
+        KeyNumber("duration", _clock(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
     ]
 
 
-def _rejected_number(dataset: Mapping[str, Any] | None) -> Number:
+def _rejected_number(dataset: Mapping[str, Any] | None) -> KeyNumber:
     if dataset is None:
-        return Number("rejected", DASH, "no dataset of this run yet")
+        return KeyNumber("rejected", DASH, "no dataset of this run yet")
     count = sum(_rejected(dataset).values())
-    return Number("rejected", f"{count:,}", _percent(count, dataset["rows"], "rows"))
+    return KeyNumber("rejected", f"{count:,}", _percent(count, dataset["rows"], "rows"))
 
 
 def _rejected(dataset: Mapping[str, Any] | None) -> Mapping[str, int]:
     return dataset["rejected"] if dataset else {}
 
 
-def spark_numbers(spark: Mapping[str, float]) -> list[Number]:
+def spark_numbers(spark: Mapping[str, float]) -> list[KeyNumber]:
     """Return what Spark did for the stage, as cluster.py names it; nothing where Spark told nothing."""
     if not spark:
         return []
     seconds, collected = spark["task_seconds"], spark["gc_seconds"]
     return [
-        Number("tasks ended", f"{spark['tasks']:,}", "in all Spark stages of this run, without failed tasks"),
-        Number("tasks failed", f"{spark['failed_tasks']:,}", "Spark runs them again, up to spark.task.maxFailures"),
-        Number("executors", f"{spark['executors']:,}", "in this Spark session, over all its time"),
-        Number("executors lost", f"{spark['executors_lost']:,}", "without those that Spark released itself"),
-        Number("time of all tasks", _clock(seconds), "mostly spent waiting for answers"),
-        Number("Java's garbage collection", _clock(collected), _percent(collected, seconds, "the task time")),
-        Number("read from shuffles", _size(spark["shuffle_read_bytes"]), ""),
-        Number("written to shuffles", _size(spark["shuffle_written_bytes"]), ""),
-        Number("spilled to disk", _size(spark["spilled_bytes"]), ""),
-        Number("peak memory", _size(spark["peak_memory_bytes"]), PEAK),
+        KeyNumber("tasks ended", f"{spark['tasks']:,}", "in all Spark stages of this run, without failed tasks"),
+        KeyNumber("tasks failed", f"{spark['failed_tasks']:,}", "Spark runs them again, up to spark.task.maxFailures"),
+        KeyNumber("executors", f"{spark['executors']:,}", "in this Spark session, over all its time"),
+        KeyNumber("executors lost", f"{spark['executors_lost']:,}", "without those that Spark released itself"),
+        KeyNumber("time of all tasks", _clock(seconds), "mostly spent waiting for answers"),
+        KeyNumber("Java's garbage collection", _clock(collected), _percent(collected, seconds, "the task time")),
+        KeyNumber("read from shuffles", _size(spark["shuffle_read_bytes"]), ""),
+        KeyNumber("written to shuffles", _size(spark["shuffle_written_bytes"]), ""),
+        KeyNumber("spilled to disk", _size(spark["spilled_bytes"]), ""),
+        KeyNumber("peak memory", _size(spark["peak_memory_bytes"]), PEAK),
     ]
 
 
@@ -167,7 +167,7 @@ def _thousand(run: Run) -> str:
     return f"${_ratio(1000 * run.dollars, run.answered)} for 1,000"
 
 
-def _figures(run: Run, rows: Tally) -> dict[str, str]:
+def _figures(run: Run, rows: RunStats) -> dict[str, str]:
     """Return the figures that have something to show, by name."""
     moves = bool(run.series) and run.series[-1].seconds > 0
     series = _course(run)
@@ -193,7 +193,7 @@ def _course(run: Run) -> tuple[Point, ...]:
     return (*run.series, replace(run.series[-1], seconds=_seconds(run)))
 
 
-def _errors(run: Run, rows: Tally) -> list[Bar]:
+def _errors(run: Run, rows: RunStats) -> list[Bar]:
     """Return the failed rows by class, most first, as the run counted them, with an example of each from the store."""
     return _bars(_most_first({**rows.errors, **run.failed}), rows.examples)
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raft_spark.common import wording
-from raft_spark.common.background import beside
+from raft_spark.common.background import in_background
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.lake import schemas
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 LOOK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0
 
@@ -109,18 +109,18 @@ def elapsed(run: Run, at: float) -> float:
     return at - dt.datetime.fromisoformat(run.started_at).timestamp()
 
 
-def begun(run: Run, tasks: int) -> Run:
+def start(run: Run, tasks: int) -> Run:
     """Return a run whose tasks start now."""
     return replace(run, state="asking", tasks=tasks)
 
 
-def ended(run: Run, trouble: str, stopped: str) -> Run:
+def finish(run: Run, trouble: str, stopped: str) -> Run:
     """Return a run as it ended: failed for `trouble` with the endpoint, `stopped` for another reason, or finished."""
     state: State = "failed" if trouble else "stopped" if stopped else "finished"
     return replace(run, state=state, reason=trouble or stopped)
 
 
-def joined(before: Run, now: Run) -> Run:
+def join(before: Run, now: Run) -> Run:
     """Return a run that goes on in another way: what it does `now` on top of what it had done `before`."""
     names = ("answered", "calls", "throttled", "prompt_tokens", "completion_tokens", "dollars")
     sums = {name: getattr(before, name) + getattr(now, name) for name in names}
@@ -135,7 +135,7 @@ def _after(last: Point, point: Point) -> Point:
 
 
 @contextmanager
-def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
+def store_periodically(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
     """Store what `told` says every few seconds while the block runs; a write that fails is left to the next."""
 
     def keep(over: threading.Event) -> None:
@@ -146,7 +146,7 @@ def kept(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
                 _tried(lake, run)
                 last = time.monotonic()
 
-    with beside(keep):
+    with in_background(keep):
         yield
 
 
@@ -177,5 +177,5 @@ def read(lake: Lake, run_id: str = "") -> Run | None:
     return Run(**{**told, "series": tuple(Point(**point) for point in told["series"])})
 
 
-def _folder(lake: Lake, stage: str) -> Place:
-    return Place.of(lake).at(stage, "runs")
+def _folder(lake: Lake, stage: str) -> Storage:
+    return Storage.of(lake).at(stage, "runs")

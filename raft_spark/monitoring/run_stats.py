@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 
 from raft_spark.errors import InputError
 from raft_spark.lake import schemas
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 COLUMNS = (
     "pubid",
@@ -41,7 +41,7 @@ Histogram = Counter[
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CompletionRow:
     """One stored row; `text` begins the answer or, when `failed`, the error. None is what the endpoint did not tell."""
 
     pubid: int
@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RunStats:
     """What rows come to. Latencies (ms) and tokens are those of answers; of these, `cut` ended at the token limit. `attempts` has
     rows by their number of calls, `errors` rows by class, `examples` the first error of each class.
     """
@@ -68,11 +68,11 @@ class Tally:
     attempts: Counter[int] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     examples: Mapping[str, str] = field(default_factory=dict)
-    slowest: tuple[Row, ...] = ()
-    longest: tuple[Row, ...] = ()
+    slowest: tuple[CompletionRow, ...] = ()
+    longest: tuple[CompletionRow, ...] = ()
 
 
-def batches(store: Place, run_id: str) -> Iterator[pa.RecordBatch]:
+def batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
     """Read a run's rows from the store's files, a few batches at a time; Parquet's statistics leave out other runs' rows.
 
     Raises InputError when a file cannot be read.
@@ -90,11 +90,11 @@ def batches(store: Place, run_id: str) -> Iterator[pa.RecordBatch]:
         raise InputError(msg) from error
 
 
-def added(tally: Tally, batch: pa.RecordBatch) -> Tally:
+def added(tally: RunStats, batch: pa.RecordBatch) -> RunStats:
     """Return the tally with a batch of rows on top; its columns are COLUMNS."""
     answered = batch.filter(pc.is_valid(batch["completion"]))
     failed = batch.filter(pc.is_null(batch["completion"]))
-    return Tally(
+    return RunStats(
         rows=tally.rows + batch.num_rows,
         answered=tally.answered + answered.num_rows,
         cut=tally.cut + (pc.sum(pc.equal(answered["finish_reason"], "length")).as_py() or 0),
@@ -145,14 +145,14 @@ def _examples(failed: pa.RecordBatch) -> dict[str, str]:
     return {row["error_class"]: row["error"] or "" for row in first if row["error_class"]}
 
 
-def _top(batch: pa.RecordBatch, column: str) -> Iterator[Row]:
+def _top(batch: pa.RecordBatch, column: str) -> Iterator[CompletionRow]:
     """Yield the KEPT rows with most of a column, so that of a batch's texts only these become Python's."""
     known = batch.filter(pc.is_valid(batch[column]))
     order = [(column, "descending"), ("pubid", "ascending")]
     for row in known.take(pc.select_k_unstable(known, KEPT, order)).to_pylist():
         failed = row["completion"] is None
         text = row["error"] if failed else row["completion"]
-        yield Row(
+        yield CompletionRow(
             pubid=row["pubid"],
             latency_ms=row["latency_ms"],
             completion_tokens=row["completion_tokens"],
@@ -163,7 +163,7 @@ def _top(batch: pa.RecordBatch, column: str) -> Iterator[Row]:
         )
 
 
-def _most(rows: list[Row], column: str) -> tuple[Row, ...]:
+def _most(rows: list[CompletionRow], column: str) -> tuple[CompletionRow, ...]:
     return tuple(sorted(rows, key=lambda row: (-getattr(row, column), row.pubid))[:KEPT])
 
 

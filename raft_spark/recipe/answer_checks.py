@@ -33,7 +33,7 @@ _NO_SUCH = re.compile(r"[\W_]*no\s+(?!(?:it|he|she|they|there|this|that|these|th
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
+class ParsedAnswer:
     """A chain of thought, read: its quotes, "" for a mark that has no partner or is misspelt, and its answer, "" where it has none."""
 
     quotes: tuple[str, ...]
@@ -41,18 +41,18 @@ class Thought:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Problem:
     """What a check found: its name in [dataset.gate], and the reason in words."""
 
     check: str
     reason: str
 
 
-def read(completion: str) -> Thought:
+def parse(completion: str) -> ParsedAnswer:
     """Take a chain of thought apart. The answer is the last line's; one that goes on after it, or comes twice, is none."""
     before, mark, after = completion.strip().partition(prompts.ANSWER)
     is_last = mark and prompts.ANSWER not in after and not _MARK.search(after) and "\n" not in after.strip()
-    return Thought(tuple(_quotes(before)), after.strip() if is_last else "")
+    return ParsedAnswer(tuple(_quotes(before)), after.strip() if is_last else "")
 
 
 def _quotes(text: str) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _quotes(text: str) -> Iterator[str]:
             yield ""
 
 
-def even(text: str) -> str:
+def normalize(text: str) -> str:
     """Return a text that quotes can be sought in: no soft hyphens, one kind of dash and of quotation mark."""
     same = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME)
     return "".join(sign for sign in same if unicodedata.category(sign) != "Cf")
@@ -75,7 +75,7 @@ def even(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return what counts of a text when it is compared: `even`, without spaces."""
-    return "".join(even(text).split())
+    return "".join(normalize(text).split())
 
 
 def bare(quote: str) -> str:
@@ -83,13 +83,13 @@ def bare(quote: str) -> str:
     return _EDGE.sub("", plain(quote)).rstrip(_EDGES)
 
 
-def decision(answer: str) -> str | None:
+def read_decision(answer: str) -> str | None:
     """Return the yes, no or maybe that an answer begins with, None where it begins otherwise."""
     said = _DECISION.match(answer)
     return said[1].lower() if said else None
 
 
-class Sought:
+class QuoteSearch:
     """An `even` text that `bare` quotes are sought in: without its spaces, and with where each sign was."""
 
     def __init__(self, text: str) -> None:
@@ -124,7 +124,7 @@ def _goes_on_after(quote: str, after: str) -> bool:
     return bool(_WORD.match(after) or (quote[-1].isdigit() and _NUMBER_AFTER.match(after)))
 
 
-def stands(quote: str, text: Sought, distance: float = 0.0) -> bool:
+def stands(quote: str, text: QuoteSearch, distance: float = 0.0) -> bool:
     """Say whether a `bare` quote stands in a text; a share `distance` of its signs may differ (rapidfuzz's partial ratio: the best
     part of the text, by insertions and deletions), but not where a word or number is cut.
     """
@@ -137,59 +137,59 @@ def stands(quote: str, text: Sought, distance: float = 0.0) -> bool:
     return fuzz.partial_ratio(quote, text.bare) >= 100 * (1 - distance)
 
 
-def check(
+def check_answer(
     completion: str, oracle: str, final_decision: str | None, asked: Completions, conf: Dataset
-) -> Iterator[Found]:
+) -> Iterator[Problem]:
     """Yield what is wrong with a completion that was written from `oracle`, whatever [dataset.gate] makes of it."""
     answer = completion
     if asked.style == "cot":
-        thought = read(completion)
-        yield from _quoted(thought.quotes, Sought(even(oracle)), conf.quote_distance)
+        thought = parse(completion)
+        yield from _quoted(thought.quotes, QuoteSearch(normalize(oracle)), conf.quote_distance)
         answer = thought.answer
     if answer:
         yield from _refusal(answer)
         yield from _decision(answer, final_decision, is_asked=asked.decision)
         yield from _length(len(answer.split()), conf)
     else:
-        yield Found("answer", "no answer line")
+        yield Problem("answer", "no answer line")
     if conf.gate.language != "off" and len(completion) >= LEGIBLE:
         yield from _language(completion, conf.language)
 
 
-def _quoted(quotes: tuple[str, ...], oracle: Sought, distance: float) -> Iterator[Found]:
+def _quoted(quotes: tuple[str, ...], oracle: QuoteSearch, distance: float) -> Iterator[Problem]:
     compared = [bare(quote) for quote in quotes]
     if not all(stands(quote, oracle, distance) for quote in filter(None, compared)):
-        yield Found("quote", "false quote")
+        yield Problem("quote", "false quote")
     if "" in compared:
-        yield Found("quote", "broken quote")
+        yield Problem("quote", "broken quote")
     if not any(len(quote) >= SHORTEST for quote in compared):
-        yield Found("quote", "no quote")
+        yield Problem("quote", "no quote")
 
 
-def _refusal(answer: str) -> Iterator[Found]:
+def _refusal(answer: str) -> Iterator[Problem]:
     if prompts.REFUSAL.search(answer):
-        yield Found("refusal", "refusal")
+        yield Problem("refusal", "refusal")
 
 
-def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Iterator[Found]:
+def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Iterator[Problem]:
     """Compare the yes, no or maybe that an answer begins with; one that begins otherwise says none, if none was asked for."""
-    said = decision(answer) if is_asked or not _NO_SUCH.match(answer) else None
+    said = read_decision(answer) if is_asked or not _NO_SUCH.match(answer) else None
     if said and final_decision and said != final_decision.lower():
-        yield Found("decision", "another decision")
+        yield Problem("decision", "another decision")
     if is_asked and not said and not prompts.REFUSAL.search(answer):
-        yield Found("decision", "no decision")
+        yield Problem("decision", "no decision")
 
 
-def _length(words: int, conf: Dataset) -> Iterator[Found]:
+def _length(words: int, conf: Dataset) -> Iterator[Problem]:
     if words < conf.min_words:
-        yield Found("length", "too short")
+        yield Problem("length", "too short")
     if conf.max_words and words > conf.max_words:
-        yield Found("length", "too long")
+        yield Problem("length", "too long")
 
 
-def _language(text: str, expected: str) -> Iterator[Found]:
+def _language(text: str, expected: str) -> Iterator[Problem]:
     """Of 699 real answers py3langid takes 699 for English."""
     import py3langid  # noqa: PLC0415 - only who asks for it needs the package
 
     if py3langid.classify(text)[0] != expected:
-        yield Found("language", "another language")
+        yield Problem("language", "another language")

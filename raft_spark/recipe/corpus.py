@@ -23,7 +23,7 @@ INDEX, TEXTS = "index.arrow", "texts.bin"
 
 
 @dataclass(frozen=True)
-class Index:
+class CorpusIndex:
     """The passages of one split. `pubid`, `first` and `count` have shape (next free number,): the article with that number
     (-1 = none), the position of its first passage among those of all splits, and how many it has (0 = no article).
 
@@ -51,7 +51,7 @@ def build(pieces: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Pat
     lengths, checksums, position = [np.zeros(1, np.int64)], [], 0
     with (folder / TEXTS).open("wb") as texts:
         for piece in pieces:
-            table = parquet.read_piece(piece, ["number", "pubid", "passages"])
+            table = parquet.read_row_group(piece, ["number", "pubid", "passages"])
             passages, counts = _flat(table["passages"])
             number, split = table["number"].to_numpy(), piece["split"]
             columns[f"{split}_pubid"][number] = table["pubid"].to_numpy()
@@ -73,19 +73,19 @@ def text_bytes(pieces: Sequence[Mapping[str, Any]]) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def index(path: str) -> Mapping[str, Index]:
+def map_index(path: str) -> Mapping[str, CorpusIndex]:
     """Map the index, once a worker process; by split."""
     row = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     arrays = {name: row.column(name).flatten().to_numpy() for name in row.schema.names}
     shared = {name: arrays[name] for name in ("checksum", "offsets")}
     own = {split: {name: arrays[f"{split}_{name}"] for name in ("pubid", "first", "count")} for split in schemas.SPLITS}
-    return {split: Index(**own[split], **shared) for split in schemas.SPLITS}
+    return {split: CorpusIndex(**own[split], **shared) for split in schemas.SPLITS}
 
 
 @functools.lru_cache(maxsize=2)
-def texts(path: str, index_path: str) -> pa.LargeStringArray:
+def map_texts(path: str, index_path: str) -> pa.LargeStringArray:
     """Map the texts, once a worker process; by position."""
-    offsets = index(index_path)[schemas.SPLITS[0]].offsets
+    offsets = map_index(index_path)[schemas.SPLITS[0]].offsets
     data = pa.memory_map(path).read_buffer() if offsets[-1] else pa.py_buffer(b"")
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), data)
 

@@ -13,29 +13,29 @@ from raft_spark.recipe import corpus
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusFiles:
     """The name that a run's corpus files bear."""
 
     name: str
 
-    def index(self) -> Mapping[str, corpus.Index]:
+    def index(self) -> Mapping[str, corpus.CorpusIndex]:
         """Map the index, in a task."""
-        return corpus.index(SparkFiles.get(f"{self.name}-{corpus.INDEX}"))
+        return corpus.map_index(SparkFiles.get(f"{self.name}-{corpus.INDEX}"))
 
     def texts(self) -> pa.LargeStringArray:
         """Map the texts, in a task."""
-        return corpus.texts(*(SparkFiles.get(f"{self.name}-{name}") for name in (corpus.TEXTS, corpus.INDEX)))
+        return corpus.map_texts(*(SparkFiles.get(f"{self.name}-{name}") for name in (corpus.TEXTS, corpus.INDEX)))
 
 
-def folder(spark: SparkSession) -> Path:
+def make_folder(spark: SparkSession) -> Path:
     """Make a folder for corpus files. It stays as long as the session does: an executor that comes later, in another stage,
     fetches all that was ever added.
     """
     return Path(tempfile.mkdtemp(dir=spark.sparkContext._temp_dir))  # noqa: SLF001 - Spark deletes it at its end
 
 
-def spread(spark: SparkSession, folder: Path, name: str) -> Corpus:
+def distribute(spark: SparkSession, folder: Path, name: str) -> CorpusFiles:
     """Bring the corpus files to every machine, once, under names of this run."""
     for part in (corpus.INDEX, corpus.TEXTS):
         spark.sparkContext.addFile(str((folder / part).rename(folder / f"{name}-{part}")))
-    return Corpus(name)
+    return CorpusFiles(name)

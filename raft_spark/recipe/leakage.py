@@ -36,7 +36,7 @@ PLACE = (  # of the oracle passages among those of their row, in the mean: 0 = f
 )
 
 
-def measured(base: DataFrame) -> dict[str, Any]:
+def measure(base: DataFrame) -> dict[str, Any]:
     """Return the areas by what is looked at, the mean place of oracle passages (0 = first, 1 = last; None where no row has any),
     and how many texts stand in rows of more than one split.
     """

@@ -73,15 +73,15 @@ _CONTROL = re.compile(
 )
 
 
-def as_data(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Put a space into every control token of a known chat template, so that a tokenizer reads it as plain letters."""
     return _CONTROL.sub(r"\g<0> ", text)
 
 
-def request(question: str, oracle: str, model: str, conf: Completions) -> Request:
+def teacher_request(question: str, oracle: str, model: str, conf: Completions) -> Request:
     """Ask the teacher, from the oracle alone; the layout is completions.template."""
     parameters = _parameters(conf)
-    user = f"Context: {as_data(oracle)}\n\nQuestion: {as_data(question)}"
+    user = f"Context: {escape_markup(oracle)}\n\nQuestion: {escape_markup(question)}"
     user += (
         f"\n\n{FINDING}" if conf.style == "finding" else ""
     )  # a small model forgets what it reads before the context
@@ -92,22 +92,26 @@ def request(question: str, oracle: str, model: str, conf: Completions) -> Reques
     return Request(_messages(system, user), model, parameters)
 
 
-def student(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
+def student_messages(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
     """Return the messages that a student is trained on, and later asked and served with; it answers in the teacher's style."""
-    context = SEPARATOR.join(map(as_data, passages))
+    context = SEPARATOR.join(map(escape_markup, passages))
     system = STUDENT + STYLES[conf.style] + (DECISION if conf.decision else "")
-    return _messages(system, f"Context: {context}\n\nQuestion: {as_data(question)}")
+    return _messages(system, f"Context: {context}\n\nQuestion: {escape_markup(question)}")
 
 
 def student_request(question: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
     """Ask a student, as it was trained."""
-    return Request(student(question, passages, conf), model, _parameters(conf))
+    return Request(student_messages(question, passages, conf), model, _parameters(conf))
 
 
-def judging(figure: str, question: str, answer: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
+def judge_request(
+    figure: str, question: str, answer: str, passages: Sequence[str], model: str, conf: Completions
+) -> Request:
     """Ask a judge for what a figure is made of; the one of relevance is not told the question."""
-    context, said = SEPARATOR.join(map(as_data, passages)), f"Answer: {as_data(answer)}"
-    shown = f"Passages: {context}\n\nQuestion: {as_data(question)}\n\n{said}" if figure == "faithfulness" else said
+    context, said = SEPARATOR.join(map(escape_markup, passages)), f"Answer: {escape_markup(answer)}"
+    shown = (
+        f"Passages: {context}\n\nQuestion: {escape_markup(question)}\n\n{said}" if figure == "faithfulness" else said
+    )
     return Request(_messages(JUDGE[figure], shown), model, _parameters(conf))
 
 

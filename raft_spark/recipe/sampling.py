@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from raft_spark import config
 from raft_spark.common import hashing
-from raft_spark.common.hashing import Int64Array, Purpose
+from raft_spark.common.hashing import Int64Array, Stream
 from raft_spark.errors import InputError
-from raft_spark.recipe.corpus import Index
+from raft_spark.recipe.corpus import CorpusIndex
 
 ATTEMPTS = 10_000
 _BOOLS = NDArray[np.bool_]
@@ -31,32 +31,32 @@ class Documents:
     passage: Int64Array
     oracle: _BOOLS
 
-    def position(self, index: Index) -> Int64Array:
+    def position(self, index: CorpusIndex) -> Int64Array:
         """Where each passage lies among all texts."""
         return index.first[self.number] + self.passage
 
 
-def kept(pubids: Int64Array, conf: config.Base) -> _BOOLS:
+def keeps_oracle(pubids: Int64Array, conf: config.Base) -> _BOOLS:
     """Say which rows keep their oracle: a share P of them."""
-    return hashing.share(hashing.mixed(conf.seed, Purpose.KEEP, pubids)) < conf.oracle_share
+    return hashing.uniform(hashing.hash64(conf.seed, Stream.KEEP, pubids)) < conf.oracle_share
 
 
-def wanted(own: Int64Array, keep: _BOOLS, conf: config.Base) -> Int64Array:
+def distractor_counts(own: Int64Array, keep: _BOOLS, conf: config.Base) -> Int64Array:
     """Return how many distractors each row takes: k; without its oracle k and one for each own passage it lost, so that
     the number of passages does not tell (base.equal_length).
     """
     return conf.distractors + np.where(keep | (not conf.equal_length), 0, own)
 
 
-def rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, _BOOLS]:
+def base_rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, _BOOLS]:
     """Return which of the articles each row is of, and whether it keeps the oracle: a row an article, or both (base.variants)."""
     which = np.arange(len(pubids))
     if conf.variants == "both":
         return np.repeat(which, 2), np.tile([True, False], len(which))
-    return which, kept(pubids, conf)
+    return which, keeps_oracle(pubids, conf)
 
 
-def documents(numbers: Int64Array, keep: _BOOLS, index: Index, conf: config.Base) -> Documents:
+def choose_documents(numbers: Int64Array, keep: _BOOLS, index: CorpusIndex, conf: config.Base) -> Documents:
     """Choose and order the passages of rows of the articles with these numbers, with the oracle where `keep` says so.
 
     Raises InputError when the split is too small.
@@ -64,7 +64,7 @@ def documents(numbers: Int64Array, keep: _BOOLS, index: Index, conf: config.Base
     pubids, own = index.pubid[numbers], index.count[numbers]
     oracle_row = np.repeat(np.arange(len(numbers)), np.where(keep, own, 0))
     oracle_passage = np.arange(len(oracle_row)) - np.searchsorted(oracle_row, oracle_row)
-    row, slot, number, passage = _distractors(numbers, wanted(own, keep, conf), index, conf.seed)
+    row, slot, number, passage = _distractors(numbers, distractor_counts(own, keep, conf), index, conf.seed)
     every = Documents(
         np.concatenate([oracle_row, row]),
         np.concatenate([numbers[oracle_row], number]),
@@ -72,12 +72,12 @@ def documents(numbers: Int64Array, keep: _BOOLS, index: Index, conf: config.Base
         np.repeat([True, False], [len(oracle_row), len(row)]),
     )
     ordinal = np.concatenate([oracle_passage, slot + 2**32])
-    order = np.lexsort((hashing.mixed(conf.seed, Purpose.ORDER, pubids[every.row], ordinal), every.row))
+    order = np.lexsort((hashing.hash64(conf.seed, Stream.ORDER, pubids[every.row], ordinal), every.row))
     return Documents(every.row[order], every.number[order], every.passage[order], every.oracle[order])
 
 
 def _distractors(
-    numbers: Int64Array, slots: Int64Array, index: Index, seed: int
+    numbers: Int64Array, slots: Int64Array, index: CorpusIndex, seed: int
 ) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
     """Fill each row's slots one after the other: (row, slot, number, passage), each of shape (slots.sum(),).
 
@@ -91,9 +91,9 @@ def _distractors(
     for slot in range(shape[1]):
         open_rows = np.flatnonzero(slots > slot)
         for attempt in range(ATTEMPTS):
-            bits = hashing.mixed(seed, Purpose.DRAW, index.pubid[numbers[open_rows]], slot, attempt)
-            number = hashing.jump(bits, index.size)
-            passage = hashing.below(hashing.mixed(seed, Purpose.PASSAGE, bits), index.count[number])
+            bits = hashing.hash64(seed, Stream.DRAW, index.pubid[numbers[open_rows]], slot, attempt)
+            number = hashing.jump_hash(bits, index.size)
+            passage = hashing.randbelow(hashing.hash64(seed, Stream.PASSAGE, bits), index.count[number])
             there = index.count[number] > 0
             text = index.checksum[np.where(there, index.first[number] + passage, 0)]
             good = there & (number != numbers[open_rows])
@@ -113,7 +113,7 @@ def _distractors(
     return row, slot_of, articles[row, slot_of], passages[row, slot_of]
 
 
-def _own_texts(numbers: Int64Array, index: Index) -> NDArray[np.uint64]:
+def _own_texts(numbers: Int64Array, index: CorpusIndex) -> NDArray[np.uint64]:
     """Return (row, checksum) of all own passages of the rows, each pair in one number, sorted."""
     counts = index.count[numbers]
     row = np.repeat(np.arange(len(numbers)), counts)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from raft_spark.monitoring import svg
 from raft_spark.monitoring.svg import ALARM, FIRST, GOOD, INK, MUTED, SECOND
 from raft_spark.scoring import scores
-from raft_spark.scoring.conditions import Case
+from raft_spark.scoring.conditions import Condition
 from raft_spark.scoring.metrics import BASELINE, PLACES
-from raft_spark.scoring.summary import SETTINGS, TITLES, Metric, Outcome
+from raft_spark.scoring.summary import SETTINGS, TITLES, EvaluationSummary, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ APART, ROOM = 0.11, 0.8  # between students, and of all of them, in settings
 Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
 
 
-def drawn(told: Outcome) -> dict[str, str]:
+def drawn(told: EvaluationSummary) -> dict[str, str]:
     """Return the figures that have something to show, by name."""
     figures: Mapping[str, tuple[bool, tuple[float, float], Callable[[Figure], None]]] = {
         "sweep": (
@@ -47,36 +47,36 @@ def drawn(told: Outcome) -> dict[str, str]:
     return {name: svg.rendered(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
 
 
-def by_position(told: Outcome) -> str:
+def by_position(told: EvaluationSummary) -> str:
     """Return the figure that is drawn over the position of the oracle."""
     return "accuracy" if "accuracy" in told.main_figures else "rouge_l"
 
 
-def _panels(told: Outcome) -> list[str]:
+def _panels(told: EvaluationSummary) -> list[str]:
     """Return the two figures that are drawn over k and by setting."""
     return [name for name in told.main_figures if name != "macro_f1"][:2]
 
 
-def color(told: Outcome, student: str) -> str:
+def color(told: EvaluationSummary, student: str) -> str:
     """Return the stand-in for a student's colour; there are four, taken in turns."""
     return COLORS[told.students.index(student) % len(COLORS)]
 
 
-def shape(told: Outcome, student: str) -> str:
+def shape(told: EvaluationSummary, student: str) -> str:
     """Return the name of a student's marker in MARKERS: with the colour it tells sixteen students apart."""
     return [*MARKERS][_turn(told, student)]
 
 
-def _turn(told: Outcome, student: str) -> int:
+def _turn(told: EvaluationSummary, student: str) -> int:
     return told.students.index(student) // len(COLORS) % len(MARKERS)
 
 
-def _axes(figure: "Figure", told: Outcome) -> Iterator[tuple["Axes", str]]:
+def _axes(figure: "Figure", told: EvaluationSummary) -> Iterator[tuple["Axes", str]]:
     names = _panels(told)
     return zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)
 
 
-def _sweep(figure: "Figure", told: Outcome) -> None:
+def _sweep(figure: "Figure", told: EvaluationSummary) -> None:
     for axes, name in _axes(figure, told):
         for student in told.students:
             for setting, label in (("with", "with oracle"), ("without", "without")):
@@ -89,7 +89,7 @@ def _sweep(figure: "Figure", told: Outcome) -> None:
     _name(figure)
 
 
-def _over_k(told: Outcome, student: str, setting: str, name: str) -> Iterator[tuple[float, Metric]]:
+def _over_k(told: EvaluationSummary, student: str, setting: str, name: str) -> Iterator[tuple[float, Metric]]:
     """Yield a figure over k; the oracle alone is k = 0 with it."""
     for case in told.asked:
         metric = told.metric(student, case, name)
@@ -97,7 +97,7 @@ def _over_k(told: Outcome, student: str, setting: str, name: str) -> Iterator[tu
             yield case.distractors, metric
 
 
-def _line(axes: "Axes", told: Outcome, student: str, setting: str, name: str, label: str) -> None:
+def _line(axes: "Axes", told: EvaluationSummary, student: str, setting: str, name: str, label: str) -> None:
     found = sorted(_over_k(told, student, setting, name), key=lambda pair: pair[0])
     if not found:
         return
@@ -115,10 +115,10 @@ def _columns(found: Placed) -> tuple[list[float], list[float], list[float], list
     return [at for at, _ in found], value, low, high
 
 
-def _floor(axes: "Axes", told: Outcome, name: str) -> None:
+def _floor(axes: "Axes", told: EvaluationSummary, name: str) -> None:
     """Draw the baseline, which needs no model, as a line across."""
     label = FLOORS.get(name, FLOOR)
-    floor = told.metric(label, Case(BASELINE, 0), name)
+    floor = told.metric(label, Condition(BASELINE, 0), name)
     if floor:
         axes.axhline(floor["value"], color=MUTED, linewidth=1.3, linestyle=(0, (1, 2)))
         axes.annotate(
@@ -134,7 +134,7 @@ def _name(figure: "Figure") -> None:
     figure.legend([*found.values()], [*found], loc="outside lower center", ncols=4, fontsize=10.5)
 
 
-def _settings(figure: "Figure", told: Outcome) -> None:
+def _settings(figure: "Figure", told: EvaluationSummary) -> None:
     for axes, name in _axes(figure, told):
         for student in told.students:
             _points(axes, told, student, [told.metric(student, case, name) for case in told.compared])
@@ -146,7 +146,7 @@ def _settings(figure: "Figure", told: Outcome) -> None:
     _name(figure)
 
 
-def _shift(told: Outcome, student: str) -> float:
+def _shift(told: EvaluationSummary, student: str) -> float:
     apart = min(APART, ROOM / len(told.students))
     return apart * (told.students.index(student) - (len(told.students) - 1) / 2)
 
@@ -156,14 +156,14 @@ def _there(metrics: Iterable[Metric | None], shift: float) -> Placed:
     return [(at + shift, metric) for at, metric in enumerate(metrics) if metric]
 
 
-def _points(axes: "Axes", told: Outcome, student: str, metrics: Iterable[Metric | None]) -> None:
+def _points(axes: "Axes", told: EvaluationSummary, student: str, metrics: Iterable[Metric | None]) -> None:
     at, values, low, high = _columns(_there(metrics, _shift(told, student)))
     paint = color(told, student)
     axes.vlines(at, low, high, color=paint, linewidth=2.4)
     axes.plot(at, values, MARKERS[shape(told, student)], color=paint, markersize=8, label=student)
 
 
-def _differences(figure: "Figure", told: Outcome) -> None:
+def _differences(figure: "Figure", told: EvaluationSummary) -> None:
     axes = figure.subplots()
     first, *others = told.students
     names = [name for name in ("accuracy", "token_f1", "rouge_l") if name in told.main_figures]
@@ -184,11 +184,11 @@ def _differences(figure: "Figure", told: Outcome) -> None:
         axes.legend(fontsize=9.5)
 
 
-def _abstained(figure: "Figure", told: Outcome) -> None:
+def _abstained(figure: "Figure", told: EvaluationSummary) -> None:
     _bars(figure.subplots(), told, [(SETTINGS[case.setting], case) for case in told.compared], "abstained")
 
 
-def _bars(axes: "Axes", told: Outcome, groups: Sequence[tuple[str, Case]], name: str) -> None:
+def _bars(axes: "Axes", told: EvaluationSummary, groups: Sequence[tuple[str, Condition]], name: str) -> None:
     width = ROOM / len(told.students)
     for number, student in enumerate(told.students):
         shift = width * (number + 0.5) - ROOM / 2
@@ -205,11 +205,11 @@ def _bars(axes: "Axes", told: Outcome, groups: Sequence[tuple[str, Case]], name:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10)
 
 
-def _has_quotes(told: Outcome) -> bool:
+def _has_quotes(told: EvaluationSummary) -> bool:
     return any(told.metric(name, case, "quotes_of_oracle") for name in told.students for case in told.compared)
 
 
-def _quotes(figure: "Figure", told: Outcome) -> None:
+def _quotes(figure: "Figure", told: EvaluationSummary) -> None:
     """Draw where quotes come from, as shares of all quotes: the oracle, a distractor, or no passage."""
     axes = figure.subplots()
     bars = [
@@ -236,7 +236,7 @@ def _quotes(figure: "Figure", told: Outcome) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=9.5)
 
 
-def _places(figure: "Figure", told: Outcome) -> None:
+def _places(figure: "Figure", told: EvaluationSummary) -> None:
     axes = figure.subplots()
     for student in told.students:
         _points(axes, told, student, [told.placed(student, place, by_position(told)) for place in PLACES])

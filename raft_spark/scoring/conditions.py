@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 
 from raft_spark import config
 from raft_spark.common import hashing
-from raft_spark.common.hashing import Int64Array, Purpose
+from raft_spark.common.hashing import Int64Array, Stream
 from raft_spark.endpoints.base import Request
 from raft_spark.errors import InputError
 from raft_spark.lake import parquet
@@ -46,7 +46,7 @@ Passages = Sequence[Mapping[str, Any]]  # {"text", "oracle"}, in the order shown
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Condition:
     """What a question is asked with: one of evaluation.settings, and k where the setting has one, else 0."""
 
     setting: str
@@ -59,21 +59,21 @@ def compared_at(conf: config.Config) -> int:
 
 
 @dataclass(frozen=True)
-class Work:
+class ConditionTask:
     """What every task gets: settings, the corpus, the students by name with their models, and up to which hash articles are
     asked.
     """
 
     conf: config.Config
-    corpus: corpus_files.Corpus
+    corpus: corpus_files.CorpusFiles
     models: Mapping[str, str]
     up_to: int
 
 
-def cases(conf: config.Evaluation) -> list[Case]:
+def conditions(conf: config.Evaluation) -> list[Condition]:
     """Return what every article is asked with."""
-    swept = [Case(name, k) for name in ("with", "without") if name in conf.settings for k in conf.distractors]
-    return [*swept, *(Case(name, 0) for name in ("alone", "closed") if name in conf.settings)]
+    swept = [Condition(name, k) for name in ("with", "without") if name in conf.settings for k in conf.distractors]
+    return [*swept, *(Condition(name, 0) for name in ("alone", "closed") if name in conf.settings)]
 
 
 def asking(conf: config.Config, student: str) -> config.Config:
@@ -86,10 +86,10 @@ def asking(conf: config.Config, student: str) -> config.Config:
 
 def hashes(pubids: Int64Array) -> hashing.UInt64Array:
     """Return where each article stands in the order in which articles are taken."""
-    return hashing.mixed(0, Purpose.EVALUATE, pubids)
+    return hashing.hash64(0, Stream.EVALUATE, pubids)
 
 
-def up_to(index: corpus.Index, rows: int) -> int:
+def up_to(index: corpus.CorpusIndex, rows: int) -> int:
     """Return the hash of the last article that is asked, of `rows` (0 = all)."""
     found = np.sort(hashes(index.pubid[index.count > 0]))
     return int(found[min(rows or len(found), len(found)) - 1])
@@ -100,11 +100,11 @@ def is_taken(pubids: Int64Array, up_to: int) -> NDArray[np.bool_]:
     return hashes(pubids) <= np.uint64(up_to)
 
 
-def checked(index: corpus.Index, conf: config.Evaluation) -> None:
+def checked(index: corpus.CorpusIndex, conf: config.Evaluation) -> None:
     """Raise InputError where the test split is too small for its draws."""
     there = int((index.count > 0).sum())
     lost = int(index.count.max(initial=0)) if "without" in conf.settings else 0
-    need = max((case.distractors for case in cases(conf)), default=0) + lost
+    need = max((case.distractors for case in conditions(conf)), default=0) + lost
     if there <= need or not there:
         msg = (
             f"the test split has {there} articles, but a row needs distractors from {need} others; take more articles, a larger "
@@ -113,21 +113,21 @@ def checked(index: corpus.Index, conf: config.Evaluation) -> None:
         raise InputError(msg)
 
 
-def worded(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
+def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return what a student is sent for a row of CASES."""
     return prompts.student_request(row["question"], [shown["text"] for shown in row["passages"]], model, conf)
 
 
-def build(tasks: DataFrame, work: Work) -> DataFrame:
+def build(tasks: DataFrame, work: ConditionTask) -> DataFrame:
     """(task, piece) of articles -> a row an article, student and case, in the schema CASES; lazy."""
     return map_in_arrow(tasks, partial(_write, work=work), CASES)
 
 
-def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], work: ConditionTask) -> Iterator[pa.RecordBatch]:
     index, texts = work.corpus.index()[SPLIT], work.corpus.texts()
-    for _, pieces in parquet.taken(batches):
+    for _, pieces in parquet.by_task(batches):
         for piece in pieces:
-            table = parquet.read_piece(piece, COLUMNS)
+            table = parquet.read_row_group(piece, COLUMNS)
             taken = table.filter(pa.array(is_taken(table["pubid"].to_numpy(), work.up_to)))
             for first in range(0, len(taken), ROWS):
                 rows = list(_rows(taken.slice(first, ROWS), index, texts, work))
@@ -135,10 +135,10 @@ def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordB
 
 
 def _rows(
-    articles: pa.Table, index: corpus.Index, texts: pa.LargeStringArray, work: Work
+    articles: pa.Table, index: corpus.CorpusIndex, texts: pa.LargeStringArray, work: ConditionTask
 ) -> Iterator[Mapping[str, Any]]:
     settled = {name: asking(work.conf, name).completions for name in work.models}
-    for case in cases(work.conf.evaluation):
+    for case in conditions(work.conf.evaluation):
         shown = passages(articles["number"].to_numpy(), index, texts, case, work.conf.base)
         for article, documents in zip(articles.to_pylist(), shown, strict=True):
             row = {
@@ -152,19 +152,19 @@ def _rows(
                 "final_decision": article["final_decision"],
             }
             for name, model in work.models.items():
-                sent = worded(row, settled[name], model)
+                sent = build_request(row, settled[name], model)
                 yield {**row, "student": name, "key": sent.key, "key_of_any_length": sent.key_of_any_length}
 
 
 def passages(
-    numbers: Int64Array, index: corpus.Index, texts: pa.LargeStringArray, case: Case, conf: config.Base
+    numbers: Int64Array, index: corpus.CorpusIndex, texts: pa.LargeStringArray, case: Condition, conf: config.Base
 ) -> list[Passages]:
     """Return what each of the rows with these numbers is shown."""
     if case.setting == "closed":
         return [[] for _ in numbers]
     keep = np.full(len(numbers), case.setting != "without")
     drawn = conf.model_copy(update={"distractors": case.distractors, "equal_length": True})
-    shown = sampling.documents(numbers, keep, index, drawn)
+    shown = sampling.choose_documents(numbers, keep, index, drawn)
     words = texts.take(pa.array(shown.position(index))).to_pylist()
     marked = [{"text": text, "oracle": bool(oracle)} for text, oracle in zip(words, shown.oracle, strict=True)]
     edges = np.searchsorted(shown.row, np.arange(len(numbers) + 1))

@@ -79,7 +79,7 @@ def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: s
             for figure in JUDGED
             if _applies(figure, row["texts"])
         ]
-        sent = [worded(row, conf, model) for row in rows]
+        sent = [build_request(row, conf, model) for row in rows]
         keys = ({"key": each.key, "key_of_any_length": each.key_of_any_length} for each in sent)
         yield pa.RecordBatch.from_pylist([row | own for row, own in zip(rows, keys, strict=True)], WANTED)
 
@@ -88,10 +88,10 @@ def _applies(figure: str, texts: Sequence[object]) -> bool:
     return figure != FAITHFULNESS or bool(texts)
 
 
-def worded(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
+def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return what the judge is sent for a row of WANTED; of a chain of thought, the answer alone is to be relevant."""
-    said = row["said"] if row["figure"] == FAITHFULNESS else answer_checks.read(row["said"]).answer or row["said"]
-    return prompts.judging(row["figure"], row["question"], said, row["texts"], model, conf)
+    said = row["said"] if row["figure"] == FAITHFULNESS else answer_checks.parse(row["said"]).answer or row["said"]
+    return prompts.judge_request(row["figure"], row["question"], said, row["texts"], model, conf)
 
 
 def replies(found: DataFrame) -> DataFrame:

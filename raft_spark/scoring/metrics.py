@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from raft_spark import config
 from raft_spark.common import hashing
-from raft_spark.common.hashing import Purpose
+from raft_spark.common.hashing import Stream
 from raft_spark.lake import schemas
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.parquet import DataFile
 from raft_spark.scoring import conditions, scores
 
@@ -30,7 +30,7 @@ LOW, HIGH = 2.5, 97.5  # percentiles
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class MetricDefinition:
     """`parts` makes numbers of rows, shape (rows, c); the figure is `of` their sums over articles, shape (..., c) -> (...)."""
 
     parts: Callable[[Mapping[str, NDArray[np.generic]]], Array]
@@ -54,12 +54,12 @@ def macro_f1(sums: Array) -> Array:
     return ratio(np.stack([each.sum(axis=-1), (both > 0).sum(axis=-1)], axis=-1))
 
 
-def _mean(column: str) -> Figure:
-    return Figure(lambda rows: _pair(rows[column], np.ones(len(rows[column]))), ratio)
+def _mean(column: str) -> MetricDefinition:
+    return MetricDefinition(lambda rows: _pair(rows[column], np.ones(len(rows[column]))), ratio)
 
 
-def _share(part: str, whole: str) -> Figure:
-    return Figure(lambda rows: _pair(rows[part], rows[whole]), ratio)
+def _share(part: str, whole: str) -> MetricDefinition:
+    return MetricDefinition(lambda rows: _pair(rows[part], rows[whole]), ratio)
 
 
 def _pair(first: NDArray[np.generic], second: NDArray[np.generic]) -> Array:
@@ -73,9 +73,9 @@ def _confused(rows: Mapping[str, NDArray[np.generic]]) -> Array:
     return np.stack([true & told for true in truth for told in said], axis=-1).astype(np.float64)
 
 
-FIGURES: Mapping[str, Figure] = {
+FIGURES: Mapping[str, MetricDefinition] = {
     "accuracy": _share("correct", "labelled"),
-    "macro_f1": Figure(_confused, macro_f1),
+    "macro_f1": MetricDefinition(_confused, macro_f1),
     "decided": _mean("decided"),
     "token_f1": _share("token_f1", "referenced"),
     "rouge_l": _share("rouge_l", "referenced"),
@@ -95,7 +95,7 @@ DECISIONS, WORDS = ("accuracy", "macro_f1"), ("token_f1", "rouge_l", "bleu", "ch
 PLACED = ("accuracy", "rouge_l")  # figures by where the oracle stood
 
 
-def read(place: Place, files: Sequence[DataFile]) -> pa.Table:
+def read(place: Storage, files: Sequence[DataFile]) -> pa.Table:
     """Return the scored rows of a version, by article: all of them, about 1 kB each."""
     found = [pq.read_table(pa.BufferReader(place.read(file.path) or b"")) for file in files]
     empty = schemas.SCHEMAS[schemas.EVALUATION].empty_table()
@@ -137,7 +137,7 @@ def weights(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:
     slots, limits = np.arange(articles), np.full(articles, articles)
     drawn = np.empty((resamples, articles), np.float32)
     for number in range(resamples):
-        taken = hashing.below(hashing.mixed(seed, Purpose.RESAMPLE, number, slots), limits)
+        taken = hashing.randbelow(hashing.hash64(seed, Stream.RESAMPLE, number, slots), limits)
         drawn[number] = np.bincount(taken, minlength=articles)
     return drawn
 

@@ -41,12 +41,12 @@ def scored(answer: str | None, reference: str, own: Sequence[str], others: Seque
     """Return the scores of one answer by the names of the table's columns; None is the answer of a request that failed. `own` are the
     article's passages, `others` the distractors that were shown.
     """
-    thought = answer_checks.read(answer or "")
+    thought = answer_checks.parse(answer or "")
     line = thought.answer if style == "cot" else answer or ""
     text = line or answer or ""  # where a chain of thought has no answer line, all of it answers
     stand = quoted(thought.quotes, own, others)
     return {
-        "decision": answer_checks.decision(line),
+        "decision": answer_checks.read_decision(line),
         "abstained": bool(prompts.REFUSAL.search(text)),
         **asdict(overlap(text, reference)),
         "quoted": stand,
@@ -103,7 +103,7 @@ def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> 
     shown. A quote without an end, or too short to tell, stands nowhere.
     """
     oracle, distractors = (
-        [answer_checks.Sought(answer_checks.even(text)) for text in texts] for texts in (own, others)
+        [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (own, others)
     )
 
     def stands(quote: str) -> Stands:

@@ -75,7 +75,7 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationSummary:
     """What an evaluation came to: the scored `rows` (schemas.EVALUATION) and the `metrics` made of them (schemas.METRICS)."""
 
     conf: config.Config
@@ -89,7 +89,9 @@ class Outcome:
         names = ("student", "against", "setting", "distractors", "place", "figure")
         return {tuple(row[name] for name in names): row for row in self.metrics.to_pylist()}
 
-    def metric(self, student: str, case: conditions.Case, figure: str, against: str | None = None) -> Metric | None:
+    def metric(
+        self, student: str, case: conditions.Condition, figure: str, against: str | None = None
+    ) -> Metric | None:
         """Return one figure with its interval, None where there is nothing it is made of."""
         row = self.found.get((student, against, case.setting, case.distractors, None, figure))
         return row if row and row["value"] is not None else None
@@ -110,22 +112,22 @@ class Outcome:
         return conditions.compared_at(self.conf)
 
     @property
-    def asked(self) -> list[conditions.Case]:
+    def asked(self) -> list[conditions.Condition]:
         """Return what was asked with, from no passage to the oracle alone, k ascending."""
         order = list(SETTINGS)
         return sorted(
-            conditions.cases(self.conf.evaluation), key=lambda case: (order.index(case.setting), case.distractors)
+            conditions.conditions(self.conf.evaluation), key=lambda case: (order.index(case.setting), case.distractors)
         )
 
     @property
-    def compared(self) -> list[conditions.Case]:
+    def compared(self) -> list[conditions.Condition]:
         """Return each setting once, at `k` where it has one."""
         return [case for case in self.asked if case.distractors in {0, self.k}]
 
     @property
-    def main(self) -> conditions.Case:
+    def main(self) -> conditions.Condition:
         """Return the setting that a reader sees first: the oracle among distractors, if it was asked with."""
-        among = conditions.Case("with", self.k)
+        among = conditions.Condition("with", self.k)
         return among if among in self.compared else self.compared[-1]
 
     @property
@@ -151,12 +153,12 @@ class Outcome:
         return Counter(tuple(row[name] for name in names) for row in rows)
 
 
-def named(case: conditions.Case) -> str:
+def label(case: conditions.Condition) -> str:
     """Say what a question was asked with."""
     return SETTINGS[case.setting] + (f", k = {case.distractors}" if case.distractors else "")
 
 
-def markdown(told: Outcome) -> str:
+def markdown(told: EvaluationSummary) -> str:
     """Return the outcome as one Markdown text."""
     lines = [f"# Evaluation {told.version}", "", *about(told), ""]
     for sheet in sheets(told):
@@ -172,7 +174,7 @@ def markdown(told: Outcome) -> str:
     return "\n".join(lines)
 
 
-def about(told: Outcome) -> Iterator[str]:
+def about(told: EvaluationSummary) -> Iterator[str]:
     """Yield what a reader has to know first."""
     teacher, models = told.conf.completions, {name: told.conf.endpoints[name].model for name in told.students}
     yield f"{told.articles} articles of the test split. Students: {', '.join(f'{name} ({model})' for name, model in models.items())}."
@@ -187,7 +189,7 @@ def about(told: Outcome) -> Iterator[str]:
         )
 
 
-def sheets(told: Outcome) -> list[Sheet]:
+def sheets(told: EvaluationSummary) -> list[Sheet]:
     """Return all tables that have a row."""
     asked = {title: sheet for title, sheet in SHEETS.items() if told.conf.completions.decision or title != "Decisions"}
     found = [_figures(told, title, names, said) for title, (names, said) in asked.items()]
@@ -197,26 +199,26 @@ def sheets(told: Outcome) -> list[Sheet]:
     return [sheet for sheet in (*found, _places(told), _failures(told)) if sheet.rows]
 
 
-def _figures(told: Outcome, title: str, names: Sequence[str], said: str) -> Sheet:
+def _figures(told: EvaluationSummary, title: str, names: Sequence[str], said: str) -> Sheet:
     rows = [
-        [student, named(case), *_cells(told, student, case, names)] for case in told.asked for student in told.students
+        [student, label(case), *_cells(told, student, case, names)] for case in told.asked for student in told.students
     ]
     for baseline in (scores.MAJORITY, scores.QUESTION, scores.LAST_SENTENCES, scores.BEST_SENTENCE):
-        cells = _cells(told, baseline, conditions.Case(BASELINE, 0), names)
+        cells = _cells(told, baseline, conditions.Condition(BASELINE, 0), names)
         rows += [[baseline, "no model", *cells]] if set(cells) != {DASH} else []
     return Sheet(title, said, ["student", "setting", *(TITLES[name] for name in names)], rows)
 
 
 def _cells(
-    told: Outcome, student: str, case: conditions.Case, names: Sequence[str], against: str | None = None
+    told: EvaluationSummary, student: str, case: conditions.Condition, names: Sequence[str], against: str | None = None
 ) -> list[str]:
     return [interval(told.metric(student, case, name, against)) for name in names]
 
 
-def _differences(told: Outcome, other: str) -> Sheet:
+def _differences(told: EvaluationSummary, other: str) -> Sheet:
     names = told.without_unasked(COMPARED)
     rows = [
-        [student, named(case), *_cells(told, student, case, names, other)]
+        [student, label(case), *_cells(told, student, case, names, other)]
         for case in told.asked
         for student in told.students[told.students.index(other) + 1 :]
     ]
@@ -224,7 +226,7 @@ def _differences(told: Outcome, other: str) -> Sheet:
     return Sheet(f"Against {other}", said, ["student", "setting", *(TITLES[name] for name in names)], rows)
 
 
-def _places(told: Outcome) -> Sheet:
+def _places(told: EvaluationSummary) -> Sheet:
     names = told.without_unasked(PLACED)
     rows = [
         [student, place, *(interval(told.placed(student, place, name)) for name in names)]
@@ -239,9 +241,9 @@ def _places(told: Outcome) -> Sheet:
     return Sheet("Position of the oracle", said, ["student", "position", *(TITLES[name] for name in names)], rows)
 
 
-def _failures(told: Outcome) -> Sheet:
+def _failures(told: EvaluationSummary) -> Sheet:
     rows = [
-        [student, named(conditions.Case(setting, k)), error, f"{count:,}"]
+        [student, label(conditions.Condition(setting, k)), error, f"{count:,}"]
         for (student, setting, k, error), count in sorted(told.failures().items())
     ]
     said = "Requests without an answer. Every figure above counts them as wrong. The next run asks those again that may succeed."

@@ -37,7 +37,7 @@ class _RejectError(Exception):
     """Carries a reason out of the checks below; never leaves this module."""
 
 
-def checked(record: Any, conf: Articles) -> Article | Rejected:  # noqa: ANN401 - a source may hold anything
+def check_record(record: Any, conf: Articles) -> Article | Rejected:  # noqa: ANN401 - a source may hold anything
     """Check one record as the source gives it (texts as str or bytes)."""
     pubid = None
     try:

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from raft_spark.config import Config
 from raft_spark.errors import InputError
-from raft_spark.lake.filesystem import Found, Place
+from raft_spark.lake.filesystem import FileInfo, Storage
 from raft_spark.sources import huggingface, input_schema, synthetic
 
-Piece = Mapping[str, Any]
+InputSplit = Mapping[str, Any]
 COLUMNS = ("pubid", "question", "context", "long_answer", "final_decision")
 SAMPLE_ROWS = 8_192
 JSON_BYTES = 32_000_000
@@ -45,7 +45,7 @@ def identity(conf: Config) -> str:
     return f"{source}@{hashlib.sha256(listing.encode()).hexdigest()[:16]}"
 
 
-def pieces(conf: Config, state: str) -> list[Piece]:
+def input_splits(conf: Config, state: str) -> list[InputSplit]:
     """Cut the source into what one task step reads. `state` is its identity; a hub's data set is brought to the lake.
 
     Raises InputError when nothing is there, or a Parquet file has columns of another shape.
@@ -64,14 +64,14 @@ def pieces(conf: Config, state: str) -> list[Piece]:
         ]
     if source.startswith("hf:"):
         revision = state.rpartition("@")[2]
-        kept = Place.of(conf.lake).at("sources", re.sub(r"\W+", "-", source), revision)
+        kept = Storage.of(conf.lake).at("sources", re.sub(r"\W+", "-", source), revision)
         huggingface.download(source, revision, kept.path(), kept.filesystem)
         source = f"{kept.root}/*.parquet"
     place, files = _listed(conf, source)
     return [piece for file in files for piece in _cut(place, file)]
 
 
-def read(piece: Piece) -> Iterator[tuple[str, Any]]:
+def read_split(piece: InputSplit) -> Iterator[tuple[str, Any]]:
     """Yield (where, record) of one piece, in a task, in the source's order. A broken JSON line comes as its ValueError.
 
     Raises InputError when the file itself is damaged.
@@ -81,19 +81,19 @@ def read(piece: Piece) -> Iterator[tuple[str, Any]]:
         rows = synthetic.articles(start, stop, piece["seed"]).to_pylist()
         yield from ((f"sample#{start + index}", row) for index, row in enumerate(rows))
         return
-    place = Place(piece["root"], piece["endpoint"], piece["region"])
+    place = Storage(piece["root"], piece["endpoint"], piece["region"])
     yield from (_read_json if piece["kind"] == "json" else _read_parquet)(place, piece)
 
 
-def _listed(conf: Config, source: str) -> tuple[Place, list[Found]]:
+def _listed(conf: Config, source: str) -> tuple[Storage, list[FileInfo]]:
     """List the data files of a folder (at any depth), a single file or a glob (each * within one folder), sorted."""
     root, pattern = source.rstrip("/"), "**"
     if re.search(r"[*?\[]", source):
         root = re.split(r"[*?\[]", source)[0].rpartition("/")[0]
         pattern = source[len(root) :].lstrip("/")
-    elif not Place.of(conf.lake, source).is_folder:
+    elif not Storage.of(conf.lake, source).is_folder:
         root, _, pattern = source.rpartition("/")
-    place, deep = Place.of(conf.lake, root or ("/" if source.startswith("/") else ".")), "**" in pattern
+    place, deep = Storage.of(conf.lake, root or ("/" if source.startswith("/") else ".")), "**" in pattern
     with _readable(place):
         files = [
             file
@@ -113,7 +113,7 @@ def _listed(conf: Config, source: str) -> tuple[Place, list[Found]]:
 
 
 @contextmanager
-def _readable(place: Place, path: str = "") -> Iterator[None]:
+def _readable(place: Storage, path: str = "") -> Iterator[None]:
     """Turn what a damaged or unreadable file raises into an InputError that names it."""
     try:
         yield
@@ -123,12 +123,12 @@ def _readable(place: Place, path: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def _opened(place: Place, path: str) -> Iterator[pa.NativeFile]:
+def _opened(place: Storage, path: str) -> Iterator[pa.NativeFile]:
     with _readable(place, path), place.filesystem.open_input_file(place.path(path)) as stream:
         yield stream
 
 
-def _cut(place: Place, file: Found) -> Iterator[Piece]:
+def _cut(place: Storage, file: FileInfo) -> Iterator[InputSplit]:
     """Cut one file: Parquet by row group, plain JSON Lines by bytes, compressed JSON Lines not at all."""
     here = {**asdict(place), "path": file.path}
     if file.path.endswith(".parquet"):
@@ -140,7 +140,7 @@ def _cut(place: Place, file: Found) -> Iterator[Piece]:
             yield {"kind": "json", **here, "start": start, "stop": start + step, "rows": step}
 
 
-def check_lines(pieces: Sequence[Piece]) -> None:
+def check_lines(pieces: Sequence[InputSplit]) -> None:
     """Look at the first lines of JSON Lines, until one has the columns that are needed.
 
     Raises InputError, with all that the first record lacks, when none of LINES_CHECKED has.
@@ -154,24 +154,24 @@ def check_lines(pieces: Sequence[Piece]) -> None:
         if not problem:
             return
         first = first or _another_shape(
-            Place(piece["root"], piece["endpoint"], piece["region"]), piece["path"], problem
+            Storage(piece["root"], piece["endpoint"], piece["region"]), piece["path"], problem
         )
     if first:
         raise first
 
 
-def _records(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Mapping[str, Any]]]:
+def _records(pieces: Sequence[InputSplit]) -> Iterator[tuple[InputSplit, Mapping[str, Any]]]:
     """Yield the records of JSON Lines; a line that holds none is left to the check of each record."""
     for piece in pieces:
         if piece["kind"] == "json":
-            yield from ((piece, record) for _, record in read(piece) if isinstance(record, dict))
+            yield from ((piece, record) for _, record in read_split(piece) if isinstance(record, dict))
 
 
-def _another_shape(place: Place, path: str, problem: str) -> InputError:
+def _another_shape(place: Storage, path: str, problem: str) -> InputError:
     return InputError(f"{place.root}/{path} has another shape than articles need: {problem}")
 
 
-def _row_groups(place: Place, file: Found) -> list[int]:
+def _row_groups(place: Storage, file: FileInfo) -> list[int]:
     with _opened(place, file.path) as stream, pq.ParquetFile(stream) as parquet:
         footer, schema = parquet.metadata, parquet.schema_arrow
     problem = input_schema.problem(input_schema.of_parquet(schema))
@@ -180,7 +180,7 @@ def _row_groups(place: Place, file: Found) -> list[int]:
     return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
 
 
-def _read_parquet(place: Place, piece: Piece) -> Iterator[tuple[str, Any]]:
+def _read_parquet(place: Storage, piece: InputSplit) -> Iterator[tuple[str, Any]]:
     with _opened(place, piece["path"]) as stream, pq.ParquetFile(stream) as file:
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
         table = file.read_row_group(piece["row_group"], columns=columns)
@@ -206,7 +206,7 @@ def _bytes_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _read_json(place: Place, piece: Piece) -> Iterator[tuple[str, Any]]:
+def _read_json(place: Storage, piece: InputSplit) -> Iterator[tuple[str, Any]]:
     """Read the lines that start inside the piece's bytes; the last one may end beyond."""
     with _opened(place, piece["path"]) as stream:
         packed = piece["path"].endswith(".gz")

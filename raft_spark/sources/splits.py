@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from raft_spark import config
 from raft_spark.common import hashing
-from raft_spark.common.hashing import Int64Array, Purpose, UInt64Array
+from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 
 DUPLICATE, HELD_OUT, BEYOND_LIMIT = -1, -2, -3
 REASONS: Mapping[int, str] = {DUPLICATE: "duplicate pubid", HELD_OUT: "a passage stands in a held-out split too"}
 
 
 @dataclass(frozen=True)
-class Placement:
+class Assignment:
     """Where each staged record goes: `places` is number * 4 + split, or one of the negative reasons.
 
     `sizes` are the next free numbers by split.
@@ -40,7 +40,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Numbered:
+class NumberedArticles:
     """What the version before holds: pubid, split and number of each article, and the next free numbers by split."""
 
     pubids: Int64Array
@@ -50,12 +50,12 @@ class Numbered:
 
 
 _EMPTY = np.empty(0, np.int64)
-NOTHING = Numbered(_EMPTY, _EMPTY, _EMPTY, (0, 0, 0))
+NOTHING = NumberedArticles(_EMPTY, _EMPTY, _EMPTY, (0, 0, 0))
 
 
-def placed(
-    pubids: Int64Array, lengths: Int64Array, hashes: UInt64Array, conf: config.Articles, before: Numbered
-) -> Placement:
+def assign(
+    pubids: Int64Array, lengths: Int64Array, hashes: UInt64Array, conf: config.Articles, before: NumberedArticles
+) -> Assignment:
     """Choose, split and number: shapes (n,), (n,), (lengths.sum(),).
 
     Of one pubid the first stays. A record with a passage of a split held out from its own (test before validation before
@@ -78,7 +78,7 @@ def placed(
         held_out = np.union1d(held_out, hashes[(alive & (splits == split))[owner]])
     if conf.limit:
         rows = np.flatnonzero(alive)
-        order = np.lexsort((pubids[rows], hashing.mixed(0, Purpose.LIMIT, pubids[rows])))
+        order = np.lexsort((pubids[rows], hashing.hash64(0, Stream.LIMIT, pubids[rows])))
         alive[rows[order[conf.limit :]]] = False
     sizes = []
     for split in (0, 1, 2):
@@ -87,16 +87,16 @@ def placed(
         numbers, size = _numbers(pubids[rows], split, before)
         places[rows] = numbers * 4 + split
         sizes.append(size)
-    return Placement(places, tuple(sizes))
+    return Assignment(places, tuple(sizes))
 
 
 def split_of(pubids: Int64Array, conf: config.Articles) -> Int64Array:
     """Return the split (index into schemas.SPLITS) of each pubid: a hash decides, whatever else is there."""
-    drawn = hashing.share(hashing.mixed(0, Purpose.SPLIT, pubids))
+    drawn = hashing.uniform(hashing.hash64(0, Stream.SPLIT, pubids))
     return np.where(drawn < conf.test_share, 2, np.where(drawn < conf.test_share + conf.validation_share, 1, 0))
 
 
-def _numbers(pubids: Int64Array, split: int, before: Numbered) -> tuple[Int64Array, int]:
+def _numbers(pubids: Int64Array, split: int, before: NumberedArticles) -> tuple[Int64Array, int]:
     """Give numbers to one split's pubids, sorted: (numbers, next free number)."""
     mine = before.splits == split
     order = np.argsort(before.pubids[mine])

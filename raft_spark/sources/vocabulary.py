@@ -6,7 +6,7 @@ from typing import NamedTuple
 Lexicon = Mapping[str, Sequence[str]]  # a word and what may stand for it, itself with words in braces
 
 
-class Outcome(NamedTuple):
+class OutcomeTerm(NamedTuple):
     """What is measured: a share of patients to whom an event happened or, without an event, a mean."""
 
     noun: str
@@ -20,7 +20,7 @@ class Goal(NamedTuple):
 
     verb: str
     sign: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[OutcomeTerm, ...]
     subjects: tuple[Lexicon, ...]
 
 
@@ -109,17 +109,17 @@ PREDICTION: tuple[Lexicon, ...] = (
      "allocation": ("{Name} was measured once at the start, and doctors were not told the result.",)},
     {**MARKER, "design": ("a review of stored samples",),
      "allocation": ("{Name} was measured by technicians who did not know what had become of the patients.",)})
-GAINS = (Outcome("remission", "were in remission"), Outcome("return to work", "returned to work"),
-         Outcome("symptom relief", "reported relief of their symptoms"), Outcome("restful sleep", "slept well"),
-         Outcome("daily exercise", "exercised every day"), Outcome("full recovery", "recovered fully"))
-LOSSES = (Outcome("hospital readmission", "were readmitted"), Outcome("relapse", "had a relapse"),
-          Outcome("chest infection", "had a chest infection"), Outcome("severe fatigue", "reported severe fatigue"),
-          Outcome("emergency admission", "had an emergency admission"), Outcome("sick leave", "went on sick leave"))
-RISING = (Outcome("the mean walking distance", unit="metres", scale=8), Outcome("the mean pain-free time", unit="days"),
-          Outcome("the mean quality-of-life score", unit="points"), Outcome("the mean grip", unit="kg", scale=0.6))
-FALLING = (Outcome("the mean hospital stay", unit="days", scale=0.2), Outcome("the mean pain score", unit="points"),
-           Outcome("the mean time to recovery", unit="weeks", scale=0.3), Outcome("the mean sick leave", unit="days"),
-           Outcome("the mean cost of care", unit="dollars a month", scale=9))
+GAINS = (OutcomeTerm("remission", "were in remission"), OutcomeTerm("return to work", "returned to work"),
+         OutcomeTerm("symptom relief", "reported relief of their symptoms"), OutcomeTerm("restful sleep", "slept well"),
+         OutcomeTerm("daily exercise", "exercised every day"), OutcomeTerm("full recovery", "recovered fully"))
+LOSSES = (OutcomeTerm("hospital readmission", "were readmitted"), OutcomeTerm("relapse", "had a relapse"),
+          OutcomeTerm("chest infection", "had a chest infection"), OutcomeTerm("severe fatigue", "reported severe fatigue"),
+          OutcomeTerm("emergency admission", "had an emergency admission"), OutcomeTerm("sick leave", "went on sick leave"))
+RISING = (OutcomeTerm("the mean walking distance", unit="metres", scale=8), OutcomeTerm("the mean pain-free time", unit="days"),
+          OutcomeTerm("the mean quality-of-life score", unit="points"), OutcomeTerm("the mean grip", unit="kg", scale=0.6))
+FALLING = (OutcomeTerm("the mean hospital stay", unit="days", scale=0.2), OutcomeTerm("the mean pain score", unit="points"),
+           OutcomeTerm("the mean time to recovery", unit="weeks", scale=0.3), OutcomeTerm("the mean sick leave", unit="days"),
+           OutcomeTerm("the mean cost of care", unit="dollars a month", scale=9))
 GOALS = (Goal("support", 1, GAINS, CARE), Goal("increase", 1, RISING, CARE), Goal("prevent", -1, LOSSES, CARE),
          Goal("reduce", -1, FALLING, CARE), Goal("predict", 1, LOSSES + GAINS, PREDICTION))
 SHARES: Lexicon = {

@@ -25,11 +25,11 @@ from raft_spark.common import wording
 from raft_spark.common.hashing import Int64Array
 from raft_spark.errors import InputError
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
 from raft_spark.sources import sources, splits
-from raft_spark.sources.records import Article, checked, passage_hash
+from raft_spark.sources.records import Article, check_record, passage_hash
 
 STAGE_WAVES = 4  # tasks a core in the first pass, so that progress shows and a slow one is balanced
 STAGED = pa.schema(
@@ -54,61 +54,61 @@ def run(conf: config.Config) -> tables.Version:
     state = sources.identity(conf)
     settings = conf.articles.model_dump(exclude={"source"})
     identity = tables.identity(schemas.ARTICLES, settings, [state, conf.lake.row_group_rows])
-    made = tables.made(conf.lake, schemas.ARTICLES, identity)
+    made = tables.find_existing(conf.lake, schemas.ARTICLES, identity)
     if made:
         return made
     previous = tables.current(conf.lake, schemas.ARTICLES)
-    cut = sources.pieces(conf, state)
+    cut = sources.input_splits(conf, state)
     sources.check_lines(cut)
     spark = session.start(conf, schemas.ARTICLES)
-    new = tables.draft(conf.lake, schemas.ARTICLES, identity)
+    new = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
     handed = dataframes.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", handed.rdd.getNumPartitions()):
         staged = stage(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
-    placement = place_all(conf, previous, staged)
+    placement = assign_all(conf, previous, staged)
     counts = _counted(staged, placement)
     if not placement.kept.any():
         new.place.delete("")
         msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
         raise InputError(msg)
     size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
-    placed = places(spark, staged, placement, dataframes.task_count(spark, conf.lake, size))
+    placed = assignment_codes(spark, staged, placement, dataframes.task_count(spark, conf.lake, size))
     with worker_errors(), progress.spark_tasks(spark, "articles: write", placed.rdd.getNumPartitions()):
-        files = dataframes.collected(build(placed, conf, new.place))
+        files = dataframes.collect_files(build(placed, conf, new.place))
     files += [file for row in staged for file in _quarantine_files(row.files)]
     new.place.delete("staged")
     return tables.publish(new, conf, files, {}, {**counts, "source": state})
 
 
-def stage(cut: DataFrame, conf: config.Config, at: Place) -> DataFrame:
+def stage(cut: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
     """(task, piece) -> a row a task in the schema STAGED; lazy."""
     return map_in_arrow(cut, partial(_stage, conf=conf, at=at), STAGED)
 
 
-def build(staged: DataFrame, conf: config.Config, at: Place) -> DataFrame:
+def build(staged: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
     """(task, piece, places) -> the files of the table, in the schema schemas.FILES; lazy."""
     return map_in_arrow(staged, partial(_write, conf=conf, at=at), schemas.FILES)
 
 
-def place_all(conf: config.Config, previous: tables.Version | None, staged: Sequence[Any]) -> splits.Placement:
+def assign_all(conf: config.Config, previous: tables.Version | None, staged: Sequence[Any]) -> splits.Assignment:
     """Decide on all staged records: ids and hashes of the whole source are on the driver here, never texts."""
     pubids, lengths, hashes = (
         np.concatenate([np.frombuffer(row[name], kind) for row in staged])
         for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
     )
     before = splits.NOTHING if previous is None else _numbered(conf, previous)
-    return splits.placed(pubids, lengths, hashes, conf.articles, before)
+    return splits.assign(pubids, lengths, hashes, conf.articles, before)
 
 
-def _numbered(conf: config.Config, previous: tables.Version) -> splits.Numbered:
-    read = [(piece, parquet.read_piece(piece, ["pubid", "number"])) for piece in tables.pieces(conf.lake, previous)]
+def _numbered(conf: config.Config, previous: tables.Version) -> splits.NumberedArticles:
+    read = [(piece, parquet.read_row_group(piece, ["pubid", "number"])) for piece in tables.pieces(conf.lake, previous)]
     split_codes = [np.full(table.num_rows, schemas.SPLITS.index(piece["split"])) for piece, table in read]
     pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
-    return splits.Numbered(pubids, np.concatenate(split_codes), numbers, tuple(previous.counts["numbers"]))
+    return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(previous.counts["numbers"]))
 
 
-def places(spark: SparkSession, staged: Sequence[Any], placement: splits.Placement, count: int) -> DataFrame:
+def assignment_codes(spark: SparkSession, staged: Sequence[Any], placement: splits.Assignment, count: int) -> DataFrame:
     """Return (task, piece, places) for the second pass: each staged file with the places of its rows, in `count` tasks."""
     ends = np.cumsum([len(row.pubids) // 8 for row in staged])
     found = zip(staged, np.split(placement.places, ends[:-1]), strict=True)
@@ -120,7 +120,7 @@ def places(spark: SparkSession, staged: Sequence[Any], placement: splits.Placeme
     return spark.createDataFrame(spark.sparkContext.parallelize(groups, count).flatMap(list), schema)
 
 
-def _counted(staged: Sequence[Any], placement: splits.Placement) -> dict[str, Any]:
+def _counted(staged: Sequence[Any], placement: splits.Assignment) -> dict[str, Any]:
     """Sum up: read = articles + quarantined + duplicates + beyond_limit, always."""
     reasons: Counter[str] = Counter()
     for row in staged:
@@ -144,13 +144,13 @@ def _quarantine_files(files: str) -> list[parquet.DataFile]:
     return [file for file in found if file.path.startswith("quarantine/")]
 
 
-def _stage(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Place) -> Iterator[pa.RecordBatch]:
+def _stage(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
     """Check every record of this task's pieces and stage the good ones, in the source's order."""
     rows = conf.lake.row_group_rows
-    for task, own in parquet.taken(batches):
+    for task, own in parquet.by_task(batches):
         staging, quarantine = (
-            parquet.Parts(at, _STAGED_ROWS, task, rows),
-            parquet.Parts(at, schemas.QUARANTINE, task, rows),
+            parquet.PartitionedWriter(at, _STAGED_ROWS, task, rows),
+            parquet.PartitionedWriter(at, schemas.QUARANTINE, task, rows),
         )
         counted: dict[str, Any] = {"pubids": [], "lengths": [], "hashes": [], "read": 0, "reasons": Counter()}
         with staging, quarantine:
@@ -179,8 +179,8 @@ def _stage_piece(
 ) -> None:
     """Check one piece; add to `counted` what the driver needs to know."""
     good, bad = [], []
-    for where, record in sources.read(piece):
-        found = checked(record, conf)
+    for where, record in sources.read_split(piece):
+        found = check_record(record, conf)
         counted["read"] += 1
         if isinstance(found, Article):
             good.append(asdict_shallow(found))
@@ -200,30 +200,34 @@ def asdict_shallow(article: Article) -> dict[str, Any]:
     return {name: getattr(article, name) for name in Article.__slots__}
 
 
-def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Place) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
     """Write the staged rows of each task to their splits, and duplicates and leaks to quarantine."""
     size = conf.lake.row_group_rows
     rows = (row for batch in batches for row in batch.to_pylist())
     for task, own in groupby(rows, key=itemgetter("task")):
-        kept = parquet.Parts(at, schemas.SCHEMAS[schemas.ARTICLES], task, size)
-        dropped = parquet.Parts(at, schemas.QUARANTINE, task, size, suffix="-placed")
+        kept = parquet.PartitionedWriter(at, schemas.SCHEMAS[schemas.ARTICLES], task, size)
+        dropped = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, size, suffix="-placed")
         with kept, dropped:
             for row in own:
                 _write_staged(row, at, kept, dropped)
-        yield parquet.as_batch(kept.files + dropped.files)
+        yield parquet.files_batch(kept.files + dropped.files)
 
 
-def _write_staged(row: Mapping[str, Any], at: Place, kept: parquet.Parts, dropped: parquet.Parts) -> None:
+def _write_staged(
+    row: Mapping[str, Any], at: Storage, kept: parquet.PartitionedWriter, dropped: parquet.PartitionedWriter
+) -> None:
     """Write the rows of one staged file, a row group at a time."""
     staged = next(file for file in json.loads(row["piece"]) if file["path"].startswith("staged/"))
     places_left = np.frombuffer(row["places"], np.int64)
     for group, size in enumerate(staged["row_groups"]):
-        table = parquet.read_piece({**asdict(at), "path": staged["path"], "row_group": group})
+        table = parquet.read_row_group({**asdict(at), "path": staged["path"], "row_group": group})
         _write_group(table, places_left[:size], kept, dropped)
         places_left = places_left[size:]
 
 
-def _write_group(table: pa.Table, own: Int64Array, kept: parquet.Parts, dropped: parquet.Parts) -> None:
+def _write_group(
+    table: pa.Table, own: Int64Array, kept: parquet.PartitionedWriter, dropped: parquet.PartitionedWriter
+) -> None:
     numbered = table.append_column("number", pa.array(own // 4)).select(schemas.SCHEMAS[schemas.ARTICLES].names)
     for index, split in enumerate(schemas.SPLITS):
         kept.write(f"data/split={split}", numbered.filter(pa.array((own >= 0) & (own % 4 == index))))

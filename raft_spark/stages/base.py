@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
 from raft_spark.recipe import corpus, corpus_files, sampling
@@ -39,48 +39,48 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
 
     Raises InputError when a split is too small for its draws, before anything is written.
     """
-    articles = tables.needed(conf.lake, schemas.ARTICLES)
+    articles = tables.require(conf.lake, schemas.ARTICLES)
     settings = conf.base.model_dump(exclude={"strategy", "broadcast_limit_mb"})
     identity = tables.identity(schemas.BASE, settings, [articles.id, conf.lake.row_group_rows])
-    made = tables.made(conf.lake, schemas.BASE, identity)
+    made = tables.find_existing(conf.lake, schemas.BASE, identity)
     if made:
         return made
     spark = session.start(conf, schemas.BASE)
     pieces = tables.pieces(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)
-    folder = corpus_files.folder(spark)
+    folder = corpus_files.make_folder(spark)
     with worker_errors():
         corpus.build(pieces, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
-        counts = checked(corpus.index(f"{folder}/{corpus.INDEX}"), conf.base)
-        new = tables.draft(conf.lake, schemas.BASE, identity)
+        counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
+        new = tables.open_draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
         handed = dataframes.tasks(spark, pieces, tasks or dataframes.task_count(spark, conf.lake, size))
-        work = Work(conf, new.place, corpus_files.spread(spark, folder, new.id))
+        work = BaseTask(conf, new.place, corpus_files.distribute(spark, folder, new.id))
         if strategy == "broadcast":
             built = build(handed, work)
         else:
             built = build_by_join(handed, dataframes.read(spark, conf.lake, articles), work)
         total = handed.rdd.getNumPartitions() if strategy == "broadcast" else 0
         with progress.spark_tasks(spark, "base: draw distractors", total):
-            files = dataframes.collected(built)
+            files = dataframes.collect_files(built)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})
 
 
 @dataclass(frozen=True)
-class Work:
+class BaseTask:
     """What every task of a run gets: settings, where the new version lies, and its corpus."""
 
     conf: config.Config
-    at: Place
-    corpus: corpus_files.Corpus
+    at: Storage
+    corpus: corpus_files.CorpusFiles
 
 
-def build(tasks: DataFrame, work: Work) -> DataFrame:
+def build(tasks: DataFrame, work: BaseTask) -> DataFrame:
     """(task, piece) of articles -> the files of base, in the schema schemas.FILES, texts taken from the map; lazy."""
     return map_in_arrow(tasks, partial(_write, work=work), schemas.FILES)
 
 
-def build_by_join(tasks: DataFrame, articles: DataFrame, work: Work) -> DataFrame:
+def build_by_join(tasks: DataFrame, articles: DataFrame, work: BaseTask) -> DataFrame:
     """Build the same table as `build`, texts brought by a join of (split, number, passage); lazy."""
     drawn = map_in_arrow(tasks, partial(_draw, work=work), _DRAWN)
     texts = articles.select(
@@ -119,13 +119,13 @@ def chosen_strategy(conf: config.Base, pieces: Sequence[Mapping[str, Any]]) -> s
     return "broadcast" if corpus.text_bytes(pieces) <= conf.broadcast_limit_mb * 1_000_000 else "join"
 
 
-def checked(index: Mapping[str, corpus.Index], conf: config.Base) -> dict[str, Any]:
+def check_draws(index: Mapping[str, corpus.CorpusIndex], conf: config.Base) -> dict[str, Any]:
     """Count rows and draws a split. Raises InputError where a row would need more distractors than there are articles."""
     rows, distracted, draws = {}, {}, {}
     for split, found in index.items():
         there = np.flatnonzero(found.count)
-        which, keep = sampling.rows(found.pubid[there], conf)
-        slots = sampling.wanted(found.count[there[which]], keep, conf)
+        which, keep = sampling.base_rows(found.pubid[there], conf)
+        slots = sampling.distractor_counts(found.count[there[which]], keep, conf)
         rows[split], distracted[split], draws[split] = len(which), int((~keep).sum()), int(slots.sum())
         need = int(slots.max(initial=0))
         if need > max(0, len(there) - 1):
@@ -137,23 +137,25 @@ def checked(index: Mapping[str, corpus.Index], conf: config.Base) -> dict[str, A
     return {"rows": rows, "distracted": distracted, "distractors": draws}
 
 
-def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], work: BaseTask) -> Iterator[pa.RecordBatch]:
     index, texts, rows = work.corpus.index(), work.corpus.texts(), work.conf.lake.row_group_rows
-    for task, pieces in parquet.taken(batches):
-        with parquet.Parts(work.at, _SCHEMA, task, rows) as written:
+    for task, pieces in parquet.by_task(batches):
+        with parquet.PartitionedWriter(work.at, _SCHEMA, task, rows) as written:
             for piece in pieces:
-                table = parquet.read_piece(piece, ROWS)
+                table = parquet.read_row_group(piece, ROWS)
                 written.write(
-                    f"data/split={piece['split']}", based(table, index[piece["split"]], texts, work.conf.base)
+                    f"data/split={piece['split']}", base_table(table, index[piece["split"]], texts, work.conf.base)
                 )
-        yield parquet.as_batch(written.files)
+        yield parquet.files_batch(written.files)
 
 
-def based(articles: pa.Table, index: corpus.Index, texts: pa.LargeStringArray, conf: config.Base) -> pa.Table:
+def base_table(
+    articles: pa.Table, index: corpus.CorpusIndex, texts: pa.LargeStringArray, conf: config.Base
+) -> pa.Table:
     """Return the base rows of a row group of articles of one split, in the table's schema."""
-    which, keep = sampling.rows(articles["pubid"].to_numpy(), conf)
+    which, keep = sampling.base_rows(articles["pubid"].to_numpy(), conf)
     articles = articles.take(which)
-    shown = sampling.documents(articles["number"].to_numpy(), keep, index, conf)
+    shown = sampling.choose_documents(articles["number"].to_numpy(), keep, index, conf)
     documents = [
         pa.array(index.pubid[shown.number]),
         pa.array(shown.passage.astype(np.int32)),
@@ -180,15 +182,15 @@ def _offsets(shown: sampling.Documents, rows: int) -> NDArray[np.int32]:
     return np.searchsorted(shown.row, np.arange(rows + 1)).astype(np.int32)
 
 
-def _draw(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _draw(batches: Iterator[pa.RecordBatch], work: BaseTask) -> Iterator[pa.RecordBatch]:
     index = work.corpus.index()
-    for _, pieces in parquet.taken(batches):
+    for _, pieces in parquet.by_task(batches):
         for piece in pieces:
             own, split = index[piece["split"]], piece["split"]
-            numbers = parquet.read_piece(piece, ["number"])["number"].to_numpy()
-            which, keep = sampling.rows(own.pubid[numbers], work.conf.base)
+            numbers = parquet.read_row_group(piece, ["number"])["number"].to_numpy()
+            which, keep = sampling.base_rows(own.pubid[numbers], work.conf.base)
             numbers = numbers[which]
-            shown = sampling.documents(numbers, keep, own, work.conf.base)
+            shown = sampling.choose_documents(numbers, keep, own, work.conf.base)
             fields = [pa.array(shown.number), pa.array(shown.passage.astype(np.int32)), pa.array(shown.oracle)]
             struct = pa.StructArray.from_arrays(fields, ["number", "passage", "oracle"])
             columns = [
@@ -200,13 +202,13 @@ def _draw(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBa
             yield pa.RecordBatch.from_arrays(columns, schema=_DRAWN)
 
 
-def _write_joined(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _write_joined(batches: Iterator[pa.RecordBatch], work: BaseTask) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
     task = context.partitionId() if context else 0
-    with parquet.Parts(work.at, _SCHEMA, task, work.conf.lake.row_group_rows) as written:
+    with parquet.PartitionedWriter(work.at, _SCHEMA, task, work.conf.lake.row_group_rows) as written:
         for batch in batches:
             table = pa.table(batch)
             for split in schemas.SPLITS:
                 own = table.filter(pc.equal(table["split"], split)).select(_SCHEMA.names)
                 written.write(f"data/split={split}", own.cast(_SCHEMA))
-    yield parquet.as_batch(written.files)
+    yield parquet.files_batch(written.files)

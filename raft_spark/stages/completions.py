@@ -30,14 +30,14 @@ def run(conf: config.Config) -> tables.Version:
     Raises EndpointError when the endpoint refuses the job or is dead, or more requests failed than max_failed_share allows,
     and StoppedError when a signal or a limit ended the run early: in each case after every answer is stored.
     """
-    base = tables.needed(conf.lake, schemas.BASE)
+    base = tables.require(conf.lake, schemas.BASE)
     done = finished(conf, base)
     if done is not None:
         return done
     _refuse_to_pay_twice(conf)
     spark = session.start(conf, "completions: look up answers")
     before = spark_stats.last_stage(spark)
-    new = tables.draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
+    new = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     told = _told(new.id, conf)
     rows = dataframes.read(spark, conf.lake, base)
     if conf.completions.mode == "batch":
@@ -71,7 +71,7 @@ def run(conf: config.Config) -> tables.Version:
 
 
 def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: run_state.Run) -> run_state.Run:
-    worded = partial(requests.worded, conf=conf.completions, model=conf.teacher.model)
+    worded = partial(requests.build_request, conf=conf.completions, model=conf.teacher.model)
     return realtime.ask(spark, missing, conf, told, worded)
 
 
@@ -81,10 +81,10 @@ def _ask_again(
     """Ask once more, at each further temperature, where every answer so far is one that the dataset rejects; in real time.
     Return the run and the dead letters, with those that other runs met there.
     """
-    for count, again in enumerate(acceptance.attempts(conf)[1:], 1):
+    for count, again in enumerate(acceptance.attempt_settings(conf)[1:], 1):
         if told.state != "finished":
             break
-        left = acceptance.rejected(rows, dataframes.stored(spark, conf.lake), conf, count)
+        left = acceptance.rejected_rows(rows, dataframes.stored_answers(spark, conf.lake), conf, count)
         known = looked_up(spark, again, left).persist(StorageLevel.DISK_ONLY)
         groups = {
             row.last_error: row["count"]
@@ -107,7 +107,7 @@ def finished(conf: config.Config, base: tables.Version) -> tables.Version | None
 
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
-    settings = {**requests.settings(conf), "answer": conf.dataset.answer}
+    settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
     if conf.completions.asked_again_at:
         settings |= {"judged": conf.dataset.model_dump(include=acceptance.SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
@@ -128,10 +128,10 @@ def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> Data
     """Return each distinct request of rows of base once, with how many `rows` need it, whether it `is_answered`, and the class of
     its `last_error`; none where the dataset takes the articles' own answers.
     """
-    wanted = requests.build(rows, conf).where(str(conf.dataset.answer == "completion"))
+    wanted = requests.keyed_requests(rows, conf).where(str(conf.dataset.answer == "completion"))
     first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
     distinct = wanted.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
-    found = requests.looked_up(distinct, dataframes.stored(spark, conf.lake), conf.completions)
+    found = requests.look_up(distinct, dataframes.stored_answers(spark, conf.lake), conf.completions)
     return found.select(
         "key", "pubid", "question", "oracle", "rows", F.col("answer").isNotNull().alias("is_answered"), "last_error"
     )
@@ -139,7 +139,7 @@ def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> Data
 
 def is_asked(conf: config.Completions) -> Column:
     """Leave out what is answered, and what failed for good."""
-    return ~F.col("is_answered") & requests.may_pass(conf)
+    return ~F.col("is_answered") & requests.is_retryable(conf)
 
 
 def _asks(told: run_state.Run, conf: config.Completions) -> bool:
@@ -219,7 +219,7 @@ def _looked_back(
     """
     if not told.done:
         return told, 0, None
-    own = dataframes.stored(spark, conf.lake).where(F.col("run_id") == told.id)
+    own = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == told.id)
     answered = F.when(F.col("completion").isNotNull(), F.col("key"))
     stored, distinct, failure = own.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
     paid_twice = stored - distinct

@@ -24,11 +24,11 @@ from raft_spark import config
 from raft_spark.common import wording
 from raft_spark.errors import InputError
 from raft_spark.formats import card, shards, targets
-from raft_spark.formats.formats import FORMATS, Format, Row
+from raft_spark.formats.formats import FORMATS, Format, TrainingRow
 from raft_spark.inference import acceptance, requests
-from raft_spark.inference.acceptance import Verdict, verdict
+from raft_spark.inference.acceptance import Acceptance, judge_answer
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
 from raft_spark.recipe import leakage
@@ -37,12 +37,12 @@ WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
 
 
 @dataclass(frozen=True)
-class Work:
+class DatasetTask:
     """What every task of a run gets; `shards` says how many files each split is cut into, `tokenizer` is its file's content."""
 
     conf: config.Dataset
     asked: config.Completions
-    at: Place
+    at: Storage
     shards: Mapping[str, int]
     tokenizer: str = ""
 
@@ -52,25 +52,25 @@ def run(conf: config.Config) -> tables.Version:
 
     Raises InputError when no training row is left.
     """
-    base, answers = tables.needed(conf.lake, schemas.BASE), tables.needed(conf.lake, schemas.COMPLETIONS)
+    base, answers = tables.require(conf.lake, schemas.BASE), tables.require(conf.lake, schemas.COMPLETIONS)
     prices = [conf.price.input_price, conf.price.output_price]
     tokenizer = targets.tokenizer(conf.dataset, conf.lake)
-    settings = {**conf.dataset.model_dump(), **requests.settings(conf), "prices": prices, "tokens": tokenizer}
+    settings = {**conf.dataset.model_dump(), **requests.request_settings(conf), "prices": prices, "tokens": tokenizer}
     identity = tables.identity(schemas.DATASET, settings, [base.id, answers.id])
-    made = tables.made(conf.lake, schemas.DATASET, identity)
+    made = tables.find_existing(conf.lake, schemas.DATASET, identity)
     if made:
         return made
     spark = session.start(conf, schemas.DATASET)
-    new = tables.draft(conf.lake, schemas.DATASET, identity)
+    new = tables.open_draft(conf.lake, schemas.DATASET, identity)
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     shown = dataframes.read(spark, conf.lake, base)
     rows = joined(shown, dataframes.read(spark, conf.lake, answers), conf)
-    work = Work(conf.dataset, conf.completions, new.place, cut, tokenizer)
+    work = DatasetTask(conf.dataset, conf.completions, new.place, cut, tokenizer)
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(rows, work, conf.base.seed).collect()
-        told = leakage.measured(shown)
+        told = leakage.measure(shown)
     counts = {**_counted(written, conf.price), "tells": told}
-    files = [parquet.as_file(row) for row in written if row.path]
+    files = [parquet.file_from_row(row) for row in written if row.path]
     if not counts["kept"].get("train"):
         new.place.delete("")
         msg = f"no training row is left of {counts['rows']}; reasons: {wording.counts(counts['rejected'])}"
@@ -90,7 +90,7 @@ def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFram
     """Bring each base row its answer, by the request's key; without one, the class of its last failure; and where a format
     wants it, in `astray`, the answer to the question of the first distractor's article; lazy.
     """
-    found = _original(base, conf) if conf.dataset.answer == "original" else acceptance.best(base, answers, conf)
+    found = _original(base, conf) if conf.dataset.answer == "original" else acceptance.best_answers(base, answers, conf)
     rows = base.join(found, "pubid")
     if "preference" not in conf.dataset.formats:
         return rows
@@ -106,7 +106,7 @@ def _original(base: DataFrame, conf: config.Config) -> DataFrame:
     own = F.col("original_answer")
     if conf.completions.decision:
         own = F.when(own.isNotNull(), F.concat_ws(". ", F.initcap("final_decision"), own))
-    return requests.questions(base, conf).select(
+    return requests.one_row_per_article(base, conf).select(
         "pubid",
         own.alias("completion"),
         F.lit("stop").alias("finish_reason"),
@@ -115,7 +115,7 @@ def _original(base: DataFrame, conf: config.Config) -> DataFrame:
     )
 
 
-def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
+def build(rows: DataFrame, work: DatasetTask, seed: int) -> DataFrame:
     """Write joined rows to their shards, in the schema WRITTEN; lazy."""
     order = F.xxhash64(F.lit(seed), "pubid")
     cut = F.create_map(*(F.lit(value) for pair in work.shards.items() for value in pair))
@@ -127,21 +127,21 @@ def build(rows: DataFrame, work: Work, seed: int) -> DataFrame:
     return map_in_arrow(sorted_rows, partial(_write, work=work), WRITTEN)
 
 
-def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], work: DatasetTask) -> Iterator[pa.RecordBatch]:
     """Write the shards whose rows are in this partition: they come sorted, each shard whole."""
     rows = (row for batch in batches for row in batch.to_pylist())
-    count = targets.counter(work.tokenizer)
+    count = targets.token_counter(work.tokenizer)
     for (split, shard), own in groupby(rows, lambda row: (row["split"], row["shard"])):
         yield _write_shard(split, shard, (_finished(row, count, work) for row in own), work)
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRow:
     """A joined row with its verdict and what formats write of it, None where it is rejected."""
 
     joined: Mapping[str, Any]
-    verdict: Verdict
-    row: Row | None
+    verdict: Acceptance
+    row: TrainingRow | None
 
     def sums(self) -> dict[str, int]:
         """Return what it adds to the manifest's counts, by flat names; a rejected one counts for its first reason."""
@@ -158,23 +158,23 @@ class Finished:
         return {"rows": 1, **tokens, **flagged, **of_split}
 
 
-def _finished(joined: Mapping[str, Any], count: targets.Count, work: Work) -> Finished:
-    judged = verdict(joined, work.conf, work.asked)
+def _finished(joined: Mapping[str, Any], count: targets.TokenCounter, work: DatasetTask) -> FinishedRow:
+    judged = judge_answer(joined, work.conf, work.asked)
     if judged.rejected:
-        return Finished(joined, judged, None)
-    row = targets.row(joined, work.conf, work.asked)
+        return FinishedRow(joined, judged, None)
+    row = targets.training_row(joined, work.conf, work.asked)
     if not work.conf.max_tokens:
-        return Finished(joined, judged, row)
+        return FinishedRow(joined, judged, row)
     oracle = [document["oracle"] for document in joined["documents"]]
-    passages = targets.fitted(row, oracle, joined["completion"], count, work.conf.max_tokens)
+    passages = targets.fit_length(row, oracle, joined["completion"], count, work.conf.max_tokens)
     if passages is None:
-        return Finished(joined, Verdict(("longer than max_tokens",)), None)
+        return FinishedRow(joined, Acceptance(("longer than max_tokens",)), None)
     first = next((document["text"] for document in joined["documents"] if not document["oracle"]), None)
     astray = row.astray if first in passages else None  # the answer to a question of the first distractor's article
-    return Finished(joined, judged, replace(row, passages=passages, astray=astray))
+    return FinishedRow(joined, judged, replace(row, passages=passages, astray=astray))
 
 
-def _write_shard(split: str, number: int, rows: Iterator[Finished], work: Work) -> pa.RecordBatch:
+def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], work: DatasetTask) -> pa.RecordBatch:
     """Write one shard in every format, its rejected rows to quarantine; yield its files and sums."""
     sums: Counter[str] = Counter()
     rejected: list[Mapping[str, Any]] = []
@@ -197,15 +197,15 @@ def _write_shard(split: str, number: int, rows: Iterator[Finished], work: Work) 
         table = pa.Table.from_pylist(rejected, schemas.QUARANTINE)
         name = f"quarantine/{split}-{number:05d}-of-{work.shards[split]:05d}.parquet"
         files.append(parquet.write_file(work.at, name, table))
-    described = parquet.as_batch(files).to_pylist() or [dict.fromkeys(schemas.FILES.names)]
+    described = parquet.files_batch(files).to_pylist() or [dict.fromkeys(schemas.FILES.names)]
     return pa.RecordBatch.from_pylist(
         [{**file, "sums": json.dumps(sums) if index == 0 else "{}"} for index, file in enumerate(described)], WRITTEN
     )
 
 
-def _shard(form: Format, name: str, split: str, number: int, work: Work) -> shards.Shard:
+def _shard(form: Format, name: str, split: str, number: int, work: DatasetTask) -> shards.ShardWriter:
     path = f"{name}/{form.shard(split, number, work.shards[split])}"
-    return shards.Shard(work.at, path, "jsonl" if form.is_jsonl else work.conf.file, form.schema)
+    return shards.ShardWriter(work.at, path, "jsonl" if form.is_jsonl else work.conf.file, form.schema)
 
 
 def _counted(written: list[Any], price: config.Price) -> dict[str, Any]:

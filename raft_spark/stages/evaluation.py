@@ -28,7 +28,7 @@ from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import realtime, requests
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import corpus, corpus_files, prompts
@@ -40,10 +40,10 @@ _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
 
 @dataclass(frozen=True)
-class Work:
+class EvaluationTask:
     """What every task that scores gets; `majority` is the decision of most articles, None where none has one."""
 
-    at: Place
+    at: Storage
     style: str
     majority: str | None
     row_group_rows: int
@@ -56,14 +56,14 @@ def run(conf: config.Config) -> tables.Version:
     Raises InputError when the test split is too small or a package is missing; EndpointError when an endpoint refuses the
     job or is dead, StoppedError when a signal or a limit ended the run: in both cases after every answer is stored.
     """
-    articles = tables.needed(conf.lake, schemas.ARTICLES)
+    articles = tables.require(conf.lake, schemas.ARTICLES)
     identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
-    made = tables.made(conf.lake, schemas.EVALUATION, identity)
+    made = tables.find_existing(conf.lake, schemas.EVALUATION, identity)
     if made and not _to_ask(made.counts, conf) and (_has_page(made) or not _can_draw()):
         return made
     _refuse_without_packages()
     spark = session.start(conf, "evaluation: look up answers")
-    new = tables.draft(conf.lake, schemas.EVALUATION, identity)
+    new = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
         pieces = _pieces(conf, articles)
         asked, up_to = wanted(spark, conf, articles, new.id)
@@ -72,11 +72,11 @@ def run(conf: config.Config) -> tables.Version:
         if conf.evaluation.judge:
             said = _judged(spark, conf, said, told)
         majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
-        scoring = Work(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
+        scoring = EvaluationTask(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "evaluation: score answers"):
-            files = dataframes.collected(build(said, scoring))
+            files = dataframes.collect_files(build(said, scoring))
     rows = metrics.read(new.place, files)
-    files += _reported(new, summary.Outcome(conf, new.id, rows, metrics.metrics(rows, conf)), pieces)
+    files += _reported(new, summary.EvaluationSummary(conf, new.id, rows, metrics.metrics(rows, conf)), pieces)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
 
 
@@ -114,13 +114,13 @@ def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, n
     pieces = _pieces(conf, articles)
     if not pieces:
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
-    folder = corpus_files.folder(spark)
+    folder = corpus_files.make_folder(spark)
     corpus.build(pieces, articles.counts["numbers"], folder, with_texts=True)
-    index = corpus.index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
+    index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
     conditions.checked(index, conf.evaluation)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
-    work = conditions.Work(
-        conf, corpus_files.spread(spark, folder, name), models, conditions.up_to(index, conf.evaluation.rows)
+    work = conditions.ConditionTask(
+        conf, corpus_files.distribute(spark, folder, name), models, conditions.up_to(index, conf.evaluation.rows)
     )
     return conditions.build(dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
 
@@ -136,7 +136,9 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_stat
     for student in conf.evaluation.students:
         if student in counts:
             mine = missing.where(F.col("student") == student)
-            told = _ask_one(spark, conditions.asking(conf, student), mine, counts[student], conditions.worded, told)
+            told = _ask_one(
+                spark, conditions.asking(conf, student), mine, counts[student], conditions.build_request, told
+            )
     missing.unpersist()
     return told
 
@@ -146,10 +148,10 @@ def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run
     own, missing = judge.asking(conf), of_judge(spark, conf, said)
     count = missing.count()
     if count:
-        _ask_one(spark, own, missing, count, judge.worded, told)
+        _ask_one(spark, own, missing, count, judge.build_request, told)
     missing.unpersist()
-    found = requests.looked_up(
-        judge.build(said, conf), dataframes.stored(spark, conf.lake, schemas.EVALUATION), own.completions
+    found = requests.look_up(
+        judge.build(said, conf), dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions
     )
     return said.join(judge.replies(found), judge.CASE, "left")
 
@@ -169,7 +171,7 @@ def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> Data
     order = F.struct("pubid", "setting", "distractors")
     first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
     distinct = wanted.groupBy("key").agg(first).select("key", "first.*")
-    known = requests.looked_up(distinct, dataframes.stored(spark, own.lake, schemas.EVALUATION), own.completions)
+    known = requests.look_up(distinct, dataframes.stored_answers(spark, own.lake, schemas.EVALUATION), own.completions)
     return known.where(requests.is_asked(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
 
 
@@ -198,25 +200,27 @@ def _ask_one(
 def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
     """Bring each case its `answer`, null where the request failed, and the class of its `last_error`; lazy."""
     own = conditions.asking(conf, conf.evaluation.students[0])
-    return requests.looked_up(asked, dataframes.stored(spark, conf.lake, schemas.EVALUATION), own.completions)
+    return requests.look_up(asked, dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions)
 
 
-def build(rows: DataFrame, work: Work) -> DataFrame:
+def build(rows: DataFrame, work: EvaluationTask) -> DataFrame:
     """Answered cases -> the files of evaluation, in the schema schemas.FILES; lazy."""
     spread = rows.repartition("pubid").sortWithinPartitions("pubid", "student", "setting", "distractors")
     return map_in_arrow(spread, partial(_write, work=work), schemas.FILES)
 
 
-def _write(batches: Iterator[pa.RecordBatch], work: Work) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], work: EvaluationTask) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
     rows = (row for batch in batches for row in batch.to_pylist())
-    with parquet.Parts(work.at, _SCHEMA, context.partitionId() if context else 0, work.row_group_rows) as written:
+    with parquet.PartitionedWriter(
+        work.at, _SCHEMA, context.partitionId() if context else 0, work.row_group_rows
+    ) as written:
         for _, own in groupby(rows, lambda row: row["pubid"]):
             written.write(DATA, pa.Table.from_pylist(list(_scored(list(own), work)), _SCHEMA))
-    yield parquet.as_batch(written.files)
+    yield parquet.files_batch(written.files)
 
 
-def _scored(rows: list[Mapping[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+def _scored(rows: list[Mapping[str, Any]], work: EvaluationTask) -> Iterator[dict[str, Any]]:
     """Score all answers about one article, and beside them those that need no model."""
     for row in rows:
         said, judged = row["answer"] and row["answer"]["completion"], dict(row.get("judged") or ())
@@ -248,7 +252,7 @@ def scored(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str)
 
 
 def _reported(
-    new: tables.Draft, told: summary.Outcome, pieces: Sequence[Mapping[str, Any]]
+    new: tables.Draft, told: summary.EvaluationSummary, pieces: Sequence[Mapping[str, Any]]
 ) -> Iterator[parquet.DataFile]:
     """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
     yield parquet.write_file(new.place, METRICS, told.metrics)
@@ -270,7 +274,7 @@ def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:
     """Return the decision that most of the asked articles have; two columns of the test split pass through the driver."""
     counts: Counter[str] = Counter()
     for piece in pieces:
-        table = parquet.read_piece(piece, ["pubid", "final_decision"])
+        table = parquet.read_row_group(piece, ["pubid", "final_decision"])
         asked = table.filter(pa.array(conditions.is_taken(table["pubid"].to_numpy(), up_to)))
         counts.update(decision for decision in asked["final_decision"].to_pylist() if decision)
     return max(counts, key=lambda decision: (counts[decision], decision), default=None)
@@ -278,7 +282,7 @@ def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:
 
 def _shown(pieces: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, list[str]]:
     """Return the passages of some articles, in this order."""
-    tables_of_pieces = (parquet.read_piece(piece, ["pubid", "passages"]) for piece in pieces if pubids)
+    tables_of_pieces = (parquet.read_row_group(piece, ["pubid", "passages"]) for piece in pieces if pubids)
     wanted = pa.array(pubids, pa.int64())
     found = [row for table in tables_of_pieces for row in table.filter(pc.is_in(table["pubid"], wanted)).to_pylist()]
     return {row["pubid"]: row["passages"] for row in sorted(found, key=lambda row: pubids.index(row["pubid"]))}

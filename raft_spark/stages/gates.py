@@ -22,7 +22,7 @@ BIN = 256  # characters: lengths of rows are compared in steps of this size
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GateResult:
     """What was looked at, what was found, and the range it must be in, both ends allowed."""
 
     name: str
@@ -77,16 +77,16 @@ def _hashed(rows: DataFrame) -> DataFrame:
     return rows.groupBy("pubid").agg(F.bit_xor(F.xxhash64(*columns)).alias("hash"))
 
 
-def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.Version]) -> list[Gate]:
+def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
     """Look at articles and base by themselves."""
     articles, base = new[schemas.ARTICLES], new[schemas.BASE]
     rows = sum(base.counts["rows"].values())
     counts, is_twice = articles.counts, conf.base.variants == "both"
     accounted = sum(counts[name] for name in ("articles", "quarantined", "duplicates", "beyond_limit"))
     gates = [
-        Gate("records read beyond those accounted for", counts["read"] - accounted, 0, 0),
-        Gate("articles beyond those of base", counts["articles"] - rows / (2 if is_twice else 1), 0, 0),
-        Gate(
+        GateResult("records read beyond those accounted for", counts["read"] - accounted, 0, 0),
+        GateResult("articles beyond those of base", counts["articles"] - rows / (2 if is_twice else 1), 0, 0),
+        GateResult(
             "share of records in quarantine",
             _share(counts["quarantined"], counts["read"]),
             0,
@@ -96,35 +96,37 @@ def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.V
     ]
     gates += [_schema(conf.lake, version) for version in new.values()]
     shown = dataframes.read(spark, conf.lake, base)
-    told = leakage.measured(shown)
-    gates.append(Gate("texts in rows of more than one split", told["in_two_splits"], 0, 0))
+    told = leakage.measure(shown)
+    gates.append(GateResult("texts in rows of more than one split", told["in_two_splits"], 0, 0))
     if not conf.base.equal_length:
         return gates
     return [*gates, *_tells(shown, conf.refresh.max_tell), _learned(told, conf)]
 
 
-def of_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[Gate]:
+def of_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[GateResult]:
     """Look at how much of what was there is gone or has become another."""
     return [
-        Gate("share of articles withdrawn", _share(articles.withdrawn, articles.before), 0, conf.max_withdrawn_share),
-        Gate("share of rows changed", _share(base.changed, base.before), 0, conf.max_changed_share),
+        GateResult(
+            "share of articles withdrawn", _share(articles.withdrawn, articles.before), 0, conf.max_withdrawn_share
+        ),
+        GateResult("share of rows changed", _share(base.changed, base.before), 0, conf.max_changed_share),
     ]
 
 
-def of_dataset(conf: config.Config, new: Mapping[str, tables.Version]) -> list[Gate]:
+def of_dataset(conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
     """Look at the answers and what was made of them."""
     counts, answers = new[schemas.DATASET].counts, new[schemas.COMPLETIONS].counts
     rows = sum(new[schemas.BASE].counts["rows"].values())
     kept, rejected = (sum(counts[name].values()) for name in ("kept", "rejected"))
     return [
-        Gate("rows of base beyond those kept and rejected", rows - kept - rejected, 0, 0),
-        Gate(
+        GateResult("rows of base beyond those kept and rejected", rows - kept - rejected, 0, 0),
+        GateResult(
             "share of requests that failed",
             _share(answers["failed"], answers["asked"]),
             0,
             conf.completions.max_failed_share,
         ),
-        Gate("share of rows rejected", _share(rejected, rows), 0, conf.refresh.max_rejected_share),
+        GateResult("share of rows rejected", _share(rejected, rows), 0, conf.refresh.max_rejected_share),
     ]
 
 
@@ -132,23 +134,25 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _oracle_share(expected: float, rows: int, distracted: int) -> Gate:
+def _oracle_share(expected: float, rows: int, distracted: int) -> GateResult:
     margin = SIGMAS * math.sqrt(expected * (1 - expected) / max(1, rows))
-    return Gate("share of rows with their oracle", 1 - _share(distracted, rows), expected - margin, expected + margin)
+    return GateResult(
+        "share of rows with their oracle", 1 - _share(distracted, rows), expected - margin, expected + margin
+    )
 
 
-def _schema(lake: config.Lake, version: tables.Version) -> Gate:
+def _schema(lake: config.Lake, version: tables.Version) -> GateResult:
     """Count the files that have other columns than the table; one may lack those that came after it was written."""
-    at = tables.place(lake, version.table).at("versions", version.id)
+    at = tables.storage(lake, version.table).at("versions", version.id)
     wrong = 0
     for file in version.data():
         with at.filesystem.open_input_file(at.path(file.path)) as stream:
             found = list(pq.read_schema(stream))
         wrong += found != list(schemas.SCHEMAS[version.table])[: len(found)]
-    return Gate(f"files of {version.table} with other columns", wrong, 0, 0)
+    return GateResult(f"files of {version.table} with other columns", wrong, 0, 0)
 
 
-def _tells(base: DataFrame, most: float) -> list[Gate]:
+def _tells(base: DataFrame, most: float) -> list[GateResult]:
     """Look whether length tells that the oracle is missing: the area under the ROC curve, 0.5 = not at all."""
     length = F.aggregate("documents.text", F.lit(0), lambda sum_, text: sum_ + F.length(text))
     binned = base.groupBy(
@@ -161,11 +165,11 @@ def _tells(base: DataFrame, most: float) -> list[Gate]:
     ]
 
 
-def _learned(told: Mapping[str, Any], conf: config.Config) -> Gate:
+def _learned(told: Mapping[str, Any], conf: config.Config) -> GateResult:
     """Judge what a classifier makes of all lengths; half of the sample's rows were told."""
     kept = 0.5 if conf.base.variants == "both" else conf.base.oracle_share
     most = conf.refresh.max_learned_tell + _noise(told["rows"] / 2, kept)
-    return Gate("how well all lengths tell a missing oracle", told["area"]["lengths"], 0, min(1.0, 0.5 + most))
+    return GateResult("how well all lengths tell a missing oracle", told["area"]["lengths"], 0, min(1.0, 0.5 + most))
 
 
 def _noise(rows: float, share: float) -> float:
@@ -174,17 +178,17 @@ def _noise(rows: float, share: float) -> float:
     return SIGMAS * math.sqrt((rows + 1) / (12 * pairs)) if pairs else 0.5
 
 
-def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> Gate:
+def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> GateResult:
     """Judge one length by its histogram: (length, is the oracle missing, rows)."""
     lengths, rows = (np.array([row[place] for row in counted], float) for place in (0, 2))
     distracted = np.array([is_missing for _, is_missing, _ in counted], bool)
     noise = _noise(rows.sum(), rows[~distracted].sum() / max(1, rows.sum()))
     low, high = max(0.0, 0.5 - most - noise), min(1.0, 0.5 + most + noise)
-    return Gate(
+    return GateResult(
         f"how well the number of {name} tells a missing oracle", leakage.area(lengths, distracted, rows), low, high
     )
 
 
-def closed(gates: Sequence[Gate]) -> Iterator[Gate]:
+def closed(gates: Sequence[GateResult]) -> Iterator[GateResult]:
     """Yield the gates that do not let the new versions pass."""
     return (gate for gate in gates if not gate.is_open)

@@ -99,7 +99,7 @@ def evaluate(conf: Config) -> EvaluationResult:
     from raft_spark.stages import evaluation
 
     done = run_stage(registry.EVALUATION.name, conf)
-    at = tables.place(conf.lake, done.name).at("versions", done.version)
+    at = tables.storage(conf.lake, done.name).at("versions", done.version)
     metrics = pq.read_table(pa.BufferReader(at.read(evaluation.METRICS) or b"")).to_pylist()
     has_page = any(file.path == evaluation.PAGE for file in done.manifest.files)
     page = f"{tables.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
@@ -112,7 +112,7 @@ def rollback(conf: Config, version: str) -> dict[str, str]:
     Raises InputError if there is no such version.
     """
     with _catalog_followed(conf):
-        return retention.rolled_back(conf.lake, version)
+        return retention.roll_back(conf.lake, version)
 
 
 def expire(conf: Config) -> list[str]:
@@ -130,4 +130,4 @@ def _catalog_followed(conf: Config) -> Iterator[None]:
     from raft_spark.lake import iceberg
 
     yield
-    iceberg.follow(conf)
+    iceberg.sync(conf)

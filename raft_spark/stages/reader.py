@@ -13,7 +13,7 @@ from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.formats.formats import FORMATS
 from raft_spark.lake import parquet, schemas, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,8 +105,8 @@ class Table:
         return rows
 
     @property
-    def _place(self) -> Place:
-        at = tables.place(self.lake, self.name)
+    def _place(self) -> Storage:
+        at = tables.storage(self.lake, self.name)
         return at if self.name == schemas.COMPLETIONS else at.at("versions", self.version)
 
     @property
@@ -139,7 +139,7 @@ class Table:
             if file.path.endswith(".jsonl"):
                 rows = pa.Table.from_pylist([json.loads(line) for line in data.splitlines()], schema)
             else:
-                rows = parquet.filled(pq.read_table(pa.BufferReader(data)), self.name, schema.names)
+                rows = parquet.fill_columns(pq.read_table(pa.BufferReader(data)), self.name, schema.names)
             value = file.path.partition("day=")[2].partition("/")[0] if self._partition == "day" else _split(file)
             yield rows.append_column(self._partition, pa.array([value] * len(rows), pa.string()))
 
@@ -155,4 +155,4 @@ def opened(lake: Lake, name: str, version: str = "") -> Table:
     if name not in known:
         msg = f"there is no table {name!r}; the tables are {', '.join(known)}"
         raise InputError(msg)
-    return Table(lake, tables.load(lake, name, version) if version else tables.needed(lake, name))
+    return Table(lake, tables.load(lake, name, version) if version else tables.require(lake, name))

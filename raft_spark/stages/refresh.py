@@ -18,11 +18,11 @@ from raft_spark import __version__, config
 from raft_spark.common import ids, logs
 from raft_spark.errors import GateError, InputError
 from raft_spark.lake import iceberg, refs, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import worker_errors
 from raft_spark.monitoring import cloudwatch
 from raft_spark.stages import gates, registry, retention, runner
-from raft_spark.stages.gates import Changes, Gate
+from raft_spark.stages.gates import Changes, GateResult
 
 LOG = logging.getLogger(__name__)
 # answers are published as they come
@@ -30,7 +30,7 @@ PUBLISHED = tuple(stage.name for stage in registry.WALK if "teacher" not in stag
 
 
 @dataclass(frozen=True, slots=True)
-class Refresh:
+class RefreshRecord:
     """What a refresh did. `before` and `after` name the versions by table; `changes` the rows of articles and base by kind.
 
     One that stays `publishing` has died within a moment of moving the pointers; they tell whether it did.
@@ -44,7 +44,7 @@ class Refresh:
     ended_at: str = ""
     after: Mapping[str, str] = dataclasses.field(default_factory=dict)
     changes: Mapping[str, Changes] = dataclasses.field(default_factory=dict)
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[GateResult, ...] = ()
     expired: tuple[str, ...] = ()
     code: str = __version__
 
@@ -53,17 +53,17 @@ class Refresh:
         return dataclasses.asdict(self)
 
 
-def run(conf: config.Config) -> Refresh:
+def run(conf: config.Config) -> RefreshRecord:
     """Bring the lake up to its source; return what was done.
 
     Raises GateError where a gate does not let the new versions pass, InputError where another refresh was faster, and what
     a stage raises: in each case after it is written down, with the lake as it was.
     """
     here, begin = refs.read(conf.lake), time.monotonic()
-    told = Refresh(ids.new_id(), ids.now(), here.tables)
+    told = RefreshRecord(ids.new_id(), ids.now(), here.tables)
     branch = conf.lake.model_copy(update={"branch": refs.REFRESH + told.id})
     refs.sweep(conf.lake)
-    refs.change(branch, lambda _: here)
+    refs.update(branch, lambda _: here)
     try:
         told = built(conf.model_copy(update={"lake": branch}), told)
         if told.outcome == "published":
@@ -76,13 +76,13 @@ def run(conf: config.Config) -> Refresh:
         refs.drop(branch)
         _ended(conf.lake, told, time.monotonic() - begin)
     expired = retention.expire(conf.lake) if told.outcome == "published" else ()
-    iceberg.follow(conf)
+    iceberg.sync(conf)
     if told.outcome == "refused":
         raise GateError(told.reason)
     return replace(told, expired=tuple(expired))
 
 
-def built(conf: config.Config, told: Refresh) -> Refresh:
+def built(conf: config.Config, told: RefreshRecord) -> RefreshRecord:
     """Run the stages in the branch; rows are looked at before a request is paid for, the dataset when it is there."""
     free = itertools.takewhile(lambda stage: "teacher" not in stage.uses, registry.WALK)
     new = {stage.name: runner.run(stage, conf) for stage in free}
@@ -100,7 +100,7 @@ def built(conf: config.Config, told: Refresh) -> Refresh:
     return _judged(replace(told, outcome="published"), gates.of_dataset(conf, new))
 
 
-def _looked_at(conf: config.Config, told: Refresh, new: Mapping[str, tables.Version]) -> Refresh:
+def _looked_at(conf: config.Config, told: RefreshRecord, new: Mapping[str, tables.Version]) -> RefreshRecord:
     spark = session.start(conf, "refresh: compare versions")
     with worker_errors():
         old = {name: tables.find(conf.lake, name, told.before[name]) if name in told.before else None for name in new}
@@ -110,30 +110,30 @@ def _looked_at(conf: config.Config, told: Refresh, new: Mapping[str, tables.Vers
     return _judged(replace(told, changes=changes), found)
 
 
-def _judged(told: Refresh, found: Sequence[Gate]) -> Refresh:
+def _judged(told: RefreshRecord, found: Sequence[GateResult]) -> RefreshRecord:
     told = replace(told, gates=(*told.gates, *found))
     closed = "; ".join(map(str, gates.closed(found)))
     return replace(told, outcome="refused", reason=f"{closed}; the lake stays as it was") if closed else told
 
 
-def _publish(lake: config.Lake, told: Refresh) -> None:
+def _publish(lake: config.Lake, told: RefreshRecord) -> None:
     """Point all tables to their new versions at once."""
-    if not refs.move(lake, {name: told.after[name] for name in PUBLISHED}, told.before):
+    if not refs.compare_and_swap(lake, {name: told.after[name] for name in PUBLISHED}, told.before):
         msg = f"another run published tables of {lake.root} while this refresh ran; run it again: what it made is used"
         raise InputError(msg)
 
 
-def _ended(lake: config.Lake, told: Refresh, seconds: float) -> None:
+def _ended(lake: config.Lake, told: RefreshRecord, seconds: float) -> None:
     """Keep what was done, where something was, and say it as a line; a person reads the verb's own."""
     if told.outcome != "nothing new":
         _keep(lake, told)
     if logs.is_json():
-        logs.tell(stage="refresh")
+        logs.set_context(stage="refresh")
         values = {"seconds": round(seconds, 3), "errors": int(told.outcome in {"failed", "refused"})}
         fields = logs.fields(outcome=told.outcome, reason=told.reason, **cloudwatch.embedded(values, "refresh"))
         LOG.info("refresh %s: %s", told.id, told.outcome, extra=fields)
 
 
-def _keep(lake: config.Lake, told: Refresh) -> None:
+def _keep(lake: config.Lake, told: RefreshRecord) -> None:
     text = json.dumps(replace(told, ended_at=ids.now()).told(), indent=1)
-    Place.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())
+    Storage.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())

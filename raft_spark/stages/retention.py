@@ -22,30 +22,32 @@ def expire(lake: Lake) -> list[str]:
     kept = _with_sources(_pointed(lake) | recent | young, known)
     gone = [version for table in reversed(registry.NAMES) for version in known[table] if version.id not in kept]
     for version in gone:
-        at = tables.place(lake, version.table).at("versions")
+        at = tables.storage(lake, version.table).at("versions")
         at.delete(f"{version.id}/manifest.json")
         at.delete(version.id)
     return [version.id for version in gone]
 
 
-def rolled_back(lake: Lake, version: str) -> dict[str, str]:
+def roll_back(lake: Lake, version: str) -> dict[str, str]:
     """Make an old version current again, with the versions it was made from; return them by table, answers left out.
 
     A refresh does not publish the dataset again that was left. Raises InputError when there is no such version.
     """
-    found = found_in(lake, version)
+    found = find_anywhere(lake, version)
     sources = {table: name for table, name in _lineage(lake, found).items() if table != schemas.COMPLETIONS}
 
-    def back(now: refs.Pointers) -> refs.Pointers:
+    def back(now: refs.Refs) -> refs.Refs:
         rest = tuple(name for name in now.left if name not in sources.values())
         leaves = [now.tables[table] for table in sources if table == schemas.DATASET and table in now.tables]
         left = tuple(name for name in leaves if name not in sources.values())
         return replace(now, tables={**now.tables, **sources}, left=rest + left)
 
     before = refs.read(lake)
-    refs.change(lake, back)
+    refs.update(lake, back)
     if not all(tables.find(lake, table, name) for table, name in sources.items()):
-        refs.move(lake, {table: before.tables[table] for table in sources if table in before.tables}, sources)
+        refs.compare_and_swap(
+            lake, {table: before.tables[table] for table in sources if table in before.tables}, sources
+        )
         msg = f"version {version} expired just now; the lake stays as it was"
         raise InputError(msg)
     return sources
@@ -53,16 +55,16 @@ def rolled_back(lake: Lake, version: str) -> dict[str, str]:
 
 def pin(lake: Lake, version: str, *, off: bool = False) -> None:
     """Keep a version, and those it was made from, for ever, or no longer. Raises InputError when there is no such version."""
-    found = found_in(lake, version).id
+    found = find_anywhere(lake, version).id
 
-    def pinned(now: refs.Pointers) -> refs.Pointers:
+    def pinned(now: refs.Refs) -> refs.Refs:
         rest = tuple(name for name in now.pinned if name != found)
         return replace(now, pinned=rest if off else (*rest, found))
 
-    refs.change(lake, pinned)
+    refs.update(lake, pinned)
 
 
-def found_in(lake: Lake, version: str) -> tables.Version:
+def find_anywhere(lake: Lake, version: str) -> tables.Version:
     """Find a version by its id in any table. Raises InputError where there is none."""
     for table in registry.NAMES:
         if there := tables.find(lake, table, version):

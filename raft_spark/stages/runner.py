@@ -21,7 +21,7 @@ LOG = logging.getLogger(__name__)
 
 def run(stage: Stage, conf: Config) -> Version:
     """Run a stage, and bring the lake's catalog up to date; return and raise what they do."""
-    logs.start(conf.log.format, stage=stage.name, run_id="")
+    logs.configure(conf.log.format, stage=stage.name, run_id="")
     begin = time.time()
     try:
         version = stage.run(conf)
@@ -29,7 +29,7 @@ def run(stage: Stage, conf: Config) -> Version:
         _tell(conf, stage, begin, error)
         raise
     _tell(conf, stage, begin, version)
-    iceberg.follow(conf)
+    iceberg.sync(conf)
     return version
 
 
@@ -37,7 +37,7 @@ def _tell(conf: Config, stage: Stage, begin: float, ended: Version | BaseExcepti
     """Say how a stage ended, in JSON only: a person reads the stage's own last line."""
     if not logs.is_json():
         return
-    run_id, seconds = logs.about("run_id"), round(time.time() - begin, 3)
+    run_id, seconds = logs.context("run_id"), round(time.time() - begin, 3)
     values = {"seconds": seconds, "errors": int(_state(ended) == "failed")}
     new = not isinstance(ended, Version) or ended.id == run_id
     rows = stage.rows(ended.counts) if isinstance(ended, Version) and new else {}
@@ -58,13 +58,13 @@ def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
 
     Exits with the status of a RaftError after one sentence on standard error.
     """
-    logs.start("text")  # until the settings are known
+    logs.configure("text")  # until the settings are known
     try:
         conf = config.from_argv(argv)
-        logs.start(conf.log.format)
+        logs.configure(conf.log.format)
         done = run(conf)
     except RaftError as error:
-        logs.failed(error)
+        logs.log_failure(error)
         sys.exit(error.exit_status)
     sys.stdout.write(json.dumps(done.told()) + "\n")
     session.stop()

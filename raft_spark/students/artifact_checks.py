@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Hosting
 from raft_spark.errors import InputError
 
@@ -38,7 +38,7 @@ HOME_ONLY = frozenset({"GptOssForCausalLM"})  # imported in us-east-1 alone
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class ModelFolder:
     """What lies in the folder `uri`: sizes of its files in bytes, and its config.json, {} without one."""
 
     uri: str
@@ -51,10 +51,10 @@ class Student:
         return str(next(iter(self.config.get("architectures") or ()), ""))
 
 
-def looked(client: Client, uri: str) -> Student:
+def inspect(client: AwsClient, uri: str) -> ModelFolder:
     """Look at a folder in S3. Raises ConfigError for what S3 refuses, InputError for a config.json that is none."""
-    bucket, key = aws.split(f"{uri.rstrip('/')}/")
-    with aws.translated(f"{uri} cannot be looked at"):
+    bucket, key = aws.split_uri(f"{uri.rstrip('/')}/")
+    with aws.config_errors(f"{uri} cannot be looked at"):
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
         files = {found["Key"][len(key) :]: found["Size"] for page in pages for found in page.get("Contents", ())}
         text = client.get_object(Bucket=bucket, Key=key + CONFIG)["Body"].read() if CONFIG in files else b"{}"
@@ -63,10 +63,10 @@ def looked(client: Client, uri: str) -> Student:
     except ValueError as error:
         msg = f"{uri}/{CONFIG} is no JSON: {error}"
         raise InputError(msg) from error
-    return Student(uri.rstrip("/"), files, config if isinstance(config, dict) else {})
+    return ModelFolder(uri.rstrip("/"), files, config if isinstance(config, dict) else {})
 
 
-def wrong(student: Student, conf: Hosting, region: str) -> list[str]:
+def problems(student: ModelFolder, conf: Hosting, region: str) -> list[str]:
     """Return a sentence for each."""
     if not student.files:
         return [f"{student.uri} holds nothing: it must be the folder of a trained student in S3"]
@@ -76,7 +76,7 @@ def wrong(student: Student, conf: Hosting, region: str) -> list[str]:
     return [f"{student.uri} {sentence}" for sentence in found]
 
 
-def _files(student: Student) -> Iterator[str]:
+def _files(student: ModelFolder) -> Iterator[str]:
     missing = [CONFIG] if CONFIG not in student.files else []
     if not TOKENIZERS & student.files.keys():
         missing.append("tokenizer.json")
@@ -101,7 +101,7 @@ def _weights(files: Collection[str]) -> Iterator[str]:
             yield f"holds {there} of the {most} parts of {stem}.safetensors"
 
 
-def _not_imported(student: Student, region: str) -> Iterator[str]:
+def _not_imported(student: ModelFolder, region: str) -> Iterator[str]:
     if region not in IMPORT_REGIONS:
         yield f"cannot be imported in {region or 'a region that is not known'}; Bedrock imports in {', '.join(sorted(IMPORT_REGIONS))}"
     told = student.architecture

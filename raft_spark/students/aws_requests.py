@@ -12,7 +12,7 @@ from typing import Any
 from raft_spark.config import Hosting
 from raft_spark.errors import ConfigError
 
-Request = dict[str, Any]
+ApiCall = dict[str, Any]
 OWN = "raft-spark"  # the tag, and the beginning of every name
 IDENTITY = "raft-spark:identity"
 LMI = "djl-inference:0.36.0-lmi20.0.0-cu128"  # vLLM 0.15.1; the last that needs no image of its own for the instance
@@ -58,7 +58,7 @@ def image(conf: Hosting, region: str) -> str:
     return f"{LMI_ACCOUNT}.dkr.ecr.{region}.amazonaws.com/{LMI}"
 
 
-def model(conf: Hosting, name: str, student: str, region: str) -> Request:
+def model(conf: Hosting, name: str, student: str, region: str) -> ApiCall:
     """Return CreateModel: the container, and the student's files as they lie in S3."""
     source = {"S3Uri": f"{student.rstrip('/')}/", "S3DataType": "S3Prefix", "CompressionType": "None"}
     container = {
@@ -71,7 +71,7 @@ def model(conf: Hosting, name: str, student: str, region: str) -> Request:
     )
 
 
-def endpoint_config(conf: Hosting, name: str) -> Request:
+def endpoint_config(conf: Hosting, name: str) -> ApiCall:
     """Return CreateEndpointConfig: one instance; for an inference component one that may be taken away."""
     machine = {"VariantName": VARIANT, "InstanceType": conf.instance_type, "InitialInstanceCount": 1}
     if conf.ami:
@@ -90,12 +90,12 @@ def endpoint_config(conf: Hosting, name: str) -> Request:
     return tagged(conf, {**named, "ProductionVariants": [variant], "ExecutionRoleArn": conf.role_arn}, name)
 
 
-def endpoint(conf: Hosting, name: str) -> Request:
+def endpoint(conf: Hosting, name: str) -> ApiCall:
     """Return CreateEndpoint."""
     return tagged(conf, {"EndpointName": called(name), "EndpointConfigName": called(name)}, name)
 
 
-def component(conf: Hosting, name: str) -> Request:
+def component(conf: Hosting, name: str) -> ApiCall:
     """Return CreateInferenceComponent: the model, what a copy reserves, one copy to begin with."""
     reserved = {"NumberOfAcceleratorDevicesRequired": conf.accelerators, "MinMemoryRequiredInMb": conf.memory_mb}
     told = {
@@ -121,7 +121,7 @@ def _patience(conf: Hosting) -> dict[str, int]:
 # one, when CloudWatch sees that a request found none.
 
 
-def copies(name: str) -> Request:
+def copies(name: str) -> ApiCall:
     """Return what Auto Scaling calls the copies of an inference component."""
     return {
         "ServiceNamespace": "sagemaker",
@@ -130,12 +130,12 @@ def copies(name: str) -> Request:
     }
 
 
-def target(conf: Hosting, name: str) -> Request:
+def target(conf: Hosting, name: str) -> ApiCall:
     """Return RegisterScalableTarget: from no copy to the most."""
     return {**copies(name), "MinCapacity": 0, "MaxCapacity": conf.max_copies}
 
 
-def follows_requests(name: str) -> Request:
+def follows_requests(name: str) -> ApiCall:
     """Return PutScalingPolicy: as many copies as the open requests want, none after a while without."""
     metric = {"PredefinedMetricType": "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"}
     tracking = {
@@ -152,7 +152,7 @@ def follows_requests(name: str) -> Request:
     }
 
 
-def wakes(name: str) -> Request:
+def wakes(name: str) -> ApiCall:
     """Return PutScalingPolicy: one copy more, when the alarm says so."""
     step = {
         "AdjustmentType": "ChangeInCapacity",
@@ -168,7 +168,7 @@ def wakes(name: str) -> Request:
     }
 
 
-def alarm(conf: Hosting, name: str, policy_arn: str) -> Request:
+def alarm(conf: Hosting, name: str, policy_arn: str) -> ApiCall:
     """Return PutMetricAlarm: a request found no copy."""
     told = {
         "AlarmName": called(name),
@@ -190,7 +190,7 @@ def alarm(conf: Hosting, name: str, policy_arn: str) -> Request:
 # Bedrock
 
 
-def model_import(conf: Hosting, name: str, student: str, last: str) -> Request:
+def model_import(conf: Hosting, name: str, student: str, last: str) -> ApiCall:
     """Return CreateModelImportJob; `last` is the job of this name that ended last: a job's name is used once."""
     told = {
         "importedModelName": called(name),
@@ -211,7 +211,7 @@ def model_import(conf: Hosting, name: str, student: str, last: str) -> Request:
 # Tags
 
 
-def tagged(conf: Hosting, request: Mapping[str, Any], name: str) -> Request:
+def tagged(conf: Hosting, request: Mapping[str, Any], name: str) -> ApiCall:
     """Return a request with its tags, as all services but Bedrock write them."""
     return {
         **request,

@@ -10,22 +10,22 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Hosting
 from raft_spark.config.models import Codec
 from raft_spark.errors import RunError
 from raft_spark.students import aws_requests, sagemaker_endpoint
-from raft_spark.students.sagemaker_endpoint import Tell
+from raft_spark.students.sagemaker_endpoint import Progress
 
 Told = Mapping[str, Any]
 IMPORT_MINUTES = 180
 UNCONVERSED = ("qwen", "gpt")  # how architectures begin that Converse does not speak with
 
 
-def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> Told:
+def made(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> Told:
     """Import what is not there, wait, and return GetImportedModel. Raises TakenError for another, RunError when it fails."""
     client, called = aws.connect("bedrock", region), aws_requests.called(name)
-    with aws.translated(f"{called} cannot be imported"):
+    with aws.config_errors(f"{called} cannot be imported"):
         told = found(client, name)
         if told is None:
             arn = running(client, name) or _started(client, conf, name, student)
@@ -40,7 +40,7 @@ def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> Tol
         return told
 
 
-def found(client: Client, name: str) -> Told | None:
+def found(client: AwsClient, name: str) -> Told | None:
     """Return GetImportedModel of the model of this name, None where there is none."""
     pages = client.get_paginator("list_imported_models").paginate(nameContains=aws_requests.called(name))
     arns = [
@@ -52,7 +52,7 @@ def found(client: Client, name: str) -> Told | None:
     return dict(client.get_imported_model(modelIdentifier=arns[0])) if arns else None
 
 
-def jobs(client: Client, name: str) -> list[Told]:
+def jobs(client: AwsClient, name: str) -> list[Told]:
     """Return the import jobs of this name, the newest first."""
     pages = client.get_paginator("list_model_import_jobs").paginate(
         nameContains=aws_requests.called(name), sortBy="CreationTime", sortOrder="Descending"
@@ -65,23 +65,23 @@ def jobs(client: Client, name: str) -> list[Told]:
     ]
 
 
-def running(client: Client, name: str) -> str:
+def running(client: AwsClient, name: str) -> str:
     """Return the ARN of an import that goes on, "" when none does."""
     return next((str(job["jobArn"]) for job in jobs(client, name) if job["status"] == "InProgress"), "")
 
 
-def marks(client: Client, arn: str) -> dict[str, str]:
+def marks(client: AwsClient, arn: str) -> dict[str, str]:
     """Return a model's tags."""
     return {tag["key"]: tag["value"] for tag in client.list_tags_for_resource(resourceARN=arn)["tags"]}
 
 
-def _started(client: Client, conf: Hosting, name: str, student: str) -> str:
+def _started(client: AwsClient, conf: Hosting, name: str, student: str) -> str:
     before = jobs(client, name)
     last = str(before[0]["jobArn"]) if before else ""
     return str(client.create_model_import_job(**aws_requests.model_import(conf, name, student, last))["jobArn"])
 
 
-def _ended(client: Client, arn: str, tell: Tell) -> Told:
+def _ended(client: AwsClient, arn: str, tell: Progress) -> Told:
     """Look at a job until its model is there."""
     pause, end = sagemaker_endpoint.FIRST, time.monotonic() + IMPORT_MINUTES * 60
     while time.monotonic() < end:
@@ -98,10 +98,10 @@ def _ended(client: Client, arn: str, tell: Tell) -> Told:
     raise RunError(msg)
 
 
-def removed(name: str, region: str, tell: Tell) -> None:
+def removed(name: str, region: str, tell: Progress) -> None:
     """Delete the imported model; one that is being imported is waited for first, as an import cannot be stopped."""
     client, called = aws.connect("bedrock", region), aws_requests.called(name)
-    with aws.translated(f"{called} cannot be removed"):
+    with aws.config_errors(f"{called} cannot be removed"):
         arn = running(client, name)
         if arn:
             tell(f"import of {called} cannot be stopped: waiting for its end")

@@ -17,16 +17,16 @@ from raft_spark.config import Config, Endpoint, Hosting
 from raft_spark.config.models import Codec
 from raft_spark.errors import ConfigError, RunError
 from raft_spark.students import artifact_checks, aws_requests, bedrock_import, sagemaker_endpoint
-from raft_spark.students.sagemaker_endpoint import Tell
+from raft_spark.students.sagemaker_endpoint import Progress
 
-Request = Mapping[str, Any]
+HostingCall = Mapping[str, Any]
 CODEC: Codec = "openai"  # LMI's container takes a chat as OpenAI writes it
 ENDED_BY = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C
 UNIT = "bedrock-custom-model-unit"  # what an imported model is called in [prices], with the version of its units
 
 
 @contextmanager
-def hosted(conf: Config, name: str, folder: str, tell: Tell) -> Iterator[Endpoint]:
+def hosted(conf: Config, name: str, folder: str, tell: Progress) -> Iterator[Endpoint]:
     """Make an endpoint or find it, wait until it stands, lend its section, and take it down at the end.
 
     Raises ConfigError before anything is made, TakenError where another stands, which is left, RunError when it does not come
@@ -36,19 +36,19 @@ def hosted(conf: Config, name: str, folder: str, tell: Tell) -> Iterator[Endpoin
     is_ours = True
     with ended_by_signals():
         try:
-            yield stood(conf, name, folder, tell)
+            yield create(conf, name, folder, tell)
         except sagemaker_endpoint.TakenError:
             is_ours = False
             raise
         finally:
             if is_ours:
                 with undisturbed():
-                    taken_down(conf.hosting, name, tell)
+                    remove(conf.hosting, name, tell)
 
 
 def region(conf: Hosting) -> str:
     """Return the region of the settings, or of AWS's chain. Raises ConfigError where there is none."""
-    found = conf.region or aws.home()
+    found = conf.region or aws.default_region()
     if not found:
         raise ConfigError("no AWS region is known: set hosting.region, or AWS_DEFAULT_REGION")
     return found
@@ -62,12 +62,12 @@ def checked(conf: Hosting, folder: str) -> None:
         aws_requests.image(conf, where)
     if not folder.startswith("s3://"):
         raise ConfigError("\n".join([*trouble, f"the student is {folder!r}; it must lie in S3, s3://bucket/prefix"]))
-    trouble += artifact_checks.wrong(artifact_checks.looked(aws.connect("s3", where), folder), conf, where)
+    trouble += artifact_checks.problems(artifact_checks.inspect(aws.connect("s3", where), folder), conf, where)
     if trouble:
         raise ConfigError("\n".join(trouble))
 
 
-def stood(conf: Config, name: str, folder: str, tell: Tell) -> Endpoint:
+def create(conf: Config, name: str, folder: str, tell: Progress) -> Endpoint:
     """Make what is missing, wait, and return the section of an endpoint that answers."""
     told, where = conf.hosting, region(conf.hosting)
     if told.kind == "bedrock":
@@ -80,7 +80,7 @@ def stood(conf: Config, name: str, folder: str, tell: Tell) -> Endpoint:
             region=where,
             hourly_price=hourly or None,
         )
-    sagemaker_endpoint.made(told, name, folder, where, tell)
+    sagemaker_endpoint.create(told, name, folder, where, tell)
     return Endpoint(
         kind="sagemaker",
         endpoint_name=aws_requests.called(name),
@@ -91,7 +91,7 @@ def stood(conf: Config, name: str, folder: str, tell: Tell) -> Endpoint:
     )
 
 
-def taken_down(conf: Hosting, name: str, tell: Tell) -> None:
+def remove(conf: Hosting, name: str, tell: Progress) -> None:
     """Remove all of a hosting, half made or whole; what is not there is passed over. Raises RunError when AWS refuses."""
 
     def tell_if_heard(text: str) -> None:
@@ -110,12 +110,12 @@ def removal(name: str, region: str, kind: str) -> str:
     return f"raft-spark model unhost {name} --set hosting.region={region} --set hosting.kind={kind}"
 
 
-def requests(conf: Hosting, name: str, folder: str) -> dict[str, Request]:
+def requests(conf: Hosting, name: str, folder: str) -> dict[str, HostingCall]:
     """Return what would be sent, by operation; nothing is contacted."""
     where = region(conf)
     if conf.kind == "bedrock":
         return {"CreateModelImportJob": aws_requests.model_import(conf, name, folder, "")}
-    told: dict[str, Request] = {
+    told: dict[str, HostingCall] = {
         "CreateModel": aws_requests.model(conf, name, folder, where),
         "CreateEndpointConfig": aws_requests.endpoint_config(conf, name),
         "CreateEndpoint": aws_requests.endpoint(conf, name),
@@ -144,7 +144,7 @@ def price(conf: Config, instance: str) -> float:
     return known.hourly_price if known else 0.0
 
 
-def unit_price(conf: Config, model: Request) -> float:
+def unit_price(conf: Config, model: HostingCall) -> float:
     """Return dollars an hour of one copy of an imported model while it is asked, 0 when that is unknown."""
     units = model.get("customModelUnits", {})
     each = price(conf, f"{UNIT}-{units.get('customModelUnitsVersion', '')}")

@@ -11,7 +11,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Config
 from raft_spark.students import aws_requests, bedrock_import, hosting, sagemaker_endpoint
 
@@ -20,7 +20,7 @@ Told = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Leftover:
     """One thing: dollars an hour now and dollars so far, None when a price is unknown; `removed_by`: the command, "" for none."""
 
     kind: str
@@ -32,7 +32,7 @@ class Left:
     removed_by: str = ""
 
 
-def found(conf: Config, region: str) -> Iterator[Left | str]:
+def found(conf: Config, region: str) -> Iterator[Leftover | str]:
     """Yield what is there; a sentence for a kind that cannot be listed."""
     for kind, look in (
         ("endpoints", _endpoints),
@@ -44,14 +44,16 @@ def found(conf: Config, region: str) -> Iterator[Left | str]:
         yield from _told(kind, look, conf, region)
 
 
-def _told(kind: str, look: Callable[[Config, str], Iterator[Left]], conf: Config, region: str) -> Iterator[Left | str]:
+def _told(
+    kind: str, look: Callable[[Config, str], Iterator[Leftover]], conf: Config, region: str
+) -> Iterator[Leftover | str]:
     try:
         yield from look(conf, region)
     except (ClientError, BotoCoreError) as error:
         yield f"{kind} cannot be listed: {error}"
 
 
-def line(left: Left, now: dt.datetime) -> str:
+def line(left: Leftover, now: dt.datetime) -> str:
     """Say in one line what a thing is, its age, its cost and how it goes."""
     hours = (now - left.since).total_seconds() / 3600
     age = f"{hours / 24:,.1f} days" if hours >= 24 else f"{hours:,.1f} hours"  # noqa: PLR2004 - a day
@@ -66,7 +68,7 @@ def dollars(hourly: float, count: float, hours: float) -> tuple[float | None, fl
     return (hourly * count, hourly * max(count, 1) * hours) if hourly else (None, None)
 
 
-def _endpoints(conf: Config, region: str) -> Iterator[Left]:
+def _endpoints(conf: Config, region: str) -> Iterator[Leftover]:
     client = aws.connect("sagemaker", region)
     for name in _named(client, "list_endpoints", "Endpoints", "EndpointName"):
         told = sagemaker_endpoint.look(client, sagemaker_endpoint.ENDPOINT, name)
@@ -74,10 +76,10 @@ def _endpoints(conf: Config, region: str) -> Iterator[Left]:
             count, instance = _machines(client, told)
             hourly, spent = dollars(hosting.price(conf, instance), count, _hours(told["CreationTime"]))
             state = f"{told['EndpointStatus']} on {count} {instance or 'instances of unknown type'}"
-            yield Left("endpoint", name, state, told["CreationTime"], hourly, spent, _unhost(name, region))
+            yield Leftover("endpoint", name, state, told["CreationTime"], hourly, spent, _unhost(name, region))
 
 
-def _machines(client: Client, told: Told) -> tuple[int, str]:
+def _machines(client: AwsClient, told: Told) -> tuple[int, str]:
     """Return how many instances an endpoint has, and of which type."""
     counts = [variant.get("CurrentInstanceCount", 1) for variant in told.get("ProductionVariants", ())]
     conf = sagemaker_endpoint.look(client, sagemaker_endpoint.CONFIG, told["EndpointConfigName"]) or {}
@@ -85,17 +87,17 @@ def _machines(client: Client, told: Told) -> tuple[int, str]:
     return sum(counts) if counts else 1, next(iter(types), "")
 
 
-def _components(_: Config, region: str) -> Iterator[Left]:
+def _components(_: Config, region: str) -> Iterator[Leftover]:
     client = aws.connect("sagemaker", region)
     for name in _named(client, "list_inference_components", "InferenceComponents", "InferenceComponentName"):
         told = sagemaker_endpoint.look(client, sagemaker_endpoint.COMPONENT, name)
         if told and aws_requests.OWN in sagemaker_endpoint.marks(client, told["InferenceComponentArn"]):
             copies = told.get("RuntimeConfig", {}).get("CurrentCopyCount", 0)
             state = f"{told['InferenceComponentStatus']} with {copies} copies, paid with its endpoint"
-            yield Left("inference component", name, state, told["CreationTime"], 0.0, 0.0, _unhost(name, region))
+            yield Leftover("inference component", name, state, told["CreationTime"], 0.0, 0.0, _unhost(name, region))
 
 
-def _half_made(_: Config, region: str) -> Iterator[Left]:
+def _half_made(_: Config, region: str) -> Iterator[Leftover]:
     """Tell of models and configurations whose endpoint is not there: what an interruption left; they cost nothing."""
     client = aws.connect("sagemaker", region)
     for kind, operation in (
@@ -106,12 +108,12 @@ def _half_made(_: Config, region: str) -> Iterator[Left]:
             told = sagemaker_endpoint.look(client, kind, name)
             is_whole = sagemaker_endpoint.look(client, sagemaker_endpoint.ENDPOINT, name) is not None
             if told and not is_whole and aws_requests.OWN in sagemaker_endpoint.marks(client, told[f"{kind.word}Arn"]):
-                yield Left(
+                yield Leftover(
                     kind.word, name, "without an endpoint", told["CreationTime"], 0.0, 0.0, _unhost(name, region)
                 )
 
 
-def _trainings(conf: Config, region: str) -> Iterator[Left]:
+def _trainings(conf: Config, region: str) -> Iterator[Leftover]:
     where = conf.training.sagemaker.region or region
     client = aws.connect("sagemaker", where)
     since = dt.datetime.now(dt.UTC) - REMEMBERED
@@ -124,12 +126,12 @@ def _trainings(conf: Config, region: str) -> Iterator[Left]:
         price = hosting.price(conf, told["ResourceConfig"]["InstanceType"])
         hourly, spent = dollars(price, 1, hours)
         stop = f"aws sagemaker stop-training-job --training-job-name {name} --region {where}" if is_on else ""
-        yield Left(
+        yield Leftover(
             "training", name, told["TrainingJobStatus"], told["CreationTime"], hourly if is_on else 0.0, spent, stop
         )
 
 
-def _imported(conf: Config, region: str) -> Iterator[Left]:
+def _imported(conf: Config, region: str) -> Iterator[Leftover]:
     client = aws.connect("bedrock", region)
     pages = client.get_paginator("list_imported_models").paginate(nameContains=f"{aws_requests.OWN}-")
     for arn in [model["modelArn"] for page in pages for model in page["modelSummaries"]]:
@@ -138,15 +140,15 @@ def _imported(conf: Config, region: str) -> Iterator[Left]:
             name, hourly = told["modelName"], hosting.unit_price(conf, told)
             state = "there, paid while it is asked and for its storage"
             remove = _unhost(name, region, "bedrock")
-            yield Left("imported model", name, state, told["creationTime"], hourly or None, None, remove)
+            yield Leftover("imported model", name, state, told["creationTime"], hourly or None, None, remove)
     jobs = client.get_paginator("list_model_import_jobs").paginate(
         nameContains=f"{aws_requests.OWN}-", statusEquals="InProgress"
     )
     for job in [job for page in jobs for job in page["modelImportJobSummaries"]]:
-        yield Left("import", job["jobName"], job["status"], job["creationTime"], 0.0, 0.0)
+        yield Leftover("import", job["jobName"], job["status"], job["creationTime"], 0.0, 0.0)
 
 
-def _named(client: Client, operation: str, key: str, name: str, **more: object) -> list[str]:
+def _named(client: AwsClient, operation: str, key: str, name: str, **more: object) -> list[str]:
     """List the names of a kind that begin as ours do."""
     pages = client.get_paginator(operation).paginate(NameContains=f"{aws_requests.OWN}-", **more)
     return [found[name] for page in pages for found in page[key] if found[name].startswith(f"{aws_requests.OWN}-")]

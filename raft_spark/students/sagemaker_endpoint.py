@@ -11,13 +11,13 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.config import Hosting
 from raft_spark.errors import ConfigError, RunError
 from raft_spark.students import aws_requests
 
-Tell = Callable[[str], None]
-Told = Mapping[str, Any]
+Progress = Callable[[str], None]
+ResourceDescription = Mapping[str, Any]
 FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often
 GOING_MINUTES = 60  # how long the removal of a thing is waited for, or the end of what it is in the middle of
 MORE_MINUTES = 15  # for the machine, beside hosting.start_minutes for the container
@@ -29,27 +29,27 @@ class TakenError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ResourceKind:
     """One kind of thing in SageMaker's words: Endpoint is made by create_endpoint and told of as EndpointName, EndpointStatus."""
 
     word: str
     verb: str
 
-    def name(self, request: Told) -> str:
+    def name(self, request: ResourceDescription) -> str:
         """Return the name in a request."""
         return str(request[f"{self.word}Name"])
 
 
-MODEL = Kind("Model", "model")
-CONFIG = Kind("EndpointConfig", "endpoint_config")
-ENDPOINT = Kind("Endpoint", "endpoint")
-COMPONENT = Kind("InferenceComponent", "inference_component")
+MODEL = ResourceKind("Model", "model")
+CONFIG = ResourceKind("EndpointConfig", "endpoint_config")
+ENDPOINT = ResourceKind("Endpoint", "endpoint")
+COMPONENT = ResourceKind("InferenceComponent", "inference_component")
 
 
-def made(conf: Hosting, name: str, student: str, region: str, tell: Tell) -> None:
+def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> None:
     """Make what is missing and wait until it answers. Raises TakenError for another of the same name, RunError when it fails."""
     client = aws.connect("sagemaker", region)
-    with aws.translated(f"{aws_requests.called(name)} cannot be hosted"):
+    with aws.config_errors(f"{aws_requests.called(name)} cannot be hosted"):
         for kind, request in (
             (MODEL, aws_requests.model(conf, name, student, region)),
             (CONFIG, aws_requests.endpoint_config(conf, name)),
@@ -72,7 +72,7 @@ def _scaled(conf: Hosting, name: str, region: str) -> None:
     aws.connect("cloudwatch", region).put_metric_alarm(**aws_requests.alarm(conf, name, arn))
 
 
-def _ensured(client: Client, kind: Kind, request: Told, tell: Tell) -> None:
+def _ensured(client: AwsClient, kind: ResourceKind, request: ResourceDescription, tell: Progress) -> None:
     """Make a thing that is not there. Raises TakenError when another of its name is."""
     name = kind.name(request)
     told = look(client, kind, name)
@@ -86,17 +86,17 @@ def _ensured(client: Client, kind: Kind, request: Told, tell: Tell) -> None:
         tell(f"{kind.word} {name} is there already")
 
 
-def _mark(request: Told) -> str:
+def _mark(request: ResourceDescription) -> str:
     return next(str(tag["Value"]) for tag in request["Tags"] if tag["Key"] == aws_requests.IDENTITY)
 
 
-def marks(client: Client, arn: str) -> dict[str, str]:
+def marks(client: AwsClient, arn: str) -> dict[str, str]:
     """Return a thing's tags."""
     pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
     return {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
 
 
-def look(client: Client, kind: Kind, name: str) -> Told | None:
+def look(client: AwsClient, kind: ResourceKind, name: str) -> ResourceDescription | None:
     """Return what SageMaker says of a thing, None where there is none."""
     try:
         return dict(getattr(client, f"describe_{kind.verb}")(**{f"{kind.word}Name": name}))
@@ -114,7 +114,7 @@ def is_missing(error: ClientError) -> bool:
     )
 
 
-def in_service(client: Client, kind: Kind, name: str, minutes: float, tell: Tell) -> None:
+def in_service(client: AwsClient, kind: ResourceKind, name: str, minutes: float, tell: Progress) -> None:
     """Wait until a thing stands. Raises RunError when it failed, goes away, or takes longer than `minutes`."""
     before, status = "", f"{kind.word}Status"
     for told in looks(client, kind, aws_requests.called(name), minutes):
@@ -132,7 +132,7 @@ def in_service(client: Client, kind: Kind, name: str, minutes: float, tell: Tell
     raise RunError(msg)
 
 
-def looks(client: Client, kind: Kind, name: str, minutes: float) -> Iterator[Told | None]:
+def looks(client: AwsClient, kind: ResourceKind, name: str, minutes: float) -> Iterator[ResourceDescription | None]:
     """Yield what SageMaker says, ever less often, until `minutes` have passed."""
     pause, end = FIRST, time.monotonic() + minutes * 60
     while time.monotonic() < end:
@@ -141,10 +141,10 @@ def looks(client: Client, kind: Kind, name: str, minutes: float) -> Iterator[Tol
         pause = min(LONGEST, pause * GROWTH)
 
 
-def removed(name: str, region: str, tell: Tell) -> None:
+def remove(name: str, region: str, tell: Progress) -> None:
     """Remove all that belongs to a hosting, what is half made too; what is not there is passed over."""
     client, called = aws.connect("sagemaker", region), aws_requests.called(name)
-    with aws.translated(f"{called} cannot be removed"):
+    with aws.config_errors(f"{called} cannot be removed"):
         if _gone(client, COMPONENT, name, tell):
             _unscaled(name, region)
         for kind in (ENDPOINT, CONFIG, MODEL):
@@ -162,7 +162,7 @@ def _unscaled(name: str, region: str) -> None:
     aws.connect("cloudwatch", region).delete_alarms(AlarmNames=[aws_requests.called(name)])
 
 
-def _gone(client: Client, kind: Kind, name: str, tell: Tell) -> bool:
+def _gone(client: AwsClient, kind: ResourceKind, name: str, tell: Progress) -> bool:
     """Delete a thing and wait until it is gone; say whether it was there. One that is being made is asked again until it can go."""
     called, was = aws_requests.called(name), False
     refused: ClientError | None = None
@@ -178,7 +178,7 @@ def _gone(client: Client, kind: Kind, name: str, tell: Tell) -> bool:
     raise RunError(msg)
 
 
-def _deleted(client: Client, kind: Kind, called: str) -> ClientError | None:
+def _deleted(client: AwsClient, kind: ResourceKind, called: str) -> ClientError | None:
     """Ask for a removal; return a refusal that may pass, as that of something in the middle of being made."""
     try:
         getattr(client, f"delete_{kind.verb}")(**{f"{kind.word}Name": called})

@@ -32,11 +32,11 @@ PYTORCH, PYTHON = "2.8.0", "py312"  # of the image
 Plan = Mapping[str, Any]
 
 
-class Asked(Exception):  # noqa: N818 - no error: the end of a dry run
+class CapturedRequest(Exception):  # noqa: N818 - no error: the end of a dry run
     """What CreateTrainingJob would have been sent."""
 
 
-class Unsent(Session):  # type: ignore[misc] # its class is unknown where it is not installed
+class UnsentSession(Session):  # type: ignore[misc] # its class is unknown where it is not installed
     """A session whose uploads say where they would go."""
 
     def upload_data(self, path: str, bucket: str, key_prefix: str, **_: object) -> str:
@@ -58,7 +58,7 @@ def main() -> None:
         boto.events.register("before-call", _answered)
     bucket = urlsplit(plan["output"]).netloc
     prefix = urlsplit(plan["output"]).path.strip("/")
-    session = (Unsent if is_dry else Session)(
+    session = (UnsentSession if is_dry else Session)(
         boto_session=boto, default_bucket=bucket, default_bucket_prefix=prefix or None
     )
     trainer = trainer_of(plan, session)
@@ -66,7 +66,7 @@ def main() -> None:
         channels = {"dataset": plan["data"], **({"student": plan["student"]} if plan["student"] else {})}
         data = [InputData(channel_name=name, data_source=where) for name, where in channels.items()]
         trainer.train(input_data_config=data, wait=False, logs=False)
-    except Asked as asked:
+    except CapturedRequest as asked:
         json.dump(asked.args[0], sys.stdout, indent=2)
         return
     print(trainer._latest_training_job.training_job_name)  # noqa: SLF001, T201 - train() returns nothing
@@ -112,7 +112,7 @@ def _nobody() -> dict[str, str]:
 def _answered(model: Any, params: Mapping[str, Any], **_: object) -> tuple[AWSResponse, dict[str, Any]]:  # noqa: ANN401
     """Take the place of AWS: keep the request of the job, answer anything else with nothing."""
     if model.name == "CreateTrainingJob":
-        raise Asked(json.loads(params["body"]))
+        raise CapturedRequest(json.loads(params["body"]))
     return AWSResponse("", 200, {}, None), {}
 
 

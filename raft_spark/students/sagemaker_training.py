@@ -21,11 +21,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark import __version__, config
 from raft_spark.common import aws
-from raft_spark.common.aws import Client
+from raft_spark.common.aws import AwsClient
 from raft_spark.errors import ConfigError, InputError, RunError
 from raft_spark.lake import schemas, tables
 from raft_spark.students import aws_requests, sagemaker_endpoint, scripts
-from raft_spark.students.sagemaker_endpoint import Tell
+from raft_spark.students.sagemaker_endpoint import Progress
 
 Plan = dict[str, Any]
 FORMAT = "prompt_completion"
@@ -43,7 +43,7 @@ SDK_SETTINGS = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n  
 
 def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
     """Return what sagemaker_launcher.py reads. Raises ConfigError with all that is wrong, InputError for a dataset without the format."""
-    trouble = wrong(conf, region)
+    trouble = problems(conf, region)
     if trouble:
         raise ConfigError("\n".join(trouble))
     job, student = conf.training.sagemaker, conf.training.model
@@ -75,7 +75,7 @@ def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
     return {**told, **named, "tags": tags}
 
 
-def wrong(conf: config.Config, region: str) -> list[str]:
+def problems(conf: config.Config, region: str) -> list[str]:
     """Return a sentence for each setting that SageMaker cannot train with."""
     job, student = conf.training.sagemaker, conf.training.model
     missing = [f"training.sagemaker.{name}" for name in ("role_arn", "output") if not getattr(job, name)]
@@ -94,7 +94,7 @@ def data(lake: config.Lake, version: tables.Version) -> str:
     if not any(file.path.startswith(f"{FORMAT}/") for file in version.files):
         msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
         raise InputError(msg)
-    at = tables.place(lake, version.table).at("versions", version.id, FORMAT)
+    at = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
     return str(Path(at.path()).absolute()) if at.is_local else f"s3://{at.path()}/"
 
 
@@ -116,12 +116,12 @@ def command(training: config.Training, about: Mapping[str, Any]) -> str:
 
 def region(job: config.TrainingJob) -> str:
     """Return the region of the settings, or of AWS's chain."""
-    return job.region or aws.home()
+    return job.region or aws.default_region()
 
 
 def planned(conf: config.Config) -> Plan:
     """Return the plan for the lake's current dataset."""
-    version = tables.needed(conf.lake, schemas.DATASET)
+    version = tables.require(conf.lake, schemas.DATASET)
     return plan(conf, version, region(conf.training.sagemaker))
 
 
@@ -130,11 +130,11 @@ def request(conf: config.Config) -> Any:  # noqa: ANN401 - JSON
     return json.loads(_sdk(conf.training.sagemaker.python, planned(conf), "--dry-run"))
 
 
-def run(conf: config.Config, tell: Tell) -> str:
+def run(conf: config.Config, tell: Progress) -> str:
     """Start the training or find it; return its name."""
     made = planned(conf)
     client = aws.connect("sagemaker", made["region"])
-    with aws.translated("trainings cannot be listed"):
+    with aws.config_errors("trainings cannot be listed"):
         pages = client.get_paginator("list_training_jobs").paginate(NameContains=made["name"])
         there = {
             job["TrainingJobName"]: job["TrainingJobStatus"] for page in pages for job in page["TrainingJobSummaries"]
@@ -176,7 +176,7 @@ def _sdk(python: str, made: Plan, *flags: str) -> str:
     return done.stdout
 
 
-def followed(client: Client, name: str, hourly: float, tell: Tell) -> str:
+def followed(client: AwsClient, name: str, hourly: float, tell: Progress) -> str:
     """Wait for a training's end; return its student's folder in S3. Raises RunError when it failed, was stopped, or went out of sight."""
     before = ""
     try:
@@ -193,7 +193,7 @@ def followed(client: Client, name: str, hourly: float, tell: Tell) -> str:
     raise AssertionError
 
 
-def looks(client: Client, name: str) -> Iterator[Mapping[str, Any]]:
+def looks(client: AwsClient, name: str) -> Iterator[Mapping[str, Any]]:
     """Yield what SageMaker says of a training, ever less often; SageMaker itself ends one that takes too long."""
     pause = sagemaker_endpoint.FIRST
     for _ in itertools.count():
@@ -202,7 +202,7 @@ def looks(client: Client, name: str) -> Iterator[Mapping[str, Any]]:
         pause = min(sagemaker_endpoint.LONGEST, pause * sagemaker_endpoint.GROWTH)
 
 
-def ended(told: Mapping[str, Any], hourly: float, tell: Tell) -> str:
+def ended(told: Mapping[str, Any], hourly: float, tell: Progress) -> str:
     """Say what a training cost and measured; return its student's folder."""
     paid, took = told.get("BillableTimeInSeconds", 0), told.get("TrainingTimeInSeconds", 0)
     priced = f": at most ${hourly * paid / 3600:,.2f}" if hourly else ""

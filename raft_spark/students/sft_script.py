@@ -234,7 +234,7 @@ def trainer_of(student: Model, tokenizer: Tokenizer, splits: DatasetDict, asked:
         eval_dataset=validation or None,
         processing_class=tokenizer,
         peft_config=lora,
-        callbacks=[Told()],
+        callbacks=[ProgressCallback()],
     )
     for printer in [each for each in trainer.callback_handler.callbacks if type(each).__name__ == "PrinterCallback"]:
         trainer.remove_callback(printer)  # Told says it once, in one form
@@ -277,7 +277,7 @@ def _arguments(settings: Settings, checkpoints: Path, *, evaluates: bool) -> SFT
     )
 
 
-class Told(TrainerCallback):  # type: ignore[misc] # its class is unknown where it is not installed
+class ProgressCallback(TrainerCallback):  # type: ignore[misc] # its class is unknown where it is not installed
     """Print each step's losses in the one form that the metrics are read from; save before SIGTERM ends the process."""
 
     def __init__(self) -> None:
@@ -321,7 +321,7 @@ def trained(trainer: SFTTrainer, checkpoints: Path) -> dict[str, Any]:
         print(f"going on from {last}", flush=True)  # noqa: T201 - a script's say
     trainer.args.eval_on_start = trainer.eval_dataset is not None and last is None
     trainer.train(resume_from_checkpoint=last and str(last))
-    told = next(each for each in trainer.callback_handler.callbacks if isinstance(each, Told))
+    told = next(each for each in trainer.callback_handler.callbacks if isinstance(each, ProgressCallback))
     if told.is_ended:
         sys.exit(INTERRUPTED)
     evaluated = [logs["step"] for logs in trainer.state.log_history if "eval_loss" in logs]

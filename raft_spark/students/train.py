@@ -29,7 +29,7 @@ def run(conf: config.Config, to: Path) -> Path:
     Raises ConfigError and InputError before anything starts, RunError when the training fails.
     """
     python = conf.training.python or sys.executable
-    version = tables.needed(conf.lake, schemas.DATASET)
+    version = tables.require(conf.lake, schemas.DATASET)
     if not any(file.path.startswith(f"{FORMAT}/") for file in version.files):
         msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
         raise InputError(msg)
@@ -60,7 +60,7 @@ def _check_installed(python: str) -> None:
 
 def _data(lake: config.Lake, version: tables.Version, to: Path) -> Path:
     """Return a folder of this machine with the dataset, copied from the lake's bucket where it lies in one."""
-    at = tables.place(lake, version.table).at("versions", version.id, FORMAT)
+    at = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
     if at.is_local:
         return Path(at.path())
     copy = to / "data" / version.id

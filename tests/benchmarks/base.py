@@ -81,7 +81,7 @@ def written_source(folder: Path, count: int) -> Path:
 
 def one_round(conf: config.Config, source: Path, folder: Path, loop_rows: int) -> dict[str, float]:
     """Let the three take turns. What a contender needs laid ready (the base rows to write, the loaded data set) is not timed."""
-    place = tables.place(conf.lake, schemas.BASE)
+    place = tables.storage(conf.lake, schemas.BASE)
     if place.list():
         place.delete("")
     stage = timed(lambda: base.run(conf))
@@ -100,7 +100,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def read(conf: config.Config, table: str) -> Iterator[pa.Table]:
     """Read the files of a table's current version with pyarrow."""
-    version = tables.needed(conf.lake, table)
+    version = tables.require(conf.lake, table)
     for file in version.data():
         yield pq.read_table(f"{tables.folder(conf.lake, version)}/{file.path}", partitioning=None)
 

@@ -101,7 +101,7 @@ def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> Path:
     raft_spark("run", CONF, assignments=[lake, *assignments])
     raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
     conf = config.load([str(CONF), str(students)], [lake, *assignments])
-    return Path(tables.folder(conf.lake, tables.needed(conf.lake, schemas.EVALUATION)))
+    return Path(tables.folder(conf.lake, tables.require(conf.lake, schemas.EVALUATION)))
 
 
 def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iterator[str]:

@@ -26,8 +26,8 @@ from raft_spark.endpoints import codecs
 from raft_spark.endpoints.base import Request
 from raft_spark.errors import StoppedError
 from raft_spark.inference import answer_store, executor
-from raft_spark.inference.admission import Meter
-from raft_spark.inference.quota import UNLIMITED, Grant
+from raft_spark.inference.admission import Admission
+from raft_spark.inference.quota import UNLIMITED, Allocation
 from raft_spark.lake import schemas, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions
@@ -108,19 +108,22 @@ def settled(fake: Fake, folder: Path, rows: int, kind: str = "sagemaker", **aski
 
 def stage(conf: config.Config) -> dict[str, Any]:
     """Ask from an empty store until all is answered or the time is over; return the counts of the version."""
-    tables.place(conf.lake, schemas.COMPLETIONS).delete("")
+    tables.storage(conf.lake, schemas.COMPLETIONS).delete("")
     with contextlib.suppress(StoppedError):
         completions.run(conf)
-    return dict(tables.needed(conf.lake, schemas.COMPLETIONS).counts)
+    return dict(tables.require(conf.lake, schemas.COMPLETIONS).counts)
 
 
 def requests(conf: config.Config) -> Iterator[tuple[int, Request]]:
     """Return what the stage asks, in the order of the files."""
-    version = tables.needed(conf.lake, schemas.BASE)
+    version = tables.require(conf.lake, schemas.BASE)
     for file in version.data():
         path = f"{tables.folder(conf.lake, version)}/{file.path}"
         for row in pq.read_table(path, columns=["pubid", "question", "oracle"], partitioning=None).to_pylist():
-            yield row["pubid"], prompts.request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
+            yield (
+                row["pubid"],
+                prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions),
+            )
 
 
 def alone(work: Callable[..., Any], *arguments: object) -> Any:
@@ -159,13 +162,13 @@ def windowed(conf: config.Config, calls: int) -> float:
     """Do what a task of the stage does with that many rows, without Spark and files; return the seconds of CPU it took."""
     rows = list(itertools.islice(requests(conf), calls))
     asking = conf.completions
-    meter = Meter(Grant(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
-    limits = executor.Limits(asking.attempts, asking.deadline_seconds)
+    meter = Admission(Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
+    limits = executor.RetryLimits(asking.attempts, asking.deadline_seconds)
     with contextlib.closing(endpoints.connect(conf.teacher, asking.in_flight, TIMEOUT)) as client:
         begin = time.process_time()
-        for asked in executor.answers(iter(rows), client.ask, limits, meter):
+        for asked in executor.ask_all(iter(rows), client.ask, limits, meter):
             if asked:
-                answer_store.row(asked, conf.teacher.model, "run")
+                answer_store.answer_row(asked, conf.teacher.model, "run")
         return time.process_time() - begin
 
 

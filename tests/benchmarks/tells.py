@@ -23,5 +23,5 @@ if __name__ == "__main__":
                 settings = [f"lake.root={lake}", f"articles.source={source}", assignment]
                 conf = config.load(assignments=[*settings, 'spark."spark.master"="local[2]"'])
                 articles.run(conf)
-                found = leakage.measured(dataframes.read(session.start(conf), conf.lake, base.run(conf)))
+                found = leakage.measure(dataframes.read(session.start(conf), conf.lake, base.run(conf)))
                 sys.stdout.write(f"{name}, {recipe}: {json.dumps(found)}\n")

@@ -16,7 +16,7 @@ from raft_spark import config
 from raft_spark.cli import run_summary
 from raft_spark.cli.main import main
 from raft_spark.common import ids
-from raft_spark.formats.formats import FORMATS, Row
+from raft_spark.formats.formats import FORMATS, TrainingRow
 from raft_spark.lake import schemas, tables
 from raft_spark.lake.parquet import DataFile
 from raft_spark.monitoring import run_state
@@ -45,11 +45,11 @@ def base_row(pubid: int, question: str, marked: list[dict[str, Any]]) -> dict[st
     return {**row, "pubid": pubid, "question": question, "documents": marked, "distracted": not has_oracle}
 
 
-def finished(row: dict[str, Any], answer: str, conf: config.Config) -> Row:
+def finished(row: dict[str, Any], answer: str, conf: config.Config) -> TrainingRow:
     passages = [each["text"] for each in row["documents"]]
     facts = {"oracle": ORACLE, "distracted": row["distracted"], "original_answer": "It does."}
     answers = {"completion": answer, "answer": answer, "astray": "Drug B does."}
-    return Row(
+    return TrainingRow(
         pubid=row["pubid"], question=row["question"], passages=passages, **facts, **answers, asked=conf.completions
     )
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft_spark.common import hashing
-from raft_spark.common.hashing import Purpose
+from raft_spark.common.hashing import Stream
 from raft_spark.errors import InputError
 
 pytestmark = pytest.mark.row
@@ -20,21 +20,21 @@ def test_bits_are_the_same_on_every_machine_and_in_every_release():
 
 def test_no_two_purposes_share_their_chance():
     pubids = np.arange(100_000)
-    drawn = [hashing.share(hashing.mixed(3, purpose, pubids)) for purpose in Purpose]
+    drawn = [hashing.uniform(hashing.hash64(3, purpose, pubids)) for purpose in Stream]
     correlation = np.corrcoef(drawn) - np.eye(len(drawn))
     assert np.abs(correlation).max() < 0.02
 
 
 def test_a_jump_to_one_bucket_more_moves_only_to_that_bucket():
-    keys = hashing.mixed(1, Purpose.DRAW, np.arange(50_000))
-    before, after = hashing.jump(keys, 100), hashing.jump(keys, 101)
+    keys = hashing.hash64(1, Stream.DRAW, np.arange(50_000))
+    before, after = hashing.jump_hash(keys, 100), hashing.jump_hash(keys, 101)
     moved = before != after
     assert (after[moved] == 100).all()
     assert abs(moved.mean() - 1 / 101) < 0.002
 
 
 def test_jumps_are_uniform():
-    counts = np.bincount(hashing.jump(hashing.mixed(2, Purpose.DRAW, np.arange(200_000)), 50), minlength=50)
+    counts = np.bincount(hashing.jump_hash(hashing.hash64(2, Stream.DRAW, np.arange(200_000)), 50), minlength=50)
     expected = 4_000
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert chi_square < 85.4  # 0.999 quantile at 49 degrees of freedom
@@ -49,21 +49,21 @@ def test_jump_agrees_with_the_papers_loop():
             ahead = int((at + 1) * (2.0**31 / ((key >> 33) + 1)))
         return at
 
-    keys = hashing.mixed(9, Purpose.DRAW, np.arange(300))
+    keys = hashing.hash64(9, Stream.DRAW, np.arange(300))
     for size in (1, 2, 7, 1_000, 211_269):
-        assert hashing.jump(keys, size).tolist() == [reference(int(key), size) for key in keys]
+        assert hashing.jump_hash(keys, size).tolist() == [reference(int(key), size) for key in keys]
 
 
 def test_no_bucket_is_an_error():
     with pytest.raises(InputError, match="0 buckets"):
-        hashing.jump(np.zeros(1, np.uint64), 0)
+        hashing.jump_hash(np.zeros(1, np.uint64), 0)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 2**31 - 1))
 def test_below_stays_below(bits: int, limit: int):
-    drawn = hashing.below(np.array([bits], np.uint64), np.array([limit]))
+    drawn = hashing.randbelow(np.array([bits], np.uint64), np.array([limit]))
     assert 0 <= drawn[0] < limit
 
 
 def test_share_lies_in_0_to_1():
-    assert hashing.share(np.array([0, 2**64 - 1], np.uint64)).tolist() == [0.0, 1 - 2.0**-53]
+    assert hashing.uniform(np.array([0, 2**64 - 1], np.uint64)).tolist() == [0.0, 1 - 2.0**-53]

@@ -38,7 +38,7 @@ def _said_here_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave logging as it was."""
     root, package = logging.getLogger(), logging.getLogger("raft_spark")
     before = package.level
-    monkeypatch.setattr(root, "handlers", [each for each in root.handlers if not isinstance(each, logs.Lines)])
+    monkeypatch.setattr(root, "handlers", [each for each in root.handlers if not isinstance(each, logs.LineHandler)])
     monkeypatch.setattr(logs, "_about", {"stage": "", "run_id": ""})
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     yield
@@ -63,7 +63,7 @@ def settled(tmp_path, *assignments: str) -> config.Config:
 
 
 def test_a_line_is_one_json_object_with_the_stage_and_the_run(capsys):
-    logs.start("json", stage="base", run_id=ID)
+    logs.configure("json", stage="base", run_id=ID)
     logging.getLogger("raft_spark.monitoring.progress").info(
         "drawing: %d of 8\nafter 30 s", 3, extra=logs.fields(done=3, total=8)
     )
@@ -81,20 +81,20 @@ def test_a_line_is_one_json_object_with_the_stage_and_the_run(capsys):
 
 
 def test_a_person_reads_the_sentence_alone(capsys):
-    logs.start("text", stage="base", run_id=ID)
+    logs.configure("text", stage="base", run_id=ID)
     logging.getLogger("raft_spark.monitoring.progress").info("drawing: 3 of 8", extra=logs.fields(done=3, total=8))
     assert capsys.readouterr().err == "drawing: 3 of 8\n"
 
 
 def test_the_last_form_holds_and_nothing_is_said_twice(capsys):
     for form in ("text", "json", "json"):
-        logs.start(form)
+        logs.configure(form)
     logging.getLogger("raft_spark").info("once")
     assert [line["message"] for line in said(capsys)] == ["once"]
 
 
 def test_what_others_warn_of_is_a_line_too_and_what_they_chat_is_not(capsys):
-    logs.start("json", stage="base")
+    logs.configure("json", stage="base")
     logging.getLogger("botocore.credentials").info("found credentials")
     logging.getLogger("urllib3").warning("connection lost")
     with warnings.catch_warnings():
@@ -109,7 +109,7 @@ def test_what_others_warn_of_is_a_line_too_and_what_they_chat_is_not(capsys):
 
 
 def test_an_error_that_nobody_caught_is_one_line_with_its_traceback(capsys):
-    logs.start("json", stage="base")
+    logs.configure("json", stage="base")
     try:
         [].pop()
     except IndexError as error:
@@ -121,7 +121,7 @@ def test_an_error_that_nobody_caught_is_one_line_with_its_traceback(capsys):
 
 
 def test_a_standard_error_that_is_gone_ends_no_run(monkeypatch, tmp_path):
-    logs.start("json")
+    logs.configure("json")
     with (tmp_path / "closed").open("w") as gone:
         pass
     monkeypatch.setattr(sys, "stderr", gone)
@@ -238,7 +238,7 @@ def stopped_while_it_asks(lines: list[dict[str, Any]], capsys) -> None:
 def test_a_run_that_asks_tells_its_metrics_every_30_seconds_and_at_its_end(capsys, monkeypatch):
     assert progress.LINE_EVERY == 30
     monkeypatch.setattr(progress, "LINE_EVERY", 0.05)
-    logs.start("json", stage="completions", run_id=ID)
+    logs.configure("json", stage="completions", run_id=ID)
     lines: list[dict[str, Any]] = []
     with pytest.raises(StoppedError):
         stopped_while_it_asks(lines, capsys)
@@ -281,7 +281,7 @@ def ending(ended: tables.Version | BaseException, run_id: str = ID, table: str =
     """Return a stage that opens a version and ends so."""
 
     def stage(conf: config.Config) -> tables.Version:
-        logs.tell(run_id=run_id)
+        logs.set_context(run_id=run_id)
         if isinstance(ended, BaseException):
             raise ended
         return ended

@@ -50,7 +50,7 @@ def lake(tmp_path) -> list[str]:
     conf = config.load(assignments=[f"lake.root={tmp_path / 'lake'}", "completions.endpoint=fake"])
     document = {"pubid": 1, "passage": 0, "text": f"passage {OBEYED}", "oracle": True}
     row = {name: f"{name} {OBEYED}" for name in ("question", "oracle", "original_answer", "final_decision")}
-    new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
+    new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
     rows = pa.Table.from_pylist(
         [{"pubid": 1, "documents": [document], "distracted": False, **row}], schemas.SCHEMAS["base"]
     )

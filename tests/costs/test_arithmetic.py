@@ -13,7 +13,7 @@ from raft_spark import config
 from raft_spark.cli import views
 from raft_spark.costs import arithmetic
 from raft_spark.costs.arithmetic import Amount, Answered, Remaining
-from raft_spark.costs.estimate_evaluation import Bound
+from raft_spark.costs.estimate_evaluation import CostBound
 
 pytestmark = pytest.mark.row
 
@@ -241,11 +241,14 @@ def test_the_truth_lies_within_the_margin_about_19_times_in_20():
 
 def test_a_person_reads_what_an_evaluation_costs_at_most_and_which_price_is_missing():
     written = io.StringIO()
-    found = [Bound("base", "m", 1600, 1_000_000, 64_000, 2.64), Bound("mine", "raft-spark-mine", 9, 900, 90, None)]
+    found = [
+        CostBound("base", "m", 1600, 1_000_000, 64_000, 2.64),
+        CostBound("mine", "raft-spark-mine", 9, 900, 90, None),
+    ]
     views.bounds(Console(file=written, width=120), found)
     assert [cell.strip() for cell in written.getvalue().splitlines()[4].strip("│").split("│")] == [
         *("base", "m", "1,600", "1,000,000", "64,000", "2.64")
     ]
     assert "No price of mine's tokens is known: give endpoints.mine.input_price and output_price" in written.getvalue()
-    views.bounds(Console(file=written), [Bound("base", "m", 0, 0, 0, 0.0)])
+    views.bounds(Console(file=written), [CostBound("base", "m", 0, 0, 0, 0.0)])
     assert written.getvalue().endswith("Nothing to pay: all requests are answered.\n")

@@ -47,7 +47,7 @@ def settled(*assignments: str) -> config.Config:
 
 
 def built(*assignments: str, job: str = "refresh", release: Release = RELEASE) -> dict[str, Any]:
-    return job_run.built(settled(*assignments), job, (), release)
+    return job_run.build(settled(*assignments), job, (), release)
 
 
 def refused(*assignments: str, job: str = "refresh", release: Release = RELEASE) -> list[str]:
@@ -208,7 +208,7 @@ def test_the_job_settles_to_the_same_settings_with_no_file():
     conf = settled(
         "completions.retry=bad_request,filtered", "endpoints.fake.latency_ms=0", 'prices."a b".input_price=0.5'
     )
-    assert elsewhere(read(job_run.built(conf, "base", (), RELEASE))) == elsewhere(conf)
+    assert elsewhere(read(job_run.build(conf, "base", (), RELEASE))) == elsewhere(conf)
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
@@ -227,13 +227,13 @@ def test_any_words_and_numbers_reach_the_job_as_they_are(fields: dict, seed: int
     whole["endpoints"]["mine"] = fields
     whole["prices"] |= {name: {"input_price": price} for name, price in prices.items()}
     conf = config.Config.model_validate(whole)
-    assert elsewhere(read(job_run.built(conf, "base", (), RELEASE))) == elsewhere(conf)
+    assert elsewhere(read(job_run.build(conf, "base", (), RELEASE))) == elsewhere(conf)
 
 
 @given(st.dictionaries(words.filter(lambda word: word and "=" not in word and not word.startswith("spark.")), words))
 def test_any_setting_of_spark_comes_back_from_a_shell_as_it_is(settings: dict[str, str]):
     conf = settled().model_copy(update={"spark": settings})
-    given = spark(job_run.built(conf, "base", (), RELEASE))
+    given = spark(job_run.build(conf, "base", (), RELEASE))
     assert {key: given[key] for key in settings} == settings
 
 
@@ -249,9 +249,9 @@ def test_sparks_own_settings_travel_to_spark_and_emrs_to_emr_alone():
 def test_more_than_the_service_takes_is_refused():
     conf = settled().model_copy(update={"spark": {"spark.x": "y" * 102_400}})
     with pytest.raises(ConfigError, match=r"characters of Spark's settings are more than StartJobRun takes, 102,400"):
-        job_run.built(conf, "base", (), RELEASE)
+        job_run.build(conf, "base", (), RELEASE)
     with pytest.raises(ConfigError, match=r"1,0\d\d settings .* more than StartJobRun takes, 1,024"):
-        job_run.built(settled(), "base", ["--set=base.seed=1"] * 1020, RELEASE)
+        job_run.build(settled(), "base", ["--set=base.seed=1"] * 1020, RELEASE)
 
 
 def test_no_secret_is_in_the_document(monkeypatch: pytest.MonkeyPatch):
@@ -290,7 +290,7 @@ def test_a_tag_is_no_other_run():
 
 def test_all_that_is_missing_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
-        job_run.built(config.load(), "refresh", (), RELEASE)
+        job_run.build(config.load(), "refresh", (), RELEASE)
     assert str(caught.value).splitlines() == [
         "emr.application_id, emr.role_arn, emr.code must be given; conf/emr.toml is a file to fill in",
         "lake.root is 'build/lake'; EMR reaches s3://bucket/prefix",
@@ -304,7 +304,7 @@ def test_all_that_is_missing_is_named_at_once():
 def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(tmp_path: Path):
     text = (ROOT / "conf/emr.toml").read_text()
     with pytest.raises(ConfigError) as caught:
-        job_run.built(config.load(["emr.toml"]), "refresh", (), RELEASE)
+        job_run.build(config.load(["emr.toml"]), "refresh", (), RELEASE)
     assert str(caught.value).splitlines() == [
         "emr.application_id, emr.role_arn, emr.code must be given; conf/emr.toml is a file to fill in",
         "lake.root is 'build/lake'; EMR reaches s3://bucket/prefix",
@@ -312,7 +312,7 @@ def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(
     filled = re.sub(r"^# (root|application_id|role_arn|code|logs) =", r"\1 =", text, flags=re.MULTILINE)
     filled = filled.replace('role_arn = ""', 'role_arn = "arn:aws:iam::123456789012:role/job"')
     (tmp_path / "my.toml").write_text(filled.replace('application_id = ""', 'application_id = "00f1"'))
-    made = job_run.built(config.load([str(tmp_path / "my.toml")]), "refresh", (), RELEASE)
+    made = job_run.build(config.load([str(tmp_path / "my.toml")]), "refresh", (), RELEASE)
     assert found(made) == []
     assert made["retryPolicy"] == {"maxAttempts": 3}
     assert spark(made)["spark.executor.memory"] == "11702m"
@@ -416,12 +416,12 @@ def test_heap_and_overhead_make_the_worker_that_was_asked_for_and_no_larger_one(
     heap = worker_sizes.heap_mb(memory_gb, factor)
     whole = heap + max(384, int(heap * factor))
     assert memory_gb * 1024 - 2 <= whole <= memory_gb * 1024
-    assert worker_sizes.wrong(cores, memory_gb) == ""
+    assert worker_sizes.problems(cores, memory_gb) == ""
 
 
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.integers(2, 120))
 def test_a_worker_is_legal_or_the_sentence_says_which_are(cores: int, memory_gb: int):
-    told = worker_sizes.wrong(cores, memory_gb)
+    told = worker_sizes.problems(cores, memory_gb)
     assert (told == "") == (memory_gb in worker_sizes.MEMORY[cores])
     assert not told or f"{worker_sizes.MEMORY[cores][0]} to {worker_sizes.MEMORY[cores][-1]} GB" in told
 
@@ -470,7 +470,7 @@ APPLICATION = {
 
 
 def test_an_application_that_fits_is_nothing_to_speak_of():
-    assert application.wrong(APPLICATION, settled()) == []
+    assert application.problems(APPLICATION, settled()) == []
     assert application.notes(APPLICATION, settled(), "refresh") == []
 
 
@@ -489,14 +489,14 @@ def test_an_application_that_fits_is_nothing_to_speak_of():
     ],
 )
 def test_an_application_that_does_not_fit_is_refused(other: dict[str, Any], sentence: str):
-    told = application.wrong(APPLICATION | other, settled())
+    told = application.problems(APPLICATION | other, settled())
     assert len(told) == 1
     assert sentence in told[0]
 
 
 def test_a_smaller_application_is_said_to_give_fewer_executors():
     small = APPLICATION | {"maximumCapacity": {"cpu": "12vCPU", "memory": "400 GB", "disk": "2000 GB"}}
-    assert application.wrong(small, settled()) == []
+    assert application.problems(small, settled()) == []
     assert application.notes(small, settled(), "base") == [
         "note: the application may use 12 vCPUs, and the settings ask for 16: there will be fewer executors"
     ]
@@ -525,5 +525,5 @@ def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catal
     copied = tmp_path / "my-emr.toml"
     copied.write_text(re.sub(r'^# (?=format = "iceberg"|"spark\.)', "", text, flags=re.MULTILINE))
     conf = config.load([copied], SETTINGS)
-    assert validation.wrong(conf, "refresh", RELEASE) == []
+    assert validation.problems(conf, "refresh", RELEASE) == []
     assert job_run.spark(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")

@@ -13,7 +13,7 @@ from botocore import xform_name
 from werkzeug.serving import WSGIRequestHandler
 
 from conftest import ROOT
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from support.template import (
     APPLICATION,
     BATCH_ROLE,
@@ -358,7 +358,7 @@ def services(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in {"client", "resource", "Door", "connect"}:
+            if name in {"client", "resource", "AwsConnection", "connect"}:
                 yield node.args[0].value
 
 
@@ -424,7 +424,7 @@ def test_what_a_lake_asks_of_s3_is_allowed(s3, monkeypatch):
     record = lambda handler, *_: seen.append(needed(handler.command, handler.path))  # noqa: E731 - a line
     boto3.client("s3", endpoint_url=s3).create_bucket(Bucket="bucket")
     monkeypatch.setattr(WSGIRequestHandler, "log_request", record)
-    lake = Place("s3://bucket/lake", s3).at("base")
+    lake = Storage("s3://bucket/lake", s3).at("base")
     assert lake.read("current.json") is None
     assert lake.swap("current.json", b"1", None)
     assert lake.swap("current.json", b"2", b"1")

@@ -40,7 +40,7 @@ def built(*assignments: str) -> dict[str, Any]:
     given = [f"{section}.{key}={json.dumps(value)}" for section, keys in told.items() for key, value in keys.items()]
     teacher = ['endpoints.nova={kind="bedrock", model="amazon.nova-lite-v1:0"}', "completions.endpoint=nova"]
     more = ["articles.source=s3://bucket/articles", 'emr.tags={costCenter="lower"}']
-    return job_run.built(config.load(assignments=[*given, *teacher, *more, *assignments]), "refresh", (), RELEASE)
+    return job_run.build(config.load(assignments=[*given, *teacher, *more, *assignments]), "refresh", (), RELEASE)
 
 
 DOCUMENT = built()

@@ -20,7 +20,9 @@ THOUGHT = "It was tried. ##begin_quote##It worked.##end_quote##\n<ANSWER>: Yes, 
 PASSAGES = ["Sheep were counted.", "It was tried.", "It worked.", "Goats were not counted at all."]
 
 
-def row(completion: str, *assignments: str, distracted: bool = True, oracle: tuple[int, ...] = ()) -> formats.Row:
+def row(
+    completion: str, *assignments: str, distracted: bool = True, oracle: tuple[int, ...] = ()
+) -> formats.TrainingRow:
     conf = config.load(assignments=assignments)
     documents = [{"text": text, "oracle": number in oracle} for number, text in enumerate(PASSAGES)]
     joined: dict[str, Any] = {
@@ -32,7 +34,7 @@ def row(completion: str, *assignments: str, distracted: bool = True, oracle: tup
         "original_answer": None,
         "completion": completion,
     }
-    return targets.row(joined, conf.dataset, conf.completions)
+    return targets.training_row(joined, conf.dataset, conf.completions)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +65,10 @@ def test_what_is_said_without_an_oracle_counts_as_a_refusal():
 def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int], most: int):
     found = row("It works.", distracted=not own, oracle=tuple(own))
     stays = [number in own for number in range(4)]
-    words = targets.counter("")
-    fitted = targets.fitted(found, stays, "It works.", words, most)
+    words = targets.token_counter("")
+    fitted = targets.fit_length(found, stays, "It works.", words, most)
     must = [PASSAGES[number] for number in sorted(own)] or [found.oracle]
-    asked = prompts.student(found.question, must if fitted is None else fitted, found.asked)
+    asked = prompts.student_messages(found.question, must if fitted is None else fitted, found.asked)
     length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD
     if fitted is None:
         rounded = 2 * len(must)  # each passage and each separator is rounded up by itself
@@ -81,11 +83,11 @@ def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int],
 
 @pytest.mark.parametrize("absent", ["oracle", "refuse"])
 def test_a_row_is_left_out_with_its_oracle_and_without_it_alike(absent: str):
-    words = targets.counter("")
+    words = targets.token_counter("")
     without = row(THOUGHT, f"dataset.absent_answer={absent}", "completions.style=cot")
     with_it = row(THOUGHT, "completions.style=cot", distracted=False, oracle=(1, 2))
     first = [
-        next(most for most in range(2_000) if targets.fitted(found, stays, THOUGHT, words, most) is not None)
+        next(most for most in range(2_000) if targets.fit_length(found, stays, THOUGHT, words, most) is not None)
         for found, stays in ((without, [False] * 4), (with_it, [False, True, True, False]))
     ]
     assert abs(first[0] - first[1]) <= 3  # tokens, as texts are rounded up
@@ -96,7 +98,7 @@ def test_a_rejected_answer_is_an_answer_and_another_one():
     joined = {"pubid": 7, "question": "Does it work?", "documents": [], "oracle": "It worked.", "distracted": False,
               "original_answer": None, "completion": " It works."}  # fmt: skip
     astray = {
-        said: targets.row(joined | {"astray": said}, conf.dataset, conf.completions).astray
+        said: targets.training_row(joined | {"astray": said}, conf.dataset, conf.completions).astray
         for said in (" Sheep do.\n", " It works. ", "I don't know.", "", None)
     }
     assert list(astray.values()) == ["Sheep do.", None, None, None, None]
@@ -109,8 +111,8 @@ def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):
     model.enable_padding(length=9)
     model.save(str(tmp_path / "tokenizer.json"))
     conf = config.load(assignments=[f"dataset.tokenizer={tmp_path}/tokenizer.json"])
-    assert targets.counter(targets.tokenizer(conf.dataset, conf.lake))("three short words") == 3
-    assert targets.counter("")("three short words") == 6
+    assert targets.token_counter(targets.tokenizer(conf.dataset, conf.lake))("three short words") == 3
+    assert targets.token_counter("")("three short words") == 6
     for missing in (tmp_path / "no.json", tmp_path / "bad.json"):
         (tmp_path / "bad.json").write_text("{}")
         wrong = config.load(assignments=[f"dataset.tokenizer={missing}"])

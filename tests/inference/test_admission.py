@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from raft_spark.config import Price
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
-from raft_spark.inference.admission import Asked, Meter
-from raft_spark.inference.quota import UNLIMITED, Grant
+from raft_spark.inference.admission import Admission, InFlightRequest
+from raft_spark.inference.quota import UNLIMITED, Allocation
 
 pytestmark = pytest.mark.row
 
 DOLLAR_A_TOKEN = Price(input_price=1_000_000, output_price=2_000_000)  # 1 dollar a token in, 2 out
-OPEN = Grant(8, UNLIMITED, UNLIMITED, UNLIMITED)
+OPEN = Allocation(8, UNLIMITED, UNLIMITED, UNLIMITED)
 
 
 class Clock:
@@ -30,9 +30,9 @@ class Clock:
         return self.now
 
 
-def asked(characters: int = 72, max_tokens: int = 50, pubid: int = 1) -> Asked:
+def asked(characters: int = 72, max_tokens: int = 50, pubid: int = 1) -> InFlightRequest:
     """72 characters are feared to be 36 tokens, with 64 for the template 100."""
-    return Asked(pubid, Request("x" * characters, "m", {"max_tokens": max_tokens}))
+    return InFlightRequest(pubid, Request("x" * characters, "m", {"max_tokens": max_tokens}))
 
 
 def answer(prompt_tokens: int | None = 20, completion_tokens: int | None = 10) -> Reply:
@@ -43,7 +43,7 @@ def failed(error_class: ErrorClass) -> Reply:
     return Reply(error_class=error_class, error="as asked")
 
 
-def called(meter: Meter, reply: Reply, one: Asked | None = None) -> Asked:
+def called(meter: Admission, reply: Reply, one: InFlightRequest | None = None) -> InFlightRequest:
     """Send one call and let it come back."""
     return meter.finished(replace(meter.started(one or asked()), latency=0.1, reply=reply))
 
@@ -61,8 +61,8 @@ replies = st.one_of(
 @settings(deadline=None)
 def test_what_is_spent_and_reserved_never_passes_what_was_granted(steps, dollars: float):
     """Each step sends a call if it may, and lets the oldest come back; usage is any share of what was feared."""
-    meter = Meter(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
-    open_calls: list[Asked] = []
+    meter = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
+    open_calls: list[InFlightRequest] = []
     for (characters, max_tokens), comes_back, outcome in steps:
         one = asked(characters, max_tokens)
         if meter.wait(one.request) == 0:
@@ -75,7 +75,7 @@ def test_what_is_spent_and_reserved_never_passes_what_was_granted(steps, dollars
         assert meter.tally.open == len(open_calls)
 
 
-def reply_of(outcome: tuple[float, float] | str, one: Asked) -> Reply:
+def reply_of(outcome: tuple[float, float] | str, one: InFlightRequest) -> Reply:
     if outcome == "no usage":
         return answer(None, None)
     if isinstance(outcome, str):
@@ -85,7 +85,7 @@ def reply_of(outcome: tuple[float, float] | str, one: Asked) -> Reply:
 
 
 def test_a_call_is_reserved_at_its_dearest_and_paid_by_its_usage():
-    meter = Meter(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    meter = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
     sent = meter.started(asked())
     assert (meter.tally.reserved, meter.tally.spent) == (200.0, 0.0)
     meter.finished(replace(sent, reply=answer(20, 10)))
@@ -107,19 +107,19 @@ def test_a_call_is_reserved_at_its_dearest_and_paid_by_its_usage():
 def test_what_may_have_been_billed_counts_as_the_dearest_and_what_never_began_as_nothing(
     error_class: ErrorClass, paid: float
 ):
-    meter = Meter(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    meter = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
     called(meter, failed(error_class))
     assert (meter.tally.spent, meter.tally.reserved, meter.tally.open) == (paid, 0.0, 0)
 
 
 def test_an_answer_without_usage_counts_as_the_dearest():
-    meter = Meter(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    meter = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
     called(meter, answer(None, None))
     assert meter.tally.spent == 200.0
 
 
 def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_cheaper():
-    meter = Meter(replace(OPEN, dollars=300.0), DOLLAR_A_TOKEN, 60.0, Clock())
+    meter = Admission(replace(OPEN, dollars=300.0), DOLLAR_A_TOKEN, 60.0, Clock())
     sent = meter.started(asked())
     assert meter.wait(asked().request) == UNLIMITED
     assert meter.tally.next_call == 200.0
@@ -129,7 +129,7 @@ def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_chea
 
 def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
     """Every call here costs all that was reserved for it; another thread reads the sum meanwhile."""
-    meter, is_over, switch = Meter(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event(), sys.getswitchinterval()
+    meter, is_over, switch = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event(), sys.getswitchinterval()
     finished, read_less = 0, []
 
     def read() -> None:
@@ -156,8 +156,8 @@ def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
 # Tokens and requests
 
 
-def tokens_a_minute(clock: Clock, tokens: float = 6_000.0) -> Meter:
-    return Meter(replace(OPEN, tokens_per_minute=tokens), Price(), 60.0, clock)
+def tokens_a_minute(clock: Clock, tokens: float = 6_000.0) -> Admission:
+    return Admission(replace(OPEN, tokens_per_minute=tokens), Price(), 60.0, clock)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_in_the_long_run_as_many_tokens_are_used_as_allowed_though_fewer_are_tha
 
 def test_requests_a_second_are_kept():
     clock = Clock()
-    meter = Meter(replace(OPEN, requests_per_second=2.0), Price(), 60.0, clock)
+    meter = Admission(replace(OPEN, requests_per_second=2.0), Price(), 60.0, clock)
     called(meter, answer())
     assert meter.wait(asked().request) == 0.25
     clock.now += 0.25
@@ -211,7 +211,7 @@ def test_requests_a_second_are_kept():
 @pytest.mark.parametrize("nothing", [{"requests_per_second": 0.0}, {"tokens_per_minute": 0.0}, {"in_flight": 0}])
 def test_without_a_share_nothing_is_sent_and_what_was_open_comes_back(nothing: Mapping[str, float]):
     """A task that lost its driver and found it again may get nothing at first."""
-    meter = Meter(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
+    meter = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
     sent = [meter.started(asked()), meter.started(asked())]
     meter.grant = replace(meter.grant, **nothing)
     assert meter.wait(asked().request) == UNLIMITED
@@ -221,7 +221,7 @@ def test_without_a_share_nothing_is_sent_and_what_was_open_comes_back(nothing: M
 
 
 def test_a_share_that_is_taken_away_between_the_look_and_the_call_hurts_nobody():
-    meter = Meter(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
+    meter = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
     assert meter.wait(asked().request) == 0
     meter.grant = replace(meter.grant, requests_per_second=0.0, tokens_per_minute=0.0)
     assert meter.started(asked()).open_then == 1
@@ -231,14 +231,14 @@ def test_a_share_that_is_taken_away_between_the_look_and_the_call_hurts_nobody()
 
 
 def test_a_refusal_stops_at_once_and_says_the_server_s_words():
-    meter = Meter(OPEN, Price(), 60.0, Clock())
+    meter = Admission(OPEN, Price(), 60.0, Clock())
     called(meter, Reply(error_class="refused", error="no such model"))
     assert meter.stop == "refuses: no such model"
 
 
 def test_a_dead_endpoint_is_told_with_how_long_and_the_last_reason():
     clock = Clock()
-    meter = Meter(OPEN, Price(), 60.0, clock)
+    meter = Admission(OPEN, Price(), 60.0, clock)
     clock.now += 7
     for pubid in range(8):
         assert meter.stop == ""
@@ -247,14 +247,14 @@ def test_a_dead_endpoint_is_told_with_how_long_and_the_last_reason():
 
 
 def test_the_driver_s_reason_stops_a_task():
-    meter = Meter(OPEN, Price(), 60.0, Clock())
+    meter = Admission(OPEN, Price(), 60.0, Clock())
     meter.grant = replace(OPEN, stop="enough")
     assert meter.stop == "enough"
 
 
 @pytest.mark.parametrize("error_class", ["bad_request", "filtered"])
 def test_requests_the_endpoint_will_not_take_say_nothing_against_it(error_class: ErrorClass):
-    meter = Meter(OPEN, Price(), 60.0, Clock())
+    meter = Admission(OPEN, Price(), 60.0, Clock())
     for pubid in range(100):
         called(meter, failed(error_class), asked(pubid=pubid))
     assert meter.stop == ""
@@ -262,7 +262,7 @@ def test_requests_the_endpoint_will_not_take_say_nothing_against_it(error_class:
 
 
 def test_each_time_out_of_a_request_doubles_its_patience():
-    meter = Meter(OPEN, Price(), 60.0, Clock())
+    meter = Admission(OPEN, Price(), 60.0, Clock())
     for _ in range(32):
         called(meter, answer())
     first = called(meter, failed("timeout"))

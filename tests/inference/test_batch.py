@@ -182,8 +182,8 @@ def test_batch_tokens_have_their_own_price_and_else_that_on_demand():
 @pytest.mark.row
 def test_a_run_waits_for_jobs_until_its_minutes_are_over():
     nobody = run_state.Run("r", "b", "m", "", "", 0)
-    assert batch.Watch(config.load(), nobody).goes_on()
-    watch = batch.Watch(config.load(assignments=["completions.max_minutes=0.0001"]), nobody)
+    assert batch.BatchWatch(config.load(), nobody).goes_on()
+    watch = batch.BatchWatch(config.load(assignments=["completions.max_minutes=0.0001"]), nobody)
     time.sleep(0.01)
     assert not watch.goes_on()
     assert watch.stop_reason.startswith("the time set by completions.max_minutes is over")
@@ -195,7 +195,7 @@ def test_a_run_that_goes_on_another_way_adds_up():
     before = run_state.Run("r", "b", "m", "", "", 100, answered=90, failed={"filtered": 1}, calls=91, dollars=1.0)
     now = replace(before, answered=8, failed={"filtered": 1}, calls=10, throttled=1, dollars=0.5, window=4)
     later = run_state.Point(seconds=75, answered=8, failed=1, calls=10, throttled=1, tokens=90, open=1, window=4)
-    both = run_state.joined(replace(before, series=(point,)), replace(now, series=(later,)))
+    both = run_state.join(replace(before, series=(point,)), replace(now, series=(later,)))
     assert (both.answered, both.failed, both.calls, both.dollars, both.window) == (98, {"filtered": 2}, 101, 1.5, 4)
     assert both.series == (point, run_state.Point(75, 98, 2, 101, 1, 990, 1, 4))
-    assert run_state.joined(run_state.Run("r", "b", "m", "", "", 100), now) == now
+    assert run_state.join(run_state.Run("r", "b", "m", "", "", 100), now) == now

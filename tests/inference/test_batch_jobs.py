@@ -26,7 +26,7 @@ from raft_spark.endpoints.fake import batch_jobs as bedrock_double
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.inference import batch_input, batch_jobs
 from raft_spark.lake import session
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import prompts
 
 MODEL = "meta.llama3-1-8b-instruct-v1:0"
@@ -63,7 +63,7 @@ def test_a_prompt_of_one_text_is_what_the_user_says():
 @pytest.mark.parametrize("template", ["chat", "llama3"])
 def test_the_service_takes_the_body(template):
     conf = config.load([], [f"completions.template={template}"]).completions
-    body = converse.body(prompts.request("Why?", "Because.", MODEL, conf))
+    body = converse.body(prompts.teacher_request("Why?", "Because.", MODEL, conf))
     assert accepted("bedrock-runtime", "Converse", {"modelId": MODEL, **body})
 
 
@@ -317,14 +317,16 @@ def conf(settled: Settle, service) -> config.Config:
 
 def rows(conf: config.Config, count: int) -> list[dict[str, object]]:
     asked = [(number, f"Is it {number}?", f"It is {number}. So it is.") for number in range(count)]
-    request = [prompts.request(question, oracle, conf.teacher.model, conf.completions) for _, question, oracle in asked]
+    request = [
+        prompts.teacher_request(question, oracle, conf.teacher.model, conf.completions) for _, question, oracle in asked
+    ]
     return [
         {"key": request.key, "pubid": pubid, "question": question, "oracle": oracle}
         for request, (pubid, question, oracle) in zip(request, asked, strict=True)
     ]
 
 
-def cut(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[batch_jobs.Job]:
+def cut(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[batch_jobs.BatchJob]:
     """Cut and begin jobs for some rows, as a run does."""
     at = batch_jobs.folder(conf, run)
     frame = session.start(conf).createDataFrame(pa.Table.from_pylist(missing).to_pandas())
@@ -337,16 +339,16 @@ def turns(count: int) -> Callable[[], bool]:
     return lambda: next(left, False)
 
 
-def ended(conf: config.Config, jobs: list[batch_jobs.Job]) -> Iterator[batch_jobs.Job]:
+def ended(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> Iterator[batch_jobs.BatchJob]:
     return itertools.chain.from_iterable(batch_jobs.finished(conf, jobs, lambda _: None, lambda: True))
 
 
-def collect(conf: config.Config, jobs: list[batch_jobs.Job]) -> dict[str, Reply]:
+def collect(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> dict[str, Reply]:
     """Submit, watch and collect jobs, as a run does."""
     store = {}
     for job in ended(conf, jobs):
         ignored: Counter[str] = Counter()
-        for key, _, reply in batch_jobs.replies(job, Place.of(conf.lake, job.folder), ignored):
+        for key, _, reply in batch_jobs.replies(job, Storage.of(conf.lake, job.folder), ignored):
             assert key not in store
             store[key] = reply
         assert not ignored
@@ -368,7 +370,7 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
     store = {}
     watched = batch_jobs.finished(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True)
     for job in itertools.chain.from_iterable(watched):
-        found = batch_jobs.replies(job, Place.of(conf.lake, job.folder), Counter())
+        found = batch_jobs.replies(job, Storage.of(conf.lake, job.folder), Counter())
         store |= {key: (named, reply) for key, named, reply in found}
         batch_jobs.collected(conf.lake, job)
     assert {key: named.pubid for key, (named, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
@@ -432,7 +434,7 @@ def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
 def test_a_driver_lost_while_it_collects_collects_again(conf, service):
     jobs = cut(conf, rows(conf, 150))
     done = next(ended(conf, jobs))
-    next(batch_jobs.replies(done, Place.of(conf.lake, done.folder), Counter()))
+    next(batch_jobs.replies(done, Storage.of(conf.lake, done.folder), Counter()))
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert batch_jobs.pending(conf.lake) == []
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
@@ -477,7 +479,7 @@ def test_a_job_that_was_never_made_is_dropped_when_another_model_is_asked(conf, 
 def test_answers_that_the_service_counts_and_nobody_finds_are_not_paid_again(conf, service):
     jobs = cut(conf, rows(conf, 150))
     done = next(ended(conf, jobs))
-    at = Place.of(conf.lake, done.folder)
+    at = Storage.of(conf.lake, done.folder)
     at.delete("output")
     with pytest.raises(InputError, match=r"150 answers, and .*/output holds no"):
         list(batch_jobs.replies(done, at, Counter()))
@@ -514,7 +516,7 @@ def test_a_job_of_the_service_is_stopped_by_hand(conf, service):
     jobs = cut(conf, rows(conf, 150))
     client = boto3.client("bedrock", endpoint_url=service)
 
-    def stop(now: list[batch_jobs.Job]) -> None:
+    def stop(now: list[batch_jobs.BatchJob]) -> None:
         for job in now:
             if job.status == "Submitted":
                 client.stop_model_invocation_job(jobIdentifier=job.arn)

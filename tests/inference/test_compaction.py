@@ -12,14 +12,14 @@ from conftest import Settle
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.inference import compaction
-from raft_spark.inference.compaction import grouped
+from raft_spark.inference.compaction import group_files
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 RUN = "20261122T173500Z-0a1b2c3d-4e5f"
 
 
-def small(at: Place, pubids: Sequence[int], day: str = "2026-11-22", *, columns: int = 15) -> str:
+def small(at: Storage, pubids: Sequence[int], day: str = "2026-11-22", *, columns: int = 15) -> str:
     """Store answers as a task does, all but the last columns where `columns` are fewer; return the file's path."""
     schema = schemas.SCHEMAS[schemas.COMPLETIONS]
     now = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
@@ -31,7 +31,7 @@ def small(at: Place, pubids: Sequence[int], day: str = "2026-11-22", *, columns:
     return parquet.write_file(at, path, table).path
 
 
-def of_size(at: Place, name: str, size: int) -> str:
+def of_size(at: Storage, name: str, size: int) -> str:
     at.write(f"data/{name}", b"x" * size)
     return f"data/{name}"
 
@@ -41,10 +41,10 @@ def of_size(at: Place, name: str, size: int) -> str:
 
 @pytest.mark.row
 def test_files_of_a_day_are_joined_in_order_to_about_the_size_wanted(tmp_path):
-    at = Place(str(tmp_path))
+    at = Storage(str(tmp_path))
     a, b, c, d = (of_size(at, f"day=2026-11-21/{name}.parquet", 40) for name in "abcd")
     next_day = of_size(at, "day=2026-11-22/a.parquet", 10)
-    assert grouped(at, set(), 100) == [
+    assert group_files(at, set(), 100) == [
         {"folder": "data/day=2026-11-21", "paths": [a, b], "rows": 80},
         {"folder": "data/day=2026-11-21", "paths": [c, d], "rows": 80},
         {"folder": "data/day=2026-11-22", "paths": [next_day], "rows": 10},
@@ -53,38 +53,38 @@ def test_files_of_a_day_are_joined_in_order_to_about_the_size_wanted(tmp_path):
 
 @pytest.mark.row
 def test_a_file_larger_than_wanted_stays_alone(tmp_path):
-    at = Place(str(tmp_path))
+    at = Storage(str(tmp_path))
     paths = [of_size(at, f"day=2026-11-21/{name}.parquet", size) for name, size in (("a", 10), ("b", 500), ("c", 10))]
-    assert [group["paths"] for group in grouped(at, set(), 100)] == [[path] for path in paths]
+    assert [group["paths"] for group in group_files(at, set(), 100)] == [[path] for path in paths]
 
 
 @pytest.mark.row
 def test_what_a_version_lists_and_what_is_being_written_is_left_alone(tmp_path):
-    at = Place(str(tmp_path))
+    at = Storage(str(tmp_path))
     listed, new = (of_size(at, f"day=2026-11-21/{name}.parquet", 10) for name in "ab")
     of_size(at, "day=2026-11-21/.half.tmp", 10)
-    assert [group["paths"] for group in grouped(at, {listed}, 100)] == [[new]]
-    assert grouped(at, {listed, new}, 100) == []
+    assert [group["paths"] for group in group_files(at, {listed}, 100)] == [[new]]
+    assert group_files(at, {listed, new}, 100) == []
 
 
 @pytest.mark.row
 def test_what_a_run_joined_but_could_not_publish_is_a_copy_and_not_joined_again(tmp_path):
-    at = Place(str(tmp_path))
+    at = Storage(str(tmp_path))
     path = small(at, [1])
     of_size(at, f"day=2026-11-22/{RUN}-00000.parquet", 10)
-    assert [group["paths"] for group in grouped(at, set(), 100_000)] == [[path]]
+    assert [group["paths"] for group in group_files(at, set(), 100_000)] == [[path]]
 
 
 @pytest.mark.row
 def test_a_store_of_nothing_has_no_groups(tmp_path):
-    assert grouped(Place(str(tmp_path)), set(), 100) == []
+    assert group_files(Storage(str(tmp_path)), set(), 100) == []
 
 
 # On Spark
 
 
 def published(conf: config.Config, identity: str) -> tables.Version:
-    new = tables.draft(conf.lake, schemas.COMPLETIONS, identity)
+    new = tables.open_draft(conf.lake, schemas.COMPLETIONS, identity)
     return compaction.publish(session.start(conf), new, conf, {}, {})
 
 
@@ -92,7 +92,7 @@ def pubids(conf: config.Config, version: tables.Version) -> list[int]:
     return sorted(row.pubid for row in dataframes.read(session.start(conf), conf.lake, version).collect())
 
 
-def names(at: Place) -> set[str]:
+def names(at: Storage) -> set[str]:
     return {f"data/{file.path}" for file in at.at("data").list()}
 
 
@@ -100,7 +100,7 @@ def names(at: Place) -> set[str]:
 def test_small_files_become_versions_that_stay_readable_whatever_was_interrupted(settled: Settle):
     """One walk, since a session is dear: publish, grow, crash after the pointer, lose against another run, publish."""
     conf = settled()
-    at = tables.place(conf.lake, schemas.COMPLETIONS)
+    at = tables.storage(conf.lake, schemas.COMPLETIONS)
     first_files = [small(at, [1, 2]), small(at, [3], columns=13), small(at, [4], day="2026-11-23")]
     before = {path: (at.read(path) or b"") for path in first_files}
 
@@ -122,7 +122,7 @@ def test_small_files_become_versions_that_stay_readable_whatever_was_interrupted
     assert pubids(conf, first) == [1, 2, 3, 4]
     assert {file.path for file in second.files} == names(at)
 
-    late = tables.draft(conf.lake, schemas.COMPLETIONS, "late")
+    late = tables.open_draft(conf.lake, schemas.COMPLETIONS, "late")
     second = published(conf, "faster")  # by another run
     small(at, [6])
     small(at, [7])

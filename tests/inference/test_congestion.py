@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft_spark.inference.congestion import CATCH_UP, Health, Patience, Spacing, Verdict, Window
+from raft_spark.inference.congestion import (
+    CATCH_UP,
+    AdaptiveTimeout,
+    CongestionWindow,
+    EndpointHealth,
+    HealthStatus,
+    RateLimiter,
+)
 
 pytestmark = pytest.mark.row
 
@@ -26,7 +33,7 @@ class Endpoint:
 
     def __init__(self, capacity: Callable[[float], float], latency: float, caps: list[int], seed: int = 0) -> None:
         self.capacity, self.latency = capacity, latency
-        self.windows = [Window(cap) for cap in caps]
+        self.windows = [CongestionWindow(cap) for cap in caps]
         self.log: list[tuple[float, bool]] = []
         self._now, self._busy, self._random = 0.0, 0, random.Random(seed)
         self._open, self._sleeps = [0] * len(caps), [False] * len(caps)
@@ -133,7 +140,7 @@ def test_where_all_is_throttled_calls_become_rare_until_one_is_answered():
 
 
 def test_a_window_of_failures_halves_once_for_all_calls_that_were_on_their_way():
-    window = Window(16)
+    window = CongestionWindow(16)
     for _ in range(16):
         window.failed(started=0.0, now=1.0)
     assert window.size == 8
@@ -144,7 +151,7 @@ def test_a_window_of_failures_halves_once_for_all_calls_that_were_on_their_way()
 
 
 def test_the_endpoint_says_how_long_a_single_call_too_many_waits_but_not_for_ever():
-    window = Window(1)
+    window = CongestionWindow(1)
     window.throttled(0.0, 1.0, 1, retry_after=20.0)
     assert window.wait(1.0) == 20.0
     window.throttled(30.0, 31.0, 1, retry_after=3_600.0)
@@ -154,7 +161,7 @@ def test_the_endpoint_says_how_long_a_single_call_too_many_waits_but_not_for_eve
 @settings(deadline=None)
 @given(st.integers(0, 64), st.lists(st.sampled_from(["answered", "throttled", "failed"]), max_size=200))
 def test_a_window_stays_within_its_cap_and_never_closes(cap: int, events: list[str]):
-    window = Window(cap)
+    window = CongestionWindow(cap)
     for now, event in enumerate(events):
         if event == "answered":
             window.answered()
@@ -174,7 +181,7 @@ gaps = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_siz
 @given(st.floats(0.1, 1_000), gaps)
 def test_no_interval_has_more_than_its_rate_and_the_little_that_is_caught_up(rate: float, gaps):
     """A sender sends as soon as it may, and sleeps from time to time; each call is `units`, none above 1."""
-    spacing, now, sent = Spacing(), 0.0, list[tuple[float, float]]()
+    spacing, now, sent = RateLimiter(), 0.0, list[tuple[float, float]]()
     for sleep, units in gaps:
         now += sleep
         now += spacing.wait(now, rate)
@@ -188,7 +195,7 @@ def test_no_interval_has_more_than_its_rate_and_the_little_that_is_caught_up(rat
 
 
 def test_a_rate_is_reached_evenly_from_the_start():
-    spacing, now, times = Spacing(), 100.0, []
+    spacing, now, times = RateLimiter(), 100.0, []
     for _ in range(5):
         now += spacing.wait(now, 4.0)
         spacing.sent(now, 4.0)
@@ -197,7 +204,7 @@ def test_a_rate_is_reached_evenly_from_the_start():
 
 
 def test_what_was_feared_and_not_used_is_given_back():
-    spacing = Spacing()
+    spacing = RateLimiter()
     spacing.sent(10.0, 1.0, 8.0)
     assert spacing.wait(10.0, 1.0) == 7.75
     spacing.sent(10.0, 1.0, -5.0)
@@ -205,18 +212,18 @@ def test_what_was_feared_and_not_used_is_given_back():
 
 
 def test_a_rate_of_nothing_is_waited_for():
-    assert Spacing().wait(0.0, 0.0) == float("inf")
+    assert RateLimiter().wait(0.0, 0.0) == float("inf")
 
 
 def test_a_share_that_was_next_to_nothing_and_grows_is_used_at_once():
-    spacing = Spacing()
+    spacing = RateLimiter()
     spacing.sent(10.0, 1e-15)
     assert spacing.wait(10.0, 1e-15) > 1e9
     assert spacing.wait(10.5, 2.0) == pytest.approx(0.0)
 
 
 def test_what_is_sent_while_there_is_no_share_is_owed():
-    spacing = Spacing()
+    spacing = RateLimiter()
     spacing.sent(10.0, 0.0, 4.0)
     assert spacing.wait(10.0, 2.0) == 2.0
 
@@ -229,7 +236,7 @@ def test_what_is_sent_while_there_is_no_share_is_owed():
 def test_no_answer_is_cut_off_below_three_times_the_slowest_of_late_nor_after_the_most(
     latencies: list[float], timeouts: int
 ):
-    patience = Patience(600.0)
+    patience = AdaptiveTimeout(600.0)
     for latency in latencies:
         patience.answered(latency)
     assert patience.seconds(timeouts) <= 600.0
@@ -237,7 +244,7 @@ def test_no_answer_is_cut_off_below_three_times_the_slowest_of_late_nor_after_th
 
 
 def test_before_enough_answers_are_known_the_most_is_waited():
-    patience = Patience(60.0)
+    patience = AdaptiveTimeout(60.0)
     for _ in range(31):
         patience.answered(0.1)
     assert patience.seconds(0) == 60.0
@@ -246,7 +253,7 @@ def test_before_enough_answers_are_known_the_most_is_waited():
 
 
 def test_an_endpoint_that_becomes_fast_is_waited_for_less():
-    patience = Patience(600.0)
+    patience = AdaptiveTimeout(600.0)
     for latency in [50.0] * 32 + [5.0] * 511:
         patience.answered(latency)
     assert patience.seconds(0) == 150.0
@@ -258,19 +265,19 @@ def test_an_endpoint_that_becomes_fast_is_waited_for_less():
 
 
 def test_one_bad_row_never_ends_a_run():
-    health = Health(0.0)
+    health = EndpointHealth(0.0)
     assert not any(health.failed("bad", float(now), 16, 16).dead for now in range(1_000))
 
 
 @pytest.mark.parametrize(("cap", "calls"), [(0, 4), (1, 4), (4, 4), (64, 64)])
 def test_a_dead_endpoint_is_noticed_after_a_window_of_failing_calls_and_not_before(cap: int, calls: int):
-    health = Health(0.0)
+    health = EndpointHealth(0.0)
     verdicts = [health.failed(call, 0.1, max(1, cap), cap).dead for call in range(calls)]
     assert verdicts == [False] * (calls - 1) + [True]
 
 
 def test_a_break_of_less_than_five_seconds_after_answers_is_forgiven():
-    health = Health(0.0)
+    health = EndpointHealth(0.0)
     health.answered(10.0)
     assert not any(health.failed(call, 14.9, 4, 4).dead for call in range(500))
     assert health.failed("one more", 15.0, 4, 4).dead
@@ -278,7 +285,7 @@ def test_a_break_of_less_than_five_seconds_after_answers_is_forgiven():
 
 
 def test_an_answer_forgives_all_failures():
-    health = Health(0.0)
+    health = EndpointHealth(0.0)
     for call in range(3):
         health.failed(call, 6.0, 4, 4)
     health.answered(6.0)
@@ -286,7 +293,7 @@ def test_an_answer_forgives_all_failures():
 
 
 def test_each_window_of_failures_counts_once():
-    health = Health(0.0)
+    health = EndpointHealth(0.0)
     health.answered(0.0)
     found = [health.failed(call, 1.0, 3, 64) for call in range(6)]
-    assert found == [Verdict(), Verdict(), Verdict(window_failed=True)] * 2
+    assert found == [HealthStatus(), HealthStatus(), HealthStatus(window_failed=True)] * 2

@@ -19,9 +19,9 @@ import pytest
 
 from raft_spark.config import Price
 from raft_spark.inference import coordinator
-from raft_spark.inference.admission import Meter, Tally
-from raft_spark.inference.coordinator import Coordinator, Desk, listening, reporting
-from raft_spark.inference.quota import Grant, Limits
+from raft_spark.inference.admission import Admission, TaskCounters
+from raft_spark.inference.coordinator import Coordinator, CoordinatorAddress, report_to_driver, serve
+from raft_spark.inference.quota import Allocation, ClusterLimits
 from raft_spark.monitoring.run_state import Run
 
 pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
 KEY = b"the key of this run"
 BEGAN = "2026-11-22T17:35:00+00:00"
 PATIENT = 10.0  # seconds
-STATIC = Grant(3, 1.0, 1.0, 1.0)
+STATIC = Allocation(3, 1.0, 1.0, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -38,18 +38,18 @@ def _quick(monkeypatch):
 
 
 def driver(dollars: float = 0.0, *, hourly_price: float = 0.0, seconds: float = 1e9, tasks: int = 0) -> Coordinator:
-    limits = Limits(16, dollars=dollars)
+    limits = ClusterLimits(16, dollars=dollars)
     return Coordinator(limits, Run("r", "e", "m", BEGAN, BEGAN, total=100, tasks=tasks), hourly_price, seconds)
 
 
 @contextmanager
-def desk_of(driven: Coordinator) -> Iterator[Desk]:
-    with listening(driven, "127.0.0.1", "127.0.0.1", KEY, lambda: 0) as desk:
+def desk_of(driven: Coordinator) -> Iterator[CoordinatorAddress]:
+    with serve(driven, "127.0.0.1", "127.0.0.1", KEY, lambda: 0) as desk:
         yield desk
 
 
-def meter() -> Meter:
-    return Meter(STATIC, Price(), 60.0)
+def meter() -> Admission:
+    return Admission(STATIC, Price(), 60.0)
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:
@@ -63,7 +63,7 @@ def within(seconds: float, is_so: Callable[[], bool]) -> bool:
 class Relay:
     """A network between tasks and a driver that can be cut (`down`), or hold back all it is given (`frozen`)."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: CoordinatorAddress) -> None:
         self.down = self.frozen = False
         self._desk, self._ends = desk, list[socket.socket]()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -101,23 +101,23 @@ class Relay:
 
 def test_tasks_share_while_both_run_and_one_has_it_all_before_and_after():
     one, two = meter(), meter()
-    with desk_of(driver()) as desk, reporting(desk, "1", one):
+    with desk_of(driver()) as desk, report_to_driver(desk, "1", one):
         assert one.grant.in_flight == 16
-        with reporting(desk, "2", two):
+        with report_to_driver(desk, "2", two):
             assert within(PATIENT, lambda: (one.grant.in_flight, two.grant.in_flight) == (8, 8))
         assert within(PATIENT, lambda: one.grant.in_flight == 16)
 
 
 def test_a_task_that_drains_leaves_its_share_to_the_others():
     one, two = meter(), meter()
-    with desk_of(driver()) as desk, reporting(desk, "1", one), reporting(desk, "2", two):
+    with desk_of(driver()) as desk, report_to_driver(desk, "1", one), report_to_driver(desk, "2", two):
         two.tally.open, two.tally.draining = 3, True
         assert within(PATIENT, lambda: one.grant.in_flight == 13)
 
 
 def test_tasks_that_spark_knows_have_their_share_kept_for_them():
     one = meter()
-    with listening(driver(), "127.0.0.1", "127.0.0.1", KEY, lambda: 4) as desk, reporting(desk, "1", one):
+    with serve(driver(), "127.0.0.1", "127.0.0.1", KEY, lambda: 4) as desk, report_to_driver(desk, "1", one):
         assert within(PATIENT, lambda: one.grant.in_flight == 4)
 
 
@@ -125,44 +125,44 @@ def test_the_first_task_leaves_their_share_to_those_that_have_not_reported_yet(m
     """Otherwise it opens all calls of the cluster, and its window shrinks below them as soon as the second task is there."""
     set_clock(monkeypatch)
     driven = driver(tasks=2)
-    assert driven.beat("0-0", Tally()).in_flight == 8
-    assert driven.beat("1-1", Tally()).in_flight == 8
-    driven.beat("0-0", Tally(open=8, window=8))
-    driven.beat("1-1", Tally(open=8, window=8))
+    assert driven.beat("0-0", TaskCounters()).in_flight == 8
+    assert driven.beat("1-1", TaskCounters()).in_flight == 8
+    driven.beat("0-0", TaskCounters(open=8, window=8))
+    driven.beat("1-1", TaskCounters(open=8, window=8))
     assert (driven.told().open, driven.told().window) == (16, 16)
     driven.left("1-1", properly=True)
-    assert driven.beat("0-0", Tally(open=8, window=8)).in_flight == 16
+    assert driven.beat("0-0", TaskCounters(open=8, window=8)).in_flight == 16
 
 
 def test_tasks_that_do_not_come_are_waited_for_ten_seconds(monkeypatch):
     clock = set_clock(monkeypatch)
     driven = driver(tasks=4)
-    assert driven.beat("0-0", Tally()).in_flight == 4
+    assert driven.beat("0-0", TaskCounters()).in_flight == 4
     clock.now += coordinator.ALL_START_WITHIN
-    assert driven.beat("0-0", Tally(open=4, window=4)).in_flight == 16
+    assert driven.beat("0-0", TaskCounters(open=4, window=4)).in_flight == 16
 
 
 TASK = """
 import sys, time
 from raft_spark.config import Price
 from raft_spark.inference import coordinator
-from raft_spark.inference.admission import Meter
-from raft_spark.inference.quota import Grant
+from raft_spark.inference.admission import Admission
+from raft_spark.inference.quota import Allocation
 coordinator.BEAT = 0.05
-meter = Meter(Grant(1, 1.0, 1.0, 1.0), Price(), 60.0)
+meter = Admission(Allocation(1, 1.0, 1.0, 1.0), Price(), 60.0)
 meter.tally.answered_stored, meter.tally.calls = 5, 7
-with coordinator.reporting(coordinator.Desk("127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()), sys.argv[3], meter):
+with coordinator.report_to_driver(coordinator.CoordinatorAddress("127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()), sys.argv[3], meter):
     time.sleep(60)
 """
 
 
-def process(desk: Desk, task: str) -> subprocess.Popen[bytes]:
+def process(desk: CoordinatorAddress, task: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", TASK, str(desk.port), KEY.decode(), task], env=os.environ)
 
 
 def test_the_share_of_a_killed_process_is_free_within_two_seconds_and_its_work_stays_counted():
     driven, one = driver(), meter()
-    with desk_of(driven) as desk, reporting(desk, "0-0", one), process(desk, "1-1") as other:
+    with desk_of(driven) as desk, report_to_driver(desk, "0-0", one), process(desk, "1-1") as other:
         assert within(30, lambda: one.grant.in_flight == 8)
         assert within(PATIENT, lambda: driven.told().answered == 5)
         other.kill()
@@ -177,7 +177,7 @@ def test_a_task_that_loses_its_driver_starts_no_call_until_it_is_back():
     one = meter()
     with desk_of(driver()) as desk:
         relay = Relay(desk)
-        with reporting(relay.desk, "1", one):
+        with report_to_driver(relay.desk, "1", one):
             assert one.grant.in_flight == 16
             relay.cut()
             assert within(PATIENT, lambda: one.grant.in_flight == 0)
@@ -195,7 +195,7 @@ def test_a_network_that_falls_silent_is_a_lost_driver_to_a_task_and_a_lost_task_
     one, two = meter(), meter()
     with desk_of(driver()) as desk:
         relay = Relay(desk)
-        with reporting(desk, "1", one), reporting(relay.desk, "2", two):
+        with report_to_driver(desk, "1", one), report_to_driver(relay.desk, "2", two):
             assert within(PATIENT, lambda: (one.grant.in_flight, two.grant.in_flight) == (8, 8))
             relay.frozen = True
             assert within(2, lambda: two.grant.in_flight == 0)
@@ -209,7 +209,7 @@ def test_a_last_word_is_said_again_where_the_connection_broke(monkeypatch):
     driven, one = driver(), meter()
     with desk_of(driven) as desk:
         relay = Relay(desk)
-        with reporting(relay.desk, "1", one):
+        with report_to_driver(relay.desk, "1", one):
             relay.cut()
             relay.down = False
             one.tally.answered_stored = 40
@@ -220,14 +220,14 @@ def test_without_a_driver_a_task_keeps_its_static_share(caplog):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     one = meter()
-    with reporting(Desk("127.0.0.1", port, KEY), "1", one):
+    with report_to_driver(CoordinatorAddress("127.0.0.1", port, KEY), "1", one):
         assert one.grant == STATIC
     assert f"no driver at 127.0.0.1:{port}" in caplog.text
 
 
 def test_a_driver_of_another_run_is_no_driver(caplog):
     one = meter()
-    with desk_of(driver()) as desk, reporting(replace(desk, key=b"another"), "1", one):
+    with desk_of(driver()) as desk, report_to_driver(replace(desk, key=b"another"), "1", one):
         assert one.grant == STATIC
     assert "a static share is kept" in caplog.text
     assert "another" not in caplog.text
@@ -238,7 +238,7 @@ def test_a_driver_of_another_run_is_no_driver(caplog):
 
 def test_a_stranger_with_another_key_is_turned_away_and_disturbs_nobody():
     one, driven = meter(), driver()
-    with desk_of(driven) as desk, reporting(desk, "1", one):
+    with desk_of(driven) as desk, report_to_driver(desk, "1", one):
         with pytest.raises(AuthenticationError):
             Client((desk.host, desk.port), authkey=b"another")
         one.tally.calls = 9
@@ -251,13 +251,13 @@ def test_strangers_who_say_nothing_hold_up_nobody():
         for _ in range(20):
             strangers.enter_context(socket.create_connection((desk.host, desk.port)))
         one, begin = meter(), time.monotonic()
-        with reporting(desk, "1", one):
+        with report_to_driver(desk, "1", one):
             assert one.grant.in_flight == 16
         assert time.monotonic() - begin < 2
 
 
 def test_the_key_is_not_shown():
-    assert "key of this run" not in repr(Desk("127.0.0.1", 1, KEY))
+    assert "key of this run" not in repr(CoordinatorAddress("127.0.0.1", 1, KEY))
 
 
 # Stops
@@ -268,7 +268,7 @@ def test_a_reason_to_stop_reaches_every_task_within_a_second(reason: str):
     driven, meters = driver(), [meter() for _ in range(4)]
     with desk_of(driven) as desk, ExitStack() as tasks:
         for number, one in enumerate(meters):
-            tasks.enter_context(reporting(desk, str(number), one))
+            tasks.enter_context(report_to_driver(desk, str(number), one))
         assert not any(one.stop for one in meters)
         if reason == "a person's":
             driven.stop(reason)
@@ -289,15 +289,15 @@ def test_a_run_ends_when_its_time_is_over(monkeypatch):
     clock = set_clock(monkeypatch)
     driven = driver(seconds=60.0)
     clock.now += 60
-    assert driven.beat("1", Tally()).stop == ""
+    assert driven.beat("1", TaskCounters()).stop == ""
     clock.now += 1
-    assert "max_minutes" in driven.beat("1", Tally()).stop
+    assert "max_minutes" in driven.beat("1", TaskCounters()).stop
 
 
 def test_a_run_ends_when_its_money_is_spent():
     driven = driver(dollars=1.0)
-    assert driven.beat("1", Tally(spent=0.5, next_call=0.4)).stop == ""
-    assert "max_spend" in driven.beat("1", Tally(spent=0.7, next_call=0.4)).stop
+    assert driven.beat("1", TaskCounters(spent=0.5, next_call=0.4)).stop == ""
+    assert "max_spend" in driven.beat("1", TaskCounters(spent=0.7, next_call=0.4)).stop
 
 
 # Sums
@@ -315,9 +315,9 @@ def set_clock(monkeypatch) -> SimpleNamespace:
 
 def test_a_run_is_the_sum_of_its_tasks_failures_by_class():
     driven, one, two = driver(), meter(), meter()
-    one.tally = Tally(10, 8, 1, 100, 20, 7, {"timeout": 2, "filtered": 1}, open=2, window=8, spent=0.5)
-    two.tally = Tally(5, 4, 0, 50, 10, 4, {"timeout": 1}, open=1, window=4, spent=0.25)
-    with desk_of(driven) as desk, reporting(desk, "0-0", one), reporting(desk, "1-1", two):
+    one.tally = TaskCounters(10, 8, 1, 100, 20, 7, {"timeout": 2, "filtered": 1}, open=2, window=8, spent=0.5)
+    two.tally = TaskCounters(5, 4, 0, 50, 10, 4, {"timeout": 1}, open=1, window=4, spent=0.25)
+    with desk_of(driven) as desk, report_to_driver(desk, "0-0", one), report_to_driver(desk, "1-1", two):
         told = driven.told()
     assert (told.total, told.answered, told.failed, told.done) == (100, 11, {"timeout": 3, "filtered": 1}, 15)
     assert (told.calls, told.throttled, told.prompt_tokens, told.completion_tokens) == (15, 1, 150, 30)
@@ -326,11 +326,11 @@ def test_a_run_is_the_sum_of_its_tasks_failures_by_class():
 
 def test_a_task_that_died_keeps_its_work_and_its_next_attempt_adds_to_it():
     driven = driver(dollars=10.0)
-    driven.beat("0-0", Tally(calls=10, answered_stored=8, open=2, window=8, spent=0.5, reserved=0.25))
+    driven.beat("0-0", TaskCounters(calls=10, answered_stored=8, open=2, window=8, spent=0.5, reserved=0.25))
     driven.left("0-0", properly=False)
     told = driven.told()
     assert (told.answered, told.calls, told.open, told.window, told.dollars) == (8, 10, 0, 0, 0.75)
-    driven.beat("0-4", Tally(calls=3, answered_stored=3, spent=0.125))
+    driven.beat("0-4", TaskCounters(calls=3, answered_stored=3, spent=0.125))
     told = driven.told()
     assert (told.answered, told.calls, told.dollars) == (11, 13, 0.875)
 
@@ -360,11 +360,11 @@ def test_the_course_of_a_run_ends_at_its_last_word_and_counts_from_its_start(mon
     clock = set_clock(monkeypatch)
     clock.now += 700
     driven = driver()
-    driven.beat("0-0", Tally(calls=1, open=1, window=8))
+    driven.beat("0-0", TaskCounters(calls=1, open=1, window=8))
     driven.told()
     clock.now += 80.2
     driven.told()
-    driven.beat("0-0", Tally(calls=90, answered=90, window=8))
+    driven.beat("0-0", TaskCounters(calls=90, answered=90, window=8))
     clock.now += 0.6
     (*_, last) = driven.told().series
     assert (last.seconds, last.answered, last.calls) == (780.8, 90, 90)
@@ -381,7 +381,7 @@ def test_two_words_shortly_after_one_another_make_one_point(monkeypatch):
 
 def test_a_task_that_drains_may_have_no_more_open_than_it_has():
     driven = driver(tasks=2)
-    driven.beat("0-0", Tally(open=3, window=8, draining=True))
-    driven.beat("1-1", Tally(open=13, window=13))
+    driven.beat("0-0", TaskCounters(open=3, window=8, draining=True))
+    driven.beat("1-1", TaskCounters(open=13, window=13))
     told = driven.told()
     assert (told.open, told.window) == (16, 16)

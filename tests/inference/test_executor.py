@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from raft_spark.config import Price
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
 from raft_spark.inference import congestion, executor
-from raft_spark.inference.admission import Asked, Meter
-from raft_spark.inference.executor import Limits
-from raft_spark.inference.quota import UNLIMITED, Grant
+from raft_spark.inference.admission import Admission, InFlightRequest
+from raft_spark.inference.executor import RetryLimits
+from raft_spark.inference.quota import UNLIMITED, Allocation
 
 pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
 
@@ -34,18 +34,20 @@ def failed(error_class: ErrorClass, retry_after: float | None = None) -> Reply:
     return Reply(error_class=error_class, error="as asked", retry_after=retry_after)
 
 
-def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> tuple[Limits, Meter]:
-    grant = Grant(in_flight, UNLIMITED, UNLIMITED, UNLIMITED)
-    return Limits(attempts, deadline_seconds), Meter(grant, Price(), 60.0)
+def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> tuple[RetryLimits, Admission]:
+    grant = Allocation(in_flight, UNLIMITED, UNLIMITED, UNLIMITED)
+    return RetryLimits(attempts, deadline_seconds), Admission(grant, Price(), 60.0)
 
 
 def answers(
-    asking: Iterator[tuple[int, Request]], ask: Callable[[Request], Reply], limited: tuple[Limits, Meter]
-) -> Iterator[Asked | None]:
-    return executor.answers(asking, lambda request, _: ask(request), *limited)
+    asking: Iterator[tuple[int, Request]], ask: Callable[[Request], Reply], limited: tuple[RetryLimits, Admission]
+) -> Iterator[InFlightRequest | None]:
+    return executor.ask_all(asking, lambda request, _: ask(request), *limited)
 
 
-def all_answers(count: int, ask: Callable[[Request], Reply], limited: tuple[Limits, Meter]) -> list[Asked]:
+def all_answers(
+    count: int, ask: Callable[[Request], Reply], limited: tuple[RetryLimits, Admission]
+) -> list[InFlightRequest]:
     return [asked for asked in answers(requests(count), ask, limited) if asked is not None]
 
 
@@ -227,7 +229,7 @@ def test_throttled_calls_do_not_use_up_the_attempts():
     assert (asked.attempts, asked.throttles, asked.reply.error_class) == (8, 6, "timeout")
 
 
-def times_of_calls(reply: Reply, limited: tuple[Limits, Meter]) -> list[float]:
+def times_of_calls(reply: Reply, limited: tuple[RetryLimits, Admission]) -> list[float]:
     """Ask one request that gets this reply at first and succeeds then; return when it was asked."""
     times: list[float] = []
 
@@ -277,7 +279,7 @@ def test_while_nothing_is_answered_the_caller_is_told_every_tick(monkeypatch):
 
     told = list(answers(requests(1), ask, limits()))
     assert told.count(None) >= 2
-    assert isinstance(told[-1], Asked)
+    assert isinstance(told[-1], InFlightRequest)
 
 
 def test_a_storm_of_retries_does_not_silence_the_ticks():

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raft_spark.inference.quota import UNLIMITED, Grant, Ledger, Limits, Need
+from raft_spark.inference.quota import UNLIMITED, Allocation, ClusterLimits, Demand, QuotaLedger
 
 pytestmark = pytest.mark.row
 
-LIMITS = Limits(in_flight=16, requests_per_second=10.0, tokens_per_minute=6_000, dollars=0.1)
+LIMITS = ClusterLimits(in_flight=16, requests_per_second=10.0, tokens_per_minute=6_000, dollars=0.1)
 
 
 class Task:
@@ -17,7 +17,7 @@ class Task:
     def __init__(self) -> None:
         self.open, self.spent, self.reserved, self.allowed, self.dollars = 0, 0.0, 0.0, 0, 0.0
         self.rate = self.tokens = 0.0
-        self.heard: Grant | None = None
+        self.heard: Allocation | None = None
 
     def hear(self) -> None:
         """Take what was granted, some time after it was."""
@@ -25,8 +25,8 @@ class Task:
             self.allowed, self.dollars = self.heard.in_flight, self.heard.dollars
             self.rate, self.tokens = self.heard.requests_per_second, self.heard.tokens_per_minute
 
-    def need(self, *, draining: bool) -> Need:
-        return Need(self.open, self.spent, self.reserved, 0.01, draining=draining)
+    def need(self, *, draining: bool) -> Demand:
+        return Demand(self.open, self.spent, self.reserved, 0.01, draining=draining)
 
     def act(self, wish: int) -> None:
         """Open up to `wish` calls within what is allowed, or close some at less than their reserved price."""
@@ -47,7 +47,7 @@ actions = st.lists(
 @given(actions)
 @settings(deadline=None, max_examples=300)
 def test_all_tasks_together_never_pass_a_limit(steps: list[tuple[str, int, int]]):
-    ledger, tasks, gone = Ledger(LIMITS), {number: Task() for number in range(5)}, 0.0
+    ledger, tasks, gone = QuotaLedger(LIMITS), {number: Task() for number in range(5)}, 0.0
     names = [f"task {number}" for number in range(5)]
     for step, number, wish in steps:
         task = tasks[number]
@@ -71,75 +71,75 @@ def test_all_tasks_together_never_pass_a_limit(steps: list[tuple[str, int, int]]
         assert gone + sum(found.spent + found.reserved for found in tasks.values()) <= 0.1 + 1e-9
 
 
-def settled(ledger: Ledger, *tasks: str, **need: object) -> list[int]:
+def settled(ledger: QuotaLedger, *tasks: str, **need: object) -> list[int]:
     """Let all ask until nothing changes."""
     for _ in range(3):
-        found = [ledger.grant(task, Need(**need)).in_flight for task in tasks]
+        found = [ledger.grant(task, Demand(**need)).in_flight for task in tasks]
     return found
 
 
 def test_a_lone_task_has_it_all_and_a_second_gets_half_after_the_first_gave_way():
-    ledger = Ledger(Limits(16))
-    assert ledger.grant("a", Need()).in_flight == 16
-    assert ledger.grant("b", Need()).in_flight == 0
-    assert ledger.grant("a", Need(open=16)).in_flight == 8
-    assert ledger.grant("b", Need()).in_flight == 0
-    assert ledger.grant("a", Need(open=11)).in_flight == 8
-    assert ledger.grant("b", Need()).in_flight == 5
-    assert ledger.grant("a", Need(open=8)).in_flight == 8
-    assert ledger.grant("b", Need()).in_flight == 8
+    ledger = QuotaLedger(ClusterLimits(16))
+    assert ledger.grant("a", Demand()).in_flight == 16
+    assert ledger.grant("b", Demand()).in_flight == 0
+    assert ledger.grant("a", Demand(open=16)).in_flight == 8
+    assert ledger.grant("b", Demand()).in_flight == 0
+    assert ledger.grant("a", Demand(open=11)).in_flight == 8
+    assert ledger.grant("b", Demand()).in_flight == 5
+    assert ledger.grant("a", Demand(open=8)).in_flight == 8
+    assert ledger.grant("b", Demand()).in_flight == 8
 
 
 def test_what_a_task_gives_way_is_held_until_it_has_heard_so():
-    ledger = Ledger(Limits(16, 8.0, dollars=1.0))
-    ledger.grant("a", Need(next_call=0.1))
-    ledger.grant("b", Need(next_call=0.1))
-    assert ledger.grant("a", Need(open=3, next_call=0.1)).in_flight == 8  # said while it was still allowed 16
-    assert ledger.grant("b", Need(next_call=0.1)).in_flight == 0
-    assert ledger.grant("a", Need(open=3, next_call=0.1)).in_flight == 8
-    assert ledger.grant("b", Need(next_call=0.1)).in_flight == 8
+    ledger = QuotaLedger(ClusterLimits(16, 8.0, dollars=1.0))
+    ledger.grant("a", Demand(next_call=0.1))
+    ledger.grant("b", Demand(next_call=0.1))
+    assert ledger.grant("a", Demand(open=3, next_call=0.1)).in_flight == 8  # said while it was still allowed 16
+    assert ledger.grant("b", Demand(next_call=0.1)).in_flight == 0
+    assert ledger.grant("a", Demand(open=3, next_call=0.1)).in_flight == 8
+    assert ledger.grant("b", Demand(next_call=0.1)).in_flight == 8
 
 
 def test_what_does_not_divide_is_used_all_the_same():
-    assert sorted(settled(Ledger(Limits(16)), "a", "b", "c")) == [4, 6, 6]
+    assert sorted(settled(QuotaLedger(ClusterLimits(16)), "a", "b", "c")) == [4, 6, 6]
 
 
 def test_more_tasks_than_slots_leave_some_waiting_and_never_share_more_than_there_is():
-    assert sum(settled(Ledger(Limits(2)), "a", "b", "c", "d")) == 2
+    assert sum(settled(QuotaLedger(ClusterLimits(2)), "a", "b", "c", "d")) == 2
 
 
 @pytest.mark.parametrize("spent", [None, 0.0])
 def test_what_a_lost_task_held_goes_to_the_others(spent: float | None):
-    ledger = Ledger(Limits(16))
+    ledger = QuotaLedger(ClusterLimits(16))
     assert settled(ledger, "a", "b") == [8, 8]
     ledger.left("b", spent)
     assert settled(ledger, "a") == [16]
 
 
 def test_a_task_that_drains_gives_its_share_away_call_by_call():
-    ledger = Ledger(Limits(16))
+    ledger = QuotaLedger(ClusterLimits(16))
     settled(ledger, "a", "b")
-    assert ledger.grant("a", Need(open=3, draining=True)).in_flight == 3
-    assert ledger.grant("b", Need(open=8)).in_flight == 13
+    assert ledger.grant("a", Demand(open=3, draining=True)).in_flight == 3
+    assert ledger.grant("b", Demand(open=8)).in_flight == 13
 
 
 def test_tasks_that_run_but_have_not_asked_yet_have_their_part_kept():
-    assert Ledger(Limits(16, 8.0)).grant("a", Need(), running=4).in_flight == 4
-    assert Ledger(Limits(16, 8.0)).grant("a", Need(), running=4).requests_per_second == 2.0
+    assert QuotaLedger(ClusterLimits(16, 8.0)).grant("a", Demand(), running=4).in_flight == 4
+    assert QuotaLedger(ClusterLimits(16, 8.0)).grant("a", Demand(), running=4).requests_per_second == 2.0
 
 
 def test_no_limit_is_no_limit():
-    granted = Ledger(Limits(4)).grant("a", Need())
+    granted = QuotaLedger(ClusterLimits(4)).grant("a", Demand())
     assert granted.requests_per_second == granted.tokens_per_minute == granted.dollars == UNLIMITED
 
 
 def test_money_goes_to_the_task_that_can_use_it_until_no_call_can_be_paid():
-    ledger = Ledger(Limits(8, dollars=1.0))
-    assert ledger.grant("a", Need(next_call=0.4)).dollars == pytest.approx(0.5)
-    assert ledger.grant("b", Need(next_call=0.4)).dollars == pytest.approx(0.4)
+    ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
+    assert ledger.grant("a", Demand(next_call=0.4)).dollars == pytest.approx(0.5)
+    assert ledger.grant("b", Demand(next_call=0.4)).dollars == pytest.approx(0.4)
     assert not ledger.is_spent
-    assert ledger.grant("a", Need(spent=0.45, next_call=0.4)).dollars == pytest.approx(0.45)
-    assert ledger.grant("b", Need(spent=0.2, next_call=0.4)).dollars == pytest.approx(0.2)
+    assert ledger.grant("a", Demand(spent=0.45, next_call=0.4)).dollars == pytest.approx(0.45)
+    assert ledger.grant("b", Demand(spent=0.2, next_call=0.4)).dollars == pytest.approx(0.2)
     assert ledger.is_spent
     ledger.left("b", 0.2)
     assert ledger.is_spent
@@ -151,10 +151,10 @@ def test_money_goes_to_the_task_that_can_use_it_until_no_call_can_be_paid():
 def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_is_spent(
     tasks: int, price: float, share_used: float
 ):
-    ledger, spent = Ledger(Limits(tasks, dollars=1.0)), dict.fromkeys("abcdef"[:tasks], 0.0)
+    ledger, spent = QuotaLedger(ClusterLimits(tasks, dollars=1.0)), dict.fromkeys("abcdef"[:tasks], 0.0)
     for _ in range(1_000):
         for task, own in spent.items():
-            granted = ledger.grant(task, Need(spent=own, next_call=price))
+            granted = ledger.grant(task, Demand(spent=own, next_call=price))
             if own + price <= granted.dollars:
                 spent[task] += max(0.01, price * share_used)
         if ledger.is_spent:
@@ -164,25 +164,25 @@ def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_i
 
 
 def test_money_that_an_open_call_may_give_back_is_waited_for():
-    ledger = Ledger(Limits(8, dollars=1.0))
-    ledger.grant("a", Need(open=1, spent=0.3, reserved=0.4, next_call=0.4))
+    ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
+    ledger.grant("a", Demand(open=1, spent=0.3, reserved=0.4, next_call=0.4))
     assert not ledger.is_spent
-    ledger.grant("a", Need(spent=0.5, next_call=0.4))
+    ledger.grant("a", Demand(spent=0.5, next_call=0.4))
     assert not ledger.is_spent
-    ledger.grant("a", Need(spent=0.65, next_call=0.4))
+    ledger.grant("a", Demand(spent=0.65, next_call=0.4))
     assert ledger.is_spent
 
 
 def test_without_a_last_word_a_lost_task_has_spent_all_it_was_allowed():
-    ledger = Ledger(Limits(8, dollars=1.0))
-    ledger.grant("a", Need(next_call=0.9))
+    ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
+    ledger.grant("a", Demand(next_call=0.9))
     ledger.left("a")
-    assert ledger.grant("b", Need(next_call=0.2)).dollars == 0
+    assert ledger.grant("b", Demand(next_call=0.2)).dollars == 0
     assert ledger.is_spent
 
 
 def test_a_task_that_comes_back_is_not_counted_twice():
-    ledger = Ledger(Limits(8, dollars=1.0))
-    ledger.grant("a", Need(spent=0.5, next_call=0.1))
+    ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
+    ledger.grant("a", Demand(spent=0.5, next_call=0.1))
     ledger.left("a")
-    assert ledger.grant("a", Need(spent=0.5, next_call=0.4)).dollars == pytest.approx(0.9)
+    assert ledger.grant("a", Demand(spent=0.5, next_call=0.4)).dollars == pytest.approx(0.9)

@@ -351,11 +351,11 @@ def test_in_chaos_every_row_ends_with_its_own_answer_or_a_reason_and_every_call_
 def assert_own_answers(conf: config.Config, rows: int) -> None:
     """Ask what each row of base would have been asked, and find the echo of just that under its key."""
     found = answers(conf.lake.root)
-    version = tables.needed(conf.lake, schemas.BASE)
-    written = [row for piece in tables.pieces(conf.lake, version) for row in parquet.read_piece(piece).to_pylist()]
+    version = tables.require(conf.lake, schemas.BASE)
+    written = [row for piece in tables.pieces(conf.lake, version) for row in parquet.read_row_group(piece).to_pylist()]
     assert len(written) == len(found) == rows
     for row in written:
-        request = prompts.request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
+        request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
         echoed, _, digest = found[request.key].rpartition(" [")
         assert len(digest) == 9
         assert echoed == request.prompt[-1]["content"]

@@ -87,7 +87,7 @@ def test_datasets_reads_a_format_with_its_splits_and_features(lake: list[str], t
 
 def kept(lake: list[str]) -> dict[str, int]:
     conf = config.load(assignments=lake[1::2])
-    return dict(tables.needed(conf.lake, schemas.DATASET).counts["kept"])
+    return dict(tables.require(conf.lake, schemas.DATASET).counts["kept"])
 
 
 def test_formats_of_json_lines_are_read_too(lake: list[str]):

@@ -24,7 +24,7 @@ from conftest import ROOT, Settle, article, python, write_articles
 from raft_spark import config
 from raft_spark.errors import CatalogError, ConfigError, InputError
 from raft_spark.lake import dataframes, iceberg, parquet, schemas, session, spark_catalog, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 from raft_spark.stages import refresh, registry, retention, runner
 
 pytestmark = pytest.mark.spark
@@ -147,8 +147,8 @@ def test_a_refresh_writes_the_rows_that_changed_and_old_versions_stay_to_be_read
     before = listed(dataframes.read(session.start(conf), conf.lake, old))
     assert listed(in_catalog(conf, schemas.BASE, old.id)) == before != listed(in_catalog(conf, schemas.BASE))
 
-    retention.rolled_back(conf.lake, first.after[schemas.DATASET])
-    iceberg.follow(conf)
+    retention.roll_back(conf.lake, first.after[schemas.DATASET])
+    iceberg.sync(conf)
     assert holds(conf)
     assert listed(in_catalog(conf, schemas.BASE)) == before
     assert tags(conf, schemas.BASE) == {first.after[schemas.BASE], second.after[schemas.BASE]}
@@ -165,7 +165,7 @@ def test_versions_that_expire_go_from_the_catalog_with_their_files_and_what_othe
     third = made(conf)
     short = conf.model_copy(update={"lake": conf.lake.model_copy(update={"keep_versions": 1, "keep_days": 0.0})})
     assert retention.expire(short.lake) == [first, second]
-    iceberg.follow(short)
+    iceberg.sync(short)
     assert tags(short, schemas.ARTICLES) == {third, "audit"}
     assert holds(short)
     assert in_catalog(short, schemas.ARTICLES, "audit").count() == ROWS - 5
@@ -203,8 +203,8 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
     second = made(conf)
     iceberg._bring(session.start(conf), conf.lake, late)
     assert not holds(conf)
-    Place.of(conf.lake).delete(iceberg.FOLLOWED)  # the late one had taken it away before
-    iceberg.follow(conf)
+    Storage.of(conf.lake).delete(iceberg.FOLLOWED)  # the late one had taken it away before
+    iceberg.sync(conf)
     assert holds(conf)
     assert tags(conf, schemas.ARTICLES) == {first, second}
 
@@ -269,13 +269,13 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     old = tables.load(conf.lake, schemas.ARTICLES, first)
     assert tables.head(conf.lake, old, 1)[0]["journal"] is None
     assert tables.first_row(conf.lake, old, 7)["journal"] is None
-    assert parquet.read_piece(tables.pieces(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
+    assert parquet.read_row_group(tables.pieces(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
         "journal",
         "pubid",
     ]
     assert dataframes.read(session.start(conf), conf.lake, old).where("journal IS NULL").count() == ROWS
     second = _with_a_journal(conf, old, wider)
-    iceberg.follow(conf)
+    iceberg.sync(conf)
     now = in_catalog(conf, schemas.ARTICLES)
     assert now.where("journal = 'BMJ'").count() == ROWS
     assert "journal" not in in_catalog(conf, schemas.ARTICLES, first).columns
@@ -285,10 +285,10 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
 
 def _with_a_journal(conf: config.Config, old: tables.Version, schema: parquet.pa.Schema) -> tables.Version:
     """Publish the articles again, each with its journal."""
-    draft = tables.draft(conf.lake, schemas.ARTICLES, "0123456789abcdef")
+    draft = tables.open_draft(conf.lake, schemas.ARTICLES, "0123456789abcdef")
     files = []
     for number, piece in enumerate(tables.pieces(conf.lake, old)):
-        rows = parquet.read_piece(piece)
+        rows = parquet.read_row_group(piece)
         rows = rows.append_column(schema.field("journal"), [["BMJ"] * rows.num_rows])
         files.append(parquet.write_file(draft.place, f"data/split={piece['split']}/part-{number:05d}.parquet", rows))
     return tables.publish(draft, conf, files, {}, old.counts)
@@ -383,8 +383,8 @@ def test_files_that_an_optimizer_has_laid_together_stay_so(conf: config.Config):
     table = f"'{conf.lake.namespace}.{schemas.ARTICLES}', options => map('rewrite-all', 'true')"
     session.start(conf).sql(f"CALL {conf.lake.catalog}.system.rewrite_data_files(table => {table})")
     rewritten = written(conf, schemas.ARTICLES)
-    Place.of(conf.lake).delete(iceberg.FOLLOWED)
-    iceberg.follow(conf)
+    Storage.of(conf.lake).delete(iceberg.FOLLOWED)
+    iceberg.sync(conf)
     refs = iceberg._Table(session.start(conf), conf.lake, schemas.ARTICLES)._references()
     assert refs["main"] not in {refs[tag] for tag in tags(conf, schemas.ARTICLES)}
     assert rewritten["deleted-data-files"] > 0

@@ -14,5 +14,5 @@ from raft_spark.lake import iceberg
 @pytest.fixture
 def conf(_in_a_folder: config.Config) -> Iterator[config.Config]:  # noqa: F811 - the fixture
     yield _in_a_folder
-    iceberg.follow(_in_a_folder)
+    iceberg.sync(_in_a_folder)
     assert holds(_in_a_folder)

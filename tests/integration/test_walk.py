@@ -94,12 +94,12 @@ def test_real_articles_from_end_to_end(real_articles: Path, tmp_path: Path):
     root = str(tmp_path)
     walk(root, f"articles.source={real_articles}", 'spark."spark.master"="local[2]"')
     lake = config.load(assignments=[f"lake.root={root}"]).lake
-    base, dataset = (tables.needed(lake, table) for table in (schemas.BASE, schemas.DATASET))
+    base, dataset = (tables.require(lake, table) for table in (schemas.BASE, schemas.DATASET))
     assert sum(base.counts["rows"].values()) >= 690
     assert sum(dataset.counts["kept"].values()) == sum(base.counts["rows"].values())
     texts: dict[str, set[str]] = {split: set() for split in schemas.SPLITS}
     for piece in tables.pieces(lake, base):
-        for row in parquet.read_piece(piece).to_pylist():
+        for row in parquet.read_row_group(piece).to_pylist():
             texts[piece["split"]] |= {document["text"] for document in row["documents"]} | set(
                 row["oracle"].split("\n\n")
             )
@@ -214,6 +214,6 @@ def test_articles_of_a_hub_are_brought_to_the_lake_once(tmp_path: Path):
         again = python("integration/walk_digest.py", *arguments, **environment)
         assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
         assert len([request for request in hub.requests if "/storage/" in request]) == asked > 0
-    version = tables.needed(conf.lake, schemas.ARTICLES)
+    version = tables.require(conf.lake, schemas.ARTICLES)
     assert version.counts["articles"] == version.counts["read"] == ARTICLES
     assert version.counts["source"] == f"{conf.articles.source}@{revision}"

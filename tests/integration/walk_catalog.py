@@ -20,7 +20,7 @@ def held(conf: config.Config, table: str) -> int:
         rows = spark.sql(f"SELECT * FROM {name} VERSION AS OF '{version.id}'")  # noqa: S608 - names of our own
         read = dataframes.read(spark, conf.lake, version).select(rows.columns)
         assert sorted(map(str, rows.collect())) == sorted(map(str, read.collect()))
-    current = dataframes.read(spark, conf.lake, tables.needed(conf.lake, table))
+    current = dataframes.read(spark, conf.lake, tables.require(conf.lake, table))
     main = spark.table(name).select(current.columns)
     assert sorted(map(str, main.collect())) == sorted(map(str, current.collect()))
     return len(found)

@@ -14,18 +14,18 @@ from raft_spark.stages import articles, base, completions, dataset
 
 def rows_digest(conf: config.Config) -> str:
     """Hash the base rows, sorted."""
-    version = tables.needed(conf.lake, schemas.BASE)
+    version = tables.require(conf.lake, schemas.BASE)
     rows = [
         json.dumps([piece["split"], row], sort_keys=True)
         for piece in tables.pieces(conf.lake, version)
-        for row in parquet.read_piece(piece).to_pylist()
+        for row in parquet.read_row_group(piece).to_pylist()
     ]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 
 def dataset_files(conf: config.Config) -> dict[str, str]:
     """Return the digest of each file of the dataset but the card, which names the run."""
-    version = tables.needed(conf.lake, schemas.DATASET)
+    version = tables.require(conf.lake, schemas.DATASET)
     return {file.path: file.sha256 for file in version.files if not file.path.endswith("README.md")}
 
 

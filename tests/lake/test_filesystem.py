@@ -11,14 +11,14 @@ import pytest
 
 from raft_spark import config
 from raft_spark.lake import filesystem
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 pytestmark = pytest.mark.row
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(str(tmp_path / "lake"))
+def place(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "lake"))
 
 
 def everything(path: Path) -> list[str]:
@@ -29,21 +29,21 @@ def everything(path: Path) -> list[str]:
 # Reading and writing
 
 
-def test_what_is_written_is_read(place: Place, tmp_path):
+def test_what_is_written_is_read(place: Storage, tmp_path):
     place.write("a/b.txt", b"one")
     place.write("a/b.txt", b"two")
     assert place.read("a/b.txt") == b"two"
     assert everything(tmp_path) == ["lake/a/b.txt"]
 
 
-def test_what_is_missing_is_none(place: Place):
+def test_what_is_missing_is_none(place: Storage):
     assert place.read("a/b.txt") is None
     place.write("a/c.txt", b"")
     assert place.read("a/b.txt") is None
     assert place.read("a/c.txt") == b""
 
 
-def test_a_file_appears_when_the_block_ends(place: Place):
+def test_a_file_appears_when_the_block_ends(place: Storage):
     with place.whole("a.txt") as local:
         local.write_bytes(b"half")
         assert place.read("a.txt") is None
@@ -53,7 +53,7 @@ def test_a_file_appears_when_the_block_ends(place: Place):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_fails_leaves_nothing_and_keeps_what_was_there(place: Place, tmp_path, error):
+def test_a_block_that_fails_leaves_nothing_and_keeps_what_was_there(place: Storage, tmp_path, error):
     def fail(path: str) -> None:
         with place.whole(path) as local:
             local.write_bytes(b"half")
@@ -67,7 +67,7 @@ def test_a_block_that_fails_leaves_nothing_and_keeps_what_was_there(place: Place
     assert place.read("old.txt") == b"old"
 
 
-def test_two_writers_of_one_file_do_not_disturb_each_other(place: Place):
+def test_two_writers_of_one_file_do_not_disturb_each_other(place: Storage):
     with place.whole("a.txt") as one, place.whole("a.txt") as other:
         assert one != other
         one.write_bytes(b"one")
@@ -76,7 +76,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(place: Place):
     assert len(place.list()) == 1
 
 
-def test_deleting(place: Place):
+def test_deleting(place: Storage):
     for path in ("a/1.txt", "a/b/2.txt", "c.txt"):
         place.write(path, b"x")
     place.delete("a")
@@ -90,7 +90,7 @@ def test_deleting(place: Place):
 # Listing
 
 
-def test_a_listing_has_every_file_below_sorted_and_no_hidden_one(place: Place, tmp_path):
+def test_a_listing_has_every_file_below_sorted_and_no_hidden_one(place: Storage, tmp_path):
     for path in ("b.txt", "a/2.txt", "a/1.txt", "a/.hidden", ".lock", "a/x/y/z.txt"):
         place.write(path, b"123")
     found = place.list()
@@ -102,7 +102,7 @@ def test_a_listing_has_every_file_below_sorted_and_no_hidden_one(place: Place, t
     assert [file.path for file in place.at("a").list()] == ["1.txt", "2.txt", "x/y/z.txt"]
 
 
-def test_a_folder_that_is_not_there_is_empty(place: Place):
+def test_a_folder_that_is_not_there_is_empty(place: Storage):
     assert place.list() == []
     assert not place.is_folder
 
@@ -117,14 +117,14 @@ def test_a_folder_may_come_and_go_while_it_is_listed(tmp_path):
     beside = threading.Thread(target=come_and_go)
     beside.start()
     try:
-        listed = [Place(str(tmp_path / "runs")).list() for _ in range(200)]
+        listed = [Storage(str(tmp_path / "runs")).list() for _ in range(200)]
     finally:
         over.set()
         beside.join()
     assert not any(listed)
 
 
-def test_age(place: Place, tmp_path):
+def test_age(place: Storage, tmp_path):
     place.write("a.txt", b"")
     (found,) = place.list()
     assert 0 <= filesystem.age_hours(found) < 0.1
@@ -137,7 +137,7 @@ def test_age(place: Place, tmp_path):
 def test_a_relative_root_is_a_folder_here(tmp_path, monkeypatch, root: str):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
-    place = Place(root)
+    place = Storage(root)
     place.write("a/b.txt", b"x")
     assert (tmp_path / root / "a/b.txt").read_bytes() == b"x"
     assert [file.path for file in place.list()] == ["a/b.txt"]
@@ -157,7 +157,7 @@ def test_a_relative_root_is_a_folder_here(tmp_path, monkeypatch, root: str):
     ],
 )
 def test_addresses(root: str, path: str, uri: str):
-    place = Place(root)
+    place = Storage(root)
     assert (place.path("a/b"), place.uri("a/b")) == (path, uri)
     assert (place.at("a", "b").path(), place.at("a", "b").uri()) == (path, uri)
     assert place.is_local == root.startswith("/")
@@ -165,14 +165,14 @@ def test_addresses(root: str, path: str, uri: str):
 
 def test_a_place_below_and_another_root_are_reached_the_same_way():
     lake = config.load(assignments=["lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_region=eu-west-1"]).lake
-    assert Place.of(lake) == Place("build/lake", "http://127.0.0.1:9000", "eu-west-1")
-    assert Place.of(lake, "s3://b").at("x") == Place("s3://b/x", "http://127.0.0.1:9000", "eu-west-1")
+    assert Storage.of(lake) == Storage("build/lake", "http://127.0.0.1:9000", "eu-west-1")
+    assert Storage.of(lake, "s3://b").at("x") == Storage("s3://b/x", "http://127.0.0.1:9000", "eu-west-1")
 
 
 # Swapping
 
 
-def test_a_swap_needs_what_is_there(place: Place):
+def test_a_swap_needs_what_is_there(place: Storage):
     assert not place.swap("pointer", b"1", b"0")
     assert place.read("pointer") is None
     assert place.swap("pointer", b"1", None)
@@ -183,7 +183,7 @@ def test_a_swap_needs_what_is_there(place: Place):
     assert [file.path for file in place.list()] == ["pointer"]
 
 
-def test_of_many_threads_one_wins(place: Place):
+def test_of_many_threads_one_wins(place: Storage):
     writers = 16
     together = threading.Barrier(writers)
 
@@ -197,14 +197,14 @@ def test_of_many_threads_one_wins(place: Place):
     assert place.read("pointer") == str(won.index(True)).encode()
 
 
-def count_up(place: Place, times: int) -> None:
+def count_up(place: Storage, times: int) -> None:
     """Add one to the number in the pointer, so many times, trying again when another was faster."""
     while times:
         before = place.read("pointer")
         times -= place.swap("pointer", str(int(before or b"0") + 1).encode(), before)
 
 
-def test_no_swap_of_another_process_is_lost(place: Place):
+def test_no_swap_of_another_process_is_lost(place: Storage):
     process = multiprocessing.get_context("spawn").Process(target=count_up, args=(place, 50))
     process.start()
     while process.is_alive() and place.read("pointer") is None:

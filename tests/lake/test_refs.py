@@ -24,42 +24,42 @@ def branch(lake: config.Lake, name: str) -> config.Lake:
 
 
 def test_a_new_lake_points_to_nothing(lake: config.Lake):
-    assert refs.read(lake) == refs.Pointers()
+    assert refs.read(lake) == refs.Refs()
 
 
 def test_several_tables_move_at_once_and_the_others_stay(lake: config.Lake):
-    assert refs.move(lake, {"articles": "a1", "completions": "c1"}, {})
-    assert refs.move(lake, {"articles": "a2", "base": "b2"}, {"articles": "a1"})
+    assert refs.compare_and_swap(lake, {"articles": "a1", "completions": "c1"}, {})
+    assert refs.compare_and_swap(lake, {"articles": "a2", "base": "b2"}, {"articles": "a1"})
     assert refs.read(lake).tables == {"articles": "a2", "base": "b2", "completions": "c1"}
 
 
 def test_if_one_of_the_tables_has_moved_since_none_of_them_moves(lake: config.Lake):
-    refs.move(lake, {"articles": "a1", "base": "b1"}, {})
-    assert not refs.move(lake, {"articles": "a2", "base": "b2"}, {"articles": "a1", "base": "b0"})
-    assert not refs.move(lake, {"base": "b2"}, {})
+    refs.compare_and_swap(lake, {"articles": "a1", "base": "b1"}, {})
+    assert not refs.compare_and_swap(lake, {"articles": "a2", "base": "b2"}, {"articles": "a1", "base": "b0"})
+    assert not refs.compare_and_swap(lake, {"base": "b2"}, {})
     assert refs.read(lake).tables == {"articles": "a1", "base": "b1"}
 
 
 def test_another_table_that_moved_meanwhile_is_no_conflict(lake: config.Lake):
-    refs.move(lake, {"articles": "a1"}, {})
-    seen: list[refs.Pointers] = []
+    refs.compare_and_swap(lake, {"articles": "a1"}, {})
+    seen: list[refs.Refs] = []
 
-    def slowly(now: refs.Pointers) -> refs.Pointers:
+    def slowly(now: refs.Refs) -> refs.Refs:
         seen.append(now)
         if len(seen) == 1:
-            refs.move(lake, {"completions": "c1"}, {})
+            refs.compare_and_swap(lake, {"completions": "c1"}, {})
         return dataclasses.replace(now, tables={**now.tables, "base": "b1"})
 
-    assert refs.change(lake, slowly)
+    assert refs.update(lake, slowly)
     assert len(seen) == 2
     assert refs.read(lake).tables == {"articles": "a1", "base": "b1", "completions": "c1"}
 
 
 def test_a_branch_begins_where_the_lake_stands_and_is_seen_by_nobody_else(lake: config.Lake):
-    refs.move(lake, {"articles": "a1", "base": "b1"}, {})
+    refs.compare_and_swap(lake, {"articles": "a1", "base": "b1"}, {})
     trial = branch(lake, "trial")
     assert refs.read(trial).tables == {"articles": "a1", "base": "b1"}
-    assert refs.move(trial, {"base": "b2"}, {"base": "b1"})
+    assert refs.compare_and_swap(trial, {"base": "b2"}, {"base": "b1"})
     assert refs.read(trial).tables == {"articles": "a1", "base": "b2"}
     assert refs.read(lake).tables == {"articles": "a1", "base": "b1"}
     assert {name: found.tables["base"] for name, found in refs.branches(lake).items()} == {"trial": "b2"}
@@ -69,7 +69,7 @@ def test_a_branch_begins_where_the_lake_stands_and_is_seen_by_nobody_else(lake: 
 
 def test_branches_of_refreshes_that_died_long_ago_are_swept_and_no_others(lake: config.Lake):
     for name in ("refresh-1", "trial"):
-        refs.move(branch(lake, name), {"base": "b1"}, {})
+        refs.compare_and_swap(branch(lake, name), {"base": "b1"}, {})
     refs.sweep(lake)
     assert set(refs.branches(lake)) == {"refresh-1", "trial"}
     refs.sweep(lake.model_copy(update={"sweep_after_hours": 0.0}))

@@ -18,7 +18,7 @@ from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.formats import shards
 from raft_spark.lake import parquet, schemas, tables
-from raft_spark.lake.filesystem import Place
+from raft_spark.lake.filesystem import Storage
 
 ROWS = pa.table(
     {"pubid": [1, 2], "reason": ["a", "b"], "source": ["x", "y"], "record": ["1", "2"]}, schema=schemas.QUARANTINE
@@ -35,7 +35,7 @@ def conf(request: pytest.FixtureRequest, tmp_path: Path) -> config.Config:
 
 
 def published(conf: config.Config, identity: str = "0" * 16) -> tables.Version:
-    new = tables.draft(conf.lake, schemas.BASE, identity)
+    new = tables.open_draft(conf.lake, schemas.BASE, identity)
     file = parquet.write_file(new.place, "data/split=train/part-00000.parquet", ROWS)
     return tables.publish(new, conf, [file], {}, {"rows": 2})
 
@@ -51,7 +51,7 @@ def test_a_published_version_is_read_back_as_it_was(conf: config.Config):
     assert version.files[0].rows == 2
     assert version.settings["lake"]["root"] == conf.lake.root
     (piece,) = tables.pieces(conf.lake, version)
-    assert parquet.read_piece(piece).to_pylist() == ROWS.to_pylist()
+    assert parquet.read_row_group(piece).to_pylist() == ROWS.to_pylist()
     assert piece["split"] == "train"
 
 
@@ -68,9 +68,9 @@ def test_the_first_rows_are_read_without_the_rest_of_the_file(conf: config.Confi
     pq.write_table(pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]), local, row_group_size=10)
     group = pq.read_metadata(local).row_group(2)
     begin = group.column(0).dictionary_page_offset or group.column(0).data_page_offset
-    new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
+    new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
     new.place.write(name, spoiled(local, begin))
-    version = tables.publish(new, conf, [parquet.described(local, name)], {}, {"rows": 1_000})
+    version = tables.publish(new, conf, [parquet.describe(local, name)], {}, {"rows": 1_000})
     found = tables.head(conf.lake, version, 15)
     assert [row["pubid"] for row in found] == list(range(15))
     assert found[0]["split"] == "train"
@@ -84,8 +84,8 @@ def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, mon
     conf = config.load(assignments=[f"lake.root={root}", f"lake.s3_endpoint={s3}"])
     noise = random.Random(0)
     rows = [{"pubid": number, "question": noise.randbytes(500).hex()} for number in range(20_000)]
-    new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
-    with parquet.Parts(new.place, schemas.SCHEMAS["base"], 0, 100) as written:
+    new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
+    with parquet.PartitionedWriter(new.place, schemas.SCHEMAS["base"], 0, 100) as written:
         written.write("data/split=train", pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     file = shards.write_text(new.place, "messages/data/train-00000-of-00001.jsonl", lines)
@@ -131,7 +131,7 @@ def test_an_unknown_version_is_named_with_the_known_ones(conf: config.Config):
 
 
 def test_of_two_writers_one_wins_and_the_other_says_so(conf: config.Config):
-    late = tables.draft(conf.lake, schemas.BASE, "3" * 16)
+    late = tables.open_draft(conf.lake, schemas.BASE, "3" * 16)
     winner = published(conf)
     with pytest.raises(InputError, match="another run published"):
         tables.publish(late, conf, [], {}, {})
@@ -140,23 +140,23 @@ def test_of_two_writers_one_wins_and_the_other_says_so(conf: config.Config):
 
 def test_what_an_interrupted_run_left_is_swept_and_nothing_else(conf: config.Config):
     kept = published(conf, "1" * 16)
-    interrupted = tables.draft(conf.lake, schemas.BASE, "4" * 16)
+    interrupted = tables.open_draft(conf.lake, schemas.BASE, "4" * 16)
     parquet.write_file(interrupted.place, "data/split=train/part-00000.parquet", ROWS)
     assert tables.sweep(conf.lake, schemas.BASE) == [interrupted.id]
     assert [version.id for version in tables.history(conf.lake, schemas.BASE)] == [kept.id]
-    assert parquet.read_piece(tables.pieces(conf.lake, kept)[0]).num_rows == 2
+    assert parquet.read_row_group(tables.pieces(conf.lake, kept)[0]).num_rows == 2
 
 
 def test_a_fresh_draft_is_not_swept(conf: config.Config):
     patient = config.load(assignments=[f"lake.root={conf.lake.root}", f"lake.s3_endpoint={conf.lake.s3_endpoint}"])
-    running = tables.draft(patient.lake, schemas.BASE, "5" * 16)
+    running = tables.open_draft(patient.lake, schemas.BASE, "5" * 16)
     parquet.write_file(running.place, "data/split=train/part-00000.parquet", ROWS)
     assert tables.sweep(patient.lake, schemas.BASE) == []
 
 
 def test_a_digest_in_the_manifest_is_that_of_the_file(conf: config.Config):
     version = published(conf)
-    place = tables.place(conf.lake, schemas.BASE)
+    place = tables.storage(conf.lake, schemas.BASE)
     stored = place.read(f"versions/{version.id}/{version.files[0].path}")
     import hashlib
 
@@ -171,7 +171,7 @@ def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: py
     from raft_spark.lake import filesystem
 
     filesystem._session.cache_clear()
-    place = Place("s3://lake/credentials", s3)
+    place = Storage("s3://lake/credentials", s3)
     first = place.filesystem
     assert place.filesystem is first
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
@@ -184,7 +184,7 @@ def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: py
 def test_a_server_that_the_environment_names_is_that_of_rows_and_pointers(
     s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    named, given = Place(f"s3://lake/{tmp_path.name}"), Place(f"s3://lake/{tmp_path.name}", s3)
+    named, given = Storage(f"s3://lake/{tmp_path.name}"), Storage(f"s3://lake/{tmp_path.name}", s3)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     before = named.filesystem
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
@@ -204,5 +204,5 @@ def test_without_credentials_the_error_says_what_to_set(s3: str, monkeypatch: py
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     filesystem._session.cache_clear()
     with pytest.raises(InputError, match="no AWS credentials were found; set AWS_PROFILE"):
-        Place("s3://lake/none", s3).list()
+        Storage("s3://lake/none", s3).list()
     filesystem._session.cache_clear()

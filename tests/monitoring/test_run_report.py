@@ -24,7 +24,7 @@ from raft_spark.errors import InputError
 from raft_spark.lake import schemas, tables
 from raft_spark.monitoring import run_charts, run_report, run_state, run_stats
 from raft_spark.monitoring.run_state import Point, Run
-from raft_spark.monitoring.run_stats import Row, Tally
+from raft_spark.monitoring.run_stats import CompletionRow, RunStats
 
 SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
 ID = "20261122T101500Z-1a2b3c4d-5e6f"
@@ -49,8 +49,8 @@ def batch(*rows: dict[str, object]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), SCHEMA).select([*run_stats.COLUMNS])
 
 
-def tallied(*rows: dict[str, object]) -> Tally:
-    return run_stats.added(Tally(), batch(*rows))
+def tallied(*rows: dict[str, object]) -> RunStats:
+    return run_stats.added(RunStats(), batch(*rows))
 
 
 # A run as it could have been: it is throttled twice, one row in a hundred fails, and the money runs out.
@@ -173,7 +173,7 @@ stored = st.builds(
 
 @given(st.lists(st.lists(stored, max_size=25), max_size=3))
 def test_a_tally_of_batches_is_that_of_all_their_rows(parts: list[list[dict[str, object]]]):
-    found = reduce(run_stats.added, (batch(*rows) for rows in parts), Tally())
+    found = reduce(run_stats.added, (batch(*rows) for rows in parts), RunStats())
     rows = [row for part in parts for row in part]
     answered = [row for row in rows if row["completion"] is not None]
     failed = [row for row in rows if row["completion"] is None and row["error_class"]]
@@ -213,8 +213,8 @@ def test_a_row_of_the_page_tells_how_its_text_begins_and_how_it_ended():
     long = {**ROW, "pubid": 5, "completion": "x" * 121, "latency_ms": 9}
     wrong = {**FAILED, "pubid": 6, "error_class": "timeout", "error": "no answer within 60 s", "latency_ms": 60_000}
     assert tallied(long, wrong).slowest == (
-        Row(6, 60_000, None, 1, "timeout", failed=True, text="no answer within 60 s"),
-        Row(5, 9, 60, 1, "stop", failed=False, text="x" * 120 + " …"),
+        CompletionRow(6, 60_000, None, 1, "timeout", failed=True, text="no answer within 60 s"),
+        CompletionRow(5, 9, 60, 1, "stop", failed=False, text="x" * 120 + " …"),
     )
 
 
@@ -222,7 +222,7 @@ def test_only_rows_of_the_run_count_whatever_their_file_is_named(tmp_path):
     other = {**ROW, "run_id": "another"}
     lake = lake_with(tmp_path, made_up(), [ROW, other, FAILED], [other], [ROW])
     store = run_report.Place.of(lake).at("completions")
-    assert reduce(run_stats.added, run_stats.batches(store, ID), Tally()).rows == 3
+    assert reduce(run_stats.added, run_stats.batches(store, ID), RunStats()).rows == 3
 
 
 # Numbers
@@ -251,7 +251,7 @@ def test_key_numbers_of_a_run():
         dollars=3.72,
         tasks=4,
     )
-    assert [(number.label, number.value, number.note) for number in run_report.numbers(run, Tally())] == [
+    assert [(number.label, number.value, number.note) for number in run_report.numbers(run, RunStats())] == [
         ("answered", "1,860", "of 2,000 to ask"),
         ("left", "140", "without an answer"),
         ("failed", "140", "7 % of asked"),
@@ -309,9 +309,9 @@ def test_a_page_knows_the_rejected_rows_of_the_dataset_that_was_made_from_its_ru
     lake = lake_with(tmp_path, made_up(), [ROW])
     settled = config.load(assignments=[f"lake.root={lake.root}"])
     for inputs, expected in (({"completions": "another"}, "not known yet"), ({"completions": ID}, "truncated")):
-        draft = tables.draft(lake, schemas.DATASET, f"made of {inputs}")
+        draft = tables.open_draft(lake, schemas.DATASET, f"made of {inputs}")
         tables.publish(draft, settled, [], {name: SimpleNamespace(id=of) for name, of in inputs.items()}, DATASET)
-        assert expected in went_wrong(Path(run_report.written(lake)).read_text())
+        assert expected in went_wrong(Path(run_report.write(lake)).read_text())
 
 
 @pytest.mark.parametrize("ends", [85.0, 780.0])
@@ -389,7 +389,7 @@ def test_no_two_figures_share_an_id():
 
 def test_the_page_of_a_run_that_did_nothing_says_so():
     at = "2026-11-22T10:15:00+00:00"
-    page = run_report.page(Run(ID, "fake", "fake", at, at, total=0), Tally())
+    page = run_report.page(Run(ID, "fake", "fake", at, at, total=0), RunStats())
     assert "<svg" not in page
     for expected in (
         "still asking",
@@ -430,7 +430,7 @@ def test_text_of_a_row_stays_text(column: str):
 
 def test_what_the_run_says_stays_text_too():
     run = dataclasses.replace(made_up(), reason=HOSTILE, model=HOSTILE, endpoint=HOSTILE, failed={HOSTILE: 1})
-    page = run_report.page(run, Tally())
+    page = run_report.page(run, RunStats())
     assert "<script" not in page
     assert "<img" not in page
 
@@ -469,4 +469,4 @@ def test_a_file_that_is_no_parquet_is_one_sentence(tmp_path):
     lake = lake_with(tmp_path, made_up(), [ROW])
     (tmp_path / "lake/completions/data/day=2026-11-22/bad.parquet").write_bytes(b"no such thing")
     with pytest.raises(InputError, match=r"completions/data cannot be read: .*bad\.parquet"):
-        run_report.written(lake)
+        run_report.write(lake)

@@ -87,7 +87,7 @@ def test_failures_are_told_most_first():
     [("", "", "finished"), ("", "max_spend", "stopped"), ("refuses", "", "failed"), ("refuses", "max_spend", "failed")],
 )
 def test_a_run_that_ended_says_how_and_why(trouble: str, stopped: str, state: str):
-    ended = run_state.ended(run_state.begun(run(), 4), trouble, stopped)
+    ended = run_state.finish(run_state.start(run(), 4), trouble, stopped)
     assert (ended.state, ended.reason, ended.tasks) == (state, trouble or stopped, 4)
 
 
@@ -109,7 +109,7 @@ def quick(monkeypatch) -> None:
 def test_a_run_is_kept_up_to_date_while_the_block_runs_and_no_longer(lake: Lake, monkeypatch):
     quick(monkeypatch)
     answered = 0
-    with run_state.kept(lake, lambda: run(answered=answered)):
+    with run_state.store_periodically(lake, lambda: run(answered=answered)):
         assert within(PATIENT, lambda: run_state.read(lake) is not None)
         answered = 5
         assert within(PATIENT, lambda: run_state.read(lake).answered == 5)
@@ -127,7 +127,7 @@ def test_a_run_is_looked_at_more_often_than_it_is_written(lake: Lake, monkeypatc
         looks.append(1)
         return run(answered=len(looks))
 
-    with run_state.kept(lake, told):
+    with run_state.store_periodically(lake, told):
         assert within(PATIENT, lambda: len(looks) >= 5)
     assert run_state.read(lake).answered == 1
 
@@ -137,7 +137,7 @@ def test_a_write_that_fails_is_made_up_for_by_the_next(lake: Lake, monkeypatch, 
     folder = tmp_path / "lake/completions/runs"
     folder.parent.mkdir(parents=True)
     folder.write_text("in the way")
-    with run_state.kept(lake, run):
+    with run_state.store_periodically(lake, run):
         time.sleep(0.1)
         folder.unlink()
         assert within(PATIENT, lambda: run_state.read(lake) == run())

@@ -27,7 +27,7 @@ def reasons(completion: str, final_decision: str | None = "yes", *assignments: s
 
 
 def found(completion: str, final_decision: str | None, conf: config.Config) -> list[str]:
-    checked = answer_checks.check(completion, ORACLE, final_decision, conf.completions, conf.dataset)
+    checked = answer_checks.check_answer(completion, ORACLE, final_decision, conf.completions, conf.dataset)
     return [each.reason for each in checked]
 
 
@@ -37,8 +37,8 @@ def with_quote(text: str) -> str:
 
 def test_a_good_thought_has_nothing_wrong_with_it():
     assert reasons(GOOD) == []
-    assert answer_checks.read(GOOD).answer == "Yes, within two hours."
-    assert answer_checks.read(GOOD).quotes == ("Pain fell by 30% (95% CI 21-39) within two hours",)
+    assert answer_checks.parse(GOOD).answer == "Yes, within two hours."
+    assert answer_checks.parse(GOOD).quotes == ("Pain fell by 30% (95% CI 21-39) within two hours",)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, le
 @pytest.mark.parametrize("distance", [0.0, 0.01])
 def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str, distance: float):
     assert not answer_checks.stands(
-        answer_checks.bare(quote), answer_checks.Sought(answer_checks.even(oracle)), distance
+        answer_checks.bare(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
     )
     assert scores.quoted([quote], [oracle], []) == ["nowhere"]
 
@@ -187,7 +187,9 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
 )
 @pytest.mark.parametrize("distance", [0.0, 0.01])
 def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: float):
-    assert answer_checks.stands(answer_checks.bare(quote), answer_checks.Sought(answer_checks.even(oracle)), distance)
+    assert answer_checks.stands(
+        answer_checks.bare(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
+    )
 
 
 @given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
@@ -204,5 +206,5 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
     )
     row = {"completion": completion, "oracle": ORACLE, "final_decision": "yes", "last_error": None}
     row["finish_reason"] = "length" if fault == "truncated" else "stop"
-    judged = acceptance.verdict(row, conf.dataset, conf.completions)
+    judged = acceptance.judge_answer(row, conf.dataset, conf.completions)
     assert judged.rejected

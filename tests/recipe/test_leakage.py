@@ -65,7 +65,7 @@ def told(conf: config.Config) -> dict[str, Any]:
     articles.run(conf)
     version = base.run(conf)
     rows = dataframes.read(session.start(conf), conf.lake, version)
-    return leakage.measured(rows)
+    return leakage.measure(rows)
 
 
 @pytest.mark.spark

@@ -8,18 +8,18 @@ from conftest import SPARK  # noqa: F401 - the environment is set there
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.recipe import sampling
-from raft_spark.recipe.corpus import Index
+from raft_spark.recipe.corpus import CorpusIndex
 
 pytestmark = pytest.mark.row
 
 
-def index_of(counts: NDArray[np.int64], texts: NDArray[np.uint32] | None = None) -> Index:
+def index_of(counts: NDArray[np.int64], texts: NDArray[np.uint32] | None = None) -> CorpusIndex:
     """Return an index of articles with so many passages each (0 = an empty number); every text its own by default."""
     first = np.cumsum(counts) - counts
     total = int(counts.sum())
     pubid = np.where(counts > 0, 1_000 + 7 * np.arange(len(counts)), -1)
     checksum = np.arange(total, dtype=np.uint32) if texts is None else texts
-    return Index(pubid, first, counts, checksum, np.arange(total + 1))
+    return CorpusIndex(pubid, first, counts, checksum, np.arange(total + 1))
 
 
 def conf(*assignments: str) -> config.Base:
@@ -31,19 +31,19 @@ def random_counts(size: int) -> NDArray[np.int64]:
 
 
 @pytest.fixture(scope="module")
-def large() -> tuple[Index, NDArray[np.int64], sampling.Documents]:
+def large() -> tuple[CorpusIndex, NDArray[np.int64], sampling.Documents]:
     index = index_of(random_counts(200_000))
     numbers = np.arange(200_000)
     return index, numbers, drawn(numbers, index, conf())
 
 
-def documents(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> sampling.Documents:
+def documents(numbers: NDArray[np.int64], index: CorpusIndex, settings: config.Base) -> sampling.Documents:
     """Draw the rows of the articles with these numbers."""
-    which, keep = sampling.rows(index.pubid[numbers], settings)
-    return sampling.documents(numbers[which], keep, index, settings)
+    which, keep = sampling.base_rows(index.pubid[numbers], settings)
+    return sampling.choose_documents(numbers[which], keep, index, settings)
 
 
-def drawn(numbers: NDArray[np.int64], index: Index, settings: config.Base) -> sampling.Documents:
+def drawn(numbers: NDArray[np.int64], index: CorpusIndex, settings: config.Base) -> sampling.Documents:
     """Draw in batches, as the tasks do."""
     starts = range(0, len(numbers), 8_192)
     batches = [documents(numbers[start : start + 8_192], index, settings) for start in starts]
@@ -130,7 +130,7 @@ def test_the_notebooks_counts_under_its_settings():
     assert (lengths[~keep] == 3).all()
 
 
-def as_rows(index: Index, numbers: NDArray[np.int64], settings: config.Base) -> dict[int, bytes]:
+def as_rows(index: CorpusIndex, numbers: NDArray[np.int64], settings: config.Base) -> dict[int, bytes]:
     """Return what each row shows, by pubid: (pubid, passage) in order."""
     shown = drawn(numbers, index, settings)
     pairs = np.stack([index.pubid[shown.number], shown.passage], axis=1)
@@ -145,8 +145,8 @@ def test_adding_one_percent_articles_changes_few_rows():
     numbers = np.arange(50_000)
     old, new = as_rows(before, numbers, conf()), as_rows(after, numbers, conf())
     changed = sum(old[pubid] != new[pubid] for pubid in old) / len(old)
-    keep = sampling.kept(before.pubid, conf())
-    draws_a_row = sampling.wanted(before.count, keep, conf()).mean()
+    keep = sampling.keeps_oracle(before.pubid, conf())
+    draws_a_row = sampling.distractor_counts(before.count, keep, conf()).mean()
     assert 0 < changed <= 1.2 * draws_a_row / 100
 
 
@@ -156,7 +156,7 @@ def test_withdrawing_an_article_changes_only_rows_that_used_it():
     without = counts.copy()
     without[gone] = 0
     before = index_of(counts)
-    after = Index(np.where(without > 0, before.pubid, -1), before.first, without, before.checksum, before.offsets)
+    after = CorpusIndex(np.where(without > 0, before.pubid, -1), before.first, without, before.checksum, before.offsets)
     numbers = np.delete(np.arange(5_000), gone)
     old, new = as_rows(before, numbers, conf()), as_rows(after, numbers, conf())
     shown = documents(numbers, before, conf())

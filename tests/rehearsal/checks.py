@@ -33,11 +33,11 @@ def strangers(told: Mapping[str, Any], archives: Iterable[str], spark_home: Path
 
 def faults(lake: config.Lake) -> list[str]:
     """Compare every file of the current versions with its manifest; return what is missing, changed or not listed."""
-    return [fault for table in TABLES for fault in _faults(lake, tables.needed(lake, table))]
+    return [fault for table in TABLES for fault in _faults(lake, tables.require(lake, table))]
 
 
 def _faults(lake: config.Lake, version: tables.Version) -> Iterator[str]:
-    table = tables.place(lake, version.table)
+    table = tables.storage(lake, version.table)
     own = table.at("versions", version.id)
     at = table if version.table == schemas.COMPLETIONS else own
     for file in version.files:

@@ -37,7 +37,7 @@ class Scene:
 
     def document(self, job: str) -> dict[str, Any]:
         """Return what would be sent to EMR Serverless."""
-        return job_run.built(self.conf, job, [], self.release)
+        return job_run.build(self.conf, job, [], self.release)
 
     def command(self, sent: Mapping[str, Any]) -> derived.Command:
         """Derive the spark-submit that does the same here."""

@@ -10,7 +10,7 @@ from test_sampling import index_of
 from raft_spark import config
 from raft_spark.errors import ConfigError, InputError
 from raft_spark.scoring import conditions
-from raft_spark.scoring.conditions import Case
+from raft_spark.scoring.conditions import Condition
 
 pytestmark = pytest.mark.row
 
@@ -21,7 +21,7 @@ NUMBERS = np.flatnonzero(COUNTS)
 
 
 def shown(setting: str, k: int = 0, numbers: np.ndarray = NUMBERS) -> list[list[tuple[str, bool]]]:
-    found = conditions.passages(numbers, INDEX, TEXTS, Case(setting, k), config.load().base)
+    found = conditions.passages(numbers, INDEX, TEXTS, Condition(setting, k), config.load().base)
     return [[(each["text"], each["oracle"]) for each in passages] for passages in found]
 
 
@@ -84,7 +84,7 @@ def test_students_are_asked_with_the_limits_and_words_of_completions():
     asked = own.completions
     assert (asked.style, asked.in_flight, asked.temperature, asked.max_new_tokens) == ("cot", 3, 0.0, 512)
     row = {"question": "Why?", "passages": [{"text": "One.", "oracle": True}, {"text": "Two.", "oracle": False}]}
-    sent = conditions.worded(row, asked, "fake")
+    sent = conditions.build_request(row, asked, "fake")
     assert sent.parameters == {"temperature": 0.0, "top_p": 1.0, "max_tokens": 512}
     assert sent.prompt[1]["content"] == "Context: One.\n\nTwo.\n\nQuestion: Why?"
     assert "##begin_quote##" in sent.prompt[0]["content"]

@@ -12,7 +12,7 @@ from test_metrics import ROW, SCHEMA
 from raft_spark import config
 from raft_spark.lake import schemas
 from raft_spark.scoring import examples, metrics, page, scores, summary
-from raft_spark.scoring.summary import Outcome
+from raft_spark.scoring.summary import EvaluationSummary
 
 pytestmark = pytest.mark.row
 
@@ -89,21 +89,21 @@ def answered(chance: random.Random, truth: str, student: str, setting: str, rate
     }
 
 
-def outcome_of(rows: list[dict[str, Any]], *assignments: str) -> Outcome:
+def outcome_of(rows: list[dict[str, Any]], *assignments: str) -> EvaluationSummary:
     conf, table = settled(*assignments), pa.Table.from_pylist(rows, SCHEMA)
-    return Outcome(conf, "20261123T050000Z-made-up", table, metrics.metrics(table, conf))
+    return EvaluationSummary(conf, "20261123T050000Z-made-up", table, metrics.metrics(table, conf))
 
 
 @pytest.fixture(scope="module")
-def told() -> Outcome:
+def told() -> EvaluationSummary:
     return outcome_of(list(made_up_rows()))
 
 
-def test_metrics_have_their_schema(told: Outcome):
+def test_metrics_have_their_schema(told: EvaluationSummary):
     assert told.metrics.schema == schemas.METRICS
 
 
-def test_markdown_has_a_row_for_each_student_and_case_and_the_floors_beside_them(told: Outcome):
+def test_markdown_has_a_row_for_each_student_and_case_and_the_floors_beside_them(told: EvaluationSummary):
     text = summary.markdown(told)
     decisions = text.partition("## Decisions")[2].partition("## ")[0]
     rows = [line.split(" | ") for line in decisions.splitlines() if line.startswith("| ")][2:]
@@ -124,7 +124,7 @@ def test_markdown_has_a_row_for_each_student_and_case_and_the_floors_beside_them
     assert "| base | with oracle, k = 3 | timeout | " in text
 
 
-def test_a_figure_is_told_with_its_interval_and_a_dash_where_there_is_none(told: Outcome):
+def test_a_figure_is_told_with_its_interval_and_a_dash_where_there_is_none(told: EvaluationSummary):
     metric = {"value": 0.61234, "low": 0.5, "high": 0.75}
     assert summary.interval(metric) == "0.612 [0.500, 0.750]"
     assert summary.interval(None) == "\u2013"
@@ -141,11 +141,11 @@ def test_a_reader_is_told_that_no_decision_was_asked_for():
     )
 
 
-def page_of(told: Outcome) -> str:
+def page_of(told: EvaluationSummary) -> str:
     return page.page(told, dict.fromkeys(examples.chosen(told), OWN))
 
 
-def test_the_page_opens_with_figures_that_were_asked_for_and_measured(told: Outcome):
+def test_the_page_opens_with_figures_that_were_asked_for_and_measured(told: EvaluationSummary):
     labels = [number.label for number in page.numbers(told)]
     assert labels[:4] == [
         "accuracy, with oracle",
@@ -184,7 +184,7 @@ def test_an_evaluation_without_the_oracle_opens_with_the_setting_that_it_has():
     assert all(number.value != "\N{EN DASH}" for number in numbers)
 
 
-def test_every_table_of_the_page_has_a_caption_and_its_headers_say_what_they_head(told: Outcome):
+def test_every_table_of_the_page_has_a_caption_and_its_headers_say_what_they_head(told: EvaluationSummary):
     html = page_of(told)
     assert html.count("<table") == html.count("<caption>") == len(summary.sheets(told))
     assert not re.findall(r"<th(?! scope=)[ >]", html)
@@ -195,7 +195,7 @@ def test_a_text_that_looks_like_a_table_stays_in_its_cell():
     assert "a \\| b" in summary.markdown(outcome_of(rows))
 
 
-def test_examples_are_first_those_that_students_answer_differently(told: Outcome):
+def test_examples_are_first_those_that_students_answer_differently(told: EvaluationSummary):
     chosen = examples.chosen(told)
     assert len(chosen) == 6
     for pubid in chosen:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark import config
-from raft_spark.sources.records import Article, Rejected, checked, passage_hash
+from raft_spark.sources.records import Article, Rejected, check_record, passage_hash
 
 pytestmark = pytest.mark.row
 
@@ -35,7 +35,7 @@ def without(*names: str) -> dict[str, object]:
 
 
 def test_a_good_record_is_kept_with_its_texts_stripped():
-    article = checked(GOOD, CONF)
+    article = check_record(GOOD, CONF)
     assert isinstance(article, Article)
     assert replace(article, fingerprint="") == Article(
         pubid=25429730,
@@ -55,24 +55,24 @@ def test_texts_as_bytes_are_the_same_texts():
         "pubid": GOOD["pubid"],
         **{name: GOOD[name].encode() for name in ("question", "long_answer", "final_decision")},
     }
-    assert checked({**as_bytes, "context": context}, CONF) == checked(GOOD, CONF)
+    assert check_record({**as_bytes, "context": context}, CONF) == check_record(GOOD, CONF)
 
 
 @pytest.mark.parametrize("missing", [None, "", "  "])
 def test_the_answers_are_optional(missing: object):
-    article = checked(good(long_answer=missing, final_decision=missing), CONF)
+    article = check_record(good(long_answer=missing, final_decision=missing), CONF)
     assert isinstance(article, Article)
     assert (article.long_answer, article.final_decision) == (None, None)
 
 
 def test_labels_meshes_and_answers_may_be_absent():
-    article = checked({"pubid": 0, "question": "q", "context": {"contexts": ["p"]}}, CONF)
+    article = check_record({"pubid": 0, "question": "q", "context": {"contexts": ["p"]}}, CONF)
     assert isinstance(article, Article)
     assert (article.pubid, article.labels, article.meshes, article.long_answer) == (0, [], [], None)
 
 
 def test_other_columns_do_not_matter():
-    assert checked(good(YEAR="2015", reasoning_required_pred=object()), CONF) == checked(GOOD, CONF)
+    assert check_record(good(YEAR="2015", reasoning_required_pred=object()), CONF) == check_record(GOOD, CONF)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_other_columns_do_not_matter():
     ],
 )
 def test_a_bad_record_is_rejected_with_its_reason(record: object, reason: str):
-    rejected = checked(record, CONF)
+    rejected = check_record(record, CONF)
     assert isinstance(rejected, Rejected)
     assert rejected.reason == reason
 
 
 def test_a_rejected_record_keeps_its_pubid_where_it_has_one():
-    assert checked(good(question=""), CONF) == Rejected(25429730, "no question")
-    assert checked(good(pubid="x"), CONF) == Rejected(None, "wrong type: pubid is text")
+    assert check_record(good(question=""), CONF) == Rejected(25429730, "no question")
+    assert check_record(good(pubid="x"), CONF) == Rejected(None, "wrong type: pubid is text")
 
 
 @pytest.mark.parametrize("name", ["question", "long_answer", "contexts", "labels", "meshes"])
@@ -144,13 +144,13 @@ def test_a_text_of_max_text_chars_is_kept_and_a_longer_one_is_not(name: str):
         text = "\u00e9" * size  # characters count, not bytes
         return good(**{name: [text] if name in GOOD["context"] else text})
 
-    assert isinstance(checked(of_length(100), SMALL), Article)
-    assert checked(of_length(101), SMALL) == Rejected(25429730, f"{name} is too long")
+    assert isinstance(check_record(of_length(100), SMALL), Article)
+    assert check_record(of_length(101), SMALL) == Rejected(25429730, f"{name} is too long")
 
 
 def test_an_article_of_max_passages_is_kept_and_one_with_more_is_not():
-    assert isinstance(checked(good(contexts=["a", "b", "c"]), SMALL), Article)
-    assert checked(good(contexts=["a", "b", "c", "d"]), SMALL) == Rejected(25429730, "too many passages")
+    assert isinstance(check_record(good(contexts=["a", "b", "c"]), SMALL), Article)
+    assert check_record(good(contexts=["a", "b", "c", "d"]), SMALL) == Rejected(25429730, "too many passages")
 
 
 def decoding_error(line: bytes) -> ValueError:
@@ -171,7 +171,7 @@ def decoding_error(line: bytes) -> ValueError:
     ],
 )
 def test_a_broken_line_is_rejected_with_its_reason(line: bytes, reason: str):
-    assert checked(decoding_error(line), CONF) == Rejected(None, reason)
+    assert check_record(decoding_error(line), CONF) == Rejected(None, reason)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +188,14 @@ def test_a_broken_line_is_rejected_with_its_reason(line: bytes, reason: str):
     ],
 )
 def test_the_fingerprint_changes_with_every_field(change: dict[str, object]):
-    before, after = checked(GOOD, CONF), checked(good(**change), CONF)
+    before, after = check_record(GOOD, CONF), check_record(good(**change), CONF)
     assert isinstance(before, Article)
     assert isinstance(after, Article)
     assert before.fingerprint != after.fingerprint
 
 
 def test_the_fingerprint_is_the_same_in_every_run_and_release():
-    article = checked({"pubid": 1, "question": "q", "context": {"contexts": ["p"]}}, CONF)
+    article = check_record({"pubid": 1, "question": "q", "context": {"contexts": ["p"]}}, CONF)
     assert isinstance(article, Article)
     # printf '["q", ["p"], [], [], null, null]' | b2sum -l 128
     assert article.fingerprint == "9e0a70e58c9fde6d6a055e3742d940bd"
@@ -232,7 +232,7 @@ nearly_good = st.fixed_dictionaries(
 @settings(deadline=None)
 @given(values | nearly_good)
 def test_anything_gives_an_article_or_a_reason(record: object):
-    found = checked(record, SMALL)
+    found = check_record(record, SMALL)
     if isinstance(found, Rejected):
         assert found.reason
         return

@@ -27,7 +27,11 @@ def conf(where: object) -> config.Config:
 def read(where: object) -> list[Any]:
     """Read a whole source, its pieces one after the other."""
     settled = conf(where)
-    return [record for piece in sources.pieces(settled, sources.identity(settled)) for _, record in sources.read(piece)]
+    return [
+        record
+        for piece in sources.input_splits(settled, sources.identity(settled))
+        for _, record in sources.read_split(piece)
+    ]
 
 
 def pubids(where: object) -> list[int]:
@@ -59,7 +63,7 @@ def test_parquet_is_read_by_row_group_with_other_columns_left_out(tmp_path, kind
     table = pq.read_table(path)
     at = table.schema.get_field_index("pubid")
     pq.write_table(table.set_column(at, "pubid", table["pubid"].cast(kind)), path, row_group_size=10)
-    cut = sources.pieces(conf(tmp_path), "")
+    cut = sources.input_splits(conf(tmp_path), "")
     assert [(piece["row_group"], piece["rows"]) for piece in cut] == [(0, 10), (1, 10), (2, 5)]
     assert pubids(tmp_path) == list(range(25))
     assert read(tmp_path)[0] == {
@@ -79,7 +83,7 @@ def test_large_and_dictionary_texts_are_read_too(tmp_path):
         table = table.set_column(table.schema.get_field_index(name), name, text)
     pq.write_table(table, tmp_path / "a.parquet")
     (record,) = read(tmp_path)
-    checked = records.checked(record, config.load().articles)
+    checked = records.check_record(record, config.load().articles)
     assert isinstance(checked, records.Article)
     assert (checked.question, checked.long_answer, checked.final_decision) == ("Does it work?", "It does.", "yes")
 
@@ -137,7 +141,7 @@ def test_parquet_of_another_shape_is_told_all_it_lacks_at_once(tmp_path, record:
 
 def checked_lines(where: object) -> None:
     settled = conf(where)
-    sources.check_lines(sources.pieces(settled, ""))
+    sources.check_lines(sources.input_splits(settled, ""))
 
 
 def test_json_lines_of_another_shape_are_told_all_they_lack_at_once(tmp_path):
@@ -209,7 +213,7 @@ def test_every_line_is_read_once_wherever_the_file_is_cut(tmp_path_factory, text
     found = [
         record["text"]
         for start, stop in zip(cuts, [*cuts[1:], size + 1], strict=True)
-        for _, record in sources.read({**here, "start": start, "stop": stop})
+        for _, record in sources.read_split({**here, "start": start, "stop": stop})
     ]
     assert found == texts
 
@@ -218,15 +222,15 @@ def test_every_line_is_read_once_wherever_the_file_is_cut(tmp_path_factory, text
 def test_a_file_is_cut_into_pieces_of_so_many_bytes(tmp_path, monkeypatch, size: int):
     monkeypatch.setattr(sources, "JSON_BYTES", size)
     path = write(tmp_path / "a.jsonl", "".join(map(line, range(5))))
-    cut = sources.pieces(conf(path), "")
+    cut = sources.input_splits(conf(path), "")
     assert [piece["start"] for piece in cut] == list(range(0, path.stat().st_size, size))
     assert pubids(path) == [0, 1, 2, 3, 4]
 
 
 def test_where_a_line_stands_is_told_by_its_byte(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"a": 1}\n\n{"a": 2}\n')
-    (piece,) = sources.pieces(conf(path), "")
-    assert list(sources.read(piece)) == [("a.jsonl@0", {"a": 1}), ("a.jsonl@10", {"a": 2})]
+    (piece,) = sources.input_splits(conf(path), "")
+    assert list(sources.read_split(piece)) == [("a.jsonl@0", {"a": 1}), ("a.jsonl@10", {"a": 2})]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
@@ -234,7 +238,7 @@ def test_compressed_lines_are_read_whole(tmp_path, monkeypatch, name: str):
     monkeypatch.setattr(sources, "JSON_BYTES", 10)
     text = "".join(map(line, range(300))).encode()
     path = write(tmp_path / name, gzip.compress(text[:5_000]) + gzip.compress(text[5_000:]))  # two members
-    assert len(sources.pieces(conf(path), "")) == 1
+    assert len(sources.input_splits(conf(path), "")) == 1
     assert pubids(path) == list(range(300))
 
 
@@ -264,7 +268,7 @@ def test_a_damaged_compressed_file_is_refused_with_its_name(tmp_path, damage: st
 )
 def test_a_broken_line_is_a_rejected_record_and_the_next_is_read(tmp_path, broken: bytes, reason: str):
     path = write(tmp_path / "a.jsonl", line(1).encode() + broken + b"\n" + line(3).encode())
-    found = [records.checked(record, config.load().articles) for record in read(path)]
+    found = [records.check_record(record, config.load().articles) for record in read(path)]
     assert [getattr(record, "reason", record.pubid) for record in found] == [1, reason, 3]
 
 
@@ -357,11 +361,11 @@ def test_the_identity_changes_with_the_files_and_only_with_them(tree: Path):
 
 def test_built_in_articles_come_in_pieces_and_do_not_depend_on_them():
     settled = conf("sample:10000")
-    cut = sources.pieces(settled, sources.identity(settled))
+    cut = sources.input_splits(settled, sources.identity(settled))
     assert [(piece["start"], piece["rows"]) for piece in cut] == [(0, 8_192), (8_192, 1_808)]
-    (_, first), *_ = sources.read({**cut[1], "rows": 1})
-    (_, alone), *_ = sources.read({**cut[0], "start": 8_192, "rows": 1})
-    (_, zeroth), *_ = sources.read({**cut[0], "rows": 1})
+    (_, first), *_ = sources.read_split({**cut[1], "rows": 1})
+    (_, alone), *_ = sources.read_split({**cut[0], "start": 8_192, "rows": 1})
+    (_, zeroth), *_ = sources.read_split({**cut[0], "rows": 1})
     assert first == alone != zeroth
     assert sources.identity(settled) == "sample:10000:0"
 
@@ -370,5 +374,5 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path):
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"pubid": 1}\n{"pubid": 2}\n')
     conf = config.load(assignments=[f"articles.source={path}"])
-    found = [record for piece in sources.pieces(conf, "") for _, record in sources.read(piece)]
+    found = [record for piece in sources.input_splits(conf, "") for _, record in sources.read_split(piece)]
     assert found == [{"pubid": 1}, {"pubid": 2}]

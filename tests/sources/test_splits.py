@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raft_spark import config
 from raft_spark.sources import splits
-from raft_spark.sources.splits import BEYOND_LIMIT, DUPLICATE, HELD_OUT, NOTHING, Numbered, Placement, placed
+from raft_spark.sources.splits import BEYOND_LIMIT, DUPLICATE, HELD_OUT, NOTHING, Assignment, NumberedArticles, assign
 
 pytestmark = pytest.mark.row
 
@@ -26,23 +26,26 @@ THIRDS = conf(validation_share=0.33, test_share=0.33)
 
 
 def place(
-    pubids: list[int], settings: config.Articles, before: Numbered = NOTHING, texts: list[list[int]] | None = None
-) -> Placement:
+    pubids: list[int],
+    settings: config.Articles,
+    before: NumberedArticles = NOTHING,
+    texts: list[list[int]] | None = None,
+) -> Assignment:
     """Place records with one passage of its own each, or with these passages (equal numbers are equal texts)."""
     passages = texts or [[10_000 + index] for index in range(len(pubids))]
     lengths = np.array([len(own) for own in passages], np.int64)
     hashes = np.array([text for own in passages for text in own], np.uint64)
-    return placed(np.array(pubids, np.int64), lengths, hashes, settings, before)
+    return assign(np.array(pubids, np.int64), lengths, hashes, settings, before)
 
 
-def version(pubids: list[int], placement: Placement) -> Numbered:
+def version(pubids: list[int], placement: Assignment) -> NumberedArticles:
     """Return what the next run finds of this one."""
     kept = placement.kept
     numbers = placement.places[kept] // 4
-    return Numbered(np.array(pubids, np.int64)[kept], placement.split[kept], numbers, placement.sizes)
+    return NumberedArticles(np.array(pubids, np.int64)[kept], placement.split[kept], numbers, placement.sizes)
 
 
-def numbers(pubids: list[int], placement: Placement, split: int = TRAIN) -> dict[int, int]:
+def numbers(pubids: list[int], placement: Assignment, split: int = TRAIN) -> dict[int, int]:
     """Return number by pubid of one split."""
     return {
         pubid: int(place) // 4
@@ -228,7 +231,7 @@ def test_a_split_that_is_left_empty_starts_anew():
 
 
 def test_the_order_of_the_version_before_does_not_matter():
-    before = Numbered(np.array([9, 3, 6]), np.zeros(3, np.int64), np.array([1, 0, 2]), (4, 0, 0))
+    before = NumberedArticles(np.array([9, 3, 6]), np.zeros(3, np.int64), np.array([1, 0, 2]), (4, 0, 0))
     assert numbers([3, 6, 7, 9], place([3, 6, 7, 9], ONE_SPLIT, before)) == {3: 0, 9: 1, 6: 2, 7: 4}
 
 

@@ -15,11 +15,11 @@ pytestmark = pytest.mark.spark
 
 
 def rows(conf: config.Config) -> dict[int, dict[str, object]]:
-    version = tables.needed(conf.lake, schemas.ARTICLES)
+    version = tables.require(conf.lake, schemas.ARTICLES)
     found = [
         {**row, "split": piece["split"]}
         for piece in tables.pieces(conf.lake, version)
-        for row in parquet.read_piece(piece).to_pylist()
+        for row in parquet.read_row_group(piece).to_pylist()
     ]
     return {row["pubid"]: row for row in found}
 
@@ -72,7 +72,7 @@ def test_bad_records_go_to_quarantine_with_their_reason_and_the_sums_agree(tmp_p
         "wrong type: question is int": 1,
         "wrong type: the record is a list": 1,
     }
-    version = tables.needed(conf.lake, schemas.ARTICLES)
+    version = tables.require(conf.lake, schemas.ARTICLES)
     quarantined = tables.head(conf.lake, version, 100, quarantine=True)
     assert len(quarantined) == counts["quarantined"] + counts["duplicates"]
     assert {row["pubid"] for row in quarantined if row["reason"] == "no question"} == {1001, 1002}
@@ -133,7 +133,7 @@ def test_no_good_article_is_an_error_and_nothing_is_published(tmp_path: Path, se
     conf = settled(f"articles.source={source}")
     with pytest.raises(InputError, match=r"no article is left of 3 records of .*; reasons: 3 no question$"):
         articles.run(conf)
-    assert tables.place(conf.lake, schemas.ARTICLES).list() == []
+    assert tables.storage(conf.lake, schemas.ARTICLES).list() == []
 
 
 def test_a_folder_without_data_is_a_clear_error(tmp_path: Path, settled: Settle):

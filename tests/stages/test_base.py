@@ -16,11 +16,11 @@ pytestmark = pytest.mark.spark
 
 
 def rows(conf: config.Config, table: str = schemas.BASE) -> list[dict[str, object]]:
-    version = tables.needed(conf.lake, table)
+    version = tables.require(conf.lake, table)
     found = [
         {**row, "split": piece["split"]}
         for piece in tables.pieces(conf.lake, version)
-        for row in parquet.read_piece(piece).to_pylist()
+        for row in parquet.read_row_group(piece).to_pylist()
     ]
     return sorted(found, key=lambda row: row["pubid"])
 
@@ -41,7 +41,7 @@ def test_the_rows_are_the_same_for_any_partitions_and_strategy(settled: Settle):
 
 def digest_with_tasks(conf: config.Config, tasks: int) -> str:
     """Draw again with so many tasks, past the check that nothing has changed."""
-    tables.place(conf.lake, schemas.BASE).delete("")
+    tables.storage(conf.lake, schemas.BASE).delete("")
     version = base.run(conf, tasks=tasks)
     assert len({file.path.rpartition("/")[2] for file in version.data()}) == tasks
     return digest(conf)
@@ -99,7 +99,7 @@ def test_too_few_articles_for_k_is_an_error_before_anything_is_written(settled: 
         InputError, match=r"split \w+ has \d+ articles, but a row there needs distractors from \d+ others"
     ):
         base.run(conf)
-    assert tables.place(conf.lake, schemas.BASE).list() == []
+    assert tables.storage(conf.lake, schemas.BASE).list() == []
 
 
 def test_the_articles_of_a_laptop_are_enough_for_its_settings(settled: Settle):
@@ -132,7 +132,7 @@ def test_k_0_without_oracle_leaves_rows_with_no_passage_in_both_strategies(settl
     for strategy in ("broadcast", "join"):
         conf = settled(*bare, f"base.strategy={strategy}")
         articles.run(conf)
-        tables.place(conf.lake, schemas.BASE).delete("")
+        tables.storage(conf.lake, schemas.BASE).delete("")
         base.run(conf)
         found.append(rows(conf))
     assert found[0] == found[1]

@@ -49,7 +49,7 @@ def behave(url: str, *each: object, **how: object) -> None:
 
 
 def stored(conf: config.Config) -> list[dict[str, Any]]:
-    return [row.asDict() for row in dataframes.stored(session.start(conf), conf.lake).collect()]
+    return [row.asDict() for row in dataframes.stored_answers(session.start(conf), conf.lake).collect()]
 
 
 def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: str):
@@ -280,7 +280,7 @@ def test_a_key_never_reaches_what_a_run_writes(asking: Settle, url: str, monkeyp
     with pytest.raises(EndpointError) as raised:
         completions.run(conf)
     assert "sk-very-secret-7" not in str(raised.value)
-    root = tables.place(conf.lake, "").root
+    root = tables.storage(conf.lake, "").root
     import pathlib
 
     assert not [

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Settle
 from raft_spark import config
-from raft_spark.config.fields import Format
+from raft_spark.config.fields import FormatName
 from raft_spark.errors import InputError
 from raft_spark.inference import acceptance
 from raft_spark.lake import dataframes, schemas, session, tables
@@ -20,7 +20,7 @@ from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions, dataset
 
 pytestmark = pytest.mark.spark
-ALL = f"dataset.formats={json.dumps(get_args(Format))}"
+ALL = f"dataset.formats={json.dumps(get_args(FormatName))}"
 LOAD = """
 import datasets, json, sys
 found = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])
@@ -62,7 +62,7 @@ def test_every_format_loads_with_datasets(settled: Settle, tmp_path: Path, file:
         "alpaca": ["instruction", "input", "output", "system"],
         "sharegpt": ["conversations", "system"],
     }
-    assert tuple(columns) == get_args(Format)
+    assert tuple(columns) == get_args(FormatName)
     for name, expected in columns.items():
         found = loaded(conf, version, name, tmp_path / name)
         assert {split: part["rows"] for split, part in found.items()} == counts["kept"]
@@ -90,9 +90,9 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         "completions.decision=true",
     )
     version = walked(conf)
-    answers = tables.needed(conf.lake, schemas.COMPLETIONS)
+    answers = tables.require(conf.lake, schemas.COMPLETIONS)
     assert (answers.counts["distinct"], answers.counts["asked"], answers.counts["missing"]) == (0, 0, 0)
-    assert version.counts["kept"] == tables.needed(conf.lake, schemas.BASE).counts["rows"]
+    assert version.counts["kept"] == tables.require(conf.lake, schemas.BASE).counts["rows"]
     folder = Path(tables.folder(conf.lake, version))
     rows = [json.loads(line) for line in (folder / "notebook/data/train-00000-of-00001.jsonl").read_text().splitlines()]
     pairs = [
@@ -112,9 +112,9 @@ def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without
     found = {}
     for strategy in ("broadcast", "join"):
         conf = settled('dataset.formats=["notebook"]', "base.variants=both", f"base.strategy={strategy}")
-        tables.place(conf.lake, schemas.BASE).delete("")
+        tables.storage(conf.lake, schemas.BASE).delete("")
         version = walked(conf)
-        assert tables.needed(conf.lake, schemas.COMPLETIONS).counts["distinct"] == 300
+        assert tables.require(conf.lake, schemas.COMPLETIONS).counts["distinct"] == 300
         assert (version.counts["rows"], sum(version.counts["kept"].values())) == (600, 600)
         path = Path(tables.folder(conf.lake, version), "notebook/data/train-00000-of-00001.jsonl")
         found[strategy] = path.read_text()
@@ -159,9 +159,9 @@ def test_a_row_without_an_answer_is_rejected_with_the_class_of_its_failure():
     assert judged({**row, "last_error": None}).rejected == ("no answer: not asked",)
 
 
-def judged(row: dict[str, Any], *assignments: str) -> acceptance.Verdict:
+def judged(row: dict[str, Any], *assignments: str) -> acceptance.Acceptance:
     conf = config.load(assignments=assignments)
-    return acceptance.verdict(row, conf.dataset, conf.completions)
+    return acceptance.judge_answer(row, conf.dataset, conf.completions)
 
 
 @pytest.mark.parametrize(
@@ -184,14 +184,16 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
     for stage in (articles, base):
         stage.run(conf)
     spark = session.start(conf)
-    rows = dataframes.read(spark, conf.lake, tables.needed(conf.lake, schemas.BASE)).where("split = 'train'").collect()
+    rows = dataframes.read(spark, conf.lake, tables.require(conf.lake, schemas.BASE)).where("split = 'train'").collect()
     kinds = {"good": 40, "false": 30, "cut": 20, "contrary": 10}
     made = [kind for kind, count in kinds.items() for _ in range(count)]
     joined = spark.createDataFrame(
         [completed(row.asDict(recursive=True), kind) for row, kind in zip(rows, made, strict=False)], COMPLETED
     )
-    new = tables.draft(conf.lake, schemas.DATASET, "0123456789abcdef")
-    written = dataset.build(joined, dataset.Work(conf.dataset, conf.completions, new.place, {"train": 1}), 0).collect()
+    new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
+    written = dataset.build(
+        joined, dataset.DatasetTask(conf.dataset, conf.completions, new.place, {"train": 1}), 0
+    ).collect()
     counts = dataset._counted(written, conf.price)
     assert counts["kept"] == {"train": 50}
     assert counts["rejected"] == {"false quote": 30, "truncated": 20}
@@ -228,7 +230,7 @@ def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Sett
     conf = settled("completions.max_new_tokens=1")
     with pytest.raises(InputError, match=r"no training row is left of 300; reasons: 300 truncated$"):
         walked(conf)
-    assert tables.place(conf.lake, schemas.DATASET).list() == []
+    assert tables.storage(conf.lake, schemas.DATASET).list() == []
 
 
 def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):

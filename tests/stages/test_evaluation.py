@@ -96,7 +96,7 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert calls(urls["plain"]) == ASKED + distinct + others
     assert evaluation.run(conf).id == second.id
     assert calls(urls["tuned"]) == ASKED
-    page = (tables.place(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
+    page = (tables.storage(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
     assert page.count('<article class="card example">') == 2
 
 
@@ -140,13 +140,17 @@ def test_what_failed_for_good_is_asked_again_when_its_class_is_named_and_a_limit
     assert evaluation.run(evaluating(*own)).id == first.id
     named = evaluating(*own, "completions.retry=bad_request")
     assert evaluation.run(named).counts["failed"] == {}
-    stored = dataframes.stored(session.start(named), named.lake, "evaluation").where("completion IS NOT NULL").collect()
+    stored = (
+        dataframes.stored_answers(session.start(named), named.lake, "evaluation")
+        .where("completion IS NOT NULL")
+        .collect()
+    )
     tokens = sum(row["completion_tokens"] for row in stored) / 2
     others = ["endpoints.plain.model=plain-2", "endpoints.tuned.model=tuned-2", f"completions.max_spend={1.5 * tokens}"]
     conf = evaluating(*own, *prices, *others)
     with pytest.raises(StoppedError, match="max_spend"):
         evaluation.run(conf)
-    stored = dataframes.stored(session.start(conf), conf.lake, "evaluation").where("model LIKE '%-2'").collect()
+    stored = dataframes.stored_answers(session.start(conf), conf.lake, "evaluation").where("model LIKE '%-2'").collect()
     assert tokens < sum(row["completion_tokens"] for row in stored) <= 1.5 * tokens
 
 
@@ -184,7 +188,7 @@ def test_what_it_would_cost_at_most_is_told_before_anything_is_asked(evaluating:
         told = estimate_evaluation.run(conf)
         assert [calls(url) for url in (*urls.values(), judge.url)] == [0, 0, 0]
         evaluation.run(conf)
-        stored = dataframes.stored(session.start(conf), conf.lake, "evaluation").collect()
+        stored = dataframes.stored_answers(session.start(conf), conf.lake, "evaluation").collect()
         for each in told:
             own = [row for row in stored if row["model"] == each.model]
             used = {name: sum(row[name] for row in own) for name in ("prompt_tokens", "completion_tokens")}

@@ -10,20 +10,20 @@ from conftest import Settle
 from raft_spark import config
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
 from raft_spark.stages import articles, base, gates
-from raft_spark.stages.gates import Changes, Gate
+from raft_spark.stages.gates import Changes, GateResult
 
 
-def named(found: list[Gate], part: str) -> Gate:
+def named(found: list[GateResult], part: str) -> GateResult:
     (gate,) = (gate for gate in found if part in gate.name)
     return gate
 
 
 @pytest.mark.row
 def test_a_gate_lets_its_ends_pass_and_no_nan():
-    assert Gate("x", 0.2, 0, 0.2).is_open
-    assert not Gate("x", 0.21, 0, 0.2).is_open
-    assert not Gate("x", float("nan"), 0, 1).is_open
-    assert str(Gate("share of x", 0.25, 0, 0.2)) == "share of x is 0.25, it must be in 0..0.2"
+    assert GateResult("x", 0.2, 0, 0.2).is_open
+    assert not GateResult("x", 0.21, 0, 0.2).is_open
+    assert not GateResult("x", float("nan"), 0, 1).is_open
+    assert str(GateResult("share of x", 0.25, 0, 0.2)) == "share of x is 0.25, it must be in 0..0.2"
 
 
 @pytest.mark.row
@@ -89,7 +89,7 @@ def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
 @pytest.mark.row
 def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
     conf = config.load(assignments=[f"lake.root={tmp_path}"])
-    new = tables.draft(conf.lake, schemas.BASE, "0" * 16)
+    new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
     columns = list(schemas.SCHEMAS[schemas.BASE])
     written = {
         "right": pa.schema(columns),

@@ -44,7 +44,7 @@ def write(source: Path, pubids: range, more: dict[int, str] | None = None) -> No
 
 
 def stored_keys(conf: config.Config) -> int:
-    return dataframes.stored(session.start(conf), conf.lake).count()
+    return dataframes.stored_answers(session.start(conf), conf.lake).count()
 
 
 def records(conf: config.Config) -> list[dict[str, Any]]:
@@ -71,14 +71,14 @@ def test_a_source_that_grows_changes_and_shrinks_is_followed_and_only_new_reques
     now = numbered(conf)
     assert {pubid: now[pubid] for pubid in range(3, ROWS)} == {pubid: numbers[pubid] for pubid in range(3, ROWS)}
     assert all(gate.is_open for gate in second.gates)
-    assert second.after[schemas.DATASET] == tables.needed(conf.lake, schemas.DATASET).id
+    assert second.after[schemas.DATASET] == tables.require(conf.lake, schemas.DATASET).id
     assert [told["outcome"] for told in records(conf)] == ["published", "published"]
     assert records(conf)[1]["before"] == {**first.after}
     assert refs.branches(conf.lake) == {}
 
 
 def numbered(conf: config.Config) -> dict[int, tuple[str, int]]:
-    rows = dataframes.read(session.start(conf), conf.lake, tables.needed(conf.lake, schemas.ARTICLES))
+    rows = dataframes.read(session.start(conf), conf.lake, tables.require(conf.lake, schemas.ARTICLES))
     return {row.pubid: (row.split, row.number) for row in rows.select("pubid", "split", "number").collect()}
 
 
@@ -104,7 +104,7 @@ def test_a_rolled_back_version_is_not_published_again_until_something_is_new(con
     first = refresh.run(conf).after
     write(source, range(ROWS + 2))
     second = refresh.run(conf).after
-    retention.rolled_back(conf.lake, first[schemas.DATASET])
+    retention.roll_back(conf.lake, first[schemas.DATASET])
     again = refresh.run(conf)
     assert again.outcome == "nothing new"
     assert second[schemas.DATASET] in again.reason
@@ -119,7 +119,7 @@ def test_of_two_refreshes_at_once_one_is_published_and_the_other_says_so(
     write(source, range(ROWS))
     refresh.run(conf)
     write(source, range(ROWS + 2))
-    done: list[refresh.Refresh] = []
+    done: list[refresh.RefreshRecord] = []
 
     def other_first(*arguments: Any) -> Iterator[Any]:
         monkeypatch.undo()

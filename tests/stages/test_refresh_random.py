@@ -21,7 +21,7 @@ import pytest
 from raft_spark import config
 from raft_spark.errors import GateError, InputError
 from raft_spark.lake import parquet, refs, schemas, tables
-from raft_spark.lake.filesystem import Place, sha256
+from raft_spark.lake.filesystem import Storage, sha256
 from raft_spark.stages import gates, refresh, registry, retention
 
 ARTICLES, BASE, COMPLETIONS, DATASET = schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET
@@ -49,7 +49,7 @@ class World:
     def noted(self, swap: Callable[..., bool]) -> Callable[..., bool]:
         """Keep where the lake stood after each move of its pointers."""
 
-        def noting(place: Place, path: str, data: bytes, expected: bytes | None) -> bool:
+        def noting(place: Storage, path: str, data: bytes, expected: bytes | None) -> bool:
             moved = swap(place, path, data, expected)
             if moved and path == "current.json":
                 self.states.append(json.loads(data)["tables"])
@@ -74,15 +74,15 @@ class World:
         return made(conf, ARTICLES, [sorted(self.source.items())], {}, dict(self.source))
 
     def base(self, conf: config.Config) -> tables.Version:
-        articles = tables.needed(conf.lake, ARTICLES)
+        articles = tables.require(conf.lake, ARTICLES)
         rows = content(conf.lake, articles)
         return made(
             conf, BASE, [articles.id], {ARTICLES: articles}, {pubid: f"{text}?" for pubid, text in rows.items()}
         )
 
     def completions(self, conf: config.Config) -> tables.Version:
-        base = tables.needed(conf.lake, BASE)
-        store = tables.place(conf.lake, COMPLETIONS)
+        base = tables.require(conf.lake, BASE)
+        store = tables.storage(conf.lake, COMPLETIONS)
         for text in sorted(set(content(conf.lake, base).values()) - set(self.answers())):
             self.paid[text] += 1
             self.lost[text] += 1
@@ -91,20 +91,20 @@ class World:
         return made(conf, COMPLETIONS, [base.id], {BASE: base}, {})
 
     def dataset(self, conf: config.Config) -> tables.Version:
-        inputs = {name: tables.needed(conf.lake, name) for name in (BASE, COMPLETIONS)}
+        inputs = {name: tables.require(conf.lake, name) for name in (BASE, COMPLETIONS)}
         answered = self.answers()
         rows = {pubid: f"{text} {answered[text]}" for pubid, text in content(conf.lake, inputs[BASE]).items()}
         return made(conf, DATASET, [version.id for version in inputs.values()], inputs, rows)
 
     def answers(self) -> dict[str, str]:
-        store = tables.place(self.conf.lake, COMPLETIONS).at("data")
+        store = tables.storage(self.conf.lake, COMPLETIONS).at("data")
         there = [file.path for file in store.list()]
         self.read |= {path: (store.read(path) or b"").decode() for path in there if path not in self.read}
         return {text: f"answer to {text}" for text in map(self.read.__getitem__, there)}
 
     def looked_at(
-        self, conf: config.Config, told: refresh.Refresh, new: Mapping[str, tables.Version]
-    ) -> refresh.Refresh:
+        self, conf: config.Config, told: refresh.RefreshRecord, new: Mapping[str, tables.Version]
+    ) -> refresh.RefreshRecord:
         old = {
             name: content(conf.lake, tables.load(conf.lake, name, told.before[name]))
             for name in new
@@ -130,7 +130,7 @@ class World:
     def rolled_back(self) -> None:
         versions = tables.history(self.conf.lake, DATASET)
         if versions:
-            retention.rolled_back(self.conf.lake, self.chance.choice(versions).id)
+            retention.roll_back(self.conf.lake, self.chance.choice(versions).id)
             self.outcomes["rolled back"] += 1
 
     def pinned(self) -> None:
@@ -149,10 +149,10 @@ def made(
     conf: config.Config, table: str, identity: list[object], inputs: Mapping[str, tables.Version], rows: Rows
 ) -> tables.Version:
     name = tables.identity(table, identity)
-    found = tables.made(conf.lake, table, name)
+    found = tables.find_existing(conf.lake, table, name)
     if found:
         return found
-    new = tables.draft(conf.lake, table, name)
+    new = tables.open_draft(conf.lake, table, name)
     half = len(rows) // 2
     ordered = sorted(rows.items())
     files = [
@@ -172,7 +172,7 @@ def content(lake: config.Lake, version: tables.Version) -> dict[int, str]:
     """Read a version, each file as its manifest says."""
     rows: dict[int, str] = {}
     for file in version.data():
-        path = Path(tables.place(lake, version.table).at("versions", version.id).path(file.path))
+        path = Path(tables.storage(lake, version.table).at("versions", version.id).path(file.path))
         assert sha256(path) == file.sha256
         rows |= {row["pubid"]: row["text"] for row in pq.read_table(path, partitioning=None).to_pylist()}
     return rows
@@ -232,7 +232,7 @@ def disturbed(at: int, what: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         for name in WRITES:
-            patch.setattr(Place, name, counted(getattr(Place, name)))
+            patch.setattr(Storage, name, counted(getattr(Storage, name)))
         yield
 
 
@@ -254,7 +254,7 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.WALK)
     monkeypatch.setattr(registry, "WALK", walk)
     monkeypatch.setattr(refresh, "_looked_at", world.looked_at)
-    monkeypatch.setattr(Place, "swap", world.noted(Place.swap))
+    monkeypatch.setattr(Storage, "swap", world.noted(Storage.swap))
     for _ in range(steps):
         stored = set(world.answers())
         world.changes()

@@ -20,7 +20,7 @@ def conf(tmp_path: Path) -> config.Config:
 
 
 def published(conf: config.Config, table: str, *inputs: tables.Version) -> tables.Version:
-    new = tables.draft(conf.lake, table, "0" * 16)
+    new = tables.open_draft(conf.lake, table, "0" * 16)
     return tables.publish(new, conf, [], {version.table: version for version in inputs}, {})
 
 
@@ -88,12 +88,12 @@ def test_what_a_branch_points_to_stays(conf: config.Config):
 
 def test_rolling_back_a_dataset_brings_back_what_it_was_made_from_but_no_answers(conf: config.Config):
     old, new = walked(conf), walked(conf)
-    told = retention.rolled_back(conf.lake, old[DATASET].id)
+    told = retention.roll_back(conf.lake, old[DATASET].id)
     assert told == {table: old[table].id for table in (ARTICLES, BASE, DATASET)}
     now = refs.read(conf.lake)
     assert now.tables == {**told, COMPLETIONS: new[COMPLETIONS].id}
     assert now.left == (new[DATASET].id,)
-    retention.rolled_back(conf.lake, new[DATASET].id)
+    retention.roll_back(conf.lake, new[DATASET].id)
     assert refs.read(conf.lake).tables == {table: version.id for table, version in new.items()}
     assert refs.read(conf.lake).left == (old[DATASET].id,)
 
@@ -101,11 +101,11 @@ def test_rolling_back_a_dataset_brings_back_what_it_was_made_from_but_no_answers
 def test_rolling_back_to_the_current_version_changes_nothing(conf: config.Config):
     new = walked(conf)
     before = refs.read(conf.lake)
-    retention.rolled_back(conf.lake, new[DATASET].id)
+    retention.roll_back(conf.lake, new[DATASET].id)
     assert refs.read(conf.lake) == before
 
 
-@pytest.mark.parametrize("change", [retention.rolled_back, retention.pin])
+@pytest.mark.parametrize("change", [retention.roll_back, retention.pin])
 def test_an_unknown_version_is_an_error_that_says_where_to_look(conf: config.Config, change: object):
     walked(conf)
     with pytest.raises(InputError, match=r"has no version 'nothing'; `raft-spark history TABLE` lists them"):

@@ -15,12 +15,12 @@ from conftest import ROOT
 from raft_spark import config
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.errors import ConfigError, InputError
-from raft_spark.inference.admission import Asked
-from raft_spark.inference.executor import Limits, _next_attempt
+from raft_spark.inference.admission import InFlightRequest
+from raft_spark.inference.executor import RetryLimits, _next_attempt
 from raft_spark.lake.parquet import DataFile
 from raft_spark.lake.tables import Version
 from raft_spark.students import artifact_checks, aws_requests, bedrock_import, hosting, inventory, sagemaker_training
-from raft_spark.students.artifact_checks import Student
+from raft_spark.students.artifact_checks import ModelFolder
 from support import aws_model
 
 pytestmark = pytest.mark.row
@@ -135,7 +135,7 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192}
 
 
 def wrong(files: Mapping[str, int], conf: Mapping[str, Any] = LLAMA, kind: str = "bedrock", region: str = "us-east-1"):
-    found = artifact_checks.wrong(Student(FOLDER, files, conf), settled(f"hosting.kind={kind}").hosting, region)
+    found = artifact_checks.problems(ModelFolder(FOLDER, files, conf), settled(f"hosting.kind={kind}").hosting, region)
     assert all(sentence.startswith(FOLDER) for sentence in found)
     return [sentence.removeprefix(f"{FOLDER} ") for sentence in found]
 
@@ -225,14 +225,14 @@ def test_a_region_whose_container_is_not_known_wants_its_address():
 def test_what_is_left_is_told_with_its_age_its_cost_and_how_it_goes():
     since = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
     now = since + dt.timedelta(hours=30)
-    left = inventory.Left(
+    left = inventory.Leftover(
         "endpoint", "raft-spark-mine", "InService", since, 1.515, 45.45, "raft-spark model unhost mine"
     )
     assert (
         inventory.line(left, now)
         == "endpoint raft-spark-mine: InService, 1.2 days, $1.51 an hour, $45.45 so far at most; remove it: raft-spark model unhost mine"
     )
-    unknown = inventory.Left("endpoint", "raft-spark-x", "InService", since, None, None)
+    unknown = inventory.Leftover("endpoint", "raft-spark-x", "InService", since, None, None)
     assert inventory.line(unknown, since + dt.timedelta(hours=2)).endswith("2.0 hours, price unknown")
 
 
@@ -269,9 +269,11 @@ def test_a_printed_section_settles_as_settings(tmp_path: Path):
 
 def test_a_student_that_wakes_is_waited_for_ten_minutes_and_more():
     reply = Reply(error_class="throttled", error="ModelNotReadyException: waking")
-    waking = Asked(1, Request("k", "m", {}), attempts=40, throttles=40, reply=reply, first_sent=time.monotonic() - 590)
-    assert _next_attempt(waking, Limits(5, 1800.0)) is not None
-    assert _next_attempt(waking, Limits(5, 590.0)) is None
+    waking = InFlightRequest(
+        1, Request("k", "m", {}), attempts=40, throttles=40, reply=reply, first_sent=time.monotonic() - 590
+    )
+    assert _next_attempt(waking, RetryLimits(5, 1800.0)) is not None
+    assert _next_attempt(waking, RetryLimits(5, 590.0)) is None
 
 
 # Training

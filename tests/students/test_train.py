@@ -24,7 +24,7 @@ row = pytest.mark.row
 
 
 def published(conf: config.Config, *formats: str) -> tables.Version:
-    new = tables.draft(conf.lake, schemas.DATASET, "0123456789abcdef")
+    new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
     return tables.publish(
         new, conf, [parquet.write_text(new.place, f"{name}/README.md", name) for name in formats], {}, {}
     )

@@ -22,7 +22,7 @@ from raft_spark import config
 from raft_spark.endpoints import connect, serving
 from raft_spark.endpoints.base import Request
 from raft_spark.endpoints.local import weights
-from raft_spark.formats.formats import FORMATS, Row
+from raft_spark.formats.formats import FORMATS, TrainingRow
 from raft_spark.students import sft_script
 
 pytestmark = pytest.mark.filterwarnings("default")  # those packages warn of their own next versions
@@ -31,10 +31,10 @@ ENDS = [2, 198]  # <|im_end|> and the line's end after it
 FACTS = ("helped 4 of 9 nurses", "did nothing for sleep", "was worse than tea", "raised the pulse by 3")
 
 
-def rows(count: int) -> list[Row]:
+def rows(count: int) -> list[TrainingRow]:
     asked = config.load().completions
     return [
-        Row(
+        TrainingRow(
             pubid=number,
             question=f"Does compound {number} work?",
             passages=[f"Compound {number} {FACTS[number % 4]}.", f"Compound {number + 7} {FACTS[(number + 1) % 4]}."],

@@ -30,11 +30,11 @@ from starlette.types import Receive, Scope, Send
 
 from raft_spark.config import Endpoint
 from raft_spark.endpoints.fake import batch_jobs, protocols
-from raft_spark.endpoints.fake.errors import BUSY, Laid, Trouble, as_json, service, troubled
-from raft_spark.endpoints.fake.faults import Behaviour, Bucket, Luck, Manner, Temper, luck
-from raft_spark.endpoints.fake.protocols import Asked
-from raft_spark.endpoints.fake.stats import Counts, Name
-from raft_spark.endpoints.local.process import Answer, error_body, serve
+from raft_spark.endpoints.fake.errors import BUSY, RawResponse, ServiceError, as_json, error_response, service_of
+from raft_spark.endpoints.fake.faults import Draw, FaultRule, FaultSchedule, ServerOptions, TokenBucket, draw
+from raft_spark.endpoints.fake.protocols import ParsedRequest
+from raft_spark.endpoints.fake.stats import RequestName, ServerStats
+from raft_spark.endpoints.local.process import ModelAnswer, error_body, serve
 
 CALLS = (
     "/v1/chat/completions",
@@ -50,13 +50,13 @@ PIECES = 20  # of a body that drips
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class IncomingCall:
     """A call and the way back to its caller."""
 
     path: str
     headers: dict[bytes, bytes]
     sent: bytes
-    name: Name
+    name: RequestName
     receive: Receive
     send: Send
 
@@ -71,28 +71,32 @@ class Call:
         return True
 
 
-class Fake:
+class FakeServer:
     """What was asked so far, and how to behave next. Called with an ASGI scope, it answers a call of any service."""
 
-    def __init__(self, manner: Manner) -> None:
+    def __init__(self, manner: ServerOptions) -> None:
         self._manner = manner
-        self._temper = Temper()
-        self._counts = Counts()
-        self._bucket = Bucket()
+        self._temper = FaultSchedule()
+        self._counts = ServerStats()
+        self._bucket = TokenBucket()
         self._busy = 0  # calls open, without those turned away
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call, or fail as told."""
         path, headers, sent = scope["path"], dict(scope["headers"]), await _body(receive)
         digest = sha256(path.encode() + sent).hexdigest()[:16]
-        call = Call(path, headers, sent, Name(digest, protocols.key(path, headers, sent) or digest), receive, send)
+        call = IncomingCall(
+            path, headers, sent, RequestName(digest, protocols.key(path, headers, sent) or digest), receive, send
+        )
         attempt = self._counts.came(call.name, scope["client"])
         try:
             if self._is_full():
-                busy = Trouble(BUSY, "Too many requests, please wait.", retry_after=self._manner.retry_after or None)
-                await self._sent(call, troubled(path, busy), Behaviour())
+                busy = ServiceError(
+                    BUSY, "Too many requests, please wait.", retry_after=self._manner.retry_after or None
+                )
+                await self._sent(call, error_response(path, busy), FaultRule())
             else:
-                await self._admitted(call, luck(digest, attempt))
+                await self._admitted(call, draw(digest, attempt))
         finally:
             self._counts.went()
 
@@ -102,14 +106,14 @@ class Fake:
             return True
         return bool(rate) and not self._bucket.take(rate, time.monotonic())
 
-    async def _admitted(self, call: Call, drawn: Luck) -> None:
+    async def _admitted(self, call: IncomingCall, drawn: Draw) -> None:
         self._busy += 1
         try:
             await self._answered(call, self._temper.next(drawn), self._manner.seconds(drawn))
         finally:
             self._busy -= 1
 
-    async def _answered(self, call: Call, behaviour: Behaviour, seconds: float) -> None:
+    async def _answered(self, call: IncomingCall, behaviour: FaultRule, seconds: float) -> None:
         if behaviour.fault == "hang":
             self._counts.hung()
             await call.is_left(None)
@@ -119,20 +123,20 @@ class Fake:
             if await self._sent(call, laid, behaviour) and not bad and laid.status == 200:  # noqa: PLR2004 - OK
                 self._counts.answered(call.name)
 
-    def _laid(self, call: Call, behaviour: Behaviour) -> Laid:
+    def _laid(self, call: IncomingCall, behaviour: FaultRule) -> RawResponse:
         try:
             asked = protocols.asked(call.path, call.sent, self._manner.container)
-        except Trouble as trouble:
-            return troubled(call.path, trouble, self._manner.container)
+        except ServiceError as trouble:
+            return error_response(call.path, trouble, self._manner.container)
         echo = self._manner.echo or behaviour.fault == "echo"
         return protocols.answered(call.path, _answer(asked, call.name.digest, behaviour, echo=echo), asked.lay_out)
 
-    async def _sent(self, call: Call, laid: Laid, behaviour: Behaviour) -> bool:
+    async def _sent(self, call: IncomingCall, laid: RawResponse, behaviour: FaultRule) -> bool:
         """Send a response as far as the behaviour goes; say whether it went out whole, to a caller still there."""
         self._counts.began(laid.status, throttled=laid.throttled)
         body, drops = laid.body, behaviour.fault == "drop"
         length = DROPPED if drops else (b"content-length", b"%d" % len(body))
-        trace = [] if service(call.path) == "openai" else [(b"x-amzn-requestid", call.name.digest.encode())]
+        trace = [] if service_of(call.path) == "openai" else [(b"x-amzn-requestid", call.name.digest.encode())]
         headers = [*laid.headers, length, *trace]
         await call.send({"type": "http.response.start", "status": laid.status, "headers": headers})
         if drops:
@@ -163,8 +167,8 @@ class Fake:
         """Take a Behaviour, or a list of them."""
         try:
             told = await request.json()
-            behaviours = [Behaviour.model_validate(one) for one in (told if isinstance(told, list) else [told])]
-            self._temper = Temper(behaviours)
+            behaviours = [FaultRule.model_validate(one) for one in (told if isinstance(told, list) else [told])]
+            self._temper = FaultSchedule(behaviours)
         except ValueError as error:  # a ValidationError is one, too
             return JSONResponse(error_body(str(error)), 400)
         return JSONResponse({})
@@ -173,7 +177,7 @@ class Fake:
         """Tell the Manner, after changing what is sent of it."""
         try:
             changed = await request.json() if request.method == "POST" else {}
-            self._manner = Manner.model_validate({**self._manner.model_dump(), **changed})
+            self._manner = ServerOptions.model_validate({**self._manner.model_dump(), **changed})
         except (TypeError, ValueError) as error:
             return JSONResponse(error_body(str(error)), 400)
         return JSONResponse(self._manner.model_dump())
@@ -189,23 +193,23 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
-def _trouble(behaviour: Behaviour, call: Call, container: str) -> Laid | None:
+def _trouble(behaviour: FaultRule, call: IncomingCall, container: str) -> RawResponse | None:
     """Return what goes wrong with this call before it is even read, None when nothing does."""
     key = call.headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
     wait, status, original = behaviour.retry_after, behaviour.status, behaviour.original_status
     if behaviour.key and key != behaviour.key:
-        return troubled(call.path, Trouble(401, f"Incorrect API key provided: {key}"))
+        return error_response(call.path, ServiceError(401, f"Incorrect API key provided: {key}"))
     if behaviour.body is not None:
-        return Laid(status, as_json([], wait), behaviour.body.encode(), throttled=status == BUSY)
+        return RawResponse(status, as_json([], wait), behaviour.body.encode(), throttled=status == BUSY)
     if status != 200 or original:  # noqa: PLR2004 - OK
         message = f"told to fail with {original or status}"
-        return troubled(call.path, Trouble(status, message, behaviour.error, original, wait), container)
+        return error_response(call.path, ServiceError(status, message, behaviour.error, original, wait), container)
     if behaviour.fault == "garbage":
-        return Laid(200, as_json([]), b'{"choices": [{"message": {"content": "As far')
+        return RawResponse(200, as_json([]), b'{"choices": [{"message": {"content": "As far')
     return None
 
 
-def _answer(asked: Asked, digest: str, behaviour: Behaviour, *, echo: bool) -> Answer:
+def _answer(asked: ParsedRequest, digest: str, behaviour: FaultRule, *, echo: bool) -> ModelAnswer:
     """Make up the answer to the last thing said; a token is a word."""
     said = asked.question if echo else " ".join(SENTENCE.split(asked.question.strip(), 2)[:2])
     words = f"{said} [{digest[:8]}]".split()
@@ -215,7 +219,7 @@ def _answer(asked: Asked, digest: str, behaviour: Behaviour, *, echo: bool) -> A
     finish = {"filtered": "content_filter", "error": "error"}.get(behaviour.fault)
     made_up = f"{said} [{digest[:8]}]" if echo and limit >= len(words) else " ".join(words[:limit])
     text = {"filtered": FILTERED, "error": "", "empty": ""}.get(behaviour.fault, made_up)
-    return Answer(
+    return ModelAnswer(
         text=text if behaviour.text is None else behaviour.text,
         finish_reason=behaviour.finish_reason or finish or ("length" if len(words) > limit else "stop"),
         prompt_tokens=asked.prompt_tokens,
@@ -223,7 +227,7 @@ def _answer(asked: Asked, digest: str, behaviour: Behaviour, *, echo: bool) -> A
     )
 
 
-async def _dripped(call: Call, body: bytes, seconds: float) -> bool:
+async def _dripped(call: IncomingCall, body: bytes, seconds: float) -> bool:
     """Send a body piece by piece; say whether the caller stayed for all of it."""
     size = max(1, -(-len(body) // PIECES))
     for start in range(0, len(body), size):
@@ -233,13 +237,13 @@ async def _dripped(call: Call, body: bytes, seconds: float) -> bool:
     return True
 
 
-def application(manner: Manner) -> Starlette:
+def application(manner: ServerOptions) -> Starlette:
     """Return the fake server."""
     quiet = logging.getLogger(
         "uvicorn.error"
     )  # which complains of each answer that is broken off, as it was told to be
     quiet.addFilter(lambda record: "without completing response" not in record.getMessage())
-    fake = Fake(manner)
+    fake = FakeServer(manner)
     return Starlette(
         routes=[
             *(Route(path, fake, methods=["POST"]) for path in CALLS),
@@ -255,5 +259,5 @@ def application(manner: Manner) -> Starlette:
 
 if __name__ == "__main__":
     conf = Endpoint.model_validate_json(sys.argv[1])
-    chosen = Manner.model_validate_json(sys.argv[2] if sys.argv[2:] else "{}")
+    chosen = ServerOptions.model_validate_json(sys.argv[2] if sys.argv[2:] else "{}")
     serve(application(chosen.model_copy(update={"latency_ms": conf.latency_ms})))

@@ -23,15 +23,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from raft_spark.endpoints.fake import protocols
-from raft_spark.endpoints.fake.errors import Trouble
-from raft_spark.endpoints.local.process import Answer
+from raft_spark.endpoints.fake.errors import ServiceError
+from raft_spark.endpoints.local.process import ModelAnswer
 
 CONVERSE = "/model/any/converse"
 PREFIX = "arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/"
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class BatchFault:
     """How jobs go. `failed` and `left_out` are shares of the records (chosen by hash, anew each time a record is sent)
     that come back with `error_code`, or not at all; status: what jobs end with, "" = as their records are: Failed jobs
     do nothing, Expired and Stopped ones half of their records. throttled: so many of the next calls are declined;
@@ -56,7 +56,7 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FakeBatchJob:
     """A job that was taken: the call, its ARN, when it came (time.monotonic and ISO 8601), the lines it will write."""
 
     call: dict[str, Any]
@@ -65,7 +65,7 @@ class Job:
     came_at: str
     records: int
     lines: tuple[dict[str, Any], ...]
-    behaviour: Behaviour
+    behaviour: BatchFault
     stopped: bool = False
 
     @property
@@ -83,12 +83,12 @@ class Job:
         return self.status not in {"Submitted", "InProgress"}
 
 
-class Jobs:
+class FakeBatchService:
     """The jobs that were taken, by ARN, and what was sent and answered."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: BatchFault) -> None:
         self._behaviour = behaviour
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, FakeBatchJob] = {}
         self._written: set[str] = set()
         self._sent: Counter[str] = Counter()
         self._answered: Counter[str] = Counter()
@@ -161,7 +161,7 @@ class Jobs:
         self._answered.update(line["recordId"] for line in lines if "modelOutput" in line)
         arn = PREFIX + sha256(f"{call['clientRequestToken']} {len(self._jobs)}".encode()).hexdigest()[:12]
         came_at = datetime.now(UTC).isoformat()
-        self._jobs[arn] = Job(call, arn, time.monotonic(), came_at, len(records), tuple(lines), now)
+        self._jobs[arn] = FakeBatchJob(call, arn, time.monotonic(), came_at, len(records), tuple(lines), now)
         if now.lost:
             self._behaviour = replace(now, lost=now.lost - 1)
             return _error("InternalServerException", "told to lose the answer", 500)
@@ -197,7 +197,7 @@ def _records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
     return records
 
 
-def _line(record: dict[str, Any], behaviour: Behaviour, sent: Counter[str]) -> dict[str, Any] | None:
+def _line(record: dict[str, Any], behaviour: BatchFault, sent: Counter[str]) -> dict[str, Any] | None:
     """Make up what becomes of one record."""
     key = str(record["recordId"])
     chance = _chance(key, sent[key])
@@ -207,7 +207,7 @@ def _line(record: dict[str, Any], behaviour: Behaviour, sent: Counter[str]) -> d
         return {**record, "error": {"errorCode": behaviour.error_code, "errorMessage": "told to fail"}}
     try:
         return {**record, "modelOutput": _answer(record["modelInput"])}
-    except Trouble as trouble:
+    except ServiceError as trouble:
         return {**record, "error": {"errorCode": trouble.status, "errorMessage": trouble.message}}
 
 
@@ -219,14 +219,14 @@ def _answer(body: dict[str, Any]) -> object:
     words = f"{' '.join(sentences[:2])} [{sha256(sent).hexdigest()[:8]}]".split()
     limit = asked.limit or len(words)
     finish = "length" if len(words) > limit else "stop"
-    return asked.lay_out(Answer(" ".join(words[:limit]), finish, asked.prompt_tokens, min(limit, len(words))))
+    return asked.lay_out(ModelAnswer(" ".join(words[:limit]), finish, asked.prompt_tokens, min(limit, len(words))))
 
 
-def _summary(job: Job) -> dict[str, Any]:
+def _summary(job: FakeBatchJob) -> dict[str, Any]:
     return {"jobArn": job.arn, "status": job.status, "message": job.behaviour.message, "submitTime": job.came_at}
 
 
-def _counts(job: Job) -> dict[str, int]:
+def _counts(job: FakeBatchJob) -> dict[str, int]:
     lines = job.lines if job.ended else ()
     failed = sum("error" in line for line in lines)
     return {
@@ -237,7 +237,7 @@ def _counts(job: Job) -> dict[str, int]:
     }
 
 
-def _write_output(job: Job) -> None:
+def _write_output(job: FakeBatchJob) -> None:
     """Write output and manifest below the output folder, in a folder named by the job's id."""
     folder = job.call["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].rstrip("/") + "/" + job.arn.rpartition("/")[2]
     name = job.call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"].rpartition("/")[2]
@@ -268,9 +268,9 @@ def _client(s3: str) -> Any:  # noqa: ANN401 - boto3 makes its classes at run ti
     return boto3.client("s3", endpoint_url=s3 or None)
 
 
-def routes(behaviour: Behaviour | None = None, prefix: str = "") -> list[Route]:
+def routes(behaviour: BatchFault | None = None, prefix: str = "") -> list[Route]:
     """Return the routes of a control plane without jobs; `prefix` is the path of the server's base URL, such as /v1."""
-    jobs = Jobs(behaviour or Behaviour())
+    jobs = FakeBatchService(behaviour or BatchFault())
     told: list[tuple[str, Callable[..., Any], str]] = [
         ("/model-invocation-job", jobs.create, "POST"),
         ("/model-invocation-job/{job:path}/stop", jobs.stop, "POST"),

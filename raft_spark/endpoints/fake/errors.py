@@ -37,7 +37,7 @@ ERRORS: Mapping[str, Mapping[int, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
+class RawResponse:
     """A response, ready to be sent."""
 
     status: int
@@ -47,7 +47,7 @@ class Laid:
 
 
 @dataclass(eq=False)
-class Trouble(Exception):  # noqa: N818 - raised where a call is read, a value elsewhere
+class ServiceError(Exception):
     """An error to be laid out: `name` is AWS's name for it, "" the usual one of its status; `original_status` is the
     container's own, 0 for an error that is the service's.
     """
@@ -59,16 +59,16 @@ class Trouble(Exception):  # noqa: N818 - raised where a call is read, a value e
     retry_after: str | float | None = None
 
 
-def service(path: str) -> Literal["openai", "sagemaker", "bedrock"]:
+def service_of(path: str) -> Literal["openai", "sagemaker", "bedrock"]:
     """Tell whose call this is."""
     if path.startswith("/endpoints/"):
         return "sagemaker"
     return "bedrock" if path.startswith("/model/") else "openai"
 
 
-def troubled(path: str, trouble: Trouble, container: str = "tgi") -> Laid:
+def error_response(path: str, trouble: ServiceError, container: str = "tgi") -> RawResponse:
     """Lay an error out as its service does; a container's own error reaches the caller as a ModelError."""
-    owner = service(path)
+    owner = service_of(path)
     if owner == "openai":
         status = trouble.status if trouble.status != 200 else trouble.original_status  # noqa: PLR2004 - OK
         return _laid(trouble, status, error_body(trouble.message), [])
@@ -83,7 +83,7 @@ def troubled(path: str, trouble: Trouble, container: str = "tgi") -> Laid:
     return _laid(trouble, status, body, [(b"x-amzn-errortype", kind.encode())])
 
 
-def _model_error(trouble: Trouble, container: str) -> dict[str, object]:
+def _model_error(trouble: ServiceError, container: str) -> dict[str, object]:
     """Lay out what SageMaker says when the container fails; the container's words are in its own layout."""
     status = trouble.original_status or 500
     kind = {422: "validation", 424: "generation", 429: "overloaded"}.get(status, "incomplete_generation")
@@ -98,9 +98,9 @@ def _model_error(trouble: Trouble, container: str) -> dict[str, object]:
     }
 
 
-def _laid(trouble: Trouble, status: int, body: Mapping[str, object], extra: Headers) -> Laid:
+def _laid(trouble: ServiceError, status: int, body: Mapping[str, object], extra: Headers) -> RawResponse:
     throttled = BUSY in {status, trouble.original_status} or trouble.name == "ThrottlingException"
-    return Laid(status, as_json(extra, trouble.retry_after), json.dumps(body).encode(), throttled)
+    return RawResponse(status, as_json(extra, trouble.retry_after), json.dumps(body).encode(), throttled)
 
 
 def as_json(extra: Headers, retry_after: str | float | None = None) -> Headers:

@@ -18,7 +18,7 @@ Milliseconds = Annotated[float, Field(ge=0, le=600_000, allow_inf_nan=False)]
 Fault = Literal["", "hang", "drop", "half", "slow", "garbage", "empty", "truncated", "filtered", "error", "echo"]
 
 
-class Manner(Section):
+class ServerOptions(Section):
     """How the fake endpoint answers while nothing goes wrong."""
 
     latency_ms: Milliseconds = Field(5, description="The time an answer takes, ms: the median.")
@@ -35,14 +35,14 @@ class Manner(Section):
     container: Literal["tgi", "lmi"] = Field("tgi", description="What the SageMaker endpoint runs.")
     echo: bool = Field(default=False, description="Answer with all that the user said last, and a hash of the request.")
 
-    def seconds(self, luck: "Luck") -> float:
+    def seconds(self, luck: "Draw") -> float:
         """Return how long an answer takes."""
         if luck.tail < self.tail_share:
             return self.tail_ms / 1000
         return self.latency_ms / 1000 * (1 + self.jitter * (2 * luck.jitter - 1))
 
 
-class Behaviour(Section):
+class FaultRule(Section):
     """How calls go wrong: `share` of them (chosen by hash, anew at each attempt), the next `for_calls` (0 = all).
 
     status: anything but 200 is an error, laid out as the service does, with `retry_after` as its header; error: its name at
@@ -71,20 +71,20 @@ class Behaviour(Section):
     for_calls: Annotated[int, Field(ge=0)] = 0
 
 
-GOOD = Behaviour()
+GOOD = FaultRule()
 
 
-class Temper:
+class FaultSchedule:
     """The behaviours in force, each for as many calls as it was told for; their shares add up to 1 at most."""
 
-    def __init__(self, behaviours: Sequence[Behaviour] = ()) -> None:
+    def __init__(self, behaviours: Sequence[FaultRule] = ()) -> None:
         if sum(behaviour.share for behaviour in behaviours) > 1 + 1e-9:
             raise ValueError("the shares of the behaviours add up to more than 1")
         self._behaviours = behaviours
         self._ends = list(accumulate(behaviour.share for behaviour in behaviours))
         self._left = [behaviour.for_calls or -1 for behaviour in behaviours]
 
-    def next(self, luck: "Luck") -> Behaviour:
+    def next(self, luck: "Draw") -> FaultRule:
         """Return how the call with this luck behaves, and count it."""
         for place, end in enumerate(self._ends):
             if luck.behaviour < end:
@@ -96,7 +96,7 @@ class Temper:
 
 
 @dataclass(frozen=True, slots=True)
-class Luck:
+class Draw:
     """Numbers in [0, 1), one for each thing that chance decides."""
 
     behaviour: float
@@ -104,13 +104,13 @@ class Luck:
     jitter: float
 
 
-def luck(digest: str, attempt: int) -> Luck:
+def draw(digest: str, attempt: int) -> Draw:
     """Draw the luck of a request's attempt, which counts from 1."""
     bits = sha256(f"{digest} {attempt}".encode()).digest()
-    return Luck(*(int.from_bytes(bits[start : start + 4]) / 2**32 for start in (0, 4, 8)))
+    return Draw(*(int.from_bytes(bits[start : start + 4]) / 2**32 for start in (0, 4, 8)))
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket that holds a second's worth, and one token at least."""
 
     def __init__(self) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raft_spark.endpoints.fake.errors import Headers, Laid, Trouble, as_json, service
-from raft_spark.endpoints.local.process import Answer, answer_body
+from raft_spark.endpoints.fake.errors import Headers, RawResponse, ServiceError, as_json, service_of
+from raft_spark.endpoints.local.process import ModelAnswer, answer_body
 
 LMI_TOKENS = 30  # what LMI generates when max_new_tokens is not said
 LLAMA_TOKENS = 512  # the same for max_gen_len
@@ -24,7 +24,7 @@ CONVERSE_WORDS = {"stop": "end_turn", "length": "max_tokens", "content_filter": 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A call, read: the last thing the user said, the words of all that was sent (a word is a token), how many tokens to
     answer at most, and how to lay the answer out.
     """
@@ -32,15 +32,15 @@ class Asked:
     question: str
     prompt_tokens: int
     limit: int | None
-    lay_out: Callable[[Answer], object]
+    lay_out: Callable[[ModelAnswer], object]
 
 
 def key(path: str, headers: Mapping[bytes, bytes], sent: bytes) -> str:
     """Return the name the caller gave the request, "" when it gave none."""
-    name = {"openai": b"idempotency-key", "sagemaker": b"x-amzn-sagemaker-inference-id"}.get(service(path), b"")
+    name = {"openai": b"idempotency-key", "sagemaker": b"x-amzn-sagemaker-inference-id"}.get(service_of(path), b"")
     if name in headers:
         return headers[name].decode("latin-1")
-    if service(path) == "bedrock":
+    if service_of(path) == "bedrock":
         metadata = headers.get(b"x-amzn-bedrock-request-metadata") or (sent if b'"requestMetadata"' in sent else b"")
         match _parsed(metadata):
             case {"requestMetadata": {"key": str(given)}} | {"key": str(given)}:
@@ -48,7 +48,7 @@ def key(path: str, headers: Mapping[bytes, bytes], sent: bytes) -> str:
     return ""
 
 
-def asked(path: str, sent: bytes, container: str) -> Asked:
+def asked(path: str, sent: bytes, container: str) -> ParsedRequest:
     """Read a call as its service does. Raises Trouble for a body that the real one would not take."""
     body = _parsed(sent)
     try:
@@ -67,12 +67,12 @@ def _parsed(sent: bytes) -> Any:  # noqa: ANN401 - what a stranger sends
         return None
 
 
-def _invalid(path: str, message: str) -> Trouble:
-    return Trouble(400, message, original_status=400 if service(path) == "sagemaker" else 0)
+def _invalid(path: str, message: str) -> ServiceError:
+    return ServiceError(400, message, original_status=400 if service_of(path) == "sagemaker" else 0)
 
 
-def _read(path: str, body: Mapping[str, Any], container: str) -> Asked | None:
-    owner = service(path)
+def _read(path: str, body: Mapping[str, Any], container: str) -> ParsedRequest | None:
+    owner = service_of(path)
     if owner == "openai":
         return _openai(body, body["model"], chat=path.endswith("/chat/completions"))
     if path.endswith("/converse"):
@@ -84,12 +84,12 @@ def _read(path: str, body: Mapping[str, Any], container: str) -> Asked | None:
     return _openai(body, body.get("model", ""), chat="messages" in body)
 
 
-def _openai(body: Mapping[str, Any], model: str, *, chat: bool) -> Asked | None:
+def _openai(body: Mapping[str, Any], model: str, *, chat: bool) -> ParsedRequest | None:
     contents = [turn["content"] for turn in body["messages"]] if chat else [body["prompt"]]
     if not contents:
         return None
     question = _question(contents[-1])
-    return Asked(
+    return ParsedRequest(
         question, _words(contents), body.get("max_tokens"), lambda answer: answer_body(answer, model, chat=chat)
     )
 
@@ -103,7 +103,7 @@ def _question(prompt: str) -> str:
     return prompt.rpartition(USER)[2].partition(END)[0].strip() if USER in prompt else prompt
 
 
-def _tgi(text: str, parameters: Mapping[str, Any]) -> Asked:
+def _tgi(text: str, parameters: Mapping[str, Any]) -> ParsedRequest:
     """Read TGI's own call, as strict as its router; that returns the prompt as well, unless told not to."""
     temperature, top_p = parameters.get("temperature"), parameters.get("top_p")
     if temperature is not None and temperature <= 0:
@@ -116,40 +116,42 @@ def _tgi(text: str, parameters: Mapping[str, Any]) -> Asked:
     if not text:
         raise _unfit("`inputs` cannot be empty")
     before = text if parameters.get("return_full_text", True) else ""
-    return Asked(_question(text), _words([text]), limit, lambda answer: [_generated(before, answer, parameters)])
+    return ParsedRequest(
+        _question(text), _words([text]), limit, lambda answer: [_generated(before, answer, parameters)]
+    )
 
 
-def _unfit(message: str) -> Trouble:
-    return Trouble(424, f"Input validation error: {message}", original_status=422)
+def _unfit(message: str) -> ServiceError:
+    return ServiceError(424, f"Input validation error: {message}", original_status=422)
 
 
-def _lmi(text: str, parameters: Mapping[str, Any]) -> Asked:
+def _lmi(text: str, parameters: Mapping[str, Any]) -> ParsedRequest:
     limit = parameters.get("max_new_tokens", LMI_TOKENS)
     before = text if parameters.get("return_full_text") else ""
-    return Asked(_question(text), _words([text]), limit, lambda answer: _generated(before, answer, parameters))
+    return ParsedRequest(_question(text), _words([text]), limit, lambda answer: _generated(before, answer, parameters))
 
 
-def _generated(before: str, answer: Answer, parameters: Mapping[str, Any]) -> dict[str, object]:
+def _generated(before: str, answer: ModelAnswer, parameters: Mapping[str, Any]) -> dict[str, object]:
     """Lay an answer out as TGI and LMI do; details come to those who asked for them."""
     finish = CONTAINER_WORDS.get(answer.finish_reason, answer.finish_reason)
     details = {"finish_reason": finish, "generated_tokens": answer.completion_tokens, "prefill": [], "tokens": []}
     return {"generated_text": before + answer.text, **({"details": details} if parameters.get("details") else {})}
 
 
-def _converse(turns: list[Any], body: Mapping[str, Any]) -> Asked:
+def _converse(turns: list[Any], body: Mapping[str, Any]) -> ParsedRequest:
     contents = []
     for turn in [{"role": "user", "content": body.get("system", [])}, *turns]:
         match turn:
             case {"role": "user" | "assistant", "content": [*blocks]} if all(_is_text(block) for block in blocks):
                 contents += ["".join(block["text"] for block in blocks)]
             case _:
-                raise Trouble(400, f"The value at messages is not a role with blocks of text: {turn}"[:300])
+                raise ServiceError(400, f"The value at messages is not a role with blocks of text: {turn}"[:300])
     if not turns or turns[0]["role"] != "user" or not all(content.strip() for content in contents[1:]):
-        raise Trouble(400, "A conversation must start with a user message, and no text may be blank.")
+        raise ServiceError(400, "A conversation must start with a user message, and no text may be blank.")
     settings = body.get("inferenceConfig", {})
     if not (0 <= settings.get("temperature", 0) <= 1 and 0 <= settings.get("topP", 1) <= 1):
-        raise Trouble(400, "inferenceConfig: temperature and topP must lie in 0..1")
-    return Asked(contents[-1], _words(contents), settings.get("maxTokens"), _conversed)
+        raise ServiceError(400, "inferenceConfig: temperature and topP must lie in 0..1")
+    return ParsedRequest(contents[-1], _words(contents), settings.get("maxTokens"), _conversed)
 
 
 def _is_text(block: object) -> bool:
@@ -159,7 +161,7 @@ def _is_text(block: object) -> bool:
     return False
 
 
-def _conversed(answer: Answer) -> dict[str, object]:
+def _conversed(answer: ModelAnswer) -> dict[str, object]:
     blocks = [{"text": answer.text}] if answer.text else []
     return {
         "output": {"message": {"role": "assistant", "content": blocks}},
@@ -173,11 +175,11 @@ def _conversed(answer: Answer) -> dict[str, object]:
     }
 
 
-def _llama(prompt: str, body: Mapping[str, Any]) -> Asked:
-    return Asked(_question(prompt), _words([prompt]), body.get("max_gen_len", LLAMA_TOKENS), _llama_said)
+def _llama(prompt: str, body: Mapping[str, Any]) -> ParsedRequest:
+    return ParsedRequest(_question(prompt), _words([prompt]), body.get("max_gen_len", LLAMA_TOKENS), _llama_said)
 
 
-def _llama_said(answer: Answer) -> dict[str, object]:
+def _llama_said(answer: ModelAnswer) -> dict[str, object]:
     is_filtered = answer.finish_reason == "content_filter"
     return {
         "generation": answer.text,
@@ -188,10 +190,10 @@ def _llama_said(answer: Answer) -> dict[str, object]:
     }
 
 
-def answered(path: str, answer: Answer, lay_out: Callable[[Answer], object]) -> Laid:
+def answered(path: str, answer: ModelAnswer, lay_out: Callable[[ModelAnswer], object]) -> RawResponse:
     """Lay an answer out; the services add what they know to the headers."""
     extra: Headers = []
-    match service(path):
+    match service_of(path):
         case "sagemaker":
             extra = [(b"x-amzn-invoked-production-variant", b"AllTraffic")]
         case "bedrock" if path.endswith("/invoke"):
@@ -199,4 +201,4 @@ def answered(path: str, answer: Answer, lay_out: Callable[[Answer], object]) -> 
             extra = [
                 (b"x-amzn-bedrock-%s-token-count" % kind.encode(), b"%d" % count) for kind, count in counts.items()
             ]
-    return Laid(200, as_json(extra), json.dumps(lay_out(answer), separators=(",", ":")).encode())
+    return RawResponse(200, as_json(extra), json.dumps(lay_out(answer), separators=(",", ":")).encode())

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class RequestName:
     """What a call is counted under: the hash of all that was sent, and the caller's own key (else that hash again)."""
 
     digest: str
     key: str
 
 
-class Counts:
+class ServerStats:
     """Calls since the start or the last reset. `answered` is a whole and sound answer, sent to a caller still there."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Counts:
         self._keys: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # calls, answered
         self._seconds: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])  # calls, answered, throttled
 
-    def came(self, name: Name, caller: object) -> int:
+    def came(self, name: RequestName, caller: object) -> int:
         """Count a call; return which attempt of its request it is, from 1."""
         self._open += 1
         self._most_open = max(self._most_open, self._open)
@@ -51,7 +51,7 @@ class Counts:
         self._by_status[status] += 1
         self._now()[2] += throttled
 
-    def answered(self, name: Name) -> None:
+    def answered(self, name: RequestName) -> None:
         """Count a sound answer that is wholly sent."""
         self._answered[name.digest] += 1
         self._keys[name.key][1] += 1

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from raft_spark.config import Endpoint
 from raft_spark.endpoints.local import weights
-from raft_spark.endpoints.local.process import Answer, answer_body, error_body, serve
+from raft_spark.endpoints.local.process import ModelAnswer, answer_body, error_body, serve
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # or `import openvino` reports to its maker
 import openvino_genai  # noqa: E402 - after the line above
@@ -38,14 +38,14 @@ CACHE_GB = 1  # 23 kB a token: 16 requests of 2,500 tokens; more wait for their 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """One turn of a chat."""
 
     role: str
     content: str
 
 
-class Asked(BaseModel):
+class GenerationRequest(BaseModel):
     """The part of OpenAI's two requests that is understood here; whatever else is sent is passed over.
 
     frequency_penalty: without one, a third of the answers to real abstracts circle until they are cut (11 of 32 at 160
@@ -53,7 +53,7 @@ class Asked(BaseModel):
     """
 
     model: str = ""
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     prompt: str = ""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0
@@ -92,7 +92,7 @@ class Engine:
         self._arrived: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         threading.Thread(target=self._generate, daemon=True).start()
 
-    async def answer(self, asked: Asked, request: Request) -> Answer:
+    async def answer(self, asked: GenerationRequest, request: Request) -> ModelAnswer:
         """Generate the answer; a request whose caller is gone is given up. Raises ValueError when it is too long."""
         chat = [message.model_dump() for message in asked.messages]
         text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True) if chat else asked.prompt
@@ -109,7 +109,7 @@ class Engine:
         output = await _output(job.output, request)
         finish = "length" if output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH else "stop"
         said = self._tokenizer.decode(output.generated_ids)
-        return Answer(said, finish, length, len(output.generated_ids))
+        return ModelAnswer(said, finish, length, len(output.generated_ids))
 
     def _generate(self) -> None:
         """Take what arrived, make a step, hand out what is finished; until the engine breaks, which ends the server."""
@@ -166,7 +166,7 @@ def application(conf: Endpoint) -> Starlette:
 
     async def complete(request: Request) -> Response:
         try:
-            asked = Asked.model_validate_json(await request.body())
+            asked = GenerationRequest.model_validate_json(await request.body())
             if asked.model not in {"", conf.model}:
                 return JSONResponse(
                     error_body(f"the model {asked.model} is not here; this server has {conf.model}"), 404

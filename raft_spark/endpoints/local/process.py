@@ -38,7 +38,7 @@ NEEDS = {
 
 
 @contextmanager
-def started(conf: Endpoint) -> Iterator[str]:
+def start_server(conf: Endpoint) -> Iterator[str]:
     """Run the server of `conf.kind` on a free port of 127.0.0.1; yield its base URL once it answers.
 
     Raises EndpointError when a package is missing or the server ends before it answers.
@@ -115,13 +115,13 @@ def serve(application: "Starlette") -> None:
     import uvicorn  # noqa: F401, PLC0415 - where it cannot be loaded, no port is told
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    listener = listening(0)
+    listener = listen(0)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)  # noqa: T201 - the parent reads it
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on: a full pipe would stop a later print
     answer(application, listener)
 
 
-def listening(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
     """Return a socket of 127.0.0.1 that takes calls; port 0 is any free one. Raises OSError when the port is taken."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; without it every answer waits 40 ms
@@ -142,7 +142,7 @@ def _die_with_parent() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelAnswer:
     """What a model said: finish_reason is stop or length."""
 
     text: str
@@ -151,7 +151,7 @@ class Answer:
     completion_tokens: int
 
 
-def answer_body(answer: Answer, model: str, *, chat: bool) -> dict[str, object]:
+def answer_body(answer: ModelAnswer, model: str, *, chat: bool) -> dict[str, object]:
     """Lay an answer out as OpenAI does; no clock and no number, so that equal requests get equal bytes."""
     said = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
     return {
