@@ -50,7 +50,7 @@ class NumberedArticles:
 
 
 _EMPTY = np.empty(0, np.int64)
-NOTHING = NumberedArticles(_EMPTY, _EMPTY, _EMPTY, (0, 0, 0))
+NO_ARTICLES = NumberedArticles(_EMPTY, _EMPTY, _EMPTY, (0, 0, 0))
 
 
 def assign(

@@ -31,8 +31,8 @@ from raft_spark.monitoring import progress
 from raft_spark.sources import sources, splits
 from raft_spark.sources.records import Article, check_record, passage_hash
 
-STAGE_WAVES = 4  # tasks a core in the first pass, so that progress shows and a slow one is balanced
-STAGED = pa.schema(
+CHECK_TASKS_PER_CORE = 4  # tasks a core in the first pass, so that progress shows and a slow one is balanced
+CHECKED = pa.schema(
     [
         ("task", pa.int32()),
         ("files", pa.string()),
@@ -59,12 +59,12 @@ def run(conf: config.Config) -> tables.Version:
         return made
     previous = tables.current(conf.lake, schemas.ARTICLES)
     cut = sources.input_splits(conf, state)
-    sources.check_lines(cut)
+    sources.check_json_columns(cut)
     spark = session.start(conf, schemas.ARTICLES)
     new = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
-    handed = dataframes.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
+    handed = dataframes.tasks(spark, cut, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", handed.rdd.getNumPartitions()):
-        staged = stage(handed, conf, new.place).collect()
+        staged = check(handed, conf, new.place).collect()
     staged.sort(key=lambda row: row.task)
     placement = assign_all(conf, previous, staged)
     counts = _counted(staged, placement)
@@ -81,9 +81,9 @@ def run(conf: config.Config) -> tables.Version:
     return tables.publish(new, conf, files, {}, {**counts, "source": state})
 
 
-def stage(cut: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
+def check(cut: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
     """(task, piece) -> a row a task in the schema STAGED; lazy."""
-    return map_in_arrow(cut, partial(_stage, conf=conf, at=at), STAGED)
+    return map_in_arrow(cut, partial(_stage, conf=conf, at=at), CHECKED)
 
 
 def build(staged: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
@@ -97,7 +97,7 @@ def assign_all(conf: config.Config, previous: tables.Version | None, staged: Seq
         np.concatenate([np.frombuffer(row[name], kind) for row in staged])
         for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
     )
-    before = splits.NOTHING if previous is None else _numbered(conf, previous)
+    before = splits.NO_ARTICLES if previous is None else _numbered(conf, previous)
     return splits.assign(pubids, lengths, hashes, conf.articles, before)
 
 
@@ -168,7 +168,7 @@ def _stage(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) 
         ]
         files = json.dumps([asdict(file) for file in staging.files + quarantine.files])
         row = (task, files, counted["read"], json.dumps(counted["reasons"]), *arrays)
-        yield pa.RecordBatch.from_pylist([dict(zip(STAGED.names, row, strict=True))], STAGED)
+        yield pa.RecordBatch.from_pylist([dict(zip(CHECKED.names, row, strict=True))], CHECKED)
 
 
 Write = Callable[[pa.Table], None]

@@ -31,7 +31,7 @@ def run(conf: config.Config) -> tables.Version:
     and StoppedError when a signal or a limit ended the run early: in each case after every answer is stored.
     """
     base = tables.require(conf.lake, schemas.BASE)
-    done = finished(conf, base)
+    done = complete_version(conf, base)
     if done is not None:
         return done
     _refuse_to_pay_twice(conf)
@@ -41,12 +41,16 @@ def run(conf: config.Config) -> tables.Version:
     told = _told(new.id, conf)
     rows = dataframes.read(spark, conf.lake, base)
     if conf.completions.mode == "batch":
-        told = batch.ask(spark, conf, told, lambda: looked_up(spark, conf, rows).where(is_asked(conf.completions)))
-    known = looked_up(spark, conf, rows).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
+        told = batch.ask(
+            spark, conf, told, lambda: distinct_requests(spark, conf, rows).where(is_missing(conf.completions))
+        )
+    known = distinct_requests(spark, conf, rows).persist(
+        StorageLevel.DISK_ONLY
+    )  # a million texts would fill the JVM's heap
     told, counts, dead = _counted(known, conf.completions, told)
     if _asks(told, conf.completions):
         own = replace(told, failed=_for_good(told, conf.completions))  # of batch jobs; what may pass is asked now
-        told = _ask(spark, known.where(is_asked(conf.completions)), conf, own)
+        told = _ask(spark, known.where(is_missing(conf.completions)), conf, own)
     known.unpersist()
     told, dead = _ask_again(spark, conf, rows, told, dead)
     counts |= {"asked": told.total, "asked_again": told.total - counts["asked"], "whole": told.state == "finished"}
@@ -85,7 +89,7 @@ def _ask_again(
         if told.state != "finished":
             break
         left = acceptance.rejected_rows(rows, dataframes.stored_answers(spark, conf.lake), conf, count)
-        known = looked_up(spark, again, left).persist(StorageLevel.DISK_ONLY)
+        known = distinct_requests(spark, again, left).persist(StorageLevel.DISK_ONLY)
         groups = {
             row.last_error: row["count"]
             for row in known.where("NOT is_answered").groupBy("last_error").count().collect()
@@ -93,12 +97,14 @@ def _ask_again(
         dead = dead + _dead(groups, conf.completions)
         asked = sum(groups.values()) - _dead(groups, conf.completions).total()
         if asked:
-            told = _ask(spark, known.where(is_asked(conf.completions)), again, replace(told, total=told.total + asked))
+            told = _ask(
+                spark, known.where(is_missing(conf.completions)), again, replace(told, total=told.total + asked)
+            )
         known.unpersist()
     return told, dead
 
 
-def finished(conf: config.Config, base: tables.Version) -> tables.Version | None:
+def complete_version(conf: config.Config, base: tables.Version) -> tables.Version | None:
     """Return the current version where it leaves nothing to ask of this base; starts no Spark."""
     found = tables.current(conf.lake, schemas.COMPLETIONS)
     if found is None or found.identity != _identity(conf, base) or _to_ask(found.counts, conf.completions):
@@ -124,7 +130,7 @@ def _refuse_to_pay_twice(conf: config.Config) -> None:
         raise InputError(msg)
 
 
-def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> DataFrame:
+def distinct_requests(spark: SparkSession, conf: config.Config, rows: DataFrame) -> DataFrame:
     """Return each distinct request of rows of base once, with how many `rows` need it, whether it `is_answered`, and the class of
     its `last_error`; none where the dataset takes the articles' own answers.
     """
@@ -137,7 +143,7 @@ def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> Data
     )
 
 
-def is_asked(conf: config.Completions) -> Column:
+def is_missing(conf: config.Completions) -> Column:
     """Leave out what is answered, and what failed for good."""
     return ~F.col("is_answered") & requests.is_retryable(conf)
 

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from raft_spark import config
 from raft_spark.sources import splits
-from raft_spark.sources.splits import BEYOND_LIMIT, DUPLICATE, HELD_OUT, NOTHING, Assignment, NumberedArticles, assign
+from raft_spark.sources.splits import (
+    BEYOND_LIMIT,
+    DUPLICATE,
+    HELD_OUT,
+    NO_ARTICLES,
+    Assignment,
+    NumberedArticles,
+    assign,
+)
 
 pytestmark = pytest.mark.row
 
@@ -28,7 +36,7 @@ THIRDS = conf(validation_share=0.33, test_share=0.33)
 def place(
     pubids: list[int],
     settings: config.Articles,
-    before: NumberedArticles = NOTHING,
+    before: NumberedArticles = NO_ARTICLES,
     texts: list[list[int]] | None = None,
 ) -> Assignment:
     """Place records with one passage of its own each, or with these passages (equal numbers are equal texts)."""
@@ -241,7 +249,7 @@ batches = st.lists(st.lists(st.integers(0, 30), max_size=30), min_size=1, max_si
 @given(batches)
 @settings(deadline=None, max_examples=50)
 def test_through_any_history_numbers_are_unique_below_size_and_every_record_is_accounted_for(history: list[list[int]]):
-    before = NOTHING
+    before = NO_ARTICLES
     for pubids in history:
         placement = place(pubids, THIRDS, before, texts=[[pubid // 2] for pubid in pubids])
         told = Counter(placement.places[placement.places < 0].tolist())
