@@ -216,7 +216,7 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
         from raft_spark.lake import refs, tables
 
         lake = config.load(files, assignments).lake
-        views.history(console, tables.needed_history(lake, table), refs.read(tables.without_branch(lake, table)))
+        views.history(console, tables.require_history(lake, table), refs.read(tables.without_branch(lake, table)))
 
 
 @main.command("refresh")

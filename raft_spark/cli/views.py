@@ -137,7 +137,7 @@ def refreshed(console: Console, done: "RefreshRecord") -> None:
 
 def estimate(console: Console, conf: config.Config, told: arithmetic.Estimate) -> None:
     """Show what the completions stage would cost, and which setting to give where a price is missing."""
-    again = len(conf.completions.asked_again_at)
+    again = len(conf.completions.retry_temperatures)
     not_counted = f"answers that the dataset rejects, each asked for again up to {again} times" if again else ""
     if not told.to_ask:
         console.print(f"Nothing to pay: all {told.requests:,} requests are answered.", highlight=False)

@@ -11,14 +11,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark.errors import ConfigError
 
-PATIENCE = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
+CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
 AwsClient = Any  # boto3 makes its clients' classes while it runs
 
 
 def connect(name: str, region: str = "") -> AwsClient:
     """Open a client with the credentials of AWS's chain, and in its region where none is given."""
     with config_errors(f"{name} cannot be reached"):
-        return boto3.client(name, region_name=region or None, config=PATIENCE)
+        return boto3.client(name, region_name=region or None, config=CLIENT_CONFIG)
 
 
 def default_region() -> str:

@@ -32,9 +32,9 @@ def hash64(seed: int, purpose: Stream, *parts: Int64Array | UInt64Array | int) -
 
     The finaliser of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators") after each part.
     """
-    state = _finalised(np.asarray(seed).astype(np.uint64))
+    state = _splitmix64(np.asarray(seed).astype(np.uint64))
     for part in (int(purpose), *parts):
-        state = _finalised(state ^ np.asarray(part).astype(np.uint64))
+        state = _splitmix64(state ^ np.asarray(part).astype(np.uint64))
     return state
 
 
@@ -69,7 +69,7 @@ def jump_hash(keys: UInt64Array, size: int) -> Int64Array:
     return buckets
 
 
-def _finalised(state: UInt64Array) -> UInt64Array:
+def _splitmix64(state: UInt64Array) -> UInt64Array:
     with np.errstate(over="ignore"):
         state = state + np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -19,7 +19,7 @@ from raft_spark.errors import RaftError
 
 LogFormat = Literal["text", "json"]
 PACKAGE = "raft_spark"
-_about: dict[str, str] = {"stage": "", "run_id": ""}  # of this process, as its handler is
+_context: dict[str, str] = {"stage": "", "run_id": ""}  # of this process, as its handler is
 
 
 class LineHandler(logging.Handler):
@@ -41,7 +41,7 @@ class JsonFormatter(logging.Formatter):
             "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            **_about,
+            **_context,
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
@@ -65,12 +65,12 @@ def configure(form: LogFormat, **about: str) -> None:
 
 def set_context(**about: str) -> None:
     """Say what the lines of this process are about from now on."""
-    _about.update(about)
+    _context.update(about)
 
 
 def context(name: str) -> str:
     """Return what the lines are about now: the `stage`, or its `run_id`, "" before there is one."""
-    return _about[name]
+    return _context[name]
 
 
 def is_json() -> bool:

@@ -51,7 +51,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         if self._local is None:
-            self._local = self._stack.enter_context(self._at.whole(self._path))
+            self._local = self._stack.enter_context(self._at.atomic_write(self._path))
             opened = self._local.open("wb") if self._kind == "jsonl" else pq.ParquetWriter(self._local, self._schema)
             self._sink = self._stack.enter_context(opened)
         if self._kind == "jsonl":

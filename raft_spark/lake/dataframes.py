@@ -13,7 +13,7 @@ from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
 from raft_spark.lake.tables import Version, storage
 
-TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
+TASK_SCHEMA = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
 
 
 def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
@@ -37,7 +37,7 @@ def stored_answers(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) ->
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
 
 
-def tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
+def assign_tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
     """Return (task, piece as JSON), one Spark partition a task, consecutive pieces together, balanced by rows."""
     total = sum(piece["rows"] for piece in found)
     count = max(1, min(count, len(found)))
@@ -48,7 +48,7 @@ def tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -
         groups[task].append((task, json.dumps(piece)))
         before += piece["rows"]
     partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
-    return spark.createDataFrame(partitions.flatMap(list), TASK)
+    return spark.createDataFrame(partitions.flatMap(list), TASK_SCHEMA)
 
 
 def task_count(spark: SparkSession, lake: Lake, size: int) -> int:

@@ -83,11 +83,11 @@ class Storage:
 
     def write(self, path: str, data: bytes) -> None:
         """Store one whole object, replacing what was there."""
-        with self.whole(path) as local:
+        with self.atomic_write(path) as local:
             local.write_bytes(data)
 
     @contextlib.contextmanager
-    def whole(self, path: str) -> Iterator[Path]:
+    def atomic_write(self, path: str) -> Iterator[Path]:
         """Lend a local file to write; when the block ends well it becomes the object at `path`, else nothing does."""
         name = f".{uuid.uuid4().hex}.tmp"
         local = (Path(self.path(path)).parent if self.is_local else Path(tempfile.gettempdir())) / name
@@ -106,9 +106,9 @@ class Storage:
         """Say whether a folder is there (on S3: whether anything has this prefix)."""
         return bool(self.filesystem.get_file_info(self.path()).type == pafs.FileType.Directory)
 
-    def list(self, *, deep: bool = True) -> list[FileInfo]:
+    def list(self, *, recursive: bool = True) -> list[FileInfo]:
         """List every file below (not `deep`: every file right here), hidden ones left out, sorted by path."""
-        selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=deep)
+        selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
         base = len(self.path().rstrip("/")) + 1
         found = (info for info in self._infos(selector) if info.type == pafs.FileType.File)
         mtime = 1e9
@@ -134,11 +134,11 @@ class Storage:
         elif info.type == pafs.FileType.File:
             self.filesystem.delete_file(self.path(path))
 
-    def swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
+    def compare_and_swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """Replace an object only if it still is `expected` (None = not there yet): of two writers one wins."""
-        return (self._swap_local if self.is_local else self._swap_s3)(path, data, expected)
+        return (self._compare_and_swap_local if self.is_local else self._compare_and_swap_s3)(path, data, expected)
 
-    def _swap_local(self, path: str, data: bytes, expected: bytes | None) -> bool:
+    def _compare_and_swap_local(self, path: str, data: bytes, expected: bytes | None) -> bool:
         lock = Path(self.path(path)).with_name("." + path.rpartition("/")[2] + ".lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("w") as held:
@@ -148,7 +148,7 @@ class Storage:
             self.write(path, data)
             return True
 
-    def _swap_s3(self, path: str, data: bytes, expected: bytes | None) -> bool:
+    def _compare_and_swap_s3(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """Use S3's conditional PUT: If-None-Match for the first, If-Match with the MD5 ETag of a small object after."""
         bucket, _, key = self.path(path).partition("/")
         client = boto3.client("s3", endpoint_url=self.endpoint or None, region_name=self.region or None)

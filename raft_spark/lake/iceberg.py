@@ -32,10 +32,10 @@ PROPERTIES = {
     **{f"write.{verb}.mode": "merge-on-read" for verb in ("merge", "update", "delete")},
 }
 OWNER = "raft-spark.lake"
-FOLLOWED = "iceberg.json"
-ASIDE = "aside-"  # how branches begin in which a version is merged
+STATE_FILE = "iceberg.json"
+MERGE_BRANCH = "aside-"  # how branches begin in which a version is merged
 ATTEMPTS = 5
-OVERTAKEN = re.compile(
+COMMIT_CONFLICT = re.compile(
     r"iceberg\.exceptions\.(CommitFailed|Validation|AlreadyExists)Exception|TABLE_OR_VIEW_ALREADY_EXISTS"
 )
 
@@ -51,10 +51,10 @@ def sync(conf: Config) -> None:
     if conf.lake.format != "iceberg" or conf.lake.branch:
         return
     at = Storage.of(conf.lake)
-    while (state := _state(conf.lake)) != json.loads(at.read(FOLLOWED) or b"null"):
-        at.delete(FOLLOWED)
+    while (state := _state(conf.lake)) != json.loads(at.read(STATE_FILE) or b"null"):
+        at.delete(STATE_FILE)
         _bring(session.start(conf, "catalog: follow the lake"), conf.lake, state)
-        at.write(FOLLOWED, json.dumps(state, indent=1).encode())
+        at.write(STATE_FILE, json.dumps(state, indent=1).encode())
 
 
 def _state(lake: Lake) -> State:
@@ -70,7 +70,7 @@ def _bring(spark: SparkSession, lake: Lake, state: State, attempts: int = ATTEMP
             if version is not None:  # else it expired just now, and the lake stands elsewhere
                 _Table(spark, lake, name).bring(version)
     except (PySparkException, Py4JJavaError) as error:
-        if OVERTAKEN.search(str(error)) and attempts > 1:
+        if COMMIT_CONFLICT.search(str(error)) and attempts > 1:
             _bring(spark, lake, state, attempts - 1)
             return
         msg = f"the lake is published, and its catalog {lake.catalog} is not: {spark_catalog.reason(error)}; the next run goes on there"
@@ -104,7 +104,7 @@ class _Table:
             self._call("set_current_snapshot", f"ref => '{version.id}'")
         kept = tables.finished_ids(self.lake, self.table)
         gone = [f"TAG `{ref}`" for ref in refs if ids.ID.fullmatch(ref) and ref not in kept]
-        left = (ref for ref in refs if ref.startswith(ASIDE) and _age_hours(ref) >= self.lake.sweep_after_hours)
+        left = (ref for ref in refs if ref.startswith(MERGE_BRANCH) and _age_hours(ref) >= self.lake.sweep_after_hours)
         self._forget([*gone, *(f"BRANCH `{ref}`" for ref in left)])
 
     def _create(self, rows: DataFrame) -> None:
@@ -142,7 +142,7 @@ class _Table:
 
     def _merge(self, version: str, rows: DataFrame) -> None:
         """Make a snapshot with these rows beside `main`, writing only those that are not there as they are, and name it."""
-        aside = ASIDE + ids.new_id()
+        aside = MERGE_BRANCH + ids.new_id()
         self._alter(f"CREATE BRANCH `{aside}`")
         self._merge_into(f"{self.name}.`branch_{aside}`", rows)
         self._alter(f"CREATE OR REPLACE TAG `{version}` AS OF VERSION {self._references()[aside]}")
@@ -174,7 +174,9 @@ class _Table:
 
 
 def _age_hours(ref: str) -> float:
-    began = dt.datetime.strptime(ref.removeprefix(ASIDE).split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=dt.UTC)
+    began = dt.datetime.strptime(ref.removeprefix(MERGE_BRANCH).split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(
+        tzinfo=dt.UTC
+    )
     return (dt.datetime.now(dt.UTC) - began) / dt.timedelta(hours=1)
 
 

@@ -127,7 +127,7 @@ class _PartFile:
 
     def __init__(self, at: Storage, schema: pa.Schema, path: str, files: list[DataFile]) -> None:
         self._path, self._files = path, files
-        self._whole = at.whole(path)
+        self._whole = at.atomic_write(path)
         self._schema = schema
 
     def __enter__(self) -> pq.ParquetWriter:
@@ -167,13 +167,13 @@ def file_from_row(row: Any) -> DataFile:  # noqa: ANN401 - a Spark Row with the 
 
 def write_file(at: Storage, path: str, table: pa.Table) -> DataFile:
     """Store one whole Parquet file at once."""
-    with at.whole(path) as local:
+    with at.atomic_write(path) as local:
         pq.write_table(table, local, **PARQUET)
         return describe(local, path)
 
 
 def write_text(at: Storage, path: str, text: str) -> DataFile:
     """Store one text beside the shards."""
-    with at.whole(path) as local:
+    with at.atomic_write(path) as local:
         local.write_text(text, encoding="utf-8")
         return DataFile(path, 0, local.stat().st_size, sha256(local))

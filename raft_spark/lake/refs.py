@@ -37,7 +37,7 @@ def read(lake: Lake) -> Refs:
 def branches(lake: Lake) -> dict[str, Refs]:
     """Return where each branch stands, by name."""
     folder = Storage.of(lake).at("branches")
-    names = [file.path.removesuffix(".json") for file in folder.list(deep=False) if file.path.endswith(".json")]
+    names = [file.path.removesuffix(".json") for file in folder.list(recursive=False) if file.path.endswith(".json")]
     return {name: _parsed(folder.read(f"{name}.json")) for name in names}
 
 
@@ -61,14 +61,14 @@ def update(lake: Lake, how: Callable[[Refs], Refs | None]) -> bool:
         then = how(now)
         if then is None:
             return False
-        if at.swap(path, json.dumps(dataclasses.asdict(then), indent=1).encode(), before):
+        if at.compare_and_swap(path, json.dumps(dataclasses.asdict(then), indent=1).encode(), before):
             return True
 
 
 def sweep(lake: Lake) -> None:
     """Forget the branches of refreshes that died long ago (lake.sweep_after_hours)."""
     folder = Storage.of(lake).at("branches")
-    for file in folder.list(deep=False):
+    for file in folder.list(recursive=False):
         if file.path.startswith(REFRESH) and age_hours(file) >= lake.sweep_after_hours:
             folder.delete(file.path)
 

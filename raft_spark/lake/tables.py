@@ -59,7 +59,7 @@ class Version:
         """Return the files of the table itself, without quarantine."""
         return [file for file in self.files if file.path.startswith("data/")]
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return what a job prints of it."""
         return {"table": self.table, "version": self.id, "counts": self.counts}
 
@@ -71,7 +71,7 @@ class Draft:
     table: str
     id: str
     identity: str
-    place: Storage
+    storage: Storage
     previous: str | None
 
 
@@ -132,7 +132,7 @@ def history(lake: Lake, table: str) -> list[Version]:
     return [load(lake, table, name) for name in finished_ids(lake, table)]
 
 
-def needed_history(lake: Lake, table: str) -> list[Version]:
+def require_history(lake: Lake, table: str) -> list[Version]:
     """Return every version that was finished, oldest first. Raises InputError, as `needed`, when there is none."""
     versions = history(lake, table)
     if not versions:
@@ -204,7 +204,7 @@ def publish(
         created_at=ids.now(),
         merged_from=tuple(merged_from),
     )
-    new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
+    new.storage.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
     _point(conf.lake, version, new.previous)
     sweep(conf.lake, new.table)
     return version
@@ -235,7 +235,7 @@ def sweep(lake: Lake, table: str) -> list[str]:
     return left
 
 
-def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
+def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
     """Return the row groups of a version, in order: the units that bulk stages hand to tasks."""
     folder = storage(lake, version.table).at("versions", version.id)
     at = {**dataclasses.asdict(folder), "table": version.table}
@@ -316,7 +316,7 @@ def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]
     """Return the row of an article, or the first. Raises InputError when there is no such article."""
     if pubid is None:
         return head(lake, version, 1)[0]
-    for piece in pieces(lake, version):
+    for piece in row_groups(lake, version):
         table = read_row_group(piece, SCHEMAS[version.table].names)
         found = table.filter(pc.equal(table["pubid"], pubid))
         if found.num_rows:

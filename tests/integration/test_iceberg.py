@@ -203,7 +203,7 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
     second = made(conf)
     iceberg._bring(session.start(conf), conf.lake, late)
     assert not holds(conf)
-    Storage.of(conf.lake).delete(iceberg.FOLLOWED)  # the late one had taken it away before
+    Storage.of(conf.lake).delete(iceberg.STATE_FILE)  # the late one had taken it away before
     iceberg.sync(conf)
     assert holds(conf)
     assert tags(conf, schemas.ARTICLES) == {first, second}
@@ -269,7 +269,7 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     old = tables.load(conf.lake, schemas.ARTICLES, first)
     assert tables.head(conf.lake, old, 1)[0]["journal"] is None
     assert tables.first_row(conf.lake, old, 7)["journal"] is None
-    assert parquet.read_row_group(tables.pieces(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
+    assert parquet.read_row_group(tables.row_groups(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
         "journal",
         "pubid",
     ]
@@ -287,10 +287,10 @@ def _with_a_journal(conf: config.Config, old: tables.Version, schema: parquet.pa
     """Publish the articles again, each with its journal."""
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, "0123456789abcdef")
     files = []
-    for number, piece in enumerate(tables.pieces(conf.lake, old)):
+    for number, piece in enumerate(tables.row_groups(conf.lake, old)):
         rows = parquet.read_row_group(piece)
         rows = rows.append_column(schema.field("journal"), [["BMJ"] * rows.num_rows])
-        files.append(parquet.write_file(draft.place, f"data/split={piece['split']}/part-{number:05d}.parquet", rows))
+        files.append(parquet.write_file(draft.storage, f"data/split={piece['split']}/part-{number:05d}.parquet", rows))
     return tables.publish(draft, conf, files, {}, old.counts)
 
 
@@ -383,7 +383,7 @@ def test_files_that_an_optimizer_has_laid_together_stay_so(conf: config.Config):
     table = f"'{conf.lake.namespace}.{schemas.ARTICLES}', options => map('rewrite-all', 'true')"
     session.start(conf).sql(f"CALL {conf.lake.catalog}.system.rewrite_data_files(table => {table})")
     rewritten = written(conf, schemas.ARTICLES)
-    Storage.of(conf.lake).delete(iceberg.FOLLOWED)
+    Storage.of(conf.lake).delete(iceberg.STATE_FILE)
     iceberg.sync(conf)
     refs = iceberg._Table(session.start(conf), conf.lake, schemas.ARTICLES)._references()
     assert refs["main"] not in {refs[tag] for tag in tags(conf, schemas.ARTICLES)}

@@ -18,7 +18,7 @@ def rows(conf: config.Config) -> dict[int, dict[str, object]]:
     version = tables.require(conf.lake, schemas.ARTICLES)
     found = [
         {**row, "split": piece["split"]}
-        for piece in tables.pieces(conf.lake, version)
+        for piece in tables.row_groups(conf.lake, version)
         for row in parquet.read_row_group(piece).to_pylist()
     ]
     return {row["pubid"]: row for row in found}

@@ -192,17 +192,17 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
     )
     new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
     written = dataset.build(
-        joined, dataset.DatasetTask(conf.dataset, conf.completions, new.place, {"train": 1}), 0
+        joined, dataset.DatasetTask(conf.dataset, conf.completions, new.storage, {"train": 1}), 0
     ).collect()
     counts = dataset._counted(written, conf.price)
     assert counts["kept"] == {"train": 50}
     assert counts["rejected"] == {"false quote": 30, "truncated": 20}
     assert counts["flagged"] == {"another decision": 10}
     (quarantine,) = [row.path for row in written if row.path.startswith("quarantine/")]
-    reasons = pq.read_table(new.place.path(quarantine))["reason"].to_pylist()
+    reasons = pq.read_table(new.storage.path(quarantine))["reason"].to_pylist()
     assert Counter(reasons) == {"false quote": 30, "truncated, no answer line": 20}
     (messages,) = [row.path for row in written if row.path.startswith("messages/")]
-    for line in Path(new.place.path(messages)).read_text().splitlines():
+    for line in Path(new.storage.path(messages)).read_text().splitlines():
         system, _, assistant = json.loads(line)["messages"]
         assert "##begin_quote##" in system["content"]
         assert "never said" not in assistant["content"]
