@@ -23,7 +23,7 @@ from werkzeug.serving import WSGIRequestHandler
 from conftest import ROOT, Settle, article, python, write_articles
 from raft_spark import config
 from raft_spark.errors import CatalogError, ConfigError, InputError
-from raft_spark.lake import dataframes, iceberg, parquet, schemas, session, spark_catalog, tables
+from raft_spark.lake import browse, dataframes, iceberg, parquet, schemas, session, spark_catalog, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.stages import refresh, registry, retention, runner
 
@@ -267,8 +267,8 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     wider = schemas.SCHEMAS[schemas.ARTICLES].append(parquet.pa.field("journal", parquet.pa.string()))
     monkeypatch.setitem(schemas.SCHEMAS, schemas.ARTICLES, wider)  # type: ignore[arg-type]
     old = tables.load(conf.lake, schemas.ARTICLES, first)
-    assert tables.head(conf.lake, old, 1)[0]["journal"] is None
-    assert tables.first_row(conf.lake, old, 7)["journal"] is None
+    assert browse.head(conf.lake, old, 1)[0]["journal"] is None
+    assert browse.first_row(conf.lake, old, 7)["journal"] is None
     assert parquet.read_row_group(tables.row_groups(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
         "journal",
         "pubid",
@@ -279,8 +279,8 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     now = in_catalog(conf, schemas.ARTICLES)
     assert now.where("journal = 'BMJ'").count() == ROWS
     assert "journal" not in in_catalog(conf, schemas.ARTICLES, first).columns
-    assert tables.first_row(conf.lake, old, 7)["pubid"] == 7
-    assert tables.head(conf.lake, second, 1)[0]["journal"] == "BMJ"
+    assert browse.first_row(conf.lake, old, 7)["pubid"] == 7
+    assert browse.head(conf.lake, second, 1)[0]["journal"] == "BMJ"
 
 
 def _with_a_journal(conf: config.Config, old: tables.Version, schema: parquet.pa.Schema) -> tables.Version:

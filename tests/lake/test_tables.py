@@ -17,7 +17,7 @@ import pytest
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.formats import shards
-from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake import browse, parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
 
 ROWS = pa.table(
@@ -71,11 +71,11 @@ def test_the_first_rows_are_read_without_the_rest_of_the_file(conf: config.Confi
     new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
     new.storage.write(name, spoiled(local, begin))
     version = tables.publish(new, conf, [parquet.describe(local, name)], {}, {"rows": 1_000})
-    found = tables.head(conf.lake, version, 15)
+    found = browse.head(conf.lake, version, 15)
     assert [row["pubid"] for row in found] == list(range(15))
     assert found[0]["split"] == "train"
     with pytest.raises(OSError, match=r"\w"):
-        tables.head(conf.lake, version, 21)  # the rest is unreadable indeed
+        browse.head(conf.lake, version, 21)  # the rest is unreadable indeed
 
 
 def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,9 +92,9 @@ def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, mon
     version = tables.publish(new, conf, [*written.files, replace(file, rows=20_000)], {}, {"rows": 20_000})
     assert min(each.bytes for each in version.files) > 10_000_000
     with recorded(s3) as requests:
-        assert tables.head(conf.lake, replace(version, files=written.files), 3)[2]["pubid"] == 2
+        assert browse.head(conf.lake, replace(version, files=written.files), 3)[2]["pubid"] == 2
         lists = [each for each in version.files if each.path.startswith("messages/")]
-        assert tables.head(conf.lake, replace(version, files=lists), 3) == rows[:3]
+        assert browse.head(conf.lake, replace(version, files=lists), 3) == rows[:3]
     ranges = [request["headers"].get("Range", "bytes=0-99999999") for request in requests if request["method"] == "GET"]
     assert ranges
     assert sum(stop - start for start, stop in (map(int, each[6:].split("-")) for each in ranges)) < 1_500_000
