@@ -192,7 +192,7 @@ def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], work: Dat
                 record = FORMATS[form].record(found.row)
                 if record is not None:
                     writer.write(record)
-    files = [writer.file for writer in writers if writer.file]
+    files = [file for writer in writers for file in writer.files]
     if rejected:
         table = pa.Table.from_pylist(rejected, schemas.QUARANTINE)
         name = f"quarantine/{split}-{number:05d}-of-{work.shards[split]:05d}.parquet"

@@ -16,7 +16,6 @@ import pytest
 
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.formats import shards
 from raft_spark.lake import browse, parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
 
@@ -88,7 +87,7 @@ def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, mon
     with parquet.PartitionedWriter(new.storage, schemas.SCHEMAS["base"], 0, 100) as written:
         written.write("data/split=train", pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    file = shards.write_text(new.storage, "messages/data/train-00000-of-00001.jsonl", lines)
+    file = parquet.write_text(new.storage, "messages/data/train-00000-of-00001.jsonl", lines)
     version = tables.publish(new, conf, [*written.files, replace(file, rows=20_000)], {}, {"rows": 20_000})
     assert min(each.bytes for each in version.files) > 10_000_000
     with recorded(s3) as requests:
