@@ -185,13 +185,15 @@ def test_a_catalog_that_crashes_left_behind_is_brought_up_to_date_by_the_next_ru
     write(conf, range(ROWS))
     for step in ("_create", "_merge", "_alter"):
         with monkeypatch.context() as patched:
-            patched.setattr(iceberg._Table, step, crash)
+            patched.setattr(iceberg._CatalogTable, step, crash)
             with pytest.raises(Crash):
                 made(conf)
     version = made(conf)
     assert tables.history(conf.lake, schemas.ARTICLES) == [tables.load(conf.lake, schemas.ARTICLES, version)]
     assert holds(conf)
-    monkeypatch.setattr(iceberg, "_bring", lambda *_: pytest.fail("the catalog was asked, and there is nothing to do"))
+    monkeypatch.setattr(
+        iceberg, "_update_tables", lambda *_: pytest.fail("the catalog was asked, and there is nothing to do")
+    )
     assert made(conf) == version
 
 
@@ -201,7 +203,7 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
     late = iceberg._state(conf.lake)
     write(conf, range(1, ROWS))
     second = made(conf)
-    iceberg._bring(session.start(conf), conf.lake, late)
+    iceberg._update_tables(session.start(conf), conf.lake, late)
     assert not holds(conf)
     Storage.of(conf.lake).delete(iceberg.STATE_FILE)  # the late one had taken it away before
     iceberg.sync(conf)
@@ -212,10 +214,10 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
 def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkeypatch: pytest.MonkeyPatch):
     write(conf, range(ROWS))
     made(conf)
-    merged, calls = iceberg._Table._merge, []
+    merged, calls = iceberg._CatalogTable._merge, []
     slowly = F.udf(lambda: time.sleep(0.1) is None, "boolean").asNondeterministic()
 
-    def overtaken(table: iceberg._Table, version: str, rows: DataFrame) -> None:
+    def overtaken(table: iceberg._CatalogTable, version: str, rows: DataFrame) -> None:
         """Let another delete a row while the merge runs."""
         calls.append(table.table)
         with ThreadPoolExecutor() as pool:
@@ -226,7 +228,7 @@ def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkey
             finally:
                 other.result()
 
-    monkeypatch.setattr(iceberg._Table, "_merge", overtaken)
+    monkeypatch.setattr(iceberg._CatalogTable, "_merge", overtaken)
     write(conf, range(1, ROWS + 3))
     made(conf)
     assert calls == [schemas.ARTICLES]
@@ -236,8 +238,8 @@ def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkey
 def test_a_table_that_another_has_made_a_moment_before_is_looked_at_again(
     conf: config.Config, monkeypatch: pytest.MonkeyPatch
 ):
-    made_table = iceberg._Table._create
-    monkeypatch.setattr(iceberg._Table, "_create", lambda *given: (made_table(*given), made_table(*given)))
+    made_table = iceberg._CatalogTable._create
+    monkeypatch.setattr(iceberg._CatalogTable, "_create", lambda *given: (made_table(*given), made_table(*given)))
     write(conf, range(ROWS))
     made(conf)
     assert holds(conf)
@@ -254,7 +256,7 @@ def test_a_table_of_another_lake_is_not_touched(conf: config.Config):
     spark = session.start(conf)
     spark.sql(f"CREATE TABLE {name(conf, schemas.ARTICLES)} (theirs int) USING iceberg")
     write(conf, range(ROWS))
-    with pytest.raises(InputError, match=r"articles is that of no lake of raft-spark.*choose another lake\.namespace"):
+    with pytest.raises(InputError, match=r"articles belongs to no lake of raft-spark.*choose another lake\.namespace"):
         made(conf)
     assert spark.table(name(conf, schemas.ARTICLES)).columns == ["theirs"]
 
@@ -385,7 +387,7 @@ def test_files_that_an_optimizer_has_laid_together_stay_so(conf: config.Config):
     rewritten = written(conf, schemas.ARTICLES)
     Storage.of(conf.lake).delete(iceberg.STATE_FILE)
     iceberg.sync(conf)
-    refs = iceberg._Table(session.start(conf), conf.lake, schemas.ARTICLES)._references()
+    refs = iceberg._CatalogTable(session.start(conf), conf.lake, schemas.ARTICLES)._references()
     assert refs["main"] not in {refs[tag] for tag in tags(conf, schemas.ARTICLES)}
     assert rewritten["deleted-data-files"] > 0
     assert holds(conf)
@@ -399,7 +401,8 @@ def test_a_catalog_that_fails_at_last_is_an_error_of_its_own_and_followed_by_the
         file.rename(file.with_suffix(".away"))
     write(conf, range(1, ROWS))
     with pytest.raises(
-        CatalogError, match=r"the lake is published, and its catalog .* is not: .*; the next run goes on"
+        CatalogError,
+        match=r"the lake is published, but its catalog .* could not be updated: .*; the next run of any stage updates it",
     ):
         made(conf)
     for file in files:
@@ -436,10 +439,10 @@ def next_release(folder: Path) -> Path:
     for part in ("raft_spark", "conf"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file, was, more in (
-        ("schemas.py", '            ("fingerprint", pa.string()),\n', '("journal", pa.string()),'),
-        ("schemas.py", '            ("original_answer", pa.string()),\n            ("final_decision", pa.string()),\n', '("note", pa.string()),'),
-        ("schemas.py", '            ("max_tokens", pa.int32()),\n', '("region", pa.string()),'),
-        ("base.py", '            articles["final_decision"],\n', "pa.nulls(len(articles), pa.string()),"),
+        ("lake/schemas.py", '            ("fingerprint", pa.string()),\n', '("journal", pa.string()),'),
+        ("lake/schemas.py", '            ("original_answer", pa.string()),\n            ("final_decision", pa.string()),\n', '("note", pa.string()),'),
+        ("lake/schemas.py", '            ("max_tokens", pa.int32()),\n', '("region", pa.string()),'),
+        ("stages/base.py", '            articles["final_decision"],\n', "pa.nulls(len(articles), pa.string()),"),
         ("__init__.py", '__version__ = "', "9."),
     ):  # fmt: skip
         text = (folder / "raft_spark" / file).read_text()
