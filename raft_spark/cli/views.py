@@ -16,7 +16,7 @@ from raft_spark.common import wording
 from raft_spark.costs import arithmetic
 from raft_spark.errors import InputError
 from raft_spark.inference.previews import Preview
-from raft_spark.lake import refs, tables
+from raft_spark.lake import browse, refs, tables
 from raft_spark.monitoring import progress, run_state
 from raft_spark.stages import registry
 
@@ -50,7 +50,7 @@ def summary(
             table.add_row(name, _rows(version), f"{took:.1f}" if new else "-")
         console.print(table)
         shown = run_summary.example(conf.lake, versions[registry.BASE.name], dataset)
-        console.print(run_summary.laid_out(shown) if shown else _record(tables.head(conf.lake, dataset, 1)[0]))
+        console.print(run_summary.laid_out(shown) if shown else _record(browse.head(conf.lake, dataset, 1)[0]))
         console.print(run_summary.left_out(conf, versions.values()))
     else:
         console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
@@ -60,7 +60,7 @@ def summary(
 
 def show(console: Console, conf: config.Config, version: tables.Version, rows: int, *, quarantine: bool) -> None:
     """Show the first rows of a version."""
-    for row in tables.head(conf.lake, version, rows, quarantine=quarantine):
+    for row in browse.head(conf.lake, version, rows, quarantine=quarantine):
         console.print(_base_row(row) if "documents" in row else _record(row))
 
 
@@ -137,7 +137,7 @@ def refreshed(console: Console, done: "RefreshRecord") -> None:
 
 def estimate(console: Console, conf: config.Config, told: arithmetic.Estimate) -> None:
     """Show what the completions stage would cost, and which setting to give where a price is missing."""
-    again = len(conf.completions.asked_again_at)
+    again = len(conf.completions.retry_temperatures)
     not_counted = f"answers that the dataset rejects, each asked for again up to {again} times" if again else ""
     if not told.to_ask:
         console.print(f"Nothing to pay: all {told.requests:,} requests are answered.", highlight=False)

@@ -106,7 +106,7 @@ def _recipe(conf: config.Config) -> str:
     )
     said = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, seed {conf.base.seed}, {lengths}"
     if conf.dataset.answer == "completion":
-        temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.asked_again_at)))
+        temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.retry_temperatures)))
         said += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
     return f"{said}. `manifest.json`, one folder up, holds every setting, version and checksum."
 

@@ -58,7 +58,7 @@ def judge_answer(row: Mapping[str, Any], conf: config.Dataset, asked: config.Com
 
 def attempt_settings(conf: config.Config) -> list[config.Config]:
     """Return the settings by which a question is asked, first and again."""
-    again = conf.completions.asked_again_at if conf.dataset.answer == "completion" else ()
+    again = conf.completions.retry_temperatures if conf.dataset.answer == "completion" else ()
     others = (conf.completions.model_copy(update={"temperature": temperature}) for temperature in again)
     return [conf, *(conf.model_copy(update={"completions": completions}) for completions in others)]
 

@@ -220,7 +220,7 @@ def _collect(
     for ended in batch_jobs.finished(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
         stored = map_in_arrow(
-            dataframes.tasks(spark, pieces, len(pieces)),
+            dataframes.assign_tasks(spark, pieces, len(pieces)),
             partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format),
             OUTCOMES,
         )

@@ -101,7 +101,7 @@ def _spooled(row: dict[str, Any], spool: IO[bytes], work: BatchInputTask) -> tup
 def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Storage) -> pa.RecordBatch:
     """Copy the next lines of the spool into one whole object, beside their keys; describe it."""
     digest = sha256()
-    with at.whole(f"input/{name}.jsonl") as local, local.open("wb") as file:
+    with at.atomic_write(f"input/{name}.jsonl") as local, local.open("wb") as file:
         for _, length in listed:
             line = spool.read(length)
             digest.update(line)

@@ -86,7 +86,7 @@ class BatchJob:
 def pending(lake: Lake) -> list[BatchJob]:
     """Return the jobs that were begun and not collected, by any run, in the order of their names."""
     at = _batches(lake)
-    stored = (at.read(file.path) for file in at.list(deep=False) if file.path.endswith(".json"))
+    stored = (at.read(file.path) for file in at.list(recursive=False) if file.path.endswith(".json"))
     jobs = (BatchJob(**json.loads(told)) for told in stored if told)
     return [job for job in jobs if job.state in {"submitting", "submitted"}]
 

@@ -32,7 +32,7 @@ def request_settings(conf: config.Config) -> dict[str, Any]:
     words = {"style", "decision", "template", "temperature", "top_p", "max_new_tokens", "reuse_truncated"}
     return {
         **conf.completions.model_dump(include=words),
-        "again": conf.completions.asked_again_at,
+        "again": conf.completions.retry_temperatures,
         "model": conf.teacher.model,
         "prompt": prompts.VERSIONS[conf.completions.style],
     }

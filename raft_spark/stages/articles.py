@@ -62,22 +62,22 @@ def run(conf: config.Config) -> tables.Version:
     sources.check_lines(cut)
     spark = session.start(conf, schemas.ARTICLES)
     new = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
-    handed = dataframes.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
+    handed = dataframes.assign_tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", handed.rdd.getNumPartitions()):
-        staged = stage(handed, conf, new.place).collect()
+        staged = stage(handed, conf, new.storage).collect()
     staged.sort(key=lambda row: row.task)
     placement = assign_all(conf, previous, staged)
     counts = _counted(staged, placement)
     if not placement.kept.any():
-        new.place.delete("")
+        new.storage.delete("")
         msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
         raise InputError(msg)
     size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
     placed = assignment_codes(spark, staged, placement, dataframes.task_count(spark, conf.lake, size))
     with worker_errors(), progress.spark_tasks(spark, "articles: write", placed.rdd.getNumPartitions()):
-        files = dataframes.collect_files(build(placed, conf, new.place))
+        files = dataframes.collect_files(build(placed, conf, new.storage))
     files += [file for row in staged for file in _quarantine_files(row.files)]
-    new.place.delete("staged")
+    new.storage.delete("staged")
     return tables.publish(new, conf, files, {}, {**counts, "source": state})
 
 
@@ -102,7 +102,9 @@ def assign_all(conf: config.Config, previous: tables.Version | None, staged: Seq
 
 
 def _numbered(conf: config.Config, previous: tables.Version) -> splits.NumberedArticles:
-    read = [(piece, parquet.read_row_group(piece, ["pubid", "number"])) for piece in tables.pieces(conf.lake, previous)]
+    read = [
+        (piece, parquet.read_row_group(piece, ["pubid", "number"])) for piece in tables.row_groups(conf.lake, previous)
+    ]
     split_codes = [np.full(table.num_rows, schemas.SPLITS.index(piece["split"])) for piece, table in read]
     pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
     return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(previous.counts["numbers"]))

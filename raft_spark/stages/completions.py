@@ -103,12 +103,12 @@ def finished(conf: config.Config, base: tables.Version) -> tables.Version | None
     found = tables.current(conf.lake, schemas.COMPLETIONS)
     if found is None or found.identity != _identity(conf, base) or _to_ask(found.counts, conf.completions):
         return None
-    return found if found.counts.get("whole", True) or not conf.completions.asked_again_at else None
+    return found if found.counts.get("whole", True) or not conf.completions.retry_temperatures else None
 
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
     settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
-    if conf.completions.asked_again_at:
+    if conf.completions.retry_temperatures:
         settings |= {"judged": conf.dataset.model_dump(include=acceptance.SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 

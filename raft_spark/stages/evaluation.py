@@ -72,10 +72,10 @@ def run(conf: config.Config) -> tables.Version:
         if conf.evaluation.judge:
             said = _judged(spark, conf, said, told)
         majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
-        scoring = EvaluationTask(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
+        scoring = EvaluationTask(new.storage, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "evaluation: score answers"):
             files = dataframes.collect_files(build(said, scoring))
-    rows = metrics.read(new.place, files)
+    rows = metrics.read(new.storage, files)
     files += _reported(new, summary.EvaluationSummary(conf, new.id, rows, metrics.metrics(rows, conf)), pieces)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
 
@@ -104,7 +104,7 @@ def _refuse_without_packages() -> None:
 
 def _pieces(conf: config.Config, articles: tables.Version) -> list[dict[str, Any]]:
     """Return the pieces of the test split."""
-    return [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == conditions.SPLIT]
+    return [piece for piece in tables.row_groups(conf.lake, articles) if piece["split"] == conditions.SPLIT]
 
 
 def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
@@ -122,7 +122,9 @@ def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, n
     work = conditions.ConditionTask(
         conf, corpus_files.distribute(spark, folder, name), models, conditions.up_to(index, conf.evaluation.rows)
     )
-    return conditions.build(dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
+    return conditions.build(
+        dataframes.assign_tasks(spark, pieces, spark.sparkContext.defaultParallelism), work
+    ), work.up_to
 
 
 def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_state.Run:
@@ -255,11 +257,11 @@ def _reported(
     new: tables.Draft, told: summary.EvaluationSummary, pieces: Sequence[Mapping[str, Any]]
 ) -> Iterator[parquet.DataFile]:
     """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
-    yield parquet.write_file(new.place, METRICS, told.metrics)
-    yield parquet.write_text(new.place, "evaluation.md", summary.markdown(told))
+    yield parquet.write_file(new.storage, METRICS, told.metrics)
+    yield parquet.write_text(new.storage, "evaluation.md", summary.markdown(told))
     if _can_draw():
         html = page.page(told, _shown(pieces, examples.chosen(told)))
-        yield parquet.write_text(new.place, PAGE, html)
+        yield parquet.write_text(new.storage, PAGE, html)
 
 
 def _can_draw() -> bool:

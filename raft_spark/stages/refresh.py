@@ -48,7 +48,7 @@ class RefreshRecord:
     expired: tuple[str, ...] = ()
     code: str = __version__
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         return dataclasses.asdict(self)
 
@@ -135,5 +135,5 @@ def _ended(lake: config.Lake, told: RefreshRecord, seconds: float) -> None:
 
 
 def _keep(lake: config.Lake, told: RefreshRecord) -> None:
-    text = json.dumps(replace(told, ended_at=ids.now()).told(), indent=1)
+    text = json.dumps(replace(told, ended_at=ids.now()).summary(), indent=1)
     Storage.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())

@@ -66,5 +66,5 @@ def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
     except RaftError as error:
         logs.log_failure(error)
         sys.exit(error.exit_status)
-    sys.stdout.write(json.dumps(done.told()) + "\n")
+    sys.stdout.write(json.dumps(done.summary()) + "\n")
     session.stop()

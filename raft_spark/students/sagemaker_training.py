@@ -106,7 +106,7 @@ def command(training: config.Training, about: Mapping[str, Any]) -> str:
         "model": student,
         "to": "/opt/ml/model",
         "checkpoints": "/opt/ml/checkpoints",
-        "settings": json.dumps(training.told()),
+        "settings": json.dumps(training.script_settings()),
         "about": json.dumps(about),
     }
     return shlex.join(

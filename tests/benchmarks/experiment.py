@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from raft_spark import config
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.scoring import scores
 from raft_spark.scoring.summary import TITLES
 
@@ -101,7 +101,7 @@ def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> Path:
     raft_spark("run", CONF, assignments=[lake, *assignments])
     raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
     conf = config.load([str(CONF), str(students)], [lake, *assignments])
-    return Path(tables.folder(conf.lake, tables.require(conf.lake, schemas.EVALUATION)))
+    return Path(browse.folder(conf.lake, tables.require(conf.lake, schemas.EVALUATION)))
 
 
 def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from raft_spark.errors import StoppedError
 from raft_spark.inference import answer_store, executor
 from raft_spark.inference.admission import Admission
 from raft_spark.inference.quota import UNLIMITED, Allocation
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions
 
@@ -118,7 +118,7 @@ def requests(conf: config.Config) -> Iterator[tuple[int, Request]]:
     """Return what the stage asks, in the order of the files."""
     version = tables.require(conf.lake, schemas.BASE)
     for file in version.data():
-        path = f"{tables.folder(conf.lake, version)}/{file.path}"
+        path = f"{browse.folder(conf.lake, version)}/{file.path}"
         for row in pq.read_table(path, columns=["pubid", "question", "oracle"], partitioning=None).to_pylist():
             yield (
                 row["pubid"],

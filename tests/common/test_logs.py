@@ -39,7 +39,7 @@ def _said_here_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root, package = logging.getLogger(), logging.getLogger("raft_spark")
     before = package.level
     monkeypatch.setattr(root, "handlers", [each for each in root.handlers if not isinstance(each, logs.LineHandler)])
-    monkeypatch.setattr(logs, "_about", {"stage": "", "run_id": ""})
+    monkeypatch.setattr(logs, "_context", {"stage": "", "run_id": ""})
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     yield
     logging.captureWarnings(capture=False)

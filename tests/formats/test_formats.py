@@ -211,7 +211,9 @@ def test_a_shard_holds_every_record_in_order_and_is_described(tmp_path, kind, co
     content = path.read_bytes()
     lines = [json.loads(line) for line in content.decode().split("\n")[:-1]] if kind == "jsonl" else None
     assert (lines or pq.read_table(path).to_pylist()) == written
-    assert shard.file == DataFile(f"messages/train-0.{kind}", count, len(content), hashlib.sha256(content).hexdigest())
+    assert shard.files == [
+        DataFile(f"messages/train-0.{kind}", count, len(content), hashlib.sha256(content).hexdigest())
+    ]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -222,7 +224,7 @@ def test_a_shard_without_records_or_with_an_error_is_not_there(tmp_path, kind):
         for number in range(1_500):
             broken.write({"question": str(number)})
         raise ZeroDivisionError
-    assert (empty.file, broken.file) == (None, None)
+    assert (empty.files, broken.files) == ([], [])
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == []
 
 

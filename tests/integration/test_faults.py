@@ -352,7 +352,9 @@ def assert_own_answers(conf: config.Config, rows: int) -> None:
     """Ask what each row of base would have been asked, and find the echo of just that under its key."""
     found = answers(conf.lake.root)
     version = tables.require(conf.lake, schemas.BASE)
-    written = [row for piece in tables.pieces(conf.lake, version) for row in parquet.read_row_group(piece).to_pylist()]
+    written = [
+        row for piece in tables.row_groups(conf.lake, version) for row in parquet.read_row_group(piece).to_pylist()
+    ]
     assert len(written) == len(found) == rows
     for row in written:
         request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)

@@ -22,7 +22,7 @@ def test_a_page_is_written_to_a_bucket(s3: str):
     lake = config.load(assignments=["lake.root=s3://lake/report", f"lake.s3_endpoint={s3}"]).lake
     run_state.write(lake, made_up())
     place = run_report.Place.of(lake).at("completions")
-    with place.whole("data/day=2026-11-22/a.parquet") as local:
+    with place.atomic_write("data/day=2026-11-22/a.parquet") as local:
         pq.write_table(pa.Table.from_pylist([ROW], SCHEMA), local)
     assert run_report.write(lake) == f"s3://lake/report/completions/runs/{ID}.html"
     assert b"its stored rows, 1 in all" in place.read(f"runs/{ID}.html")

@@ -157,7 +157,7 @@ def made(
     ordered = sorted(rows.items())
     files = [
         parquet.write_file(
-            new.place,
+            new.storage,
             f"data/split=train/{index}.parquet",
             pa.table({"pubid": [p for p, _ in some], "text": [t for _, t in some]}),
         )

@@ -319,7 +319,7 @@ def test_the_container_runs_training_py_with_every_setting():
     assert given["--data"] == "/opt/ml/input/data/dataset"
     assert given["--to"] == "/opt/ml/model"
     assert given["--checkpoints"] == "/opt/ml/checkpoints"
-    assert json.loads(given["--settings"]) == config.load().training.told()
+    assert json.loads(given["--settings"]) == config.load().training.script_settings()
     assert "sagemaker" not in given["--settings"]
 
 

@@ -26,7 +26,7 @@ row = pytest.mark.row
 def published(conf: config.Config, *formats: str) -> tables.Version:
     new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
     return tables.publish(
-        new, conf, [parquet.write_text(new.place, f"{name}/README.md", name) for name in formats], {}, {}
+        new, conf, [parquet.write_text(new.storage, f"{name}/README.md", name) for name in formats], {}, {}
     )
 
 
@@ -69,7 +69,7 @@ def test_the_settings_told_are_those_that_the_script_takes():
     tree = ast.parse((ROOT / "raft_spark/students/sft_script.py").read_text())
     taken = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
     names = [field.target.id for field in taken.body if isinstance(field, ast.AnnAssign)]
-    assert sorted(names) == sorted(config.load().training.told())
+    assert sorted(names) == sorted(config.load().training.script_settings())
 
 
 @row

@@ -82,7 +82,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
 
 def told(**changes: object) -> str:
     few = {"max_steps": 6, "batch_rows": 4, "checkpoint_steps": 2, "evaluate_steps": 0, "learning_rate": 0.01}
-    return json.dumps({**config.load().training.told(), **few, **changes})
+    return json.dumps({**config.load().training.script_settings(), **few, **changes})
 
 
 def command(model: Path, data: Path, to: Path, **changes: object) -> list[str]:
