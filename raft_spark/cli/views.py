@@ -222,7 +222,7 @@ def _dollars(amount: arithmetic.Amount | None, unknown: str = "") -> str:
 
 
 def _rows(version: tables.Version) -> str:
-    return registry.named(version.table).describe(version.counts)
+    return registry.find(version.table).describe(version.counts)
 
 
 def _base_row(row: Mapping[str, Any]) -> Panel:

@@ -56,7 +56,7 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
     Raises EndpointError when requests were asked and none was answered.
     """
     base = tables.require(conf.lake, schemas.BASE)
-    done = completions.finished(conf, base)
+    done = completions.complete_version(conf, base)
     if done is not None:
         return arithmetic.estimate(conf, arithmetic.Remaining(done.counts["requests"], 0, 0), [])
     left, seen, following = _look(conf, base, ask)
@@ -80,12 +80,12 @@ def _look(
     spark = session.start(conf, "estimate")
     characters = _characters(conf)
     wanted = (
-        completions.looked_up(spark, conf, dataframes.read(spark, conf.lake, base))
+        completions.distinct_requests(spark, conf, dataframes.read(spark, conf.lake, base))
         .withColumn("characters", characters)
         .persist()
     )
     stored = dataframes.stored_answers(spark, conf.lake)
-    missing = wanted.where(completions.is_asked(conf.completions))
+    missing = wanted.where(completions.is_missing(conf.completions))
     rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)
     answered = (
         wanted.join(stored.where(TOLD).select("key", *USAGE), "key")

@@ -42,8 +42,8 @@ def run(conf: config.Config) -> list[CostBound]:
     articles = tables.require(conf.lake, schemas.ARTICLES)
     spark = session.start(conf, "estimate")
     with worker_errors():
-        asked, _ = evaluation.wanted(spark, conf, articles, ids.new_id("estimate"))
-        missing = evaluation.of_students(spark, conf, asked)
+        asked, _ = evaluation.cases(spark, conf, articles, ids.new_id("estimate"))
+        missing = evaluation.missing_from_students(spark, conf, asked)
         found = [
             _bound(
                 missing.where(F.col("student") == student), conditions.asking(conf, student), conditions.build_request
@@ -51,8 +51,10 @@ def run(conf: config.Config) -> list[CostBound]:
             for student in conf.evaluation.students
         ]
         if conf.evaluation.judge:
-            said = _as_if_answered(evaluation.answered(spark, asked, conf), conf.evaluation.max_new_tokens)
-            found.append(_bound(evaluation.of_judge(spark, conf, said), judge.asking(conf), judge.build_request))
+            said = _as_if_answered(evaluation.with_answers(spark, asked, conf), conf.evaluation.max_new_tokens)
+            found.append(
+                _bound(evaluation.missing_from_judge(spark, conf, said), judge.asking(conf), judge.build_request)
+            )
     return found
 
 

@@ -45,14 +45,14 @@ def _said(
     """Return what the row is to say, with and without its chain of thought."""
     if not joined["distracted"] or conf.absent_answer == "oracle":
         return completion, answer
-    answer = prompts.REFUSED if conf.absent_answer == "refuse" else answer
+    answer = prompts.REFUSAL_ANSWER if conf.absent_answer == "refuse" else answer
     return (f"{prompts.ANSWER} {answer}" if asked.style == "cot" else answer), answer
 
 
 def _astray(answer: str | None, said: str, asked: Completions) -> str | None:
     answer = (answer or "").strip()
     told = answer_checks.parse(answer).answer if asked.style == "cot" else answer
-    return None if not told or answer == said or prompts.REFUSAL.search(told) else answer
+    return None if not told or answer == said or prompts.REFUSAL_PATTERN.search(told) else answer
 
 
 def fit_length(

@@ -113,7 +113,7 @@ def highlighted(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
     """Cut a passage where one of the quotes begins or ends, as they are compared."""
     signs = [(sign, at) for at, letter in enumerate(passage) for sign in answer_checks.normalize(letter)]
     text, inside = answer_checks.QuoteSearch("".join(sign for sign, _ in signs)), bytearray(len(passage))
-    for begin, end in filter(None, map(text.find, map(answer_checks.bare, quotes))):
+    for begin, end in filter(None, map(text.find, map(answer_checks.comparable_quote, quotes))):
         first, last = signs[begin][1], signs[end - 1][1]
         inside[first : last + 1] = b"\1" * (last + 1 - first)
     start = 0

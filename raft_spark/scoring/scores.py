@@ -47,7 +47,7 @@ def scored(answer: str | None, reference: str, own: Sequence[str], others: Seque
     stand = quoted(thought.quotes, own, others)
     return {
         "decision": answer_checks.read_decision(line),
-        "abstained": bool(prompts.REFUSAL.search(text)),
+        "abstained": bool(prompts.REFUSAL_PATTERN.search(text)),
         **asdict(overlap(text, reference)),
         "quoted": stand,
         "quotes": len(stand),
@@ -107,12 +107,12 @@ def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> 
     )
 
     def stands(quote: str) -> Stands:
-        found = len(quote) >= answer_checks.SHORTEST
+        found = len(quote) >= answer_checks.MIN_QUOTE_CHARS
         if found and any(text.find(quote) for text in oracle):
             return "oracle"
         return "distractor" if found and any(text.find(quote) for text in distractors) else "nowhere"
 
-    return [stands(answer_checks.bare(quote)) for quote in quotes]
+    return [stands(answer_checks.comparable_quote(quote)) for quote in quotes]
 
 
 def trivial(question: str, own: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:

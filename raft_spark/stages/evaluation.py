@@ -34,7 +34,7 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
-SCORES = 4  # a change of how answers are scored makes other versions
+SCORING_VERSION = 4  # a change of how answers are scored makes other versions
 DATA, METRICS, PAGE = f"data/split={conditions.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
@@ -66,9 +66,9 @@ def run(conf: config.Config) -> tables.Version:
     new = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
         pieces = _pieces(conf, articles)
-        asked, up_to = wanted(spark, conf, articles, new.id)
+        asked, up_to = cases(spark, conf, articles, new.id)
         told = _ask(spark, conf, asked)
-        said = answered(spark, asked, conf)
+        said = with_answers(spark, asked, conf)
         if conf.evaluation.judge:
             said = _judged(spark, conf, said, told)
         majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
@@ -91,7 +91,7 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         if conf.evaluation.judge
         else [],
         "base": [conf.base.seed, conf.base.distractors],
-        "scores": SCORES,
+        "scores": SCORING_VERSION,
     }
 
 
@@ -107,7 +107,7 @@ def _pieces(conf: config.Config, articles: tables.Version) -> list[dict[str, Any
     return [piece for piece in tables.row_groups(conf.lake, articles) if piece["split"] == conditions.SPLIT]
 
 
-def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
+def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
     """Return all that students are asked, in the schema cases.CASES, lazy, and the hash of the last article. Brings the
     passages of the test split to every machine, under this name; no other split is needed.
     """
@@ -131,7 +131,7 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_stat
     """Ask every student what the store does not know, one after the other; return the run that did, whose limits hold for all.
     Raises EndpointError and StoppedError, as `run` does.
     """
-    missing = of_students(spark, conf, asked)
+    missing = missing_from_students(spark, conf, asked)
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
     now = ids.now()
     told = run_state.Run(ids.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
@@ -147,7 +147,7 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_stat
 
 def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run_state.Run) -> DataFrame:
     """Ask the judge what the store does not know, and bring each answered case what it said, `judged`. Raises as `_ask` does."""
-    own, missing = judge.asking(conf), of_judge(spark, conf, said)
+    own, missing = judge.asking(conf), missing_from_judge(spark, conf, said)
     count = missing.count()
     if count:
         _ask_one(spark, own, missing, count, judge.build_request, told)
@@ -158,13 +158,13 @@ def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run
     return said.join(judge.replies(found), judge.CASE, "left")
 
 
-def of_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> DataFrame:
+def missing_from_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> DataFrame:
     """Return what students are to be asked: each request once that the store cannot answer, persisted."""
     own = conditions.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
     return _missing(spark, own, asked.drop("own", "reference", "final_decision"))
 
 
-def of_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
+def missing_from_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
     """Return what the judge is to be asked of these answers: each request once that the store cannot answer, persisted."""
     return _missing(spark, judge.asking(conf), judge.build(said, conf))
 
@@ -199,7 +199,7 @@ def _ask_one(
     return told
 
 
-def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
+def with_answers(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
     """Bring each case its `answer`, null where the request failed, and the class of its `last_error`; lazy."""
     own = conditions.asking(conf, conf.evaluation.students[0])
     return requests.look_up(asked, dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions)

@@ -76,7 +76,7 @@ def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -
     """Run all stages from articles to dataset, and call `watch` after each of them. Raises what a stage raises."""
     begin = time.monotonic()
     done: dict[str, StageResult] = {}
-    for stage in registry.WALK:
+    for stage in registry.PIPELINE:
         done[stage.name] = run_stage(stage.name, conf)
         watch(done[stage.name])
     return RunResult(done, time.monotonic() - begin)
@@ -90,7 +90,7 @@ def run_stage(name: str, conf: Config) -> StageResult:
         msg = f"there is no stage {name!r}; the stages are {', '.join(registry.NAMES)}"
         raise ConfigError(msg)
     before, begin = tables.current(conf.lake, name), time.monotonic()
-    version = runner.run(registry.named(name), conf)
+    version = runner.run(registry.find(name), conf)
     return StageResult(version, before is None or before.id != version.id, time.monotonic() - begin)
 
 

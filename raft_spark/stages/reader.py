@@ -149,7 +149,7 @@ def _split(file: parquet.DataFile) -> str:
     return file.split or file.path.rpartition("/")[2].partition("-")[0]
 
 
-def opened(lake: Lake, name: str, version: str = "") -> Table:
+def open_table(lake: Lake, name: str, version: str = "") -> Table:
     """Open a table at a version, "" = the current one. Raises InputError if there is no such table or version."""
     known = (*schemas.SCHEMAS, schemas.DATASET)
     if name not in known:

@@ -53,7 +53,7 @@ def _state(ended: Version | BaseException) -> str:
     return "stopped" if isinstance(ended, (StoppedError, KeyboardInterrupt)) else "failed"
 
 
-def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
+def run_job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
     """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
 
     Exits with the status of a RaftError after one sentence on standard error.

@@ -37,7 +37,12 @@ def run(conf: config.Config, to: Path) -> Path:
     student = conf.training.model or str(weights.built_in())
     about = {"dataset": version.id, "raft_spark": __version__, "base": conf.base.model_dump()}
     folders = {"data": _data(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
-    told = {**folders, "model": student, "settings": json.dumps(conf.training.script_settings()), "about": json.dumps(about)}
+    told = {
+        **folders,
+        "model": student,
+        "settings": json.dumps(conf.training.script_settings()),
+        "about": json.dumps(about),
+    }
     _ran(python, scripts.TRAINING, *(text for name, value in told.items() for text in (f"--{name}", str(value))))
     made, whole = to / "student.gguf", to / "model/training.json"
     if student.endswith(".gguf") and not (made.exists() and made.stat().st_mtime >= whole.stat().st_mtime):

@@ -286,7 +286,7 @@ def ending(ended: tables.Version | BaseException, run_id: str = ID, table: str =
             raise ended
         return ended
 
-    return dataclasses.replace(registry.named(table), run=stage)
+    return dataclasses.replace(registry.find(table), run=stage)
 
 
 def test_a_stage_that_ends_well_tells_its_rows_and_seconds(capsys, tmp_path):
@@ -344,7 +344,7 @@ def test_a_stage_that_ends_badly_tells_so_too(
 def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_path):
     root = f"lake.root={tmp_path / 'lake'}"
     with pytest.raises(SystemExit) as ended:
-        runner.job(partial(runner.run, registry.BASE), ["--set", root, "--set", "log.format=json"])
+        runner.run_job(partial(runner.run, registry.BASE), ["--set", root, "--set", "log.format=json"])
     lines = said(capsys)
     assert ended.value.code == 3
     assert check_embedded(lines[0])["errors"] == 1
@@ -364,7 +364,7 @@ def test_the_command_line_says_its_error_as_a_line_too(tmp_path):
 
 def test_to_a_person_a_job_says_its_error_and_nothing_else(capsys, tmp_path):
     with pytest.raises(SystemExit):
-        runner.job(base.run, ["--set", f"lake.root={tmp_path / 'lake'}"])
+        runner.run_job(base.run, ["--set", f"lake.root={tmp_path / 'lake'}"])
     assert re.fullmatch(r"InputError: .* holds no table 'articles'; .*\n", capsys.readouterr().err)
     with pytest.raises(ConfigError):
         config.load(assignments=["log.format=xml"])

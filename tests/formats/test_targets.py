@@ -42,10 +42,10 @@ def row(
     [
         ("oracle", "cot", THOUGHT, THOUGHT, "Yes, it works."),
         ("answer_only", "cot", THOUGHT, "<ANSWER>: Yes, it works.", "Yes, it works."),
-        ("refuse", "cot", THOUGHT, f"<ANSWER>: {prompts.REFUSED}", prompts.REFUSED),
+        ("refuse", "cot", THOUGHT, f"<ANSWER>: {prompts.REFUSAL_ANSWER}", prompts.REFUSAL_ANSWER),
         ("oracle", "answer", "It works.", "It works.", "It works."),
         ("answer_only", "answer", "It works.", "It works.", "It works."),
-        ("refuse", "answer", "It works.", prompts.REFUSED, prompts.REFUSED),
+        ("refuse", "answer", "It works.", prompts.REFUSAL_ANSWER, prompts.REFUSAL_ANSWER),
     ],
 )
 def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_what_the_teacher_said(
@@ -58,7 +58,7 @@ def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_wh
 
 
 def test_what_is_said_without_an_oracle_counts_as_a_refusal():
-    assert prompts.REFUSAL.search(prompts.REFUSED)
+    assert prompts.REFUSAL_PATTERN.search(prompts.REFUSAL_ANSWER)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))

@@ -111,7 +111,7 @@ def test_a_run_that_leaves_while_jobs_go_on_is_finished_by_the_next_without_anot
     left = batch_jobs.pending(conf.lake)
     assert sum(job.records for job in left) == 120
     assert "submitted" in {job.state for job in left}
-    with pytest.raises(InputError, match=r"batch jobs of .* are on their way .* completions.mode=batch"):
+    with pytest.raises(InputError, match=r"batch jobs of .* are not collected yet .* completions.mode=batch"):
         completions.run(asking("completions.mode=realtime"))
     counts = completions.run(asking()).counts
     assert (counts["asked"], counts["answered"], counts["missing"]) == (120, 120, 0)

@@ -104,7 +104,7 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         assert pair["chosen"][0]["content"] == said
         decision, _, answer = said.partition(". ")
         assert (decision in {"Yes", "No", "Maybe"} and answer == row["original_answer"]) or row["distracted"]
-        assert said == prompts.REFUSED or not row["distracted"]
+        assert said == prompts.REFUSAL_ANSWER or not row["distracted"]
         assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
 
 

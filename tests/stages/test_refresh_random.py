@@ -112,7 +112,7 @@ class World:
         }
         found = {name: compared(old.get(name, {}), content(conf.lake, version)) for name, version in new.items()}
         return refresh._judged(
-            dataclasses.replace(told, changes=found), gates.of_changes(found[ARTICLES], found[BASE], conf.refresh)
+            dataclasses.replace(told, changes=found), gates.check_changes(found[ARTICLES], found[BASE], conf.refresh)
         )
 
     def refreshed(self) -> None:
@@ -251,8 +251,8 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     settings = [f"lake.root={tmp_path}", "lake.keep_versions=3", "lake.keep_days=0", "refresh.max_withdrawn_share=0.1"]
     chance = random.Random(steps)
     world = World(config.load(assignments=settings), chance)
-    walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.WALK)
-    monkeypatch.setattr(registry, "WALK", walk)
+    walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.PIPELINE)
+    monkeypatch.setattr(registry, "PIPELINE", walk)
     monkeypatch.setattr(refresh, "_looked_at", world.looked_at)
     monkeypatch.setattr(Storage, "swap", world.noted(Storage.swap))
     for _ in range(steps):
