@@ -19,8 +19,14 @@ from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks
 from raft_spark.recipe.answer_checks import Problem
 
-SETTINGS = {"gate", "quote_distance", "min_words", "max_words", "language"}  # of [dataset], that a verdict depends on
-JUDGED = pa.schema(
+JUDGING_SETTINGS = {
+    "gate",
+    "quote_distance",
+    "min_words",
+    "max_words",
+    "language",
+}  # of [dataset], that a verdict depends on
+JUDGED_SCHEMA = pa.schema(
     [
         ("pubid", pa.int64()),
         ("attempt", pa.int32()),
@@ -73,7 +79,7 @@ def best_answers(base: DataFrame, stored: DataFrame, conf: config.Config) -> Dat
             "pubid", "answer.*", "last_error"
         )
     order = F.struct(F.col("completion").isNull(), ~F.col("is_taken"), "attempt")
-    found = F.min_by(F.struct(*requests.ANSWER, "last_error"), order).alias("best")
+    found = F.min_by(F.struct(*requests.ANSWER_COLUMNS, "last_error"), order).alias("best")
     return _judged(base, stored, conf, len(tries)).groupBy("pubid").agg(found).select("pubid", "best.*")
 
 
@@ -97,7 +103,7 @@ def _judged(base: DataFrame, stored: DataFrame, conf: config.Config, count: int)
     ]
     texts = requests.one_row_per_article(base, conf).select("pubid", "oracle", "final_decision")
     answered = reduce(DataFrame.unionByName, tries).join(texts, "pubid")
-    return map_in_arrow(answered, partial(_judge, conf=conf.dataset, asked=conf.completions), JUDGED)
+    return map_in_arrow(answered, partial(_judge, conf=conf.dataset, asked=conf.completions), JUDGED_SCHEMA)
 
 
 def _judge(
@@ -105,4 +111,4 @@ def _judge(
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         rows = [{**row, "is_taken": not judge_answer(row, conf, asked).rejected} for row in batch.to_pylist()]
-        yield pa.RecordBatch.from_pylist(rows, JUDGED)
+        yield pa.RecordBatch.from_pylist(rows, JUDGED_SCHEMA)

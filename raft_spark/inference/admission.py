@@ -12,10 +12,10 @@ from raft_spark.endpoints.base import Reply, Request
 from raft_spark.inference.congestion import AdaptiveTimeout, CongestionWindow, EndpointHealth, RateLimiter
 from raft_spark.inference.quota import UNLIMITED, Allocation, Demand
 
-CHARS_A_TOKEN = 3.5  # of English prose, to space calls by tokens until usage is known
-FEWEST_CHARS_A_TOKEN = 2.0  # to reserve money: no tokenizer in use cuts English finer on average
-TURNS = 64  # tokens that a chat template adds, at most
-CERTAIN = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # failures that are not billed
+CHARS_PER_TOKEN = 3.5  # of English prose, to space calls by tokens until usage is known
+MIN_CHARS_PER_TOKEN = 2.0  # to reserve money: no tokenizer in use cuts English finer on average
+TEMPLATE_TOKENS = 64  # tokens that a chat template adds, at most
+NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # failures that are not billed
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Admission:
         tally.open, tally.reserved = tally.open - 1, tally.reserved - asked.dollars if tally.open > 1 else 0.0
         tally.prompt_tokens += reply.prompt_tokens or 0
         tally.completion_tokens += reply.completion_tokens or 0
-        if self.grant.tokens_per_minute < UNLIMITED and (used or reply.error_class in CERTAIN):
+        if self.grant.tokens_per_minute < UNLIMITED and (used or reply.error_class in NOT_BILLED):
             self._tokens.sent(now, self.grant.tokens_per_minute / 60, used - asked.tokens)
         if reply.completion is not None or reply.error_class in {"filtered", "bad_request"}:
             self._answered(asked, now)
@@ -169,16 +169,16 @@ class Admission:
     def _likely(self, request: Request) -> float:
         """Return how many tokens a call will take, in and out: as many out as answers had so far, else the most."""
         out = self.tally.completion_tokens / self.tally.answered if self.tally.answered else request.max_tokens
-        return request.characters / CHARS_A_TOKEN + out
+        return request.characters / CHARS_PER_TOKEN + out
 
     def _dearest(self, request: Request) -> float:
         """Return the dollars that a call costs at most."""
-        prompt = request.characters / FEWEST_CHARS_A_TOKEN + TURNS
+        prompt = request.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS
         return self._price.dollars(prompt, request.max_tokens)
 
     def _paid(self, asked: InFlightRequest) -> float:
         """Return the dollars of a call: by its usage; a call that was cut off may be billed, so it counts as the dearest."""
         reply = asked.reply
         if reply.prompt_tokens is None and reply.completion_tokens is None:
-            return 0.0 if reply.error_class in CERTAIN else asked.dollars
+            return 0.0 if reply.error_class in NOT_BILLED else asked.dollars
         return self._price.dollars(reply.prompt_tokens or 0, reply.completion_tokens or 0)

@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-UNSHRUNK = 1e9  # calls: the share `cap` is what counts
-NEARLY = 0.95  # of the level that was throttled: up to here the window returns quickly
-LONGEST_CALM = 32  # windows of successes between two probes of an endpoint that throttles
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 60.0  # seconds between calls, where the endpoint throttles each
-FAILURE_PAUSES = 5.0  # times as long, where it answers none
-CATCH_UP = 0.25  # seconds: how much of a rate may be made up for after a pause
-FEWEST_ANSWERS, LAST_ANSWERS = 32, 512  # of which the slowest tells how long an answer may take
-SLOWEST_TIMES, LEAST_SECONDS = 3.0, 10.0
-FEWEST_FAILURES = 4  # that end a run, however small the window
+INITIAL_SIZE = 1e9  # calls: the share `cap` is what counts
+RECOVERY_SHARE = 0.95  # of the level that was throttled: up to here the window returns quickly
+MAX_PROBE_INTERVAL = 32  # windows of successes between two probes of an endpoint that throttles
+MIN_PAUSE, MAX_PAUSE = 0.1, 60.0  # seconds between calls, where the endpoint throttles each
+FAILURE_PAUSE_FACTOR = 5.0  # times as long, where it answers none
+BURST_SECONDS = 0.25  # seconds: how much of a rate may be made up for after a pause
+MIN_LATENCIES, MAX_LATENCIES = 32, 512  # of which the slowest tells how long an answer may take
+TIMEOUT_FACTOR, MIN_TIMEOUT = 3.0, 10.0
+MIN_FAILURES = 4  # that end a run, however small the window
 SILENT_SECONDS = 5.0  # without an answer, after there were some, before an endpoint counts as dead
 
 
@@ -31,12 +31,12 @@ class CongestionWindow:
 
     def __init__(self, cap: int) -> None:
         self.cap = cap
-        self._size = UNSHRUNK
+        self._size = INITIAL_SIZE
         self._level = float("inf")  # calls that the endpoint bore when it last throttled one more
         self._calm, self._beyond = 1, 0
         self._answers = 0
         self._shrunk_at = float("-inf")
-        self._pause, self._paused_until = FIRST_PAUSE, float("-inf")
+        self._pause, self._paused_until = MIN_PAUSE, float("-inf")
 
     @property
     def size(self) -> int:
@@ -51,8 +51,8 @@ class CongestionWindow:
 
     def answered(self) -> None:
         """Grow: by one an answer until near the level, by one a window up to it, by one after `calm` windows beyond."""
-        self._pause = FIRST_PAUSE
-        if self._size < min(self._level * NEARLY, self.cap):
+        self._pause = MIN_PAUSE
+        if self._size < min(self._level * RECOVERY_SHARE, self.cap):
             self._size += 1
             return
         self._answers += 1
@@ -69,7 +69,7 @@ class CongestionWindow:
             if self.size < 2:  # noqa: PLR2004 - a single call is too many already
                 self._rest(now, max(self._pause, retry_after))
             self._level, self._beyond = max(1.0, open_then - 1.0), 0
-            self._calm = min(LONGEST_CALM, self._calm * 2)
+            self._calm = min(MAX_PROBE_INTERVAL, self._calm * 2)
             self._halve(now)
 
     def failed(self, started: float, now: float) -> None:
@@ -77,11 +77,11 @@ class CongestionWindow:
         call at once, as a closed port does, would see hundreds of them before it counts as dead.
         """
         if started >= self._shrunk_at:
-            self._rest(now, FAILURE_PAUSES * self._pause)
+            self._rest(now, FAILURE_PAUSE_FACTOR * self._pause)
             self._halve(now)
 
     def _rest(self, now: float, seconds: float) -> None:
-        self._paused_until = now + min(LONGEST_PAUSE, seconds)
+        self._paused_until = now + min(MAX_PAUSE, seconds)
         self._pause *= 2
 
     def _halve(self, now: float) -> None:
@@ -110,7 +110,7 @@ class RateLimiter:
 
     def _pass(self, now: float, rate: float) -> None:
         """Pay off what is owed by the time that has passed."""
-        self._owed = max(self._owed - (now - self._at) * rate, -CATCH_UP * rate)
+        self._owed = max(self._owed - (now - self._at) * rate, -BURST_SECONDS * rate)
         self._at = now
 
 
@@ -119,14 +119,14 @@ class AdaptiveTimeout:
 
     def __init__(self, most: float) -> None:
         self._most = most
-        self._last: deque[float] = deque(maxlen=LAST_ANSWERS)
+        self._last: deque[float] = deque(maxlen=MAX_LATENCIES)
         self._seconds = most
 
     def answered(self, latency: float) -> None:
         """Learn from an answer."""
         self._last.append(latency)
-        if len(self._last) >= FEWEST_ANSWERS:
-            self._seconds = min(self._most, max(LEAST_SECONDS, SLOWEST_TIMES * max(self._last)))
+        if len(self._last) >= MIN_LATENCIES:
+            self._seconds = min(self._most, max(MIN_TIMEOUT, TIMEOUT_FACTOR * max(self._last)))
 
     def seconds(self, timeouts: int) -> float:
         """Return how long to wait, twice as long for each time that this request has timed out before."""
@@ -161,7 +161,7 @@ class EndpointHealth:
         self._requests.add(request)
         several = len(self._requests) > 1
         silent = not self._answered or now - self._since >= SILENT_SECONDS
-        dead = self._calls >= max(FEWEST_FAILURES, cap) and silent
+        dead = self._calls >= max(MIN_FAILURES, cap) and silent
         return HealthStatus(window_failed=several and self._calls % max(1, window) == 0, dead=several and dead)
 
     def silent_seconds(self, now: float) -> float:

@@ -30,16 +30,16 @@ from raft_spark.inference.quota import Allocation, ClusterLimits, QuotaLedger
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
 
-BEAT = 0.5  # seconds
+HEARTBEAT_SECONDS = 0.5  # seconds
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
-MOST_POINTS = 600
-ALL_START_WITHIN = (
+MAX_POINTS = 600
+STARTUP_SECONDS = (
     10.0  # seconds from the first task's first report: until then tasks that have not reported have their share
 )
-ANSWERS_WITHIN = 2.0  # seconds the driver takes at most, else a task holds it for lost
-SPEAKS_WITHIN = 5.0  # seconds between two words of a task, else the driver gives its share to others
+REPLY_TIMEOUT = 2.0  # seconds the driver takes at most, else a task holds it for lost
+HEARTBEAT_TIMEOUT = 5.0  # seconds between two words of a task, else the driver gives its share to others
 REPLACED = "another attempt of this task has begun"
-LOST = (OSError, EOFError, AuthenticationError)
+CONNECTION_ERRORS = (OSError, EOFError, AuthenticationError)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Coordinator:
         now = time.monotonic()
         self._first_report = self._first_report or now
         ended = len(self._tallies) - len(self._here)
-        return self._run.tasks - ended if now - self._first_report < ALL_START_WITHIN else 0
+        return self._run.tasks - ended if now - self._first_report < STARTUP_SECONDS else 0
 
     def left(self, task: str, *, properly: bool) -> None:
         """Take a task's share back. One that died may have had calls open, which count as paid at their dearest."""
@@ -116,7 +116,7 @@ class Coordinator:
             point = self._point(run)
             if not self._points or point.seconds - self._points[-1].seconds >= self._point_every:
                 self._points.append(point)
-            if len(self._points) >= MOST_POINTS - 1:
+            if len(self._points) >= MAX_POINTS - 1:
                 self._points, self._point_every = self._points[::2], self._point_every * 2
             is_close = point.seconds - self._points[-1].seconds < self._point_every / 2
             return replace(run, series=(*(self._points[:-1] if is_close else self._points), point))
@@ -171,7 +171,7 @@ def serve(
 
 
 def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading.Event) -> None:
-    while not over.wait(BEAT):
+    while not over.wait(HEARTBEAT_SECONDS):
         coordinator.running = running()
 
 
@@ -185,11 +185,11 @@ def _accept(listener: Listener, coordinator: Coordinator, key: bytes, over: thre
 def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None:
     """Answer one task until it says goodbye or its connection breaks."""
     task, properly = "", False
-    with suppress(*LOST), connection:
+    with suppress(*CONNECTION_ERRORS), connection:
         deliver_challenge(connection, key)
         answer_challenge(connection, key)
         while not properly:
-            told = _heard(connection, SPEAKS_WITHIN)
+            told = _heard(connection, HEARTBEAT_TIMEOUT)
             task, properly = told["task"], told["over"]
             granted = coordinator.beat(task, TaskCounters(**told["tally"]))
             connection.send_bytes(json.dumps(dataclasses.asdict(granted)).encode())
@@ -203,7 +203,7 @@ def report_to_driver(desk: CoordinatorAddress, task: str, meter: Admission) -> I
     try:
         connection = _connected(desk)
         meter.grant = _beat(connection, task, meter.tally)
-    except LOST as error:
+    except CONNECTION_ERRORS as error:
         logging.getLogger(__name__).warning(
             "no driver at %s:%d (%s): a static share is kept", desk.host, desk.port, error
         )
@@ -216,7 +216,7 @@ def report_to_driver(desk: CoordinatorAddress, task: str, meter: Admission) -> I
 def wait_for_previous_attempt(meter: Admission) -> None:
     """Return when no earlier attempt at the same rows runs any more: what it had open is stored then."""
     while meter.grant.waits and not meter.stop:
-        time.sleep(BEAT)
+        time.sleep(HEARTBEAT_SECONDS)
 
 
 def _report(
@@ -225,13 +225,13 @@ def _report(
     """Tell and hear, in a thread of the task; a lost connection is made again, and until then no call starts."""
     is_over = False
     while not is_over:
-        is_over = over.wait(BEAT)
+        is_over = over.wait(HEARTBEAT_SECONDS)
         try:
             meter.grant = _beat(connection, task, meter.tally, over=is_over)
-        except LOST:
+        except CONNECTION_ERRORS:
             meter.grant = replace(meter.grant, in_flight=0)
             connection.close()
-            with suppress(*LOST):
+            with suppress(*CONNECTION_ERRORS):
                 connection = _connected(desk)
                 if is_over:
                     _beat(connection, task, meter.tally, over=True)
@@ -240,10 +240,10 @@ def _report(
 
 def _connected(desk: CoordinatorAddress) -> Connection:
     """Open a connection as multiprocessing's own Client does, which would wait for a lost machine for minutes."""
-    with socket.create_connection((desk.host, desk.port), timeout=SPEAKS_WITHIN) as opened:
+    with socket.create_connection((desk.host, desk.port), timeout=HEARTBEAT_TIMEOUT) as opened:
         opened.settimeout(None)
         connection = Connection(opened.detach())
-    if not connection.poll(ANSWERS_WITHIN):
+    if not connection.poll(REPLY_TIMEOUT):
         raise EOFError("the driver says nothing")
     answer_challenge(connection, desk.key)
     deliver_challenge(connection, desk.key)
@@ -252,7 +252,7 @@ def _connected(desk: CoordinatorAddress) -> Connection:
 
 def _beat(connection: Connection, task: str, tally: TaskCounters, *, over: bool = False) -> Allocation:
     connection.send_bytes(json.dumps({"task": task, "tally": dataclasses.asdict(tally), "over": over}).encode())
-    return Allocation(**_heard(connection, ANSWERS_WITHIN))
+    return Allocation(**_heard(connection, REPLY_TIMEOUT))
 
 
 def _heard(connection: Connection, seconds: float) -> Any:  # noqa: ANN401 - what the other side says, of a known shape

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from raft_spark.endpoints.base import RETRIED, Reply, Request
 from raft_spark.inference.admission import Admission, InFlightRequest
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
+BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0  # seconds
 TICK = 0.5  # seconds: how long the window stays silent at most
 
 Ask = Callable[[Request, float], Reply]  # the seconds are how long to wait for the answer
@@ -125,6 +125,6 @@ def _next_attempt(asked: InFlightRequest, limits: RetryLimits) -> float | None:
     counted = asked.attempts - asked.throttles
     if asked.reply.error_class not in RETRIED or counted >= limits.attempts:
         return None
-    jitter = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(asked.attempts - 1, 30)))  # noqa: S311 - no secret
-    due = time.monotonic() + min(asked.reply.retry_after or 0, LONGEST_WAIT) + jitter
+    jitter = random.uniform(0, min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(asked.attempts - 1, 30)))  # noqa: S311 - no secret
+    due = time.monotonic() + min(asked.reply.retry_after or 0, BACKOFF_CAP) + jitter
     return due if due - asked.first_sent < limits.deadline_seconds else None

@@ -51,7 +51,7 @@ class Demand:
 UNLIMITED = float("inf")
 
 
-def arithmetic(limits: ClusterLimits, tasks: int) -> str:
+def describe_limits(limits: ClusterLimits, tasks: int) -> str:
     """Say what the whole cluster may do, and a task's part of it while all run."""
     named = {
         "calls open at once": limits.in_flight,

@@ -26,7 +26,7 @@ from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
 
-LEAST = 1e-9  # dollars
+MIN_DOLLARS = 1e-9  # dollars
 RequestBuilder = Callable[[Mapping[str, Any]], Request]  # a row -> its request; it goes to the tasks
 
 
@@ -74,7 +74,7 @@ def ask(
         coordinator.serve(driver, *session.driver_addresses(spark), key, partial(_running, stages)) as desk,
         session.stop_on_signals(spark, driver.stop),
         run_state.store_periodically(conf.lake, going),
-        progress.asking(going, quota.arithmetic(limits, tasks)),
+        progress.asking(going, quota.describe_limits(limits, tasks)),
     ):
         work = AskTask(told.stage, worded, asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format)
         ask_all = partial(_ask_all, work=work)
@@ -95,7 +95,7 @@ def _rates(limits: ClusterLimits) -> tuple[float, float, float]:
 def _dollars(conf: config.Config, told: run_state.Run) -> float:
     """Return what the run may still spend, 0 without a limit: what nobody can pay with is left of one that is reached."""
     spend = conf.completions.max_spend
-    return max(spend - told.dollars, LEAST) if spend else 0.0
+    return max(spend - told.dollars, MIN_DOLLARS) if spend else 0.0
 
 
 def _seconds(conf: config.Config, told: run_state.Run) -> float:

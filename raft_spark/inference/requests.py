@@ -15,7 +15,7 @@ from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import prompts
 
-REQUESTS = pa.schema(
+REQUESTS_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("key_of_any_length", pa.string()),
@@ -24,7 +24,7 @@ REQUESTS = pa.schema(
         ("oracle", pa.string()),
     ]
 )
-ANSWER = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
+ANSWER_COLUMNS = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
 def request_settings(conf: config.Config) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def one_row_per_article(base: DataFrame, conf: config.Config) -> DataFrame:
 def keyed_requests(base: DataFrame, conf: config.Config) -> DataFrame:
     """Return a row an article of base with its request's key, in the schema REQUESTS; lazy."""
     columns = one_row_per_article(base, conf).select("pubid", "question", "oracle")
-    return map_in_arrow(columns, partial(_keyed, conf=conf.completions, model=conf.teacher.model), REQUESTS)
+    return map_in_arrow(columns, partial(_keyed, conf=conf.completions, model=conf.teacher.model), REQUESTS_SCHEMA)
 
 
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
@@ -61,7 +61,7 @@ def look_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> D
     longest, then the first.
     """
     order = F.struct(_is_cut(), -F.col("max_tokens"), "created_at", "run_id")
-    best = F.min_by(F.struct(*ANSWER), order).alias("answer")
+    best = F.min_by(F.struct(*ANSWER_COLUMNS), order).alias("answer")
     answers = stored.where(_answers(conf)).groupBy("key_of_any_length").agg(best)
     failures = (
         stored.where("completion IS NULL").groupBy("key").agg(F.max_by("error_class", "created_at").alias("last_error"))
@@ -69,7 +69,7 @@ def look_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> D
     return wanted.join(answers, "key_of_any_length", "left").join(failures, "key", "left")
 
 
-def is_asked(conf: config.Completions) -> Column:
+def needs_asking(conf: config.Completions) -> Column:
     """Leave out of what was looked up what is answered, and what failed for good."""
     return F.col("answer").isNull() & is_retryable(conf)
 
@@ -97,4 +97,4 @@ def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: s
         keys = [pa.array([request.key for request in asked], pa.string())]
         keys.append(pa.array([request.key_of_any_length for request in asked], pa.string()))
         columns = [*keys, batch["pubid"], batch["question"], batch["oracle"]]
-        yield pa.RecordBatch.from_arrays(columns, schema=REQUESTS)
+        yield pa.RecordBatch.from_arrays(columns, schema=REQUESTS_SCHEMA)

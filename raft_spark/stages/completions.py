@@ -109,7 +109,7 @@ def finished(conf: config.Config, base: tables.Version) -> tables.Version | None
 def _identity(conf: config.Config, base: tables.Version) -> str:
     settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
     if conf.completions.asked_again_at:
-        settings |= {"judged": conf.dataset.model_dump(include=acceptance.SETTINGS)}
+        settings |= {"judged": conf.dataset.model_dump(include=acceptance.JUDGING_SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark.inference.congestion import (
-    CATCH_UP,
+    BURST_SECONDS,
     AdaptiveTimeout,
     CongestionWindow,
     EndpointHealth,
@@ -191,7 +191,7 @@ def test_no_interval_has_more_than_its_rate_and_the_little_that_is_caught_up(rat
         units = 0.0
         for time, sent_then in sent[first:]:
             units += sent_then
-            assert units <= rate * (time - sent[first][0]) + CATCH_UP * rate + 1 + 1e-6
+            assert units <= rate * (time - sent[first][0]) + BURST_SECONDS * rate + 1 + 1e-6
 
 
 def test_a_rate_is_reached_evenly_from_the_start():

@@ -34,7 +34,7 @@ STATIC = Allocation(3, 1.0, 1.0, 1.0)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(coordinator, "BEAT", 0.02)
+    monkeypatch.setattr(coordinator, "HEARTBEAT_SECONDS", 0.02)
 
 
 def driver(dollars: float = 0.0, *, hourly_price: float = 0.0, seconds: float = 1e9, tasks: int = 0) -> Coordinator:
@@ -138,7 +138,7 @@ def test_tasks_that_do_not_come_are_waited_for_ten_seconds(monkeypatch):
     clock = set_clock(monkeypatch)
     driven = driver(tasks=4)
     assert driven.beat("0-0", TaskCounters()).in_flight == 4
-    clock.now += coordinator.ALL_START_WITHIN
+    clock.now += coordinator.STARTUP_SECONDS
     assert driven.beat("0-0", TaskCounters(open=4, window=4)).in_flight == 16
 
 
@@ -148,7 +148,7 @@ from raft_spark.config import Price
 from raft_spark.inference import coordinator
 from raft_spark.inference.admission import Admission
 from raft_spark.inference.quota import Allocation
-coordinator.BEAT = 0.05
+coordinator.HEARTBEAT_SECONDS = 0.05
 meter = Admission(Allocation(1, 1.0, 1.0, 1.0), Price(), 60.0)
 meter.tally.answered_stored, meter.tally.calls = 5, 7
 with coordinator.report_to_driver(coordinator.CoordinatorAddress("127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()), sys.argv[3], meter):
@@ -189,9 +189,9 @@ def test_a_task_that_loses_its_driver_starts_no_call_until_it_is_back():
 
 def test_a_network_that_falls_silent_is_a_lost_driver_to_a_task_and_a_lost_task_to_the_driver(monkeypatch):
     """No connection breaks when a machine is gone. The task gives its share up before the driver gives it away."""
-    assert coordinator.ANSWERS_WITHIN + 2 * 0.5 < coordinator.SPEAKS_WITHIN  # 0.5 is BEAT
-    monkeypatch.setattr(coordinator, "ANSWERS_WITHIN", 0.2)
-    monkeypatch.setattr(coordinator, "SPEAKS_WITHIN", 0.6)
+    assert coordinator.REPLY_TIMEOUT + 2 * 0.5 < coordinator.HEARTBEAT_TIMEOUT  # 0.5 is HEARTBEAT_SECONDS
+    monkeypatch.setattr(coordinator, "REPLY_TIMEOUT", 0.2)
+    monkeypatch.setattr(coordinator, "HEARTBEAT_TIMEOUT", 0.6)
     one, two = meter(), meter()
     with desk_of(driver()) as desk:
         relay = Relay(desk)
@@ -205,7 +205,7 @@ def test_a_network_that_falls_silent_is_a_lost_driver_to_a_task_and_a_lost_task_
 
 
 def test_a_last_word_is_said_again_where_the_connection_broke(monkeypatch):
-    monkeypatch.setattr(coordinator, "BEAT", 60.0)
+    monkeypatch.setattr(coordinator, "HEARTBEAT_SECONDS", 60.0)
     driven, one = driver(), meter()
     with desk_of(driven) as desk:
         relay = Relay(desk)

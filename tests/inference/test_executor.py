@@ -53,17 +53,17 @@ def all_answers(
 
 @pytest.fixture
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(executor, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(congestion, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(executor, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(congestion, "MIN_PAUSE", 0.0)
 
 
 @contextmanager
 def no_waits_and_no_verdict() -> Iterator[None]:
     """Ask again at once, and take no number of failures for a dead endpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "FIRST_WAIT", 0.0)
-        patch.setattr(congestion, "FIRST_PAUSE", 0.0)
-        patch.setattr(congestion, "FEWEST_FAILURES", 1_000_000)
+        patch.setattr(executor, "BACKOFF_BASE", 0.0)
+        patch.setattr(congestion, "MIN_PAUSE", 0.0)
+        patch.setattr(congestion, "MIN_FAILURES", 1_000_000)
         yield
 
 
@@ -248,7 +248,7 @@ def test_retry_after_is_respected():
 
 
 def test_retry_after_is_respected_up_to_a_cap(monkeypatch):
-    monkeypatch.setattr(executor, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(executor, "BACKOFF_CAP", 0.1)
     first, second = times_of_calls(failed("unavailable", retry_after=3_600), limits())
     assert 0.1 <= second - first < 5
 
@@ -304,7 +304,7 @@ def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_tak
 
     waited: list[Request] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "FIRST_WAIT", 0.001)
+        patch.setattr(executor, "BACKOFF_BASE", 0.001)
         told = list(answers(requests(2), ask, limits(in_flight=1)))
     assert told.count(None) < 20
 
@@ -382,7 +382,7 @@ def test_one_request_that_always_fails_ends_no_run():
 
     limited = limits(in_flight=4, attempts=20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "FIRST_WAIT", 0.0)
+        patch.setattr(executor, "BACKOFF_BASE", 0.0)
         answered = all_answers(10, ask, limited)
     assert [asked.attempts for asked in answered if asked.reply.error] == [20]
     assert limited[1].stop == ""
