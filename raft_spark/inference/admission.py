@@ -143,12 +143,13 @@ class Admission:
         """Count a call that has its reply; adapt the window, the timeout and the token rate to it."""
         now, counters, reply = self._clock(), self.counters, inflight.reply
         used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
+        cost = self._cost(inflight)
         with self._lock:
             counters.open -= 1
-            counters.spent += self._cost(inflight)
-            counters.reserved = (
-                counters.reserved - inflight.dollars if counters.open else 0.0
-            )  # without rounding errors
+            counters.spent += cost
+            counters.reserved -= inflight.dollars
+            if not counters.open:
+                counters.reserved = 0.0  # without the rounding errors of the sum
         counters.prompt_tokens += reply.prompt_tokens or 0
         counters.completion_tokens += reply.completion_tokens or 0
         if self.allocation.tokens_per_minute < UNLIMITED and (used or reply.error_class in NOT_BILLED):

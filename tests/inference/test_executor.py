@@ -433,7 +433,7 @@ def test_closing_early_waits_for_the_open_calls_only():
         return OK
 
     going = answers(requests(1_000), ask, limits(in_flight=4))
-    next(asked for inflight in going if inflight is not None)
+    next(inflight for inflight in going if inflight is not None)
     begin = time.monotonic()
     going.close()
     assert time.monotonic() - begin < 5
