@@ -178,7 +178,7 @@ def bounds(console: Console, found: "Sequence[CostBound]") -> None:
             console.print(f"{known}: give {keys}.", markup=False, highlight=False)
 
 
-def _use(use: arithmetic.Use, mode: str) -> Iterator[tuple[str, str]]:
+def _use(use: arithmetic.Usage, mode: str) -> Iterator[tuple[str, str]]:
     yield "tokens in", _amount(use.tokens_in, ",.0f")
     yield "tokens out", _amount(use.tokens_out, ",.0f")
     if use.seconds:

@@ -87,7 +87,7 @@ def arithmetic(conf: Config, job: str) -> Iterator[str]:
     )
     idle = f", of which {slots - asking.in_flight} would have no call: completions.in_flight is {asking.in_flight}"
     yield f"{executors} executors x {cores} cores = {slots} tasks{idle if slots > asking.in_flight else ''}"
-    yield quota.arithmetic(limits, min(slots, asking.in_flight))
+    yield quota.describe_limits(limits, min(slots, asking.in_flight))
 
 
 def started(client: AwsClient, whole: Document, own_token: str) -> tuple[str, bool]:

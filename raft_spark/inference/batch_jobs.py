@@ -33,11 +33,11 @@ from raft_spark.lake.filesystem import Storage
 State = Literal["submitting", "submitted", "collected", "dropped"]
 READ_BYTES = 8_000_000  # a call to S3 each
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-SLICE = 1.0  # seconds: a request to stop is heard within
+POLL_SLICE = 1.0  # seconds: a request to stop is heard within
 
 
 @dataclass(frozen=True, slots=True)
-class RecordKey:
+class RecordInfo:
     """What the row of a request says beside its key and its reply."""
 
     pubid: int
@@ -45,7 +45,7 @@ class RecordKey:
     max_tokens: int
 
 
-BatchAnswer = tuple[str, RecordKey, Reply]  # key, named, reply
+BatchAnswer = tuple[str, RecordInfo, Reply]  # key, named, reply
 _T = TypeVar("_T")
 
 
@@ -91,7 +91,7 @@ def pending(lake: Lake) -> list[BatchJob]:
     return [job for job in jobs if job.state in {"submitting", "submitted"}]
 
 
-def folder(conf: Config, run_id: str) -> Storage:
+def run_folder(conf: Config, run_id: str) -> Storage:
     """Return where a run's files lie. Raises ConfigError when Bedrock could not read them there."""
     place = Storage.of(conf.lake, conf.teacher.batch_folder.rstrip("/") or _batches(conf.lake).root).at(run_id)
     if place.is_local and urlsplit(conf.teacher.url).hostname not in LOOPBACK:
@@ -103,7 +103,7 @@ def folder(conf: Config, run_id: str) -> Storage:
     return place
 
 
-def begun(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJob]:
+def register_jobs(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJob]:
     """Write a job for each file into the lake; from here on no other run cuts its keys again."""
     day = dt.datetime.now(dt.UTC).date().isoformat()
     jobs = [BatchJob(file.name, at.root, day, file.records, _call(conf, at, file.name, file.sha256)) for file in files]
@@ -112,7 +112,7 @@ def begun(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJo
     return jobs
 
 
-def finished(
+def submit_and_poll(
     conf: Config, jobs: Sequence[BatchJob], tell: Callable[[list[BatchJob]], None], going: Callable[[], bool]
 ) -> Iterator[list[BatchJob]]:
     """Submit the jobs that are not submitted yet, look at all every poll_seconds, yield those that have ended since the
@@ -152,10 +152,10 @@ def replies(job: BatchJob, at: Storage, ignored: Counter[str]) -> Iterator[Batch
         raise InputError(msg)
     why = f"no answer from the job, which is {job.status}" + (f": {job.message}" if job.message else "")
     lines = (line for path in found for line in _lines(at.at("output"), path))
-    yield from joined(lines, asked, why, ignored)
+    yield from match_replies(lines, asked, why, ignored)
 
 
-def joined(
+def match_replies(
     lines: Iterator[bytes], asked: Mapping[str, _T], why: str, ignored: Counter[str]
 ) -> Iterator[tuple[str, _T, Reply]]:
     """Give every key of `asked` (with what it maps to) exactly one reply, in any order: what the first good line says, else a
@@ -176,17 +176,17 @@ def joined(
         yield key, named, failed.get(key) or converse.failed("unavailable", why)
 
 
-def key_line(key: str, named: RecordKey) -> str:
+def key_line(key: str, named: RecordInfo) -> str:
     """Lay out a line of keys/NAME.tsv."""
     return f"{key}\t{named.pubid}\t{named.key_of_any_length}\t{named.max_tokens}\n"
 
 
-def _named(line: str) -> tuple[str, RecordKey]:
+def _named(line: str) -> tuple[str, RecordInfo]:
     key, pubid, key_of_any_length, max_tokens = line.split("\t")
-    return key, RecordKey(int(pubid), key_of_any_length, int(max_tokens))
+    return key, RecordInfo(int(pubid), key_of_any_length, int(max_tokens))
 
 
-def collected(lake: Lake, job: BatchJob) -> None:
+def mark_collected(lake: Lake, job: BatchJob) -> None:
     """End a job, after all its answers are stored."""
     _store(lake, replace(job, state="collected"))
 
@@ -254,7 +254,7 @@ def _is_wanted(conf: Config, job: BatchJob) -> bool:
 def _pause(seconds: float, going: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while (rest := until - time.monotonic()) > 0 and going():
-        time.sleep(min(rest, SLICE))
+        time.sleep(min(rest, POLL_SLICE))
 
 
 def _lines(at: Storage, path: str) -> Iterator[bytes]:

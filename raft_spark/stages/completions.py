@@ -76,7 +76,7 @@ def complete_version(conf: config.Config, base: tables.Version) -> tables.Versio
 def _identity(conf: config.Config, base: tables.Version) -> str:
     settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
     if conf.completions.retry_temperatures:
-        settings |= {"judged": conf.dataset.model_dump(include=acceptance.SETTINGS)}
+        settings |= {"judged": conf.dataset.model_dump(include=acceptance.JUDGING_SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 
 

@@ -174,7 +174,7 @@ def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> Data
     first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
     distinct = wanted.groupBy("key").agg(first).select("key", "first.*")
     known = requests.look_up(distinct, dataframes.stored_answers(spark, own.lake, schemas.EVALUATION), own.completions)
-    return known.where(requests.is_asked(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
+    return known.where(requests.needs_asking(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
 
 
 def _ask_one(

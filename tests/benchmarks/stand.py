@@ -162,13 +162,13 @@ def windowed(conf: config.Config, calls: int) -> float:
     """Do what a task of the stage does with that many rows, without Spark and files; return the seconds of CPU it took."""
     rows = list(itertools.islice(requests(conf), calls))
     asking = conf.completions
-    meter = Admission(Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
+    admission = Admission(Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
     limits = executor.RetryLimits(asking.attempts, asking.deadline_seconds)
     with contextlib.closing(endpoints.connect(conf.teacher, asking.in_flight, TIMEOUT)) as client:
         begin = time.process_time()
-        for asked in executor.ask_all(iter(rows), client.ask, limits, meter):
-            if asked:
-                answer_store.answer_row(asked, conf.teacher.model, "run")
+        for inflight in executor.ask_all(iter(rows), client.ask, limits, admission):
+            if inflight:
+                answer_store.answer_row(inflight, conf.teacher.model, "run")
         return time.process_time() - begin
 
 
