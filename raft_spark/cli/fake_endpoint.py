@@ -53,7 +53,7 @@ def run(port: int, settings: Mapping[str, object]) -> None:
         msg = f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}); --port 0 takes any free one"
         raise EndpointError(msg) from error
     click.echo(welcome(listener.getsockname()[1], manner.container))
-    answering = threading.Thread(target=process.answer, args=(app.application(manner), listener), daemon=True)
+    answering = threading.Thread(target=process.run_server, args=(app.application(manner), listener), daemon=True)
     try:
         answering.start()
         answering.join()

@@ -55,16 +55,16 @@ def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, n
 
         conf = config.load(files, assignments)
         if dry_run:
-            click.echo(json.dumps(sagemaker_training.request(conf), indent=2))
+            click.echo(json.dumps(sagemaker_training.dry_run_request(conf), indent=2))
             return
-        job = sagemaker_training.run(conf, click.echo)
+        job = sagemaker_training.start_or_find(conf, click.echo)
         if no_wait:
             click.echo(job)
             return
         client = aws.connect("sagemaker", sagemaker_training.region(conf.training.sagemaker))
-        hourly = hosting.price(conf, conf.training.sagemaker.instance_type)
+        hourly = hosting.hourly_price(conf, conf.training.sagemaker.instance_type)
         try:
-            click.echo(sagemaker_training.followed(client, job, hourly, click.echo))
+            click.echo(sagemaker_training.follow(client, job, hourly, click.echo))
         except KeyboardInterrupt:
             click.echo(
                 f"training {job} goes on, at most {conf.training.sagemaker.max_hours:g} hours; the same command follows it, "
@@ -95,7 +95,7 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unp
 
         conf = config.load(files, assignments)
         if way["dry_run"]:
-            click.echo(json.dumps(hosting.requests(conf.hosting, name, way["student"]), indent=2))
+            click.echo(json.dumps(hosting.planned_requests(conf.hosting, name, way["student"]), indent=2))
         elif way["keep"]:
             _kept(conf, name, way)
         else:
@@ -108,8 +108,8 @@ def _kept(conf: config.Config, name: str, way: ModelOptions) -> None:
 
     if way["command"]:
         raise ConfigError("--keep and --run exclude each other: a command's endpoint is taken down with its end")
-    hosting.checked(conf.hosting, way["student"])
-    removal = hosting.removal(name, hosting.region(conf.hosting), conf.hosting.kind)
+    hosting.check(conf.hosting, way["student"])
+    removal = hosting.removal_command(name, hosting.region(conf.hosting), conf.hosting.kind)
     try:
         endpoint = hosting.create(conf, name, way["student"], click.echo)
     except KeyboardInterrupt:
@@ -128,7 +128,10 @@ def _lent(conf: config.Config, name: str, way: ModelOptions) -> None:
         msg = f"--run is {way['command']!r}, whose first word is no program"
         raise ConfigError(msg)
     try:
-        with hosting.hosted(conf, name, way["student"], click.echo) as endpoint, _noted(conf, name, endpoint):
+        with (
+            hosting.temporary_endpoint(conf, name, way["student"], click.echo) as endpoint,
+            _noted(conf, name, endpoint),
+        ):
             seconds = conf.hosting.max_hours * 3600
             if way["command"]:
                 status = _ran(way["command"], seconds)
@@ -176,11 +179,11 @@ def _shown(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
     """Print the section, write it to its file, say what it costs."""
     from raft_spark.students import hosting
 
-    text, file = hosting.section(name, endpoint), HOSTED / f"{name}.toml"
+    text, file = hosting.to_toml(name, endpoint), HOSTED / f"{name}.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     click.echo(f"\n{text}")
-    click.echo(f"{file} holds it; {hosting.cost(conf, endpoint)}")
+    click.echo(f"{file} holds it; {hosting.describe_cost(conf, endpoint)}")
 
 
 @click.command()
@@ -206,12 +209,12 @@ def list_left(files: Sequence[str], assignments: Sequence[str]) -> None:
 
         conf, now = config.load(files, assignments), dt.datetime.now(dt.UTC)
         total, count, is_whole = 0.0, 0, True
-        for left in inventory.found(conf, hosting.region(conf.hosting)):
+        for left in inventory.list_leftovers(conf, hosting.region(conf.hosting)):
             if isinstance(left, str):
                 click.echo(left)
                 is_whole = False
                 continue
-            click.echo(inventory.line(left, now))
+            click.echo(inventory.describe(left, now))
             total, count = total + (left.hourly or 0.0), count + 1
         if count:
             click.echo(f"together ${total:,.2f} an hour, of the prices that are known")

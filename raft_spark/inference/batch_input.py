@@ -97,7 +97,7 @@ def _spooled(row: dict[str, Any], spool: IO[bytes], work: BatchInputTask) -> tup
     """Write a request's line into the spool; return its line of the keys, and how many bytes it has."""
     request = prompts.teacher_request(row["question"], row["oracle"], work.model, work.conf)
     named = RecordInfo(row["pubid"], request.key_of_any_length, request.max_tokens)
-    return key_line(row["key"], named), spool.write(converse.line(row["key"], request))
+    return key_line(row["key"], named), spool.write(converse.batch_line(row["key"], request))
 
 
 def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Storage) -> pa.RecordBatch:

@@ -164,7 +164,7 @@ def match_replies(
     left = dict(asked)
     failed: dict[str, Reply] = {}
     for line in lines:
-        key, reply = converse.record(line)
+        key, reply = converse.read_batch_line(line)
         if key in left and reply.completion is not None:
             yield key, left.pop(key), reply
             failed.pop(key, None)
@@ -173,7 +173,7 @@ def match_replies(
         else:
             ignored["unreadable" if not key else "doubled" if key in asked else "unknown"] += 1
     for key, named in left.items():
-        yield key, named, failed.get(key) or converse.failed("unavailable", why)
+        yield key, named, failed.get(key) or converse.one_line_failure("unavailable", why)
 
 
 def key_line(key: str, named: RecordInfo) -> str:
@@ -225,7 +225,7 @@ def _looked(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN4
     """Bring a job one step on; it stays as it is when the service has no time."""
     if job.state == "submitting":
         job = _submitted(client, conf, job)
-    told = bedrock_batch.look(client, job.arn) if job.state == "submitted" else None
+    told = bedrock_batch.get_status(client, job.arn) if job.state == "submitted" else None
     return replace(job, **dataclasses.asdict(told)) if told else job
 
 

@@ -41,7 +41,7 @@ RUN = "20261122T170138Z-0123abcd-4567"
 def test_a_request_becomes_the_body_of_a_converse_call():
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}]
     request = Request(messages, MODEL, {"temperature": 0.5, "top_p": 1.0, "max_tokens": 64})
-    assert json.loads(converse.line("0a", request)) == {
+    assert json.loads(converse.batch_line("0a", request)) == {
         "recordId": "0a",
         "modelInput": {
             "messages": [{"role": "user", "content": [{"text": "Why?"}]}],
@@ -133,7 +133,7 @@ def test_an_empty_answer_says_so():
 )
 def test_a_record_that_failed_gets_the_class_of_its_error(code, error_class):
     line = json.dumps({"recordId": "0a", "error": {"errorCode": code, "errorMessage": "so\nit is"}})
-    key, reply = converse.record(line.encode())
+    key, reply = converse.read_batch_line(line.encode())
     assert (key, reply.error_class, reply.error) == ("0a", error_class, f"error {code}: so it is")
 
 
