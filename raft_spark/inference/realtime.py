@@ -74,7 +74,7 @@ def ask(
         coordinator.serve(driver, *session.driver_addresses(spark), key, partial(_running, stages)) as desk,
         session.stop_on_signals(spark, driver.stop),
         run_state.store_periodically(conf.lake, going),
-        progress.asking(going, quota.arithmetic(limits, tasks)),
+        progress.show_run(going, quota.arithmetic(limits, tasks)),
     ):
         work = AskTask(told.stage, worded, asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format)
         ask_all = partial(_ask_all, work=work)

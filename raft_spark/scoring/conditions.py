@@ -26,7 +26,7 @@ from raft_spark.recipe import corpus, corpus_files, prompts, sampling
 
 SPLIT = "test"
 COLUMNS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
-ROWS = 64  # articles whose cases are in memory at once
+BATCH_ARTICLES = 64  # articles whose cases are in memory at once
 CASES = pa.schema(
     [
         ("pubid", pa.int64()),
@@ -53,7 +53,7 @@ class Condition:
     distractors: int
 
 
-def compared_at(conf: config.Config) -> int:
+def comparison_k(conf: config.Config) -> int:
     """Return the k that settings and places are compared at: that of base, else the nearest one asked with."""
     return min(conf.evaluation.distractors, key=lambda k: abs(k - conf.base.distractors))
 
@@ -70,13 +70,13 @@ class ConditionTask:
     up_to: int
 
 
-def conditions(conf: config.Evaluation) -> list[Condition]:
+def all_conditions(conf: config.Evaluation) -> list[Condition]:
     """Return what every article is asked with."""
     swept = [Condition(name, k) for name in ("with", "without") if name in conf.settings for k in conf.distractors]
     return [*swept, *(Condition(name, 0) for name in ("alone", "closed") if name in conf.settings)]
 
 
-def asking(conf: config.Config, student: str) -> config.Config:
+def endpoint_settings(conf: config.Config, student: str) -> config.Config:
     """Return the settings by which a student is asked: those of completions, with the student in the teacher's place."""
     own = {"temperature": conf.evaluation.temperature, "max_new_tokens": conf.evaluation.max_new_tokens}
     fixed = {"top_p": 1.0, "mode": "realtime", "template": "chat", "reuse_truncated": False}
@@ -84,27 +84,27 @@ def asking(conf: config.Config, student: str) -> config.Config:
     return conf.model_copy(update={"completions": completions})
 
 
-def hashes(pubids: Int64Array) -> hashing.UInt64Array:
+def article_hashes(pubids: Int64Array) -> hashing.UInt64Array:
     """Return where each article stands in the order in which articles are taken."""
     return hashing.hash64(0, Stream.EVALUATE, pubids)
 
 
-def up_to(index: corpus.CorpusIndex, rows: int) -> int:
+def last_hash(index: corpus.CorpusIndex, rows: int) -> int:
     """Return the hash of the last article that is asked, of `rows` (0 = all)."""
-    found = np.sort(hashes(index.pubid[index.count > 0]))
+    found = np.sort(article_hashes(index.pubid[index.count > 0]))
     return int(found[min(rows or len(found), len(found)) - 1])
 
 
-def is_taken(pubids: Int64Array, up_to: int) -> NDArray[np.bool_]:
+def is_selected(pubids: Int64Array, up_to: int) -> NDArray[np.bool_]:
     """Say which articles are asked."""
-    return hashes(pubids) <= np.uint64(up_to)
+    return article_hashes(pubids) <= np.uint64(up_to)
 
 
-def checked(index: corpus.CorpusIndex, conf: config.Evaluation) -> None:
+def check_split_size(index: corpus.CorpusIndex, conf: config.Evaluation) -> None:
     """Raise InputError where the test split is too small for its draws."""
     there = int((index.count > 0).sum())
     lost = int(index.count.max(initial=0)) if "without" in conf.settings else 0
-    need = max((case.distractors for case in conditions(conf)), default=0) + lost
+    need = max((case.distractors for case in all_conditions(conf)), default=0) + lost
     if there <= need or not there:
         msg = (
             f"the test split has {there} articles, but a row needs distractors from {need} others; take more articles, a larger "
@@ -128,17 +128,17 @@ def _write(batches: Iterator[pa.RecordBatch], work: ConditionTask) -> Iterator[p
     for _, pieces in parquet.by_task(batches):
         for piece in pieces:
             table = parquet.read_row_group(piece, COLUMNS)
-            taken = table.filter(pa.array(is_taken(table["pubid"].to_numpy(), work.up_to)))
-            for first in range(0, len(taken), ROWS):
-                rows = list(_rows(taken.slice(first, ROWS), index, texts, work))
+            taken = table.filter(pa.array(is_selected(table["pubid"].to_numpy(), work.up_to)))
+            for first in range(0, len(taken), BATCH_ARTICLES):
+                rows = list(_rows(taken.slice(first, BATCH_ARTICLES), index, texts, work))
                 yield pa.RecordBatch.from_pylist(rows, CASES)
 
 
 def _rows(
     articles: pa.Table, index: corpus.CorpusIndex, texts: pa.LargeStringArray, work: ConditionTask
 ) -> Iterator[Mapping[str, Any]]:
-    settled = {name: asking(work.conf, name).completions for name in work.models}
-    for case in conditions(work.conf.evaluation):
+    settled = {name: endpoint_settings(work.conf, name).completions for name in work.models}
+    for case in all_conditions(work.conf.evaluation):
         shown = passages(articles["number"].to_numpy(), index, texts, case, work.conf.base)
         for article, documents in zip(articles.to_pylist(), shown, strict=True):
             row = {

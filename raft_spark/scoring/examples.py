@@ -51,7 +51,7 @@ class Example:
     answers: Mapping[str, Sequence[ExampleAnswer]]
 
 
-def chosen(told: EvaluationSummary) -> list[int]:
+def choose_articles(told: EvaluationSummary) -> list[int]:
     """Return which articles are shown: first those where students' decisions differ among distractors, else in the order they
     were taken in.
     """
@@ -59,19 +59,21 @@ def chosen(told: EvaluationSummary) -> list[int]:
     for row in told.rows.select(["pubid", "setting", "distractors", "decision", "error_class"]).to_pylist():
         if conditions.Condition(row["setting"], row["distractors"]) == told.main and not row["error_class"]:
             said[row["pubid"]].add(row["decision"])
-    hashes = dict(zip(said, conditions.hashes(np.array([*said], np.int64)).tolist(), strict=True))
+    hashes = dict(zip(said, conditions.article_hashes(np.array([*said], np.int64)).tolist(), strict=True))
     order = sorted(said, key=lambda pubid: (len(said[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004 - they differ
     return order[: told.conf.evaluation.examples]
 
 
-def examples(told: EvaluationSummary, own: Mapping[int, Sequence[str]]) -> Iterator[Example]:
+def build_examples(told: EvaluationSummary, own: Mapping[int, Sequence[str]]) -> Iterator[Example]:
     """Yield the articles of `own` (pubid -> passages), in its order."""
     for pubid, passages in own.items():
         rows = told.rows.filter(pc.equal(told.rows["pubid"], pubid)).to_pylist()
         found = {(row["student"], row["setting"], row["distractors"]): row for row in rows}
         answers = {
             student: [
-                _said(found[student, case.setting, case.distractors], is_judged=told.conf.completions.decision)
+                _example_answer(
+                    found[student, case.setting, case.distractors], is_judged=told.conf.completions.decision
+                )
                 for case in reversed(told.compared)
                 if (student, case.setting, case.distractors) in found
             ]
@@ -84,22 +86,22 @@ def examples(told: EvaluationSummary, own: Mapping[int, Sequence[str]]) -> Itera
             for piece in each.pieces
             if piece.stands == "oracle"
         ]
-        marked = [list(highlighted(text, quotes)) for text in passages]
+        marked = [list(highlight(text, quotes)) for text in passages]
         first = rows[0]
         yield Example(
             pubid, first["question"], first["reference"] or "", first["final_decision"] or "", marked, answers
         )
 
 
-def _said(row: Row, *, is_judged: bool) -> ExampleAnswer:
+def _example_answer(row: Row, *, is_judged: bool) -> ExampleAnswer:
     truth, decision = (row["final_decision"] or "").lower(), row["decision"] or ""
     verdict = ("right" if truth == decision else "wrong") if truth and is_judged else ""
     case = conditions.Condition(row["setting"], row["distractors"])
-    pieces = list(pieced(row["answer"] or "", row["quoted"] or []))
+    pieces = list(split_at_quotes(row["answer"] or "", row["quoted"] or []))
     return ExampleAnswer(label(case), pieces, verdict, decision, row["rouge_l"], row["error_class"] or "")
 
 
-def pieced(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
+def split_at_quotes(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
     """Cut an answer at its quotes; `quoted` says where each stands, those without an end among them, which are no pieces.
     Marks beyond those, in the answer line, make no quote.
     """
@@ -109,7 +111,7 @@ def pieced(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
             yield TextSpan(text, next(whole, "") if number % 2 else "")
 
 
-def highlighted(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
+def highlight(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
     """Cut a passage where one of the quotes begins or ends, as they are compared."""
     signs = [(sign, at) for at, letter in enumerate(passage) for sign in answer_checks.normalize(letter)]
     text, inside = answer_checks.QuoteSearch("".join(sign for sign, _ in signs)), bytearray(len(passage))

@@ -23,13 +23,13 @@ from raft_spark.recipe import answer_checks, prompts
 from raft_spark.scoring import conditions, scores
 from raft_spark.scoring.scores import FAITHFULNESS, JUDGED
 
-CASE = ["pubid", "student", "setting", "distractors"]  # what names an answer
-LEAST_TOKENS = 1024  # of a reply: some twenty statements
-TIMES = 2  # a reply repeats the answer as statements, in JSON
+CASE_KEYS = ["pubid", "student", "setting", "distractors"]  # what names an answer
+MIN_TOKENS = 1024  # of a reply: some twenty statements
+ANSWER_MULTIPLE = 2  # a reply repeats the answer as statements, in JSON
 UNREADABLE = "unreadable"
-WANTED = pa.schema(
+JUDGE_REQUESTS = pa.schema(
     [
-        *(conditions.CASES.field(name) for name in CASE),
+        *(conditions.CASES.field(name) for name in CASE_KEYS),
         ("figure", pa.string()),
         ("question", pa.string()),
         ("said", pa.string()),
@@ -38,7 +38,7 @@ WANTED = pa.schema(
         ("key_of_any_length", pa.string()),
     ]
 )
-Judged = Mapping[str, Mapping[str, str | None]]  # figure -> {"reply", "error"}
+Replies = Mapping[str, Mapping[str, str | None]]  # figure -> {"reply", "error"}
 
 
 class _Statement(BaseModel):
@@ -54,24 +54,26 @@ class _Questions(BaseModel):
     noncommittal: bool
 
 
-def asking(conf: config.Config) -> config.Config:
+def endpoint_settings(conf: config.Config) -> config.Config:
     """Return the settings by which the judge is asked: in the teacher's place, the likeliest words."""
-    own = conditions.asking(conf, conf.evaluation.judge)
-    limit = max(LEAST_TOKENS, TIMES * conf.evaluation.max_new_tokens)
+    own = conditions.endpoint_settings(conf, conf.evaluation.judge)
+    limit = max(MIN_TOKENS, ANSWER_MULTIPLE * conf.evaluation.max_new_tokens)
     likeliest = {"temperature": 0.0, "max_new_tokens": limit}
     return own.model_copy(update={"completions": own.completions.model_copy(update=likeliest)})
 
 
 def build(answered: DataFrame, conf: config.Config) -> DataFrame:
     """Answered cases -> a row an answer and figure to ask the judge for, in the schema WANTED; lazy."""
-    own = asking(conf)
+    own = endpoint_settings(conf)
     texts = F.transform("passages", lambda passage: passage["text"]).alias("texts")
-    rows = answered.select(*CASE, "question", F.col("answer.completion").alias("said"), texts)
-    keyed = partial(_keyed, conf=own.completions, model=own.teacher.model)
-    return map_in_arrow(rows.where("trim(said) != ''"), keyed, WANTED)
+    rows = answered.select(*CASE_KEYS, "question", F.col("answer.completion").alias("said"), texts)
+    keyed = partial(_write_requests, conf=own.completions, model=own.teacher.model)
+    return map_in_arrow(rows.where("trim(said) != ''"), keyed, JUDGE_REQUESTS)
 
 
-def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str) -> Iterator[pa.RecordBatch]:
+def _write_requests(
+    batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         rows = [
             {**row, "figure": figure}
@@ -81,7 +83,7 @@ def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: s
         ]
         sent = [build_request(row, conf, model) for row in rows]
         keys = ({"key": each.key, "key_of_any_length": each.key_of_any_length} for each in sent)
-        yield pa.RecordBatch.from_pylist([row | own for row, own in zip(rows, keys, strict=True)], WANTED)
+        yield pa.RecordBatch.from_pylist([row | own for row, own in zip(rows, keys, strict=True)], JUDGE_REQUESTS)
 
 
 def _applies(figure: str, texts: Sequence[object]) -> bool:
@@ -94,14 +96,14 @@ def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) 
     return prompts.judge_request(row["figure"], row["question"], said, row["texts"], model, conf)
 
 
-def replies(found: DataFrame) -> DataFrame:
+def collect_replies(found: DataFrame) -> DataFrame:
     """Looked-up rows of WANTED -> a row a case: `judged`, a reply or the class of its failure by figure; lazy."""
     told = F.struct(F.col("answer.completion").alias("reply"), F.col("last_error").alias("error"))
     judged = F.map_from_entries(F.collect_list(F.struct("figure", told))).alias("judged")
-    return found.groupBy(*CASE).agg(judged)
+    return found.groupBy(*CASE_KEYS).agg(judged)
 
 
-def scored(question: str, said: str | None, texts: Sequence[object], judged: Judged) -> dict[str, Any]:
+def score(question: str, said: str | None, texts: Sequence[object], judged: Replies) -> dict[str, Any]:
     """Return the figures of an answer, None where there is nothing to tell, and why the judge did not tell."""
     if said is None:
         return {figure: 0.0 if _applies(figure, texts) else None for figure in JUDGED} | {"judge_error": None}
@@ -110,18 +112,18 @@ def scored(question: str, said: str | None, texts: Sequence[object], judged: Jud
     for figure in filter(judged.get, JUDGED):
         each = judged[figure]
         try:
-            told[figure] = read(figure, each["reply"], question)
+            told[figure] = parse_reply(figure, each["reply"], question)
         except ValueError:
             errors.append(UNREADABLE if each["reply"] else each["error"] or "unavailable")
-    return told | {"judge_error": min(errors, key=_hopeless, default=None)}
+    return told | {"judge_error": min(errors, key=_finality, default=None)}
 
 
-def _hopeless(error: str) -> tuple[bool, bool]:
+def _finality(error: str) -> tuple[bool, bool]:
     """Order the reasons why a judge did not tell: first those that the next run asks again."""
     return error == UNREADABLE, error not in MAY_PASS
 
 
-def read(figure: str, reply: str | None, question: str) -> float | None:
+def parse_reply(figure: str, reply: str | None, question: str) -> float | None:
     """Return the figure that a reply comes to, None of an answer that states nothing. Raises ValueError: it is not as asked for."""
     begin, end = (reply or "").find("{"), (reply or "").rfind("}")
     text = (reply or "")[begin : end + 1]

@@ -24,7 +24,7 @@ from raft_spark.scoring import conditions, scores
 
 Array = NDArray[np.float64]
 LABELS = ("yes", "no", "maybe")
-PLACES = ("first", "second", "third or later")  # where the first passage of the oracle stood
+POSITIONS = ("first", "second", "third or later")  # where the first passage of the oracle stood
 BASELINE = "baseline"  # the setting of answers without a model
 LOW, HIGH = 2.5, 97.5  # percentiles
 
@@ -66,16 +66,16 @@ def _pair(first: NDArray[np.generic], second: NDArray[np.generic]) -> Array:
     return np.stack([first, second], axis=-1).astype(np.float64)
 
 
-def _confused(rows: Mapping[str, NDArray[np.generic]]) -> Array:
+def _confusion_terms(rows: Mapping[str, NDArray[np.generic]]) -> Array:
     truth = [rows["final_decision"] == label for label in LABELS]
     said = [rows["decision"] == label for label in LABELS]
     said.append(~np.logical_or.reduce(said))
     return np.stack([true & told for true in truth for told in said], axis=-1).astype(np.float64)
 
 
-FIGURES: Mapping[str, MetricDefinition] = {
+DEFINITIONS: Mapping[str, MetricDefinition] = {
     "accuracy": _share("correct", "labelled"),
-    "macro_f1": MetricDefinition(_confused, macro_f1),
+    "macro_f1": MetricDefinition(_confusion_terms, macro_f1),
     "decided": _mean("decided"),
     "token_f1": _share("token_f1", "referenced"),
     "rouge_l": _share("rouge_l", "referenced"),
@@ -91,11 +91,11 @@ FIGURES: Mapping[str, MetricDefinition] = {
     "cut": _mean("cut"),
     "failed": _mean("failed"),
 }
-DECISIONS, WORDS = ("accuracy", "macro_f1"), ("token_f1", "rouge_l", "bleu", "chrf")
-PLACED = ("accuracy", "rouge_l")  # figures by where the oracle stood
+DECISION_METRICS, OVERLAP_METRICS = ("accuracy", "macro_f1"), ("token_f1", "rouge_l", "bleu", "chrf")
+POSITION_METRICS = ("accuracy", "rouge_l")  # figures by where the oracle stood
 
 
-def read(place: Storage, files: Sequence[DataFile]) -> pa.Table:
+def read_rows(place: Storage, files: Sequence[DataFile]) -> pa.Table:
     """Return the scored rows of a version, by article: all of them, about 1 kB each."""
     found = [pq.read_table(pa.BufferReader(place.read(file.path) or b"")) for file in files]
     empty = schemas.SCHEMAS[schemas.EVALUATION].empty_table()
@@ -103,16 +103,16 @@ def read(place: Storage, files: Sequence[DataFile]) -> pa.Table:
     return pa.concat_tables([empty, *found]).sort_by(order)
 
 
-def metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
+def compute_metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
     """Return all figures, in the schema schemas.METRICS; base.seed decides the resamples."""
-    columns = columned(rows)
+    columns = to_columns(rows)
     pubids, article = np.unique(columns["pubid"], return_inverse=True)
-    drawn = weights(len(pubids), conf.evaluation.resamples, conf.base.seed)
-    measured = list(_measured(columns, article, drawn, conf))
+    drawn = resample_counts(len(pubids), conf.evaluation.resamples, conf.base.seed)
+    measured = list(_compute_rows(columns, article, drawn, conf))
     return pa.Table.from_pylist([{"articles": len(pubids), **row} for row in measured], schemas.METRICS)
 
 
-def columned(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
+def to_columns(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     """Return the columns that figures are made of."""
     texts = {"question", "answer", "reference", "quoted"}
     taken = [field.name for field in rows.schema if field.name not in texts]
@@ -132,7 +132,7 @@ def columned(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     return {**columns, **own, **said_or_not}
 
 
-def weights(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:
+def resample_counts(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """Return how often each article is in each resample, shape (resamples, articles)."""
     slots, limits = np.arange(articles), np.full(articles, articles)
     drawn = np.empty((resamples, articles), np.float32)
@@ -142,52 +142,52 @@ def weights(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:
     return drawn
 
 
-def _measured(
+def _compute_rows(
     columns: Mapping[str, NDArray[np.generic]],
     article: NDArray[np.int64],
     drawn: NDArray[np.float32],
     conf: config.Config,
 ) -> Iterator[dict[str, object]]:
-    sample, students = _Sample(columns, article, drawn), conf.evaluation.students
+    sample, students = _Resampler(columns, article, drawn), conf.evaluation.students
     keys = zip(columns["student"], columns["setting"], columns["distractors"], strict=True)
     before = {student: students[:number] for number, student in enumerate(students)}
     groups = sorted({(str(student), str(setting), int(k)) for student, setting, k in keys})
     for student, setting, k in groups:
         at = {"student": student, "setting": setting, "distractors": k}
-        for name in _figures_of(student, setting):
+        for name in _metrics_of(student, setting):
             own = sample.of(name, **at)
             yield {**at, "figure": name, **_interval(own)}
             for other in before.get(student, ()):
                 less = own - sample.of(name, **{**at, "student": other})
                 yield {**at, "against": other, "figure": name, **_interval(less)}
-    for student, name, place in itertools.product(students, PLACED, PLACES):
-        at = {"student": student, "setting": "with", "distractors": conditions.compared_at(conf), "place": place}
+    for student, name, place in itertools.product(students, POSITION_METRICS, POSITIONS):
+        at = {"student": student, "setting": "with", "distractors": conditions.comparison_k(conf), "place": place}
         yield {**at, "figure": name, **_interval(sample.of(name, **at))}
 
 
-def _figures_of(student: str, setting: str) -> Sequence[str]:
+def _metrics_of(student: str, setting: str) -> Sequence[str]:
     if setting != BASELINE:
-        return list(FIGURES)
-    return DECISIONS if student == scores.MAJORITY else WORDS
+        return list(DEFINITIONS)
+    return DECISION_METRICS if student == scores.MAJORITY else OVERLAP_METRICS
 
 
-class _Sample:
+class _Resampler:
     """Rows with the article each belongs to, and the resamples of the articles."""
 
     def __init__(
         self, columns: Mapping[str, NDArray[np.generic]], article: NDArray[np.int64], drawn: NDArray[np.float32]
     ) -> None:
         position = np.nan_to_num(columns["position"].astype(float), nan=-1).astype(int)
-        place = np.where(position < 0, "", np.array(PLACES, object)[np.minimum(position, len(PLACES) - 1)])
+        place = np.where(position < 0, "", np.array(POSITIONS, object)[np.minimum(position, len(POSITIONS) - 1)])
         self._columns, self._article, self._drawn = {**columns, "place": place}, article, drawn
 
     def of(self, figure: str, **which: object) -> Array:
         """Return a figure of the rows that have these values: first of all articles, then of each resample."""
         mask = np.logical_and.reduce([self._columns[name] == value for name, value in which.items()])
-        numbers = FIGURES[figure].parts({name: values[mask] for name, values in self._columns.items()})
+        numbers = DEFINITIONS[figure].parts({name: values[mask] for name, values in self._columns.items()})
         sums = np.zeros((self._drawn.shape[1], numbers.shape[1]))
         np.add.at(sums, self._article[mask], numbers)
-        return FIGURES[figure].of(np.concatenate([sums.sum(axis=0)[None], self._drawn @ sums]))
+        return DEFINITIONS[figure].of(np.concatenate([sums.sum(axis=0)[None], self._drawn @ sums]))
 
 
 def _interval(values: Array) -> dict[str, float | None]:

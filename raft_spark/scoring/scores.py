@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from raft_spark.recipe import answer_checks, prompts
 
-Stands = Literal["oracle", "distractor", "nowhere"]
+QuoteSource = Literal["oracle", "distractor", "nowhere"]
 PACKAGES = ("rapidfuzz", "sacrebleu")
-WORD = re.compile(r"[a-z0-9]+")
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
+_WORD = re.compile(r"[a-z0-9]+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
 QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the question itself",
     "the last two sentences",
@@ -37,14 +37,14 @@ class Overlap:
     chrf: float = 0.0
 
 
-def scored(answer: str | None, reference: str, own: Sequence[str], others: Sequence[str], style: str) -> dict[str, Any]:
+def score(answer: str | None, reference: str, own: Sequence[str], others: Sequence[str], style: str) -> dict[str, Any]:
     """Return the scores of one answer by the names of the table's columns; None is the answer of a request that failed. `own` are the
     article's passages, `others` the distractors that were shown.
     """
     thought = answer_checks.parse(answer or "")
     line = thought.answer if style == "cot" else answer or ""
     text = line or answer or ""  # where a chain of thought has no answer line, all of it answers
-    stand = quoted(thought.quotes, own, others)
+    stand = locate_quotes(thought.quotes, own, others)
     return {
         "decision": answer_checks.read_decision(line),
         "abstained": bool(prompts.REFUSAL.search(text)),
@@ -69,7 +69,7 @@ def overlap(answer: str, reference: str) -> Overlap:
 def token_f1(answer: str, reference: str) -> float:
     """Return ROUGE-1's F: of words, each as often as both have it."""
     said, wanted = words(answer), words(reference)
-    return _f(said, wanted, (Counter(said) & Counter(wanted)).total())
+    return _f1(said, wanted, (Counter(said) & Counter(wanted)).total())
 
 
 def rouge_l(answer: str, reference: str) -> float:
@@ -77,15 +77,15 @@ def rouge_l(answer: str, reference: str) -> float:
     from rapidfuzz.distance import LCSseq  # noqa: PLC0415 - only who scores needs the package
 
     said, wanted = words(answer), words(reference)
-    return _f(said, wanted, LCSseq.similarity(said, wanted))
+    return _f1(said, wanted, LCSseq.similarity(said, wanted))
 
 
 def words(text: str) -> list[str]:
     """Return what ROUGE counts: lower case, and everything but a-z and 0-9 splits."""
-    return WORD.findall(text.lower())
+    return _WORD.findall(text.lower())
 
 
-def _f(said: Sequence[str], wanted: Sequence[str], shared: int) -> float:
+def _f1(said: Sequence[str], wanted: Sequence[str], shared: int) -> float:
     """Return the harmonic mean of the shares of both that are `shared`."""
     if not shared:
         return 0.0
@@ -98,7 +98,7 @@ def chrf(text: str, reference: str) -> float:
     return _scorers()[1](text, reference)
 
 
-def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> list[Stands]:
+def locate_quotes(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> list[QuoteSource]:
     """Say where each quote stands, word for word: in one of the article's own passages, shown or not, else in another that was
     shown. A quote without an end, or too short to tell, stands nowhere.
     """
@@ -106,7 +106,7 @@ def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> 
         [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (own, others)
     )
 
-    def stands(quote: str) -> Stands:
+    def stands(quote: str) -> QuoteSource:
         found = len(quote) >= answer_checks.SHORTEST
         if found and any(text.find(quote) for text in oracle):
             return "oracle"
@@ -115,11 +115,11 @@ def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> 
     return [stands(answer_checks.bare(quote)) for quote in quotes]
 
 
-def trivial(question: str, own: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:
+def baseline_answers(question: str, own: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:
     """Return what an answer without a model would be: the floor beside which scores are read. The best sentence is chosen
     with the reference at hand, which no student has.
     """
-    sentences = [sentence for text in own for sentence in SENTENCE.split(text) if sentence.strip()]
+    sentences = [sentence for text in own for sentence in _SENTENCE_END.split(text) if sentence.strip()]
     best = max(sentences, key=lambda sentence: rouge_l(sentence, reference), default="")
     answers = {QUESTION: question, LAST_SENTENCES: " ".join(sentences[-2:]), BEST_SENTENCE: best}
     return answers | ({MAJORITY: f"{majority.capitalize()}."} if majority else {})

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from raft_spark import config
 from raft_spark.scoring import conditions, scores
-from raft_spark.scoring.metrics import BASELINE, DECISIONS, PLACED, PLACES, WORDS
+from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS, OVERLAP_METRICS, POSITION_METRICS, POSITIONS
 
 DASH = "\N{EN DASH}"  # for a missing value
-TITLES = {
+METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "decided": "says yes, no or maybe",
@@ -31,17 +31,17 @@ TITLES = {
     "cut": "cut",
     "failed": "failed",
 }
-SETTINGS = {"closed": "no passage", "without": "without oracle", "with": "with oracle", "alone": "oracle alone"}
-SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
+SETTING_TITLES = {"closed": "no passage", "without": "without oracle", "with": "with oracle", "alone": "oracle alone"}
+TABLES: Mapping[str, tuple[Sequence[str], str]] = {
     "Decisions": (
-        (*DECISIONS, "decided"),
+        (*DECISION_METRICS, "decided"),
         (
             "The yes, no or maybe at the start of the answer, compared with final_decision (PubMedQA's measures). A missing answer, "
             "or one that says none of the three, counts as wrong."
         ),
     ),
     "Words": (
-        WORDS,
+        OVERLAP_METRICS,
         (
             "The answer compared with the article's own long_answer; articles without one are left out. The best sentence of the "
             "oracle is chosen by that comparison, so it is an upper bound for copying and no baseline."
@@ -55,17 +55,17 @@ SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
         ),
     ),
 }
-JUDGED = (
+JUDGE_CAPTION = (
     "As in ragas. Faithfulness: the share of an answer's statements that follow from the passages shown. Relevance: how similar the "
     "question is, by chrF, to the questions that the answer would answer. The last column counts the answers for which the judge did "
     "not keep to the requested form; no other figure includes them."
 )
-COMPARED = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
+COMPARED_METRICS = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
 Metric = Mapping[str, Any]  # a row of schemas.METRICS
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SummaryTable:
     """A table with a title and a text that explains how to read it."""
 
     title: str
@@ -109,14 +109,15 @@ class EvaluationSummary:
     @property
     def k(self) -> int:
         """Return the k that settings are compared at."""
-        return conditions.compared_at(self.conf)
+        return conditions.comparison_k(self.conf)
 
     @property
     def asked(self) -> list[conditions.Condition]:
         """Return what was asked with, from no passage to the oracle alone, k ascending."""
-        order = list(SETTINGS)
+        order = list(SETTING_TITLES)
         return sorted(
-            conditions.conditions(self.conf.evaluation), key=lambda case: (order.index(case.setting), case.distractors)
+            conditions.all_conditions(self.conf.evaluation),
+            key=lambda case: (order.index(case.setting), case.distractors),
         )
 
     @property
@@ -133,13 +134,13 @@ class EvaluationSummary:
     @property
     def main_figures(self) -> list[str]:
         """Return the figures that a reader sees first: those that were asked for and measured."""
-        names = (*(DECISIONS if self.conf.completions.decision else ()), "rouge_l", "token_f1", "bleu", "chrf")
+        names = (*(DECISION_METRICS if self.conf.completions.decision else ()), "rouge_l", "token_f1", "bleu", "chrf")
         pairs = [(student, case) for student in self.students for case in self.asked]
         return [name for name in names if any(self.metric(*pair, name) for pair in pairs)]
 
     def without_unasked(self, names: Sequence[str]) -> list[str]:
         """Leave out the figures about decisions where no decision was asked for."""
-        return [name for name in names if self.conf.completions.decision or name not in DECISIONS]
+        return [name for name in names if self.conf.completions.decision or name not in DECISION_METRICS]
 
     @property
     def articles(self) -> int:
@@ -155,26 +156,26 @@ class EvaluationSummary:
 
 def label(case: conditions.Condition) -> str:
     """Say what a question was asked with."""
-    return SETTINGS[case.setting] + (f", k = {case.distractors}" if case.distractors else "")
+    return SETTING_TITLES[case.setting] + (f", k = {case.distractors}" if case.distractors else "")
 
 
 def markdown(told: EvaluationSummary) -> str:
     """Return the outcome as one Markdown text."""
-    lines = [f"# Evaluation {told.version}", "", *about(told), ""]
-    for sheet in sheets(told):
+    lines = [f"# Evaluation {told.version}", "", *introduction(told), ""]
+    for sheet in summary_tables(told):
         rows = [sheet.head, ["---"] * len(sheet.head), *sheet.rows]
         lines += [
             f"## {sheet.title}",
             "",
             sheet.said,
             "",
-            *("| " + " | ".join(map(_cell, row)) + " |" for row in rows),
+            *("| " + " | ".join(map(_escape_cell, row)) + " |" for row in rows),
             "",
         ]
     return "\n".join(lines)
 
 
-def about(told: EvaluationSummary) -> Iterator[str]:
+def introduction(told: EvaluationSummary) -> Iterator[str]:
     """Yield what a reader has to know first."""
     teacher, models = told.conf.completions, {name: told.conf.endpoints[name].model for name in told.students}
     yield f"{told.articles} articles of the test split. Students: {', '.join(f'{name} ({model})' for name, model in models.items())}."
@@ -189,71 +190,81 @@ def about(told: EvaluationSummary) -> Iterator[str]:
         )
 
 
-def sheets(told: EvaluationSummary) -> list[Sheet]:
+def summary_tables(told: EvaluationSummary) -> list[SummaryTable]:
     """Return all tables that have a row."""
-    asked = {title: sheet for title, sheet in SHEETS.items() if told.conf.completions.decision or title != "Decisions"}
-    found = [_figures(told, title, names, said) for title, (names, said) in asked.items()]
+    asked = {title: sheet for title, sheet in TABLES.items() if told.conf.completions.decision or title != "Decisions"}
+    found = [_metrics_table(told, title, names, said) for title, (names, said) in asked.items()]
     if told.conf.evaluation.judge:
-        found.append(_figures(told, f"As judged by {told.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGED))
-    found += [_differences(told, other) for other in told.students]
-    return [sheet for sheet in (*found, _places(told), _failures(told)) if sheet.rows]
+        found.append(
+            _metrics_table(
+                told, f"As judged by {told.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGE_CAPTION
+            )
+        )
+    found += [_differences_table(told, other) for other in told.students]
+    return [sheet for sheet in (*found, _positions_table(told), _failures_table(told)) if sheet.rows]
 
 
-def _figures(told: EvaluationSummary, title: str, names: Sequence[str], said: str) -> Sheet:
+def _metrics_table(told: EvaluationSummary, title: str, names: Sequence[str], said: str) -> SummaryTable:
     rows = [
-        [student, label(case), *_cells(told, student, case, names)] for case in told.asked for student in told.students
+        [student, label(case), *_format_cells(told, student, case, names)]
+        for case in told.asked
+        for student in told.students
     ]
     for baseline in (scores.MAJORITY, scores.QUESTION, scores.LAST_SENTENCES, scores.BEST_SENTENCE):
-        cells = _cells(told, baseline, conditions.Condition(BASELINE, 0), names)
+        cells = _format_cells(told, baseline, conditions.Condition(BASELINE, 0), names)
         rows += [[baseline, "no model", *cells]] if set(cells) != {DASH} else []
-    return Sheet(title, said, ["student", "setting", *(TITLES[name] for name in names)], rows)
+    return SummaryTable(title, said, ["student", "setting", *(METRIC_TITLES[name] for name in names)], rows)
 
 
-def _cells(
+def _format_cells(
     told: EvaluationSummary, student: str, case: conditions.Condition, names: Sequence[str], against: str | None = None
 ) -> list[str]:
-    return [interval(told.metric(student, case, name, against)) for name in names]
+    return [format_interval(told.metric(student, case, name, against)) for name in names]
 
 
-def _differences(told: EvaluationSummary, other: str) -> Sheet:
-    names = told.without_unasked(COMPARED)
+def _differences_table(told: EvaluationSummary, other: str) -> SummaryTable:
+    names = told.without_unasked(COMPARED_METRICS)
     rows = [
-        [student, label(case), *_cells(told, student, case, names, other)]
+        [student, label(case), *_format_cells(told, student, case, names, other)]
         for case in told.asked
         for student in told.students[told.students.index(other) + 1 :]
     ]
     said = f"Above 0: higher than {other}, on the same articles. If the interval contains 0, no difference was found."
-    return Sheet(f"Against {other}", said, ["student", "setting", *(TITLES[name] for name in names)], rows)
+    return SummaryTable(
+        f"Against {other}", said, ["student", "setting", *(METRIC_TITLES[name] for name in names)], rows
+    )
 
 
-def _places(told: EvaluationSummary) -> Sheet:
-    names = told.without_unasked(PLACED)
+def _positions_table(told: EvaluationSummary) -> SummaryTable:
+    names = told.without_unasked(POSITION_METRICS)
     rows = [
-        [student, place, *(interval(told.placed(student, place, name)) for name in names)]
+        [student, place, *(format_interval(told.placed(student, place, name)) for name in names)]
         for student in told.students
-        for place in PLACES
-        if told.placed(student, place, PLACED[1])
+        for place in POSITIONS
+        if told.placed(student, place, POSITION_METRICS[1])
     ]
     said = (
         f"With the oracle, k = {told.k}: the position of its first passage among all passages shown. The articles differ from "
         "position to position, so compare students at one position, and positions only where the figures are far apart."
     )
-    return Sheet("Position of the oracle", said, ["student", "position", *(TITLES[name] for name in names)], rows)
+    return SummaryTable(
+        "Position of the oracle", said, ["student", "position", *(METRIC_TITLES[name] for name in names)], rows
+    )
 
 
-def _failures(told: EvaluationSummary) -> Sheet:
+def _failures_table(told: EvaluationSummary) -> SummaryTable:
     rows = [
         [student, label(conditions.Condition(setting, k)), error, f"{count:,}"]
         for (student, setting, k, error), count in sorted(told.failures().items())
     ]
     said = "Requests without an answer. Every figure above counts them as wrong. The next run asks those again that may succeed."
-    return Sheet("Failed", said, ["student", "setting", "class", "requests"], rows)
+    return SummaryTable("Failed", said, ["student", "setting", "class", "requests"], rows)
 
 
-def interval(metric: Metric | None) -> str:
+def format_interval(metric: Metric | None) -> str:
     """Say a figure with its interval."""
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" if metric else DASH
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")

@@ -51,7 +51,7 @@ def run(conf: config.Config) -> tables.Version:
     told, dead = _ask_again(spark, conf, rows, told, dead)
     counts |= {"asked": told.total, "asked_again": told.total - counts["asked"], "whole": told.state == "finished"}
     if told.tasks or told.calls:
-        run_state.write(conf.lake, replace(told, spark=spark_stats.work(spark, before)))
+        run_state.write(conf.lake, replace(told, spark=spark_stats.measure(spark, before)))
     if told.state == "failed":
         msg = f"endpoint {conf.completions.endpoint!r} {told.reason}; {_stored(told)}"
         raise EndpointError(msg)

@@ -50,7 +50,7 @@ def batch(*rows: dict[str, object]) -> pa.RecordBatch:
 
 
 def tallied(*rows: dict[str, object]) -> RunStats:
-    return run_stats.added(RunStats(), batch(*rows))
+    return run_stats.add_batch(RunStats(), batch(*rows))
 
 
 # A run as it could have been: it is throttled twice, one row in a hundred fails, and the money runs out.
@@ -173,7 +173,7 @@ stored = st.builds(
 
 @given(st.lists(st.lists(stored, max_size=25), max_size=3))
 def test_a_tally_of_batches_is_that_of_all_their_rows(parts: list[list[dict[str, object]]]):
-    found = reduce(run_stats.added, (batch(*rows) for rows in parts), RunStats())
+    found = reduce(run_stats.add_batch, (batch(*rows) for rows in parts), RunStats())
     rows = [row for part in parts for row in part]
     answered = [row for row in rows if row["completion"] is not None]
     failed = [row for row in rows if row["completion"] is None and row["error_class"]]
@@ -204,7 +204,7 @@ def test_a_percentile_is_right_to_little_more_than_one_percent(values: list[int]
 
 def test_bars_have_every_value_once_and_between_their_edges():
     histogram = tallied(*({**ROW, "latency_ms": value} for value in (0, 1, 100, 100, 105, 999, 1000))).latencies
-    edges, counts = run_stats.coarser(histogram, 100)
+    edges, counts = run_stats.widen_bins(histogram, 100)
     assert edges == pytest.approx([1, 10, 100, 1000, 10_000])
     assert counts == [2, 0, 4, 1]
 
@@ -222,7 +222,7 @@ def test_only_rows_of_the_run_count_whatever_their_file_is_named(tmp_path):
     other = {**ROW, "run_id": "another"}
     lake = lake_with(tmp_path, made_up(), [ROW, other, FAILED], [other], [ROW])
     store = run_report.Place.of(lake).at("completions")
-    assert reduce(run_stats.added, run_stats.batches(store, ID), RunStats()).rows == 3
+    assert reduce(run_stats.add_batch, run_stats.read_batches(store, ID), RunStats()).rows == 3
 
 
 # Numbers
@@ -251,7 +251,7 @@ def test_key_numbers_of_a_run():
         dollars=3.72,
         tasks=4,
     )
-    assert [(number.label, number.value, number.note) for number in run_report.numbers(run, RunStats())] == [
+    assert [(number.label, number.value, number.note) for number in run_report.key_numbers(run, RunStats())] == [
         ("answered", "1,860", "of 2,000 to ask"),
         ("left", "140", "without an answer"),
         ("failed", "140", "7 % of asked"),
@@ -281,7 +281,7 @@ def went_wrong(page: str) -> str:
 def test_cut_answers_and_rejected_rows_are_numbers_of_the_page():
     rows = tallied(*[{**ROW, "finish_reason": "length"}] * 3, *[ROW] * 5, {**FAILED, "error_class": "timeout"})
     assert (rows.answered, rows.cut) == (8, 3)
-    found = {number.label: (number.value, number.note) for number in run_report.numbers(made_up(), rows, DATASET)}
+    found = {number.label: (number.value, number.note) for number in run_report.key_numbers(made_up(), rows, DATASET)}
     assert found["cut"] == ("3", "38 % of answers")
     assert found["rejected"] == ("3", "38 % of rows")
 
@@ -289,18 +289,18 @@ def test_cut_answers_and_rejected_rows_are_numbers_of_the_page():
 def test_a_page_never_says_that_nothing_went_wrong_when_answers_were_cut_or_rows_rejected():
     whole, cut = tallied(ROW), tallied(ROW, {**ROW, "finish_reason": "length"})
     well = dataclasses.replace(made_up(), failed={})
-    said = went_wrong(run_report.page(well, cut))
+    said = went_wrong(run_report.render(well, cut))
     assert "Nothing" not in said
     assert "1 of 2 answers were cut at completions.max_new_tokens" in said
-    said = went_wrong(run_report.page(well, whole, DATASET))
+    said = went_wrong(run_report.render(well, whole, DATASET))
     assert "Nothing" not in said
     assert "truncated 2 66.7 %" in said
     assert "language 1 33.3 %" in said
-    assert went_wrong(run_report.page(well, whole)) == (
+    assert went_wrong(run_report.render(well, whole)) == (
         "Nothing: no request failed and no answer was cut. "
         "Rejected rows are not known yet: no dataset has been made from this run."
     )
-    assert went_wrong(run_report.page(well, whole, {**DATASET, "rejected": {}})) == (
+    assert went_wrong(run_report.render(well, whole, {**DATASET, "rejected": {}})) == (
         "Nothing: no request failed, no answer was cut and the dataset rejected no row."
     )
 
@@ -319,13 +319,13 @@ def test_an_axis_over_time_is_as_long_as_the_run(ends: float):
     """A run of 13 minutes of which the last point tells of second 85, as after a long wait for batch jobs."""
     series = (Point(5.0, 3, 0, 3, 0, 60, 1, 1), Point(ends, 9, 0, 9, 0, 180, 1, 1))
     updated = "2026-11-22T10:28:00+00:00"
-    page = run_report.page(dataclasses.replace(made_up(), updated_at=updated, series=series), tallied(ROW))
+    page = run_report.render(dataclasses.replace(made_up(), updated_at=updated, series=series), tallied(ROW))
     assert "minutes since the run began" in page
     assert ">12<" in page.partition("Throughput")[2].partition("</svg>")[0]
 
 
 def test_every_table_has_a_caption_and_its_headers_say_what_they_head():
-    page = run_report.page(made_up(), tallied(*made_up_rows(200)), DATASET)
+    page = run_report.render(made_up(), tallied(*made_up_rows(200)), DATASET)
     assert page.count("<table") == page.count("<caption>") == 6
     assert not re.findall(r"<th(?! scope=)[ >]", page)
     assert not re.findall(r"<th[^>]*></th>", page)
@@ -352,14 +352,14 @@ def test_what_spark_did_is_told_in_readable_units():
     [(7.0, "7 ms"), (999.0, "999 ms"), (1234.0, "1.23 s"), (119_000.0, "119 s"), (150_000.0, "2.5 min")],
 )
 def test_a_duration_is_said_in_a_readable_unit(milliseconds: float, said: str):
-    assert run_charts.duration(milliseconds) == said
+    assert run_charts.format_duration(milliseconds) == said
 
 
 # The page
 
 
 def test_a_page_holds_everything_that_a_run_can_tell():
-    page = run_report.page(made_up(), tallied(*made_up_rows()))
+    page = run_report.render(made_up(), tallied(*made_up_rows()))
     for expected in (
         "us.meta.llama3-3-70b-instruct-v1:0",
         "stopped early",
@@ -379,17 +379,17 @@ def test_a_page_holds_everything_that_a_run_can_tell():
 
 def test_the_same_run_makes_the_same_page():
     run, rows = made_up(), tallied(*made_up_rows(200))
-    assert run_report.page(run, rows) == run_report.page(run, rows)
+    assert run_report.render(run, rows) == run_report.render(run, rows)
 
 
 def test_no_two_figures_share_an_id():
-    ids = re.findall(r'\bid="([^"]+)"', run_report.page(made_up(), tallied(*made_up_rows(200))))
+    ids = re.findall(r'\bid="([^"]+)"', run_report.render(made_up(), tallied(*made_up_rows(200))))
     assert len(ids) == len(set(ids)) > 8
 
 
 def test_the_page_of_a_run_that_did_nothing_says_so():
     at = "2026-11-22T10:15:00+00:00"
-    page = run_report.page(Run(ID, "fake", "fake", at, at, total=0), RunStats())
+    page = run_report.render(Run(ID, "fake", "fake", at, at, total=0), RunStats())
     assert "<svg" not in page
     for expected in (
         "still asking",
@@ -414,14 +414,14 @@ def test_the_page_of_a_run_that_did_nothing_says_so():
 def test_a_page_is_made_of_very_small_and_very_large_numbers(series: tuple[Point, ...], amount: int):
     run = dataclasses.replace(made_up(), series=series, dollars=1e-9 * (amount + 1))
     row = {**ROW, "latency_ms": amount, "prompt_tokens": amount, "completion_tokens": amount}
-    page = run_report.page(run, tallied(row))
+    page = run_report.render(run, tallied(row))
     assert page.count("<svg") == 2 + (series[-1].seconds > 0) + (series[-1].tokens > 0)
 
 
 @pytest.mark.parametrize("column", ["completion", "finish_reason", "error", "error_class"])
 def test_text_of_a_row_stays_text(column: str):
     row = {**(FAILED if column.startswith("error") else ROW), "error_class": "timeout", column: HOSTILE}
-    page = run_report.page(made_up(), tallied(row))
+    page = run_report.render(made_up(), tallied(row))
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;/td&gt;&lt;/table&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -430,7 +430,7 @@ def test_text_of_a_row_stays_text(column: str):
 
 def test_what_the_run_says_stays_text_too():
     run = dataclasses.replace(made_up(), reason=HOSTILE, model=HOSTILE, endpoint=HOSTILE, failed={HOSTILE: 1})
-    page = run_report.page(run, RunStats())
+    page = run_report.render(run, RunStats())
     assert "<script" not in page
     assert "<img" not in page
 

@@ -51,7 +51,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**ROW, "completion": HOSTILE, "latency_ms": 90_000},
         {**FAILED, "error_class": HOSTILE, "error": HOSTILE},
     ]
-    path.write_text(run_report.page(made_up(), tallied(*made_up_rows(), *hostile)))
+    path.write_text(run_report.render(made_up(), tallied(*made_up_rows(), *hostile)))
     return path
 
 

@@ -26,26 +26,26 @@ def questions(*asked: str, noncommittal: bool = False) -> str:
 
 
 def test_faithfulness_is_the_share_of_statements_that_the_passages_bear():
-    assert judge.read("faithfulness", statements(1, 1, 0), QUESTION) == pytest.approx(2 / 3)
-    assert judge.read("faithfulness", statements(), QUESTION) is None
+    assert judge.parse_reply("faithfulness", statements(1, 1, 0), QUESTION) == pytest.approx(2 / 3)
+    assert judge.parse_reply("faithfulness", statements(), QUESTION) is None
 
 
 def test_relevance_is_how_like_the_question_the_questions_are_and_nothing_where_the_answer_evades():
-    assert judge.read("relevance", questions(QUESTION, QUESTION), QUESTION) == pytest.approx(1)
-    half = judge.read("relevance", questions(QUESTION, "Xyz?"), QUESTION)
+    assert judge.parse_reply("relevance", questions(QUESTION, QUESTION), QUESTION) == pytest.approx(1)
+    half = judge.parse_reply("relevance", questions(QUESTION, "Xyz?"), QUESTION)
     assert half == pytest.approx((1 + scores.chrf("Xyz?", QUESTION)) / 2)
-    assert judge.read("relevance", questions(QUESTION, noncommittal=True), QUESTION) == 0
+    assert judge.parse_reply("relevance", questions(QUESTION, noncommittal=True), QUESTION) == 0
 
 
 def test_a_reply_may_stand_in_a_fence_with_words_around():
     fenced = f"Here it is:\n```json\n{statements(1)}\n```\nI hope it helps."
-    assert judge.read("faithfulness", fenced, QUESTION) == 1
+    assert judge.parse_reply("faithfulness", fenced, QUESTION) == 1
 
 
 @given(st.none() | st.text() | st.sampled_from(['{"statements": "all"}', "{}", '{"questions": []}', "[1]", "}{"]))
 def test_what_cannot_be_read_says_nothing_and_why(reply: str | None):
     judged = {figure: {"reply": reply, "error": None if reply else "timeout"} for figure in scores.JUDGED}
-    told = judge.scored(QUESTION, "Yes.", ["passage"], judged)
+    told = judge.score(QUESTION, "Yes.", ["passage"], judged)
     assert told == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
 
 
@@ -54,19 +54,19 @@ def test_a_failure_that_may_pass_is_the_one_that_is_told(first: dict[str, str | 
     timeout = {"reply": None, "error": "timeout"}
     for faithfulness, relevance in ((first, timeout), (timeout, first)):
         judged = {"relevance": relevance, "faithfulness": faithfulness}
-        assert judge.scored(QUESTION, "Yes.", ["passage"], judged)["judge_error"] == "timeout"
+        assert judge.score(QUESTION, "Yes.", ["passage"], judged)["judge_error"] == "timeout"
 
 
 @pytest.mark.parametrize(("most", "limit"), [(96, 1024), (800, 1600)])
 def test_a_judge_has_room_to_repeat_the_longest_answer_as_statements(most: int, limit: int):
     conf = config.load(assignments=["evaluation.judge=fake", f"evaluation.max_new_tokens={most}"])
-    assert judge.asking(conf).completions.max_new_tokens == limit
+    assert judge.endpoint_settings(conf).completions.max_new_tokens == limit
 
 
 def test_an_answer_that_never_came_is_neither_faithful_nor_relevant():
     none = {"faithfulness": 0.0, "relevance": 0.0, "judge_error": None}
-    assert judge.scored(QUESTION, None, ["passage"], {}) == none
-    assert judge.scored(QUESTION, None, [], {}) == {**none, "faithfulness": None}
+    assert judge.score(QUESTION, None, ["passage"], {}) == none
+    assert judge.score(QUESTION, None, [], {}) == {**none, "faithfulness": None}
 
 
 def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_somebody_else():

@@ -32,7 +32,7 @@ def measured(rows: list[dict[str, Any]], *assignments: str) -> dict[tuple[Any, .
     conf = config.load(
         assignments=[*students, "evaluation.students=plain,tuned", "evaluation.resamples=500", *assignments]
     )
-    found = metrics.metrics(pa.Table.from_pylist(rows, SCHEMA), conf).to_pylist()
+    found = metrics.compute_metrics(pa.Table.from_pylist(rows, SCHEMA), conf).to_pylist()
     names = ("student", "against", "setting", "distractors", "place", "figure")
     return {tuple(row[name] for name in names): row for row in found}
 
@@ -145,11 +145,11 @@ def test_each_student_is_compared_with_each_that_is_named_before_it():
 
 
 def test_every_resample_has_as_many_articles_and_another_seed_other_ones():
-    drawn = metrics.weights(50, 200, 0)
+    drawn = metrics.resample_counts(50, 200, 0)
     assert (drawn.sum(axis=1) == 50).all()
     assert drawn.mean(axis=0).std() < 0.2
-    assert (drawn == metrics.weights(50, 200, 0)).all()
-    assert (drawn != metrics.weights(50, 200, 1)).any()
+    assert (drawn == metrics.resample_counts(50, 200, 0)).all()
+    assert (drawn != metrics.resample_counts(50, 200, 1)).any()
 
 
 def test_the_order_of_rows_changes_nothing():

@@ -15,7 +15,7 @@ from raft_spark.scoring import examples, page
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "evaluation.html"
     told = outcome_of(list(made_up_rows()))
-    path.write_text(page.page(told, dict.fromkeys(examples.chosen(told), OWN)))
+    path.write_text(page.render(told, dict.fromkeys(examples.choose_articles(told), OWN)))
     return path
 
 

@@ -17,7 +17,7 @@ SAID = "##begin_quote##{}##end_quote##"
 
 
 def scored(answer: str | None, style: str = "answer") -> dict[str, object]:
-    return scores.scored(answer, "The drug works well", OWN, OTHERS, style)
+    return scores.score(answer, "The drug works well", OWN, OTHERS, style)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_quotes_stand_in_the_oracle_in_a_distractor_or_nowhere():
 
 
 def test_what_needs_no_model_is_the_question_its_best_sentence_the_last_two_and_the_majority():
-    found = scores.trivial("Does it work?", OWN, "No harm was seen.", "yes")
+    found = scores.baseline_answers("Does it work?", OWN, "No harm was seen.", "yes")
     assert found == {
         "the question itself": "Does it work?",
         "the last two sentences": "No harm was seen in 40 patients. Costs were not told.",
         "the best sentence": "No harm was seen in 40 patients.",
         "the majority's decision": "Yes.",
     }
-    assert "the majority's decision" not in scores.trivial("Does it work?", OWN, "No.", None)
+    assert "the majority's decision" not in scores.baseline_answers("Does it work?", OWN, "No.", None)

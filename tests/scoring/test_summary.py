@@ -62,14 +62,14 @@ def made_up_rows() -> Iterator[dict[str, Any]]:
                     "distractors": k,
                     **answered(chance, truth, student, setting, rates[setting] - 0.01 * k),
                 }
-        for name, answer in scores.trivial(about["question"], OWN, about["reference"], "yes").items():
+        for name, answer in scores.baseline_answers(about["question"], OWN, about["reference"], "yes").items():
             bare = {"student": name, "setting": "baseline", "distractors": 0, "position": None, "shown": 0}
-            yield {**about, **bare, "answer": answer, **scores.scored(answer, about["reference"], OWN, [], "answer")}
+            yield {**about, **bare, "answer": answer, **scores.score(answer, about["reference"], OWN, [], "answer")}
 
 
 def answered(chance: random.Random, truth: str, student: str, setting: str, rate: float) -> dict[str, Any]:
     if student == "base" and chance.random() < 0.03:
-        return {"answer": None, "error_class": "timeout", **scores.scored(None, "", OWN, [OTHER], "cot")}
+        return {"answer": None, "error_class": "timeout", **scores.score(None, "", OWN, [OTHER], "cot")}
     said = truth if chance.random() < rate else chance.choice(["yes", "no", "maybe", "it"])
     shown = setting in {"with", "alone"}
     quote = chance.choice(
@@ -85,13 +85,13 @@ def answered(chance: random.Random, truth: str, student: str, setting: str, rate
         "answer": answer,
         "position": position,
         "shown": 5 if shown else 0,
-        **scores.scored(answer, "Pain eased within two hours.", OWN, [OTHER], "cot"),
+        **scores.score(answer, "Pain eased within two hours.", OWN, [OTHER], "cot"),
     }
 
 
 def outcome_of(rows: list[dict[str, Any]], *assignments: str) -> EvaluationSummary:
     conf, table = settled(*assignments), pa.Table.from_pylist(rows, SCHEMA)
-    return EvaluationSummary(conf, "20261123T050000Z-made-up", table, metrics.metrics(table, conf))
+    return EvaluationSummary(conf, "20261123T050000Z-made-up", table, metrics.compute_metrics(table, conf))
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_markdown_has_a_row_for_each_student_and_case_and_the_floors_beside_them
 
 def test_a_figure_is_told_with_its_interval_and_a_dash_where_there_is_none(told: EvaluationSummary):
     metric = {"value": 0.61234, "low": 0.5, "high": 0.75}
-    assert summary.interval(metric) == "0.612 [0.500, 0.750]"
-    assert summary.interval(None) == "\u2013"
+    assert summary.format_interval(metric) == "0.612 [0.500, 0.750]"
+    assert summary.format_interval(None) == "\u2013"
 
 
 def test_one_student_is_compared_with_nobody():
@@ -142,11 +142,11 @@ def test_a_reader_is_told_that_no_decision_was_asked_for():
 
 
 def page_of(told: EvaluationSummary) -> str:
-    return page.page(told, dict.fromkeys(examples.chosen(told), OWN))
+    return page.render(told, dict.fromkeys(examples.choose_articles(told), OWN))
 
 
 def test_the_page_opens_with_figures_that_were_asked_for_and_measured(told: EvaluationSummary):
-    labels = [number.label for number in page.numbers(told)]
+    labels = [number.label for number in page.headline_metrics(told)]
     assert labels[:4] == [
         "accuracy, with oracle",
         "macro-F1, with oracle",
@@ -154,11 +154,11 @@ def test_the_page_opens_with_figures_that_were_asked_for_and_measured(told: Eval
         "abstains, without oracle",
     ]
     unasked = outcome_of(list(made_up_rows()), "completions.decision=false")
-    first = next(page.numbers(unasked))
+    first = next(page.headline_metrics(unasked))
     assert (first.label, first.student) == ("ROUGE-L, with oracle", "base")
     assert float(first.value) > 0
     unlabelled = outcome_of([{**row, "final_decision": None} for row in made_up_rows()])
-    assert next(page.numbers(unlabelled)).label == "ROUGE-L, with oracle"
+    assert next(page.headline_metrics(unlabelled)).label == "ROUGE-L, with oracle"
 
 
 def test_where_no_decision_was_asked_for_no_figure_judges_one():
@@ -169,12 +169,14 @@ def test_where_no_decision_was_asked_for_no_figure_judges_one():
     assert "verdict wrong" not in html
     assert "Position of the oracle: ROUGE-L" in html
     assert html.count("<svg") == 6
-    assert not [row for row in examples.examples(unasked, {0: OWN}) for said in row.answers["base"] if said.verdict]
+    assert not [
+        row for row in examples.build_examples(unasked, {0: OWN}) for said in row.answers["base"] if said.verdict
+    ]
 
 
 def test_an_evaluation_without_the_oracle_opens_with_the_setting_that_it_has():
     rows = [row for row in made_up_rows() if row["setting"] in {"closed", "baseline"}]
-    numbers = list(page.numbers(outcome_of(rows, "evaluation.settings=closed")))
+    numbers = list(page.headline_metrics(outcome_of(rows, "evaluation.settings=closed")))
     assert [number.label for number in numbers[:4]] == [
         "accuracy, no passage",
         "macro-F1, no passage",
@@ -186,7 +188,7 @@ def test_an_evaluation_without_the_oracle_opens_with_the_setting_that_it_has():
 
 def test_every_table_of_the_page_has_a_caption_and_its_headers_say_what_they_head(told: EvaluationSummary):
     html = page_of(told)
-    assert html.count("<table") == html.count("<caption>") == len(summary.sheets(told))
+    assert html.count("<table") == html.count("<caption>") == len(summary.summary_tables(told))
     assert not re.findall(r"<th(?! scope=)[ >]", html)
 
 
@@ -196,7 +198,7 @@ def test_a_text_that_looks_like_a_table_stays_in_its_cell():
 
 
 def test_examples_are_first_those_that_students_answer_differently(told: EvaluationSummary):
-    chosen = examples.chosen(told)
+    chosen = examples.choose_articles(told)
     assert len(chosen) == 6
     for pubid in chosen:
         rows = [row for row in told.rows.to_pylist() if row["pubid"] == pubid and row["setting"] == "with"]
@@ -206,7 +208,8 @@ def test_examples_are_first_those_that_students_answer_differently(told: Evaluat
 def test_quotes_are_marked_in_the_answer_as_they_were_found():
     answer = "So ##begin_quote##one quote##end_quote## and ##begin_quote## another ##end_quote##end##end_quote##. ##begin_quote##open"
     found = [
-        (piece.text, piece.stands) for piece in examples.pieced(answer, ["oracle", "distractor", "nowhere", "nowhere"])
+        (piece.text, piece.stands)
+        for piece in examples.split_at_quotes(answer, ["oracle", "distractor", "nowhere", "nowhere"])
     ]
     assert found == [
         ("So ", ""),
@@ -218,22 +221,22 @@ def test_quotes_are_marked_in_the_answer_as_they_were_found():
 
 
 def test_a_quote_is_marked_in_the_passage_though_its_spaces_and_dashes_differ():
-    pieces = list(examples.highlighted(OWN[0], ["40 patients - 12 of them  women", "not there at all"]))
+    pieces = list(examples.highlight(OWN[0], ["40 patients - 12 of them  women", "not there at all"]))
     assert [piece.text for piece in pieces if piece.stands] == ["40 patients \u2014 12 of them women"]
     assert "".join(piece.text for piece in pieces) == OWN[0]
 
 
 def test_a_quote_is_marked_where_it_stands_from_word_to_word():
     passage = "Some had 0.5 mg of aspirin daily. A later group received 5  mg of aspirin daily."
-    before, marked, after = examples.highlighted(passage, ["5 mg of aspirin daily"])
+    before, marked, after = examples.highlight(passage, ["5 mg of aspirin daily"])
     assert (marked.text, marked.stands, after.text) == ("5  mg of aspirin daily", "oracle", ".")
     assert before.text.endswith("received ")
 
 
 def test_marks_in_the_answer_line_are_no_quote_that_stands_nowhere():
     answer = f"##begin_quote##{OWN[0][:30]}##end_quote##\n<ANSWER>: Yes, ##begin_quote##{OWN[1][:30]}##end_quote##."
-    quoted = scores.scored(answer, "", OWN, [], "cot")["quoted"]
-    assert [piece.stands for piece in examples.pieced(answer, quoted) if piece.stands] == ["oracle"]
+    quoted = scores.score(answer, "", OWN, [], "cot")["quoted"]
+    assert [piece.stands for piece in examples.split_at_quotes(answer, quoted) if piece.stands] == ["oracle"]
 
 
 def test_examples_differ_at_the_k_that_is_shown():
@@ -255,14 +258,14 @@ def test_examples_differ_at_the_k_that_is_shown():
         for name in RIGHT
         for k in (1, 3, 6)
     ]
-    assert set(examples.chosen(outcome_of(rows, "evaluation.examples=2"))) == {18, 19}
+    assert set(examples.choose_articles(outcome_of(rows, "evaluation.examples=2"))) == {18, 19}
 
 
 def test_many_students_are_told_apart():
     names = [f"s{number}" for number in range(16)]
     students = [f"endpoints.{name}.{key}" for name in names for key in ("kind=fake", f"model={name}")]
     rows = [{**ROW, "student": name} for name in names]
-    html = page.page(
+    html = page.render(
         outcome_of(rows, *students, f"evaluation.students={','.join(names)}", "evaluation.settings=with"), {1: OWN}
     )
     header = html[html.index("<header>") : html.index("</header>")]
@@ -276,7 +279,7 @@ def test_the_page_shows_all_that_there_is_and_escapes_every_text():
         for row in made_up_rows()
         if row["pubid"] == 0
     ]
-    html = page.page(outcome_of(hostile, "evaluation.examples=1"), {0: [HOSTILE]})
+    html = page.render(outcome_of(hostile, "evaluation.examples=1"), {0: [HOSTILE]})
     assert "<script" not in html
     assert "<img" not in html
     assert "&lt;script&gt;" in html
