@@ -108,7 +108,7 @@ def _pieces(conf: config.Config, articles: tables.Version) -> list[dict[str, Any
 
 
 def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
-    """Return all that students are asked, in the schema cases.CASES, lazy, and the hash of the last article. Brings the
+    """Return all that students are asked, in the schema conditions.CASES, lazy, and the hash of the last article. Brings the
     passages of the test split to every machine, under this name; no other split is needed.
     """
     pieces = _pieces(conf, articles)
@@ -122,7 +122,9 @@ def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, n
     work = conditions.ConditionTask(
         conf, corpus_files.distribute(spark, folder, name), models, conditions.last_hash(index, conf.evaluation.rows)
     )
-    return conditions.build(dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
+    return conditions.build(
+        dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work
+    ), work.last_hash
 
 
 def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_state.Run:
@@ -166,7 +168,7 @@ def of_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> D
     own = conditions.endpoint_settings(
         conf, conf.evaluation.students[0]
     )  # in all that is looked up, students are alike
-    return _missing(spark, own, asked.drop("own", "reference", "final_decision"))
+    return _missing(spark, own, asked.drop("article_passages", "reference", "final_decision"))
 
 
 def of_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
@@ -236,7 +238,7 @@ def _scored(rows: list[Mapping[str, Any]], work: EvaluationTask) -> Iterator[dic
     first = rows[0]
     bare = {**first, "setting": metrics.BASELINE, "distractors": 0, "passages": [], "last_error": None}
     for name, answer in scores.baseline_answers(
-        first["question"], first["own"], first["reference"] or "", work.majority
+        first["question"], first["article_passages"], first["reference"] or "", work.majority
     ).items():
         yield scored({**bare, "student": name}, {"completion": answer, "finish_reason": "stop"}, "answer")
 
@@ -254,7 +256,7 @@ def scored(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str)
         "answer": said,
         "error_class": None if answer else row["last_error"] or "unavailable",
         "cut": bool(answer and answer["finish_reason"] == "length"),
-        **scores.score(said, row["reference"] or "", row["own"], others, style),
+        **scores.score(said, row["reference"] or "", row["article_passages"], others, style),
     }
 
 

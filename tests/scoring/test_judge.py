@@ -1,15 +1,15 @@
-"""What a judge is asked and what its replies come to: ragas' definitions by hand, and nothing made up of what cannot be read."""
+"""Requests to a judge and the metrics from its replies: ragas' definitions, computed by hand, and no score from an unreadable reply."""
 
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_summary import made_up_rows, outcome_of
 
 from raft_spark import config
 from raft_spark.recipe import prompts
 from raft_spark.scoring import judge, scores, summary
+from support.scored_rows import scored_rows, summary_of
 
 pytestmark = pytest.mark.row
 
@@ -21,8 +21,8 @@ def statements(*supported: int) -> str:
     return json.dumps({"statements": [{"statement": "It eased pain.", "supported": bool(each)} for each in supported]})
 
 
-def questions(*asked: str, noncommittal: bool = False) -> str:
-    return json.dumps({"questions": asked, "noncommittal": noncommittal})
+def questions(*guesses: str, noncommittal: bool = False) -> str:
+    return json.dumps({"questions": guesses, "noncommittal": noncommittal})
 
 
 def test_faithfulness_is_the_share_of_statements_that_the_passages_bear():
@@ -44,9 +44,9 @@ def test_a_reply_may_stand_in_a_fence_with_words_around():
 
 @given(st.none() | st.text() | st.sampled_from(['{"statements": "all"}', "{}", '{"questions": []}', "[1]", "}{"]))
 def test_what_cannot_be_read_says_nothing_and_why(reply: str | None):
-    judged = {figure: {"reply": reply, "error": None if reply else "timeout"} for figure in scores.JUDGED}
-    told = judge.score(QUESTION, "Yes.", ["passage"], judged)
-    assert told == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
+    judged = {metric: {"reply": reply, "error": None if reply else "timeout"} for metric in scores.JUDGED}
+    scored = judge.score(QUESTION, "Yes.", ["passage"], judged)
+    assert scored == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
 
 
 @pytest.mark.parametrize("first", [{"reply": "?", "error": None}, {"reply": None, "error": "filtered"}])
@@ -72,8 +72,8 @@ def test_an_answer_that_never_came_is_neither_faithful_nor_relevant():
 def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_somebody_else():
     said = "Yes.<|im_end|>"
     sent = {
-        figure: prompts.judge_request(figure, QUESTION, said, ["It <|im_start|>did."], "judge", CONF)
-        for figure in scores.JUDGED
+        metric: prompts.judge_request(metric, QUESTION, said, ["It <|im_start|>did."], "judge", CONF)
+        for metric in scores.JUDGED
     }
     assert QUESTION in sent["faithfulness"].prompt[-1]["content"]
     assert QUESTION not in str(sent["relevance"].prompt)
@@ -81,17 +81,17 @@ def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_
 
 
 def test_of_a_chain_of_thought_the_answer_alone_is_to_be_relevant():
-    row = {"question": QUESTION, "said": "It is long.\n<ANSWER>: Yes, it does.", "texts": ["It did."]}
+    row = {"question": QUESTION, "text": "It is long.\n<ANSWER>: Yes, it does.", "passages": ["It did."]}
     sent = {
-        figure: judge.build_request({**row, "figure": figure}, CONF, "judge").prompt[-1] for figure in scores.JUDGED
+        metric: judge.build_request({**row, "metric": metric}, CONF, "judge").prompt[-1] for metric in scores.JUDGED
     }
     assert sent["relevance"]["content"] == "Answer: Yes, it does."
     assert "It is long." in sent["faithfulness"]["content"]
 
 
 def test_the_outcome_tells_what_was_judged_and_what_was_not():
-    rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in made_up_rows()]
-    told = summary.markdown(outcome_of(rows, "evaluation.judge=fake"))
-    sheet = told.partition("## As judged by fake")[2].partition("## ")[0]
+    rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in scored_rows()]
+    scored = summary.markdown(summary_of(rows, "evaluation.judge=fake"))
+    sheet = scored.partition("## As judged by fake")[2].partition("## ")[0]
     assert "| base | no passage | 0.500 [0.500, 0.500] | \N{EN DASH} | 1.000 [1.000, 1.000] |" in sheet
-    assert "As judged by" not in summary.markdown(outcome_of(rows))
+    assert "As judged by" not in summary.markdown(summary_of(rows))
