@@ -99,7 +99,7 @@ def follow(console: Console, lake: config.Lake, *, once: bool) -> None:
     progress.follow(told, is_over, console)
     run = told()
     why = f" ({run.reason})" if run.reason else f", but silent since {run.updated_at}" if run.is_silent else ""
-    console.print(f"{run.state}{why}: {progress.line(run)}", highlight=False, soft_wrap=True)
+    console.print(f"{run.state}{why}: {progress.status_line(run)}", highlight=False, soft_wrap=True)
 
 
 def history(console: Console, versions: Iterable[tables.Version], now: refs.Refs) -> None:

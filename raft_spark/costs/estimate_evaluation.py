@@ -46,21 +46,25 @@ def run(conf: config.Config) -> list[CostBound]:
         missing = evaluation.missing_from_students(spark, conf, asked)
         found = [
             _bound(
-                missing.where(F.col("student") == student), conditions.asking(conf, student), conditions.build_request
+                missing.where(F.col("student") == student),
+                conditions.endpoint_settings(conf, student),
+                conditions.build_request,
             )
             for student in conf.evaluation.students
         ]
         if conf.evaluation.judge:
             said = _as_if_answered(evaluation.with_answers(spark, asked, conf), conf.evaluation.max_new_tokens)
             found.append(
-                _bound(evaluation.missing_from_judge(spark, conf, said), judge.asking(conf), judge.build_request)
+                _bound(
+                    evaluation.missing_from_judge(spark, conf, said), judge.endpoint_settings(conf), judge.build_request
+                )
             )
     return found
 
 
 def _as_if_answered(rows: DataFrame, tokens: int) -> DataFrame:
     """Give each case that has no answer one of so many tokens, which no other case has."""
-    longest = F.concat_ws(" ", *judge.CASE, F.repeat(F.lit("x" * CHARS_PER_TOKEN), tokens))
+    longest = F.concat_ws(" ", *judge.CASE_KEYS, F.repeat(F.lit("x" * CHARS_PER_TOKEN), tokens))
     return rows.withColumn("answer", F.struct(F.coalesce("answer.completion", longest).alias("completion")))
 
 

@@ -126,7 +126,7 @@ def ask(
         worker_errors(),
         session.stop_on_signals(spark, watch.stop),
         run_state.store_periodically(conf.lake, watch.told),
-        progress.asking(watch.told, said),
+        progress.show_run(watch.told, said),
     ):
         try:
             _rounds(spark, conf, at, watch, missing)

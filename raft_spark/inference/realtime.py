@@ -78,7 +78,7 @@ def ask(
         coordinator.serve(driver, *session.driver_addresses(spark), key, partial(_running_tasks, stages)) as address,
         session.stop_on_signals(spark, driver.stop),
         run_state.store_periodically(conf.lake, current),
-        progress.asking(current, quota.describe_limits(limits, tasks)),
+        progress.show_run(current, quota.describe_limits(limits, tasks)),
     ):
         task = AskTask(
             run.stage,

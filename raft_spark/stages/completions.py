@@ -58,7 +58,7 @@ def run(conf: config.Config) -> tables.Version:
     draft = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     result = _ask(spark, conf, dataframes.read(spark, conf.lake, base), _new_run(draft.id, conf))
     if result.run.tasks or result.run.calls:
-        run_state.write(conf.lake, replace(result.run, spark=spark_stats.work(spark, last_stage)))
+        run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
     if result.run.state == "failed":
         msg = f"endpoint {conf.completions.endpoint!r} {result.run.reason}; {_stored(result.run)}"
         raise EndpointError(msg)

@@ -54,7 +54,7 @@ def run(conf: config.Config) -> tables.Version:
     """
     base, answers = tables.require(conf.lake, schemas.BASE), tables.require(conf.lake, schemas.COMPLETIONS)
     prices = [conf.price.input_price, conf.price.output_price]
-    tokenizer = targets.tokenizer(conf.dataset, conf.lake)
+    tokenizer = targets.read_tokenizer(conf.dataset, conf.lake)
     settings = {**conf.dataset.model_dump(), **requests.request_settings(conf), "prices": prices, "tokens": tokenizer}
     identity = tables.identity(schemas.DATASET, settings, [base.id, answers.id])
     made = tables.find_existing(conf.lake, schemas.DATASET, identity)
@@ -81,7 +81,7 @@ def run(conf: config.Config) -> tables.Version:
             replace(file, path=file.path.removeprefix(f"{name}/")) for file in files if file.path.startswith(f"{name}/")
         ]
         beside = FORMATS[name].beside(file.path for file in own)
-        for path, text in {"README.md": card.written(name, own, counts, conf), **beside}.items():
+        for path, text in {"README.md": card.render(name, own, counts, conf), **beside}.items():
             files.append(parquet.write_text(new.storage, f"{name}/{path}", text))
     return tables.publish(new, conf, files, inputs, counts)
 

@@ -130,7 +130,7 @@ def _ended(lake: config.Lake, told: RefreshRecord, seconds: float) -> None:
     if logs.is_json():
         logs.set_context(stage="refresh")
         values = {"seconds": round(seconds, 3), "errors": int(told.outcome in {"failed", "refused"})}
-        fields = logs.fields(outcome=told.outcome, reason=told.reason, **cloudwatch.embedded(values, "refresh"))
+        fields = logs.fields(outcome=told.outcome, reason=told.reason, **cloudwatch.embedded_metrics(values, "refresh"))
         LOG.info("refresh %s: %s", told.id, told.outcome, extra=fields)
 
 

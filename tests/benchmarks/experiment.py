@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from raft_spark import config
 from raft_spark.lake import browse, schemas, tables
 from raft_spark.scoring import scores
-from raft_spark.scoring.summary import TITLES
+from raft_spark.scoring.summary import METRIC_TITLES
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 CONF = Path(__file__).with_suffix(".toml")
@@ -117,7 +117,7 @@ def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iter
         return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row and row["value"] is not None else ""
 
     for figure in ("accuracy", "rouge_l"):
-        heads = [TITLES[figure], *COLUMNS, *(f"k = 3, less {other}'s" for other in students[:2])]
+        heads = [METRIC_TITLES[figure], *COLUMNS, *(f"k = 3, less {other}'s" for other in students[:2])]
         yield f"| {' | '.join(heads)} |"
         yield "|---" * len(heads) + "|"
         for student in students:
