@@ -43,11 +43,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         tar.extractall(folder / "source", filter="data")
     tools = folder / "tools"
     flags = ("--require-hashes", "--only-binary=:all:", f"--target={tools}")
-    package.pip("install", *flags, f"--requirement={ROOT / package.BUILDER}")
+    package.run_pip("install", *flags, f"--requirement={ROOT / package.BUILD_REQUIREMENTS}")
     run([sys.executable, "-c", SDIST.format(str(folder))], folder / "source", PYTHONPATH=str(tools))
     (sdist,) = folder.glob("*.tar.gz")
     flags = ("--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={folder}")
-    package.pip("wheel", *flags, str(sdist), PYTHONPATH=str(tools))
+    package.run_pip("wheel", *flags, str(sdist), PYTHONPATH=str(tools))
     return sdist, next(folder.glob("*.whl"))
 
 
@@ -57,7 +57,7 @@ def alone(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("alone")
     venv.create(folder, symlinks=True)
     packages = next(folder.glob("lib/python3*/site-packages"))
-    package.pip("install", "--no-deps", "--no-index", f"--prefix={folder}", "--ignore-installed", str(built[1]))
+    package.run_pip("install", "--no-deps", "--no-index", f"--prefix={folder}", "--ignore-installed", str(built[1]))
     for name in required("raft-spark") - {"raft-spark"}:
         for top in {
             file.parts[0] for file in distribution(name).files or [] if file.parts[0] not in {"..", "__pycache__"}

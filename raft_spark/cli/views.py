@@ -50,11 +50,11 @@ def summary(
             table.add_row(name, _rows(version), f"{took:.1f}" if new else "-")
         console.print(table)
         shown = run_summary.example(conf.lake, versions[registry.BASE.name], dataset)
-        console.print(run_summary.laid_out(shown) if shown else _record(browse.head(conf.lake, dataset, 1)[0]))
-        console.print(run_summary.left_out(conf, versions.values()))
+        console.print(run_summary.layout(shown) if shown else _record(browse.head(conf.lake, dataset, 1)[0]))
+        console.print(run_summary.omissions_text(conf, versions.values()))
     else:
         console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
-    for line_ in run_summary.ending(conf, dataset, arguments):
+    for line_ in run_summary.next_steps(conf, dataset, arguments):
         console.print(line_, soft_wrap=True, highlight=False)
 
 
