@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from conftest import ROOT, SPARK
 from raft_spark import config
 from raft_spark.emr import package
-from raft_spark.lake import session, tables
+from raft_spark.lake import browse, session, tables
 from raft_spark.stages import articles, base
 
 SDIST = "from setuptools import build_meta; build_meta.build_sdist({!r})"
@@ -43,11 +43,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         tar.extractall(folder / "source", filter="data")
     tools = folder / "tools"
     flags = ("--require-hashes", "--only-binary=:all:", f"--target={tools}")
-    package.pip("install", *flags, f"--requirement={ROOT / package.BUILDER}")
+    package.run_pip("install", *flags, f"--requirement={ROOT / package.BUILD_REQUIREMENTS}")
     run([sys.executable, "-c", SDIST.format(str(folder))], folder / "source", PYTHONPATH=str(tools))
     (sdist,) = folder.glob("*.tar.gz")
     flags = ("--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={folder}")
-    package.pip("wheel", *flags, str(sdist), PYTHONPATH=str(tools))
+    package.run_pip("wheel", *flags, str(sdist), PYTHONPATH=str(tools))
     return sdist, next(folder.glob("*.whl"))
 
 
@@ -57,7 +57,7 @@ def alone(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("alone")
     venv.create(folder, symlinks=True)
     packages = next(folder.glob("lib/python3*/site-packages"))
-    package.pip("install", "--no-deps", "--no-index", f"--prefix={folder}", "--ignore-installed", str(built[1]))
+    package.run_pip("install", "--no-deps", "--no-index", f"--prefix={folder}", "--ignore-installed", str(built[1]))
     for name in required("raft-spark") - {"raft-spark"}:
         for top in {
             file.parts[0] for file in distribution(name).files or [] if file.parts[0] not in {"..", "__pycache__"}
@@ -143,7 +143,7 @@ def test_tables_are_found_shown_and_brought_back_without_spark(alone: Path, tmp_
     assert tables.require(conf.lake, "base").id != first.id  # nothing has moved that the catalog could not follow
     assert call(alone, "rollback", first.id, "--set", lake)[0] == 0
     assert tables.require(conf.lake, "base").id == first.id
-    assert call(alone, "path", "base", "--set", lake) == (0, tables.folder(conf.lake, first) + "\n")
+    assert call(alone, "path", "base", "--set", lake) == (0, browse.folder(conf.lake, first) + "\n")
     assert call(alone, "pin", first.id, "--set", lake) == (0, "")
     said = call(alone, "history", "base", "--set", lake)[1]
     assert "current, pinned" in said

@@ -23,7 +23,7 @@ class SubmitOptions(TypedDict):
     no_wait: bool
 
 
-def _token(_: click.Context, __: click.Parameter, text: str) -> str:
+def _check_token(_: click.Context, __: click.Parameter, text: str) -> str:
     """Refuse what EMR does not take for a token."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", text):
         msg = "it must be at most 64 letters, digits and ._-"
@@ -45,8 +45,8 @@ def package_release(to: Path) -> None:
     with error_exit():
         from raft_spark.emr import package
 
-        made = package.built(package.checkout(), to, click.echo)
-        for line in package.sizes(made):
+        made = package.build(package.checkout(), to, click.echo)
+        for line in package.size_lines(made):
             click.echo(line)
         click.echo(made.folder)
 
@@ -58,7 +58,7 @@ def package_release(to: Path) -> None:
 @click.option(
     "--token",
     default="",
-    callback=_token,
+    callback=_check_token,
     help="One run for this token, ever; default: one at a time, and the next after its end.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what StartJobRun would get, as JSON; nothing is contacted.")
@@ -69,12 +69,12 @@ def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Un
         from raft_spark.emr import follow, job_run
         from raft_spark.emr import submit as submission
 
-        conf, taken = config.load(files, assignments), submission.found(way["release"])
+        conf, taken = config.load(files, assignments), submission.find_release(way["release"])
         if way["dry_run"]:
             own_token = {"clientToken": way["token"]} if way["token"] else {}
             click.echo(json.dumps({**job_run.build(conf, job, (), taken), **own_token}, indent=2))
             return
-        run_id = submission.run(conf, job, taken, way["token"], partial(follow.say, console))
+        run_id = submission.run(conf, job, taken, way["token"], partial(follow.print_line, console))
         if not way["no_wait"]:
             follow.run(conf, run_id, console)
 
@@ -94,10 +94,10 @@ def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wai
             follow.run(conf, run_id, console)
             return
         client = aws.connect("emr-serverless")
-        told = follow.look(client, conf, run_id)
-        follow.say(console, follow.line(told))
-        if told["state"] in follow.ENDED:
-            follow.ended(client, conf, told, console)
+        told = follow.get_job_run(client, conf, run_id)
+        follow.print_line(console, follow.status_line(told))
+        if told["state"] in follow.END_STATES:
+            follow.report_end(client, conf, told, console)
 
 
 @emr.command()
@@ -110,4 +110,4 @@ def cancel(run_id: str, files: Sequence[str], assignments: Sequence[str]) -> Non
         from raft_spark.emr import follow
 
         follow.cancel(aws.connect("emr-serverless"), config.load(files, assignments), run_id)
-        follow.say(console, f"run {run_id} is being cancelled")
+        follow.print_line(console, f"run {run_id} is being cancelled")

@@ -12,13 +12,13 @@ from raft_spark.endpoints.fake.faults import ServerOptions
 from raft_spark.endpoints.local import process
 from raft_spark.errors import ConfigError, EndpointError
 
-SETTINGS = {
+ENDPOINT_SETTINGS = {
     "openai": "kind=openai url={base}/v1 model=fake",
     "sagemaker": "kind=sagemaker url={base} endpoint_name=fake codec={container} region=us-east-1",
     "bedrock": "kind=bedrock url={base} model=fake region=us-east-1",
 }
 
-BATCH = (
+BATCH_SETTINGS = (
     "--set endpoints.mine.role_arn=arn:aws:iam::123456789012:role/any --set completions.mode=batch "
     "--set completions.batch.poll_seconds=1"
 )
@@ -43,7 +43,7 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
 
 def run(port: int, settings: Mapping[str, object]) -> None:
     """Answer until Ctrl-C. Raises ConfigError for a wrong setting, EndpointError when a package is missing or the port taken."""
-    manner = _manner(settings)
+    manner = _server_options(settings)
     process.check_installed("fake")
     from raft_spark.endpoints.fake import app
 
@@ -53,7 +53,7 @@ def run(port: int, settings: Mapping[str, object]) -> None:
         msg = f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}); --port 0 takes any free one"
         raise EndpointError(msg) from error
     click.echo(welcome(listener.getsockname()[1], manner.container))
-    answering = threading.Thread(target=process.answer, args=(app.application(manner), listener), daemon=True)
+    answering = threading.Thread(target=process.run_server, args=(app.application(manner), listener), daemon=True)
     try:
         answering.start()
         answering.join()
@@ -61,7 +61,7 @@ def run(port: int, settings: Mapping[str, object]) -> None:
         click.echo()
 
 
-def _manner(settings: Mapping[str, object]) -> ServerOptions:
+def _server_options(settings: Mapping[str, object]) -> ServerOptions:
     try:
         return ServerOptions.model_validate(settings)
     except ValidationError as error:
@@ -75,12 +75,12 @@ def welcome(port: int, container: str) -> str:
     lines = [
         f"The fake endpoint answers at {base}, as three services. Ctrl-C ends it. One of these sends a run there:\n"
     ]
-    for kind, words in SETTINGS.items():
+    for kind, words in ENDPOINT_SETTINGS.items():
         said = words.format(base=base, container=container).split()
         sets = [f"endpoints.mine.{word}" for word in said] + ["completions.endpoint=mine"]
         sets += ["completions.template=llama3"] if kind == "sagemaker" else []  # TGI and LMI are sent one text
         lines.append(f"{kind}:\n  {' '.join(f'--set {word}' for word in sets)}\n")
-    lines.append(f"bedrock in batch jobs, with the lake in a folder: the same and\n  {BATCH}\n")
+    lines.append(f"bedrock in batch jobs, with the lake in a folder: the same and\n  {BATCH_SETTINGS}\n")
     lines.append("SageMaker and Bedrock also want credentials, any: AWS_ACCESS_KEY_ID=fake AWS_SECRET_ACCESS_KEY=fake")
     lines.append(f'Trouble:  curl {base}/behave -d \'{{"status": 429, "share": 0.1}}\'     Counts:  curl {base}/calls')
     return "\n".join(lines)

@@ -58,23 +58,23 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
         from raft_spark.stages import pipeline
 
         conf = config.load(files, assignments)
-        with _reported_on(conf):
-            result = pipeline.run(conf, partial(_show, conf))
+        with _run_page(conf):
+            result = pipeline.run(conf, partial(_show_result, conf))
         stop_spark()
         done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
         arguments = [*files, *(word for assignment in assignments for word in ("--set", assignment))]
         views.summary(console, conf, done, result.seconds, arguments)
 
 
-def _show(conf: config.Config, done: "pipeline.StageResult") -> None:
+def _show_result(conf: config.Config, done: "pipeline.StageResult") -> None:
     from raft_spark.cli import views
 
     console.print(views.line(done.name, done.manifest, done.is_new, done.seconds), highlight=False)
     if done.name == registry.DATASET.name and done.is_new:
-        _report_rejected(conf, done.manifest.inputs[registry.COMPLETIONS.name])
+        _update_run_page(conf, done.manifest.inputs[registry.COMPLETIONS.name])
 
 
-def _report_rejected(conf: config.Config, run_id: str) -> None:
+def _update_run_page(conf: config.Config, run_id: str) -> None:
     """Write the page of the run again that answered a new dataset: now it knows the rejected rows."""
     from raft_spark.monitoring import run_report, run_state
 
@@ -83,7 +83,7 @@ def _report_rejected(conf: config.Config, run_id: str) -> None:
 
 
 @contextmanager
-def _reported_on(conf: config.Config) -> Iterator[None]:
+def _run_page(conf: config.Config) -> Iterator[None]:
     """Write the page about the run that the block makes, also when it fails; none where matplotlib is missing, as on EMR."""
     from raft_spark.monitoring import run_report, run_state
 
@@ -103,8 +103,8 @@ def _stage_command(stage: registry.Stage) -> click.Command:
             from raft_spark.stages import pipeline
 
             conf = config.load(files, assignments)
-            with _reported_on(conf) if "teacher" in stage.uses else nullcontext():
-                _show(conf, pipeline.run_stage(stage.name, conf))
+            with _run_page(conf) if "teacher" in stage.uses else nullcontext():
+                _show_result(conf, pipeline.run_stage(stage.name, conf))
             stop_spark()
 
     return click.command(stage.name, help=stage.help)(command)
@@ -193,7 +193,7 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
                     the folder of its shards, in JSON Lines or Parquet (dataset.file)
     """  # noqa: D301 - the backspace is what click wants
     with error_exit():
-        from raft_spark.lake import tables
+        from raft_spark.lake import browse, tables
 
         if form and table != registry.DATASET.name:
             msg = f"--format {form} is given with table {table}; only dataset has formats"
@@ -201,9 +201,9 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
         conf = config.load(files, assignments)
         version = tables.require(conf.lake, table)
         if form:
-            click.echo(tables.format_folder(conf.lake, version, form))
+            click.echo(browse.format_folder(conf.lake, version, form))
         else:
-            click.echo((tables.folder if whole else tables.rows_folder)(conf.lake, version))
+            click.echo((browse.folder if whole else browse.rows_folder)(conf.lake, version))
 
 
 @main.command()
@@ -216,7 +216,7 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
         from raft_spark.lake import refs, tables
 
         lake = config.load(files, assignments).lake
-        views.history(console, tables.needed_history(lake, table), refs.read(tables.without_branch(lake, table)))
+        views.history(console, tables.require_history(lake, table), refs.read(tables.without_branch(lake, table)))
 
 
 @main.command("refresh")
@@ -228,7 +228,7 @@ def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
         from raft_spark.stages import refresh
 
         conf = config.load(files, assignments)
-        with _reported_on(conf):
+        with _run_page(conf):
             done = refresh.run(conf)
         stop_spark()
         views.refreshed(console, done)

@@ -15,7 +15,7 @@ def model() -> None:
     """Train a student on the dataset, host it for its evaluation, list what is left over with its cost."""
 
 
-for verb in (model_aws.submit, model_aws.host, model_aws.unhost, model_aws.list_left):
+for verb in (model_aws.submit, model_aws.host, model_aws.unhost, model_aws.list_inventory):
     model.add_command(verb)
 
 

@@ -19,8 +19,8 @@ from raft_spark import config
 from raft_spark.cli.options import error_exit, settings
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError
 
-PEACE_SECONDS = 300  # for a command that is to end; then it is killed
-HOSTED = Path("build/hosted")  # where the section of an endpoint lies while it stands
+TERMINATION_SECONDS = 300  # for a command that is to end; then it is killed
+SECTIONS_FOLDER = Path("build/hosted")  # where the section of an endpoint lies while it stands
 
 
 class ModelOptions(TypedDict):
@@ -32,7 +32,7 @@ class ModelOptions(TypedDict):
     dry_run: bool
 
 
-def _name(_: click.Context, __: click.Parameter, text: str) -> str:
+def _check_name(_: click.Context, __: click.Parameter, text: str) -> str:
     """Refuse what SageMaker and Bedrock do not take for a name, and what is no name of a section."""
     if not re.fullmatch(r"[a-z0-9](-?[a-z0-9]){0,31}", text):
         msg = "it must be at most 32 lowercase letters, digits and single -"
@@ -40,7 +40,7 @@ def _name(_: click.Context, __: click.Parameter, text: str) -> str:
     return text
 
 
-name = click.argument("name", callback=_name)
+name = click.argument("name", callback=_check_name)
 
 
 @click.command()
@@ -55,16 +55,16 @@ def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, n
 
         conf = config.load(files, assignments)
         if dry_run:
-            click.echo(json.dumps(sagemaker_training.request(conf), indent=2))
+            click.echo(json.dumps(sagemaker_training.dry_run_request(conf), indent=2))
             return
-        job = sagemaker_training.run(conf, click.echo)
+        job = sagemaker_training.start_or_find(conf, click.echo)
         if no_wait:
             click.echo(job)
             return
         client = aws.connect("sagemaker", sagemaker_training.region(conf.training.sagemaker))
-        hourly = hosting.price(conf, conf.training.sagemaker.instance_type)
+        hourly = hosting.hourly_price(conf, conf.training.sagemaker.instance_type)
         try:
-            click.echo(sagemaker_training.followed(client, job, hourly, click.echo))
+            click.echo(sagemaker_training.follow(client, job, hourly, click.echo))
         except KeyboardInterrupt:
             click.echo(
                 f"training {job} goes on, at most {conf.training.sagemaker.max_hours:g} hours; the same command follows it, "
@@ -95,31 +95,31 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **way: Unp
 
         conf = config.load(files, assignments)
         if way["dry_run"]:
-            click.echo(json.dumps(hosting.requests(conf.hosting, name, way["student"]), indent=2))
+            click.echo(json.dumps(hosting.planned_requests(conf.hosting, name, way["student"]), indent=2))
         elif way["keep"]:
-            _kept(conf, name, way)
+            _host_and_keep(conf, name, way)
         else:
-            _lent(conf, name, way)
+            _host_temporarily(conf, name, way)
 
 
-def _kept(conf: config.Config, name: str, way: ModelOptions) -> None:
+def _host_and_keep(conf: config.Config, name: str, way: ModelOptions) -> None:
     """Leave the endpoint when it stands."""
     from raft_spark.students import hosting
 
     if way["command"]:
         raise ConfigError("--keep and --run exclude each other: a command's endpoint is taken down with its end")
-    hosting.checked(conf.hosting, way["student"])
-    removal = hosting.removal(name, hosting.region(conf.hosting), conf.hosting.kind)
+    hosting.check(conf.hosting, way["student"])
+    removal = hosting.removal_command(name, hosting.region(conf.hosting), conf.hosting.kind)
     try:
         endpoint = hosting.create(conf, name, way["student"], click.echo)
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is made goes on and may cost; the same command goes on from here, or: {removal}")
         sys.exit(INTERRUPTED)
-    _shown(conf, name, endpoint)
+    _show_section(conf, name, endpoint)
     click.echo(f"it stands until: {removal}")
 
 
-def _lent(conf: config.Config, name: str, way: ModelOptions) -> None:
+def _host_temporarily(conf: config.Config, name: str, way: ModelOptions) -> None:
     """Host while a command runs, or until Ctrl-C or hosting.max_hours. A command that fails is a RunError."""
     from raft_spark.students import hosting
 
@@ -128,10 +128,13 @@ def _lent(conf: config.Config, name: str, way: ModelOptions) -> None:
         msg = f"--run is {way['command']!r}, whose first word is no program"
         raise ConfigError(msg)
     try:
-        with hosting.hosted(conf, name, way["student"], click.echo) as endpoint, _noted(conf, name, endpoint):
+        with (
+            hosting.temporary_endpoint(conf, name, way["student"], click.echo) as endpoint,
+            _section_file(conf, name, endpoint),
+        ):
             seconds = conf.hosting.max_hours * 3600
             if way["command"]:
-                status = _ran(way["command"], seconds)
+                status = _run_command(way["command"], seconds)
             else:
                 click.echo(f"Ctrl-C takes it down; so does the end of {conf.hosting.max_hours:g} hours")
                 threading.Event().wait(seconds)
@@ -146,7 +149,7 @@ def _lent(conf: config.Config, name: str, way: ModelOptions) -> None:
         raise RunError(msg)
 
 
-def _ran(command: str, seconds: float) -> int:
+def _run_command(command: str, seconds: float) -> int:
     """Run a command to its end and return its status; whatever ends the wait for it ends the command first, in peace: it gets
     one signal, no Ctrl-C of the terminal beside it, and PEACE_SECONDS.
     """
@@ -157,30 +160,30 @@ def _ran(command: str, seconds: float) -> int:
         running.terminate()
         try:
             with suppress(subprocess.TimeoutExpired):
-                running.wait(PEACE_SECONDS)
+                running.wait(TERMINATION_SECONDS)
         finally:
             running.kill()
 
 
 @contextmanager
-def _noted(conf: config.Config, name: str, endpoint: config.Endpoint) -> Iterator[None]:
+def _section_file(conf: config.Config, name: str, endpoint: config.Endpoint) -> Iterator[None]:
     """Keep the section's file while the block runs."""
     try:
-        _shown(conf, name, endpoint)
+        _show_section(conf, name, endpoint)
         yield
     finally:
-        (HOSTED / f"{name}.toml").unlink(missing_ok=True)
+        (SECTIONS_FOLDER / f"{name}.toml").unlink(missing_ok=True)
 
 
-def _shown(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
+def _show_section(conf: config.Config, name: str, endpoint: config.Endpoint) -> None:
     """Print the section, write it to its file, say what it costs."""
     from raft_spark.students import hosting
 
-    text, file = hosting.section(name, endpoint), HOSTED / f"{name}.toml"
+    text, file = hosting.to_toml(name, endpoint), SECTIONS_FOLDER / f"{name}.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     click.echo(f"\n{text}")
-    click.echo(f"{file} holds it; {hosting.cost(conf, endpoint)}")
+    click.echo(f"{file} holds it; {hosting.describe_cost(conf, endpoint)}")
 
 
 @click.command()
@@ -193,25 +196,25 @@ def unhost(name: str, files: Sequence[str], assignments: Sequence[str]) -> None:
 
         conf = config.load(files, assignments).hosting
         hosting.remove(conf, name, click.echo)
-        (HOSTED / f"{name}.toml").unlink(missing_ok=True)
+        (SECTIONS_FOLDER / f"{name}.toml").unlink(missing_ok=True)
         click.echo(f"nothing of {name} is left in {hosting.region(conf)}, hosting.kind {conf.kind}")
 
 
 @click.command("list")
 @settings
-def list_left(files: Sequence[str], assignments: Sequence[str]) -> None:
+def list_inventory(files: Sequence[str], assignments: Sequence[str]) -> None:
     """List endpoints, imported models and trainings of raft-spark with their age and cost."""
     with error_exit():
         from raft_spark.students import hosting, inventory
 
         conf, now = config.load(files, assignments), dt.datetime.now(dt.UTC)
         total, count, is_whole = 0.0, 0, True
-        for left in inventory.found(conf, hosting.region(conf.hosting)):
+        for left in inventory.list_leftovers(conf, hosting.region(conf.hosting)):
             if isinstance(left, str):
                 click.echo(left)
                 is_whole = False
                 continue
-            click.echo(inventory.line(left, now))
+            click.echo(inventory.describe(left, now))
             total, count = total + (left.hourly or 0.0), count + 1
         if count:
             click.echo(f"together ${total:,.2f} an hour, of the prices that are known")

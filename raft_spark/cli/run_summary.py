@@ -18,17 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 from raft_spark.config import Config, Lake
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
 
-BASE_ROWS = 8_192  # that the shown row is looked for in: one row group
-RECORDS = 100  # of the dataset that are tried
+MAX_BASE_ROWS = 8_192  # that the shown row is looked for in: one row group
+MAX_RECORDS = 100  # of the dataset that are tried
 PROGRAM = "raft-spark"
-ANSWERS = ("completion", "chosen", "messages", "conversations", "synthetic_answer", "response", "output")
+ANSWER_FIELDS = ("completion", "chosen", "messages", "conversations", "synthetic_answer", "response", "output")
 NO_ANSWER = "no answer: "
-WHY = {
+REASONS = {
     "truncated": "the answer was cut at completions.max_new_tokens = {completions.max_new_tokens}",
     "refusal": "the answer says that it does not know, though the teacher had the oracle passages",
     "false quote": "the answer quotes words that are not in the oracle passages",
@@ -74,19 +74,22 @@ def omissions(conf: Config, version: tables.Version) -> list[Omission]:
             found[f"beyond articles.limit = {conf.articles.limit}"] = counts["beyond_limit"]
         whole = counts["read"]
     elif version.table == schemas.DATASET:
-        found, whole = {_why(reason, conf): count for reason, count in counts["rejected"].items()}, counts["rows"]
+        found, whole = (
+            {_reason_text(reason, conf): count for reason, count in counts["rejected"].items()},
+            counts["rows"],
+        )
     else:
         return []
     return [Omission(count, whole, why) for why, count in sorted(found.items(), key=lambda pair: -pair[1])]
 
 
-def _why(reason: str, conf: Config) -> str:
+def _reason_text(reason: str, conf: Config) -> str:
     if reason.startswith(NO_ANSWER):
         return f"the teacher gave no answer: {reason.removeprefix(NO_ANSWER)}"
-    return WHY.get(reason, reason).format(completions=conf.completions, dataset=conf.dataset)
+    return REASONS.get(reason, reason).format(completions=conf.completions, dataset=conf.dataset)
 
 
-def left_out(conf: Config, versions: Iterable[tables.Version]) -> RenderableType:
+def omissions_text(conf: Config, versions: Iterable[tables.Version]) -> RenderableType:
     """Say what the stages left out, with the share of their rows."""
     shown: list[RenderableType] = []
     for version in versions:
@@ -120,25 +123,25 @@ def example(lake: Lake, base: tables.Version, dataset: tables.Version) -> Exampl
 
 def _examples(lake: Lake, base: tables.Version, dataset: tables.Version) -> Iterator[ExampleRow]:
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in tables.head(lake, base, BASE_ROWS):
+    for row in browse.head(lake, base, MAX_BASE_ROWS):
         rows.setdefault(prompts.escape_markup(row["question"]), []).append(row)
-    for record in tables.head(lake, dataset, RECORDS):
+    for record in browse.head(lake, dataset, MAX_RECORDS):
         texts = list(_texts(record))
         questions = [text.rpartition("Question: ")[2] for text in texts if "Question: " in text]
         asked = str(record.get("question") or "".join(questions[-1:]))
         for row in rows.get(prompts.escape_markup(asked), ()):
-            if fitting := _fitting(row, record, "\n".join(texts)):
+            if fitting := _match(row, record, "\n".join(texts)):
                 yield fitting
 
 
-def _fitting(row: Mapping[str, Any], record: Mapping[str, Any], text: str) -> ExampleRow | None:
+def _match(row: Mapping[str, Any], record: Mapping[str, Any], text: str) -> ExampleRow | None:
     """Bring a record's answer to a row of base; None where the record does not show the row's passages."""
     shown = [each for each in row["documents"] if each["text"] in text or prompts.escape_markup(each["text"]) in text]
     oracles = [each for each in row["documents"] if each["oracle"]]
     if not all(each in shown for each in oracles) or (row["documents"] and not shown):
         return None
     passages = [(each["oracle"], each["text"]) for each in shown]
-    answer = next(_last(record[name]) for name in ANSWERS if name in record)
+    answer = next(_last_text(record[name]) for name in ANSWER_FIELDS if name in record)
     return ExampleRow(row["split"], row["pubid"], row["question"], passages, answer)
 
 
@@ -150,12 +153,12 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a format wri
             yield from _texts(each)
 
 
-def _last(value: Any) -> str:  # noqa: ANN401 - the same
+def _last_text(value: Any) -> str:  # noqa: ANN401 - the same
     """Return the last text of a record's field: every format has what the assistant says at the end of it."""
     return list(_texts(value))[-1]
 
 
-def laid_out(shown: ExampleRow) -> RenderableType:
+def layout(shown: ExampleRow) -> RenderableType:
     """Lay out a row: its question, its passages with their marks, its answer."""
     lines = Table.grid(padding=(0, 2))
     lines.add_column(no_wrap=True)
@@ -181,12 +184,12 @@ def _visible(text: str) -> str:
     )
 
 
-def ending(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> Iterator[Text]:
+def next_steps(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> Iterator[Text]:
     """Say where dataset and page are, and three commands that take the same `arguments`, a line each."""
-    folder = tables.folder(conf.lake, dataset)
+    folder = browse.folder(conf.lake, dataset)
     yield Text.assemble(("Dataset  ", "bold"), folder)
     yield Text(f'         datasets.load_dataset("{folder}/{conf.dataset.formats[0]}")')
-    if page := page_of(conf.lake):
+    if page := page_path(conf.lake):
         link = Style(link=Path(page).as_uri()) if "://" not in page else Style()
         yield Text.assemble(("Page     ", "bold"), (page, link))
     yield Text("Next", "bold")
@@ -195,7 +198,7 @@ def ending(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> I
         yield Text.assemble("  ", (command, "cyan"), f"   # {what}")
 
 
-def page_of(lake: Lake) -> str | None:
+def page_path(lake: Lake) -> str | None:
     """Return where the page of the last run lies, None without one."""
     run, folder = run_state.read(lake), Storage.of(lake).at(schemas.COMPLETIONS, "runs")
     if run is None or folder.read(f"{run.id}.html") is None:

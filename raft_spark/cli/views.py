@@ -16,7 +16,7 @@ from raft_spark.common import wording
 from raft_spark.costs import arithmetic
 from raft_spark.errors import InputError
 from raft_spark.inference.previews import Preview
-from raft_spark.lake import refs, tables
+from raft_spark.lake import browse, refs, tables
 from raft_spark.monitoring import progress, run_state
 from raft_spark.stages import registry
 
@@ -50,17 +50,17 @@ def summary(
             table.add_row(name, _rows(version), f"{took:.1f}" if new else "-")
         console.print(table)
         shown = run_summary.example(conf.lake, versions[registry.BASE.name], dataset)
-        console.print(run_summary.laid_out(shown) if shown else _record(tables.head(conf.lake, dataset, 1)[0]))
-        console.print(run_summary.left_out(conf, versions.values()))
+        console.print(run_summary.layout(shown) if shown else _record(browse.head(conf.lake, dataset, 1)[0]))
+        console.print(run_summary.omissions_text(conf, versions.values()))
     else:
         console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
-    for line_ in run_summary.ending(conf, dataset, arguments):
+    for line_ in run_summary.next_steps(conf, dataset, arguments):
         console.print(line_, soft_wrap=True, highlight=False)
 
 
 def show(console: Console, conf: config.Config, version: tables.Version, rows: int, *, quarantine: bool) -> None:
     """Show the first rows of a version."""
-    for row in tables.head(conf.lake, version, rows, quarantine=quarantine):
+    for row in browse.head(conf.lake, version, rows, quarantine=quarantine):
         console.print(_base_row(row) if "documents" in row else _record(row))
 
 
@@ -99,7 +99,7 @@ def follow(console: Console, lake: config.Lake, *, once: bool) -> None:
     progress.follow(told, is_over, console)
     run = told()
     why = f" ({run.reason})" if run.reason else f", but silent since {run.updated_at}" if run.is_silent else ""
-    console.print(f"{run.state}{why}: {progress.line(run)}", highlight=False, soft_wrap=True)
+    console.print(f"{run.state}{why}: {progress.status_line(run)}", highlight=False, soft_wrap=True)
 
 
 def history(console: Console, versions: Iterable[tables.Version], now: refs.Refs) -> None:
@@ -137,7 +137,7 @@ def refreshed(console: Console, done: "RefreshRecord") -> None:
 
 def estimate(console: Console, conf: config.Config, told: arithmetic.Estimate) -> None:
     """Show what the completions stage would cost, and which setting to give where a price is missing."""
-    again = len(conf.completions.asked_again_at)
+    again = len(conf.completions.retry_temperatures)
     not_counted = f"answers that the dataset rejects, each asked for again up to {again} times" if again else ""
     if not told.to_ask:
         console.print(f"Nothing to pay: all {told.requests:,} requests are answered.", highlight=False)
@@ -178,7 +178,7 @@ def bounds(console: Console, found: "Sequence[CostBound]") -> None:
             console.print(f"{known}: give {keys}.", markup=False, highlight=False)
 
 
-def _use(use: arithmetic.Use, mode: str) -> Iterator[tuple[str, str]]:
+def _use(use: arithmetic.Usage, mode: str) -> Iterator[tuple[str, str]]:
     yield "tokens in", _amount(use.tokens_in, ",.0f")
     yield "tokens out", _amount(use.tokens_out, ",.0f")
     if use.seconds:

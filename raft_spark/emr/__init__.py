@@ -1,7 +1,7 @@
-"""From a checkout to EMR Serverless.
+"""Run the jobs on EMR Serverless.
 
-package    a checkout -> a release: one folder, named by what is inside      raft_spark/emr/package.py
-document   settings, a job, a release -> what StartJobRun is sent            raft_spark/emr/document.py
-submit     that -> a run, started once                                       raft_spark/emr/submit.py
-follow     a run -> its end, and what came of it                             raft_spark/emr/follow.py
+package    checkout -> release: a folder that is named by a hash of its content
+job_run    settings, job, release -> the arguments of StartJobRun
+submit     upload the release and start the run, once
+follow     wait for the end of a run, then print its cost or why it failed
 """

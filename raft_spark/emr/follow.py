@@ -1,4 +1,4 @@
-"""A run on EMR Serverless -> how it is doing, until it has ended: its state, its attempts, what it cost, or why it failed."""
+"""Follow a run on EMR Serverless to its end: print its state and attempts, then its cost or why it failed."""
 
 import datetime as dt
 import sys
@@ -16,136 +16,139 @@ from raft_spark.config import Config
 from raft_spark.emr import driver_logs
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError, StoppedError
 
-ENDED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
-FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often
-BLIND = 5  # looks in a row that may fail, each after the SDK's own attempts
-Told = Mapping[str, Any]  # a job run as GetJobRun returns it
+END_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
+FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 2.0, 30.0, 1.5  # seconds between two requests
+MAX_FAILED_POLLS = 5  # in a row, each after the SDK's own retries
+JobRun = Mapping[str, Any]  # as GetJobRun returns it
 
 
 def run(conf: Config, run_id: str, console: Console) -> None:
-    """Follow a run to its end and say what came of it.
+    """Follow a run to its end and report the result.
 
-    Ctrl-C asks in a terminal whether to cancel the run; without one the run is left alone, as it is when following fails.
-    Raises RunError when the run failed, StoppedError when it was cancelled or took too long.
+    After Ctrl-C in a terminal, ask whether to cancel the run. Without a terminal, or when following fails, the run is
+    not cancelled. Raises RunError when the run failed, StoppedError when it was cancelled or took too long.
     """
     client = aws.connect("emr-serverless")
     try:
-        told = until_ended(client, conf, run_id, console)
+        job_run = wait_until_ended(client, conf, run_id, console)
     except KeyboardInterrupt:
-        if not _is_to_cancel(run_id):
-            say(console, f"run {run_id} goes on; {_later(run_id)}")
+        if not _confirm_cancel(run_id):
+            print_line(console, f"run {run_id} continues; {_follow_hint(run_id)}")
             sys.exit(INTERRUPTED)
         cancel(client, conf, run_id)
-        told = until_ended(client, conf, run_id, console)
-    ended(client, conf, told, console)
+        job_run = wait_until_ended(client, conf, run_id, console)
+    report_end(client, conf, job_run, console)
 
 
-def look(client: AwsClient, conf: Config, run_id: str) -> Told:
-    """Ask once. Raises ConfigError."""
-    with aws.config_errors(f"run {run_id} cannot be looked at"):
+def get_job_run(client: AwsClient, conf: Config, run_id: str) -> JobRun:
+    """Return the run as EMR describes it now. Raises ConfigError."""
+    with aws.config_errors(f"run {run_id} cannot be read"):
         return dict(client.get_job_run(**_names(conf, run_id))["jobRun"])
 
 
 def cancel(client: AwsClient, conf: Config, run_id: str) -> None:
-    """Ask EMR to end a run. Raises ConfigError when it refuses, as it does of a run that has ended."""
+    """Ask EMR to cancel a run. Raises ConfigError when EMR refuses, for example because the run has ended."""
     with aws.config_errors(f"run {run_id} cannot be cancelled"):
         client.cancel_job_run(**_names(conf, run_id))
 
 
 def _names(conf: Config, run_id: str) -> dict[str, str]:
     if not conf.emr.application_id:
-        msg = "emr.application_id must be given: give the settings that the run was submitted with"
+        msg = "emr.application_id is not set; give the settings that the run was submitted with"
         raise ConfigError(msg)
     return {"applicationId": conf.emr.application_id, "jobRunId": run_id}
 
 
-def until_ended(client: AwsClient, conf: Config, run_id: str, console: Console) -> Told:
-    """Look again and again; show the state, and keep a line of each change."""
+def wait_until_ended(client: AwsClient, conf: Config, run_id: str, console: Console) -> JobRun:
+    """Poll the run until it has ended and return it; print a line whenever its state or attempt changes."""
     before = ""
     with console.status(f"run {run_id}") as status:
-        for told in _looks(client, conf, run_id):
-            said = line(told)
-            if (state := f"{told['state']} {told.get('attempt', 1)}") != before:
-                say(console, f"{dt.datetime.now(dt.UTC):%H:%M:%S} {said}")
+        for job_run in _poll(client, conf, run_id):
+            line = status_line(job_run)
+            if (state := f"{job_run['state']} {job_run.get('attempt', 1)}") != before:
+                print_line(console, f"{dt.datetime.now(dt.UTC):%H:%M:%S} {line}")
             before = state
-            status.update(said)
-            if told["state"] in ENDED:
-                return told
-    msg = f"run {run_id} cannot be looked at any more, and may go on; {_later(run_id)}"
+            status.update(line)
+            if job_run["state"] in END_STATES:
+                return job_run
+    msg = f"run {run_id} cannot be read any more, and may still be running; {_follow_hint(run_id)}"
     raise RunError(msg)
 
 
-def _looks(client: AwsClient, conf: Config, run_id: str) -> Iterator[Told]:
-    """Yield what EMR says, ever less often; end when it says nothing again and again."""
-    pause, blind = FIRST, 0
-    while blind < BLIND:
+def _poll(client: AwsClient, conf: Config, run_id: str) -> Iterator[JobRun]:
+    """Yield the run again and again, with growing pauses; stop after MAX_FAILED_POLLS failures in a row."""
+    pause, failures = FIRST_PAUSE, 0
+    while failures < MAX_FAILED_POLLS:
         try:
             yield client.get_job_run(**_names(conf, run_id))["jobRun"]
-            blind = 0
+            failures = 0
         except (ClientError, BotoCoreError):
-            blind += 1
+            failures += 1
         time.sleep(pause)
-        pause = min(LONGEST, pause * GROWTH)
+        pause = min(LONGEST_PAUSE, pause * PAUSE_GROWTH)
 
 
-def line(told: Told) -> str:
-    """Say in one line how a run is doing."""
-    minutes = (told["updatedAt"] if told["state"] in ENDED else dt.datetime.now(dt.UTC)) - told["createdAt"]
-    attempts = told.get("retryPolicy", {}).get("maxAttempts", 1)
-    which = f", attempt {told.get('attempt', 1)} of {attempts}" if attempts > 1 else ""
-    return f"{told['state']}, {minutes.total_seconds() / 60:,.1f} minutes{which}"
+def status_line(job_run: JobRun) -> str:
+    """Return state, minutes and attempt of a run in one line."""
+    end = job_run["updatedAt"] if job_run["state"] in END_STATES else dt.datetime.now(dt.UTC)
+    minutes = (end - job_run["createdAt"]).total_seconds() / 60
+    attempts = job_run.get("retryPolicy", {}).get("maxAttempts", 1)
+    attempt = f", attempt {job_run.get('attempt', 1)} of {attempts}" if attempts > 1 else ""
+    return f"{job_run['state']}, {minutes:,.1f} minutes{attempt}"
 
 
-def ended(client: AwsClient, conf: Config, told: Told, console: Console) -> None:
-    """Say what came of a run that has ended: its price, or the end of its driver's log and where to look.
+def report_end(client: AwsClient, conf: Config, job_run: JobRun, console: Console) -> None:
+    """Print the cost of a run that has ended; of one without success also the end of its driver's log and the dashboard.
 
     Raises RunError when it failed, StoppedError when it was cancelled.
     """
-    say(console, cost(conf, told))
-    if told["state"] == "SUCCESS":
+    print_line(console, billed(conf, job_run))
+    if job_run["state"] == "SUCCESS":
         return
-    for said in (*driver_logs.tail(conf, told), f"dashboard: {dashboard(client, told)}"):
-        say(console, said)
-    msg = f"run {told['jobRunId']} {told['state']}: {told['stateDetails']}"
-    raise (StoppedError if told["state"] == "CANCELLED" else RunError)(msg)
+    for line in (*driver_logs.tail(conf, job_run), f"dashboard: {dashboard_url(client, job_run)}"):
+        print_line(console, line)
+    msg = f"run {job_run['jobRunId']} {job_run['state']}: {job_run['stateDetails']}"
+    raise (StoppedError if job_run["state"] == "CANCELLED" else RunError)(msg)
 
 
-def cost(conf: Config, told: Told) -> str:
-    """Say what EMR bills a run for, and its dollars at the prices of [emr]; the tokens are beside it, in the manifest."""
-    used = told.get("billedResourceUtilization")
+def billed(conf: Config, job_run: JobRun) -> str:
+    """Return what EMR bills for a run, in hours and in dollars at the prices of [emr]. A model's tokens are not in it."""
+    used = job_run.get("billedResourceUtilization")
     if not used:
-        return "what EMR bills is not known yet"
+        return "EMR has not said yet what it bills for this run"
     vcpu, memory, disk = (used.get(name, 0.0) for name in ("vCPUHour", "memoryGBHour", "storageGBHour"))
     dollars = conf.emr.dollars(vcpu, memory)
     priced = f": ${dollars:,.2f} at the prices of [emr], of {conf.emr.date}" if dollars else ""
-    beside = f"; {disk:,.2f} GB-hours of disk, not in it" if disk else ""
-    return f"billed {vcpu:,.2f} vCPU-hours, {memory:,.2f} GB-hours{priced}{beside}"
+    extra = f"; {disk:,.2f} GB-hours of disk are not included" if disk else ""
+    return f"billed {vcpu:,.2f} vCPU-hours, {memory:,.2f} GB-hours{priced}{extra}"
 
 
-def dashboard(client: AwsClient, told: Told) -> str:
-    """Return the address of Spark's own page about a run, which holds for an hour; or why there is none."""
+def dashboard_url(client: AwsClient, job_run: JobRun) -> str:
+    """Return the address of Spark's page about a run, which is valid for an hour; or why there is no address."""
     try:
         return str(
-            client.get_dashboard_for_job_run(applicationId=told["applicationId"], jobRunId=told["jobRunId"])["url"]
+            client.get_dashboard_for_job_run(applicationId=job_run["applicationId"], jobRunId=job_run["jobRunId"])[
+                "url"
+            ]
         )
     except (ClientError, BotoCoreError) as error:
         return f"none ({error})"
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line as it is: brackets are no markup, and nothing is folded."""
+def print_line(console: Console, line: str) -> None:
+    """Print a line without markup and without wrapping."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _is_to_cancel(run_id: str) -> bool:
-    """Ask a person, where there is one; another Ctrl-C is a no."""
+def _confirm_cancel(run_id: str) -> bool:
+    """Ask in a terminal whether to cancel; no terminal or another Ctrl-C means no."""
     if not sys.stdin.isatty():
         return False
     try:
-        return click.confirm(f"\nCancel run {run_id}? It goes on otherwise", default=False)
+        return click.confirm(f"\nCancel run {run_id}? Otherwise it continues", default=False)
     except click.Abort:
         return False
 
 
-def _later(run_id: str) -> str:
+def _follow_hint(run_id: str) -> str:
     return f"follow it, with the same settings: raft-spark emr status {run_id} --wait"

@@ -1,7 +1,7 @@
-"""Settings, a job and a release -> the document that StartJobRun takes. Pure: nothing is contacted, nothing is random.
+"""Settings, job, release -> the arguments of StartJobRun, without network and without chance.
 
-It is made here and nowhere else: `raft-spark emr submit` sends it, with --dry-run prints it, and Airflow or a schedule sends what was
-printed. Settings travel in it, so that no settings file has to be found on the cluster.
+`raft-spark emr submit` sends them, and prints them with --dry-run; Airflow and the schedule of the stack send what was
+printed. They contain the settings, so that the cluster needs no settings file.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ from raft_spark.emr import validation, worker_sizes
 from raft_spark.emr.release import Release
 from raft_spark.errors import ConfigError
 
-PYTHON = "python3.11"  # named, since emr-7.x takes 3.9 otherwise
-IDENTITY = "raft-spark:identity"  # the tag that tells two runs of the same thing
-STARTING = 3  # executors, before any is asked for; EMR's own number, written down since max_executors may be less
-MOST_ARGUMENTS, MOST_CHARACTERS = 1024, 102_400  # of the API's model
-ELSEWHERE = frozenset({"spark", "emr"})  # sections that become parameters of spark-submit and of the run itself
+PYTHON = "python3.11"  # the default of emr-7.x is 3.9
+IDENTITY = "raft-spark:identity"  # the tag with the digest of the arguments: equal for two runs of the same
+INITIAL_EXECUTORS = 3  # EMR's default, which has to be lowered when max_executors is less
+MAX_ARGUMENTS, MAX_CHARACTERS = 1024, 102_400  # StartJobRun's limits
+SECTIONS_NOT_SENT = frozenset({"spark", "emr"})  # they become parameters of spark-submit and of StartJobRun
 
 
 def build(conf: Config, job: str, arguments: Sequence[str], release: Release) -> dict[str, Any]:
-    """Return the arguments of boto3's start_job_run, all but clientToken (see `token`); `arguments` follow the settings.
+    """Return the arguments of boto3's start_job_run without clientToken (see `client_token`).
 
-    Raises ConfigError with everything that is wrong with the settings.
+    `arguments` are passed to the job after the settings. Raises ConfigError with every problem of the settings.
     """
-    trouble = validation.problems(conf, job, release)
-    if trouble:
-        raise ConfigError("\n".join(trouble))
+    problems = validation.problems(conf, job, release)
+    if problems:
+        raise ConfigError("\n".join(problems))
     document = {
         "applicationId": conf.emr.application_id,
         "executionRoleArn": conf.emr.role_arn,
@@ -44,50 +44,50 @@ def build(conf: Config, job: str, arguments: Sequence[str], release: Release) ->
         **_monitoring(conf.emr),
         "jobDriver": {"sparkSubmit": _spark_submit(conf, job, arguments, release)},
     }
-    own = {"raft-spark:job": job, "raft-spark:release": release.name, IDENTITY: _digest(document)}
-    return {**document, "tags": {**conf.emr.tags, **own}}
+    tags = {"raft-spark:job": job, "raft-spark:release": release.name, IDENTITY: _digest(document)}
+    return {**document, "tags": {**conf.emr.tags, **tags}}
 
 
-def token(document: Mapping[str, Any], last: str) -> str:
-    """Return the clientToken: the same for the same document as long as no run of it has ended since `last`, a run's id."""
+def client_token(document: Mapping[str, Any], last: str) -> str:
+    """Return the clientToken: equal for equal documents until a later run than `last` (a run's id) has ended."""
     return _digest([document["tags"][IDENTITY], last])
 
 
 def _spark_submit(conf: Config, job: str, arguments: Sequence[str], release: Release) -> dict[str, Any]:
     settings = [f"--set={assignment}" for assignment in assignments(conf)]
-    given = spark(conf, job, release)
-    parameters = " ".join(f"--conf {_quoted(f'{key}={value}')}" for key, value in given.items())
-    for what, found, most in (
-        ("settings that are not the defaults", len(settings) + len(arguments), MOST_ARGUMENTS),
-        ("characters of Spark's settings", len(parameters), MOST_CHARACTERS),
+    properties = spark_settings(conf, job, release)
+    parameters = " ".join(f"--conf {_quoted(f'{key}={value}')}" for key, value in properties.items())
+    for what, count, limit in (
+        ("settings that are not the defaults", len(settings) + len(arguments), MAX_ARGUMENTS),
+        ("characters of Spark's settings", len(parameters), MAX_CHARACTERS),
     ):
-        if found > most:
-            msg = f"{found:,} {what} are more than StartJobRun takes, {most:,}"
+        if count > limit:
+            msg = f"there are {count:,} {what}; StartJobRun takes at most {limit:,}"
             raise ConfigError(msg)
     return {
-        "entryPoint": f"{at(conf, release)}/jobs/{job}.py",
+        "entryPoint": f"{release_uri(conf, release)}/jobs/{job}.py",
         "entryPointArguments": [*settings, *arguments],
         "sparkSubmitParameters": parameters,
     }
 
 
 def _quoted(word: str) -> str:
-    """Quote as a shell needs it: not for the # of an archive, which Amazon's own examples leave bare."""
+    """Quote a word for a shell, but not for the # of an archive, which Amazon's examples do not quote either."""
     return word if re.fullmatch(r"[\w.]+=[A-Za-z0-9_@%+=:,./#-]*", word, re.ASCII) else shlex.quote(word)
 
 
 def assignments(conf: Config) -> list[str]:
     """Return each setting that is not as in conf/default.toml as `section.key=value`, for `--set`."""
-    default, own = dict(_leaves(_given(config.load()))), _leaves(_given(conf))
-    return [_assigned(key, value) for key, value in own if key not in default or default[key] != value]
+    default, settings = dict(_leaves(_explicit_settings(config.load()))), _leaves(_explicit_settings(conf))
+    return [_assignment(key, value) for key, value in settings if key not in default or default[key] != value]
 
 
-def _given(conf: Config) -> dict[str, Any]:
-    return conf.model_dump(mode="json", exclude_unset=True, exclude=set(ELSEWHERE))
+def _explicit_settings(conf: Config) -> dict[str, Any]:
+    return conf.model_dump(mode="json", exclude_unset=True, exclude=set(SECTIONS_NOT_SENT))
 
 
 def _leaves(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value below a table with its dotted key; what is not set has none, as TOML has no word for it."""
+    """Yield each value below a table with its dotted key, without None, which TOML cannot express."""
     for name, value in table.items():
         key = above + (name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name))
         if isinstance(value, dict):
@@ -96,8 +96,8 @@ def _leaves(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
             yield key, value
 
 
-def _assigned(key: str, value: object) -> str:
-    """Write `key=value`; plain words stand without quotes, so that nothing on the way can take offence at them."""
+def _assignment(key: str, value: object) -> str:
+    """Return `key=value` in TOML; a plain word is not quoted, so that no shell on the way can misread the quotes."""
     is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_./:@+-]+", value) and '"' not in key
     if is_word:
         try:
@@ -108,14 +108,17 @@ def _assigned(key: str, value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    """Write a JSON value as TOML, which differs by one character that it wants escaped."""
+    """Return a JSON value as TOML, which is JSON but for one character that TOML wants escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def spark(conf: Config, job: str, release: Release) -> dict[str, str]:
-    """Return Spark's settings: those of the workers, of Python and of the release, then those of [spark]."""
-    emr, factor = conf.emr, worker_sizes.factor(conf.spark)
-    first = str(min(STARTING, emr.max_executors))
+def spark_settings(conf: Config, job: str, release: Release) -> dict[str, str]:
+    """Return Spark's properties: worker sizes, Python and the release's archives, then [spark].
+
+    Raises ConfigError when [spark] sets one of the others.
+    """
+    emr, factor = conf.emr, worker_sizes.overhead_factor(conf.spark)
+    first = str(min(INITIAL_EXECUTORS, emr.max_executors))
     sizes = {
         "spark.driver.cores": f"{emr.driver_cores}",
         "spark.driver.memory": f"{worker_sizes.heap_mb(emr.driver_memory_gb, factor)}m",
@@ -128,20 +131,22 @@ def spark(conf: Config, job: str, release: Release) -> dict[str, str]:
         "spark.dynamicAllocation.initialExecutors": first,
         "spark.dynamicAllocation.maxExecutors": f"{emr.max_executors}",
     }
-    ours = sizes | _python(conf, job, release)
-    twice = sorted((ours.keys() | {"spark.master", "spark.submit.deployMode"}) & conf.spark.keys())
-    if twice:
-        msg = f"[spark] has {', '.join(twice)}, which EMR or raft-spark sets; sizes of workers are those of [emr]"
+    derived = sizes | _python_settings(conf, job, release)
+    conflicts = sorted((derived.keys() | {"spark.master", "spark.submit.deployMode"}) & conf.spark.keys())
+    if conflicts:
+        msg = f"[spark] has {', '.join(conflicts)}, which EMR or raft-spark sets; remove it; [emr] sets the sizes of workers"
         raise ConfigError(msg)
-    return ours | conf.spark
+    return derived | conf.spark
 
 
-def _python(conf: Config, job: str, release: Release) -> dict[str, str]:
+def _python_settings(conf: Config, job: str, release: Release) -> dict[str, str]:
     """Return the settings by which driver and executors find Python and the packages of the release."""
     archives = release.archives(conf.emr.architecture, with_hub=validation.needs_hub(conf, job))
     path = ":".join(f"./{folder}" for folder in archives)
     return {
-        "spark.archives": ",".join(f"{at(conf, release)}/{file}#{folder}" for folder, file in archives.items()),
+        "spark.archives": ",".join(
+            f"{release_uri(conf, release)}/{file}#{folder}" for folder, file in archives.items()
+        ),
         "spark.emr-serverless.driverEnv.PYSPARK_PYTHON": PYTHON,
         "spark.emr-serverless.driverEnv.PYSPARK_DRIVER_PYTHON": PYTHON,
         "spark.executorEnv.PYSPARK_PYTHON": PYTHON,
@@ -150,21 +155,21 @@ def _python(conf: Config, job: str, release: Release) -> dict[str, str]:
     }
 
 
-def at(conf: Config, release: Release) -> str:
-    """Return where the release's objects are, or will be."""
+def release_uri(conf: Config, release: Release) -> str:
+    """Return the S3 URI of the release, uploaded or not."""
     return f"{conf.emr.code.rstrip('/')}/{release.name}"
 
 
 def _monitoring(emr: config.Emr) -> dict[str, Any]:
-    """Say where logs and metrics go; what is not said is as EMR does it, which keeps logs itself."""
-    told: dict[str, Any] = {}
+    """Return where logs and metrics go; EMR stores logs itself when nothing is set."""
+    monitoring: dict[str, Any] = {}
     if emr.logs:
-        told["s3MonitoringConfiguration"] = {"logUri": f"{emr.logs.rstrip('/')}/"}
+        monitoring["s3MonitoringConfiguration"] = {"logUri": f"{emr.logs.rstrip('/')}/"}
     if emr.log_group:
-        told["cloudWatchLoggingConfiguration"] = {"enabled": True, "logGroupName": emr.log_group}
+        monitoring["cloudWatchLoggingConfiguration"] = {"enabled": True, "logGroupName": emr.log_group}
     if emr.prometheus_url:
-        told["prometheusMonitoringConfiguration"] = {"remoteWriteUrl": emr.prometheus_url}
-    return {"configurationOverrides": {"monitoringConfiguration": told}} if told else {}
+        monitoring["prometheusMonitoringConfiguration"] = {"remoteWriteUrl": emr.prometheus_url}
+    return {"configurationOverrides": {"monitoringConfiguration": monitoring}} if monitoring else {}
 
 
 def _digest(value: object) -> str:

@@ -1,6 +1,7 @@
-"""pyproject.toml, constraints.txt -> emr/requirements*.txt: what a release is made of, by version and SHA-256.   make pins
+"""pyproject.toml, constraints.txt -> emr/requirements*.txt: the packages of a release by version and SHA-256.   make pins
 
-pip says which wheels it would take for each machine of EMR; where a package has one for both, it stands there once.
+`pip install --dry-run --report` lists the wheels that pip would install on each machine of EMR. The files hold the hashes
+of these wheels only: one for a pure Python package, two for a compiled one.
 """
 
 import json
@@ -16,35 +17,34 @@ Pins = Mapping[str, set[str]]  # name==version: the SHA-256 of its wheels
 
 
 def main(source: Path) -> None:
-    """Write the three lists anew. Raises InputError where pip finds no wheels."""
-    environment, both = _resolved(source, f"{source}[emr]"), _resolved(source, f"{source}[emr,hub]")
+    """Write the three files. Raises InputError when pip finds no wheels."""
+    environment, both = _resolve(source, f"{source}[emr]"), _resolve(source, f"{source}[emr,hub]")
     hub = {pin: both[pin] for pin in both.keys() - environment.keys()}
-    _write(source / package.ARCHIVES["environment"], "All that the jobs import, but for pyspark", environment)
-    _write(source / package.ARCHIVES["hub"], "What articles of the hub need beside requirements.txt", hub)
-    _write(source / package.BUILDER, "What builds the wheel", _resolved(source, "setuptools"))
+    _write(source / package.ARCHIVES["environment"], "Packages that the jobs import, without pyspark", environment)
+    _write(source / package.ARCHIVES["hub"], "Packages that Hugging Face sources need on top of requirements.txt", hub)
+    _write(source / package.BUILD_REQUIREMENTS, "Packages that build the wheel", _resolve(source, "setuptools"))
 
 
-def _resolved(source: Path, wanted: str) -> Pins:
+def _resolve(source: Path, wanted: str) -> Pins:
     pins: dict[str, set[str]] = {}
     for machine in release.MACHINES.values():
-        for pin, sha256 in _chosen(source, wanted, machine):
+        for pin, sha256 in _wheels_for(source, wanted, machine):
             pins.setdefault(pin, set()).add(sha256)
     return pins
 
 
-def _chosen(source: Path, wanted: str, machine: str) -> Iterator[tuple[str, str]]:
-    """Yield the wheels that pip takes for one machine, in the versions that are tested together."""
+def _wheels_for(source: Path, wanted: str, machine: str) -> Iterator[tuple[str, str]]:
+    """Yield (name==version, SHA-256) of each wheel that pip would install on a machine, within constraints.txt."""
     with tempfile.TemporaryDirectory() as scratch:
         report, target = Path(scratch, "report.json"), Path(scratch, "target")
         flags = ("--dry-run", "--ignore-installed", f"--report={report}", f"--target={target}")
-        package.pip("install", *flags, *package.platform(machine), f"--constraint={source}/constraints.txt", wanted)
-        for taken in json.loads(report.read_bytes())["install"]:
-            archive = taken["download_info"].get("archive_info")
-            if archive:  # none: raft-spark itself
-                yield (
-                    f"{taken['metadata']['name'].lower()}=={taken['metadata']['version']}",
-                    archive["hashes"]["sha256"],
-                )
+        package.run_pip(
+            "install", *flags, *package.platform_options(machine), f"--constraint={source}/constraints.txt", wanted
+        )
+        for entry in json.loads(report.read_bytes())["install"]:
+            archive, metadata = entry["download_info"].get("archive_info"), entry["metadata"]
+            if archive:  # raft-spark itself has none
+                yield f"{metadata['name'].lower()}=={metadata['version']}", archive["hashes"]["sha256"]
 
 
 def _write(path: Path, title: str, pins: Pins) -> None:

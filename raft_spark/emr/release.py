@@ -1,13 +1,13 @@
-"""A folder -> Release: what is in it and for which machine, checked byte by byte. Nothing in a release is ever changed.
+"""Folder -> Release: read its manifest and check every byte. The files of a release never change.
 
     jobs/*.py                               entry points
-    conf/*.toml                             the settings files that came with them
-    raft_spark-VERSION-py3-none-any.whl     for machines that have their packages
-    environment-MACHINE.tar.gz              all that the jobs import but pyspark; raft_spark and its settings are among it
-    hub-MACHINE.tar.gz                      `datasets` and what it needs beside: for articles of the hub and for dataset.tokenizer
-    release.json                            this list, with bytes and SHA-256 of each
+    conf/*.toml                             settings files
+    raft_spark-VERSION-py3-none-any.whl     for machines that have the packages already
+    environment-MACHINE.tar.gz              raft_spark and all packages that the jobs import, without pyspark
+    hub-MACHINE.tar.gz                      `datasets`, `tokenizers` and their requirements: for hf: sources and dataset.tokenizer
+    release.json                            the manifest: bytes and SHA-256 of each file
 
-Its name ends with a hash of all this, so that another byte makes another name.
+The name ends with a hash of all files, so that another byte gives another name.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from raft_spark.emr import archive
 from raft_spark.errors import InputError
 from raft_spark.lake.filesystem import sha256
 
-LIST = "release.json"
-PYTHON = "3.11"  # the default of emr-spark-8.x; on emr-7.x beside an older one
-MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # EMR's name: the name in wheels and archives
-AGAIN = "remove it and make it again: raft-spark emr package"
+MANIFEST = "release.json"
+PYTHON = "3.11"  # the default of emr-spark-8.x; emr-7.x has it too
+MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # EMR's name -> the name in wheels and archives
+REBUILD_HINT = "remove it and build it again: raft-spark emr package"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package in an archive: unpacked bytes before and after what no job needs was left out."""
+    """A package in an archive, with its unpacked bytes before and after trimming."""
 
     name: str
     version: str
@@ -39,9 +39,9 @@ class Package:
 
 @dataclass(frozen=True)
 class ReleaseFile:
-    """A file of a release; of an archive also for which machine and Python it is, and what is in it."""
+    """A file of a release. Machine, Python and packages are those of an archive."""
 
-    path: str  # below the release's folder, with /
+    path: str  # relative to the release's folder, with /
     bytes: int
     sha256: str
     machine: str = ""
@@ -51,7 +51,7 @@ class ReleaseFile:
 
 @dataclass(frozen=True)
 class Release:
-    """A release whose files are what its list says."""
+    """A release whose files match its manifest."""
 
     folder: Path
     name: str
@@ -59,69 +59,68 @@ class Release:
     files: tuple[ReleaseFile, ...]  # without release.json
 
     def archives(self, architecture: str, *, with_hub: bool) -> dict[str, str]:
-        """Return the archives that a job takes, by the folder Spark shall unpack each into; each folder goes on PYTHONPATH.
+        """Return the archives that a job needs, by the folder that Spark unpacks each into; PYTHONPATH lists the folders.
 
-        `architecture` is EMR's name, x86_64 or arm64. Raises InputError where the release has none.
+        `architecture` is EMR's name, x86_64 or arm64. Raises InputError when the release lacks one.
         """
         kinds = ("environment", "hub") if with_hub else ("environment",)
         wanted = {kind: f"{kind}-{MACHINES[architecture]}.tar.gz" for kind in kinds}
-        lacking = set(wanted.values()) - {file.path for file in self.files}
-        if lacking:
-            msg = f"release {self.folder} has no {', '.join(sorted(lacking))}; {AGAIN}"
+        missing = set(wanted.values()) - {file.path for file in self.files}
+        if missing:
+            msg = f"release {self.folder} has no {', '.join(sorted(missing))}; {REBUILD_HINT}"
             raise InputError(msg)
         return wanted
 
 
 def load(folder: Path) -> Release:
-    """Read a release and check it, down to what is in its archives. Raises InputError that says what is wrong."""
+    """Read a release and check its files and archives. Raises InputError with every problem."""
     try:
-        listed = json.loads((folder / LIST).read_bytes())
-        release = Release(folder, listed["name"], listed["version"], tuple(map(_file, listed["files"])))
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        release = Release(folder, manifest["name"], manifest["version"], tuple(map(_release_file, manifest["files"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{folder} is no release ({type(error).__name__}: {error}); make one: raft-spark emr package"
+        msg = f"{folder} is no release ({type(error).__name__}: {error}); build one: raft-spark emr package"
         raise InputError(msg) from error
-    wrong = _wrong_bytes(release) or content_problems(release)
-    if wrong:
-        msg = f"release {folder} is broken: {'; '.join(wrong)}; {AGAIN}"
+    problems = _file_problems(release) or content_problems(release)
+    if problems:
+        msg = f"release {folder} is damaged: {'; '.join(problems)}; {REBUILD_HINT}"
         raise InputError(msg)
     return release
 
 
-def _file(entry: Mapping[str, Any]) -> ReleaseFile:
+def _release_file(entry: Mapping[str, Any]) -> ReleaseFile:
     packages = tuple(Package(**package) for package in entry["packages"])
     return ReleaseFile(**{**entry, "packages": packages})
 
 
-def _wrong_bytes(release: Release) -> list[str]:
-    """Compare the folder with its list, and the list with its name."""
-    listed = {file.path: file.sha256 for file in release.files}
-    there = {file.path: file.sha256 for file in _files(release.folder)}
-    wrong = [f"{path} is missing" for path in sorted(listed.keys() - there.keys())]
-    wrong += [f"{path} is not in {LIST}" for path in sorted(there.keys() - listed.keys())]
-    wrong += [
-        f"{path} has other bytes than it had"
-        for path in sorted(listed.keys() & there.keys())
-        if listed[path] != there[path]
+def _file_problems(release: Release) -> list[str]:
+    """Compare the folder with the manifest, and the manifest with the release's name."""
+    expected = {file.path: file.sha256 for file in release.files}
+    actual = {file.path: file.sha256 for file in _files(release.folder)}
+    problems = [f"{path} is missing" for path in sorted(expected.keys() - actual.keys())]
+    problems += [f"{path} is not in {MANIFEST}" for path in sorted(actual.keys() - expected.keys())]
+    problems += [
+        f"{path} was changed" for path in sorted(expected.keys() & actual.keys()) if expected[path] != actual[path]
     ]
     name = _name(release.version, release.files)
-    return wrong or ([f"its files make the name {name}, not {release.name}"] if name != release.name else [])
+    return problems or ([f"its files give the name {name}, not {release.name}"] if name != release.name else [])
 
 
 def content_problems(release: Release) -> list[str]:
-    """Look into the archives: what is wrong there would show on EMR only, minutes into a run."""
-    wrong: list[str] = []
+    """Return what is wrong with the packages in the archives; otherwise only a run on EMR would show it, after minutes."""
+    problems: list[str] = []
     for machine in MACHINES.values():
-        beside: dict[str, archive.Distribution] = {}
+        available: dict[str, archive.Distribution] = {}
         for file in (file for file in release.files if file.machine == machine):
-            inside, found = archive.inspected(release.folder / file.path, machine, file.python)
-            beside |= inside
-            found += archive.missing(inside, beside, {package.name: package.version for package in file.packages})
-            wrong += [f"{file.path}: {problem}" for problem in found]
-    return wrong
+            inside, found = archive.inspect(release.folder / file.path, machine, file.python)
+            available |= inside
+            wanted = {package.name: package.version for package in file.packages}
+            found += archive.missing_packages(inside, available, wanted)
+            problems += [f"{file.path}: {problem}" for problem in found]
+    return problems
 
 
 def seal(folder: Path, version: str, packages: Mapping[str, tuple[Package, ...]]) -> Release:
-    """Write the list of a folder that is whole but for it; `packages` says by its path what is in an archive."""
+    """Write the manifest into a complete folder and return the release; `packages` is keyed by the archive's path."""
     files = tuple(
         replace(file, machine=_machine(file.path), python=PYTHON, packages=packages[file.path])
         if file.path in packages
@@ -129,8 +128,8 @@ def seal(folder: Path, version: str, packages: Mapping[str, tuple[Package, ...]]
         for file in _files(folder)
     )
     release = Release(folder, _name(version, files), version, files)
-    listed = {"name": release.name, "version": version, "files": [asdict(file) for file in files]}
-    (folder / LIST).write_text(json.dumps(listed, indent=1) + "\n")
+    manifest = {"name": release.name, "version": version, "files": [asdict(file) for file in files]}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return release
 
 
@@ -139,8 +138,8 @@ def _machine(path: str) -> str:
 
 
 def _files(folder: Path) -> list[ReleaseFile]:
-    """Return the files below a folder but its list, sorted, with their bytes and SHA-256: environment comes before hub."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / LIST)
+    """Return all files but the manifest with their bytes and SHA-256, sorted by path: environment comes before hub."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return [ReleaseFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256(path)) for path in paths]
 
 

@@ -1,4 +1,4 @@
-"""Settings, a job and a release -> what is wrong with them for EMR Serverless, all at once, before anything is uploaded or paid."""
+"""Settings, job, release -> every problem that would make the run fail on EMR Serverless, without network."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from raft_spark.emr.release import Release
 from raft_spark.lake import filesystem
 from raft_spark.stages import registry
 
-NEEDED = ("application_id", "role_arn", "code")
+REQUIRED = ("application_id", "role_arn", "code")
 
 
 def uses(job: str) -> set[registry.Use]:
-    """Return what the stages of a job read or ask beyond tables."""
+    """Return what the stages of a job use besides tables."""
     return {use for stage in registry.stages_of_job(job) for use in stage.uses}
 
 
 def needs_hub(conf: Config, job: str) -> bool:
-    """Say whether a job needs the packages of the hub: to read articles there, or to count tokens."""
-    reads = "source" in uses(job) and conf.articles.source.startswith("hf:")
-    return reads or ("tokenizer" in uses(job) and bool(conf.dataset.tokenizer))
+    """Say whether a job needs the Hugging Face packages: to read an hf: source, or to count tokens."""
+    reads_hub = "source" in uses(job) and conf.articles.source.startswith("hf:")
+    return reads_hub or ("tokenizer" in uses(job) and bool(conf.dataset.tokenizer))
 
 
-def asks_model(conf: Config, job: str) -> dict[str, str]:
-    """Return the name of each of [endpoints.*] that a job asks, with the words of the setting that names it."""
+def endpoints_of(conf: Config, job: str) -> dict[str, str]:
+    """Return the names of the [endpoints.*] that a job sends requests to, each with the beginning of a sentence on its setting."""
     if "teacher" in uses(job):
         return {conf.completions.endpoint: "completions.endpoint is"}
     if "students" not in uses(job):
@@ -36,28 +36,28 @@ def asks_model(conf: Config, job: str) -> dict[str, str]:
 
 
 def problems(conf: Config, job: str, release: Release) -> list[str]:
-    """Return a sentence for each."""
+    """Return a sentence for each problem."""
     return [
-        *_missing(conf),
+        *_missing_settings(conf),
         *_lake(conf),
         *_workers(conf),
         *(_source(conf) if "source" in uses(job) else ()),
-        *(sentence for name, setting in asks_model(conf, job).items() for sentence in _endpoint(conf, name, setting)),
+        *(sentence for name, setting in endpoints_of(conf, job).items() for sentence in _endpoint(conf, name, setting)),
         *_release(job, release),
     ]
 
 
-def _missing(conf: Config) -> Iterator[str]:
-    missing = [f"emr.{name}" for name in NEEDED if not getattr(conf.emr, name)]
+def _missing_settings(conf: Config) -> Iterator[str]:
+    missing = [f"emr.{name}" for name in REQUIRED if not getattr(conf.emr, name)]
     if missing:
-        yield f"{', '.join(missing)} must be given; conf/emr.toml is a file to fill in"
+        yield f"{', '.join(missing)} must be set; conf/emr.toml is a template"
 
 
 def _lake(conf: Config) -> Iterator[str]:
     if not conf.lake.root.startswith("s3://"):
-        yield f"lake.root is {conf.lake.root!r}; EMR reaches s3://bucket/prefix"
-    if _is_here(conf.lake.s3_endpoint):
-        yield f"lake.s3_endpoint is {conf.lake.s3_endpoint!r}, this machine, which EMR does not reach"
+        yield f"lake.root is {conf.lake.root!r}; EMR needs a bucket: s3://bucket/prefix"
+    if _is_loopback(conf.lake.s3_endpoint):
+        yield f"lake.s3_endpoint is {conf.lake.s3_endpoint!r}, which is this machine and out of EMR's reach"
     if conf.lake.format == "iceberg":
         wanted = (
             "spark.jars",
@@ -65,7 +65,7 @@ def _lake(conf: Config) -> Iterator[str]:
         )
         missing = [f'spark."{key}"' for key in wanted if key not in conf.spark]
         if missing:
-            yield f"lake.format is 'iceberg', and {', '.join(missing)} must be given; conf/emr.toml shows how"
+            yield f"lake.format is 'iceberg', so {', '.join(missing)} must be set; conf/emr.toml shows how"
 
 
 def _workers(conf: Config) -> Iterator[str]:
@@ -74,48 +74,48 @@ def _workers(conf: Config) -> Iterator[str]:
         ("driver", emr.driver_cores, emr.driver_memory_gb),
         ("executor", emr.executor_cores, emr.executor_memory_gb),
     ):
-        told = worker_sizes.problems(cores, memory)
-        if told:
-            yield f"emr.{role}_memory_gb is {told}"
+        problem = worker_sizes.problem(cores, memory)
+        if problem:
+            yield f"emr.{role}_memory_gb is {problem}"
     try:
-        worker_sizes.factor(conf.spark)
+        worker_sizes.overhead_factor(conf.spark)
     except ValueError:
         yield f'spark."{worker_sizes.FACTOR}" is {conf.spark[worker_sizes.FACTOR]!r}; it must be a number between 0 and 1'
 
 
 def _source(conf: Config) -> Iterator[str]:
     if not conf.articles.source.startswith(("hf:", "sample:", "s3://", "s3a://")):
-        yield f"articles.source is {conf.articles.source!r}, a folder of this machine; EMR reads hf:, s3:// and sample:"
+        yield f"articles.source is {conf.articles.source!r}, a folder of this machine; EMR reads hf:, s3:// and sample: sources"
 
 
 def _endpoint(conf: Config, name: str, setting: str) -> Iterator[str]:
-    """Say why EMR cannot ask an endpoint, which the words `setting` name."""
+    """Yield the reasons why EMR cannot reach an endpoint; `setting` begins the sentence about its kind."""
     endpoint, key = conf.endpoints[name], f"endpoints.{name}"
     if endpoint.kind in {"embedded", "fake"}:
         yield (
-            f"{setting} {name!r}, of kind {endpoint.kind}, which runs on this machine alone; "
-            "EMR asks one of kind sagemaker, bedrock or openai"
+            f"{setting} {name!r}, of kind {endpoint.kind}, which runs on this machine only; "
+            "EMR needs an endpoint of kind sagemaker, bedrock or openai"
         )
-    if _is_here(endpoint.url):
-        yield f"{key}.url is {endpoint.url!r}, this machine, which EMR does not reach"
+    if _is_loopback(endpoint.url):
+        yield f"{key}.url is {endpoint.url!r}, which is this machine and out of EMR's reach"
     if endpoint.api_key_env:
         yield (
-            f"{key}.api_key_env names a variable that EMR's workers do not have; "
-            f"put the key into Secrets Manager, and the name of its entry into {key}.api_key_secret"
+            f"{key}.api_key_env names an environment variable, which EMR's workers do not have; "
+            f"store the key in Secrets Manager and set {key}.api_key_secret to the secret's name"
         )
 
 
 def _release(job: str, release: Release) -> Iterator[str]:
-    held = {file.path: file.sha256 for file in release.files}
-    if f"jobs/{job}.py" not in held:
-        yield f"release {release.name} holds no jobs/{job}.py; make another: raft-spark emr package"
-    own = filesystem.sha256(config.folder() / "default.toml")  # what is as there does not travel
-    if held.get("conf/default.toml", own) != own:
-        yield f"release {release.name} has other defaults in its conf/default.toml than this raft-spark; make another: raft-spark emr package"
+    digests = {file.path: file.sha256 for file in release.files}
+    if f"jobs/{job}.py" not in digests:
+        yield f"release {release.name} has no jobs/{job}.py; build another: raft-spark emr package"
+    defaults = filesystem.sha256(config.folder() / "default.toml")  # only settings that differ from it are sent
+    if digests.get("conf/default.toml", defaults) != defaults:
+        yield f"release {release.name} has another conf/default.toml than this raft-spark; build another: raft-spark emr package"
 
 
-def _is_here(url: str) -> bool:
-    """Say whether an address is one of this machine."""
+def _is_loopback(url: str) -> bool:
+    """Say whether a URL points to this machine."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

@@ -1,44 +1,44 @@
-"""vCPUs and GB of a worker of EMR Serverless -> whether there is such a worker, and how much of it is Spark's heap.
+"""vCPUs and GB of a worker -> whether EMR Serverless offers it, and how large its Spark heap can be.
 
-A worker's GB hold the heap (spark.executor.memory) and the overhead beside it, where Python lives; EMR takes the overhead
-to be `factor` times the heap, at least 384 MB, and rounds the sum up to a worker that exists. So whoever asks for the GB of a
-worker as the heap gets, and pays, the next larger one. Table: EMR Serverless user guide, "Supported worker configurations".
+The memory of a worker holds the heap (spark.executor.memory) and the overhead, which Python uses. EMR takes the overhead as
+`factor` times the heap, at least 384 MB, and rounds the sum up to a size that it offers. So a heap as large as the worker
+gets, and costs, the next larger worker. Sizes: EMR Serverless user guide, "Supported worker configurations".
 """
 
 from collections.abc import Mapping
 
-MEMORY: Mapping[int, range] = {  # vCPUs -> GB
+MEMORY_GB: Mapping[int, range] = {  # vCPUs -> GB
     1: range(2, 9),
     2: range(4, 17),
     4: range(8, 31),
     8: range(16, 61, 4),
     16: range(32, 121, 8),
 }
-LEAST_OVERHEAD = 384  # MB
+MIN_OVERHEAD = 384  # MB
 FACTOR = "spark.emr-serverless.memoryOverheadFactor"
-USUAL = 0.1
+DEFAULT_FACTOR = 0.1
 
 
-def problems(cores: int, memory_gb: int) -> str:
-    """Return "" for a worker that exists, else what would be right."""
-    legal = MEMORY.get(cores)
+def problem(cores: int, memory_gb: int) -> str:
+    """Return "" for a size that EMR offers, else the size and what would be right."""
+    legal = MEMORY_GB.get(cores)
     if legal is None:
-        return f"{cores} vCPUs; a worker has {', '.join(map(str, MEMORY))}"
+        return f"{cores} vCPUs; a worker has one of {', '.join(map(str, MEMORY_GB))}"
     if memory_gb in legal:
         return ""
     steps = f" in steps of {legal.step}" if legal.step > 1 else ""
     return f"{memory_gb} GB with {cores} vCPUs; such a worker has {legal[0]} to {legal[-1]} GB{steps}"
 
 
-def factor(spark: Mapping[str, str]) -> float:
-    """Return the overhead that Spark's settings say. Raises ValueError for what is no number in 0..1."""
-    told = float(spark.get(FACTOR, USUAL))
-    if not 0 < told < 1:
-        raise ValueError(told)
-    return told
+def overhead_factor(spark: Mapping[str, str]) -> float:
+    """Return the overhead factor of Spark's properties. Raises ValueError unless it is between 0 and 1."""
+    factor = float(spark.get(FACTOR, DEFAULT_FACTOR))
+    if not 0 < factor < 1:
+        raise ValueError(factor)
+    return factor
 
 
 def heap_mb(memory_gb: int, factor: float) -> int:
-    """Return the largest heap, in MB, that a worker holds together with its overhead."""
+    """Return the largest heap, in MB, that fits into a worker together with its overhead."""
     memory = memory_gb * 1024
-    return min(memory - LEAST_OVERHEAD, int(memory / (1 + factor)))
+    return min(memory - MIN_OVERHEAD, int(memory / (1 + factor)))

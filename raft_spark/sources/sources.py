@@ -97,7 +97,7 @@ def _listed(conf: Config, source: str) -> tuple[Storage, list[FileInfo]]:
     with _readable(place):
         files = [
             file
-            for file in place.list(deep=deep or "/" in pattern)
+            for file in place.list(recursive=deep or "/" in pattern)
             if fnmatch(file.path, pattern)
             and (deep or file.path.count("/") == pattern.count("/"))
             and file.path.endswith(_ENDINGS)

@@ -64,22 +64,22 @@ def run(conf: config.Config) -> tables.Version:
     sources.check_json_columns(input_splits)
     spark = session.start(conf, schemas.ARTICLES)
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
-    tasks = dataframes.tasks(spark, input_splits, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
+    tasks = dataframes.assign_tasks(spark, input_splits, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):
-        checked = check(tasks, conf, draft.place).collect()
+        checked = check(tasks, conf, draft.storage).collect()
     checked.sort(key=lambda row: row.task)
     assignment = assign_all(conf, previous, checked)
     counts = _counts(checked, assignment)
     if not assignment.is_kept.any():
-        draft.place.delete("")
+        draft.storage.delete("")
         msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
         raise InputError(msg)
     size = sum(file["bytes"] for row in checked for file in json.loads(row.files))
     assigned = assigned_files(spark, checked, assignment, dataframes.task_count(spark, conf.lake, size))
     with worker_errors(), progress.spark_tasks(spark, "articles: write", assigned.rdd.getNumPartitions()):
-        files = dataframes.collect_files(build(assigned, conf, draft.place))
+        files = dataframes.collect_files(build(assigned, conf, draft.storage))
     files += [file for row in checked for file in _quarantine_files(row.files)]
-    draft.place.delete("staged")
+    draft.storage.delete("staged")
     return tables.publish(draft, conf, files, {}, {**counts, "source": state})
 
 
@@ -99,7 +99,9 @@ def assign_all(conf: config.Config, previous: tables.Version | None, checked: Se
 
 
 def _numbered_articles(conf: config.Config, version: tables.Version) -> splits.NumberedArticles:
-    read = [(group, parquet.read_row_group(group, ["pubid", "number"])) for group in tables.pieces(conf.lake, version)]
+    read = [
+        (group, parquet.read_row_group(group, ["pubid", "number"])) for group in tables.row_groups(conf.lake, version)
+    ]
     split_codes = [np.full(table.num_rows, schemas.SPLITS.index(group["split"])) for group, table in read]
     pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
     return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(version.counts["numbers"]))

@@ -47,7 +47,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     if existing:
         return existing
     spark = session.start(conf, schemas.BASE)
-    row_groups = tables.pieces(conf.lake, articles)
+    row_groups = tables.row_groups(conf.lake, articles)
     strategy = choose_strategy(conf.base, row_groups)
     folder = corpus_files.make_folder(spark)
     with worker_errors():
@@ -55,8 +55,8 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
         counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
         draft = tables.open_draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
-        drawing = dataframes.tasks(spark, row_groups, tasks or dataframes.task_count(spark, conf.lake, size))
-        task = BaseTask(conf, draft.place, corpus_files.distribute(spark, folder, draft.id))
+        drawing = dataframes.assign_tasks(spark, row_groups, tasks or dataframes.task_count(spark, conf.lake, size))
+        task = BaseTask(conf, draft.storage, corpus_files.distribute(spark, folder, draft.id))
         if strategy == "broadcast":
             written = build(drawing, task)
         else:

@@ -58,7 +58,7 @@ def run(conf: config.Config) -> tables.Version:
     draft = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
     result = _ask(spark, conf, dataframes.read(spark, conf.lake, base), _new_run(draft.id, conf))
     if result.run.tasks or result.run.calls:
-        run_state.write(conf.lake, replace(result.run, spark=spark_stats.work(spark, last_stage)))
+        run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
     if result.run.state == "failed":
         msg = f"endpoint {conf.completions.endpoint!r} {result.run.reason}; {_stored(result.run)}"
         raise EndpointError(msg)
@@ -70,13 +70,13 @@ def complete_version(conf: config.Config, base: tables.Version) -> tables.Versio
     version = tables.current(conf.lake, schemas.COMPLETIONS)
     if version is None or version.identity != _identity(conf, base) or _to_ask(version.counts, conf.completions):
         return None
-    return version if version.counts.get("whole", True) or not conf.completions.asked_again_at else None
+    return version if version.counts.get("whole", True) or not conf.completions.retry_temperatures else None
 
 
 def _identity(conf: config.Config, base: tables.Version) -> str:
     settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
-    if conf.completions.asked_again_at:
-        settings |= {"judged": conf.dataset.model_dump(include=acceptance.SETTINGS)}
+    if conf.completions.retry_temperatures:
+        settings |= {"judged": conf.dataset.model_dump(include=acceptance.JUDGING_SETTINGS)}
     return tables.identity(schemas.COMPLETIONS, settings, [base.id])
 
 

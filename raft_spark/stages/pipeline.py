@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from raft_spark.config import Config
 from raft_spark.errors import ConfigError
-from raft_spark.lake import tables
+from raft_spark.lake import browse, tables
 from raft_spark.stages import registry, retention
 
 
@@ -102,7 +102,7 @@ def evaluate(conf: Config) -> EvaluationResult:
     at = tables.storage(conf.lake, done.name).at("versions", done.version)
     metrics = pq.read_table(pa.BufferReader(at.read(evaluation.METRICS) or b"")).to_pylist()
     has_page = any(file.path == evaluation.PAGE for file in done.manifest.files)
-    page = f"{tables.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
+    page = f"{browse.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
     return EvaluationResult(done.manifest, done.is_new, done.seconds, tuple(metrics), page)
 
 

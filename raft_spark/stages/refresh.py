@@ -52,7 +52,7 @@ class RefreshRecord:
     expired: tuple[str, ...] = ()
     code: str = __version__
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
         return dataclasses.asdict(self)
 
@@ -144,10 +144,12 @@ def _report(lake: config.Lake, record: RefreshRecord, seconds: float) -> None:
     if logs.is_json():
         logs.set_context(stage="refresh")
         values = {"seconds": round(seconds, 3), "errors": int(record.outcome in {"failed", "refused"})}
-        fields = logs.fields(outcome=record.outcome, reason=record.reason, **cloudwatch.embedded(values, "refresh"))
+        fields = logs.fields(
+            outcome=record.outcome, reason=record.reason, **cloudwatch.embedded_metrics(values, "refresh")
+        )
         LOG.info("refresh %s: %s", record.id, record.outcome, extra=fields)
 
 
 def _write(lake: config.Lake, record: RefreshRecord) -> None:
-    text = json.dumps(replace(record, ended_at=ids.now()).told(), indent=1)
+    text = json.dumps(replace(record, ended_at=ids.now()).summary(), indent=1)
     Storage.of(lake).at("refreshes").write(f"{record.id}.json", text.encode())

@@ -107,7 +107,7 @@ def test_passages_that_a_shortened_row_lost_are_not_shown(tmp_path: Path):
 def test_a_row_is_whole_wrapped_and_readable_without_colours():
     passage = " ".join(["word"] * 200) + " end\x1b[31m\u202e."
     shown = run_summary.ExampleRow("train", 3, "Does it help?", [(True, passage), (False, OTHER)], "Yes.\nIt does.")
-    text = written(run_summary.laid_out(shown), width=40)
+    text = written(run_summary.layout(shown), width=40)
     assert max(map(len, text.splitlines())) <= 40
     assert text.count("word") == 200
     assert r"end\x1b[31m\u202e." in text
@@ -126,7 +126,9 @@ def test_what_was_left_out_is_told_in_words_with_shares():
         version(schemas.BASE, {"rows": {"train": 30}}),
         version(schemas.DATASET, {"rows": 30, "rejected": rejected}),
     ]
-    lines = [" ".join(line.split()) for line in written(run_summary.left_out(conf, found), width=100).splitlines()]
+    lines = [
+        " ".join(line.split()) for line in written(run_summary.omissions_text(conf, found), width=100).splitlines()
+    ]
     assert list(filter(None, lines)) == [
         "Left out of articles: 10 of 40 records (25.0 %)",
         "8 20.0 % beyond articles.limit = 30",
@@ -141,7 +143,7 @@ def test_what_was_left_out_is_told_in_words_with_shares():
 
 def test_a_run_that_left_nothing_out_says_so():
     found = [version(schemas.DATASET, {"rows": 30, "rejected": {}})]
-    assert written(run_summary.left_out(config.load(), found)).strip() == "No row was left out."
+    assert written(run_summary.omissions_text(config.load(), found)).strip() == "No row was left out."
 
 
 @pytest.mark.parametrize("is_some_left_out", [True, False])
@@ -171,10 +173,10 @@ def test_the_next_commands_begin_with_what_the_shell_finds(tmp_path: Path, monke
 
 def test_the_page_is_that_of_the_last_run_where_it_was_written(tmp_path: Path):
     lake = config.load(assignments=[f"lake.root={tmp_path}"]).lake
-    assert run_summary.page_of(lake) is None
+    assert run_summary.page_path(lake) is None
     run = run_state.Run(ids.new_id("12345678"), "fake", "fake", ids.now(), ids.now(), total=1)
     run_state.write(lake, run)
-    assert run_summary.page_of(lake) is None
+    assert run_summary.page_path(lake) is None
     page = tmp_path / f"completions/runs/{run.id}.html"
     page.write_text("page")
-    assert run_summary.page_of(lake) == str(page)
+    assert run_summary.page_path(lake) == str(page)

@@ -56,23 +56,25 @@ def refused(*assignments: str, job: str = "refresh", release: Release = RELEASE)
     return str(caught.value).splitlines()
 
 
-def spark(made: dict[str, Any]) -> dict[str, str]:
+def spark(document: dict[str, Any]) -> dict[str, str]:
     """Read sparkSubmitParameters as a shell does."""
-    words = shlex.split(made["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"])
+    words = shlex.split(document["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"])
     assert set(words[::2]) == {"--conf"}
     return dict(word.split("=", 1) for word in words[1::2])
 
 
-def read(made: dict[str, Any]) -> config.Config:
+def read(document: dict[str, Any]) -> config.Config:
     """Settle the settings as the job does."""
-    return config.from_argv(made["jobDriver"]["sparkSubmit"]["entryPointArguments"])
+    return config.from_argv(document["jobDriver"]["sparkSubmit"]["entryPointArguments"])
 
 
 # The service's model
 
 
-def found(made: dict[str, Any]) -> list[str]:
-    return aws_model.found("emr-serverless", "StartJobRun", {**made, "clientToken": job_run.token(made, "")})
+def found(document: dict[str, Any]) -> list[str]:
+    return aws_model.found(
+        "emr-serverless", "StartJobRun", {**document, "clientToken": job_run.client_token(document, "")}
+    )
 
 
 EVERYTHING = (
@@ -93,10 +95,10 @@ def test_every_document_is_legal_by_the_services_own_model(job: str, label: str,
 
 
 def test_the_check_by_the_model_finds_what_is_not_legal():
-    made = built() | {"name": "", "tags": {"ü": "", job_run.IDENTITY: "x"}, "mode": "SOMETIMES"}
-    made["jobDriver"]["sparkSubmit"] |= {"entryPointArguments": ["x"] * 1025, "other": ""}
-    told = [" ".join(line.split()[:2]) for line in found(made)]
-    assert sorted(told) == [
+    document = built() | {"name": "", "tags": {"ü": "", job_run.IDENTITY: "x"}, "mode": "SOMETIMES"}
+    document["jobDriver"]["sparkSubmit"] |= {"entryPointArguments": ["x"] * 1025, "other": ""}
+    problems = [" ".join(line.split()[:2]) for line in found(document)]
+    assert sorted(problems) == [
         "Invalid length",  # ParamValidator's own report
         "document.jobDriver.sparkSubmit.entryPointArguments: 1025",
         "document.mode: 'SOMETIMES'",
@@ -107,10 +109,10 @@ def test_the_check_by_the_model_finds_what_is_not_legal():
 
 
 def test_a_whole_document():
-    made = built(*EVERYTHING, "base.distractors=4", "emr.label=emr-7.14.0", job="base")
-    tags = made.pop("tags")
-    parameters = made["jobDriver"]["sparkSubmit"].pop("sparkSubmitParameters")
-    assert made == {
+    document = built(*EVERYTHING, "base.distractors=4", "emr.label=emr-7.14.0", job="base")
+    tags = document.pop("tags")
+    parameters = document["jobDriver"]["sparkSubmit"].pop("sparkSubmitParameters")
+    assert document == {
         "applicationId": "00f1abcdefgh2345",
         "executionRoleArn": "arn:aws:iam::123456789012:role/raft-spark-job",
         "name": "raft-spark-base",
@@ -170,14 +172,14 @@ def test_a_whole_document():
 
 def test_an_application_of_arm_gets_its_own_packages_and_a_source_on_the_hub_the_hubs():
     at = "s3://code/releases/raft-spark-1.0.0-0123456789ab"
-    given = spark(built("emr.architecture=arm64", "articles.source=hf:a/b/c"))
-    assert given["spark.archives"] == f"{at}/environment-aarch64.tar.gz#environment,{at}/hub-aarch64.tar.gz#hub"
-    assert given["spark.executorEnv.PYTHONPATH"] == "./environment:./hub"
+    properties = spark(built("emr.architecture=arm64", "articles.source=hf:a/b/c"))
+    assert properties["spark.archives"] == f"{at}/environment-aarch64.tar.gz#environment,{at}/hub-aarch64.tar.gz#hub"
+    assert properties["spark.executorEnv.PYTHONPATH"] == "./environment:./hub"
 
 
 def test_a_dataset_whose_tokens_are_counted_takes_the_hubs_packages():
-    given = spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="dataset"))
-    assert given["spark.archives"].endswith("#hub")
+    properties = spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="dataset"))
+    assert properties["spark.archives"].endswith("#hub")
     assert "#hub" not in spark(built("dataset.tokenizer=s3://code/tokenizer.json", job="base"))["spark.archives"]
 
 
@@ -192,15 +194,15 @@ def test_a_job_that_reads_no_source_needs_no_hub():
 
 
 def test_fewer_executors_than_sparks_first_ones_are_kept_to():
-    given = spark(built("emr.max_executors=1"))
+    properties = spark(built("emr.max_executors=1"))
     names = ("executor.instances", "dynamicAllocation.initialExecutors", "dynamicAllocation.maxExecutors")
-    assert [given[f"spark.{name}"] for name in names] == ["1", "1", "1"]
+    assert [properties[f"spark.{name}"] for name in names] == ["1", "1", "1"]
 
 
 # Settings reach the job as they are
 
 
-def elsewhere(conf: config.Config) -> dict[str, Any]:
+def sent_sections(conf: config.Config) -> dict[str, Any]:
     return conf.model_dump(exclude={"emr", "spark"})
 
 
@@ -208,7 +210,7 @@ def test_the_job_settles_to_the_same_settings_with_no_file():
     conf = settled(
         "completions.retry=bad_request,filtered", "endpoints.fake.latency_ms=0", 'prices."a b".input_price=0.5'
     )
-    assert elsewhere(read(job_run.build(conf, "base", (), RELEASE))) == elsewhere(conf)
+    assert sent_sections(read(job_run.build(conf, "base", (), RELEASE))) == sent_sections(conf)
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
@@ -227,30 +229,34 @@ def test_any_words_and_numbers_reach_the_job_as_they_are(fields: dict, seed: int
     whole["endpoints"]["mine"] = fields
     whole["prices"] |= {name: {"input_price": price} for name, price in prices.items()}
     conf = config.Config.model_validate(whole)
-    assert elsewhere(read(job_run.build(conf, "base", (), RELEASE))) == elsewhere(conf)
+    assert sent_sections(read(job_run.build(conf, "base", (), RELEASE))) == sent_sections(conf)
 
 
 @given(st.dictionaries(words.filter(lambda word: word and "=" not in word and not word.startswith("spark.")), words))
 def test_any_setting_of_spark_comes_back_from_a_shell_as_it_is(settings: dict[str, str]):
     conf = settled().model_copy(update={"spark": settings})
-    given = spark(job_run.build(conf, "base", (), RELEASE))
-    assert {key: given[key] for key in settings} == settings
+    properties = spark(job_run.build(conf, "base", (), RELEASE))
+    assert {key: properties[key] for key in settings} == settings
 
 
 def test_sparks_own_settings_travel_to_spark_and_emrs_to_emr_alone():
-    made = built('spark."spark.sql.shuffle.partitions"="64"', "emr.timeout_minutes=60")
-    assert spark(made)["spark.sql.shuffle.partitions"] == "64"
-    assert made["executionTimeoutMinutes"] == 60
-    arguments = " ".join(made["jobDriver"]["sparkSubmit"]["entryPointArguments"])
+    document = built('spark."spark.sql.shuffle.partitions"="64"', "emr.timeout_minutes=60")
+    assert spark(document)["spark.sql.shuffle.partitions"] == "64"
+    assert document["executionTimeoutMinutes"] == 60
+    arguments = " ".join(document["jobDriver"]["sparkSubmit"]["entryPointArguments"])
     assert "spark." not in arguments
     assert "emr." not in arguments
 
 
 def test_more_than_the_service_takes_is_refused():
     conf = settled().model_copy(update={"spark": {"spark.x": "y" * 102_400}})
-    with pytest.raises(ConfigError, match=r"characters of Spark's settings are more than StartJobRun takes, 102,400"):
+    with pytest.raises(
+        ConfigError, match=r"there are 10\d,\d\d\d characters of Spark's settings; StartJobRun takes at most 102,400"
+    ):
         job_run.build(conf, "base", (), RELEASE)
-    with pytest.raises(ConfigError, match=r"1,0\d\d settings .* more than StartJobRun takes, 1,024"):
+    with pytest.raises(
+        ConfigError, match=r"there are 1,0\d\d settings that are not the defaults; StartJobRun takes at most 1,024"
+    ):
         job_run.build(settled(), "base", ["--set=base.seed=1"] * 1020, RELEASE)
 
 
@@ -258,9 +264,9 @@ def test_no_secret_is_in_the_document(monkeypatch: pytest.MonkeyPatch):
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, "sesame")
     openai = 'endpoints.mine={kind="openai", url="https://models.example/v1", model="m", api_key_secret="prod/key"}'
-    made = json.dumps(built(openai))
-    assert "sesame" not in made
-    assert "prod/key" in made
+    document = json.dumps(built(openai))
+    assert "sesame" not in document
+    assert "prod/key" in document
     with pytest.raises(ConfigError, match=r"must not hold 'spark\.executorEnv\.OPENAI_API_KEY'"):
         settled('spark."spark.executorEnv.OPENAI_API_KEY"="sesame"')
 
@@ -269,20 +275,22 @@ def test_no_secret_is_in_the_document(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_token_is_of_what_runs_and_of_the_run_before():
-    made = built()
-    assert job_run.token(made, "") == job_run.token(built(), "")
+    document = built()
+    assert job_run.client_token(document, "") == job_run.client_token(built(), "")
     others = [
-        job_run.token(made, "00frun1"),
-        job_run.token(built("base.seed=1"), ""),
-        job_run.token(built("emr.application_id=00fother"), ""),
-        job_run.token(built(release=dataclasses.replace(RELEASE, name="raft-spark-1.0.0-ba9876543210")), ""),
-        job_run.token(built(job="base"), ""),
+        job_run.client_token(document, "00frun1"),
+        job_run.client_token(built("base.seed=1"), ""),
+        job_run.client_token(built("emr.application_id=00fother"), ""),
+        job_run.client_token(built(release=dataclasses.replace(RELEASE, name="raft-spark-1.0.0-ba9876543210")), ""),
+        job_run.client_token(built(job="base"), ""),
     ]
-    assert len({job_run.token(made, ""), *others}) == 6
+    assert len({job_run.client_token(document, ""), *others}) == 6
 
 
 def test_a_tag_is_no_other_run():
-    assert job_run.token(built('emr.tags={build="7"}'), "") == job_run.token(built('emr.tags={build="8"}'), "")
+    assert job_run.client_token(built('emr.tags={build="7"}'), "") == job_run.client_token(
+        built('emr.tags={build="8"}'), ""
+    )
 
 
 # What is refused before anything is uploaded
@@ -292,11 +300,11 @@ def test_all_that_is_missing_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
         job_run.build(config.load(), "refresh", (), RELEASE)
     assert str(caught.value).splitlines() == [
-        "emr.application_id, emr.role_arn, emr.code must be given; conf/emr.toml is a file to fill in",
-        "lake.root is 'build/lake'; EMR reaches s3://bucket/prefix",
+        "emr.application_id, emr.role_arn, emr.code must be set; conf/emr.toml is a template",
+        "lake.root is 'build/lake'; EMR needs a bucket: s3://bucket/prefix",
         (
-            "completions.endpoint is 'embedded', of kind embedded, which runs on this machine alone; "
-            "EMR asks one of kind sagemaker, bedrock or openai"
+            "completions.endpoint is 'embedded', of kind embedded, which runs on this machine only; "
+            "EMR needs an endpoint of kind sagemaker, bedrock or openai"
         ),
     ]
 
@@ -306,30 +314,30 @@ def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(
     with pytest.raises(ConfigError) as caught:
         job_run.build(config.load(["emr.toml"]), "refresh", (), RELEASE)
     assert str(caught.value).splitlines() == [
-        "emr.application_id, emr.role_arn, emr.code must be given; conf/emr.toml is a file to fill in",
-        "lake.root is 'build/lake'; EMR reaches s3://bucket/prefix",
+        "emr.application_id, emr.role_arn, emr.code must be set; conf/emr.toml is a template",
+        "lake.root is 'build/lake'; EMR needs a bucket: s3://bucket/prefix",
     ]
     filled = re.sub(r"^# (root|application_id|role_arn|code|logs) =", r"\1 =", text, flags=re.MULTILINE)
     filled = filled.replace('role_arn = ""', 'role_arn = "arn:aws:iam::123456789012:role/job"')
     (tmp_path / "my.toml").write_text(filled.replace('application_id = ""', 'application_id = "00f1"'))
-    made = job_run.build(config.load([str(tmp_path / "my.toml")]), "refresh", (), RELEASE)
-    assert found(made) == []
-    assert made["retryPolicy"] == {"maxAttempts": 3}
-    assert spark(made)["spark.executor.memory"] == "11702m"
-    assert read(made).completions.max_spend == 25.0
+    document = job_run.build(config.load([str(tmp_path / "my.toml")]), "refresh", (), RELEASE)
+    assert found(document) == []
+    assert document["retryPolicy"] == {"maxAttempts": 3}
+    assert spark(document)["spark.executor.memory"] == "11702m"
+    assert read(document).completions.max_spend == 25.0
 
 
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
-        ("lake.root=s3a://lake/raft", "lake.root is 's3a://lake/raft'; EMR reaches s3://bucket/prefix"),
-        ("lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_endpoint is 'http://127.0.0.1:9000', this machine"),
-        ("lake.format=iceberg", "lake.format is 'iceberg', and spark.\"spark.jars\", spark.\"spark.sql.catalog.raft.catalog-impl\""),
+        ("lake.root=s3a://lake/raft", "lake.root is 's3a://lake/raft'; EMR needs a bucket: s3://bucket/prefix"),
+        ("lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_endpoint is 'http://127.0.0.1:9000', which is this machine"),
+        ("lake.format=iceberg", "lake.format is 'iceberg', so spark.\"spark.jars\", spark.\"spark.sql.catalog.raft.catalog-impl\""),
         ("articles.source=build/articles", "articles.source is 'build/articles', a folder of this machine"),
-        ("completions.endpoint=fake", "of kind fake, which runs on this machine alone"),
-        ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', this machine"),
-        ("endpoints.mine.url=http://[::1]:8000/v1", "endpoints.mine.url is 'http://[::1]:8000/v1', this machine"),
-        ("endpoints.mine.api_key_env=KEY", "endpoints.mine.api_key_env names a variable that EMR's workers do not have"),
+        ("completions.endpoint=fake", "of kind fake, which runs on this machine only"),
+        ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', which is this machine"),
+        ("endpoints.mine.url=http://[::1]:8000/v1", "endpoints.mine.url is 'http://[::1]:8000/v1', which is this machine"),
+        ("endpoints.mine.api_key_env=KEY", "endpoints.mine.api_key_env names an environment variable, which EMR's workers do not have"),
         ("emr.driver_memory_gb=7", "emr.driver_memory_gb is 7 GB with 4 vCPUs; such a worker has 8 to 30 GB"),
         ("emr.executor_cores=8", ""),
         ("emr.executor_cores=16", "emr.executor_memory_gb is 16 GB with 16 vCPUs; such a worker has 32 to 120 GB in steps of 8"),
@@ -356,12 +364,14 @@ OTHERS = (
 
 
 def test_an_evaluation_is_refused_for_each_student_and_judge_that_emr_does_not_reach():
-    told = refused(*OTHERS, "evaluation.students=mine,base,embedded,tuned", "evaluation.judge=fake", job="evaluation")
-    assert [line.split(";")[0] for line in told] == [
-        "endpoints.base.url is 'http://127.0.0.1:8000/v1', this machine, which EMR does not reach",
-        "evaluation.students has 'embedded', of kind embedded, which runs on this machine alone",
-        "endpoints.tuned.api_key_env names a variable that EMR's workers do not have",
-        "evaluation.judge is 'fake', of kind fake, which runs on this machine alone",
+    problems = refused(
+        *OTHERS, "evaluation.students=mine,base,embedded,tuned", "evaluation.judge=fake", job="evaluation"
+    )
+    assert [line.split(";")[0] for line in problems] == [
+        "endpoints.base.url is 'http://127.0.0.1:8000/v1', which is this machine and out of EMR's reach",
+        "evaluation.students has 'embedded', of kind embedded, which runs on this machine only",
+        "endpoints.tuned.api_key_env names an environment variable, which EMR's workers do not have",
+        "evaluation.judge is 'fake', of kind fake, which runs on this machine only",
     ]
 
 
@@ -371,23 +381,23 @@ def test_an_evaluation_may_have_any_teacher_and_other_jobs_any_student():
 
 
 def test_an_evaluation_takes_its_students_with_it_and_no_packages_of_the_hub():
-    made = built("evaluation.judge=mine", "dataset.tokenizer=a/b", "articles.source=hf:a/b/c", job="evaluation")
-    assert made["jobDriver"]["sparkSubmit"]["entryPoint"].endswith("/jobs/evaluation.py")
-    assert (read(made).evaluation.students, read(made).evaluation.judge) == (("mine",), "mine")
-    assert "hub" not in spark(made)["spark.archives"]
+    document = built("evaluation.judge=mine", "dataset.tokenizer=a/b", "articles.source=hf:a/b/c", job="evaluation")
+    assert document["jobDriver"]["sparkSubmit"]["entryPoint"].endswith("/jobs/evaluation.py")
+    assert (read(document).evaluation.students, read(document).evaluation.judge) == (("mine",), "mine")
+    assert "hub" not in spark(document)["spark.archives"]
 
 
 def test_a_release_with_other_defaults_is_refused_for_only_what_differs_travels():
     other = dataclasses.replace(RELEASE, files=(*RELEASE.files, ReleaseFile("conf/default.toml", 1, "other")))
-    told = refused(release=other)
-    assert len(told) == 1
-    assert "has other defaults in its conf/default.toml than this raft-spark" in told[0]
+    problems = refused(release=other)
+    assert len(problems) == 1
+    assert "has another conf/default.toml than this raft-spark" in problems[0]
 
 
 def test_a_release_without_the_job_is_refused():
     empty = dataclasses.replace(RELEASE, files=())
     assert refused(job="base", release=empty) == [
-        "release raft-spark-1.0.0-0123456789ab holds no jobs/base.py; make another: raft-spark emr package"
+        "release raft-spark-1.0.0-0123456789ab has no jobs/base.py; build another: raft-spark emr package"
     ]
 
 
@@ -395,7 +405,7 @@ def test_a_release_without_the_job_is_refused():
 
 
 def test_the_table_of_workers_is_amazons():
-    table = {cores: (legal[0], legal[-1], legal.step) for cores, legal in worker_sizes.MEMORY.items()}
+    table = {cores: (legal[0], legal[-1], legal.step) for cores, legal in worker_sizes.MEMORY_GB.items()}
     assert table == {1: (2, 8, 1), 2: (4, 16, 1), 4: (8, 30, 1), 8: (16, 60, 4), 16: (32, 120, 8)}
 
 
@@ -407,7 +417,7 @@ def test_the_heap_leaves_room_for_the_overhead(memory_gb: int, factor: float, he
     assert worker_sizes.heap_mb(memory_gb, factor) == heap
 
 
-legal = st.sampled_from([(cores, memory) for cores, memories in worker_sizes.MEMORY.items() for memory in memories])
+legal = st.sampled_from([(cores, memory) for cores, memories in worker_sizes.MEMORY_GB.items() for memory in memories])
 
 
 @given(legal, st.floats(0.01, 0.99))
@@ -416,44 +426,44 @@ def test_heap_and_overhead_make_the_worker_that_was_asked_for_and_no_larger_one(
     heap = worker_sizes.heap_mb(memory_gb, factor)
     whole = heap + max(384, int(heap * factor))
     assert memory_gb * 1024 - 2 <= whole <= memory_gb * 1024
-    assert worker_sizes.problems(cores, memory_gb) == ""
+    assert worker_sizes.problem(cores, memory_gb) == ""
 
 
 @given(st.sampled_from([1, 2, 4, 8, 16]), st.integers(2, 120))
 def test_a_worker_is_legal_or_the_sentence_says_which_are(cores: int, memory_gb: int):
-    told = worker_sizes.problems(cores, memory_gb)
-    assert (told == "") == (memory_gb in worker_sizes.MEMORY[cores])
-    assert not told or f"{worker_sizes.MEMORY[cores][0]} to {worker_sizes.MEMORY[cores][-1]} GB" in told
+    problems = worker_sizes.problem(cores, memory_gb)
+    assert (problems == "") == (memory_gb in worker_sizes.MEMORY_GB[cores])
+    assert not problems or f"{worker_sizes.MEMORY_GB[cores][0]} to {worker_sizes.MEMORY_GB[cores][-1]} GB" in problems
 
 
 def test_workers_money_and_the_share_of_a_task_are_said_before():
     conf = settled(
         "completions.in_flight=64", "completions.requests_per_second=6", "emr.vcpu_hour=0.05", "emr.gb_hour=0.01"
     )
-    assert list(submit.sizes(conf)) == [
-        "driver 4 vCPU, 16 GB: 14,894 MB Spark's heap, 1,490 MB beside it for Python",
-        "at most 3 executors, each 4 vCPU, 16 GB: 14,894 MB Spark's heap, 1,490 MB beside it for Python",
+    assert list(submit.worker_lines(conf)) == [
+        "driver 4 vCPU, 16 GB: 14,894 MB for Spark's heap, 1,490 MB for Python",
+        "at most 3 executors, each 4 vCPU, 16 GB: 14,894 MB for Spark's heap, 1,490 MB for Python",
         "together 16 vCPU, 64 GB: $1.44 an hour while all of them run",
     ]
-    assert list(submit.arithmetic(conf, "refresh")) == [
+    assert list(submit.quota_lines(conf, "refresh")) == [
         "3 executors x 4 cores = 12 tasks",
-        "12 tasks; the whole cluster, and a task while all run: 64 calls open at once / 12 = 5.333, 6 requests a second / 12 = 0.5",
+        "12 tasks; limits of the cluster and of one task: 64 calls open at once / 12 = 5.333, 6 requests a second / 12 = 0.5",
     ]
-    assert list(submit.arithmetic(conf, "base")) == []
+    assert list(submit.quota_lines(conf, "base")) == []
 
 
 def test_more_tasks_than_calls_are_said_to_be_too_many():
-    told = list(submit.arithmetic(settled("completions.in_flight=8"), "completions"))
-    assert told[0] == "3 executors x 4 cores = 12 tasks, of which 4 would have no call: completions.in_flight is 8"
-    assert told[1].startswith("8 tasks;")
+    lines = list(submit.quota_lines(settled("completions.in_flight=8"), "completions"))
+    assert lines[0] == "3 executors x 4 cores = 12 tasks, of which 4 would send no request: completions.in_flight is 8"
+    assert lines[1].startswith("8 tasks;")
 
 
 def test_the_share_of_a_task_is_said_of_students_even_where_the_teacher_is_asked_in_batches():
     conf = settled(
         "completions.mode=batch", "endpoints.mine.role_arn=arn:aws:iam::123456789012:role/batch", "emr.max_executors=2"
     )
-    assert list(submit.arithmetic(conf, "completions")) == []
-    assert next(submit.arithmetic(conf, "evaluation")).startswith("2 executors x 4 cores = 8 tasks")
+    assert list(submit.quota_lines(conf, "completions")) == []
+    assert next(submit.quota_lines(conf, "evaluation")).startswith("2 executors x 4 cores = 8 tasks")
 
 
 # The application
@@ -481,17 +491,17 @@ def test_an_application_that_fits_is_nothing_to_speak_of():
         ({"architecture": "ARM64"}, "runs emr-spark-8.1.0 on arm64, the settings say emr-spark-8.1.0 on x86_64"),
         ({"type": "Hive"}, "is of type Hive"),
         ({"state": "TERMINATED"}, "is deleted"),
-        ({"autoStartConfiguration": {"enabled": False}}, "is stopped and does not start with a run"),
+        ({"autoStartConfiguration": {"enabled": False}}, "is stopped and its automatic start is off"),
         (
             {"maximumCapacity": {"cpu": "6 vCPU", "memory": "64 GB"}},
-            "may use 6 vCPUs and a driver with one executor take 8",
+            "may use 6 vCPUs, but a driver with one executor needs 8",
         ),
     ],
 )
 def test_an_application_that_does_not_fit_is_refused(other: dict[str, Any], sentence: str):
-    told = application.problems(APPLICATION | other, settled())
-    assert len(told) == 1
-    assert sentence in told[0]
+    problems = application.problems(APPLICATION | other, settled())
+    assert len(problems) == 1
+    assert sentence in problems[0]
 
 
 def test_a_smaller_application_is_said_to_give_fewer_executors():
@@ -504,9 +514,9 @@ def test_a_smaller_application_is_said_to_give_fewer_executors():
 
 def test_an_application_without_a_network_is_said_not_to_reach_the_teacher():
     alone = {name: value for name, value in APPLICATION.items() if name != "networkConfiguration"}
-    told = application.notes(alone, settled("articles.source=hf:a/b/c"), "refresh")
-    assert len(told) == 1
-    assert "not the Hugging Face hub, the endpoint mine (bedrock); give it subnets" in told[0]
+    notes = application.notes(alone, settled("articles.source=hf:a/b/c"), "refresh")
+    assert len(notes) == 1
+    assert "not the Hugging Face hub, the endpoint mine (bedrock); give it subnets" in notes[0]
     assert application.notes(alone, settled(), "base") == []
 
 
@@ -514,8 +524,8 @@ def test_an_application_without_a_network_is_said_to_reach_no_student_and_no_jud
     alone = {name: value for name, value in APPLICATION.items() if name != "networkConfiguration"}
     tuned = 'endpoints.tuned={kind="sagemaker", model="tuned", endpoint_name="tuned", codec="openai"}'
     conf = settled(tuned, "evaluation.students=tuned", "evaluation.judge=mine", "articles.source=hf:a/b/c")
-    (told,) = application.notes(alone, conf, "evaluation")
-    assert "but not the endpoint tuned (sagemaker), the endpoint mine (bedrock); give it subnets" in told
+    (note,) = application.notes(alone, conf, "evaluation")
+    assert "but not the endpoint tuned (sagemaker), the endpoint mine (bedrock); give it subnets" in note
 
 
 def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catalog_in_glue_needs(tmp_path: Path):
@@ -526,4 +536,4 @@ def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catal
     copied.write_text(re.sub(r'^# (?=format = "iceberg"|"spark\.)', "", text, flags=re.MULTILINE))
     conf = config.load([copied], SETTINGS)
     assert validation.problems(conf, "refresh", RELEASE) == []
-    assert job_run.spark(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")
+    assert job_run.spark_settings(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")

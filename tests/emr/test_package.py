@@ -54,7 +54,7 @@ def test_two_builds_in_other_places_are_the_same_bytes(made: tuple[release.Relea
     (tmp_path / "raft_spark/left.over").touch()
     before = os.umask(0o077)
     try:
-        again = package.built(tmp_path, tmp_path / "releases", str)
+        again = package.build(tmp_path, tmp_path / "releases", str)
     finally:
         os.umask(before)
     assert again.name == made[0].name
@@ -75,9 +75,9 @@ def other(tmp_path: Path) -> Path:
 
 def test_a_package_that_is_needed_and_not_pinned_is_named(other: Path):
     with pytest.raises(
-        InputError, match=r"make no release: .*-x86_64.tar.gz: boto3 is missing, which raft-spark needs.*make pins"
+        InputError, match=r"do not work on EMR: .*-x86_64.tar.gz: boto3 is missing, which raft-spark needs.*make pins"
     ):
-        package.built(other, other / "releases", str)
+        package.build(other, other / "releases", str)
     assert list((other / "releases").iterdir()) == []
 
 
@@ -85,7 +85,7 @@ def test_other_bytes_than_those_pinned_are_refused(other: Path):
     requirements = other / "emr/requirements-hub.txt"
     requirements.write_text(re.sub("[0-9a-f]{64}", "0" * 64, requirements.read_text()))
     with pytest.raises(InputError, match=r"pip install failed: .*DO NOT MATCH THE HASHES"):
-        package.built(other, other / "releases", str)
+        package.build(other, other / "releases", str)
 
 
 def test_a_release_that_is_there_stays_as_it_is(made: tuple[release.Release, str]):
@@ -171,5 +171,7 @@ def test_trimming_takes_nearly_a_third_and_is_told(made: tuple[release.Release, 
         file = next(file for file in release_.files if file.path == f"environment-{machine}.tar.gz")
         assert sum(found.after for found in file.packages) < 0.71 * sum(found.before for found in file.packages)
         assert file.bytes < 79e6
-        assert re.search(rf"environment-{machine}.tar.gz: [\d.]+ MB unpacked, [\d.]+ when trimmed, [\d.]+ packed", said)
+        assert re.search(
+            rf"environment-{machine}.tar.gz: [\d.]+ MB unpacked, [\d.]+ after trimming, [\d.]+ packed", said
+        )
     assert re.search(r"\n  pyarrow 26\.\S+ +\d+\.\d -> +\d+\.\d\n", said)

@@ -66,7 +66,7 @@ def test_a_job_takes_the_archive_of_its_machine_and_another_for_articles_of_the_
 
 def test_a_machine_that_a_release_is_not_for_is_refused(tmp_path: Path):
     found = release.load(small(tmp_path))
-    with pytest.raises(InputError, match=r"release .* has no environment-x86_64.tar.gz; remove it and make it again"):
+    with pytest.raises(InputError, match=r"release .* has no environment-x86_64.tar.gz; remove it and build it again"):
         found.archives("x86_64", with_hub=False)
 
 
@@ -91,9 +91,7 @@ def test_an_archive_is_the_same_bytes_whenever_and_by_whomever_it_is_made(tmp_pa
 def test_a_file_that_was_changed_is_named(tmp_path: Path):
     folder = small(tmp_path)
     (folder / "jobs/base.py").write_text("print(2)\n")
-    with pytest.raises(
-        InputError, match=r"release .*/release is broken: jobs/base.py has other bytes than it had; remove it"
-    ):
+    with pytest.raises(InputError, match=r"release .*/release is damaged: jobs/base.py was changed; remove it"):
         release.load(folder)
 
 
@@ -101,7 +99,7 @@ def test_a_file_that_is_missing_or_too_many_is_named(tmp_path: Path):
     folder = small(tmp_path)
     (folder / "jobs/base.py").rename(folder / "jobs/other.py")
     with pytest.raises(
-        InputError, match=r"broken: jobs/base.py is missing; jobs/other.py is not in release.json; remove it"
+        InputError, match=r"damaged: jobs/base.py is missing; jobs/other.py is not in release.json; remove it"
     ):
         release.load(folder)
 
@@ -113,13 +111,13 @@ def test_a_list_that_was_changed_does_not_fit_its_name(tmp_path: Path):
     listed["files"] = [entry for entry in listed["files"] if entry["path"] != "jobs/base.py"]
     (folder / "release.json").write_text(json.dumps(listed))
     with pytest.raises(
-        InputError, match=r"its files make the name raft-spark-0.1.0-\w{12}, not raft-spark-0.1.0-\w{12}"
+        InputError, match=r"its files give the name raft-spark-0.1.0-\w{12}, not raft-spark-0.1.0-\w{12}"
     ):
         release.load(folder)
 
 
 def test_a_folder_that_is_no_release_says_how_to_make_one(tmp_path: Path):
-    with pytest.raises(InputError, match=r"is no release .*release.json.*; make one: raft-spark emr package"):
+    with pytest.raises(InputError, match=r"is no release .*release.json.*; build one: raft-spark emr package"):
         release.load(tmp_path)
 
 
@@ -162,13 +160,13 @@ def test_a_package_that_is_listed_but_not_inside_is_named(tmp_path: Path):
 def test_pyspark_inside_is_refused(tmp_path: Path):
     (tmp_path / "packages/pyspark-4.1.1.dist-info").mkdir(parents=True)
     (tmp_path / "packages/pyspark-4.1.1.dist-info/METADATA").write_text("Name: pyspark\nVersion: 4.1.1\n")
-    with pytest.raises(InputError, match=r"environment-aarch64.tar.gz: pyspark is inside, and EMR has its own"):
+    with pytest.raises(InputError, match=r"environment-aarch64.tar.gz: it contains pyspark, which EMR provides"):
         release.load(small(tmp_path))
 
 
 def test_a_release_is_made_from_a_checkout_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(package, "__file__", str(tmp_path / "site-packages/raft_spark/emr/package.py"))
-    with pytest.raises(ConfigError, match=r"a release is made from a checkout, .*site-packages is none"):
+    with pytest.raises(ConfigError, match=r"site-packages is no checkout; a release is built from one"):
         package.checkout()
 
 
@@ -213,7 +211,7 @@ def test_every_service_that_the_code_calls_has_its_model_in_the_archive():
     ],
 )
 def test_what_no_job_needs_is_left_out(path: str):
-    assert trim.left_out(path)
+    assert trim.is_unneeded(path)
 
 
 @pytest.mark.parametrize(
@@ -235,4 +233,4 @@ def test_what_no_job_needs_is_left_out(path: str):
     ],
 )
 def test_what_jobs_need_is_kept(path: str):
-    assert not trim.left_out(path)
+    assert not trim.is_unneeded(path)

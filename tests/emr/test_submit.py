@@ -38,7 +38,7 @@ def emr(monkeypatch: pytest.MonkeyPatch, s3: str) -> Iterator[Service]:
     with loopback_emr.serving() as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_EMR_SERVERLESS", service.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
-        monkeypatch.setattr(follow, "FIRST", 0.05)
+        monkeypatch.setattr(follow, "FIRST_PAUSE", 0.05)
         monkeypatch.setattr(driver_logs, "PAUSES", (0.0,))
         yield service
 
@@ -110,7 +110,7 @@ def test_the_release_is_uploaded_once_whole_and_its_list_last(
     assert re.findall(r"uploading s3://\S+/([^/\s]+), ", first.output)[-1] == "release.json"
     second = call("submit", "refresh", settings=settings)
     assert "uploading" not in second.output
-    assert f"release {name}: is there" in second.output
+    assert f"release {name}: already uploaded" in second.output
     assert there == {thing.key: (thing.last_modified, thing.size) for thing in bucket.objects.all()}
 
 
@@ -151,10 +151,11 @@ def test_of_two_who_upload_at_once_the_second_replaces_nothing(
     client.meta.events.register("before-call.s3.PutObject", faster)
     if sent is None:
         with pytest.raises(ConfigError, match=r"has 14 bytes, and .* has 8; objects of a release are never replaced"):
-            upload.put(client, whole, f"s3://{bucket.name}/code", print)
+            upload.upload_release(client, whole, f"s3://{bucket.name}/code", print)
     else:
         assert (
-            upload.put(client, whole, f"s3://{bucket.name}/code", print) == (tmp_path / "release.json").stat().st_size
+            upload.upload_release(client, whole, f"s3://{bucket.name}/code", print)
+            == (tmp_path / "release.json").stat().st_size
         )
     assert there.get()["Body"].read() == of_the_other
 
@@ -176,7 +177,7 @@ def test_a_retried_step_follows_the_run_that_goes_on(emr: Service, settings: lis
     emr.runs[RUN].states = ["RUNNING", "RUNNING", "SUCCESS"]
     done = call("submit", "refresh", settings=settings)
     assert done.exit_code == 0, done.output
-    assert f"run {RUN} is there already: nothing was started" in done.output
+    assert f"run {RUN} exists already: no other run was started" in done.output
     assert list(emr.runs) == [RUN]
 
 
@@ -223,7 +224,7 @@ def test_a_token_that_emr_does_not_take_is_refused(emr: Service, settings: list[
 def test_missing_settings_are_named_before_anything_is_asked(emr: Service, folder: Path):
     done = call("submit", "refresh", "--release", str(folder), settings=[])
     assert done.exit_code == 2
-    assert "emr.application_id, emr.role_arn, emr.code must be given" in done.output
+    assert "emr.application_id, emr.role_arn, emr.code must be set" in done.output
     assert emr.asked == []
 
 
@@ -246,7 +247,7 @@ def test_an_application_of_another_release_is_refused_before_the_upload(emr: Ser
 def test_an_application_that_is_not_there_is_one_sentence(emr: Service, settings: list[str]):
     done = call("status", "00fnothere", settings=settings)
     assert done.exit_code == 2
-    assert "run 00fnothere cannot be looked at" in done.output
+    assert "run 00fnothere cannot be read" in done.output
     assert "ResourceNotFoundException" in done.output
 
 
@@ -275,9 +276,7 @@ def test_a_second_double_of_the_service_is_asked_the_same_way(
     done = call("submit", "base", settings=[*settings, *(part for text in own for part in ("--set", text))])
     assert done.exit_code == 0, done.output
     assert "note: the application may use 12 vCPUs, and the settings ask for 16" in done.output
-    run_id = re.search(r"run (\w+) (started|is there already)", done.output)[
-        1
-    ]  # it knows the day of a run, not the time
+    run_id = re.search(r"run (\w+) (started|exists already)", done.output)[1]  # it knows the day of a run, not the time
     told = client.get_job_run(applicationId=at, jobRunId=run_id)["jobRun"]
     assert (told["name"], told["state"], told["tags"]["team"]) == ("raft-spark-base", "SUCCESS", "data")
     assert "environment-x86_64.tar.gz#environment" in told["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
@@ -363,7 +362,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_run_alone_and_says_how_to_follow_i
     threading.Thread(target=interrupt, daemon=True).start()
     done = call("submit", "base", settings=settings)
     assert done.exit_code == 130
-    assert f"run {RUN} goes on; follow it, with the same settings: raft-spark emr status {RUN} --wait" in done.output
+    assert f"run {RUN} continues; follow it, with the same settings: raft-spark emr status {RUN} --wait" in done.output
     assert "interrupted" not in done.output
     assert emr.runs[RUN].states == ["RUNNING"]
 
@@ -376,7 +375,7 @@ def test_ctrl_c_in_a_terminal_asks_and_a_yes_cancels(emr: Service, settings: lis
     os.close(terminal)
     until(person, rb"RUNNING, 0")
     started.send_signal(signal.SIGINT)
-    until(person, rb"Cancel run 00frun1\? It goes on otherwise \[y/N\]")
+    until(person, rb"Cancel run 00frun1\? Otherwise it continues \[y/N\]")
     os.write(person, b"y\n")
     until(person, rb"CANCELLED: it is CANCELLED")
     assert started.wait(30) == 5

@@ -69,10 +69,10 @@ def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int],
     fitted = targets.fit_length(found, stays, "It works.", words, most)
     must = [PASSAGES[number] for number in sorted(own)] or [found.oracle]
     asked = prompts.student_messages(found.question, must if fitted is None else fitted, found.asked)
-    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD
+    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD_TOKENS
     if fitted is None:
         rounded = 2 * len(must)  # each passage and each separator is rounded up by itself
-        assert length + 3 * targets.TURN + rounded > most
+        assert length + 3 * targets.TURN_TOKENS + rounded > most
         return
     assert length <= most
     assert [text for text in PASSAGES if text in fitted] == fitted
@@ -111,10 +111,10 @@ def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):
     model.enable_padding(length=9)
     model.save(str(tmp_path / "tokenizer.json"))
     conf = config.load(assignments=[f"dataset.tokenizer={tmp_path}/tokenizer.json"])
-    assert targets.token_counter(targets.tokenizer(conf.dataset, conf.lake))("three short words") == 3
+    assert targets.token_counter(targets.read_tokenizer(conf.dataset, conf.lake))("three short words") == 3
     assert targets.token_counter("")("three short words") == 6
     for missing in (tmp_path / "no.json", tmp_path / "bad.json"):
         (tmp_path / "bad.json").write_text("{}")
         wrong = config.load(assignments=[f"dataset.tokenizer={missing}"])
         with pytest.raises(InputError, match=r"it must be a tokenizer\.json"):
-            targets.tokenizer(wrong.dataset, wrong.lake)
+            targets.read_tokenizer(wrong.dataset, wrong.lake)

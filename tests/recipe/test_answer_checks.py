@@ -163,7 +163,7 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
     assert not answer_checks.contains_quote(
         answer_checks.comparable_quote(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
     )
-    assert scores.quoted([quote], [oracle], []) == ["nowhere"]
+    assert scores.locate_quotes([quote], [oracle], []) == ["nowhere"]
 
 
 @pytest.mark.parametrize(

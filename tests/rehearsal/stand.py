@@ -113,7 +113,7 @@ def filled(release: Release, rows: int) -> None:
     """Lay everything into the bucket that a run finds there: the release as it is submitted, articles, the soundcheck."""
     s3 = aws.connect("s3")
     s3.create_bucket(Bucket=BUCKET)
-    upload.put(s3, release, job_run.at(config.load([SETTINGS]), release), lambda _: None)
+    upload.upload_release(s3, release, job_run.release_uri(config.load([SETTINGS]), release), lambda _: None)
     s3.upload_file(str(HERE / "soundcheck.py"), BUCKET, "soundcheck.py")
     laid(rows)
 

@@ -98,7 +98,8 @@ def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
         "wrong": schemas.QUARANTINE,
     }
     files = [
-        parquet.write_file(new.place, f"data/{name}.parquet", schema.empty_table()) for name, schema in written.items()
+        parquet.write_file(new.storage, f"data/{name}.parquet", schema.empty_table())
+        for name, schema in written.items()
     ]
     gate = gates._schema(conf.lake, tables.publish(new, conf, files, {}, {}))
     assert (gate.name, gate.found, gate.passed) == ("files of base with other columns", 2, False)

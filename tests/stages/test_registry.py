@@ -92,7 +92,7 @@ def wanted(project: dict, extra: str) -> list[str]:
 
 
 def test_what_is_run_by_name_is_there():
-    for script in (scripts.TRAINING, scripts.AS_GGUF, scripts.TRAINING_JOB):
+    for script in (scripts.SFT_SCRIPT, scripts.GGUF_EXPORT, scripts.SAGEMAKER_LAUNCHER):
         assert script.is_file()
-    for kind in process.NEEDS:
+    for kind in process.REQUIREMENTS:
         assert find_spec(process.MODULES[kind])
