@@ -36,10 +36,10 @@ def load(
 
     Raises ConfigError that names each wrong key, its value, what is allowed and the known keys.
     """
-    layers = [_parsed(folder() / "default.toml"), *(_parsed(_found(file)) for file in files)]
-    layers += [_assigned(assignment) for assignment in assignments]
-    layers += [_nested(key, value) for key, value in (overrides or {}).items()]
-    merged: dict[str, Any] = functools.reduce(_merged, layers)
+    layers = [_parse_file(folder() / "default.toml"), *(_parse_file(_find_file(file)) for file in files)]
+    layers += [_parse_assignment(assignment) for assignment in assignments]
+    layers += [_parse_override(key, value) for key, value in (overrides or {}).items()]
+    merged: dict[str, Any] = functools.reduce(_merge, layers)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -54,14 +54,14 @@ def folder() -> Path:
     return next(path for path in (package / "conf", package.parent / "conf") if (path / "default.toml").is_file())
 
 
-def _found(file: str) -> Path:
+def _find_file(file: str) -> Path:
     """Take a path as it is; a mere NAME or conf/NAME else from the conf/ that came with the package."""
     path = Path(file)
     candidates = (path, folder() / path.name) if str(path.parent) in {".", "conf"} else (path,)
     return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parse_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,7 +73,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise ConfigError(msg) from error
 
 
-def _assigned(assignment: str) -> dict[str, Any]:
+def _parse_assignment(assignment: str) -> dict[str, Any]:
     """Read one `section.key=value`; a value that is no TOML is text, so that quotes are needed for numbers only."""
     key, equals, value = assignment.partition("=")
     for text in (assignment, f"{key}={json.dumps(value, ensure_ascii=False)}"):
@@ -87,25 +87,25 @@ def _assigned(assignment: str) -> dict[str, Any]:
     raise ConfigError(msg)
 
 
-def _nested(key: str, value: object) -> dict[str, Any]:
+def _parse_override(key: str, value: object) -> dict[str, Any]:
     """Put a value under its key, which is written as in TOML: {"base.seed": 7} -> {"base": {"seed": 7}}."""
     try:
         outline = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError as error:
         msg = f"the override {key!r} is not section.key, for example base.distractors"
         raise ConfigError(msg) from error
-    return _filled(outline, str(value) if isinstance(value, PurePath) else value)
+    return _set_leaf(outline, str(value) if isinstance(value, PurePath) else value)
 
 
-def _filled(outline: Mapping[str, Any], value: object) -> dict[str, Any]:
+def _set_leaf(outline: Mapping[str, Any], value: object) -> dict[str, Any]:
     """Put a value at the only leaf of nested dictionaries."""
-    return {key: _filled(below, value) if isinstance(below, dict) else value for key, below in outline.items()}
+    return {key: _set_leaf(below, value) if isinstance(below, dict) else value for key, below in outline.items()}
 
 
-def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `over` on `under`, key by key; tables are merged, everything else replaced."""
     both = dict(under)
     for key, value in over.items():
         below = both.get(key)
-        both[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        both[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return both

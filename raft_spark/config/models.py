@@ -9,30 +9,30 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raft_spark.config.fields import (
-    Application,
+    ApplicationId,
+    ArticlesSource,
+    CatalogName,
     Count,
     FormatNames,
     GateAction,
-    Label,
     LogGroup,
     Money,
-    Name,
-    Prefix,
+    ReleaseLabel,
     RemoteWrite,
-    Retry,
-    Role,
-    Root,
+    RetryReasons,
+    RoleArn,
+    S3Prefix,
     Seconds,
     Section,
     Share,
-    Source,
-    Spark,
+    SparkSettings,
+    StorageRoot,
     Tags,
     Temperature,
     Temperatures,
     Url,
-    Variable,
-    named_by_content,
+    VariableName,
+    model_name_of_file,
 )
 from raft_spark.config.student import Evaluation, Hosting, Training
 
@@ -41,17 +41,17 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
-BUILT_IN = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
-ONE_TEXT = frozenset({"tgi", "lmi", "llama"})  # codecs that send one text, so completions.template must lay it out
+BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
+TEXT_CODECS = frozenset({"tgi", "lmi", "llama"})  # codecs that send one text, so completions.template must lay it out
 
 
 class Lake(Section):
     """Where tables live."""
 
-    root: Root
+    root: StorageRoot
     format: Literal["parquet", "iceberg"]
-    catalog: Name
-    namespace: Name
+    catalog: CatalogName
+    namespace: CatalogName
     file_mb: Annotated[int, Field(ge=1, le=2048)]
     row_group_rows: Annotated[int, Field(ge=1, le=1_000_000)]
     branch: Annotated[str, Field(pattern=r"^([a-z0-9][A-Za-z0-9._-]{0,63})?$")]
@@ -65,7 +65,7 @@ class Lake(Section):
 class Articles(Section):
     """What is ingested, and into which split."""
 
-    source: Source
+    source: ArticlesSource
     limit: Annotated[int, Field(ge=0)]
     sample_seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
     validation_share: Share
@@ -124,7 +124,7 @@ class Completions(Section):
     tokens_per_minute: Annotated[int, Field(ge=0)]
     max_spend: Money
     max_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-    retry: Retry
+    retry: RetryReasons
     again_temperatures: Temperatures
     reuse_truncated: bool
     batch: Batch
@@ -179,7 +179,7 @@ class Endpoint(Section):
     kind: Literal["openai", "sagemaker", "bedrock", "embedded", "fake"]
     url: Url = ""
     model: str = ""
-    api_key_env: Variable = ""
+    api_key_env: VariableName = ""
     api_key_secret: str = ""
     region: Annotated[str, Field(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$")] = ""
     endpoint_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$")] = ""
@@ -207,7 +207,7 @@ class Endpoint(Section):
         named = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
         model = next(filter(None, named), "")
         if not model and fields.get("kind") == "embedded":
-            model = named_by_content(str(fields["weights"])) if fields.get("weights") else BUILT_IN
+            model = model_name_of_file(str(fields["weights"])) if fields.get("weights") else BUILT_IN_MODEL
         return {**fields, "codec": fields.get("codec") or usual, "model": model}
 
     @model_validator(mode="after")
@@ -245,11 +245,11 @@ class Price(Section):
 class Emr(Section):
     """Where and on what workers a run on EMR Serverless goes; what it takes for them, in dollars, with where and when read."""
 
-    application_id: Application
-    role_arn: Role
-    code: Prefix
-    logs: Prefix
-    label: Label
+    application_id: ApplicationId
+    role_arn: RoleArn
+    code: S3Prefix
+    logs: S3Prefix
+    label: ReleaseLabel
     architecture: Literal["x86_64", "arm64"]
     driver_cores: Literal[1, 2, 4, 8, 16]
     driver_memory_gb: Annotated[int, Field(ge=2, le=120)]
@@ -316,7 +316,7 @@ class Config(Section):
     endpoints: dict[str, Endpoint]
     prices: dict[str, Price]
     emr: Emr
-    spark: Spark
+    spark: SparkSettings
 
     @model_validator(mode="after")
     def _knows_its_endpoint(self) -> "Config":
@@ -329,7 +329,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _asks_as_its_endpoint_can(self) -> "Config":
         name, teacher = self.completions.endpoint, self.teacher
-        if teacher.codec in ONE_TEXT and self.completions.template == "chat":
+        if teacher.codec in TEXT_CODECS and self.completions.template == "chat":
             msg = f"completions.template is 'chat'; endpoints.{name} has codec {teacher.codec!r}, which sends one text: llama3"
             raise ValueError(msg)
         if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
@@ -357,7 +357,7 @@ class Config(Section):
                 msg = f"evaluation.{key} names {', '.join(unknown)}; each must be one of [endpoints.*]: {known}"
                 raise ValueError(msg)
             for name in names:
-                if (codec := self.endpoints[name].codec) in ONE_TEXT:
+                if (codec := self.endpoints[name].codec) in TEXT_CODECS:
                     msg = f"evaluation.{key} names {name}, whose codec {codec!r} sends one text; it is sent messages"
                     raise ValueError(msg)
         students = {name: self.endpoints[name] for name in self.evaluation.students}

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raft_spark.config.fields import (
+    Conditions,
+    ContainerImage,
     Count,
-    Image,
-    Instance,
-    Prefix,
+    DistractorCounts,
+    InstanceType,
     Region,
-    Role,
+    RoleArn,
+    S3Prefix,
     Section,
-    Settings,
     Share,
     Students,
-    Sweep,
     Tags,
 )
 
@@ -33,14 +33,14 @@ class TrainingJob(Section):
 
     python: str
     region: Region
-    role_arn: Role
-    output: Prefix
-    instance_type: Instance
+    role_arn: RoleArn
+    output: S3Prefix
+    instance_type: InstanceType
     disk_gb: Annotated[int, Field(ge=1, le=16_384)]
     spot: bool
     max_hours: Hours
     max_wait_hours: Hours
-    image: Image
+    image: ContainerImage
     tags: FewTags
 
     @model_validator(mode="after")
@@ -87,11 +87,11 @@ class Hosting(Section):
 
     kind: Literal["sagemaker", "bedrock"]
     region: Region
-    role_arn: Role
+    role_arn: RoleArn
     max_hours: Hours
     tags: FewTags
-    instance_type: Instance
-    image: Image
+    instance_type: InstanceType
+    image: ContainerImage
     ami: Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{0,64}$")]
     environment: dict[str, str]
     start_minutes: Minutes
@@ -106,8 +106,8 @@ class Evaluation(Section):
 
     students: Students
     rows: Annotated[int, Field(ge=0)]
-    settings: Settings
-    distractors: Sweep
+    settings: Conditions
+    distractors: DistractorCounts
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
     judge: str
