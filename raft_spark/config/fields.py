@@ -1,11 +1,10 @@
-"""What one value of the settings may be: types with their ranges, and checks that say what would be right.
+"""Define the types of single settings: their ranges, and checks whose messages say what would be right.
 
-A check takes a value as it was written and returns it as it is kept; pydantic turns its ValueError into a finding.
+A check takes the value from the file and returns the value of the Config. Pydantic collects its ValueError, and `messages`
+puts the setting's name and value before a text that starts with "it must", else the name alone.
 """
 
-import hashlib
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,13 +12,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Section(BaseModel):
-    """A section of the settings: frozen, nothing unknown, no silent conversion of types."""
+    """The base of all sections: frozen, without unknown keys, without conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _check_source(text: str) -> str:
-    """Refuse a source that cannot be one, before anything starts."""
+    """Check the form of articles.source; whether the source exists is checked when it is read."""
     if not text or "://" in text:
         return _check_root(text)
     if text.startswith("sample:") and not re.fullmatch(r"sample:[1-9]\d{0,8}", text):
@@ -32,7 +31,7 @@ def _check_source(text: str) -> str:
 
 
 def _check_root(text: str) -> str:
-    """Refuse a lake on a file system that nobody here can write."""
+    """Accept a folder or an S3 prefix, without its trailing slash."""
     if not text or ("://" in text and not re.match(r"s3a?://[a-z0-9][a-z0-9.-]+(/|$)", text)):
         msg = "it must be a folder or s3://bucket/prefix"
         raise ValueError(msg)
@@ -40,7 +39,7 @@ def _check_root(text: str) -> str:
 
 
 def _check_url(text: str) -> str:
-    """Refuse an address that is none, or one that holds a password: settings are logged and stored."""
+    """Accept an http(s) URL without a user name and password, since settings are logged and stored."""
     if not text:
         return text
     parts = urlsplit(text)
@@ -48,13 +47,13 @@ def _check_url(text: str) -> str:
         msg = "it must be an address such as http://127.0.0.1:8000/v1"
         raise ValueError(msg)
     if parts.username or parts.password:
-        msg = "holds a name or password; put the name of the variable that holds the key into api_key_env"
+        msg = "holds a user name or password; remove it, and give the name of the variable that holds the key as api_key_env"
         raise ValueError(msg)
     return text.rstrip("/")
 
 
 def _check_variable(text: str) -> str:
-    """Refuse what is no variable's name: most likely it is the key itself, so it is not repeated."""
+    """Accept the name of an environment variable. The message does not repeat another value, which may be the key itself."""
     if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", text):
         msg = "is no name of an environment variable; it must name the one that holds the key, never be the key"
         raise ValueError(msg)
@@ -62,17 +61,20 @@ def _check_variable(text: str) -> str:
 
 
 def _check_spark(settings: dict[str, str]) -> dict[str, str]:
-    """Refuse a secret in Spark's own settings; the words are those of spark.redaction.regex, and API keys."""
+    """Refuse settings of Spark that hold a secret: the names that spark.redaction.regex matches, and API keys."""
     for key in settings:
         if re.search(r"secret|password|token|(access|api)[._-]?key", key, re.IGNORECASE):
-            msg = f"must not hold {key!r}: settings are stored; give it to spark-submit, or use AWS's own chain"
+            msg = (
+                f"must not hold {key!r}, because settings are stored with each version; pass it to spark-submit, "
+                "or use AWS's credential chain"
+            )
             raise ValueError(msg)
     return settings
 
 
 def _check_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Refuse tags that EMR Serverless does not take; the characters are those of its API's TagKey and TagValue."""
-    most = 190  # of 200, some are raft-spark's own
+    """Refuse tags that EMR Serverless would not accept, by the patterns of TagKey and TagValue in its API."""
+    most = 190  # EMR Serverless accepts 200; raft-spark adds some
     allowed = r"[A-Za-z0-9 /_.:=+@-]"
     bad = [
         key
@@ -85,41 +87,30 @@ def _check_tags(tags: dict[str, str]) -> dict[str, str]:
     return tags
 
 
-def model_name_of_file(path: str) -> str:
-    """Name a model by its file: the name and the first digits of its SHA-256. Refuses a file that is not there."""
-    try:
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        msg = f"has weights {path!r}, which cannot be read ({error.strerror}); it must name a GGUF file"
-        raise ValueError(msg) from error
-    return f"{Path(path).stem}-{digest[:12]}"
-
-
 def _matching(pattern: str, example: str) -> AfterValidator:
-    """Return a check that refuses what does not look like the example; "" is nothing yet, and stands."""
+    """Return a check for text that matches `pattern`; "" passes, as the value that is not set yet."""
 
-    def checked(text: str) -> str:
+    def check(text: str) -> str:
         if text and not re.fullmatch(pattern, text):
             msg = f"it must be {example}"
             raise ValueError(msg)
         return text
 
-    return AfterValidator(checked)
+    return AfterValidator(check)
 
 
 def _without_duplicates(names: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Take what is named twice once."""
+    """Keep the first of equal names."""
     return tuple(dict.fromkeys(names))
 
 
 def _sorted_numbers(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    """Put numbers in order, each once."""
+    """Sort numbers and drop duplicates."""
     return tuple(sorted(set(numbers)))
 
 
 def _split_list(given: object) -> object:
-    """Take `a,b` for a list, and `a` for a list of one, as `--set completions.retry=bad_request,filtered` gives them."""
+    """Accept `a,b` and a single value as lists, as in `--set completions.retry=bad_request,filtered`."""
     if isinstance(given, str):
         return [each.strip() for each in given.split(",") if each.strip()]
     return [given] if isinstance(given, int | float) else given
@@ -177,35 +168,49 @@ Temperatures = Annotated[
     BeforeValidator(_split_list),
 ]
 S3Prefix = Annotated[
-    str, _matching(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix, of letters, digits and _./=-")
+    str,
+    _matching(
+        r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix with letters, digits and _./=- only"
+    ),
 ]
 RoleArn = Annotated[
-    str, _matching(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME")
+    str,
+    _matching(
+        r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+",
+        "the ARN of a role, such as arn:aws:iam::123456789012:role/NAME",
+    ),
 ]
-ApplicationId = Annotated[str, _matching(r"[0-9a-z]{1,64}", "the id of an application, as 00fabc123def4567")]
+ApplicationId = Annotated[str, _matching(r"[0-9a-z]{1,64}", "the id of an application, such as 00fabc123def4567")]
 ReleaseLabel = Annotated[
-    str, _matching(r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}", "emr-spark-8.N.N or emr-7.N.N from 7.10.0 on")
+    str,
+    _matching(
+        r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}",
+        "a release label emr-spark-8.N.N, or emr-7.N.N from 7.10.0 on",
+    ),
 ]
 CatalogName = Annotated[
-    str, _matching(r"[a-z][a-z0-9_]{0,62}", "a name of lowercase letters, digits and _, as raft_spark")
+    str, _matching(r"[a-z][a-z0-9_]{0,62}", "a name of lowercase letters, digits and _, such as raft_spark")
 ]
 LogGroup = Annotated[
-    str, _matching(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, as /emr-serverless/raft-spark")
+    str, _matching(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, such as /emr-serverless/raft-spark")
 ]
 RemoteWrite = Annotated[
     str,
     _matching(
         r"https://aps-workspaces\.[a-z0-9-]+\.amazonaws(\.[0-9A-Za-z]{2,4})+/workspaces/[-_.0-9A-Za-z]{1,100}/api/v1/remote_write",
-        "as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
+        "an address such as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
     ),
 ]
-Region = Annotated[str, _matching(r"[a-z]{2}(-[a-z]+)+-\d", "a region, as us-east-1")]
+Region = Annotated[str, _matching(r"[a-z]{2}(-[a-z]+)+-\d", "a region, such as us-east-1")]
 InstanceType = Annotated[
-    str, _matching(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type of SageMaker, as ml.g5.2xlarge")
+    str, _matching(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type of SageMaker, such as ml.g5.2xlarge")
 ]
 ContainerImage = Annotated[
     str,
-    _matching(r"[a-z0-9][a-z0-9.-]+\.[a-z]+/[\w./-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", "as REGISTRY/REPOSITORY:TAG"),
+    _matching(
+        r"[a-z0-9][a-z0-9.-]+\.[a-z]+/[\w./-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?",
+        "an image such as REGISTRY/REPOSITORY:TAG",
+    ),
 ]
 Tags = Annotated[dict[str, str], AfterValidator(_check_tags)]
 StorageRoot = Annotated[str, AfterValidator(_check_root)]
