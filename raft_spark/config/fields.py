@@ -82,7 +82,7 @@ def _check_tags(tags: dict[str, str]) -> dict[str, str]:
         if not (re.fullmatch(f"{allowed}{{1,128}}", key) and re.fullmatch(f"{allowed}{{0,256}}", value))
     ]
     if bad or len(tags) > most:
-        msg = f"it must be at most {most} tags of letters, digits, spaces and /_.:=+@-, unlike {', '.join(bad) or len(tags)}"
+        msg = f"it must be at most {most} tags with letters, digits, spaces and /_.:=+@- only, unlike {', '.join(bad) or len(tags)}"
         raise ValueError(msg)
     return tags
 

@@ -44,9 +44,7 @@ def load(
     try:
         return Config.model_validate(_name_models(merged))
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(messages.sentence(dict(problem), Config.model_json_schema()) for problem in error.errors())
-        ) from error
+        raise ConfigError(messages.explain(error, Config.model_json_schema())) from error
 
 
 def folder() -> Path:

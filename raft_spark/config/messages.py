@@ -5,11 +5,27 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
 
 
+def explain(error: ValidationError, settings: Mapping[str, Any]) -> str:
+    """Return a line for each problem of pydantic's error; `settings` is the JSON schema of all settings.
+
+    A problem of a list is left out when one of its values has a problem, which is its cause.
+    """
+    problems = error.errors()
+    causes = [
+        problem
+        for problem in problems
+        if not any(other["loc"][:-1] == problem["loc"] for other in problems if other["loc"])
+    ]
+    return "\n".join(sentence(dict(problem), settings) for problem in causes)
+
+
 def sentence(problem: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Return one of pydantic's errors as a sentence; `settings` is the JSON schema of all settings."""
+    """Return one problem as a sentence."""
     path = [str(part) for part in problem["loc"]]
     key, schema = ".".join(path), _schema(settings, path)
     value = json.dumps(problem["input"], default=str)
@@ -45,16 +61,20 @@ def _schema(settings: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, An
 def _allowed(schema: Mapping[str, Any]) -> str:
     """Return the allowed values of a setting in words, from its JSON schema."""
     if "enum" in schema or "const" in schema:
-        return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
+        return "one of " + ", ".join(str(value) or '""' for value in schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema:
+        return " or ".join(_allowed(one) for one in schema["anyOf"] if one.get("type") != "null")
     if "items" in schema:
         most = f" to {schema['maxItems']}" if "maxItems" in schema else " or more"
         return f"a list of {schema.get('minItems', 0)}{most}, each {_allowed(schema['items'])}"
     name = TYPES.get(schema.get("type", ""), "a table of settings")
-    if "examples" in schema:
-        return f"{name} such as {schema['examples'][0]}"
+    return f"{name} such as {schema['examples'][0]}" if "examples" in schema else f"{name}{_range(schema)}"
+
+
+def _range(schema: Mapping[str, Any]) -> str:
     low, high, above = schema.get("minimum"), schema.get("maximum"), schema.get("exclusiveMinimum")
     if above is not None:
-        return f"{name} above {above}, at most {high}" if high is not None else f"{name} above {above}"
+        return f" above {above}, at most {high}" if high is not None else f" above {above}"
     if low is not None:
-        return f"{name} in {low}..{high}" if high is not None else f"{name}, {low} or more"
-    return name
+        return f" in {low}..{high}" if high is not None else f", {low} or more"
+    return ""

@@ -191,7 +191,7 @@ class Endpoint(Section):
         str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$", examples=["llama-3-1-8b"])
     ] = ""
     inference_component: str = ""
-    codec: Codec | Literal[""] = ""
+    codec: Literal["", "tgi", "lmi", "openai", "converse", "llama"] = ""
     route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$", examples=["/v1/completions"])] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
     request_metadata: dict[str, str] = Field(default={}, max_length=15)
@@ -212,11 +212,13 @@ class Endpoint(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, fields: dict[str, Any]) -> dict[str, Any]:
+    def _fill_in(cls, fields: object) -> object:
         """Fill in the default codec of the kind, and as `model` the name of what is called.
 
         The loader names the model of an embedded endpoint with `weights`.
         """
+        if not isinstance(fields, dict):
+            return fields
         default = CODECS.get(str(fields.get("kind")), ("",))[0]
         names = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
         model = next(filter(None, names), "")
@@ -232,7 +234,8 @@ class Endpoint(Section):
             raise ValueError(msg)
         codecs = CODECS.get(self.kind, ("",))
         if self.codec not in codecs:
-            msg = f"has codec {self.codec!r}; for kind {self.kind} it must be {' or '.join(map(repr, codecs))}"
+            right = f"must have codec {' or '.join(codecs)}" if any(codecs) else "has no codec"
+            msg = f"has codec {self.codec!r}; an endpoint of kind {self.kind} {right}"
             raise ValueError(msg)
         if self.api_key_env and self.api_key_secret:
             msg = "has both api_key_env and api_key_secret; give one of them"

@@ -154,6 +154,11 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("base.seed=9223372036854775808", "base.seed is 9223372036854775808; it must be a whole number in 0..9223372036854775807"),
         ('dataset.language="english"', 'dataset.language is "english"; it must be text such as en'),
         ("completions.again_temperatures=[]", "completions.again_temperatures is []; it must be a list of 1 to 10, each a number in 0..2"),
+        ("endpoints.mine=3", "endpoints.mine is 3; it must be a table of settings"),
+        ("endpoints.fake.codec=xyz", 'endpoints.fake.codec is "xyz"; it must be one of "", tgi, lmi, openai, converse, llama'),
+        ("endpoints.fake.codec=tgi", "endpoints.fake has codec 'tgi'; an endpoint of kind fake has no codec"),
+        ("endpoints.fake.input_price=-1", "endpoints.fake.input_price is -1; it must be a number, 0 or more"),
+        ("evaluation.distractors=[0,3]", "evaluation.distractors.0 is 0; it must be a whole number in 1..100"),
         ("articles.limit=-1", "articles.limit is -1; it must be a whole number, 0 or more"),
         ("completions.top_p=0", "completions.top_p is 0; it must be a number above 0, at most 1"),
         ("completions.timeout_seconds=inf", "completions.timeout_seconds is Infinity; it must be a number above 0, at most 86400"),
@@ -268,7 +273,7 @@ def test_a_format_named_twice_is_written_once():
         ("emr.executor_cores=3", "emr.executor_cores is 3; it must be one of 1, 2, 4, 8, 16"),
         ("emr.timeout_minutes=0", "emr.timeout_minutes is 0; it must be a whole number in 5..10080"),
         ("emr.prometheus_url=https://prometheus.example", "it must be an address such as https://aps-workspaces.REGION.amazonaws.com/workspaces"),
-        ('emr.tags={"who?"="me"}', "at most 190 tags of letters, digits, spaces and /_.:=+@-, unlike who?"),
+        ('emr.tags={"who?"="me"}', "at most 190 tags with letters, digits, spaces and /_.:=+@- only, unlike who?"),
     ],
 )  # fmt: skip
 def test_what_emr_serverless_would_refuse_is_refused_here(assignment: str, sentence: str):
