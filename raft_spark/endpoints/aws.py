@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from raft_spark.config.models import ONE_TEXT, Endpoint
+from raft_spark.config.models import TEXT_CODECS, Endpoint
 from raft_spark.endpoints import aws_errors, codecs, responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.responses import failed_reply
@@ -123,7 +123,7 @@ class BedrockClient:
 
 def _invalid_request(request: Request, conf: Endpoint, body: bytes, limit: int) -> Reply | None:
     """Return what is wrong with a request that must not be sent."""
-    if conf.codec in ONE_TEXT and not isinstance(request.prompt, str):
+    if conf.codec in TEXT_CODECS and not isinstance(request.prompt, str):
         return failed_reply("bad_request", f"codec {conf.codec} sends one text, and the request holds messages")
     if len(body) > limit:
         return failed_reply("bad_request", f"the request has {len(body):,} bytes; the service takes at most {limit:,}")

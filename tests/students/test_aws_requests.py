@@ -199,11 +199,11 @@ def test_a_student_that_is_too_heavy_for_bedrock_is_refused():
     ("assignment", "sentence"),
     [
         ("hosting.role_arn=raft", "as arn:aws:iam::123456789012:role/NAME"),
-        ("hosting.instance_type=g5.2xlarge", "an instance type of SageMaker, as ml.g5.2xlarge"),
-        ("hosting.region=Frankfurt", "a region, as us-east-1"),
+        ("hosting.instance_type=g5.2xlarge", "an instance type of SageMaker, such as ml.g5.2xlarge"),
+        ("hosting.region=Frankfurt", "a region, such as us-east-1"),
         ("hosting.kind=vertex", "hosting.kind"),
         ("training.sagemaker.output=/tmp/x", "s3://bucket/prefix"),
-        ("training.sagemaker.max_wait_hours=1", "max_wait_hours below its max_hours"),
+        ("training.sagemaker.max_wait_hours=1", "max_wait_hours is 1; it must be at least max_hours, 6"),
         ("training.sagemaker.instance_type=p4d", "an instance type of SageMaker"),
     ],
 )

@@ -159,7 +159,7 @@ def test_other_weights_are_another_model_unless_it_is_named(tmp_path: Path):
 
 @row
 def test_weights_that_are_not_there_are_told(tmp_path: Path):
-    error = r"endpoints.embedded has weights 'no.gguf', which cannot be read \(No such file or directory\); it must name a GGUF file"
+    error = r"endpoints.embedded.weights is 'no.gguf', which cannot be read \(No such file or directory\); it must be a GGUF file"
     with pytest.raises(ConfigError, match=error):
         config.load((), ["endpoints.embedded.weights=no.gguf"])
 

