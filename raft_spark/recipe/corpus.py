@@ -1,8 +1,8 @@
-"""articles -> what rows draw from: an index of all passages, and their texts, in two files that workers memory-map.
+"""row groups of articles -> an index of all passages and a file of their texts, which rows of base draw from.
 
-The index (pubids, offsets and a 32-bit checksum of each passage, by number) is all that a draw needs. The texts are one
-run of bytes in the index's order, so a batch takes all its passages in one call. Files are mapped, not read: the workers
-of a machine share their pages, and none holds a copy.
+A draw needs only the index: pubids, offsets and a 32-bit checksum of each passage, by article number. The texts follow each
+other in the order of the index, so a batch takes all its passages in one call. Workers memory-map both files, so the workers
+of a machine share one copy.
 """
 
 import functools
@@ -24,10 +24,12 @@ INDEX, TEXTS = "index.arrow", "texts.bin"
 
 @dataclass(frozen=True)
 class CorpusIndex:
-    """The passages of one split. `pubid`, `first` and `count` have shape (next free number,): the article with that number
-    (-1 = none), the position of its first passage among those of all splits, and how many it has (0 = no article).
+    """The passages of one split.
 
-    `checksum` and `offsets` go by position, over all splits: CRC-32 of a text, and where its bytes begin.
+    `pubid`, `first` and `count` have the shape (next free number,). They hold, by article number, the pubid (-1 = no
+    article), the position of the first passage among those of all splits, and the number of passages (0 = no article).
+
+    `checksum` and `offsets` go by position, over all splits: the CRC-32 of a text, and where its bytes begin.
     """
 
     pubid: Int64Array
@@ -38,22 +40,22 @@ class CorpusIndex:
 
     @property
     def size(self) -> int:
-        """The next free number: draws go over 0..size-1."""
+        """Return the next free number. Numbers are drawn from 0..size-1."""
         return len(self.count)
 
 
-def build(pieces: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, *, with_texts: bool) -> None:
-    """Write INDEX and TEXTS (empty unless `with_texts`) into `folder`, reading one row group at a time."""
+def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, *, with_texts: bool) -> None:
+    """Write INDEX and TEXTS (empty unless `with_texts`) to `folder`. One row group at a time is in memory."""
     columns: dict[str, NDArray[Any]] = {}
     for split, size in zip(schemas.SPLITS, sizes, strict=True):
         columns |= {f"{split}_pubid": np.full(size, -1), f"{split}_first": np.zeros(size, np.int64)}
         columns[f"{split}_count"] = np.zeros(size, np.int64)
     lengths, checksums, position = [np.zeros(1, np.int64)], [], 0
     with (folder / TEXTS).open("wb") as texts:
-        for piece in pieces:
-            table = parquet.read_row_group(piece, ["number", "pubid", "passages"])
-            passages, counts = _flat(table["passages"])
-            number, split = table["number"].to_numpy(), piece["split"]
+        for group in row_groups:
+            table = parquet.read_row_group(group, ["number", "pubid", "passages"])
+            passages, counts = _flatten(table["passages"])
+            number, split = table["number"].to_numpy(), group["split"]
             columns[f"{split}_pubid"][number] = table["pubid"].to_numpy()
             columns[f"{split}_count"][number] = counts
             columns[f"{split}_first"][number] = position + np.cumsum(counts) - counts
@@ -67,38 +69,40 @@ def build(pieces: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Pat
     _save(columns, folder / INDEX)
 
 
-def text_bytes(pieces: Sequence[Mapping[str, Any]]) -> int:
-    """Return how large the texts would be, from the footers alone: the uncompressed bytes of the column."""
-    return sum(parquet.column_bytes(piece, "passages") for piece in pieces)
+def text_bytes(row_groups: Sequence[Mapping[str, Any]]) -> int:
+    """Return the size of the texts: the uncompressed bytes of their column, read from the file footers alone."""
+    return sum(parquet.column_bytes(group, "passages") for group in row_groups)
 
 
 @functools.lru_cache(maxsize=2)
 def map_index(path: str) -> Mapping[str, CorpusIndex]:
-    """Map the index, once a worker process; by split."""
+    """Memory-map the index, once in each worker process; return it by split."""
     row = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     arrays = {name: row.column(name).flatten().to_numpy() for name in row.schema.names}
     shared = {name: arrays[name] for name in ("checksum", "offsets")}
-    own = {split: {name: arrays[f"{split}_{name}"] for name in ("pubid", "first", "count")} for split in schemas.SPLITS}
-    return {split: CorpusIndex(**own[split], **shared) for split in schemas.SPLITS}
+    of_split = {
+        split: {name: arrays[f"{split}_{name}"] for name in ("pubid", "first", "count")} for split in schemas.SPLITS
+    }
+    return {split: CorpusIndex(**of_split[split], **shared) for split in schemas.SPLITS}
 
 
 @functools.lru_cache(maxsize=2)
 def map_texts(path: str, index_path: str) -> pa.LargeStringArray:
-    """Map the texts, once a worker process; by position."""
+    """Memory-map the texts, once in each worker process; return them by position."""
     offsets = map_index(index_path)[schemas.SPLITS[0]].offsets
     data = pa.memory_map(path).read_buffer() if offsets[-1] else pa.py_buffer(b"")
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), data)
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int64Array]:
-    """Return all passages in one array, and how many each row has."""
+def _flatten(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int64Array]:
+    """Return all passages in one array, and the number of passages of each row."""
     lists = column.combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     return lists.flatten(), np.diff(lists.offsets.to_numpy()).astype(np.int64)
 
 
 def _save(columns: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write arrays of different lengths as one record batch of one row, each a list, so that a mapping reads them in place."""
+    """Write arrays of different lengths as the list columns of one row, so that a memory map reads them in place."""
     lists = {
         name: pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), pa.array(array))
         for name, array in columns.items()

@@ -1,7 +1,8 @@
-"""base -> what gives a missing oracle away, or a text of another split, without reading: the report of tells and leaks.
+"""rows of base -> how well lengths alone predict a missing oracle (label leakage), and how many texts are in two splits.
 
-A student that can guess from lengths whether its oracle is there learns to do that. So a small classifier is trained to, on
-one half of a sample of rows, and the area under its ROC curve is taken on the other: 0.5 is a guess, 1 always right.
+A student that can predict from lengths whether its oracle is among the passages learns that instead of reading them. So a
+small classifier is trained on one half of a sample of rows, and the area under its ROC curve (AUC) is measured on the other
+half: 0.5 is a guess, 1 is always right.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,12 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-ROWS = 20_000  # of a sample, by a hash of pubid
+SAMPLE_ROWS = 20_000  # those with the lowest hashes of pubid
 BINS = 8
 RIDGE = 1.0
 
 _LENGTHS = "transform(documents, d -> length(d.text))"
-LENGTHS: Mapping[str, str] = {  # of a row; all that can be told from its passages without reading them
+LENGTHS: Mapping[str, str] = {  # features of a row that need no reading of its passages
     "passages": "size(documents)",
     "characters": f"aggregate({_LENGTHS}, 0, (sum, n) -> sum + n)",
     "shortest": f"array_min({_LENGTHS})",
@@ -30,60 +31,62 @@ SECTIONS: Mapping[str, str] = {  # which parts of their abstracts the passages a
     "kinds": "size(array_distinct(documents.passage))",
     "deepest": "array_max(documents.passage)",
 }
-PLACE = (  # of the oracle passages among those of their row, in the mean: 0 = first, 1 = last
+ORACLE_POSITION = (  # mean position of the oracle passages in their row: 0 = first, 1 = last
     "aggregate(transform(documents, (d, i) -> IF(d.oracle, i, 0)), 0, (sum, i) -> sum + i)"
     " / nullif(size(filter(documents, d -> d.oracle)) * (size(documents) - 1), 0)"
 )
 
 
 def measure(base: DataFrame) -> dict[str, Any]:
-    """Return the areas by what is looked at, the mean place of oracle passages (0 = first, 1 = last; None where no row has any),
-    and how many texts stand in rows of more than one split.
+    """Measure the leakage of a base table, on a sample of its rows.
+
+    Return the `area` under the ROC curve by feature and for classifiers on several features; the mean `oracle_place`
+    (0 = first, 1 = last; None if no row has an oracle); and the number of texts that are `in_two_splits`, over all rows.
     """
-    columns = {**LENGTHS, **SECTIONS, "place": PLACE}
-    rows = base.where("size(documents) > 0").orderBy(F.xxhash64("pubid", "distracted")).limit(ROWS)
-    found = rows.select("distracted", *(F.expr(text).alias(name) for name, text in columns.items())).collect()
-    missing = np.array([row.distracted for row in found], bool)
-    values = {name: np.array([row[name] for row in found], float) for name in columns}
-    place = values.pop("place")[~missing]
-    seen = {name: auc(values[name], missing) for name in values}
-    for name, looked_at in {"lengths": LENGTHS, "lengths and sections": values}.items():
-        seen[name] = _learned(np.array([values[each] for each in looked_at]), missing)
-    is_placed = ~np.isnan(place)
+    columns = {**LENGTHS, **SECTIONS, "position": ORACLE_POSITION}
+    rows = base.where("size(documents) > 0").orderBy(F.xxhash64("pubid", "distracted")).limit(SAMPLE_ROWS)
+    sample = rows.select("distracted", *(F.expr(text).alias(name) for name, text in columns.items())).collect()
+    is_missing = np.array([row.distracted for row in sample], bool)
+    features = {name: np.array([row[name] for row in sample], float) for name in columns}
+    position = features.pop("position")[~is_missing]
+    areas = {name: auc(features[name], is_missing) for name in features}
+    for name, chosen in {"lengths": LENGTHS, "lengths and sections": features}.items():
+        areas[name] = _classifier_auc(np.array([features[feature] for feature in chosen]), is_missing)
+    has_position = ~np.isnan(position)
     return {
-        "rows": len(found),
-        "area": {name: round(value, 4) for name, value in seen.items()},
-        "oracle_place": round(float(place[is_placed].mean()), 4) if is_placed.any() else None,
+        "rows": len(sample),
+        "area": {name: round(value, 4) for name, value in areas.items()},
+        "oracle_place": round(float(position[has_position].mean()), 4) if has_position.any() else None,
         "in_two_splits": _in_two_splits(base),
     }
 
 
 def auc(scores: NDArray[Any], positive: NDArray[np.bool_], rows: NDArray[Any] | None = None) -> float:
-    """Return the area under the ROC curve, ties counted half (Mann and Whitney); 0.5 where all are of one kind.
+    """Return the area under the ROC curve (Mann and Whitney): ties count half, and it is 0.5 if only one class is present.
 
-    Each score is that of one row, or of as many as `rows` says.
+    `rows` says how many rows have each score, by default one.
     """
     counts = np.ones(len(scores)) if rows is None else rows
-    _, which = np.unique(scores, return_inverse=True)
-    own, other = (np.bincount(which, counts * kind) for kind in (positive, ~positive))
-    pairs = own.sum() * other.sum()
-    below = np.cumsum(other) - other
-    return float((own * (below + other / 2)).sum() / pairs) if pairs else 0.5
+    _, rank = np.unique(scores, return_inverse=True)
+    positives, negatives = (np.bincount(rank, counts * in_class) for in_class in (positive, ~positive))
+    pairs = positives.sum() * negatives.sum()
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else 0.5
 
 
-def _learned(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Fit a ridge regression on which eighth each value is in, on every other row; return its area on the rest.
+def _classifier_auc(features: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Fit a ridge regression on every other row and return its AUC on the other rows. `features` has the shape (features, rows).
 
-    `values` has the shape (features, rows).
+    Each feature is one-hot encoded by which of BINS quantiles it is in.
     """
     inner = np.linspace(0, 1, BINS + 1)[1:-1]
     binned = (
-        [np.searchsorted(np.unique(np.quantile(row, inner)), row, "right") for row in values] if values.size else []
+        [np.searchsorted(np.unique(np.quantile(row, inner)), row, "right") for row in features] if features.size else []
     )
     columns = np.concatenate([np.eye(BINS)[row] for row in binned] + [np.ones((len(positive), 1))], axis=1)
-    learn, tell = columns[::2], columns[1::2]
-    squares = learn.T @ learn + RIDGE * np.eye(columns.shape[1])
-    return auc(tell @ np.linalg.solve(squares, learn.T @ positive[::2].astype(float)), positive[1::2])
+    train, test = columns[::2], columns[1::2]
+    squares = train.T @ train + RIDGE * np.eye(columns.shape[1])
+    return auc(test @ np.linalg.solve(squares, train.T @ positive[::2].astype(float)), positive[1::2])
 
 
 def _in_two_splits(base: DataFrame) -> int:

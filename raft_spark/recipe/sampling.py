@@ -1,7 +1,8 @@
-"""Which passages a row shows, and in which order: a function of (seed, pubid, slot) and the numbers of its split.
+"""(seed, pubids, index of a split) -> the passages that each row shows, in order: RAFT's draw of oracle and distractors.
 
-Pure NumPy over whole batches. RAFT (Zhang et al. 2024, section 3): a share P of the rows keeps its oracle passages among
-k distractors; the others show distractors only.
+Pure NumPy over a whole batch of rows. RAFT (Zhang et al. 2024, section 3): a share P of the rows keeps its oracle passages
+among k distractors, and the other rows show distractors only. Each draw is a hash of (seed, pubid, slot, attempt), so it
+does not depend on partitions, machines or retries.
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from raft_spark.recipe.corpus import CorpusIndex
 
 ATTEMPTS = 10_000
 BoolArray = NDArray[np.bool_]
+PassageArray = NDArray[np.void]  # of the type _PASSAGE
+_PASSAGE = np.dtype([("number", np.int64), ("passage", np.int64), ("checksum", np.uint32)])
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The passages of a batch of rows, in the order shown. All of shape (documents of the batch,), sorted by row.
+    """The passages of a batch of rows, in the order shown. All arrays have the shape (documents of the batch,), sorted by row.
 
-    `number` and `passage` say which article of the split and which of its passages; `oracle` that it is the row's own.
+    `number` is the article's number in the split, `passage` the index among its passages. `oracle` says that the passage
+    belongs to the row's own article.
     """
 
     row: Int64Array
@@ -32,7 +36,7 @@ class Documents:
     oracle: BoolArray
 
     def position(self, index: CorpusIndex) -> Int64Array:
-        """Where each passage lies among all texts."""
+        """Return the position of each passage among the texts of the corpus."""
         return index.first[self.number] + self.passage
 
 
@@ -41,88 +45,105 @@ def keeps_oracle(pubids: Int64Array, conf: config.Base) -> BoolArray:
     return hashing.uniform(hashing.hash64(conf.seed, Stream.KEEP, pubids)) < conf.oracle_share
 
 
-def distractor_counts(own: Int64Array, keep: BoolArray, conf: config.Base) -> Int64Array:
-    """Return how many distractors each row takes: k; without its oracle k and one for each own passage it lost, so that
-    the number of passages does not tell (base.equal_length).
+def distractor_counts(passages: Int64Array, keep: BoolArray, conf: config.Base) -> Int64Array:
+    """Return the number of distractors of each row, from its article's number of passages.
+
+    That is k, and for a row without its oracle one more for each passage it lost, so that the number of documents does
+    not reveal the missing oracle (base.equal_length).
     """
-    return conf.distractors + np.where(keep | (not conf.equal_length), 0, own)
+    return conf.distractors + np.where(keep | (not conf.equal_length), 0, passages)
 
 
 def base_rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, BoolArray]:
-    """Return which of the articles each row is of, and whether it keeps the oracle: a row an article, or both (base.variants)."""
-    which = np.arange(len(pubids))
+    """Return the article of each row, as an index into `pubids`, and whether the row keeps its oracle.
+
+    An article gives one row or one of each kind (base.variants).
+    """
+    articles = np.arange(len(pubids))
     if conf.variants == "both":
-        return np.repeat(which, 2), np.tile([True, False], len(which))
-    return which, keeps_oracle(pubids, conf)
+        return np.repeat(articles, 2), np.tile([True, False], len(articles))
+    return articles, keeps_oracle(pubids, conf)
 
 
 def choose_documents(numbers: Int64Array, keep: BoolArray, index: CorpusIndex, conf: config.Base) -> Documents:
-    """Choose and order the passages of rows of the articles with these numbers, with the oracle where `keep` says so.
+    """Choose and order the documents of the rows of the articles with these numbers; `keep` says which keep their oracle.
 
     Raises InputError when the split is too small.
     """
-    pubids, own = index.pubid[numbers], index.count[numbers]
-    oracle_row = np.repeat(np.arange(len(numbers)), np.where(keep, own, 0))
+    pubids, passages = index.pubid[numbers], index.count[numbers]
+    oracle_row = np.repeat(np.arange(len(numbers)), np.where(keep, passages, 0))
     oracle_passage = np.arange(len(oracle_row)) - np.searchsorted(oracle_row, oracle_row)
-    row, slot, number, passage = _distractors(numbers, distractor_counts(own, keep, conf), index, conf.seed)
-    every = Documents(
+    row, slot, distractors = _distractors(numbers, distractor_counts(passages, keep, conf), index, conf.seed)
+    shown = Documents(
         np.concatenate([oracle_row, row]),
-        np.concatenate([numbers[oracle_row], number]),
-        np.concatenate([oracle_passage, passage]),
+        np.concatenate([numbers[oracle_row], distractors["number"]]),
+        np.concatenate([oracle_passage, distractors["passage"]]),
         np.repeat([True, False], [len(oracle_row), len(row)]),
     )
     ordinal = np.concatenate([oracle_passage, slot + 2**32])
-    order = np.lexsort((hashing.hash64(conf.seed, Stream.ORDER, pubids[every.row], ordinal), every.row))
-    return Documents(every.row[order], every.number[order], every.passage[order], every.oracle[order])
+    order = np.lexsort((hashing.hash64(conf.seed, Stream.ORDER, pubids[shown.row], ordinal), shown.row))
+    return Documents(shown.row[order], shown.number[order], shown.passage[order], shown.oracle[order])
 
 
 def _distractors(
     numbers: Int64Array, slots: Int64Array, index: CorpusIndex, seed: int
-) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-    """Fill each row's slots one after the other: (row, slot, number, passage), each of shape (slots.sum(),).
+) -> tuple[Int64Array, Int64Array, PassageArray]:
+    """Fill `slots` slots of each row; return the row, the slot and the passage of each, all of shape (slots.sum(),).
 
-    A candidate is taken unless its number is empty, the row's own or already taken by it, or its text is one of the row's
-    own or already taken; then the slot draws again. So a draw depends on the row, its slots before and nothing else.
+    The slots of a row are filled one after the other. A slot draws again if the drawn number is empty, if the article is
+    the row's own or already drawn for the row, or if the text is one of the row's own or already drawn. So a passage
+    depends on the row and the slots before it, and on nothing else.
     """
-    shape = (len(numbers), int(slots.max(initial=0)))
-    articles, passages = np.full(shape, -1), np.full(shape, -1)
-    checksums = np.zeros(shape, np.uint32)
-    own = _own_texts(numbers, index)
-    for slot in range(shape[1]):
-        open_rows = np.flatnonzero(slots > slot)
+    filled = np.zeros((len(numbers), int(slots.max(initial=0))), _PASSAGE)
+    own_texts = _own_texts(numbers, index)
+    for slot in range(filled.shape[1]):
+        rows = np.flatnonzero(slots > slot)
         for attempt in range(ATTEMPTS):
-            bits = hashing.hash64(seed, Stream.DRAW, index.pubid[numbers[open_rows]], slot, attempt)
-            number = hashing.jump_hash(bits, index.size)
-            passage = hashing.randbelow(hashing.hash64(seed, Stream.PASSAGE, bits), index.count[number])
-            there = index.count[number] > 0
-            text = index.checksum[np.where(there, index.first[number] + passage, 0)]
-            good = there & (number != numbers[open_rows])
-            good &= (articles[open_rows, :slot] != number[:, None]).all(axis=1)
-            good &= (checksums[open_rows, :slot] != text[:, None]).all(axis=1)
-            good &= ~_among(_row_text(open_rows, text), own)
-            done = open_rows[good]
-            articles[done, slot], passages[done, slot], checksums[done, slot] = number[good], passage[good], text[good]
-            open_rows = open_rows[~good]
-            if not len(open_rows):
+            drawn = _draw(index.pubid[numbers[rows]], slot, attempt, index, seed)
+            allowed = (drawn["number"] != numbers[rows]) & (index.count[drawn["number"]] > 0)
+            allowed &= _is_new(drawn, filled[rows, :slot]) & ~_among(_row_text(rows, drawn["checksum"]), own_texts)
+            filled[rows[allowed], slot] = drawn[allowed]
+            rows = rows[~allowed]
+            if not len(rows):
                 break
         else:
-            pubid = index.pubid[numbers[open_rows[0]]]
-            msg = f"no distractor {slot + 1} for pubid {pubid} after {ATTEMPTS} draws; its split holds too few different passages"
+            msg = (
+                f"no distractor {slot + 1} for pubid {index.pubid[numbers[rows[0]]]} after {ATTEMPTS} draws; "
+                "its split holds too few different passages"
+            )
             raise InputError(msg)
-    row, slot_of = np.nonzero(np.arange(shape[1]) < slots[:, None])
-    return row, slot_of, articles[row, slot_of], passages[row, slot_of]
+    row, slot_of = np.nonzero(np.arange(filled.shape[1]) < slots[:, None])
+    return row, slot_of, filled[row, slot_of]
+
+
+def _draw(pubids: Int64Array, slot: int, attempt: int, index: CorpusIndex, seed: int) -> PassageArray:
+    """Draw one passage of the split for each row; the article of a drawn number may be withdrawn, with no passage."""
+    bits = hashing.hash64(seed, Stream.DRAW, pubids, slot, attempt)
+    drawn = np.zeros(len(pubids), _PASSAGE)
+    number = hashing.jump_hash(bits, index.size)
+    passage = hashing.randbelow(hashing.hash64(seed, Stream.PASSAGE, bits), index.count[number])
+    position = np.where(index.count[number] > 0, index.first[number] + passage, 0)
+    drawn["number"], drawn["passage"], drawn["checksum"] = number, passage, index.checksum[position]
+    return drawn
+
+
+def _is_new(drawn: PassageArray, filled: PassageArray) -> BoolArray:
+    """Say which drawn passages have another article and another text than all that their row has so far, shape (rows, slots)."""
+    another_article = (filled["number"] != drawn["number"][:, None]).all(axis=1)
+    another_text = (filled["checksum"] != drawn["checksum"][:, None]).all(axis=1)
+    return np.asarray(another_article & another_text)
 
 
 def _own_texts(numbers: Int64Array, index: CorpusIndex) -> NDArray[np.uint64]:
-    """Return (row, checksum) of all own passages of the rows, each pair in one number, sorted."""
+    """Return (row, checksum) of all passages of the rows' own articles, each pair in one number, sorted."""
     counts = index.count[numbers]
     row = np.repeat(np.arange(len(numbers)), counts)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(_row_text(row, index.checksum[index.first[numbers[row]] + within]))
+    passage = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(_row_text(row, index.checksum[index.first[numbers[row]] + passage]))
 
 
 def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> BoolArray:
-    """Say which values are among the known, sorted ones; np.isin would sort them for every draw."""
+    """Say which values are among the known ones, which are sorted; np.isin would sort them for every draw."""
     at = np.minimum(np.searchsorted(known, values), len(known) - 1)
     return known[at] == values if len(known) else np.zeros(len(values), bool)
 

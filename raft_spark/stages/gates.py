@@ -1,6 +1,6 @@
-"""New versions beside the ones before -> what changed, and whether readers may have it: what a refresh looks at.
+"""old and new versions -> what changed, and whether the new versions may be published: the quality gates of a refresh.
 
-A gate is a number and the range it must be in. Those of articles and base are looked at before a request is paid for.
+A gate is a number and the range it must be in. The gates of articles and base are checked before any request is paid for.
 """
 
 import math
@@ -17,13 +17,13 @@ from raft_spark import config
 from raft_spark.lake import dataframes, schemas, tables
 from raft_spark.recipe import leakage
 
-SIGMAS = 5.0  # a share may be so far from what the settings say by chance alone: once in two million refreshes
-LENGTH_BIN = 256  # characters: lengths of rows are compared in steps of this size
+SIGMAS = 5.0  # how far chance alone may move a number: beyond that once in two million refreshes
+LENGTH_BIN = 256  # characters in a bin of the histogram of lengths
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What was looked at, what was found, and the range it must be in, both ends allowed."""
+    """A number that was checked, the value `found`, and the range it must be in, with both ends."""
 
     name: str
     found: float
@@ -32,17 +32,17 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Say whether the number is in its range; one that is none is not."""
+        """Say whether the number is in its range; NaN is not."""
         return self.low <= self.found <= self.high
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """Return the result as a clause of a sentence."""
         return f"{self.name} is {self.found:.4g}, it must be in {self.low:.4g}..{self.high:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Rows of a table by what became of them since the version before."""
+    """The numbers of rows that are new, changed, withdrawn or the same since the previous version."""
 
     new: int
     changed: int
@@ -51,12 +51,12 @@ class Changes:
 
     @property
     def before(self) -> int:
-        """How many rows the version before had."""
+        """Return how many rows the previous version had."""
         return self.changed + self.withdrawn + self.same
 
 
 def changes(spark: SparkSession, lake: config.Lake, old: tables.Version | None, new: tables.Version) -> Changes:
-    """Compare two versions of articles or base, pubid by pubid."""
+    """Compare two versions of articles or base by pubid."""
     if old is None:
         return Changes(sum(file.rows for file in new.data()), 0, 0, 0)
     before, after = (_hashed(dataframes.read(spark, lake, version)) for version in (old, new))
@@ -67,44 +67,44 @@ def changes(spark: SparkSession, lake: config.Lake, old: tables.Version | None, 
         .when(F.col("old") == F.col("new"), "same")
         .otherwise("changed")
     )
-    found = {row.kind: row["count"] for row in both.groupBy(kind.alias("kind")).count().collect()}
-    return Changes(**{name: found.get(name, 0) for name in Changes.__slots__})
+    counts = {row.kind: row["count"] for row in both.groupBy(kind.alias("kind")).count().collect()}
+    return Changes(**{name: counts.get(name, 0) for name in Changes.__slots__})
 
 
 def _hashed(rows: DataFrame) -> DataFrame:
-    """Return (pubid, hash of all that its rows say); an article's number is not said by its source."""
+    """Return (pubid, hash of its rows). The number of an article is left out, since it is not part of the source."""
     columns = [name for name in rows.columns if name != "number"]
     return rows.groupBy("pubid").agg(F.bit_xor(F.xxhash64(*columns)).alias("hash"))
 
 
 def check_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
-    """Look at articles and base by themselves."""
+    """Check the new versions of articles and base by themselves."""
     articles, base = new[schemas.ARTICLES], new[schemas.BASE]
     rows = sum(base.counts["rows"].values())
-    counts, is_twice = articles.counts, conf.base.variants == "both"
+    counts, has_both_variants = articles.counts, conf.base.variants == "both"
     accounted = sum(counts[name] for name in ("articles", "quarantined", "duplicates", "beyond_limit"))
     gates = [
         GateResult("records read beyond those accounted for", counts["read"] - accounted, 0, 0),
-        GateResult("articles beyond those of base", counts["articles"] - rows / (2 if is_twice else 1), 0, 0),
+        GateResult("articles beyond those of base", counts["articles"] - rows / (2 if has_both_variants else 1), 0, 0),
         GateResult(
             "share of records in quarantine",
             _share(counts["quarantined"], counts["read"]),
             0,
             conf.refresh.max_quarantined_share,
         ),
-        _oracle_share(0.5 if is_twice else conf.base.oracle_share, rows, sum(base.counts["distracted"].values())),
+        _oracle_share(_expected_oracle_share(conf.base), rows, sum(base.counts["distracted"].values())),
     ]
     gates += [_schema(conf.lake, version) for version in new.values()]
-    shown = dataframes.read(spark, conf.lake, base)
-    told = leakage.measure(shown)
-    gates.append(GateResult("texts in rows of more than one split", told["in_two_splits"], 0, 0))
+    base_rows = dataframes.read(spark, conf.lake, base)
+    leaks = leakage.measure(base_rows)
+    gates.append(GateResult("texts in rows of more than one split", leaks["in_two_splits"], 0, 0))
     if not conf.base.equal_length:
         return gates
-    return [*gates, *_tells(shown, conf.refresh.max_tell), _learned(told, conf)]
+    return [*gates, *_length_gates(base_rows, conf.refresh.max_tell), _classifier_gate(leaks, conf)]
 
 
 def check_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[GateResult]:
-    """Look at how much of what was there is gone or has become another."""
+    """Check how many articles are withdrawn and how many rows of base have changed."""
     return [
         GateResult(
             "share of articles withdrawn", _share(articles.withdrawn, articles.before), 0, conf.max_withdrawn_share
@@ -114,7 +114,7 @@ def check_changes(articles: Changes, base: Changes, conf: config.Refresh) -> lis
 
 
 def check_dataset(conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
-    """Look at the answers and what was made of them."""
+    """Check the answers and the dataset."""
     counts, answers = new[schemas.DATASET].counts, new[schemas.COMPLETIONS].counts
     rows = sum(new[schemas.BASE].counts["rows"].values())
     kept, rejected = (sum(counts[name].values()) for name in ("kept", "rejected"))
@@ -134,6 +134,10 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
+def _expected_oracle_share(conf: config.Base) -> float:
+    return 0.5 if conf.variants == "both" else conf.oracle_share
+
+
 def _oracle_share(expected: float, rows: int, distracted: int) -> GateResult:
     margin = SIGMAS * math.sqrt(expected * (1 - expected) / max(1, rows))
     return GateResult(
@@ -142,53 +146,52 @@ def _oracle_share(expected: float, rows: int, distracted: int) -> GateResult:
 
 
 def _schema(lake: config.Lake, version: tables.Version) -> GateResult:
-    """Count the files that have other columns than the table; one may lack those that came after it was written."""
+    """Count the files whose columns differ from the table's. A file may lack columns that were added after it was written."""
     at = tables.storage(lake, version.table).at("versions", version.id)
-    wrong = 0
+    count = 0
     for file in version.data():
         with at.filesystem.open_input_file(at.path(file.path)) as stream:
-            found = list(pq.read_schema(stream))
-        wrong += found != list(schemas.SCHEMAS[version.table])[: len(found)]
-    return GateResult(f"files of {version.table} with other columns", wrong, 0, 0)
+            columns = list(pq.read_schema(stream))
+        count += columns != list(schemas.SCHEMAS[version.table])[: len(columns)]
+    return GateResult(f"files of {version.table} with other columns", count, 0, 0)
 
 
-def _tells(base: DataFrame, most: float) -> list[GateResult]:
-    """Look whether length tells that the oracle is missing: the area under the ROC curve, 0.5 = not at all."""
+def _length_gates(base: DataFrame, max_leakage: float) -> list[GateResult]:
+    """Check how well the length of a row predicts that its oracle is missing: the area under the ROC curve, 0.5 = a guess."""
     length = F.aggregate("documents.text", F.lit(0), lambda sum_, text: sum_ + F.length(text))
     binned = base.groupBy(
         "distracted", F.size("documents").alias("passages"), F.floor(length / LENGTH_BIN).alias("characters")
     )
-    found = binned.count().collect()
+    histogram = binned.count().collect()
     return [
-        _tell(name, [(row[name], row["distracted"], row["count"]) for row in found], most)
+        _length_gate(name, [(row[name], row["distracted"], row["count"]) for row in histogram], max_leakage)
         for name in ("passages", "characters")
     ]
 
 
-def _learned(told: Mapping[str, Any], conf: config.Config) -> GateResult:
-    """Judge what a classifier makes of all lengths; half of the sample's rows were told."""
-    kept = 0.5 if conf.base.variants == "both" else conf.base.oracle_share
-    most = conf.refresh.max_learned_tell + _noise(told["rows"] / 2, kept)
-    return GateResult("how well all lengths tell a missing oracle", told["area"]["lengths"], 0, min(1.0, 0.5 + most))
+def _classifier_gate(leaks: Mapping[str, Any], conf: config.Config) -> GateResult:
+    """Check how well a classifier on all lengths predicts a missing oracle. Half of the sample's rows tested it."""
+    margin = conf.refresh.max_learned_tell + _noise(leaks["rows"] / 2, _expected_oracle_share(conf.base))
+    high = min(1.0, 0.5 + margin)
+    return GateResult("how well all lengths predict a missing oracle", leaks["area"]["lengths"], 0, high)
 
 
 def _noise(rows: float, share: float) -> float:
-    """Return how far the area may be from 0.5 by chance alone (Mann and Whitney), where this share of the rows is of one kind."""
+    """Return how far the area may be from 0.5 by chance alone (Mann and Whitney), if this share of the rows is in one class."""
     pairs = rows * share * rows * (1 - share)
     return SIGMAS * math.sqrt((rows + 1) / (12 * pairs)) if pairs else 0.5
 
 
-def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> GateResult:
-    """Judge one length by its histogram: (length, is the oracle missing, rows)."""
-    lengths, rows = (np.array([row[place] for row in counted], float) for place in (0, 2))
-    distracted = np.array([is_missing for _, is_missing, _ in counted], bool)
-    noise = _noise(rows.sum(), rows[~distracted].sum() / max(1, rows.sum()))
-    low, high = max(0.0, 0.5 - most - noise), min(1.0, 0.5 + most + noise)
-    return GateResult(
-        f"how well the number of {name} tells a missing oracle", leakage.auc(lengths, distracted, rows), low, high
-    )
+def _length_gate(name: str, histogram: Sequence[tuple[int, bool, int]], max_leakage: float) -> GateResult:
+    """Check one length by its histogram: (length, whether the oracle is missing, rows)."""
+    lengths, rows = (np.array([row[column] for row in histogram], float) for column in (0, 2))
+    is_missing = np.array([missing for _, missing, _ in histogram], bool)
+    margin = max_leakage + _noise(rows.sum(), rows[~is_missing].sum() / max(1, rows.sum()))
+    low, high = max(0.0, 0.5 - margin), min(1.0, 0.5 + margin)
+    auc = leakage.auc(lengths, is_missing, rows)
+    return GateResult(f"how well the number of {name} predicts a missing oracle", auc, low, high)
 
 
 def failed(gates: Sequence[GateResult]) -> Iterator[GateResult]:
-    """Yield the gates that do not let the new versions pass."""
+    """Yield the gates that failed."""
     return (gate for gate in gates if not gate.passed)

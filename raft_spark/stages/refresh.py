@@ -1,8 +1,9 @@
-"""source -> dataset, when the source or the settings are new: all stages in a branch, looked at, then published at once.
+"""Run all stages from source to dataset in a branch, check the new versions with gates, and publish them at once.
 
     ROOT/refreshes/ID.json         what a refresh did and why: the versions before and after, changes, gates
 
-Readers of the lake see every table as it was until all are new. What a refresh that died has finished, the next one uses.
+Readers of the lake see the old versions of all tables until all new ones are current. The versions that a crashed refresh
+finished are reused by the next one.
 """
 
 import dataclasses
@@ -25,15 +26,18 @@ from raft_spark.stages import gates, registry, retention, runner
 from raft_spark.stages.gates import Changes, GateResult
 
 LOG = logging.getLogger(__name__)
-# answers are published as they come
+# all but the answers, which are published as they arrive
 PUBLISHED = tuple(stage.name for stage in registry.PIPELINE if "teacher" not in stage.uses)
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshRecord:
-    """What a refresh did. `before` and `after` name the versions by table; `changes` the rows of articles and base by kind.
+    """What a refresh did.
 
-    One that stays `publishing` has died within a moment of moving the pointers; they tell whether it did.
+    `before` and `after` name the versions by table. `changes` counts the rows of articles and base by kind of change.
+
+    A record that stays `publishing` is of a refresh that crashed just before or after it moved the pointers. The pointers
+    show which.
     """
 
     id: str
@@ -49,91 +53,103 @@ class RefreshRecord:
     code: str = __version__
 
     def summary(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return the record as plain JSON values."""
         return dataclasses.asdict(self)
 
 
 def run(conf: config.Config) -> RefreshRecord:
-    """Bring the lake up to its source; return what was done.
+    """Bring the lake up to date with its source; return what was done.
 
-    Raises GateError where a gate does not let the new versions pass, InputError where another refresh was faster, and what
-    a stage raises: in each case after it is written down, with the lake as it was.
+    Raises GateError when a gate refuses the new versions, InputError when another refresh published first, and what a
+    stage raises. In each case the record is written and the tables stay as they were.
     """
-    here, begin = refs.read(conf.lake), time.monotonic()
-    told = RefreshRecord(ids.new_id(), ids.now(), here.tables)
-    branch = conf.lake.model_copy(update={"branch": refs.REFRESH + told.id})
+    pointers, begin = refs.read(conf.lake), time.monotonic()
+    record = RefreshRecord(ids.new_id(), ids.now(), pointers.tables)
+    branch = conf.lake.model_copy(update={"branch": refs.REFRESH + record.id})
     refs.sweep(conf.lake)
-    refs.update(branch, lambda _: here)
+    refs.update(branch, lambda _: pointers)
     try:
-        told = built(conf.model_copy(update={"lake": branch}), told)
-        if told.outcome == "published":
-            _keep(conf.lake, replace(told, outcome="publishing"))
-            _publish(conf.lake, told)
+        record = _run_stages(conf.model_copy(update={"lake": branch}), record)
+        if record.outcome == "published":
+            _write(conf.lake, replace(record, outcome="publishing"))
+            _publish(conf.lake, record)
     except BaseException as error:
-        told = replace(told, outcome="failed", reason=f"{type(error).__name__}: {error}")
+        record = replace(record, outcome="failed", reason=f"{type(error).__name__}: {error}")
         raise
     finally:
         refs.drop(branch)
-        _ended(conf.lake, told, time.monotonic() - begin)
-    expired = retention.expire(conf.lake) if told.outcome == "published" else ()
+        _report(conf.lake, record, time.monotonic() - begin)
+    expired = retention.expire(conf.lake) if record.outcome == "published" else ()
     iceberg.sync(conf)
-    if told.outcome == "refused":
-        raise GateError(told.reason)
-    return replace(told, expired=tuple(expired))
+    if record.outcome == "refused":
+        raise GateError(record.reason)
+    return replace(record, expired=tuple(expired))
 
 
-def built(conf: config.Config, told: RefreshRecord) -> RefreshRecord:
-    """Run the stages in the branch; rows are looked at before a request is paid for, the dataset when it is there."""
+def _run_stages(conf: config.Config, record: RefreshRecord) -> RefreshRecord:
+    """Run all stages in the branch, and check their gates: those of articles and base before the teacher is asked."""
     free = itertools.takewhile(lambda stage: "teacher" not in stage.uses, registry.PIPELINE)
     new = {stage.name: runner.run(stage, conf) for stage in free}
-    if any(told.before.get(name) != version.id for name, version in new.items()):
-        told = _looked_at(conf, told, new)
-    if told.outcome == "refused":
-        return told
+    if any(record.before.get(name) != version.id for name, version in new.items()):
+        record = _check_rows(conf, record, new)
+    if record.outcome == "refused":
+        return record
     new |= {stage.name: runner.run(stage, conf) for stage in registry.PIPELINE[len(new) :]}
-    told = replace(told, after={name: version.id for name, version in new.items()})
-    if all(told.before.get(name) == told.after[name] for name in PUBLISHED):
-        return replace(told, outcome="nothing new", reason="source and settings are as they were")
-    if told.after[schemas.DATASET] in refs.read(conf.lake).left:
-        reason = f"it gives dataset {told.after[schemas.DATASET]}, which was rolled back from; `raft-spark rollback` brings it back"
-        return replace(told, outcome="nothing new", reason=reason)
-    return _judged(replace(told, outcome="published"), gates.check_dataset(conf, new))
+    record = replace(record, after={name: version.id for name, version in new.items()})
+    if all(record.before.get(name) == record.after[name] for name in PUBLISHED):
+        return replace(record, outcome="nothing new", reason="source and settings are as they were")
+    dataset = record.after[schemas.DATASET]
+    if dataset in refs.read(conf.lake).left:
+        reason = (
+            f"the result is dataset {dataset}, which was rolled back; `raft-spark rollback {dataset}` makes it current"
+        )
+        return replace(record, outcome="nothing new", reason=reason)
+    return _apply_gates(replace(record, outcome="published"), gates.check_dataset(conf, new))
 
 
-def _looked_at(conf: config.Config, told: RefreshRecord, new: Mapping[str, tables.Version]) -> RefreshRecord:
+def _check_rows(conf: config.Config, record: RefreshRecord, new: Mapping[str, tables.Version]) -> RefreshRecord:
+    """Compare the new versions of articles and base with the current ones, and check their gates."""
     spark = session.start(conf, "refresh: compare versions")
     with worker_errors():
-        old = {name: tables.find(conf.lake, name, told.before[name]) if name in told.before else None for name in new}
+        old = {
+            name: tables.find(conf.lake, name, record.before[name]) if name in record.before else None for name in new
+        }
         changes = {name: gates.changes(spark, conf.lake, old[name], version) for name, version in new.items()}
-        found = gates.check_rows(spark, conf, new)
-    found += gates.check_changes(changes[schemas.ARTICLES], changes[schemas.BASE], conf.refresh)
-    return _judged(replace(told, changes=changes), found)
+        results = gates.check_rows(spark, conf, new)
+    results += gates.check_changes(changes[schemas.ARTICLES], changes[schemas.BASE], conf.refresh)
+    return _apply_gates(replace(record, changes=changes), results)
 
 
-def _judged(told: RefreshRecord, found: Sequence[GateResult]) -> RefreshRecord:
-    told = replace(told, gates=(*told.gates, *found))
-    closed = "; ".join(map(str, gates.failed(found)))
-    return replace(told, outcome="refused", reason=f"{closed}; the lake stays as it was") if closed else told
+def _apply_gates(record: RefreshRecord, results: Sequence[GateResult]) -> RefreshRecord:
+    """Add the results to the record; if one failed, the refresh is refused."""
+    record = replace(record, gates=(*record.gates, *results))
+    failed = "; ".join(map(str, gates.failed(results)))
+    return replace(record, outcome="refused", reason=f"{failed}; the lake stays as it was") if failed else record
 
 
-def _publish(lake: config.Lake, told: RefreshRecord) -> None:
-    """Point all tables to their new versions at once."""
-    if not refs.compare_and_swap(lake, {name: told.after[name] for name in PUBLISHED}, told.before):
-        msg = f"another run published tables of {lake.root} while this refresh ran; run it again: what it made is used"
+def _publish(lake: config.Lake, record: RefreshRecord) -> None:
+    """Make all new versions current at once. Raises InputError if another run published in the meantime."""
+    if not refs.compare_and_swap(lake, {name: record.after[name] for name in PUBLISHED}, record.before):
+        msg = f"another run published tables of {lake.root} while this refresh ran; run it again: it uses what this one made"
         raise InputError(msg)
 
 
-def _ended(lake: config.Lake, told: RefreshRecord, seconds: float) -> None:
-    """Keep what was done, where something was, and say it as a line; a person reads the verb's own."""
-    if told.outcome != "nothing new":
-        _keep(lake, told)
+def _report(lake: config.Lake, record: RefreshRecord, seconds: float) -> None:
+    """Write the record, unless nothing is new, and log how the refresh ended as JSON fields.
+
+    In text format the command prints the outcome.
+    """
+    if record.outcome != "nothing new":
+        _write(lake, record)
     if logs.is_json():
         logs.set_context(stage="refresh")
-        values = {"seconds": round(seconds, 3), "errors": int(told.outcome in {"failed", "refused"})}
-        fields = logs.fields(outcome=told.outcome, reason=told.reason, **cloudwatch.embedded_metrics(values, "refresh"))
-        LOG.info("refresh %s: %s", told.id, told.outcome, extra=fields)
+        values = {"seconds": round(seconds, 3), "errors": int(record.outcome in {"failed", "refused"})}
+        fields = logs.fields(
+            outcome=record.outcome, reason=record.reason, **cloudwatch.embedded_metrics(values, "refresh")
+        )
+        LOG.info("refresh %s: %s", record.id, record.outcome, extra=fields)
 
 
-def _keep(lake: config.Lake, told: RefreshRecord) -> None:
-    text = json.dumps(replace(told, ended_at=ids.now()).summary(), indent=1)
-    Storage.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())
+def _write(lake: config.Lake, record: RefreshRecord) -> None:
+    text = json.dumps(replace(record, ended_at=ids.now()).summary(), indent=1)
+    Storage.of(lake).at("refreshes").write(f"{record.id}.json", text.encode())

@@ -1,4 +1,4 @@
-"""What gives a missing oracle away without reading is found, and only that."""
+"""Lengths that predict a missing oracle are found, and nothing else is."""
 
 from typing import Any
 
@@ -36,23 +36,23 @@ def test_the_area_of_a_histogram_is_that_of_its_rows():
 
 
 @pytest.mark.row
-def test_no_rows_tell_nothing():
+def test_no_rows_are_a_guess():
     assert leakage.auc(np.array([]), np.array([], bool)) == 0.5
 
 
 @pytest.mark.row
-def test_a_classifier_learns_what_no_length_tells_alone_and_nothing_from_noise():
+def test_a_classifier_finds_what_no_single_length_predicts_and_nothing_in_noise():
     chance = np.random.default_rng(0)
     values = chance.normal(size=(2, 20_000))
-    inside = np.abs(values[0]) < 0.6  # neither short nor long tells
+    inside = np.abs(values[0]) < 0.6  # neither short nor long predicts it
     assert abs(leakage.auc(values[0], inside) - 0.5) < 0.02
-    assert leakage._learned(values, inside) > 0.95
-    assert abs(leakage._learned(values, chance.random(20_000) < 0.3) - 0.5) < 0.03
+    assert leakage._classifier_auc(values, inside) > 0.95
+    assert abs(leakage._classifier_auc(values, chance.random(20_000) < 0.3) - 0.5) < 0.03
 
 
 @pytest.mark.spark
-def test_rows_of_one_length_tell_little_and_the_notebooks_tell_all(settled: Settle):
-    fair, notebook = told(settled()), told(settled("base.equal_length=false"))
+def test_rows_of_equal_length_leak_little_and_the_notebooks_leak_all(settled: Settle):
+    fair, notebook = measured(settled()), measured(settled("base.equal_length=false"))
     assert fair["rows"] == notebook["rows"] == 300
     assert abs(fair["area"]["passages"] - 0.5) < 0.15
     assert notebook["area"]["passages"] < 0.01
@@ -61,7 +61,7 @@ def test_rows_of_one_length_tell_little_and_the_notebooks_tell_all(settled: Sett
     assert fair["in_two_splits"] == 0
 
 
-def told(conf: config.Config) -> dict[str, Any]:
+def measured(conf: config.Config) -> dict[str, Any]:
     articles.run(conf)
     version = base.run(conf)
     rows = dataframes.read(session.start(conf), conf.lake, version)

@@ -1,4 +1,4 @@
-"""What a refresh looks at: numbers by hand, and rows of real versions."""
+"""The gates of a refresh: on numbers by hand, and on rows of real versions."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ def named(found: list[GateResult], part: str) -> GateResult:
 
 
 @pytest.mark.row
-def test_a_gate_lets_its_ends_pass_and_no_nan():
+def test_a_number_at_either_end_of_its_range_passes_and_nan_does_not():
     assert GateResult("x", 0.2, 0, 0.2).passed
     assert not GateResult("x", 0.21, 0, 0.2).passed
     assert not GateResult("x", float("nan"), 0, 1).passed
@@ -27,7 +27,7 @@ def test_a_gate_lets_its_ends_pass_and_no_nan():
 
 
 @pytest.mark.row
-def test_shares_of_what_was_there_before_are_looked_at():
+def test_changes_are_shares_of_the_previous_version():
     conf = config.load(assignments=["refresh.max_withdrawn_share=0.1", "refresh.max_changed_share=0.3"]).refresh
     grown = Changes(new=1_000, changed=0, withdrawn=10, same=90)
     rows = Changes(new=1_000, changed=31, withdrawn=0, same=69)
@@ -48,16 +48,16 @@ def test_shares_of_what_was_there_before_are_looked_at():
         ([(3, False, 100)], 0.5),  # no row without its oracle
     ],
 )
-def test_how_well_a_length_tells_is_the_area_under_the_roc_curve(counted: list[tuple[int, bool, int]], area: float):
-    assert gates._tell("passages", counted, 0.05).found == pytest.approx(area)
+def test_how_well_a_length_predicts_is_the_area_under_the_roc_curve(counted: list[tuple[int, bool, int]], area: float):
+    assert gates._length_gate("passages", counted, 0.05).found == pytest.approx(area)
 
 
 @pytest.mark.row
-def test_chance_alone_does_not_close_a_gate_of_few_rows():
+def test_chance_alone_does_not_fail_a_gate_of_few_rows():
     few = [(3, False, 2), (4, True, 1), (3, True, 1)]
     many = [(length, missing, count * 500) for length, missing, count in few]
-    assert gates._tell("passages", few, 0.05).passed
-    assert not gates._tell("passages", many, 0.05).passed
+    assert gates._length_gate("passages", few, 0.05).passed
+    assert not gates._length_gate("passages", many, 0.05).passed
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def built(settled: Settle) -> tuple[config.Config, dict[str, tables.Version]]:
 
 
 @pytest.mark.spark
-def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
+def test_what_the_stages_make_passes_and_each_fault_is_named(
     built: tuple[config.Config, dict[str, tables.Version]],
 ):
     conf, new = built
@@ -82,8 +82,8 @@ def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
         schemas.ARTICLES: dataclasses.replace(new[schemas.ARTICLES], counts=lost),
         schemas.BASE: dataclasses.replace(new[schemas.BASE], counts=unlucky),
     }
-    closed = [gate.name for gate in gates.failed(gates.check_rows(spark, conf, wrong))]
-    assert closed == ["records read beyond those accounted for", "share of rows with their oracle"]
+    failed = [gate.name for gate in gates.failed(gates.check_rows(spark, conf, wrong))]
+    assert failed == ["records read beyond those accounted for", "share of rows with their oracle"]
 
 
 @pytest.mark.row
@@ -106,11 +106,11 @@ def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
 
 
 @pytest.mark.spark
-def test_rows_that_tell_their_missing_oracle_by_their_length_are_found(settled: Settle):
+def test_rows_whose_length_predicts_their_missing_oracle_are_found(settled: Settle):
     conf = settled("base.equal_length=false")
     articles.run(conf)
     rows = dataframes.read(session.start(conf), conf.lake, base.run(conf))
-    passages = named(gates._tells(rows, 0.05), "passages")
+    passages = named(gates._length_gates(rows, 0.05), "passages")
     assert not passages.passed
     assert passages.found < 0.1
 

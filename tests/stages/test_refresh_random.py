@@ -111,7 +111,7 @@ class World:
             if name in told.before
         }
         found = {name: compared(old.get(name, {}), content(conf.lake, version)) for name, version in new.items()}
-        return refresh._judged(
+        return refresh._apply_gates(
             dataclasses.replace(told, changes=found), gates.check_changes(found[ARTICLES], found[BASE], conf.refresh)
         )
 
@@ -253,7 +253,7 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     world = World(config.load(assignments=settings), chance)
     walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.PIPELINE)
     monkeypatch.setattr(registry, "PIPELINE", walk)
-    monkeypatch.setattr(refresh, "_looked_at", world.looked_at)
+    monkeypatch.setattr(refresh, "_check_rows", world.looked_at)
     monkeypatch.setattr(Storage, "compare_and_swap", world.noted(Storage.compare_and_swap))
     for _ in range(steps):
         stored = set(world.answers())
