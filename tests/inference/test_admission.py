@@ -130,21 +130,22 @@ def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
     """Every call costs all that was reserved for it, while another thread reads the sum."""
     admission, is_over = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event()
     switch = sys.getswitchinterval()
-    finished, read_less = 0, []
+    started, read_less = 0, []
 
     def read() -> None:
         while not is_over.is_set():
-            paid = finished * 200.0
+            committed = started * 200.0
             counters = admission.snapshot()
-            read_less.append(counters.spent + counters.reserved < paid)
+            read_less.append(counters.spent + counters.reserved < committed)
 
     reader = threading.Thread(target=read)
     sys.setswitchinterval(1e-6)
     try:
         reader.start()
         for _ in range(1_000):
-            call(admission, answer(None, None))
-            finished += 1
+            sent = admission.start(new_inflight())
+            started += 1
+            admission.finish(replace(sent, reply=answer(None, None)))
     finally:
         sys.setswitchinterval(switch)
         is_over.set()
