@@ -1,10 +1,11 @@
-"""Send requests as Bedrock batch jobs, in rounds: write input files, submit, wait, store the answers; failed requests are sent
-again in the next round.
+"""Send requests as Bedrock batch jobs, in rounds: write input files, submit, wait, store the answers; failed requests
+are sent again in the next round.
 
     ROOT/completions/data/day=YYYY-MM-DD/JOB-cCCCCC-ANSWERED-FAILED.parquet
 
-A run first collects the jobs that earlier runs left pending, so that no request is sent twice. The answers' file names,
-including the day, depend on the job alone: if a driver dies while it stores answers, the next one overwrites the same files.
+A run first collects the jobs that earlier runs left pending, so that no request is sent twice. The answers' file
+names, including the day, depend on the job alone: if a driver dies while it stores answers, the next one overwrites
+the same files.
 """
 
 import itertools
@@ -121,7 +122,8 @@ def ask(
     """
     folder, batch, error = batch_jobs.run_folder(conf, run.id), BatchProgress(conf, run), ""
     limits = conf.completions.batch
-    line = f"batch jobs of {limits.min_records:,} to {limits.max_records:,} records, polled every {limits.poll_seconds:g} s"
+    records = f"{limits.min_records:,} to {limits.max_records:,} records"
+    line = f"batch jobs of {records}, polled every {limits.poll_seconds:g} s"
 
     def current() -> run_state.Run:
         return batch.run
@@ -144,7 +146,7 @@ def ask(
 def _run_rounds(
     spark: SparkSession, conf: config.Config, folder: Storage, batch: BatchProgress, missing: Callable[[], DataFrame]
 ) -> None:
-    """Collect the pending jobs, then run at most `attempts` rounds. Raises EndpointError if a round brings no answer."""
+    """Collect pending jobs, then run at most `attempts` rounds. Raises EndpointError if a round brings no answer."""
     pending = batch_jobs.pending(conf.lake)
     batch.start_round(sum(job.records for job in pending))
     _collect(spark, conf, pending, batch)
@@ -205,7 +207,7 @@ def _is_affordable(missing: DataFrame, conf: config.Config, spent: float) -> str
 
 
 def first_unaffordable_group(dollars: float, groups: Sequence[Group], template: Request, price: config.Price) -> str:
-    """Return the key prefix of the first group that `dollars` might not pay for after the groups before it, "" without one.
+    """Return the key prefix of the first group that `dollars` might not pay for, all before it paid; "" without one.
 
     `template` is a request with an empty question and an empty oracle.
     """

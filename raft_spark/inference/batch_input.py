@@ -1,7 +1,7 @@
 """Write requests as the input files of batch jobs, each file within the limits of a job.
 
-Spark distributes the requests evenly, about one task for each file. A task writes its lines to a temporary file on its own
-disk and divides them into input files when it knows their number and sizes.
+Spark distributes the requests evenly, about one task for each file. A task writes its lines to a temporary file on
+its own disk and divides them into input files when it knows their number and sizes.
 """
 
 import itertools
@@ -44,8 +44,8 @@ class BatchInputTask:
 def write_input_files(missing: DataFrame, conf: config.Config, folder: Storage, count: int) -> list[BatchFile]:
     """Write `missing` (columns key, pubid, question, oracle; `count` rows) as input files below `folder`.
 
-    Every call uses new names, so that no job reads a file of an earlier attempt. Raises InputError if the files do not hold
-    exactly `count` requests.
+    Every call uses new names, so that no job reads a file of an earlier attempt. Raises InputError if the files do
+    not hold exactly `count` requests.
     """
     tasks = max(1, -(-count // conf.completions.batch.max_records))
     prefix = f"{folder.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
@@ -63,8 +63,8 @@ def write_input_files(missing: DataFrame, conf: config.Config, folder: Storage, 
 def records_per_file(lengths: Sequence[int], batch: config.Batch) -> list[int]:
     """Return how many consecutive records go into each file; `lengths` are the records' bytes.
 
-    There are as few files as the limits allow, with equal numbers of records, so that no file is below min_records unless
-    that cannot be avoided. A record that is larger than a file gets its own file.
+    There are as few files as the limits allow, with equal numbers of records, so that no file is below min_records
+    unless that cannot be avoided. A record that is larger than a file gets its own file.
     """
     if not lengths:
         return []

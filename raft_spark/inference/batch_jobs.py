@@ -1,17 +1,17 @@
-"""Create, watch and read Bedrock's batch jobs, which cost half as much as calls and may take hours. Does not import Spark.
+"""Create, watch and read Bedrock's batch jobs: half the price of calls, and hours of time. Does not import Spark.
 
     ROOT/completions/batches/NAME.json    a job and its state: submitting -> submitted -> collected
     FOLDER/RUN_ID/input/NAME.jsonl        its requests: {"recordId": key, "modelInput": body of a Converse call}
     FOLDER/RUN_ID/keys/NAME.tsv           what a row needs in addition to the reply: see RecordInfo
     FOLDER/RUN_ID/output/...              what Bedrock writes: NAME.jsonl.out in a folder that Bedrock names
 
-`batch_input.write_input_files` writes the requests. `register_jobs` writes the jobs into the lake before Bedrock knows of
-them. `submit_and_poll` submits them and waits for their end. `replies` reads their output. `mark_collected` ends a job after
-its answers are stored.
+`batch_input.write_input_files` writes the requests. `register_jobs` writes the jobs into the lake before Bedrock
+knows of them. `submit_and_poll` submits them and waits for their end. `replies` reads their output. `mark_collected`
+ends a job after its answers are stored.
 
-A driver may die between any two of these steps. `pending` finds the jobs that it registered. Before a job is created, Bedrock
-is asked for a job of its name, and every call to create it carries the same token, so no job is created twice. A run
-collects all pending jobs before it creates new ones.
+A driver may die between any two of these steps. `pending` finds the jobs that it registered. Before a job is created,
+Bedrock is asked for a job of its name, and every call to create it carries the same token, so no job is created
+twice. A run collects all pending jobs before it creates new ones.
 """
 
 import dataclasses
@@ -64,8 +64,10 @@ class BatchFile:
 
 @dataclass(frozen=True, slots=True)
 class BatchJob:
-    """A job as it is stored in the lake. `call` holds the arguments that create it, `day` (YYYY-MM-DD, UTC) is the day of its
-    registration. `status`, `message`, `answered` and `failed` are Bedrock's last report, which is not stored.
+    """A batch job as the lake stores it.
+
+    `call` holds the arguments that create it, `day` (YYYY-MM-DD, UTC) is the day of its registration. `status`,
+    `message`, `answered` and `failed` are Bedrock's last report to the running driver.
     """
 
     name: str
@@ -124,10 +126,11 @@ def submit_and_poll(
     on_poll: Callable[[list[BatchJob]], None],
     should_continue: Callable[[], bool],
 ) -> Iterator[list[BatchJob]]:
-    """Submit the jobs, ask Bedrock for their state every poll_seconds, and yield those that have ended since the last time.
+    """Submit the jobs, poll them every poll_seconds, and yield those that have ended since the last poll.
 
-    `on_poll` gets all jobs each time. The iterator ends early when `should_continue` returns False, or with an EndpointError
-    when Bedrock refuses a job or a call. The jobs that have not ended then stay registered for the next run.
+    `on_poll` gets all jobs after each poll. The iterator ends early when `should_continue` returns False, or with an
+    EndpointError when Bedrock refuses a job or a call. The jobs that have not ended then stay registered for the next
+    run.
     """
     client = bedrock_batch.connect(conf.teacher)
     known = {job.name: job for job in jobs}
@@ -146,8 +149,9 @@ def submit_and_poll(
 def replies(job: BatchJob, folder: Storage, ignored: Counter[str]) -> Iterator[BatchAnswer]:
     """Yield one reply for every record of a job that has ended. Runs in Spark tasks and reads line by line.
 
-    `ignored` counts the output lines that are no reply: `unknown`, `doubled` or `unreadable`. Raises InputError if Bedrock
-    reports answers and there is no output, so that no request is paid for again because its answer was not found.
+    `ignored` counts the output lines that are no reply: `unknown`, `doubled` or `unreadable`. Raises InputError if
+    Bedrock reports answers and there is no output, so that no request is paid for again because its answer was not
+    found.
     """
     lines = (folder.read(f"keys/{job.name}.tsv") or b"").decode().splitlines()
     records = dict(map(_parse_key_line, lines))
@@ -173,8 +177,8 @@ def match_replies(
 ) -> Iterator[tuple[str, _T, Reply]]:
     """Yield exactly one reply for every key of `records`, with what the key maps to; in any order.
 
-    The reply is that of the first line with an answer, else that of the first line with an error. Without a line it is of
-    class `unavailable`, with `error`.
+    The reply is that of the first line with an answer, else that of the first line with an error. Without a line it
+    is of class `unavailable`, with `error`.
     """
     missing = dict(records)
     failed: dict[str, Reply] = {}
@@ -249,7 +253,8 @@ def _advance(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN
 def _submit(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN401 - boto3's
     """Find the job at Bedrock, or create it; store its ARN before anything else happens.
 
-    A job that Bedrock does not know is dropped if the model or the role has changed: its requests are sent again in others.
+    A job that Bedrock does not know is dropped if the model or the role has changed: its requests are sent again in
+    others.
     """
     arn = bedrock_batch.find(client, job.name)
     if arn == "" and not _has_current_settings(conf, job):

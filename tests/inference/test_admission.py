@@ -1,4 +1,4 @@
-"""Admission of one task: it never exceeds its dollars, and corrects estimated tokens by the usage; with a fake clock."""
+"""Admission of one task, with a fake clock: it never exceeds its dollars and corrects estimates by the usage."""
 
 import sys
 import threading
@@ -59,7 +59,7 @@ replies = st.one_of(
 @given(st.lists(st.tuples(calls, st.booleans(), replies), max_size=40), st.floats(0, 5_000))
 @settings(deadline=None)
 def test_what_is_spent_and_reserved_never_passes_what_was_granted(steps, dollars: float):
-    """Each step starts a call if admission allows it, and may finish the oldest; its usage is any share of the maximum."""
+    """Each step starts a call if allowed, and may finish the oldest; its usage is any share of the maximum."""
     admission = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
     open_calls: list[InFlightRequest] = []
     for (characters, max_tokens), comes_back, outcome in steps:

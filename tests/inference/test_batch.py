@@ -1,4 +1,4 @@
-"""completions.mode = "batch" with Spark and a fake Bedrock: batch jobs, the rest by calls, each request answered once."""
+"""completions.mode = "batch" with Spark and a fake Bedrock: jobs, the rest by calls, each request answered once."""
 
 import json
 import os
