@@ -1,5 +1,5 @@
-"""base, stored answers -> the teacher's requests with their keys, and the answer to each: shared by the stages that ask and
-those that read answers.
+"""base, stored answers -> the teacher's requests with their keys, and the answer to each: shared by the stages that
+ask and those that read answers.
 """
 
 from collections.abc import Iterator, Mapping
