@@ -1,4 +1,4 @@
-"""Records -> one shard of a published folder, JSON Lines or Parquet, whole or not there."""
+"""Write the records of one shard as JSON Lines or Parquet; the file appears only when it is complete."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ BATCH_ROWS = 1_000
 
 
 class ShardWriter:
-    """One file being written; `file` describes it when the block has ended well, None when no record came."""
+    """Writes one shard. After the `with` block `file` describes it; it is None if no record was written or the block raised."""
 
-    def __init__(self, at: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
+    def __init__(self, storage: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
         self.file: parquet.DataFile | None = None
-        self._at, self._path, self._kind, self._schema = at, f"{path}.{kind}", kind, schema
+        self._storage, self._path, self._kind, self._schema = storage, f"{path}.{kind}", kind, schema
         self._records: list[Mapping[str, Any]] = []
         self._rows = 0
         self._stack = ExitStack()
@@ -51,7 +51,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         if self._local is None:
-            self._local = self._stack.enter_context(self._at.whole(self._path))
+            self._local = self._stack.enter_context(self._storage.whole(self._path))
             opened = self._local.open("wb") if self._kind == "jsonl" else pq.ParquetWriter(self._local, self._schema)
             self._sink = self._stack.enter_context(opened)
         if self._kind == "jsonl":
