@@ -48,9 +48,14 @@ def base_row(pubid: int, question: str, marked: list[dict[str, Any]]) -> dict[st
 def finished(row: dict[str, Any], answer: str, conf: config.Config) -> TrainingRow:
     passages = [each["text"] for each in row["documents"]]
     facts = {"oracle": ORACLE, "distracted": row["distracted"], "original_answer": "It does."}
-    answers = {"completion": answer, "answer": answer, "astray": "Drug B does."}
+    answers = {"completion": answer, "answer": answer, "rejected_answer": "Drug B does."}
     return TrainingRow(
-        pubid=row["pubid"], question=row["question"], passages=passages, **facts, **answers, asked=conf.completions
+        pubid=row["pubid"],
+        question=row["question"],
+        passages=passages,
+        **facts,
+        **answers,
+        completions=conf.completions,
     )
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_completions import behave, stored
-from test_completions import told as calls
 
 from conftest import SPARK, Settle
 from raft_spark import config, endpoints
@@ -18,6 +16,7 @@ from raft_spark.costs import arithmetic, estimate
 from raft_spark.errors import EndpointError, InputError
 from raft_spark.lake import session
 from raft_spark.stages import articles, base, completions
+from support.fake_server import behave, calls, stored
 
 pytestmark = pytest.mark.spark
 SETTINGS = (

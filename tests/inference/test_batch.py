@@ -11,8 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_completions import stored
-from test_completions import told as calls
 
 from conftest import Settle
 from raft_spark import config, endpoints
@@ -22,6 +20,7 @@ from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import batch, batch_jobs
 from raft_spark.monitoring import run_state
 from raft_spark.stages import articles, base, completions
+from support.fake_server import calls, stored
 
 PRICES = ("input_price=4", "output_price=20", "batch_input_price=2", "batch_output_price=10")
 

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_sampling import index_of
 
 from raft_spark import config
 from raft_spark.errors import ConfigError, InputError
 from raft_spark.scoring import conditions
 from raft_spark.scoring.conditions import Condition
+from support.corpus_index import index_of
 
 pytestmark = pytest.mark.row
 
