@@ -129,7 +129,7 @@ $(TRAIN)/ready: pyproject.toml constraints.txt
 	@echo "with what trains: 6 GB more, ten minutes"
 	$(call environment,$(TRAIN),train$(comma)local,dev)
 
-$(DOCS)/ready: setup.py constraints.txt
+$(DOCS)/ready: pyproject.toml constraints.txt
 	@echo "making $(DOCS): 450 MB, a minute"
 	@$(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/python $(PIP) --editable '.[docs]'

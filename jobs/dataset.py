@@ -10,4 +10,4 @@ preflight.check()
 from raft_spark.stages import registry, runner
 
 if __name__ == "__main__":
-    runner.job(partial(runner.run, registry.DATASET), sys.argv[1:])
+    runner.run_job(partial(runner.run, registry.DATASET), sys.argv[1:])

@@ -9,4 +9,4 @@ preflight.check()
 from raft_spark.stages import refresh, runner
 
 if __name__ == "__main__":
-    runner.job(refresh.run, sys.argv[1:])
+    runner.run_job(refresh.run, sys.argv[1:])

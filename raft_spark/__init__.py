@@ -203,7 +203,7 @@ def open_table(conf: "Config", name: str, version: str = "") -> "Table":
     with extras.required():
         from raft_spark.stages import reader
 
-        return reader.opened(conf.lake, name, version)
+        return reader.open_table(conf.lake, name, version)
 
 
 @overload

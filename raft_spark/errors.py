@@ -1,63 +1,66 @@
-"""The errors a run can end with, named for what happens next.
+"""Define the errors that end a run, one class for each thing that a person has to do next.
 
 RaftError
-|- ConfigError    a person must change the settings; nothing was started
-|- InputError     a table or source is missing or has another shape; nothing was written
-|- EndpointError  the endpoint refuses the whole job; what was paid for is stored
-|- StoppedError   a signal or a limit of time or money stopped the run; what was paid for is stored, and a rerun goes on
-|- GateError      a refresh made versions that readers must not get; they have the ones before
-|- RunError       a run on EMR Serverless or a training failed, or went out of sight; what it stored stands
-`- CatalogError   the lake is published, its tables in the catalog are behind; the next run follows again
+|- ConfigError    the settings or the installation are wrong; nothing was started
+|- InputError     a table or a source is missing or has another shape; nothing was published
+|- EndpointError  the endpoint refuses, does not answer or failed too often; answers that were paid for are stored
+|- StoppedError   a signal, or a limit of time or money, stopped the run; the same command continues it
+|- GateError      a gate of a refresh failed; readers keep the versions that they had
+|- RunError       a job on EMR Serverless, a training or a hosting failed, or its state is unknown
+`- CatalogError   the lake is published, but its Iceberg catalog is not up to date; the next run updates it
 
-A failed row is no error: it is a row with its reason (see completions and the quarantine tables).
+A row that fails raises no error: it is stored with its reason (see completions and the quarantine).
 """
 
-INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 class RaftError(Exception):
-    """What the command line prints in one sentence and turns into an exit status."""
+    """The base of all errors; the command line prints the message and exits with `exit_status`."""
 
     exit_status = 1
 
 
 class ConfigError(RaftError):
-    """A person must change the settings; nothing was started."""
+    """The settings or the installation are wrong; nothing was started. Correct what the message names."""
 
     exit_status = 2
 
 
 class InputError(RaftError):
-    """A table or a source is missing or has another shape; nothing was written."""
+    """A table or a source is missing or has another shape; nothing was published."""
 
     exit_status = 3
 
 
 class EndpointError(RaftError):
-    """The endpoint refuses the whole job; what was paid for is stored."""
+    """The endpoint refuses requests, does not answer or failed too often; answers that were paid for are stored."""
 
     exit_status = 4
 
 
 class StoppedError(RaftError):
-    """A signal or a limit stopped the run; what was paid for is stored, and the same command goes on from here."""
+    """A signal, or a limit of time or money, stopped the run; answers that were paid for are stored.
+
+    The same command continues from there.
+    """
 
     exit_status = 5
 
 
 class GateError(RaftError):
-    """A refresh made versions that readers must not get; they have the ones before."""
+    """A gate of a refresh failed; readers keep the versions that they had."""
 
     exit_status = 6
 
 
 class RunError(RaftError):
-    """A run on EMR Serverless, a training, a hosting or its command failed, or went out of sight; what it stored stands."""
+    """A job on EMR Serverless, a training or a hosting failed, or its state is unknown; what it stored is kept."""
 
     exit_status = 7
 
 
 class CatalogError(RaftError):
-    """The lake is published, its tables in the catalog are behind; the next run follows again."""
+    """The lake is published, but its Iceberg catalog is not up to date; the next run of any stage updates it."""
 
     exit_status = 8

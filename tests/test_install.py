@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from conftest import ROOT, SPARK
 from raft_spark import config
 from raft_spark.emr import package
-from raft_spark.lake import session, tables
+from raft_spark.lake import browse, session, tables
 from raft_spark.stages import articles, base
 
 SDIST = "from setuptools import build_meta; build_meta.build_sdist({!r})"
@@ -143,7 +143,7 @@ def test_tables_are_found_shown_and_brought_back_without_spark(alone: Path, tmp_
     assert tables.require(conf.lake, "base").id != first.id  # nothing has moved that the catalog could not follow
     assert call(alone, "rollback", first.id, "--set", lake)[0] == 0
     assert tables.require(conf.lake, "base").id == first.id
-    assert call(alone, "path", "base", "--set", lake) == (0, tables.folder(conf.lake, first) + "\n")
+    assert call(alone, "path", "base", "--set", lake) == (0, browse.folder(conf.lake, first) + "\n")
     assert call(alone, "pin", first.id, "--set", lake) == (0, "")
     said = call(alone, "history", "base", "--set", lake)[1]
     assert "current, pinned" in said

@@ -60,7 +60,7 @@ def test_a_missing_package_is_named_also_one_that_another_needs(archive: Path, n
 
 def test_a_package_of_which_only_the_description_is_there_is_named(archive: Path):
     removed(archive, "pyarrow")
-    assert preflight.problems([str(archive)]) == ["the package pyarrow 1.2 is installed without pyarrow"]
+    assert preflight.problems([str(archive)]) == ["the package pyarrow 1.2 is installed without its files pyarrow"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_package_for_another_machine_or_python_is_named_with_both(archive: Pat
     removed(archive, "pyarrow*")
     installed(archive, "pyarrow", "pyarrow", tag)
     here = f"Python {platform.python_version()} on {platform.machine()}"
-    assert preflight.problems([str(archive)]) == [f"the package pyarrow 1.2 is made for {tag}, and this is {here}"]
+    assert preflight.problems([str(archive)]) == [f"the package pyarrow 1.2 is built for {tag}, but this is {here}"]
 
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in (ROOT / "jobs").glob("*.py")))

@@ -19,7 +19,7 @@ UNITS = ((1, "seconds"), (60, "minutes"), (3600, "hours"))
 
 def estimate(console: Console, conf: config.Config, result: arithmetic.Estimate) -> None:
     """Show what the completions would cost, and which setting to give when a price is unknown."""
-    retries = len(conf.completions.asked_again_at)
+    retries = len(conf.completions.retry_temperatures)
     not_counted = f"answers that the dataset rejects, each requested again up to {retries} times" if retries else ""
     if not result.to_ask:
         console.print(f"Nothing to pay: all {result.requests:,} requests are answered.", highlight=False)
@@ -66,7 +66,7 @@ def bounds(console: Console, endpoints: "Sequence[CostBound]") -> None:
             console.print(f"{problem}: set {keys}, unless it is billed by the hour.", markup=False, highlight=False)
 
 
-def _use(use: arithmetic.Use, mode: str) -> Iterator[tuple[str, str]]:
+def _use(use: arithmetic.Usage, mode: str) -> Iterator[tuple[str, str]]:
     yield "tokens in", _amount(use.tokens_in, ",.0f")
     yield "tokens out", _amount(use.tokens_out, ",.0f")
     if use.seconds:

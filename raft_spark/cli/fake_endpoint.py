@@ -56,7 +56,7 @@ def run(port: int, settings: Mapping[str, object]) -> None:
         msg = f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}); --port 0 chooses a free port"
         raise EndpointError(msg) from error
     click.echo(welcome(listener.getsockname()[1], server_options.container))
-    server = threading.Thread(target=process.answer, args=(app.application(server_options), listener), daemon=True)
+    server = threading.Thread(target=process.run_server, args=(app.application(server_options), listener), daemon=True)
     try:
         server.start()
         server.join()

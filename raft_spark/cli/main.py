@@ -226,7 +226,7 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
                     prints the folder of its shards, in JSON Lines or Parquet (dataset.file)
     """  # noqa: D301 - click needs the backspace
     with error_exit():
-        from raft_spark.lake import tables
+        from raft_spark.lake import browse, tables
 
         if form and table != registry.DATASET.name:
             msg = f"--format {form} cannot be used with {table}; only the table dataset has formats"
@@ -234,9 +234,9 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
         conf = config.load(files, assignments)
         version = tables.require(conf.lake, table)
         if form:
-            click.echo(tables.format_folder(conf.lake, version, form))
+            click.echo(browse.format_folder(conf.lake, version, form))
         else:
-            click.echo((tables.folder if whole else tables.rows_folder)(conf.lake, version))
+            click.echo((browse.folder if whole else browse.rows_folder)(conf.lake, version))
 
 
 @main.command()
@@ -252,7 +252,7 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
         from raft_spark.lake import refs, tables
 
         lake = config.load(files, assignments).lake
-        views.history(console, tables.needed_history(lake, table), refs.read(tables.without_branch(lake, table)))
+        views.history(console, tables.require_history(lake, table), refs.read(tables.without_branch(lake, table)))
 
 
 @main.command("refresh")

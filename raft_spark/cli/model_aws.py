@@ -60,16 +60,16 @@ def submit(files: Sequence[str], assignments: Sequence[str], *, dry_run: bool, n
 
         conf = config.load(files, assignments)
         if dry_run:
-            click.echo(json.dumps(sagemaker_training.request(conf), indent=2))
+            click.echo(json.dumps(sagemaker_training.dry_run_request(conf), indent=2))
             return
-        job = sagemaker_training.run(conf, click.echo)
+        job = sagemaker_training.start_or_find(conf, click.echo)
         if no_wait:
             click.echo(job)
             return
         client = aws.connect("sagemaker", sagemaker_training.region(conf.training.sagemaker))
-        hourly = hosting.price(conf, conf.training.sagemaker.instance_type)
+        hourly = hosting.hourly_price(conf, conf.training.sagemaker.instance_type)
         try:
-            click.echo(sagemaker_training.followed(client, job, hourly, click.echo))
+            click.echo(sagemaker_training.follow(client, job, hourly, click.echo))
         except KeyboardInterrupt:
             click.echo(
                 f"training {job} continues, for at most {conf.training.sagemaker.max_hours:g} hours; the same command follows it, "
@@ -104,7 +104,7 @@ def host(name: str, files: Sequence[str], assignments: Sequence[str], **options:
 
         conf = config.load(files, assignments)
         if options["dry_run"]:
-            click.echo(json.dumps(hosting.requests(conf.hosting, name, options["student"]), indent=2))
+            click.echo(json.dumps(hosting.planned_requests(conf.hosting, name, options["student"]), indent=2))
         elif options["keep"]:
             _host_and_keep(conf, name, options)
         else:
@@ -119,8 +119,8 @@ def _host_and_keep(conf: config.Config, name: str, options: ModelOptions) -> Non
         raise ConfigError(
             "--keep and --run exclude each other: with --run the student is removed when the command ends"
         )
-    hosting.checked(conf.hosting, options["student"])
-    removal = hosting.removal(name, hosting.region(conf.hosting), conf.hosting.kind)
+    hosting.check(conf.hosting, options["student"])
+    removal = hosting.removal_command(name, hosting.region(conf.hosting), conf.hosting.kind)
     try:
         endpoint = hosting.create(conf, name, options["student"], click.echo)
     except KeyboardInterrupt:
@@ -142,7 +142,7 @@ def _host_temporarily(conf: config.Config, name: str, options: ModelOptions) -> 
         raise ConfigError(msg)
     try:
         with (
-            hosting.hosted(conf, name, options["student"], click.echo) as endpoint,
+            hosting.temporary_endpoint(conf, name, options["student"], click.echo) as endpoint,
             _section_file(conf, name, endpoint),
         ):
             seconds = conf.hosting.max_hours * 3600
@@ -194,11 +194,11 @@ def _show_section(conf: config.Config, name: str, endpoint: config.Endpoint) -> 
     """Print the endpoint's section and cost, and write the section to its file."""
     from raft_spark.students import hosting
 
-    text, file = hosting.section(name, endpoint), SECTIONS_FOLDER / f"{name}.toml"
+    text, file = hosting.to_toml(name, endpoint), SECTIONS_FOLDER / f"{name}.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     click.echo(f"\n{text}")
-    click.echo(f"written to {file}; {hosting.cost(conf, endpoint)}")
+    click.echo(f"written to {file}; {hosting.describe_cost(conf, endpoint)}")
 
 
 @click.command()
@@ -226,12 +226,12 @@ def list_inventory(files: Sequence[str], assignments: Sequence[str]) -> None:
 
         conf, now = config.load(files, assignments), dt.datetime.now(dt.UTC)
         total, count, is_complete = 0.0, 0, True
-        for item in inventory.found(conf, hosting.region(conf.hosting)):
+        for item in inventory.list_leftovers(conf, hosting.region(conf.hosting)):
             if isinstance(item, str):
                 click.echo(item)
                 is_complete = False
                 continue
-            click.echo(inventory.line(item, now))
+            click.echo(inventory.describe(item, now))
             total, count = total + (item.hourly or 0.0), count + 1
         if count:
             click.echo(f"together ${total:,.2f} an hour, at the prices that are known")

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raft_spark.config import Config, Lake
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
@@ -118,9 +118,9 @@ def example(lake: Lake, base: tables.Version, dataset: tables.Version) -> Exampl
 
 def _examples(lake: Lake, base: tables.Version, dataset: tables.Version) -> Iterator[ExampleRow]:
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in tables.head(lake, base, MAX_BASE_ROWS):
+    for row in browse.head(lake, base, MAX_BASE_ROWS):
         rows.setdefault(prompts.escape_markup(row["question"]), []).append(row)
-    for record in tables.head(lake, dataset, MAX_RECORDS):
+    for record in browse.head(lake, dataset, MAX_RECORDS):
         texts = list(_texts(record))
         questions = [text.rpartition("Question: ")[2] for text in texts if "Question: " in text]
         question = str(record.get("question") or "".join(questions[-1:]))
@@ -181,7 +181,7 @@ def _visible(text: str) -> str:
 
 def next_steps(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> Iterator[Text]:
     """Yield lines with the paths of the dataset and the page, and three commands with the same `arguments`."""
-    folder = tables.folder(conf.lake, dataset)
+    folder = browse.folder(conf.lake, dataset)
     yield Text.assemble(("Dataset  ", "bold"), folder)
     yield Text(f'         datasets.load_dataset("{folder}/{conf.dataset.formats[0]}")')
     if page := page_path(conf.lake):

@@ -15,7 +15,7 @@ from raft_spark.cli import run_summary
 from raft_spark.common import wording
 from raft_spark.errors import InputError
 from raft_spark.inference.previews import Preview
-from raft_spark.lake import refs, tables
+from raft_spark.lake import browse, refs, tables
 from raft_spark.monitoring import progress, run_state
 from raft_spark.stages import registry
 
@@ -48,7 +48,7 @@ def summary(
             table.add_row(name, _rows(version), f"{duration:.1f}" if is_new else "-")
         console.print(table)
         row = run_summary.example(conf.lake, versions[registry.BASE.name], dataset)
-        console.print(run_summary.layout(row) if row else _record_panel(tables.head(conf.lake, dataset, 1)[0]))
+        console.print(run_summary.layout(row) if row else _record_panel(browse.head(conf.lake, dataset, 1)[0]))
         console.print(run_summary.omissions_text(conf, versions.values()))
     else:
         console.print(f"Nothing to do: the dataset is up to date ({seconds:.1f} s).")
@@ -58,7 +58,7 @@ def summary(
 
 def show(console: Console, conf: config.Config, version: tables.Version, rows: int, *, quarantine: bool) -> None:
     """Show the first rows of a version."""
-    for row in tables.head(conf.lake, version, rows, quarantine=quarantine):
+    for row in browse.head(conf.lake, version, rows, quarantine=quarantine):
         console.print(_base_panel(row) if "documents" in row else _record_panel(row))
 
 
@@ -99,7 +99,7 @@ def follow(console: Console, lake: config.Lake, *, once: bool) -> None:
     note = (
         f" ({run.reason})" if run.reason else f", but no sign of life since {run.updated_at}" if run.is_silent else ""
     )
-    console.print(f"{run.state}{note}: {progress.line(run)}", highlight=False, soft_wrap=True)
+    console.print(f"{run.state}{note}: {progress.status_line(run)}", highlight=False, soft_wrap=True)
 
 
 def history(console: Console, versions: Iterable[tables.Version], pointers: refs.Refs) -> None:
@@ -136,7 +136,7 @@ def refresh_result(console: Console, record: "RefreshRecord") -> None:
 
 
 def _rows(version: tables.Version) -> str:
-    return registry.named(version.table).describe(version.counts)
+    return registry.find(version.table).describe(version.counts)
 
 
 def _base_panel(row: Mapping[str, Any]) -> Panel:

@@ -1,4 +1,4 @@
-"""The door to AWS where things are made, looked at and removed: clients that repeat what passes, and what AWS refuses as one sentence."""
+"""Open boto3 clients that retry, for commands that create, read and delete AWS resources, and turn AWS errors into ConfigError."""
 
 import os
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark.errors import ConfigError
 
-PATIENCE = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
-AwsClient = Any  # boto3 makes its clients' classes while it runs
+CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
+AwsClient = Any  # boto3 creates the classes of its clients at run time
 
 
 def connect(name: str, region: str = "") -> AwsClient:
-    """Open a client with the credentials of AWS's chain, and in its region where none is given."""
+    """Open a client for an AWS service; without `region`, in the region of AWS's credential chain."""
     with config_errors(f"{name} cannot be reached"):
-        return boto3.client(name, region_name=region or None, config=PATIENCE)
+        return boto3.client(name, region_name=region or None, config=CLIENT_CONFIG)
 
 
 def default_region() -> str:
-    """Return the region of AWS's chain, "" where it names none."""
+    """Return the region from AWS's environment variables or profile; "" when they name none."""
     return os.environ.get("AWS_REGION") or boto3.Session().region_name or ""
 
 
 @contextmanager
 def config_errors(what: str) -> Iterator[None]:
-    """Turn what AWS refuses into a ConfigError: nothing was started."""
+    """Raise ConfigError, with `what` before the reason, when a call to AWS in the block fails."""
     try:
         yield
     except (ClientError, BotoCoreError) as error:
@@ -37,6 +37,6 @@ def config_errors(what: str) -> Iterator[None]:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Return the bucket and the key of s3://bucket/key."""
+    """Split s3://bucket/key into bucket and key."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key

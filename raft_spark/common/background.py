@@ -1,4 +1,4 @@
-"""Something to do -> done in a thread of its own for as long as a block runs."""
+"""Run a function in a background thread while a `with` block runs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Call `work` in a thread with an event that is set when the block ends; its end is waited for."""
-    over = threading.Event()
-    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    """Call `work` in a thread, with an event that is set when the block ends; leave the block when the thread has ended."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Say which extra of raft-spark brings a package that is not installed: `pip install raft-spark` alone brings no Spark."""
+"""Name the extra of raft-spark to install when an optional package, such as pyspark, is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +12,18 @@ EXTRAS = {
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     **dict.fromkeys(("accelerate", "gguf", "peft", "torch", "transformers", "trl"), "train"),
 }
-BROUGHT_BY = {"py4j": "pyspark", "huggingface_hub": "datasets"}
+DEPENDENCY_OF = {"py4j": "pyspark", "huggingface_hub": "datasets"}
 
 
 @contextmanager
 def required() -> Iterator[None]:
-    """Raise ConfigError that names the extra to install where the block imports a package that is missing."""
+    """Raise ConfigError that names the extra to install when the block imports an optional package that is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        package = BROUGHT_BY.get(module, module)
+        package = DEPENDENCY_OF.get(module, module)
         if package not in EXTRAS:
             raise
-        msg = f"the package {package} is not installed and this needs it: pip install 'raft-spark[{EXTRAS[package]}]'"
+        msg = f"the package {package} is needed and not installed; install it with: pip install 'raft-spark[{EXTRAS[package]}]'"
         raise ConfigError(msg) from error

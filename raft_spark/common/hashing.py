@@ -1,5 +1,5 @@
-"""(seed, key, ...) -> numbers: the only chance there is. No state, no clock: the same arguments give the same numbers
-on any machine, in any order and partition.
+"""seed, keys -> pseudo-random numbers: the only source of randomness of the project. Without state and clock: the same arguments
+give the same numbers on any machine, in any order and partition.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ Int64Array = NDArray[np.int64]
 
 
 class Stream(IntEnum):
-    """What bits are drawn for. Kept in one place: two purposes with one value would share their chance."""
+    """The independent random streams, one for each purpose; two streams with the same value would give the same numbers."""
 
     SPLIT = 1
     LIMIT = 2
@@ -27,49 +27,50 @@ class Stream(IntEnum):
     RESAMPLE = 9
 
 
-def hash64(seed: int, purpose: Stream, *parts: Int64Array | UInt64Array | int) -> UInt64Array:
-    """Hash (seed, purpose, parts) to 64 uniform bits, element by element, with NumPy's broadcasting.
+def hash64(seed: int, stream: Stream, *parts: Int64Array | UInt64Array | int) -> UInt64Array:
+    """Hash (seed, stream, parts) to 64 uniform bits, element by element, with NumPy's broadcasting.
 
-    The finaliser of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators") after each part.
+    Applies the finaliser of splitmix64 after each part (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+    generators").
     """
-    state = _finalised(np.asarray(seed).astype(np.uint64))
-    for part in (int(purpose), *parts):
-        state = _finalised(state ^ np.asarray(part).astype(np.uint64))
+    state = _splitmix64(np.asarray(seed).astype(np.uint64))
+    for part in (int(stream), *parts):
+        state = _splitmix64(state ^ np.asarray(part).astype(np.uint64))
     return state
 
 
 def uniform(bits: UInt64Array) -> NDArray[np.float64]:
-    """Turn 64 uniform bits into numbers in [0, 1): the upper 53 bits, exactly representable."""
+    """Return numbers in [0, 1) from 64 uniform bits: the upper 53 bits, which a float64 represents exactly."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def randbelow(bits: UInt64Array, limits: Int64Array) -> Int64Array:
-    """Turn 64 uniform bits into whole numbers in [0, limit), each limit below 2^31; off by less than 2^-32 from uniform."""
+    """Return whole numbers in [0, limit) from 64 uniform bits, each limit below 2^31; the bias is less than 2^-32."""
     return ((bits >> np.uint64(32)) * limits.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 def jump_hash(keys: UInt64Array, size: int) -> Int64Array:
-    """Place each key in one of `size` buckets: uniform, and stable as size grows.
+    """Return a bucket in 0..size-1 for each key, shape (len(keys),): uniform, and stable as size grows.
 
-    From size to size + 1 a share 1 / (size + 1) of the keys moves, all of them to the new bucket.
+    When size grows by one, a share 1 / (size + 1) of the keys moves, all of them to the new bucket.
     Jump consistent hashing (Lamping and Veach 2014, section 3). Raises InputError when size < 1.
     """
     if size < 1:
         msg = f"cannot place keys in {size} buckets; at least 1 is needed"
         raise InputError(msg)
     buckets = np.zeros(len(keys), np.int64)
-    moving, key, at = np.arange(len(keys)), keys.astype(np.uint64), np.zeros(len(keys), np.int64)
-    while len(moving):
-        buckets[moving] = at
+    active, key, bucket = np.arange(len(keys)), keys.astype(np.uint64), np.zeros(len(keys), np.int64)
+    while len(active):
+        buckets[active] = bucket
         with np.errstate(over="ignore"):
             key = key * np.uint64(2862933555777941757) + np.uint64(1)
-        ahead = (at + 1) * (2.0**31 / ((key >> np.uint64(33)) + np.uint64(1)).astype(np.float64))
-        on = ahead < size
-        moving, key, at = moving[on], key[on], ahead[on].astype(np.int64)
+        jump = (bucket + 1) * (2.0**31 / ((key >> np.uint64(33)) + np.uint64(1)).astype(np.float64))
+        inside = jump < size
+        active, key, bucket = active[inside], key[inside], jump[inside].astype(np.int64)
     return buckets
 
 
-def _finalised(state: UInt64Array) -> UInt64Array:
+def _splitmix64(state: UInt64Array) -> UInt64Array:
     with np.errstate(over="ignore"):
         state = state + np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

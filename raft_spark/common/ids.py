@@ -1,4 +1,4 @@
-"""Names of runs and versions, and the time as they record it."""
+"""Make ids of runs and versions, and timestamps as they record them."""
 
 import datetime as dt
 import re
@@ -8,10 +8,10 @@ ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z(-\w+)*-[0-9a-f]{4}")
 
 
 def new_id(*kind: str) -> str:
-    """Return a name that nobody else takes, and that sorts by time: TIME-KIND-CHANCE."""
+    """Return a unique id that sorts by time: TIME-KIND-RANDOM, for example 20261122T202130.123456Z-1a2b3c4d-5e6f."""
     return "-".join((f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S.%fZ}", *kind, uuid.uuid4().hex[:4]))
 
 
 def now() -> str:
-    """Return the time as a run tells it."""
+    """Return the time in UTC as ISO 8601, in seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

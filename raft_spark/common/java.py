@@ -1,4 +1,4 @@
-"""No Java -> a Java 17 in this environment: PREFIX/jdk, where the session looks.   python -m raft_spark.common.java"""
+"""Find a Java for Spark, or download Java 17 to PREFIX/jdk, where the session looks.   python -m raft_spark.common.java"""
 
 import os
 import shutil
@@ -11,7 +11,10 @@ JAVA_HINT = "Java 17 was not found; install it (Debian: apt-get install openjdk-
 
 
 def java_home() -> str:
-    """Find a Java: JAVA_HOME, the PATH, or the one `make` fetched into the environment (PREFIX/jdk/*)."""
+    """Return the first Java home of JAVA_HOME, the PATH and PREFIX/jdk/*, where `fetch` puts one.
+
+    Raises ConfigError that says what to install when there is none.
+    """
     on_path = shutil.which("java")
     found = [os.environ.get("JAVA_HOME", ""), str(Path(on_path).resolve().parents[1]) if on_path else ""]
     found += sorted(str(path) for path in Path(sys.prefix).glob("jdk/*"))
@@ -22,7 +25,10 @@ def java_home() -> str:
 
 
 def fetch() -> str:
-    """Return a Java home, fetched with install-jdk where there is none. Raises ConfigError that says what to install."""
+    """Return a Java home, and download Java 17 with install-jdk when there is none.
+
+    Raises ConfigError that says what to install when the download fails.
+    """
     try:
         return java_home()
     except ConfigError as error:
@@ -31,7 +37,7 @@ def fetch() -> str:
         try:
             return str(jdk.install("17", path=str(Path(sys.prefix) / "jdk")))
         except (OSError, jdk.JdkError) as failed:
-            msg = f"{error}; fetching one failed: {failed}"
+            msg = f"{error}; the download of Java 17 failed: {failed}"
             raise ConfigError(msg) from failed
 
 

@@ -130,7 +130,7 @@ class Completions(Section):
     batch: Batch
 
     @property
-    def asked_again_at(self) -> tuple[float, ...]:
+    def retry_temperatures(self) -> tuple[float, ...]:
         """Return the temperatures at which answers that the dataset rejects are asked for again."""
         others = dict.fromkeys(each for each in self.again_temperatures if each != self.temperature)
         return tuple(others) if "ungrounded" in self.retry else ()

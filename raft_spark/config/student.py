@@ -77,7 +77,7 @@ class Training(Section):
     checkpoint_steps: Count
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
 
-    def told(self) -> dict[str, Any]:
+    def script_settings(self) -> dict[str, Any]:
         """Return the settings that sft_script.py takes: all but where it runs and on what."""
         return self.model_dump(exclude={"python", "model", "sagemaker"})
 

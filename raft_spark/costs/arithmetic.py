@@ -12,9 +12,9 @@ from typing import Literal
 
 from raft_spark.config import Completions, Config
 
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided 95 %, by degrees of freedom from 1
-STARTING = 120.0  # seconds that EMR's workers run beside the asking
-OWN = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
+T_VALUES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided 95 %, by degrees of freedom from 1
+EMR_STARTUP_SECONDS = 120.0  # seconds that EMR's workers run beside the asking
+LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredRequest:
     """One answered request: characters sent, tokens as the server counted them, seconds of its last call."""
 
     characters: int
@@ -52,7 +52,7 @@ class Remaining:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class Usage:
     """What asking takes. `seconds` is None of batch jobs; `bound_by` names the setting that decides it."""
 
     tokens_in: Amount
@@ -92,23 +92,23 @@ class Estimate:
     to_ask: int
     sampled: int = 0
     asked_now: int = 0
-    use: Use | None = None
+    use: Usage | None = None
     bill: Bill | None = None
 
 
-def estimate(conf: Config, left: Remaining, seen: Sequence[Answered], asked_now: int = 0) -> Estimate:
+def estimate(conf: Config, left: Remaining, seen: Sequence[AnsweredRequest], asked_now: int = 0) -> Estimate:
     """Tell what the requests `left` take, from what those `seen` took. Fewer than batch.min_records are asked in real time."""
     asking, model = conf.completions, conf.teacher.model
     mode = "realtime" if left.rows < asking.batch.min_records else asking.mode
     if not (left.rows and seen):
         return Estimate(model, mode, left.requests, left.rows, len(seen), asked_now)
     sent, written = tokens_in(seen, left), _sum([row.tokens_out for row in seen], left.rows)
-    seconds, bound_by = pace(asking, left.rows, seen, sent + written)
-    use = Use(sent, written) if mode == "batch" else Use(sent, written, seconds, bound_by)
+    seconds, bound_by = asking_time(asking, left.rows, seen, sent + written)
+    use = Usage(sent, written) if mode == "batch" else Usage(sent, written, seconds, bound_by)
     return Estimate(model, mode, left.requests, left.rows, len(seen), asked_now, use, bill(conf, mode, left.rows, use))
 
 
-def tokens_in(seen: Sequence[Answered], left: Remaining) -> Amount:
+def tokens_in(seen: Sequence[AnsweredRequest], left: Remaining) -> Amount:
     """Extrapolate prompt tokens by the ratio of characters."""
     characters = sum(row.characters for row in seen)
     ratio = sum(row.tokens_in for row in seen) / characters
@@ -117,7 +117,7 @@ def tokens_in(seen: Sequence[Answered], left: Remaining) -> Amount:
     return Amount(ratio * left.characters, _margin(off, left.rows, scale))
 
 
-def pace(conf: Completions, rows: int, seen: Sequence[Answered], tokens: Amount) -> tuple[Amount, str]:
+def asking_time(conf: Completions, rows: int, seen: Sequence[AnsweredRequest], tokens: Amount) -> tuple[Amount, str]:
     """Return the seconds that asking takes, and the setting that makes it so: all limits hold, the slowest decides."""
     calls = _sum([row.seconds for row in seen], max(rows, conf.in_flight))
     limits = {"in_flight": calls * (1 / conf.in_flight)}
@@ -129,10 +129,10 @@ def pace(conf: Completions, rows: int, seen: Sequence[Answered], tokens: Amount)
     return limits[slowest], slowest
 
 
-def bill(conf: Config, mode: str, rows: int, use: Use) -> Bill:
+def bill(conf: Config, mode: str, rows: int, use: Usage) -> Bill:
     """Price what asking takes."""
     price = conf.price
-    free = Amount(0) if conf.teacher.kind in OWN else None
+    free = Amount(0) if conf.teacher.kind in LOCAL_KINDS else None
     on_demand = _priced(use, price.input_price, price.output_price) or free
     batch = _priced(use, price.batch_input_price, price.batch_output_price)
     hours = use.seconds * (1 / 3600) if use.seconds else None
@@ -157,11 +157,11 @@ def _emr(conf: Config, hours: Amount | None) -> tuple[Amount | None, Amount | No
     if hours is None or "://" not in conf.lake.root:
         return None, None, None
     vcpus, memory = conf.emr.vcpus, conf.emr.memory_gb
-    running, hourly = hours + Amount(STARTING / 3600), conf.emr.dollars(vcpus, memory)
+    running, hourly = hours + Amount(EMR_STARTUP_SECONDS / 3600), conf.emr.dollars(vcpus, memory)
     return running * vcpus, running * memory, running * hourly if hourly else None
 
 
-def _priced(use: Use, price_in: float | None, price_out: float | None) -> Amount | None:
+def _priced(use: Usage, price_in: float | None, price_out: float | None) -> Amount | None:
     """Return the dollars of all tokens at prices a million, None when there is no price."""
     if not (price_in or price_out):
         return None
@@ -187,6 +187,6 @@ def _margin(off: Sequence[float], rows: int, scale: float) -> float | None:
     freedom = len(off) - 1
     if not freedom:
         return None
-    student = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.4 / freedom
+    student = T_VALUES[freedom - 1] if freedom <= len(T_VALUES) else 1.96 + 2.4 / freedom
     spread = math.sqrt(sum(value * value for value in off) / freedom)
     return student * spread * math.sqrt((rows * scale) ** 2 / len(off) + rows)

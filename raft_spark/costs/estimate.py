@@ -27,10 +27,10 @@ from raft_spark.lake import dataframes, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
 
-ENOUGH = 30  # stored answers that tell without asking
-SAMPLE = 500  # answers, at most, that reach the driver
+ENOUGH_ANSWERS = 30  # stored answers that tell without asking
+MAX_ANSWERS = 500  # answers, at most, that reach the driver
 USAGE = ("prompt_tokens", "completion_tokens", "latency_ms")
-TOLD = " AND ".join(f"{name} IS NOT NULL" for name in ("completion", *USAGE))
+HAS_USAGE = " AND ".join(f"{name} IS NOT NULL" for name in ("completion", *USAGE))
 Row = Mapping[str, Any]
 
 
@@ -44,10 +44,12 @@ class SampleCall:
     reply: Reply
     seconds: float
 
-    def answered(self) -> arithmetic.Answered:
+    def answered(self) -> arithmetic.AnsweredRequest:
         """Return what it took; a server that counts no tokens took none."""
         told = self.reply
-        return arithmetic.Answered(self.characters, told.prompt_tokens or 0, told.completion_tokens or 0, self.seconds)
+        return arithmetic.AnsweredRequest(
+            self.characters, told.prompt_tokens or 0, told.completion_tokens or 0, self.seconds
+        )
 
 
 def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
@@ -56,12 +58,12 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
     Raises EndpointError when requests were asked and none was answered.
     """
     base = tables.require(conf.lake, schemas.BASE)
-    done = completions.finished(conf, base)
+    done = completions.complete_version(conf, base)
     if done is not None:
         return arithmetic.estimate(conf, arithmetic.Remaining(done.counts["requests"], 0, 0), [])
     left, seen, following = _look(conf, base, ask)
     more = following[: max(0, ask - len(seen))]
-    if not more or len(seen) >= ENOUGH:
+    if not more or len(seen) >= ENOUGH_ANSWERS:
         return arithmetic.estimate(conf, left, seen)
     asked = _ask(conf, more)
     rest = arithmetic.Remaining(
@@ -73,28 +75,28 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
 
 def _look(
     conf: config.Config, base: tables.Version, ask: int
-) -> tuple[arithmetic.Remaining, list[arithmetic.Answered], list[Row]]:
+) -> tuple[arithmetic.Remaining, list[arithmetic.AnsweredRequest], list[Row]]:
     """Return what is to ask, at most SAMPLE answers of the same requests and settings, and the first rows to ask. A key is a
     hash, so that its order is as good as chance.
     """
     spark = session.start(conf, "estimate")
     characters = _characters(conf)
     wanted = (
-        completions.looked_up(spark, conf, dataframes.read(spark, conf.lake, base))
+        completions.distinct_requests(spark, conf, dataframes.read(spark, conf.lake, base))
         .withColumn("characters", characters)
         .persist()
     )
     stored = dataframes.stored_answers(spark, conf.lake)
-    missing = wanted.where(completions.is_asked(conf.completions))
+    missing = wanted.where(completions.is_missing(conf.completions))
     rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)
     answered = (
-        wanted.join(stored.where(TOLD).select("key", *USAGE), "key")
+        wanted.join(stored.where(HAS_USAGE).select("key", *USAGE), "key")
         .dropDuplicates(["key"])
         .orderBy("key")
-        .limit(SAMPLE)
+        .limit(MAX_ANSWERS)
     )
     seen = [
-        arithmetic.Answered(row.characters, row.prompt_tokens, row.completion_tokens, row.latency_ms / 1000)
+        arithmetic.AnsweredRequest(row.characters, row.prompt_tokens, row.completion_tokens, row.latency_ms / 1000)
         for row in answered.collect()
     ]
     following: list[Row] = [row.asDict() for row in missing.orderBy("key").limit(ask).collect()]

@@ -17,7 +17,7 @@ from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.scoring import conditions, judge
 from raft_spark.stages import evaluation
 
-CHARACTERS = 3  # a token has more of them in most languages: too many tokens rather than too few
+CHARS_PER_TOKEN = 3  # a token has more of them in most languages: too many tokens rather than too few
 CHARACTERS_SCHEMA = pa.schema([("characters", pa.int64())])
 _COUNTED = pa.schema([("characters", pa.int64())])
 
@@ -42,23 +42,29 @@ def run(conf: config.Config) -> list[CostBound]:
     articles = tables.require(conf.lake, schemas.ARTICLES)
     spark = session.start(conf, "estimate")
     with worker_errors():
-        asked, _ = evaluation.wanted(spark, conf, articles, ids.new_id("estimate"))
-        missing = evaluation.of_students(spark, conf, asked)
+        asked, _ = evaluation.cases(spark, conf, articles, ids.new_id("estimate"))
+        missing = evaluation.missing_from_students(spark, conf, asked)
         found = [
             _bound(
-                missing.where(F.col("student") == student), conditions.asking(conf, student), conditions.build_request
+                missing.where(F.col("student") == student),
+                conditions.endpoint_settings(conf, student),
+                conditions.build_request,
             )
             for student in conf.evaluation.students
         ]
         if conf.evaluation.judge:
-            said = _as_if_answered(evaluation.answered(spark, asked, conf), conf.evaluation.max_new_tokens)
-            found.append(_bound(evaluation.of_judge(spark, conf, said), judge.asking(conf), judge.build_request))
+            said = _as_if_answered(evaluation.with_answers(spark, asked, conf), conf.evaluation.max_new_tokens)
+            found.append(
+                _bound(
+                    evaluation.missing_from_judge(spark, conf, said), judge.endpoint_settings(conf), judge.build_request
+                )
+            )
     return found
 
 
 def _as_if_answered(rows: DataFrame, tokens: int) -> DataFrame:
     """Give each case that has no answer one of so many tokens, which no other case has."""
-    longest = F.concat_ws(" ", *judge.CASE, F.repeat(F.lit("x" * CHARACTERS), tokens))
+    longest = F.concat_ws(" ", *judge.CASE_KEYS, F.repeat(F.lit("x" * CHARS_PER_TOKEN), tokens))
     return rows.withColumn("answer", F.struct(F.coalesce("answer.completion", longest).alias("completion")))
 
 
@@ -68,8 +74,8 @@ def _bound(missing: DataFrame, conf: config.Config, worded: Callable[..., Reques
     counted = partial(_counted, worded=partial(worded, conf=conf.completions, model=model))
     sums = F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))
     requests, characters = map_in_arrow(missing, counted, CHARACTERS_SCHEMA).agg(*sums).first() or (0, 0)
-    tokens_in, tokens_out = -(-characters // CHARACTERS), requests * conf.completions.max_new_tokens
-    use = arithmetic.Use(arithmetic.Amount(tokens_in), arithmetic.Amount(tokens_out))
+    tokens_in, tokens_out = -(-characters // CHARS_PER_TOKEN), requests * conf.completions.max_new_tokens
+    use = arithmetic.Usage(arithmetic.Amount(tokens_in), arithmetic.Amount(tokens_out))
     dollars = arithmetic.bill(conf, "realtime", requests, use).on_demand
     return CostBound(
         conf.completions.endpoint, model, requests, tokens_in, tokens_out, dollars.value if dollars else None

@@ -90,7 +90,7 @@ def quota_lines(conf: Config, job: str) -> Iterator[str]:
     )
     idle = f", of which {slots - section.in_flight} would send no request: completions.in_flight is {section.in_flight}"
     yield f"{executors} executors x {cores} cores = {slots} tasks{idle if slots > section.in_flight else ''}"
-    yield quota.arithmetic(limits, min(slots, section.in_flight))
+    yield quota.describe_limits(limits, min(slots, section.in_flight))
 
 
 def start_once(client: AwsClient, document: Document, token: str) -> tuple[str, bool]:

@@ -16,7 +16,7 @@ REQUIRED = ("application_id", "role_arn", "code")
 
 def uses(job: str) -> set[registry.Use]:
     """Return what the stages of a job use besides tables."""
-    return {use for stage in registry.of_job(job) for use in stage.uses}
+    return {use for stage in registry.stages_of_job(job) for use in stage.uses}
 
 
 def needs_hub(conf: Config, job: str) -> bool:

@@ -20,16 +20,24 @@ from urllib3.exceptions import HTTPError
 from raft_spark.config.models import ONE_TEXT, Endpoint
 from raft_spark.endpoints import aws_errors, codecs, responses
 from raft_spark.endpoints.base import Reply, Request
-from raft_spark.endpoints.responses import failed
+from raft_spark.endpoints.responses import failed_reply
 
 SAGEMAKER_BYTES = 6_291_456
 SAGEMAKER_SECONDS = 70.0  # a container has 60, and the way takes some
 BEDROCK_BYTES = 25_000_000
 JSON = "application/json"
 CONNECT_SECONDS = 10.0
-LEAST_SECONDS = 10.0
+MIN_READ_SECONDS = 10.0
 # What botocore raises when a body has another shape than the service's: it says so nowhere.
-UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+PARSE_ERRORS = (
+    ResponseParserError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 class SageMakerClient:
@@ -43,7 +51,7 @@ class SageMakerClient:
         """Send one request, once; wait at most about `seconds`, see Door."""
         write, read = codecs.SAGEMAKER[self._conf.codec]
         body = json.dumps(write(self._unnamed(request))).encode()
-        if problem := _unsendable(request, self._conf, body, SAGEMAKER_BYTES):
+        if problem := _invalid_request(request, self._conf, body, SAGEMAKER_BYTES):
             return problem
         return self._door.ask("invoke_endpoint", {**self._address(request), "Body": body}, read, seconds)
 
@@ -81,7 +89,7 @@ class BedrockClient:
         write, read = codecs.BEDROCK[self._conf.codec]
         written = write(request)
         body = json.dumps(written).encode()
-        if problem := _unsendable(request, self._conf, body, BEDROCK_BYTES):
+        if problem := _invalid_request(request, self._conf, body, BEDROCK_BYTES):
             return problem
         if self._conf.codec == "converse":
             return self._door.ask("converse", {**written, **self._converse_options(request)}, read, seconds)
@@ -113,12 +121,12 @@ class BedrockClient:
         }
 
 
-def _unsendable(request: Request, conf: Endpoint, body: bytes, limit: int) -> Reply | None:
+def _invalid_request(request: Request, conf: Endpoint, body: bytes, limit: int) -> Reply | None:
     """Return what is wrong with a request that must not be sent."""
     if conf.codec in ONE_TEXT and not isinstance(request.prompt, str):
-        return failed("bad_request", f"codec {conf.codec} sends one text, and the request holds messages")
+        return failed_reply("bad_request", f"codec {conf.codec} sends one text, and the request holds messages")
     if len(body) > limit:
-        return failed("bad_request", f"the request has {len(body):,} bytes; the service takes at most {limit:,}")
+        return failed_reply("bad_request", f"the request has {len(body):,} bytes; the service takes at most {limit:,}")
     return None
 
 
@@ -138,15 +146,17 @@ class AwsConnection:
         self, operation: str, arguments: Mapping[str, Any], read: Callable[[Any], Reply], seconds: float | None
     ) -> Reply:
         """Call once, and `read` what came back."""
-        patience = _rung(min(seconds or self._longest, self._longest), self._longest)
+        patience = _read_timeout(min(seconds or self._longest, self._longest), self._longest)
         try:
-            answer = _whole(getattr(self._client(patience), operation)(**arguments))
+            answer = _json_value(getattr(self._client(patience), operation)(**arguments))
         except (BotoCoreError, ClientError, HTTPError) as error:
             return aws_errors.reply(error, patience)
-        except UNREADABLE as error:
-            return failed("model_error", responses.line(f"the answer has another shape than the service's: {error!r}"))
+        except PARSE_ERRORS as error:
+            return failed_reply(
+                "model_error", responses.one_line(f"the answer has another shape than the service's: {error!r}")
+            )
         reply = read(answer)
-        return replace(reply, error=responses.line(reply.error)) if reply.error else reply
+        return replace(reply, error=responses.one_line(reply.error)) if reply.error else reply
 
     def close(self) -> None:
         """Close the idle connections of all clients."""
@@ -162,7 +172,7 @@ class AwsConnection:
                     self._service,
                     region_name=region(self._conf),
                     endpoint_url=self._conf.url or None,
-                    config=_settings(self._connections, patience),
+                    config=_client_config(self._connections, patience),
                 )
             return self._clients[patience]
 
@@ -172,7 +182,7 @@ def region(conf: Endpoint) -> str | None:
     return conf.region or os.environ.get("AWS_REGION") or None
 
 
-def _settings(connections: int, patience: float) -> Config:
+def _client_config(connections: int, patience: float) -> Config:
     return Config(
         max_pool_connections=connections,
         connect_timeout=min(CONNECT_SECONDS, patience),
@@ -182,17 +192,17 @@ def _settings(connections: int, patience: float) -> Config:
     )
 
 
-def _rung(seconds: float, longest: float) -> float:
+def _read_timeout(seconds: float, longest: float) -> float:
     """Return the first of 10, 20, 40, ... that is not below `seconds`, at most `longest`."""
-    rung = LEAST_SECONDS
+    rung = MIN_READ_SECONDS
     while rung < seconds:
         rung *= 2
     return min(rung, longest)
 
 
-def _whole(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what a stranger sends
+def _json_value(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what a stranger sends
     """Return the JSON value that came back: of the body, or as boto3 has read it."""
     body = answer.get("Body", answer.get("body"))
     if body is not None:
-        return responses.value(body.read())
+        return responses.parse_json(body.read())
     return {name: part for name, part in answer.items() if name != "ResponseMetadata"}

@@ -18,11 +18,11 @@ from botocore.exceptions import ConnectionError as NoConnection
 from raft_spark.config import Endpoint
 from raft_spark.errors import EndpointError
 
-LATER = frozenset(
+RETRY_LATER = frozenset(
     {"ThrottlingException", "TooManyRequestsException", "ServiceQuotaExceededException", "ServiceUnavailableException"}
 )
 ENDED = frozenset({"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"})
-SECONDS = 60  # for one call
+TIMEOUT_SECONDS = 60  # for one call
 _T = TypeVar("_T")
 
 
@@ -43,7 +43,9 @@ def connect(conf: Endpoint) -> Any:  # noqa: ANN401 - boto3 makes its clients' c
             "bedrock",
             endpoint_url=os.environ.get("AWS_ENDPOINT_URL_BEDROCK") or conf.url or None,
             region_name=conf.region or None,
-            config=Config(retries={"total_max_attempts": 1}, connect_timeout=SECONDS, read_timeout=SECONDS),
+            config=Config(
+                retries={"total_max_attempts": 1}, connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS
+            ),
         )
     except BotoCoreError as error:
         msg = f"Bedrock cannot be reached: {error}"
@@ -58,15 +60,15 @@ def find(client: Any, name: str) -> str | None:  # noqa: ANN401 - see `connect`
         jobs = (job for page in pages for job in page.get("invocationJobSummaries", []))
         return next((str(job["jobArn"]) for job in jobs if job["jobName"] == name), "")
 
-    return _answer(found)
+    return _call_or_none(found)
 
 
 def create(client: Any, call: Mapping[str, Any]) -> str | None:  # noqa: ANN401 - see `connect`
     """Start a job, once however often it is called with the same clientRequestToken; return its ARN."""
-    return _answer(lambda: str(client.create_model_invocation_job(**call)["jobArn"]))
+    return _call_or_none(lambda: str(client.create_model_invocation_job(**call)["jobArn"]))
 
 
-def look(client: Any, arn: str) -> BatchStatus | None:  # noqa: ANN401 - see `connect`
+def get_status(client: Any, arn: str) -> BatchStatus | None:  # noqa: ANN401 - see `connect`
     """Ask how a job is doing."""
 
     def told() -> BatchStatus:
@@ -74,14 +76,14 @@ def look(client: Any, arn: str) -> BatchStatus | None:  # noqa: ANN401 - see `co
         done = (int(job.get(name) or 0) for name in ("successRecordCount", "errorRecordCount"))
         return BatchStatus(str(job.get("status", "")), str(job.get("message") or ""), *done)
 
-    return _answer(told)
+    return _call_or_none(told)
 
 
-def _answer(call: Callable[[], _T]) -> _T | None:
+def _call_or_none(call: Callable[[], _T]) -> _T | None:
     try:
         return call()
     except ClientError as error:
-        if _passes(error):
+        if _is_temporary(error):
             logging.getLogger(__name__).warning("Bedrock's batch jobs: %s; it will be asked again", error)
             return None
         raise EndpointError(str(error)) from error
@@ -92,7 +94,7 @@ def _answer(call: Callable[[], _T]) -> _T | None:
         raise EndpointError(str(error)) from error
 
 
-def _passes(error: ClientError) -> bool:
+def _is_temporary(error: ClientError) -> bool:
     response = error.response
     broken = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500  # noqa: PLR2004 - 5xx
-    return broken or response.get("Error", {}).get("Code") in LATER
+    return broken or response.get("Error", {}).get("Code") in RETRY_LATER

@@ -14,11 +14,11 @@ from typing import Any
 
 from raft_spark.endpoints import converse
 from raft_spark.endpoints.base import Reply, Request
-from raft_spark.endpoints.responses import completed, count, failed, words
+from raft_spark.endpoints.responses import completion_reply, failed_reply, message_in, token_count
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 
-USUAL_TOKENS = 512  # of a request that names no limit: LMI would cut after 30, TGI after 100
+DEFAULT_MAX_TOKENS = 512  # of a request that names no limit: LMI would cut after 30, TGI after 100
 
 
 def openai_body(request: Request) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def generate_body(request: Request) -> dict[str, Any]:
     wanted = request.parameters
     temperature, top_p = wanted.get("temperature", 0), wanted.get("top_p", 1)
     sampling = {"temperature": temperature, **({"top_p": top_p} if top_p < 1 else {})} if temperature else {}
-    tokens = int(wanted.get("max_tokens", USUAL_TOKENS))
+    tokens = int(wanted.get("max_tokens", DEFAULT_MAX_TOKENS))
     told = {"do_sample": bool(sampling), "details": True, "return_full_text": False}
     return {"inputs": request.prompt, "parameters": {**sampling, "max_new_tokens": tokens, **told}}
 
@@ -47,7 +47,7 @@ def llama_body(request: Request) -> dict[str, Any]:
     """Return InvokeModel's body of a Llama model."""
     wanted = request.parameters
     sampling = {name: wanted[name] for name in ("temperature", "top_p") if name in wanted}
-    return {"prompt": request.prompt, "max_gen_len": int(wanted.get("max_tokens", USUAL_TOKENS)), **sampling}
+    return {"prompt": request.prompt, "max_gen_len": int(wanted.get("max_tokens", DEFAULT_MAX_TOKENS)), **sampling}
 
 
 def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
@@ -55,20 +55,20 @@ def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
     match answer:
         case {"choices": [dict() as choice, *_]}:
             usage = answer.get("usage")
-            tokens = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-            return replace(_chosen(choice), prompt_tokens=tokens[0], completion_tokens=tokens[1])
-    return failed("model_error", f"the answer holds no choices: {words(answer)}")
+            tokens = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+            return replace(_choice_reply(choice), prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    return failed_reply("model_error", f"the answer holds no choices: {message_in(answer)}")
 
 
-def _chosen(choice: Mapping[str, Any]) -> Reply:
+def _choice_reply(choice: Mapping[str, Any]) -> Reply:
     match choice:
         case {"finish_reason": "content_filter"}:
-            return failed("filtered", "the server's content filter stopped the answer")
+            return failed_reply("filtered", "the server's content filter stopped the answer")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
-            return completed(text, cut=choice.get("finish_reason") in ("length", "max_tokens"))
+            return completion_reply(text, cut=choice.get("finish_reason") in ("length", "max_tokens"))
         case {"message": {"content": None}}:  # as of a model that was cut while it still reasoned
-            return failed("empty", f"the answer holds no text: {words(choice)}")
-    return failed("model_error", f"the answer holds no text: {words(choice)}")
+            return failed_reply("empty", f"the answer holds no text: {message_in(choice)}")
+    return failed_reply("model_error", f"the answer holds no text: {message_in(choice)}")
 
 
 def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
@@ -77,19 +77,19 @@ def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger send
         case [dict() as generated, *_] | (dict() as generated):
             details = generated.get("details")
             reason = details.get("finish_reason") if isinstance(details, dict) else None
-            return replace(_generated(generated, reason), completion_tokens=count(details, "generated_tokens"))
-    return failed("model_error", f"the answer holds no generated_text: {words(answer)}")
+            return replace(_text_reply(generated, reason), completion_tokens=token_count(details, "generated_tokens"))
+    return failed_reply("model_error", f"the answer holds no generated_text: {message_in(answer)}")
 
 
-def _generated(generated: Mapping[str, Any], reason: object) -> Reply:
+def _text_reply(generated: Mapping[str, Any], reason: object) -> Reply:
     match generated:
         case {"generated_text": str(), "error": str(text)}:
-            return failed("model_error", f"the container failed in mid-answer: {text}")
+            return failed_reply("model_error", f"the container failed in mid-answer: {text}")
         case {"generated_text": str()} if reason == "error":  # status 200 all the same
-            return failed("model_error", "the container failed in mid-answer: finish_reason is error")
+            return failed_reply("model_error", "the container failed in mid-answer: finish_reason is error")
         case {"generated_text": str(text)}:
-            return completed(text, cut=reason == "length")
-    return failed("model_error", f"the answer holds no generated_text: {words(generated)}")
+            return completion_reply(text, cut=reason == "length")
+    return failed_reply("model_error", f"the answer holds no generated_text: {message_in(generated)}")
 
 
 def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
@@ -97,11 +97,11 @@ def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
     match answer:
         case {"generation": str(text)}:
             return replace(
-                completed(text, cut=answer.get("stop_reason") == "length"),
-                prompt_tokens=count(answer, "prompt_token_count"),
-                completion_tokens=count(answer, "generation_token_count"),
+                completion_reply(text, cut=answer.get("stop_reason") == "length"),
+                prompt_tokens=token_count(answer, "prompt_token_count"),
+                completion_tokens=token_count(answer, "generation_token_count"),
             )
-    return failed("model_error", f"the answer holds no generation: {words(answer)}")
+    return failed_reply("model_error", f"the answer holds no generation: {message_in(answer)}")
 
 
 SAGEMAKER: Mapping[str, Codec] = {

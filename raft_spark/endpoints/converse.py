@@ -11,11 +11,11 @@ from typing import Any
 
 from raft_spark.endpoints import aws_errors, responses
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
-from raft_spark.endpoints.responses import completed, count, words
+from raft_spark.endpoints.responses import completion_reply, message_in, token_count
 
 FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
-ENDED = frozenset({"end_turn", "stop_sequence"})
-CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+COMPLETE = frozenset({"end_turn", "stop_sequence"})
+TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
 
 
 def body(request: Request) -> dict[str, Any]:
@@ -39,55 +39,55 @@ def reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
     match answer:
         case {"stopReason": str(reason)}:
             usage = answer.get("usage")
-            tokens = count(usage, "inputTokens"), count(usage, "outputTokens")
-            return replace(_stopped(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
-    return responses.failed("model_error", f"the answer holds no stopReason: {words(answer)}")
+            tokens = token_count(usage, "inputTokens"), token_count(usage, "outputTokens")
+            return replace(_content_reply(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    return responses.failed_reply("model_error", f"the answer holds no stopReason: {message_in(answer)}")
 
 
-def _stopped(reason: str, answer: Mapping[str, Any]) -> Reply:
+def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
     if reason in FILTERED:
-        return responses.failed("filtered", f"Bedrock stopped the answer: {reason}")
-    if reason not in ENDED | CUT:
-        return responses.failed("model_error", f"the model stopped with {reason}")
+        return responses.failed_reply("filtered", f"Bedrock stopped the answer: {reason}")
+    if reason not in COMPLETE | TRUNCATED:
+        return responses.failed_reply("model_error", f"the model stopped with {reason}")
     match answer:
         case {"output": {"message": {"content": [*blocks]}}}:
             texts = [
                 block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
             ]
-            return completed("".join(texts), cut=reason in CUT)
-    return responses.failed("model_error", f"the answer holds no message: {words(answer.get('output'))}")
+            return completion_reply("".join(texts), cut=reason in TRUNCATED)
+    return responses.failed_reply("model_error", f"the answer holds no message: {message_in(answer.get('output'))}")
 
 
-def line(key: str, request: Request) -> bytes:
+def batch_line(key: str, request: Request) -> bytes:
     """Lay a request out as one line of a batch job's input."""
     return json.dumps({"recordId": key, "modelInput": body(request)}).encode() + b"\n"
 
 
-def record(line: bytes) -> tuple[str, Reply]:
+def read_batch_line(line: bytes) -> tuple[str, Reply]:
     """Read one line of an output: its key, "" where it has none, and what it says."""
-    match responses.value(line):
+    match responses.parse_json(line):
         case {"recordId": str(key), "error": error} if error:
-            return key, _failure(error)
+            return key, _record_failure(error)
         case {"recordId": str(key), **told}:
             read = reply(told.get("modelOutput"))
-            return key, replace(read, error=responses.line(read.error)) if read.error else read
+            return key, replace(read, error=responses.one_line(read.error)) if read.error else read
     return "", Reply()
 
 
-def failed(error_class: ErrorClass, error: str) -> Reply:
+def one_line_failure(error_class: ErrorClass, error: str) -> Reply:
     """Return a failure with its reason as one short line."""
-    return responses.failed(error_class, responses.line(error))
+    return responses.failed_reply(error_class, responses.one_line(error))
 
 
-def _failure(error: object) -> Reply:
+def _record_failure(error: object) -> Reply:
     code, message = (error.get("errorCode"), error.get("errorMessage")) if isinstance(error, dict) else ("", error)
-    return failed(_classed(str(code)), f"error {code}: {message}")
+    return one_line_failure(_error_class(str(code)), f"error {code}: {message}")
 
 
-def _classed(code: str) -> ErrorClass:
+def _error_class(code: str) -> ErrorClass:
     """Class an error by its number, as the service's documentation has it, or by its name."""
-    if code == str(aws_errors.BROKEN_GENERATION):
+    if code == str(aws_errors.GENERATION_FAILED):
         return "model_error"
     if re.fullmatch(r"[1-5]\d\d", code):
-        return responses.by_status(int(code))
+        return responses.class_of_status(int(code))
     return aws_errors.CODES.get(code.rpartition("#")[2], "model_error")

@@ -21,7 +21,7 @@ from raft_spark.config import Endpoint
 from raft_spark.endpoints import responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
-from raft_spark.endpoints.responses import failed
+from raft_spark.endpoints.responses import failed_reply
 
 CONNECT_SECONDS = 10.0
 READ_BYTES = 65_536
@@ -34,21 +34,21 @@ class OpenAIClient:
         self._path = urlsplit(conf.url).path
         self._pool = urllib3.connection_from_url(conf.url, maxsize=connections, block=True, retries=False)
         self._seconds = timeout_seconds
-        self._key, self._keyless = _key(conf)
+        self._key, self._keyless = _load_key(conf)
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send one request, once; wait at most `timeout_seconds`, or `seconds`, for the whole answer."""
         patience = min(seconds or self._seconds, self._seconds)
         if self._keyless:
-            return failed("refused", responses.line(self._keyless))
+            return failed_reply("refused", responses.one_line(self._keyless))
         try:
             status, headers, body = self._posted(request, patience)
         except HTTPError as error:
             if isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError):  # a refusal is both
-                return failed("timeout", f"no answer within {patience:g} s")
-            return failed("unavailable", self._clean(f"no answer: {error}"))
-        answer = responses.value(body)
-        reply = openai_reply(answer) if status == 200 else _declined(status, headers, answer)  # noqa: PLR2004 - OK
+                return failed_reply("timeout", f"no answer within {patience:g} s")
+            return failed_reply("unavailable", self._clean(f"no answer: {error}"))
+        answer = responses.parse_json(body)
+        reply = openai_reply(answer) if status == 200 else _error_reply(status, headers, answer)  # noqa: PLR2004 - OK
         return replace(reply, error=self._clean(reply.error)) if reply.error else reply
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class OpenAIClient:
             preload_content=False,
         )
         try:
-            return response.status, response.headers, _whole(response, deadline)
+            return response.status, response.headers, _read_body(response, deadline)
         finally:
             response.release_conn()
 
@@ -80,10 +80,10 @@ class OpenAIClient:
 
     def _clean(self, text: str) -> str:
         """Make an error one short line without the key; cut last, or the cut would hide half a key."""
-        return responses.line(text.replace(self._key, "***") if self._key else text)
+        return responses.one_line(text.replace(self._key, "***") if self._key else text)
 
 
-def _whole(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
     """Read the body, piece by piece as it comes."""
     pieces = []
     while piece := response.read1(READ_BYTES):
@@ -94,22 +94,24 @@ def _whole(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
     return b"".join(pieces)
 
 
-def _declined(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
+def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
     """Read what came with another status than 200."""
-    error_class = responses.by_status(status)
+    error_class = responses.class_of_status(status)
     match answer:
         case {"error": {"code": "content_filter"}}:  # as Azure puts it
             error_class = "filtered"
-    reason = responses.words(answer) or headers.get("Location") or "the server gave no reason"
-    return failed(error_class, f"status {status}: {reason}", responses.seconds(headers.get("Retry-After", "")))
+    reason = responses.message_in(answer) or headers.get("Location") or "the server gave no reason"
+    return failed_reply(
+        error_class, f"status {status}: {reason}", responses.retry_after_seconds(headers.get("Retry-After", ""))
+    )
 
 
-def _key(conf: Endpoint) -> tuple[str, str]:
+def _load_key(conf: Endpoint) -> tuple[str, str]:
     """Return the key, empty when none is named, and why it cannot be had, empty when it can."""
     if conf.api_key_secret:
         from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3, only where a secret is named
 
-        return secrets.read(conf)
+        return secrets.read_key(conf)
     key = os.environ.get(conf.api_key_env, "").strip()
     if conf.api_key_env and not (key and key.isascii() and key.isprintable()):
         return "", f"the environment variable {conf.api_key_env}, named by api_key_env, holds no key"

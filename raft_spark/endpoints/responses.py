@@ -12,7 +12,7 @@ from typing import Any
 
 from raft_spark.endpoints.base import ErrorClass, Reply
 
-CLASSES: Mapping[int, ErrorClass] = {
+STATUS_CLASSES: Mapping[int, ErrorClass] = {
     401: "refused",
     402: "refused",  # the account is empty, as some providers say it
     403: "refused",
@@ -28,12 +28,12 @@ CLASSES: Mapping[int, ErrorClass] = {
 ERROR_CHARS = 300
 
 
-def by_status(status: int) -> ErrorClass:
+def class_of_status(status: int) -> ErrorClass:
     """Return what an HTTP status means for a row; refused for what is none, such as a redirection: a wrong address."""
-    return CLASSES.get(status) or CLASSES.get(status // 100, "refused")
+    return STATUS_CLASSES.get(status) or STATUS_CLASSES.get(status // 100, "refused")
 
 
-def value(body: bytes) -> Any:  # noqa: ANN401 - what a stranger sends
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 - what a stranger sends
     """Return the JSON value, or the beginning of the text of a body that is none."""
     try:
         return json.loads(body)
@@ -41,7 +41,7 @@ def value(body: bytes) -> Any:  # noqa: ANN401 - what a stranger sends
         return body[: 4 * ERROR_CHARS].decode(errors="replace")
 
 
-def words(answer: Any) -> str:  # noqa: ANN401 - what a stranger sends
+def message_in(answer: Any) -> str:  # noqa: ANN401 - what a stranger sends
     """Find a server's own words; the schemas of OpenAI, vLLM, FastAPI, TGI, LMI and plain text."""
     match answer:
         case str():
@@ -54,18 +54,18 @@ def words(answer: Any) -> str:  # noqa: ANN401 - what a stranger sends
         return "a value of many levels"
 
 
-def line(text: str) -> str:
+def one_line(text: str) -> str:
     """Make an error one short line that can be stored: half a surrogate pair cannot."""
     return " ".join(text.encode(errors="replace").decode().split())[:ERROR_CHARS]
 
 
-def count(usage: Any, name: str) -> int | None:  # noqa: ANN401 - what a stranger sends
+def token_count(usage: Any, name: str) -> int | None:  # noqa: ANN401 - what a stranger sends
     """Return a number of tokens, None when the server does not say, or says what no table can hold."""
     number = usage.get(name) if isinstance(usage, dict) else None
     return number if type(number) is int and 0 <= number < 2**31 else None
 
 
-def seconds(retry_after: str) -> float | None:
+def retry_after_seconds(retry_after: str) -> float | None:
     """Read Retry-After, seconds or a date (RFC 9110, section 10.2.3); None when it is neither."""
     try:
         wait = float(retry_after)
@@ -78,14 +78,14 @@ def seconds(retry_after: str) -> float | None:
     return max(0.0, wait) if math.isfinite(wait) else None
 
 
-def completed(text: str, *, cut: bool) -> Reply:
+def completion_reply(text: str, *, cut: bool) -> Reply:
     """Return a completion, or the error that it is empty: paid for, and most likely empty again."""
     if not text.strip():
-        return failed("empty", "the answer is empty")
+        return failed_reply("empty", "the answer is empty")
     whole = text.encode(errors="replace").decode()  # half a surrogate pair cannot be stored
     return Reply(completion=whole, finish_reason="length" if cut else "stop")
 
 
-def failed(error_class: ErrorClass, error: str, retry_after: float | None = None) -> Reply:
+def failed_reply(error_class: ErrorClass, error: str, retry_after: float | None = None) -> Reply:
     """Return what went wrong; a client makes it a `line`, after it has taken out what nobody may read."""
     return Reply(error_class=error_class, error=error, retry_after=retry_after)

@@ -22,7 +22,7 @@ _ABSENT = {
 Shards = Sequence[parquet.DataFile]
 
 
-def written(name: str, files: Iterable[parquet.DataFile], counts: Mapping[str, Any], conf: config.Config) -> str:
+def render(name: str, files: Iterable[parquet.DataFile], counts: Mapping[str, Any], conf: config.Config) -> str:
     """Return the card of one format's folder, whose shards are `files`, by paths below it."""
     shards = sorted(files, key=lambda file: file.path)
     by_split = {split: [file for file in shards if _split(file) == split] for split in schemas.SPLITS}
@@ -34,7 +34,7 @@ def written(name: str, files: Iterable[parquet.DataFile], counts: Mapping[str, A
         _answers(counts, conf),
         _recipe(conf),
         _leakage(counts["tells"]),
-        _origin(conf),
+        _rights(conf),
     )
     return _front_matter(name, by_split) + "\n" + "\n\n".join(paragraphs) + "\n"
 
@@ -72,9 +72,9 @@ def _features(fields: Iterable[pa.Field], indent: str) -> Iterator[str]:
 def _contents(name: str, shards: Shards, conf: config.Config) -> str:
     rows = sum(file.rows for file in shards)
     return (
-        f"{rows} rows in {FORMATS[name].about}, made by raft-spark {__version__} from {source(conf)}.\n"
+        f"{rows} rows in {FORMATS[name].about}, made by raft-spark {__version__} from {describe_source(conf)}.\n"
         f"Each holds a question, passages of which some answer it (for {_oracle_share(conf)} of the rows) and "
-        f"{conf.base.distractors} or more do not,\nand an answer that {_author(conf)} (RAFT, arXiv 2403.10131)."
+        f"{conf.base.distractors} or more do not,\nand an answer that {_describe_author(conf)} (RAFT, arXiv 2403.10131)."
         f"{_ABSENT[conf.dataset.absent_answer]}"
     )
 
@@ -106,7 +106,7 @@ def _recipe(conf: config.Config) -> str:
     )
     said = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, seed {conf.base.seed}, {lengths}"
     if conf.dataset.answer == "completion":
-        temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.asked_again_at)))
+        temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.retry_temperatures)))
         said += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
     return f"{said}. `manifest.json`, one folder up, holds every setting, version and checksum."
 
@@ -121,7 +121,7 @@ def _leakage(tells: Mapping[str, Any]) -> str:
     )
 
 
-def _origin(conf: config.Config) -> str:
+def _rights(conf: config.Config) -> str:
     """Say whose the texts are, and the answers."""
     where = conf.articles.source
     if where.startswith("sample:"):
@@ -129,7 +129,7 @@ def _origin(conf: config.Config) -> str:
     elif where.startswith(PUBMEDQA):
         texts = "The texts of PubMedQA are abstracts from PubMed"
     else:
-        texts = f"The rights to the texts are those of {source(conf)}"
+        texts = f"The rights to the texts are those of {describe_source(conf)}"
     answers = (
         "the answers are a model's and may be wrong"
         if conf.dataset.answer == "completion"
@@ -138,7 +138,7 @@ def _origin(conf: config.Config) -> str:
     return f"{texts}; {answers}."
 
 
-def source(conf: config.Config) -> str:
+def describe_source(conf: config.Config) -> str:
     """Say where the articles come from; of a folder, a file or a glob only the last name, since a card is published."""
     where = conf.articles.source
     if where.startswith("sample:"):
@@ -153,7 +153,7 @@ def source(conf: config.Config) -> str:
     return f"{kind}, `{name}`" if name else kind
 
 
-def _author(conf: config.Config) -> str:
+def _describe_author(conf: config.Config) -> str:
     if conf.dataset.answer == "original":
         return "is the article's own conclusion"
     model = conf.teacher.model

@@ -43,7 +43,7 @@ class TrainingRow:
 Record = Mapping[str, Any]
 
 
-def _nothing_beside(_: Iterable[str]) -> Mapping[str, str]:
+def _no_extra_files(_: Iterable[str]) -> Mapping[str, str]:
     return {}
 
 
@@ -61,7 +61,7 @@ class Format:
     about: str
     is_jsonl: bool = False
     by_split: bool = False
-    beside: Callable[[Iterable[str]], Mapping[str, str]] = _nothing_beside
+    beside: Callable[[Iterable[str]], Mapping[str, str]] = _no_extra_files
 
     def shard(self, split: str, number: int, of: int) -> str:
         """Return the path of a shard below the format's folder, without its ending."""
@@ -70,25 +70,32 @@ class Format:
 
 def messages(row: TrainingRow) -> Record:
     """Return one conversation: system, user with all passages and the question, assistant with the answer."""
-    return {"messages": [*_asked(row), _said(row.completion)]}
+    return {"messages": [*_prompt(row), _assistant_turn(row.completion)]}
 
 
 def prompt_completion(row: TrainingRow) -> Record:
     """Return the conversation cut in two, so that a trainer takes its loss on the answer only."""
-    return {"prompt": _asked(row), "completion": [_said(row.completion)]}
+    return {"prompt": _prompt(row), "completion": [_assistant_turn(row.completion)]}
 
 
 def answer_only(row: TrainingRow) -> Record:
     """Return question and answer without the chain of thought, as completions.style = "answer" would have them."""
     asked = row.asked.model_copy(update={"style": "answer"}) if row.asked.style == "cot" else row.asked
-    return {"prompt": prompts.student_messages(row.question, row.passages, asked), "completion": [_said(row.answer)]}
+    return {
+        "prompt": prompts.student_messages(row.question, row.passages, asked),
+        "completion": [_assistant_turn(row.answer)],
+    }
 
 
 def preference(row: TrainingRow) -> Record | None:
     """Return the answer beside one that was led astray by a distractor, as DPO and its kin want them."""
     if row.astray is None:
         return None
-    return {"prompt": _asked(row), "chosen": [_said(row.completion)], "rejected": [_said(row.astray)]}
+    return {
+        "prompt": _prompt(row),
+        "chosen": [_assistant_turn(row.completion)],
+        "rejected": [_assistant_turn(row.astray)],
+    }
 
 
 def notebook(row: TrainingRow) -> Record:
@@ -105,7 +112,7 @@ def notebook(row: TrainingRow) -> Record:
 
 def jumpstart(row: TrainingRow) -> Record:
     """Return the fields that TEMPLATE names."""
-    system, user = _asked(row)
+    system, user = _prompt(row)
     return {
         "instruction": system["content"],
         "context": user["content"],
@@ -115,22 +122,22 @@ def jumpstart(row: TrainingRow) -> Record:
 
 def bedrock(row: TrainingRow) -> Record:
     """Return one turn as Bedrock's fine-tuning wants it, without the strings that end a job of Nova."""
-    system, user = (_unreserved(turn["content"]) for turn in _asked(row))
-    said = _unreserved(prompts.escape_markup(row.completion))
+    system, user = (_break_reserved(turn["content"]) for turn in _prompt(row))
+    said = _break_reserved(prompts.escape_markup(row.completion))
     turns = [{"role": "user", "content": [{"text": user}]}, {"role": "assistant", "content": [{"text": said}]}]
     return {"schemaVersion": "bedrock-conversation-2024", "system": [{"text": system}], "messages": turns}
 
 
 def alpaca(row: TrainingRow) -> Record:
     """Return the columns of Alpaca as LLaMA-Factory and Axolotl read them; `system` is the former's."""
-    system, user = _asked(row)
+    system, user = _prompt(row)
     said = prompts.escape_markup(row.completion)
     return {"instruction": user["content"], "input": "", "output": said, "system": system["content"]}
 
 
 def sharegpt(row: TrainingRow) -> Record:
     """Return a conversation as ShareGPT named its turns."""
-    system, user = _asked(row)
+    system, user = _prompt(row)
     turns = [
         {"from": "human", "value": user["content"]},
         {"from": "gpt", "value": prompts.escape_markup(row.completion)},
@@ -138,26 +145,26 @@ def sharegpt(row: TrainingRow) -> Record:
     return {"conversations": turns, "system": system["content"]}
 
 
-def _asked(row: TrainingRow) -> list[Message]:
+def _prompt(row: TrainingRow) -> list[Message]:
     return prompts.student_messages(row.question, row.passages, row.asked)
 
 
-def _said(answer: str) -> Message:
+def _assistant_turn(answer: str) -> Message:
     return {"role": "assistant", "content": prompts.escape_markup(answer)}
 
 
-def _unreserved(text: str) -> str:
+def _break_reserved(text: str) -> str:
     """Put a space into what Amazon Nova keeps for itself ("Preparing data for fine-tuning", Bedrock's guide)."""
     return _RESERVED.sub(lambda found: f"{found[0][:-1]} {found[0][-1]}", text)
 
 
-def _template(shards: Iterable[str]) -> Mapping[str, str]:
+def _jumpstart_template(shards: Iterable[str]) -> Mapping[str, str]:
     """Return how JumpStart puts a record together; it wants one in each folder of records."""
     template = {"prompt": "{instruction}\n\n{context}\n\n", "completion": "{response}"}
     return {f"{shard.partition('/')[0]}/template.json": json.dumps(template) for shard in shards}
 
 
-def _described(columns: Mapping[str, Any], shards: Iterable[str]) -> Mapping[str, str]:
+def _llama_factory_index(columns: Mapping[str, Any], shards: Iterable[str]) -> Mapping[str, str]:
     """Return LLaMA-Factory's list of what is in a folder: an entry a shard, named as the shard."""
     entries = {PurePath(shard).stem: {"file_name": shard, **columns} for shard in shards}
     return {"dataset_info.json": json.dumps(entries, indent=1)}
@@ -175,7 +182,7 @@ _notebook = pa.schema(
         ("synthetic_answer", pa.string()),
     ]
 )
-_cut_in_two = pa.schema([("prompt", _turns), ("completion", _turns)])
+_prompt_completion = pa.schema([("prompt", _turns), ("completion", _turns)])
 _bedrock = pa.schema(
     [
         ("schemaVersion", pa.string()),
@@ -201,12 +208,12 @@ FORMATS: Mapping[str, Format] = {
     "messages": Format(messages, pa.schema([("messages", _turns)]), "TRL's conversational language modelling format"),
     "prompt_completion": Format(
         prompt_completion,
-        _cut_in_two,
+        _prompt_completion,
         "TRL's conversational prompt-completion format: the loss falls on the completion",
     ),
     "answer_only": Format(
         answer_only,
-        _cut_in_two,
+        _prompt_completion,
         "TRL's conversational prompt-completion format, the answers without reasoning and quotes",
     ),
     "preference": Format(
@@ -221,7 +228,7 @@ FORMATS: Mapping[str, Format] = {
         "SageMaker JumpStart's instruction tuning format, a folder a split with its template.json",
         is_jsonl=True,
         by_split=True,
-        beside=_template,
+        beside=_jumpstart_template,
     ),
     "bedrock": Format(bedrock, _bedrock, "Bedrock's fine-tuning format bedrock-conversation-2024", is_jsonl=True),
     "alpaca": Format(
@@ -229,13 +236,13 @@ FORMATS: Mapping[str, Format] = {
         _strings("instruction", "input", "output", "system"),
         "Alpaca's columns, with LLaMA-Factory's dataset_info.json",
         is_jsonl=True,
-        beside=partial(_described, {"columns": _ALPACA}),
+        beside=partial(_llama_factory_index, {"columns": _ALPACA}),
     ),
     "sharegpt": Format(
         sharegpt,
         _sharegpt,
         "ShareGPT's conversations, with LLaMA-Factory's dataset_info.json",
         is_jsonl=True,
-        beside=partial(_described, _SHAREGPT),
+        beside=partial(_llama_factory_index, _SHAREGPT),
     ),
 }

@@ -1,64 +1,51 @@
-"""Records -> one shard of a published folder, JSON Lines or Parquet, whole or not there."""
+"""Write records into one shard of a dataset, as JSON Lines or Parquet, atomically."""
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raft_spark.lake import parquet
 from raft_spark.lake.filesystem import Storage, sha256
+from raft_spark.lake.parquet import AtomicWriter, DataFile
 
 BATCH_ROWS = 1_000
 
 
-class ShardWriter:
-    """One file being written; `file` describes it when the block has ended well, None when no record came."""
+class ShardWriter(AtomicWriter):
+    """Write one shard; `files` describes it after the block, and is empty when no record came."""
 
     def __init__(self, at: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
-        self.file: parquet.DataFile | None = None
-        self._at, self._path, self._kind, self._schema = at, f"{path}.{kind}", kind, schema
+        super().__init__(at)
+        self._path, self._kind, self._schema = f"{path}.{kind}", kind, schema
         self._records: list[Mapping[str, Any]] = []
         self._rows = 0
-        self._stack = ExitStack()
-        self._local: Path | None = None
-
-    def __enter__(self) -> Self:
-        return self
+        self._sink: Any = None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""
         self._records.append(record)
         if len(self._records) == BATCH_ROWS:
-            self._flush()
+            self._flush_all()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, trace)
+    def _flush_all(self) -> None:
+        if not self._records:
             return
-        with self._stack:
-            if self._records:
-                self._flush()
-            if self._local:
-                self._sink.close()
-                self.file = parquet.DataFile(self._path, self._rows, self._local.stat().st_size, sha256(self._local))
-
-    def _flush(self) -> None:
-        if self._local is None:
-            self._local = self._stack.enter_context(self._at.whole(self._path))
-            opened = self._local.open("wb") if self._kind == "jsonl" else pq.ParquetWriter(self._local, self._schema)
-            self._sink = self._stack.enter_context(opened)
+        if self._sink is None:
+            self._sink = self._stack.enter_context(self._new_file(self._path, self._opened, self._described))
         if self._kind == "jsonl":
-            self._sink.write(
-                "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records).encode()
-            )
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
+            self._sink.write(lines.encode())
         else:
             self._sink.write_table(pa.Table.from_pylist(self._records, self._schema))
         self._rows += len(self._records)
         self._records = []
+
+    def _opened(self, local: Path) -> AbstractContextManager[Any]:
+        return local.open("wb") if self._kind == "jsonl" else pq.ParquetWriter(local, self._schema)
+
+    def _described(self, local: Path, path: str) -> DataFile:
+        return DataFile(path, self._rows, local.stat().st_size, sha256(local))

@@ -14,8 +14,8 @@ from raft_spark.formats.formats import TrainingRow
 from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import answer_checks, prompts
 
-TURN = 8  # tokens that a chat template takes at most for one turn, beside its text
-HEAD = 40  # and before the first turn, as that of Llama 3.1 with its dates
+TURN_TOKENS = 8  # tokens that a chat template takes at most for one turn, beside its text
+HEAD_TOKENS = 40  # and before the first turn, as that of Llama 3.1 with its dates
 
 TokenCounter = Callable[[str], int]
 
@@ -24,7 +24,7 @@ def training_row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -
     """Return the row that formats write, with all its passages. What is `astray` and no answer, or the same one, is left out."""
     completion = joined["completion"].strip()
     answer = answer_checks.parse(completion).answer or completion if asked.style == "cot" else completion
-    said, answer = _said(completion, answer, joined, conf, asked)
+    said, answer = _target(completion, answer, joined, conf, asked)
     return TrainingRow(
         pubid=joined["pubid"],
         question=joined["question"],
@@ -34,25 +34,25 @@ def training_row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -
         original_answer=joined["original_answer"],
         completion=said,
         answer=answer,
-        astray=_astray(joined.get("astray"), said, asked),
+        astray=_rejected(joined.get("astray"), said, asked),
         asked=asked,
     )
 
 
-def _said(
+def _target(
     completion: str, answer: str, joined: Mapping[str, Any], conf: Dataset, asked: Completions
 ) -> tuple[str, str]:
     """Return what the row is to say, with and without its chain of thought."""
     if not joined["distracted"] or conf.absent_answer == "oracle":
         return completion, answer
-    answer = prompts.REFUSED if conf.absent_answer == "refuse" else answer
+    answer = prompts.REFUSAL_ANSWER if conf.absent_answer == "refuse" else answer
     return (f"{prompts.ANSWER} {answer}" if asked.style == "cot" else answer), answer
 
 
-def _astray(answer: str | None, said: str, asked: Completions) -> str | None:
+def _rejected(answer: str | None, said: str, asked: Completions) -> str | None:
     answer = (answer or "").strip()
     told = answer_checks.parse(answer).answer if asked.style == "cot" else answer
-    return None if not told or answer == said or prompts.REFUSAL.search(told) else answer
+    return None if not told or answer == said or prompts.REFUSAL_PATTERN.search(told) else answer
 
 
 def fit_length(
@@ -65,7 +65,7 @@ def fit_length(
     """
     bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.asked)]
     answer = max(count(text) for text in (row.completion, taught, row.astray or ""))
-    room = most - HEAD - answer - TURN - sum(count(text) + TURN for text in bare)
+    room = most - HEAD_TOKENS - answer - TURN_TOKENS - sum(count(text) + TURN_TOKENS for text in bare)
     if row.distracted and count(prompts.escape_markup(row.oracle)) + count(prompts.SEPARATOR) > room:
         return None
     sizes = [count(prompts.escape_markup(text)) + count(prompts.SEPARATOR) for text in row.passages]
@@ -93,7 +93,7 @@ def token_counter(tokenizer: str) -> TokenCounter:
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
-def tokenizer(conf: Dataset, lake: Lake) -> str:
+def read_tokenizer(conf: Dataset, lake: Lake) -> str:
     """Return the content of dataset.tokenizer, "" where none is named. Raises InputError where there is none, or it is no tokenizer."""
     if not conf.tokenizer:
         return ""

@@ -1,8 +1,10 @@
-"""What one task may do, and what it has done: where its window, which asks, meets its reporter, which is granted more or less.
+"""Decide call by call whether a task may send its next request, and count what its calls used.
 
-The window calls `wait`, `started` and `finished` from one thread; the reporter's thread sets `grant` and reads `tally`.
+The executor's thread calls `delay`, `start` and `finish`; the coordinator's client, in another thread, replaces
+`allocation` and reads `snapshot`.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,17 +14,18 @@ from raft_spark.endpoints.base import Reply, Request
 from raft_spark.inference.congestion import AdaptiveTimeout, CongestionWindow, EndpointHealth, RateLimiter
 from raft_spark.inference.quota import UNLIMITED, Allocation, Demand
 
-CHARS_A_TOKEN = 3.5  # of English prose, to space calls by tokens until usage is known
-FEWEST_CHARS_A_TOKEN = 2.0  # to reserve money: no tokenizer in use cuts English finer on average
-TURNS = 64  # tokens that a chat template adds, at most
-CERTAIN = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # failures that are not billed
+CHARS_PER_TOKEN = 3.5  # of English prose, to estimate prompt tokens for the rate limit
+MIN_CHARS_PER_TOKEN = 2.0  # to reserve dollars: no tokenizer in use makes more tokens of English on average
+TEMPLATE_TOKENS = 64  # that a chat template adds, at most
+NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # error classes
 
 
 @dataclass(frozen=True, slots=True)
 class InFlightRequest:
-    """One request on its way or answered; `pubid` is carried along. Times in seconds; latency is that of the last call.
+    """A request and its calls so far; `pubid` identifies its article. Times are in seconds, `latency` is the last call's.
 
-    `open_then` calls were open when the last one started, this one included; `tokens` and `dollars` were set aside for it.
+    `open_at_start` calls, this one included, were open when the last call started; `tokens` and `dollars` were reserved for
+    it. `reply` is the last call's.
     """
 
     pubid: int
@@ -33,7 +36,7 @@ class InFlightRequest:
     first_sent: float = 0.0
     started: float = 0.0
     latency: float = 0.0
-    open_then: int = 0
+    open_at_start: int = 0
     tokens: float = 0.0
     dollars: float = 0.0
     reply: Reply = field(default_factory=Reply)
@@ -41,9 +44,10 @@ class InFlightRequest:
 
 @dataclass(slots=True)
 class TaskCounters:
-    """What a task has done so far; its last replies count once they are stored. Fields are replaced, never changed in place.
+    """What a task has done so far. Field values are replaced, never mutated, so that a shallow copy is a snapshot.
 
-    The reporter reads in this order while calls come back: `reserved` before `spent`, so that it never finds too little.
+    `answered_stored` and `failed_stored` (by error class) count final replies once they are stored, the other fields count
+    every call. `draining` means that no request is left to send; `endpoint_error` says why the endpoint cannot be used.
     """
 
     calls: int = 0
@@ -59,126 +63,140 @@ class TaskCounters:
     spent: float = 0.0
     next_call: float = 0.0
     draining: bool = False
-    trouble: str = ""
+    endpoint_error: str = ""
 
     @property
-    def need(self) -> Demand:
-        """Return what the ledger has to know."""
+    def demand(self) -> Demand:
+        """Return what the quota ledger needs to know."""
         return Demand(self.open, self.spent, self.reserved, self.next_call, self.draining)
 
 
 class Admission:
-    """Decide call by call, count call by call."""
+    """Apply one task's allocation, the congestion window and the rate limits to its calls."""
 
     def __init__(
-        self, grant: Allocation, price: Price, most_seconds: float, clock: Callable[[], float] = time.monotonic
+        self, allocation: Allocation, price: Price, max_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.grant = grant
-        self.tally = TaskCounters()
+        self.allocation = allocation
+        self.counters = TaskCounters()
+        self._lock = threading.Lock()  # a call's dollars move from reserved to spent in one step
         self._price, self._clock = price, clock
-        self._window = CongestionWindow(grant.in_flight)
+        self._window = CongestionWindow(allocation.in_flight)
         self._calls, self._tokens = RateLimiter(), RateLimiter()
-        self._patience = AdaptiveTimeout(most_seconds)
+        self._timeout = AdaptiveTimeout(max_seconds)
         self._health = EndpointHealth(clock())
 
     @property
-    def stop(self) -> str:
-        """Say why nothing more may be asked, "" while all is well."""
-        return self.tally.trouble or self.grant.stop
+    def stop_reason(self) -> str:
+        """Return why no call may start any more, "" while calls may."""
+        return self.counters.endpoint_error or self.allocation.stop_reason
 
-    def wait(self, request: Request) -> float:
-        """Return the seconds until the request may be sent: 0 = now, infinite = not before something else happens."""
-        now, grant, tally = self._clock(), self.grant, self.tally
-        self._window.cap = grant.in_flight
-        tally.window = self._window.size
-        tally.next_call = self._dearest(request)
-        cannot_pay = tally.spent + tally.reserved + tally.next_call > grant.dollars
-        if tally.open >= self._window.size or cannot_pay:
+    def snapshot(self) -> TaskCounters:
+        """Return a copy of the counters in which each call's dollars are either reserved or spent; call from any thread."""
+        with self._lock:
+            return replace(self.counters)
+
+    def delay(self, request: Request) -> float:
+        """Return the seconds until the request may be sent: 0 = now, UNLIMITED = when another call has finished."""
+        now, allocation, counters = self._clock(), self.allocation, self.counters
+        self._window.cap = allocation.in_flight
+        counters.window = self._window.size
+        counters.next_call = self._max_cost(request)
+        is_too_expensive = counters.spent + counters.reserved + counters.next_call > allocation.dollars
+        if counters.open >= self._window.size or is_too_expensive:
             return UNLIMITED
-        waits = [self._window.wait(now)]
-        if grant.requests_per_second < UNLIMITED:
-            waits.append(self._calls.wait(now, grant.requests_per_second))
-        if grant.tokens_per_minute < UNLIMITED:
-            waits.append(self._tokens.wait(now, grant.tokens_per_minute / 60))
-        return max(waits)
+        delays = [self._window.delay(now)]
+        if allocation.requests_per_second < UNLIMITED:
+            delays.append(self._calls.delay(now, allocation.requests_per_second))
+        if allocation.tokens_per_minute < UNLIMITED:
+            delays.append(self._tokens.delay(now, allocation.tokens_per_minute / 60))
+        return max(delays)
 
-    def started(self, asked: InFlightRequest) -> InFlightRequest:
-        """Count a call that is sent now; set its tokens and dollars aside."""
-        now, grant, tally = self._clock(), self.grant, self.tally
-        tokens = self._likely(asked.request)
-        if grant.requests_per_second < UNLIMITED:
-            self._calls.sent(now, grant.requests_per_second)
-        if grant.tokens_per_minute < UNLIMITED:
-            self._tokens.sent(now, grant.tokens_per_minute / 60, tokens)
-        dollars = self._dearest(asked.request)
-        tally.open, tally.calls, tally.reserved = tally.open + 1, tally.calls + 1, tally.reserved + dollars
-        first = asked.first_sent or now
+    def start(self, inflight: InFlightRequest) -> InFlightRequest:
+        """Count a call that is sent now; reserve its tokens and dollars."""
+        now, allocation, counters = self._clock(), self.allocation, self.counters
+        tokens = self._expected_tokens(inflight.request)
+        if allocation.requests_per_second < UNLIMITED:
+            self._calls.record(now, allocation.requests_per_second)
+        if allocation.tokens_per_minute < UNLIMITED:
+            self._tokens.record(now, allocation.tokens_per_minute / 60, tokens)
+        dollars = self._max_cost(inflight.request)
+        with self._lock:
+            counters.open += 1
+            counters.calls += 1
+            counters.reserved += dollars
         return replace(
-            asked,
-            first_sent=first,
+            inflight,
+            first_sent=inflight.first_sent or now,
             started=now,
-            attempts=asked.attempts + 1,
-            open_then=tally.open,
+            attempts=inflight.attempts + 1,
+            open_at_start=counters.open,
             tokens=tokens,
             dollars=dollars,
         )
 
-    def seconds(self, asked: InFlightRequest) -> float:
-        """Return how long to wait for this call's answer."""
-        return self._patience.seconds(asked.timeouts)
+    def timeout(self, inflight: InFlightRequest) -> float:
+        """Return how many seconds this call may wait for its reply."""
+        return self._timeout.seconds(inflight.timeouts)
 
-    def finished(self, asked: InFlightRequest) -> InFlightRequest:
-        """Count a call that came back, and learn from it."""
-        now, tally, reply = self._clock(), self.tally, asked.reply
+    def finish(self, inflight: InFlightRequest) -> InFlightRequest:
+        """Count a call that has its reply; adapt the window, the timeout and the token rate to it."""
+        now, counters, reply = self._clock(), self.counters, inflight.reply
         used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
-        tally.spent += self._paid(asked)  # before it is not reserved any more: see Tally
-        tally.open, tally.reserved = tally.open - 1, tally.reserved - asked.dollars if tally.open > 1 else 0.0
-        tally.prompt_tokens += reply.prompt_tokens or 0
-        tally.completion_tokens += reply.completion_tokens or 0
-        if self.grant.tokens_per_minute < UNLIMITED and (used or reply.error_class in CERTAIN):
-            self._tokens.sent(now, self.grant.tokens_per_minute / 60, used - asked.tokens)
+        cost = self._cost(inflight)
+        with self._lock:
+            counters.open -= 1
+            counters.spent += cost
+            counters.reserved -= inflight.dollars
+            if not counters.open:
+                counters.reserved = 0.0  # without the rounding errors of the sum
+        counters.prompt_tokens += reply.prompt_tokens or 0
+        counters.completion_tokens += reply.completion_tokens or 0
+        if self.allocation.tokens_per_minute < UNLIMITED and (used or reply.error_class in NOT_BILLED):
+            self._tokens.record(now, self.allocation.tokens_per_minute / 60, used - inflight.tokens)
         if reply.completion is not None or reply.error_class in {"filtered", "bad_request"}:
-            self._answered(asked, now)
-            return asked
-        return self._failed(asked, now)
+            self._on_answer(inflight, now)
+            return inflight
+        return self._on_failure(inflight, now)
 
-    def _answered(self, asked: InFlightRequest, now: float) -> None:
-        """Take it as a sign that the endpoint works, whatever it thinks of this request."""
-        self._window.answered()
-        self._health.answered(now)
-        if asked.reply.completion is not None:
-            self._patience.answered(asked.latency)
-            self.tally.answered += 1
+    def _on_answer(self, inflight: InFlightRequest, now: float) -> None:
+        """Register that the endpoint works, even if it rejects this request."""
+        self._window.on_answer()
+        self._health.on_answer(now)
+        if inflight.reply.completion is not None:
+            self._timeout.on_answer(inflight.latency)
+            self.counters.answered += 1
 
-    def _failed(self, asked: InFlightRequest, now: float) -> InFlightRequest:
-        reply, tally = asked.reply, self.tally
+    def _on_failure(self, inflight: InFlightRequest, now: float) -> InFlightRequest:
+        reply, counters = inflight.reply, self.counters
         if reply.error_class == "throttled":
-            tally.throttled += 1
-            self._window.throttled(asked.started, now, asked.open_then, reply.retry_after or 0.0)
-            return replace(asked, throttles=asked.throttles + 1)
-        verdict = self._health.failed(asked.pubid, now, self._window.size, self.grant.in_flight)
+            counters.throttled += 1
+            self._window.on_throttle(inflight.started, now, inflight.open_at_start, reply.retry_after or 0.0)
+            return replace(inflight, throttles=inflight.throttles + 1)
+        health = self._health.on_failure(inflight.pubid, now, self._window.size, self.allocation.in_flight)
         if reply.error_class == "refused":
-            tally.trouble = f"refuses: {reply.error}"
-        elif verdict.dead:
+            counters.endpoint_error = f"refuses: {reply.error}"
+        elif health.dead:
             seconds = self._health.silent_seconds(now)
-            tally.trouble = f"does not answer, for {seconds:.0f} s; the last reason: {reply.error}"
-        elif verdict.window_failed:
-            self._window.failed(asked.started, now)
-        return replace(asked, timeouts=asked.timeouts + (reply.error_class == "timeout"))
+            counters.endpoint_error = f"has not answered for {seconds:.0f} s; the last error: {reply.error}"
+        elif health.window_failed:
+            self._window.on_failed_window(inflight.started, now)
+        return replace(inflight, timeouts=inflight.timeouts + (reply.error_class == "timeout"))
 
-    def _likely(self, request: Request) -> float:
-        """Return how many tokens a call will take, in and out: as many out as answers had so far, else the most."""
-        out = self.tally.completion_tokens / self.tally.answered if self.tally.answered else request.max_tokens
-        return request.characters / CHARS_A_TOKEN + out
+    def _expected_tokens(self, request: Request) -> float:
+        """Estimate a call's tokens, prompt and completion: the mean completion so far, max_tokens before the first answer."""
+        counters = self.counters
+        completion = counters.completion_tokens / counters.answered if counters.answered else request.max_tokens
+        return request.characters / CHARS_PER_TOKEN + completion
 
-    def _dearest(self, request: Request) -> float:
-        """Return the dollars that a call costs at most."""
-        prompt = request.characters / FEWEST_CHARS_A_TOKEN + TURNS
+    def _max_cost(self, request: Request) -> float:
+        """Return the most dollars that a call may cost."""
+        prompt = request.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS
         return self._price.dollars(prompt, request.max_tokens)
 
-    def _paid(self, asked: InFlightRequest) -> float:
-        """Return the dollars of a call: by its usage; a call that was cut off may be billed, so it counts as the dearest."""
-        reply = asked.reply
+    def _cost(self, inflight: InFlightRequest) -> float:
+        """Return the dollars of a call by its token usage; a reply without usage may be billed, so it costs the maximum."""
+        reply = inflight.reply
         if reply.prompt_tokens is None and reply.completion_tokens is None:
-            return 0.0 if reply.error_class in CERTAIN else asked.dollars
+            return 0.0 if reply.error_class in NOT_BILLED else inflight.dollars
         return self._price.dollars(reply.prompt_tokens or 0, reply.completion_tokens or 0)

@@ -24,7 +24,7 @@ from raft_spark.common import ids, logs
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store, batch_input, batch_jobs
-from raft_spark.inference.admission import FEWEST_CHARS_A_TOKEN, TURNS, InFlightRequest
+from raft_spark.inference.admission import MIN_CHARS_PER_TOKEN, TEMPLATE_TOKENS, InFlightRequest
 from raft_spark.inference.quota import UNLIMITED
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
@@ -33,15 +33,15 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import prompts
 
 LOG = logging.getLogger(__name__)
-ROWS_A_FILE = 20_000
-OUTCOMES = pa.schema(  # error_class "" is an answer
+ROWS_PER_FILE = 20_000
+OUTCOMES_SCHEMA = pa.schema(  # error_class "" is an answer
     [("error_class", pa.string())] + [(name, pa.int64()) for name in ("rows", "prompt_tokens", "completion_tokens")]
 )
-SPENT = "another batch job might pass completions.max_spend"
+BUDGET_SPENT = "another batch job might pass completions.max_spend"
 Group = tuple[str, int, int]  # how its keys begin, how many they are, the characters of their questions and oracles
 
 
-class BatchWatch:
+class BatchProgress:
     """The run as it goes: told by the thread that watches the jobs, read by those that show and store it."""
 
     def __init__(self, conf: config.Config, told: run_state.Run) -> None:
@@ -49,7 +49,7 @@ class BatchWatch:
         self.stop_reason = ""
         self.is_short = False  # of money: the last round left out what is missing
         self._retried = retried_classes(conf.completions)
-        self._price = price(conf.price)
+        self._price = batch_price(conf.price)
         self._over = time.monotonic() + (conf.completions.max_minutes * 60 or UNLIMITED)
         self._said = ""
 
@@ -89,7 +89,7 @@ class BatchWatch:
         for row in outcomes:
             rows[row.error_class] += row.rows
         answered, run = rows.pop("", 0), self.run
-        tokens_in, tokens_out = (sum(row[name] for row in outcomes) for name in OUTCOMES.names[2:])
+        tokens_in, tokens_out = (sum(row[name] for row in outcomes) for name in OUTCOMES_SCHEMA.names[2:])
         paid = self._price.dollars(tokens_in, tokens_out)
         self.run = replace(
             run,
@@ -119,14 +119,14 @@ def ask(
 
     Raises ConfigError, before anything starts, when the jobs could not read their input.
     """
-    at, watch, trouble = batch_jobs.folder(conf, told.id), BatchWatch(conf, told), ""
+    at, watch, trouble = batch_jobs.run_folder(conf, told.id), BatchProgress(conf, told), ""
     watched = conf.completions.batch
     said = f"batch jobs of {watched.min_records:,} to {watched.max_records:,} records, looked at every {watched.poll_seconds:g} s"
     with (
         worker_errors(),
         session.stop_on_signals(spark, watch.stop),
         run_state.store_periodically(conf.lake, watch.told),
-        progress.asking(watch.told, said),
+        progress.show_run(watch.told, said),
     ):
         try:
             _rounds(spark, conf, at, watch, missing)
@@ -138,7 +138,7 @@ def ask(
 
 
 def _rounds(
-    spark: SparkSession, conf: config.Config, at: Storage, watch: BatchWatch, missing: Callable[[], DataFrame]
+    spark: SparkSession, conf: config.Config, at: Storage, watch: BatchProgress, missing: Callable[[], DataFrame]
 ) -> None:
     """Collect what is pending, then go round after round, at most `attempts`."""
     pending = batch_jobs.pending(conf.lake)
@@ -156,10 +156,10 @@ def _rounds(
             msg = f"none of their records was answered; the last job is {ended[-1].status} {ended[-1].message}".rstrip()
             raise EndpointError(msg)
     if watch.is_short:
-        watch.stop(SPENT)
+        watch.stop(BUDGET_SPENT)
 
 
-def _cut(missing: DataFrame, conf: config.Config, at: Storage, watch: BatchWatch) -> list[batch_jobs.BatchJob]:
+def _cut(missing: DataFrame, conf: config.Config, at: Storage, watch: BatchProgress) -> list[batch_jobs.BatchJob]:
     """Begin jobs for what is missing and can be paid; none when too little is left for a job."""
     missing = missing.persist()
     try:
@@ -173,9 +173,9 @@ def _cut(missing: DataFrame, conf: config.Config, at: Storage, watch: BatchWatch
         if watch.is_short:
             LOG.info("completions.max_spend pays for %s of %s records at their dearest", f"{paid:,}", f"{count:,}")
         if paid < conf.completions.batch.min_records:
-            watch.stop(SPENT)
+            watch.stop(BUDGET_SPENT)
             return []
-        return batch_jobs.begun(conf, at, batch_input.files(chosen, conf, at, paid))
+        return batch_jobs.register_jobs(conf, at, batch_input.write_input_files(chosen, conf, at, paid))
     finally:
         missing.unpersist()
 
@@ -190,43 +190,43 @@ def _is_payable(missing: DataFrame, conf: config.Config, spent: float) -> str:
     found = missing.groupBy(begin).agg(F.count("*"), characters).orderBy("begin").collect()  # 4,096 at most
     around = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
     groups = [(row[0], row[1], row[2]) for row in found]
-    beyond = first_beyond(limit - spent, groups, around, price(conf.price))
+    beyond = first_unaffordable_group(limit - spent, groups, around, batch_price(conf.price))
     return f"key < '{beyond}'" if beyond else "true"
 
 
-def first_beyond(dollars: float, groups: Sequence[Group], around: Request, price: config.Price) -> str:
+def first_unaffordable_group(dollars: float, groups: Sequence[Group], around: Request, price: config.Price) -> str:
     """Return the first group that `dollars` might not pay for, after those before it; "" when all are paid. `around` is a
     request without question and oracle.
     """
     for begin, count, characters in groups:
-        prompt = (characters + count * around.characters) / FEWEST_CHARS_A_TOKEN + count * TURNS
+        prompt = (characters + count * around.characters) / MIN_CHARS_PER_TOKEN + count * TEMPLATE_TOKENS
         dollars -= price.dollars(prompt, count * around.max_tokens)
         if dollars < 0:
             return begin
     return ""
 
 
-def price(price: config.Price) -> config.Price:
+def batch_price(price: config.Price) -> config.Price:
     """Return what tokens cost in batch jobs, in place of what they cost on demand; the latter where nobody knows."""
     known = {"input_price": price.batch_input_price, "output_price": price.batch_output_price}
     return price.model_copy(update={name: dollars for name, dollars in known.items() if dollars is not None})
 
 
 def _collect(
-    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.BatchJob], watch: BatchWatch
+    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.BatchJob], watch: BatchProgress
 ) -> list[batch_jobs.BatchJob]:
     """Watch jobs; store the answers of those that end, a task each; only then are they collected. Return those."""
     done: list[batch_jobs.BatchJob] = []
-    for ended in batch_jobs.finished(conf, jobs, watch.looked, watch.goes_on):
+    for ended in batch_jobs.submit_and_poll(conf, jobs, watch.looked, watch.goes_on):
         pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
         stored = map_in_arrow(
-            dataframes.tasks(spark, pieces, len(pieces)),
+            dataframes.assign_tasks(spark, pieces, len(pieces)),
             partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format),
-            OUTCOMES,
+            OUTCOMES_SCHEMA,
         )
         watch.collected(stored.collect())  # some ten rows a job
         for job in ended:
-            batch_jobs.collected(conf.lake, job)
+            batch_jobs.mark_collected(conf.lake, job)
         done += ended
     return done
 
@@ -243,7 +243,7 @@ def _stored(
                 _row(answer, job, run_id) for answer in batch_jobs.replies(job, Storage.of(lake, job.folder), ignored)
             )
             for chunk in itertools.count():
-                some = list(itertools.islice(rows, ROWS_A_FILE))
+                some = list(itertools.islice(rows, ROWS_PER_FILE))
                 if not some:
                     break
                 answer_store.write_answers(
@@ -270,5 +270,5 @@ def _outcomes(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
         for place, more in enumerate((1, row["prompt_tokens"] or 0, row["completion_tokens"] or 0)):
             told[place] += more
     return pa.RecordBatch.from_pylist(
-        [dict(zip(OUTCOMES.names, (name, *told), strict=True)) for name, told in sums.items()], OUTCOMES
+        [dict(zip(OUTCOMES_SCHEMA.names, (name, *told), strict=True)) for name, told in sums.items()], OUTCOMES_SCHEMA
     )

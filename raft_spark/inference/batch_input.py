@@ -20,12 +20,14 @@ from pyspark.sql import DataFrame
 from raft_spark import config
 from raft_spark.endpoints import converse
 from raft_spark.errors import InputError
-from raft_spark.inference.batch_jobs import BatchFile, RecordKey, key_line
+from raft_spark.inference.batch_jobs import BatchFile, RecordInfo, key_line
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.recipe import prompts
 
-FILES = pa.schema([("name", pa.string()), ("records", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())])
+FILES_SCHEMA = pa.schema(
+    [("name", pa.string()), ("records", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
+)
 MB = 1_000_000
 
 
@@ -39,7 +41,7 @@ class BatchInputTask:
     name: str
 
 
-def files(missing: DataFrame, conf: config.Config, at: Storage, count: int) -> list[BatchFile]:
+def write_input_files(missing: DataFrame, conf: config.Config, at: Storage, count: int) -> list[BatchFile]:
     """Write `missing` (columns key, pubid, question, oracle; `count` rows) into input files at `at`, a run's folder.
 
     The names are new ones each time, so that what an earlier try has left is never part of a job.
@@ -47,7 +49,7 @@ def files(missing: DataFrame, conf: config.Config, at: Storage, count: int) -> l
     tasks = max(1, -(-count // conf.completions.batch.max_records))
     name = f"{at.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
     work = BatchInputTask(conf.completions, conf.teacher.model, at, name)
-    written = map_in_arrow(missing.repartition(tasks), partial(_written, work=work), FILES)
+    written = map_in_arrow(missing.repartition(tasks), partial(_written, work=work), FILES_SCHEMA)
     with worker_errors():
         found = [BatchFile(**row.asDict()) for row in written.collect()]  # a row a file, some hundreds at most
     if sum(file.records for file in found) != count:
@@ -56,7 +58,7 @@ def files(missing: DataFrame, conf: config.Config, at: Storage, count: int) -> l
     return sorted(found, key=lambda file: file.name)
 
 
-def sizes(lengths: Sequence[int], batch: config.Batch) -> list[int]:
+def records_per_file(lengths: Sequence[int], batch: config.Batch) -> list[int]:
     """Return how many consecutive records go into each file: as few files as the limits allow, equally many in each, so
     that none is below min_records that need not be. `lengths` are bytes; a record larger than a file has its own.
     """
@@ -85,7 +87,7 @@ def _written(batches: Iterator[pa.RecordBatch], work: BatchInputTask) -> Iterato
         listed = [_spooled(row, spool, work) for row in rows]
         spool.seek(0)
         begin = 0
-        for part, records in enumerate(sizes([length for _, length in listed], work.conf.batch)):
+        for part, records in enumerate(records_per_file([length for _, length in listed], work.conf.batch)):
             name = f"{work.name}-{task:05d}-{part}"
             yield _file(name, listed[begin : begin + records], spool, work.at)
             begin += records
@@ -94,14 +96,14 @@ def _written(batches: Iterator[pa.RecordBatch], work: BatchInputTask) -> Iterato
 def _spooled(row: dict[str, Any], spool: IO[bytes], work: BatchInputTask) -> tuple[str, int]:
     """Write a request's line into the spool; return its line of the keys, and how many bytes it has."""
     request = prompts.teacher_request(row["question"], row["oracle"], work.model, work.conf)
-    named = RecordKey(row["pubid"], request.key_of_any_length, request.max_tokens)
-    return key_line(row["key"], named), spool.write(converse.line(row["key"], request))
+    named = RecordInfo(row["pubid"], request.key_of_any_length, request.max_tokens)
+    return key_line(row["key"], named), spool.write(converse.batch_line(row["key"], request))
 
 
 def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Storage) -> pa.RecordBatch:
     """Copy the next lines of the spool into one whole object, beside their keys; describe it."""
     digest = sha256()
-    with at.whole(f"input/{name}.jsonl") as local, local.open("wb") as file:
+    with at.atomic_write(f"input/{name}.jsonl") as local, local.open("wb") as file:
         for _, length in listed:
             line = spool.read(length)
             digest.update(line)
@@ -109,4 +111,4 @@ def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: St
     at.write(f"keys/{name}.tsv", "".join(keys for keys, _ in listed).encode())
     written = BatchFile(name, len(listed), sum(length for _, length in listed), digest.hexdigest())
     row = {"name": written.name, "records": written.records, "bytes": written.bytes, "sha256": written.sha256}
-    return pa.RecordBatch.from_pylist([row], FILES)
+    return pa.RecordBatch.from_pylist([row], FILES_SCHEMA)

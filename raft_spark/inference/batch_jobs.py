@@ -33,11 +33,11 @@ from raft_spark.lake.filesystem import Storage
 State = Literal["submitting", "submitted", "collected", "dropped"]
 READ_BYTES = 8_000_000  # a call to S3 each
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-SLICE = 1.0  # seconds: a request to stop is heard within
+POLL_SLICE = 1.0  # seconds: a request to stop is heard within
 
 
 @dataclass(frozen=True, slots=True)
-class RecordKey:
+class RecordInfo:
     """What the row of a request says beside its key and its reply."""
 
     pubid: int
@@ -45,7 +45,7 @@ class RecordKey:
     max_tokens: int
 
 
-BatchAnswer = tuple[str, RecordKey, Reply]  # key, named, reply
+BatchAnswer = tuple[str, RecordInfo, Reply]  # key, named, reply
 _T = TypeVar("_T")
 
 
@@ -86,12 +86,12 @@ class BatchJob:
 def pending(lake: Lake) -> list[BatchJob]:
     """Return the jobs that were begun and not collected, by any run, in the order of their names."""
     at = _batches(lake)
-    stored = (at.read(file.path) for file in at.list(deep=False) if file.path.endswith(".json"))
+    stored = (at.read(file.path) for file in at.list(recursive=False) if file.path.endswith(".json"))
     jobs = (BatchJob(**json.loads(told)) for told in stored if told)
     return [job for job in jobs if job.state in {"submitting", "submitted"}]
 
 
-def folder(conf: Config, run_id: str) -> Storage:
+def run_folder(conf: Config, run_id: str) -> Storage:
     """Return where a run's files lie. Raises ConfigError when Bedrock could not read them there."""
     place = Storage.of(conf.lake, conf.teacher.batch_folder.rstrip("/") or _batches(conf.lake).root).at(run_id)
     if place.is_local and urlsplit(conf.teacher.url).hostname not in LOOPBACK:
@@ -103,7 +103,7 @@ def folder(conf: Config, run_id: str) -> Storage:
     return place
 
 
-def begun(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJob]:
+def register_jobs(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJob]:
     """Write a job for each file into the lake; from here on no other run cuts its keys again."""
     day = dt.datetime.now(dt.UTC).date().isoformat()
     jobs = [BatchJob(file.name, at.root, day, file.records, _call(conf, at, file.name, file.sha256)) for file in files]
@@ -112,7 +112,7 @@ def begun(conf: Config, at: Storage, files: Sequence[BatchFile]) -> list[BatchJo
     return jobs
 
 
-def finished(
+def submit_and_poll(
     conf: Config, jobs: Sequence[BatchJob], tell: Callable[[list[BatchJob]], None], going: Callable[[], bool]
 ) -> Iterator[list[BatchJob]]:
     """Submit the jobs that are not submitted yet, look at all every poll_seconds, yield those that have ended since the
@@ -152,10 +152,10 @@ def replies(job: BatchJob, at: Storage, ignored: Counter[str]) -> Iterator[Batch
         raise InputError(msg)
     why = f"no answer from the job, which is {job.status}" + (f": {job.message}" if job.message else "")
     lines = (line for path in found for line in _lines(at.at("output"), path))
-    yield from joined(lines, asked, why, ignored)
+    yield from match_replies(lines, asked, why, ignored)
 
 
-def joined(
+def match_replies(
     lines: Iterator[bytes], asked: Mapping[str, _T], why: str, ignored: Counter[str]
 ) -> Iterator[tuple[str, _T, Reply]]:
     """Give every key of `asked` (with what it maps to) exactly one reply, in any order: what the first good line says, else a
@@ -164,7 +164,7 @@ def joined(
     left = dict(asked)
     failed: dict[str, Reply] = {}
     for line in lines:
-        key, reply = converse.record(line)
+        key, reply = converse.read_batch_line(line)
         if key in left and reply.completion is not None:
             yield key, left.pop(key), reply
             failed.pop(key, None)
@@ -173,20 +173,20 @@ def joined(
         else:
             ignored["unreadable" if not key else "doubled" if key in asked else "unknown"] += 1
     for key, named in left.items():
-        yield key, named, failed.get(key) or converse.failed("unavailable", why)
+        yield key, named, failed.get(key) or converse.one_line_failure("unavailable", why)
 
 
-def key_line(key: str, named: RecordKey) -> str:
+def key_line(key: str, named: RecordInfo) -> str:
     """Lay out a line of keys/NAME.tsv."""
     return f"{key}\t{named.pubid}\t{named.key_of_any_length}\t{named.max_tokens}\n"
 
 
-def _named(line: str) -> tuple[str, RecordKey]:
+def _named(line: str) -> tuple[str, RecordInfo]:
     key, pubid, key_of_any_length, max_tokens = line.split("\t")
-    return key, RecordKey(int(pubid), key_of_any_length, int(max_tokens))
+    return key, RecordInfo(int(pubid), key_of_any_length, int(max_tokens))
 
 
-def collected(lake: Lake, job: BatchJob) -> None:
+def mark_collected(lake: Lake, job: BatchJob) -> None:
     """End a job, after all its answers are stored."""
     _store(lake, replace(job, state="collected"))
 
@@ -225,7 +225,7 @@ def _looked(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN4
     """Bring a job one step on; it stays as it is when the service has no time."""
     if job.state == "submitting":
         job = _submitted(client, conf, job)
-    told = bedrock_batch.look(client, job.arn) if job.state == "submitted" else None
+    told = bedrock_batch.get_status(client, job.arn) if job.state == "submitted" else None
     return replace(job, **dataclasses.asdict(told)) if told else job
 
 
@@ -254,7 +254,7 @@ def _is_wanted(conf: Config, job: BatchJob) -> bool:
 def _pause(seconds: float, going: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while (rest := until - time.monotonic()) > 0 and going():
-        time.sleep(min(rest, SLICE))
+        time.sleep(min(rest, POLL_SLICE))
 
 
 def _lines(at: Storage, path: str) -> Iterator[bytes]:

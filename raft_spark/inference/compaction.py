@@ -71,7 +71,7 @@ def _merged(
     pieces = [
         {**group, "path": f"{group['folder']}/{version}-{number:05d}.parquet"} for number, group in enumerate(groups)
     ]
-    tasks = dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism)
+    tasks = dataframes.assign_tasks(spark, pieces, spark.sparkContext.defaultParallelism)
     write = partial(_write, store=store, row_group_rows=lake.row_group_rows)
     return dataframes.collect_files(map_in_arrow(tasks, write, schemas.FILES))
 
@@ -80,7 +80,7 @@ def _write(batches: Iterator[pa.RecordBatch], store: Storage, row_group_rows: in
     """Write each group as one file, a small file in memory at a time."""
     for _, pieces in parquet.by_task(batches):
         for piece in pieces:
-            with store.whole(piece["path"]) as local:
+            with store.atomic_write(piece["path"]) as local:
                 with pq.ParquetWriter(local, _SCHEMA, **parquet.PARQUET) as writer:
                     for path in piece["paths"]:
                         table = pq.read_table(pa.BufferReader(store.read(path) or b""))

@@ -1,7 +1,7 @@
-"""When may a task's next call start, and how long is it waited for? No thread and no clock here: times are handed in, in seconds.
+"""Decide when a task's next call may start and how long it waits for a reply. No thread and no clock: callers pass times, in seconds.
 
-`Window` adapts how many calls are open to what the endpoint bears, `Spacing` keeps a rate, `Patience` tells a slow answer
-from a lost one, `Health` tells a bad request from a dead endpoint.
+`CongestionWindow` adapts the number of open calls to the endpoint's capacity, `RateLimiter` keeps a rate, `AdaptiveTimeout`
+separates slow replies from lost ones, `EndpointHealth` separates a bad request from a dead endpoint.
 """
 
 import math
@@ -9,21 +9,23 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-UNSHRUNK = 1e9  # calls: the share `cap` is what counts
-NEARLY = 0.95  # of the level that was throttled: up to here the window returns quickly
-LONGEST_CALM = 32  # windows of successes between two probes of an endpoint that throttles
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 60.0  # seconds between calls, where the endpoint throttles each
-FAILURE_PAUSES = 5.0  # times as long, where it answers none
-CATCH_UP = 0.25  # seconds: how much of a rate may be made up for after a pause
-FEWEST_ANSWERS, LAST_ANSWERS = 32, 512  # of which the slowest tells how long an answer may take
-SLOWEST_TIMES, LEAST_SECONDS = 3.0, 10.0
-FEWEST_FAILURES = 4  # that end a run, however small the window
-SILENT_SECONDS = 5.0  # without an answer, after there were some, before an endpoint counts as dead
+INITIAL_SIZE = 1e9  # calls: a window that was never throttled is as wide as its cap
+RECOVERY_SHARE = 0.95  # of the level that was throttled: the window grows quickly up to here
+MAX_PROBE_INTERVAL = 32  # windows of answers between two probes of an endpoint that throttles
+MIN_PAUSE, MAX_PAUSE = 0.1, 60.0  # seconds between calls if the endpoint throttles every one
+FAILURE_PAUSE_FACTOR = 5.0  # the pause is so many times longer if calls fail
+BURST_SECONDS = 0.25  # of a rate that may be sent at once after a pause
+MIN_LATENCIES, MAX_LATENCIES = 32, 512  # of the last answers, from which the timeout is computed
+TIMEOUT_FACTOR, MIN_TIMEOUT = 3.0, 10.0  # times the slowest of them; seconds
+MIN_FAILURES = 4  # in a row before an endpoint counts as dead, however small the window
+SILENT_SECONDS = 5.0  # without an answer before an endpoint that has answered counts as dead
 
 
 class CongestionWindow:
-    """How many calls may be open: half as many after throttling, quickly back to nearly the level that was throttled, by one
-    a window of answers up to it, and beyond it only after a calm time, which doubles each time the level proves true.
+    """Limit the number of open calls by what the endpoint throttles.
+
+    Throttling halves the window. Then it grows by one call an answer to nearly the level that was throttled, by one call a
+    window of answers up to that level, and beyond it only as a probe after an interval that doubles with every throttling.
 
     Halving and growing by one alone (AIMD) would use three quarters of an endpoint on average; a remembered level uses
     nearly all of it (the idea of TCP's CUBIC, RFC 9438).
@@ -31,57 +33,63 @@ class CongestionWindow:
 
     def __init__(self, cap: int) -> None:
         self.cap = cap
-        self._size = UNSHRUNK
-        self._level = float("inf")  # calls that the endpoint bore when it last throttled one more
-        self._calm, self._beyond = 1, 0
+        self._size = INITIAL_SIZE
+        self._level = float("inf")  # open calls at the last throttling, less the one that was too many
+        self._probe_interval, self._steps_beyond = 1, 0  # in windows of answers; steps above the level
         self._answers = 0
         self._shrunk_at = float("-inf")
-        self._pause, self._paused_until = FIRST_PAUSE, float("-inf")
+        self._pause, self._paused_until = MIN_PAUSE, float("-inf")
 
     @property
     def size(self) -> int:
-        """Return how many calls may be open now, within the task's share `cap`."""
+        """Return how many calls may be open now, at most the task's quota `cap`."""
         return min(self.cap, max(1, int(self._size)))
 
-    def wait(self, now: float) -> float:
-        """Return the seconds until the next call may start, though the window has room: what is throttled at one call
-        pauses, and what answers none.
+    def delay(self, now: float) -> float:
+        """Return the seconds until the next call may start even if the window has room.
+
+        It is above 0 after a window of one call was throttled, and after a window of failures.
         """
         return max(0.0, self._paused_until - now)
 
-    def answered(self) -> None:
-        """Grow: by one an answer until near the level, by one a window up to it, by one after `calm` windows beyond."""
-        self._pause = FIRST_PAUSE
-        if self._size < min(self._level * NEARLY, self.cap):
+    def on_answer(self) -> None:
+        """Grow: by one call an answer until near the level, by one a window up to it, by one a probe interval beyond it."""
+        self._pause = MIN_PAUSE
+        if self._size < min(self._level * RECOVERY_SHARE, self.cap):
             self._size += 1
             return
         self._answers += 1
         at_level = self._size + 1 > self._level
-        if self._size < self.cap and self._answers >= self._size * (self._calm if at_level else 1):
+        if self._size < self.cap and self._answers >= self._size * (self._probe_interval if at_level else 1):
             self._size, self._answers = self._size + 1, 0
-            self._beyond += at_level
-            if self._beyond > 1:  # the last step was borne: the endpoint has grown
-                self._level, self._calm = self._size, 1
+            self._steps_beyond += at_level
+            if self._steps_beyond > 1:  # the step before was not throttled: the endpoint's capacity has grown
+                self._level, self._probe_interval = self._size, 1
 
-    def throttled(self, started: float, now: float, open_then: int, retry_after: float = 0.0) -> None:
-        """Halve, once for all calls that were on their way when the window last shrank; `open_then` calls were too many."""
+    def on_throttle(self, started: float, now: float, open_at_start: int, retry_after: float = 0.0) -> None:
+        """Halve the window and remember the level, once for all calls that started before the window last shrank.
+
+        `open_at_start` calls, this one included, were open when it started: one more than the endpoint allows.
+        """
         if started >= self._shrunk_at:
             if self.size < 2:  # noqa: PLR2004 - a single call is too many already
                 self._rest(now, max(self._pause, retry_after))
-            self._level, self._beyond = max(1.0, open_then - 1.0), 0
-            self._calm = min(LONGEST_CALM, self._calm * 2)
+            self._level, self._steps_beyond = max(1.0, open_at_start - 1.0), 0
+            self._probe_interval = min(MAX_PROBE_INTERVAL, self._probe_interval * 2)
             self._halve(now)
 
-    def failed(self, started: float, now: float) -> None:
-        """Halve and rest for a whole window of failures; it tells no level. Without the rest an endpoint that refuses every
-        call at once, as a closed port does, would see hundreds of them before it counts as dead.
+    def on_failed_window(self, started: float, now: float) -> None:
+        """Halve the window and pause after a whole window of failures; they reveal no level.
+
+        Without the pause, an endpoint that refuses every call at once, such as a closed port, would get hundreds of calls
+        before it counts as dead.
         """
         if started >= self._shrunk_at:
-            self._rest(now, FAILURE_PAUSES * self._pause)
+            self._rest(now, FAILURE_PAUSE_FACTOR * self._pause)
             self._halve(now)
 
     def _rest(self, now: float, seconds: float) -> None:
-        self._paused_until = now + min(LONGEST_PAUSE, seconds)
+        self._paused_until = now + min(MAX_PAUSE, seconds)
         self._pause *= 2
 
     def _halve(self, now: float) -> None:
@@ -90,46 +98,47 @@ class CongestionWindow:
 
 
 class RateLimiter:
-    """Keep `rate` units a second (of calls, of tokens), evenly, without a burst at the start.
+    """Keep a rate of units (calls or tokens) a second, evenly and without a burst at the start.
 
-    What was sent is owed in units, not in time, since the rate of a task that joins is next to nothing until others give way.
+    The debt is counted in units, not in seconds, because the rate of a task that joins is close to 0 until the other tasks
+    have given up their part.
     """
 
     def __init__(self) -> None:
-        self._owed, self._at = float("-inf"), 0.0
+        self._debt, self._updated_at = float("-inf"), 0.0
 
-    def wait(self, now: float, rate: float) -> float:
+    def delay(self, now: float, rate: float) -> float:
         """Return the seconds until something may be sent; infinite at rate 0."""
-        self._pass(now, rate)
-        return max(0.0, self._owed / rate) if rate else float("inf")
+        self._repay(now, rate)
+        return max(0.0, self._debt / rate) if rate else float("inf")
 
-    def sent(self, now: float, rate: float, units: float = 1.0) -> None:
-        """Count what was sent; less than was feared is given back as negative units."""
-        self._pass(now, rate)
-        self._owed += units
+    def record(self, now: float, rate: float, units: float = 1.0) -> None:
+        """Add units that were sent; negative units correct an estimate that was too high."""
+        self._repay(now, rate)
+        self._debt += units
 
-    def _pass(self, now: float, rate: float) -> None:
-        """Pay off what is owed by the time that has passed."""
-        self._owed = max(self._owed - (now - self._at) * rate, -CATCH_UP * rate)
-        self._at = now
+    def _repay(self, now: float, rate: float) -> None:
+        """Reduce the debt by what the rate allowed since the last call."""
+        self._debt = max(self._debt - (now - self._updated_at) * rate, -BURST_SECONDS * rate)
+        self._updated_at = now
 
 
 class AdaptiveTimeout:
-    """How long to wait for an answer: some times the slowest of the last ones, once there were enough."""
+    """Compute the timeout of a call: TIMEOUT_FACTOR times the slowest of the last answers, `most` until there are enough."""
 
     def __init__(self, most: float) -> None:
         self._most = most
-        self._last: deque[float] = deque(maxlen=LAST_ANSWERS)
+        self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
         self._seconds = most
 
-    def answered(self, latency: float) -> None:
-        """Learn from an answer."""
-        self._last.append(latency)
-        if len(self._last) >= FEWEST_ANSWERS:
-            self._seconds = min(self._most, max(LEAST_SECONDS, SLOWEST_TIMES * max(self._last)))
+    def on_answer(self, latency: float) -> None:
+        """Adapt the timeout to the latency of an answer."""
+        self._latencies.append(latency)
+        if len(self._latencies) >= MIN_LATENCIES:
+            self._seconds = min(self._most, max(MIN_TIMEOUT, TIMEOUT_FACTOR * max(self._latencies)))
 
     def seconds(self, timeouts: int) -> float:
-        """Return how long to wait, twice as long for each time that this request has timed out before."""
+        """Return the timeout of a request's next call, doubled for each of the `timeouts` it has had."""
         return min(self._most, math.ldexp(self._seconds, timeouts))
 
 
@@ -142,28 +151,28 @@ class HealthStatus:
 
 
 class EndpointHealth:
-    """Count failures in a row. One bad request that fails again and again says nothing about the endpoint."""
+    """Count failures in a row. One request that fails again and again does not show that the endpoint is dead."""
 
     def __init__(self, now: float) -> None:
-        self._since = now
-        self._answered = False
-        self._calls = 0
-        self._requests: set[Hashable] = set()
+        self._answered_at = now
+        self._has_answered = False
+        self._failures = 0
+        self._failed_requests: set[Hashable] = set()
 
-    def answered(self, now: float) -> None:
-        """Forget the failures: the endpoint lives."""
-        self._since, self._answered, self._calls = now, True, 0
-        self._requests.clear()
+    def on_answer(self, now: float) -> None:
+        """Reset the count of failures."""
+        self._answered_at, self._has_answered, self._failures = now, True, 0
+        self._failed_requests.clear()
 
-    def failed(self, request: Hashable, now: float, window: int, cap: int) -> HealthStatus:
-        """Judge after a call that got no answer; `cap` is the window of a healthy endpoint."""
-        self._calls += 1
-        self._requests.add(request)
-        several = len(self._requests) > 1
-        silent = not self._answered or now - self._since >= SILENT_SECONDS
-        dead = self._calls >= max(FEWEST_FAILURES, cap) and silent
-        return HealthStatus(window_failed=several and self._calls % max(1, window) == 0, dead=several and dead)
+    def on_failure(self, request: Hashable, now: float, window: int, cap: int) -> HealthStatus:
+        """Count a failed call and return the endpoint's health; `cap` is the window of a healthy endpoint."""
+        self._failures += 1
+        self._failed_requests.add(request)
+        several = len(self._failed_requests) > 1
+        silent = not self._has_answered or now - self._answered_at >= SILENT_SECONDS
+        dead = self._failures >= max(MIN_FAILURES, cap) and silent
+        return HealthStatus(window_failed=several and self._failures % max(1, window) == 0, dead=several and dead)
 
     def silent_seconds(self, now: float) -> float:
-        """Return how long ago the last answer came, or the run began."""
-        return now - self._since
+        """Return the seconds since the last answer, or since the start if there was none."""
+        return now - self._answered_at

@@ -1,12 +1,13 @@
-"""Tasks of one run <-> the driver: each says twice a second what it has done, and hears what it may do.
+"""Divide the limits of a run among its tasks: the driver serves a socket, and each task reports to it twice a second.
 
-A socket of the driver, open for the time of a run and guarded by the run's key, carries JSON. A task that cannot reach it
-keeps to its static share; one that loses it starts no further call until it is back, since the driver gives its share to
-others. So the limits of the cluster hold with fewer executors than asked for, with more, and after some are lost.
+A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the run's
+key. A task that cannot reach the driver when it starts keeps its static allocation. A task that loses the connection starts
+no call until it has another, because the driver gives its part to the other tasks. So the limits hold with fewer executors
+than requested, with more, and after some are lost.
 
-A task is named PARTITION-ATTEMPT. When an executor is lost with what its tasks had shuffled, Spark begins all unfinished tasks
-again and lets the old ones go on: both would ask the same rows. So the older is told to stop, and the younger waits until it
-has stored what it had open.
+A task's name is PARTITION-ATTEMPT. When an executor is lost together with shuffle output of its tasks, Spark starts all
+unfinished tasks again and lets their old attempts run: both would send the same requests. So the older attempt gets a
+reason to stop, and the newer one waits until the older one has stored the replies of its open calls.
 """
 
 import dataclasses
@@ -30,21 +31,19 @@ from raft_spark.inference.quota import Allocation, ClusterLimits, QuotaLedger
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
 
-BEAT = 0.5  # seconds
-POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MOST_POINTS
-MOST_POINTS = 600
-ALL_START_WITHIN = (
-    10.0  # seconds from the first task's first report: until then tasks that have not reported have their share
-)
-ANSWERS_WITHIN = 2.0  # seconds the driver takes at most, else a task holds it for lost
-SPEAKS_WITHIN = 5.0  # seconds between two words of a task, else the driver gives its share to others
+HEARTBEAT_SECONDS = 0.5
+POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MAX_POINTS
+MAX_POINTS = 600
+STARTUP_SECONDS = 10.0  # after the first heartbeat, in which tasks that have not reported yet have their part reserved
+REPLY_TIMEOUT = 2.0  # seconds after which a task counts the driver as lost
+HEARTBEAT_TIMEOUT = 5.0  # seconds after which the driver counts a task as lost and gives its part to others
 REPLACED = "another attempt of this task has begun"
-LOST = (OSError, EOFError, AuthenticationError)
+CONNECTION_ERRORS = (OSError, EOFError, AuthenticationError)
 
 
 @dataclass(frozen=True)
 class CoordinatorAddress:
-    """Where tasks find the driver. `key` opens it and is worth nothing after the run."""
+    """Where tasks connect to the driver. `key` authenticates them and is valid for this run only."""
 
     host: str
     port: int
@@ -52,211 +51,228 @@ class CoordinatorAddress:
 
 
 class Coordinator:
-    """The driver's side: shares the limits out, adds up what was done, hands on a reason to stop."""
+    """Run the driver's side: divide the limits, add up the tasks' counters, pass reasons to stop on to all tasks."""
 
-    def __init__(self, limits: ClusterLimits, run: Run, hourly_price: float, seconds: float) -> None:
-        self.running = 0  # tasks, as Spark knows them; set by whoever can ask it
-        self.trouble = ""  # why the endpoint is given up
-        self._stop = ""
+    def __init__(self, limits: ClusterLimits, run: Run, hourly_price: float, max_seconds: float) -> None:
+        self.running_tasks = 0  # as Spark counts them; the thread that asks Spark sets it
+        self.endpoint_error = ""  # why the endpoint cannot be used, as a task reported it
+        self._stop_reason = ""
         self._ledger, self._run, self._hourly_price = QuotaLedger(limits), run, hourly_price
-        self._tallies: dict[str, TaskCounters] = {}
-        self._here: set[str] = set()
+        self._counters: dict[str, TaskCounters] = {}  # of all tasks, also those that have left
+        self._connected: set[str] = set()
         self._lock = threading.Lock()
         self._begin = time.monotonic()
-        self._first_report: float | None = None
-        self._over = self._begin + seconds
+        self._end = self._begin + max_seconds
+        self._first_heartbeat: float | None = None
         self._points: list[Point] = []
         self._point_every = POINT_EVERY
 
     @property
     def stop_reason(self) -> str:
-        """Say why no task starts a call any more, "" while they do."""
-        return self.trouble or self._stop
+        """Return why no task starts a call any more, "" while tasks may."""
+        return self.endpoint_error or self._stop_reason
 
     def stop(self, reason: str) -> None:
-        """Let no task start another call; the first reason stays."""
-        self._stop = self._stop or reason
+        """Let no task start another call; only the first reason counts."""
+        self._stop_reason = self._stop_reason or reason
 
-    def beat(self, task: str, tally: TaskCounters) -> Allocation:
-        """Take what a task has done; return what it may do."""
+    def heartbeat(self, task: str, counters: TaskCounters) -> Allocation:
+        """Record a task's counters and return its allocation."""
         with self._lock:
-            self._tallies[task] = tally
-            self._here.add(task)
-            same_rows = [_attempt(other) for other in self._here - {task} if _partition(other) == _partition(task)]
-            if any(attempt < _attempt(task) for attempt in same_rows):
-                return Allocation(0, 0.0, 0.0, 0.0, self.stop_reason, waits=True)
-            self.trouble = self.trouble or tally.trouble
-            granted = self._ledger.grant(task, tally.need, max(self.running, self._starting()))
-            if time.monotonic() > self._over:
-                self.stop("the time set by completions.max_minutes or max_spend is over")
-            if self._ledger.is_spent:
-                self.stop("another request might pass completions.max_spend")
-            return replace(granted, stop=self.stop_reason or (REPLACED if same_rows else ""))
+            self._counters[task] = counters
+            self._connected.add(task)
+            if self._has_attempt(task, is_older=True):
+                return Allocation(0, 0.0, 0.0, 0.0, self.stop_reason, must_wait=True)
+            self.endpoint_error = self.endpoint_error or counters.endpoint_error
+            running = max(self.running_tasks, self._starting_tasks())
+            allocation = self._ledger.allocate(task, counters.demand, running)
+            self._check_limits()
+            replaced = REPLACED if self._has_attempt(task, is_older=False) else ""
+            return replace(allocation, stop_reason=self.stop_reason or replaced)
 
-    def _starting(self) -> int:
-        """Count the tasks that have begun or will soon, so that the first one to report does not take the whole window."""
+    def _has_attempt(self, task: str, *, is_older: bool) -> bool:
+        """Return whether an older (or else newer) attempt at the rows of `task` is connected."""
+        partition, attempt = _parse(task)
+        others = [_parse(other) for other in self._connected]
+        return any(
+            other == partition and (number < attempt if is_older else number > attempt) for other, number in others
+        )
+
+    def _starting_tasks(self) -> int:
+        """Return how many tasks run or will start soon, so that the first task to report does not get the whole window."""
         now = time.monotonic()
-        self._first_report = self._first_report or now
-        ended = len(self._tallies) - len(self._here)
-        return self._run.tasks - ended if now - self._first_report < ALL_START_WITHIN else 0
+        self._first_heartbeat = self._first_heartbeat or now
+        ended = len(self._counters) - len(self._connected)
+        return self._run.tasks - ended if now - self._first_heartbeat < STARTUP_SECONDS else 0
 
-    def left(self, task: str, *, properly: bool) -> None:
-        """Take a task's share back. One that died may have had calls open, which count as paid at their dearest."""
-        with self._lock:
-            tally = self._tallies[task]
-            self._here.discard(task)
-            self._ledger.left(task, tally.spent if properly else None)
-            spent = tally.spent if properly else tally.spent + tally.reserved
-            self._tallies[task] = replace(tally, open=0, window=0, reserved=0.0, spent=spent)
+    def _check_limits(self) -> None:
+        if time.monotonic() > self._end:
+            self.stop("the time set by completions.max_minutes or max_spend is over")
+        if self._ledger.is_budget_spent:
+            self.stop("another request might pass completions.max_spend")
 
-    def told(self) -> Run:
-        """Return the run as it is now. Its series has fewer than MOST_POINTS points and always ends with the present one."""
+    def release(self, task: str, *, has_finished: bool) -> None:
+        """Free a task's part of the limits. The open calls of a task that has not finished count at their maximum cost."""
         with self._lock:
-            run = self._summed()
+            counters = self._counters[task]
+            self._connected.discard(task)
+            self._ledger.release(task, counters.spent if has_finished else None)
+            spent = counters.spent if has_finished else counters.spent + counters.reserved
+            self._counters[task] = replace(counters, open=0, window=0, reserved=0.0, spent=spent)
+
+    def run(self) -> Run:
+        """Return the run as it is now. Its series has fewer than MAX_POINTS points, and the last one is the present."""
+        with self._lock:
+            run = self._sum()
             point = self._point(run)
             if not self._points or point.seconds - self._points[-1].seconds >= self._point_every:
                 self._points.append(point)
-            if len(self._points) >= MOST_POINTS - 1:
+            if len(self._points) >= MAX_POINTS - 1:
                 self._points, self._point_every = self._points[::2], self._point_every * 2
             is_close = point.seconds - self._points[-1].seconds < self._point_every / 2
             return replace(run, series=(*(self._points[:-1] if is_close else self._points), point))
 
-    def _point(self, run: Run) -> Point:
-        answered = sum(tally.answered for tally in self._tallies.values())
-        done = (answered, sum(run.failed.values()), run.calls, run.throttled)
-        tokens = run.prompt_tokens + run.completion_tokens
-        return Point(round(run_state.elapsed(run, time.time()), 1), *done, tokens, run.open, run.window)
-
-    def _summed(self) -> Run:
-        tallies = list(self._tallies.values())
+    def _sum(self) -> Run:
+        """Return the run with the sums of all tasks' counters."""
+        tasks = list(self._counters.values())
         names = ("calls", "throttled", "prompt_tokens", "completion_tokens", "open")
         hours = (time.monotonic() - self._begin) / 3600
         return replace(
             self._run,
             updated_at=ids.now(),
-            answered=sum(tally.answered_stored for tally in tallies),
-            failed=dict(sum((Counter(tally.failed_stored) for tally in tallies), Counter())),
-            dollars=round(sum(tally.spent for tally in tallies) + hours * self._hourly_price, 6),
-            window=sum(tally.open if tally.draining else tally.window for tally in tallies),
-            **{name: sum(getattr(tally, name) for tally in tallies) for name in names},
+            answered=sum(task.answered_stored for task in tasks),
+            failed=dict(sum((Counter(task.failed_stored) for task in tasks), Counter())),
+            dollars=round(sum(task.spent for task in tasks) + hours * self._hourly_price, 6),
+            window=sum(task.open if task.draining else task.window for task in tasks),
+            **{name: sum(getattr(task, name) for task in tasks) for name in names},
         )
 
+    def _point(self, run: Run) -> Point:
+        answered = sum(counters.answered for counters in self._counters.values())
+        done = (answered, sum(run.failed.values()), run.calls, run.throttled)
+        tokens = run.prompt_tokens + run.completion_tokens
+        return Point(round(run_state.elapsed(run, time.time()), 1), *done, tokens, run.open, run.window)
 
-def _partition(task: str) -> str:
-    return task.partition("-")[0]
 
-
-def _attempt(task: str) -> int:
-    return int(task.partition("-")[2] or 0)
+def _parse(task: str) -> tuple[str, int]:
+    """Return the partition and the attempt of a task's name."""
+    partition, _, attempt = task.partition("-")
+    return partition, int(attempt or 0)
 
 
 @contextmanager
 def serve(
-    coordinator: Coordinator, bind: str, host: str, key: bytes, running: Callable[[], int]
+    coordinator: Coordinator, bind: str, host: str, key: bytes, count_running: Callable[[], int]
 ) -> Iterator[CoordinatorAddress]:
-    """Serve the tasks on a free port of the address `bind`, which they know as `host`; `running` counts those Spark has."""
+    """Serve the tasks while the block runs, on a free port of the address `bind`, which they reach as `host`.
+
+    `count_running` returns how many tasks Spark runs; a background thread calls it.
+    """
+
+    def count(over: threading.Event) -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            coordinator.running_tasks = count_running()
+
     over = threading.Event()
-    with Listener((bind, 0), backlog=256) as listener:
+    with Listener((bind, 0), backlog=256) as listener, in_background(count):
         port = listener.address[1]
-        for target, arguments in (
-            (_accept, (listener, coordinator, key, over)),
-            (_watch, (running, coordinator, over)),
-        ):
-            threading.Thread(target=target, args=arguments, daemon=True).start()
+        threading.Thread(target=_accept, args=(listener, coordinator, key, over), daemon=True).start()
         try:
             yield CoordinatorAddress(host, port, key)
         finally:
             over.set()
-            socket.create_connection((bind, port)).close()  # closing alone would not wake who waits in accept
-
-
-def _watch(running: Callable[[], int], coordinator: Coordinator, over: threading.Event) -> None:
-    while not over.wait(BEAT):
-        coordinator.running = running()
+            socket.create_connection((bind, port)).close()  # wakes the thread in accept(), which closing would not
 
 
 def _accept(listener: Listener, coordinator: Coordinator, key: bytes, over: threading.Event) -> None:
-    """Take connections; each is asked for the key in a thread of its own, so that a stranger holds up nobody."""
+    """Accept connections; serve each in its own thread, so that a stranger without the key blocks no task."""
     while not over.is_set():
         arguments = (listener.accept(), coordinator, key)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
 
 
 def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None:
-    """Answer one task until it says goodbye or its connection breaks."""
-    task, properly = "", False
-    with suppress(*LOST), connection:
+    """Answer one task's heartbeats until it reports its last or the connection breaks."""
+    task, has_finished = "", False
+    with suppress(*CONNECTION_ERRORS), connection:
         deliver_challenge(connection, key)
         answer_challenge(connection, key)
-        while not properly:
-            told = _heard(connection, SPEAKS_WITHIN)
-            task, properly = told["task"], told["over"]
-            granted = coordinator.beat(task, TaskCounters(**told["tally"]))
-            connection.send_bytes(json.dumps(dataclasses.asdict(granted)).encode())
+        while not has_finished:
+            report = _receive(connection, HEARTBEAT_TIMEOUT)
+            task, has_finished = report["task"], report["is_last"]
+            allocation = coordinator.heartbeat(task, TaskCounters(**report["counters"]))
+            connection.send_bytes(json.dumps(dataclasses.asdict(allocation)).encode())
     if task:
-        coordinator.left(task, properly=properly)
+        coordinator.release(task, has_finished=has_finished)
 
 
 @contextmanager
-def report_to_driver(desk: CoordinatorAddress, task: str, meter: Admission) -> Iterator[None]:
-    """Keep `meter.grant` up to date while the block runs; it has been heard once before the block begins."""
+def report_to_driver(address: CoordinatorAddress, task: str, admission: Admission) -> Iterator[None]:
+    """Keep `admission.allocation` up to date while the block runs; the first allocation is there when the block begins."""
     try:
-        connection = _connected(desk)
-        meter.grant = _beat(connection, task, meter.tally)
-    except LOST as error:
+        connection = _connect(address)
+        admission.allocation = _heartbeat(connection, task, admission)
+    except CONNECTION_ERRORS as error:
         logging.getLogger(__name__).warning(
-            "no driver at %s:%d (%s): a static share is kept", desk.host, desk.port, error
+            "cannot reach the driver at %s:%d (%s); this task keeps a static share of the limits",
+            address.host,
+            address.port,
+            error,
         )
         yield
         return
-    with in_background(lambda over: _report(connection, desk, task, meter, over)):
+    with in_background(lambda over: _report(connection, address, task, admission, over)):
         yield
 
 
-def wait_for_previous_attempt(meter: Admission) -> None:
-    """Return when no earlier attempt at the same rows runs any more: what it had open is stored then."""
-    while meter.grant.waits and not meter.stop:
-        time.sleep(BEAT)
+def wait_for_previous_attempt(admission: Admission) -> None:
+    """Return when no earlier attempt at the same rows runs any more: it has stored the replies of its open calls then."""
+    while admission.allocation.must_wait and not admission.stop_reason:
+        time.sleep(HEARTBEAT_SECONDS)
 
 
 def _report(
-    connection: Connection, desk: CoordinatorAddress, task: str, meter: Admission, over: threading.Event
+    connection: Connection, address: CoordinatorAddress, task: str, admission: Admission, over: threading.Event
 ) -> None:
-    """Tell and hear, in a thread of the task; a lost connection is made again, and until then no call starts."""
-    is_over = False
-    while not is_over:
-        is_over = over.wait(BEAT)
+    """Send heartbeats until the block is over, and then the last one. Reconnect when the connection is lost.
+
+    Until it is back, the task starts no call.
+    """
+    is_last = False
+    while not is_last:
+        is_last = over.wait(HEARTBEAT_SECONDS)
         try:
-            meter.grant = _beat(connection, task, meter.tally, over=is_over)
-        except LOST:
-            meter.grant = replace(meter.grant, in_flight=0)
+            admission.allocation = _heartbeat(connection, task, admission, is_last=is_last)
+        except CONNECTION_ERRORS:
+            admission.allocation = replace(admission.allocation, in_flight=0)
             connection.close()
-            with suppress(*LOST):
-                connection = _connected(desk)
-                if is_over:
-                    _beat(connection, task, meter.tally, over=True)
+            with suppress(*CONNECTION_ERRORS):
+                connection = _connect(address)
+                if is_last:
+                    _heartbeat(connection, task, admission, is_last=True)
     connection.close()
 
 
-def _connected(desk: CoordinatorAddress) -> Connection:
-    """Open a connection as multiprocessing's own Client does, which would wait for a lost machine for minutes."""
-    with socket.create_connection((desk.host, desk.port), timeout=SPEAKS_WITHIN) as opened:
+def _connect(address: CoordinatorAddress) -> Connection:
+    """Open an authenticated connection as multiprocessing's Client does, which would wait for a lost machine for minutes."""
+    with socket.create_connection((address.host, address.port), timeout=HEARTBEAT_TIMEOUT) as opened:
         opened.settimeout(None)
         connection = Connection(opened.detach())
-    if not connection.poll(ANSWERS_WITHIN):
-        raise EOFError("the driver says nothing")
-    answer_challenge(connection, desk.key)
-    deliver_challenge(connection, desk.key)
+    if not connection.poll(REPLY_TIMEOUT):
+        raise EOFError("the driver does not answer")
+    answer_challenge(connection, address.key)
+    deliver_challenge(connection, address.key)
     return connection
 
 
-def _beat(connection: Connection, task: str, tally: TaskCounters, *, over: bool = False) -> Allocation:
-    connection.send_bytes(json.dumps({"task": task, "tally": dataclasses.asdict(tally), "over": over}).encode())
-    return Allocation(**_heard(connection, ANSWERS_WITHIN))
+def _heartbeat(connection: Connection, task: str, admission: Admission, *, is_last: bool = False) -> Allocation:
+    report = {"task": task, "counters": dataclasses.asdict(admission.snapshot()), "is_last": is_last}
+    connection.send_bytes(json.dumps(report).encode())
+    return Allocation(**_receive(connection, REPLY_TIMEOUT))
 
 
-def _heard(connection: Connection, seconds: float) -> Any:  # noqa: ANN401 - what the other side says, of a known shape
-    """Return the next word. Raises EOFError when none comes: a machine that is gone breaks no connection."""
+def _receive(connection: Connection, seconds: float) -> Any:  # noqa: ANN401 - JSON; the caller knows its shape
+    """Return the next message. Raises EOFError if none comes in time: no connection breaks when a machine is lost."""
     if not connection.poll(seconds):
-        raise EOFError("the other side says nothing")
+        raise EOFError("the other side does not answer")
     return json.loads(connection.recv_bytes())

@@ -1,8 +1,8 @@
-"""Requests -> answers, many in flight: a sliding window over all that one task asks. No Spark here.
+"""Send the requests of one Spark task, many at once, and yield each with its final reply. Does not import Spark.
 
-A slow answer never holds back the next request. Retries have one owner, this module: attempts and a deadline, full
-jitter, Retry-After up to a cap; a request that waits for its next attempt gives its slot to another. How many may be
-open, and how fast, is the meter's business.
+Requests finish in any order: a slow one does not block the next. This module alone retries: it limits the attempts and
+the time of a request, backs off with full jitter and honours Retry-After up to a cap. A request that waits for its retry
+occupies no slot. Admission decides how many calls may be open, and how fast they start.
 """
 
 import heapq
@@ -17,17 +17,18 @@ from queue import Empty, SimpleQueue
 from raft_spark.endpoints.base import RETRIED, Reply, Request
 from raft_spark.inference.admission import Admission, InFlightRequest
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
-TICK = 0.5  # seconds: how long the window stays silent at most
+BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0  # seconds
+TICK = 0.5  # seconds: ask_all yields at least this often
+MAX_THREADS = 10_000  # the pool starts a thread only when a call needs one
 
-Ask = Callable[[Request, float], Reply]  # the seconds are how long to wait for the answer
+Ask = Callable[[Request, float], Reply]  # a request and its timeout in seconds -> its reply
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """Of each request: `attempts` that are not throttled, and a deadline after which no call for it starts.
+    """Limits of each request: its `attempts`, throttled ones not counted, and a deadline after which no call for it starts.
 
-    A throttled call costs the endpoint nothing, so only the deadline ends a request that is throttled again and again.
+    An endpoint does no work for a call that it throttles, so only the deadline ends a request that is always throttled.
     """
 
     attempts: int
@@ -35,96 +36,111 @@ class RetryLimits:
 
 
 def ask_all(
-    requests: Iterator[tuple[int, Request]], ask: Ask, limits: RetryLimits, meter: Admission
+    requests: Iterator[tuple[int, Request]], ask: Ask, limits: RetryLimits, admission: Admission
 ) -> Iterator[InFlightRequest | None]:
-    """Yield every request with its last reply, in the order they are finished; None at least every TICK, so that the
-    caller can store what it has.
+    """Yield every request with its final reply, in the order in which they finish.
 
-    When the meter says stop, no call starts any more; the open ones are waited for, and what has failed is yielded.
+    Yields None at least every TICK seconds, so that the caller can store what it has. Once `admission` has a reason to
+    stop, no call starts: open calls run to their end, and requests that failed before and wait for a retry are yielded
+    with their last error.
     """
-    line = _Line(InFlightRequest(pubid, request) for pubid, request in requests)
+    queue = _RequestQueue(InFlightRequest(pubid, request) for pubid, request in requests)
     done: SimpleQueue[Future[InFlightRequest]] = SimpleQueue()
-    with ThreadPoolExecutor(10_000, thread_name_prefix="ask") as threads:  # made one by one, as calls are open at once
+    with ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="ask") as threads:
+
+        def send(inflight: InFlightRequest) -> None:
+            threads.submit(_call, admission.start(inflight), ask, admission).add_done_callback(done.put)
+
         while True:
-            while not meter.stop and (asked := line.head(meter.grant.in_flight)):
-                pause = meter.wait(asked.request)
-                if pause:
-                    break
-                line.pop()
-                threads.submit(_sent, meter.started(asked), ask, meter).add_done_callback(done.put)
-            else:
-                pause = line.next_due()
-            if meter.stop:
-                yield from line.given_up()
-            meter.tally.draining = line.is_empty
-            if not meter.tally.open and line.is_empty:
+            delay = _send_admitted(queue, admission, send)
+            if admission.stop_reason:
+                yield from queue.abandon()
+            admission.counters.draining = queue.is_empty
+            if queue.is_empty and not admission.counters.open:
                 return
             try:
-                asked = meter.finished(done.get(timeout=min(TICK, pause)).result())
+                inflight = admission.finish(done.get(timeout=min(TICK, delay)).result())
             except Empty:
                 yield None
                 continue
-            due = _next_attempt(asked, limits)
-            if due is not None:
-                line.push(due, asked)
-            yield asked if due is None else None
+            retry_at = _next_attempt(inflight, limits)
+            if retry_at is None:
+                yield inflight
+            else:
+                queue.push(retry_at, inflight)
+                yield None
 
 
-class _Line:
-    """Requests that wait for their turn: those to be asked again, when they are due, then fresh ones."""
+def _send_admitted(queue: "_RequestQueue", admission: Admission, send: Callable[[InFlightRequest], None]) -> float:
+    """Send requests until the queue has none to send now, or admission delays the next one.
 
-    def __init__(self, fresh: Iterator[InFlightRequest]) -> None:
-        self._fresh = fresh
+    Returns the seconds until another request may be sent, UNLIMITED if a call has to finish first.
+    """
+    while not admission.stop_reason and (inflight := queue.peek(admission.allocation.in_flight)):
+        delay = admission.delay(inflight.request)
+        if delay:
+            return delay
+        queue.pop()
+        send(inflight)
+    return queue.seconds_until_retry()
+
+
+class _RequestQueue:
+    """Hold the requests to send: first the retries that are due, then new requests."""
+
+    def __init__(self, new: Iterator[InFlightRequest]) -> None:
+        self._new = new
+        self._is_exhausted = False  # `_new` has no more
         self._head: InFlightRequest | None = None
-        self._again: list[tuple[float, int, InFlightRequest]] = []
+        self._retries: list[tuple[float, int, InFlightRequest]] = []  # heap of (due, insertion order, request)
         self._order = itertools.count()
-        self._is_over = False
 
     @property
     def is_empty(self) -> bool:
-        """Say whether all that came has been handed out."""
-        return self._is_over and self._head is None and not self._again
+        """Return whether no request is left to send, now or later."""
+        return self._is_exhausted and self._head is None and not self._retries
 
-    def head(self, most_waiting: int) -> InFlightRequest | None:
-        """Look at the next; while more than `most_waiting` wait to be asked again, no fresh one is taken."""
+    def peek(self, max_retries: int) -> InFlightRequest | None:
+        """Return the next request without removing it; no new one while more than `max_retries` wait for their retry."""
         if self._head is None:
-            if self._again and self._again[0][0] <= time.monotonic():
-                self._head = heapq.heappop(self._again)[2]
-            elif not self._is_over and len(self._again) <= most_waiting:
-                self._head = next(self._fresh, None)
-                self._is_over = self._head is None
+            if self._retries and self._retries[0][0] <= time.monotonic():
+                self._head = heapq.heappop(self._retries)[2]
+            elif not self._is_exhausted and len(self._retries) <= max_retries:
+                self._head = next(self._new, None)
+                self._is_exhausted = self._head is None
         return self._head
 
     def pop(self) -> None:
-        """Take away what `head` showed."""
+        """Remove the request that `peek` returned."""
         self._head = None
 
-    def push(self, due: float, asked: InFlightRequest) -> None:
-        """Let a request wait until it is due again."""
-        heapq.heappush(self._again, (due, next(self._order), asked))
+    def push(self, due: float, inflight: InFlightRequest) -> None:
+        """Add a retry; `due` is a time of the monotonic clock."""
+        heapq.heappush(self._retries, (due, next(self._order), inflight))
 
-    def next_due(self) -> float:
-        """Return the seconds until the first that waits is due."""
-        return max(0.001, self._again[0][0] - time.monotonic()) if self._again else TICK
+    def seconds_until_retry(self) -> float:
+        """Return the seconds until the first retry is due, TICK if there is none."""
+        return max(0.001, self._retries[0][0] - time.monotonic()) if self._retries else TICK
 
-    def given_up(self) -> Iterator[InFlightRequest]:
-        """Yield those that were asked and failed, and forget the rest."""
-        waiting = [self._head, *(asked for _, _, asked in self._again)]
-        self._is_over, self._head, self._again = True, None, []
-        yield from (asked for asked in waiting if asked and asked.attempts)
+    def abandon(self) -> Iterator[InFlightRequest]:
+        """Empty the queue; yield the requests that were sent before and failed."""
+        waiting = [self._head, *(inflight for _, _, inflight in self._retries)]
+        self._is_exhausted, self._head, self._retries = True, None, []
+        yield from (inflight for inflight in waiting if inflight and inflight.attempts)
 
 
-def _sent(asked: InFlightRequest, ask: Ask, meter: Admission) -> InFlightRequest:
+def _call(inflight: InFlightRequest, ask: Ask, admission: Admission) -> InFlightRequest:
     begin = time.monotonic()
-    reply = ask(asked.request, meter.seconds(asked))
-    return replace(asked, latency=time.monotonic() - begin, reply=reply)
+    reply = ask(inflight.request, admission.timeout(inflight))
+    return replace(inflight, latency=time.monotonic() - begin, reply=reply)
 
 
-def _next_attempt(asked: InFlightRequest, limits: RetryLimits) -> float | None:
-    """Return when to ask again, None when the reply stands."""
-    counted = asked.attempts - asked.throttles
-    if asked.reply.error_class not in RETRIED or counted >= limits.attempts:
+def _next_attempt(inflight: InFlightRequest, limits: RetryLimits) -> float | None:
+    """Return when to retry, by the monotonic clock; None if the reply is final."""
+    counted = inflight.attempts - inflight.throttles
+    if inflight.reply.error_class not in RETRIED or counted >= limits.attempts:
         return None
-    jitter = random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(asked.attempts - 1, 30)))  # noqa: S311 - no secret
-    due = time.monotonic() + min(asked.reply.retry_after or 0, LONGEST_WAIT) + jitter
-    return due if due - asked.first_sent < limits.deadline_seconds else None
+    longest = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(inflight.attempts - 1, 30))
+    jitter = random.uniform(0, longest)  # noqa: S311 - no secret
+    due = time.monotonic() + min(inflight.reply.retry_after or 0, BACKOFF_CAP) + jitter
+    return due if due - inflight.first_sent < limits.deadline_seconds else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raft_spark import config, endpoints
 from raft_spark.endpoints.base import Message
 from raft_spark.errors import EndpointError
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.recipe import prompts
 
 
@@ -42,7 +42,7 @@ def ask(conf: config.Config, pubid: int | None = None) -> Preview:
 
     Raises InputError if there is no base table or no such article in it, EndpointError if the teacher gives no answer.
     """
-    row = tables.first_row(conf.lake, tables.require(conf.lake, schemas.BASE), pubid)
+    row = browse.first_row(conf.lake, tables.require(conf.lake, schemas.BASE), pubid)
     with (
         endpoints.serving(conf.teacher) as endpoint,
         closing(endpoints.connect(endpoint, 1, conf.completions.timeout_seconds)) as client,

@@ -1,8 +1,8 @@
-"""Limits of the whole cluster -> what each task may do now. Pure arithmetic, no clock and no socket.
+"""cluster limits, demands of the tasks -> allocation of each task: divide the limits of a run. No clock and no socket.
 
-Every limit is shared by one rule: a task gets its fair part, but never more than what the others do not hold at this moment.
-So the sum over all tasks stays below the limit at every time: a task that joins gets little until the others have
-given way, and what a finished or lost task held is free again.
+One rule divides every limit: a task gets an equal part, but never more than what the other tasks do not hold at this
+moment. So the sum over all tasks never exceeds a limit: a task that joins gets little until the others have reduced their
+use, and what a finished or lost task held is free again.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ClusterLimits:
-    """What the whole cluster may do; 0 is no limit, but of `in_flight`. `dollars` are those of the run."""
+    """Limits of the whole cluster; 0 means no limit, except for `in_flight`. `dollars` are for the whole run."""
 
     in_flight: int
     requests_per_second: float = 0.0
@@ -22,23 +22,23 @@ class ClusterLimits:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What one task may do until it asks again; `dollars` count from its start. 0 requests a second are none: see UNLIMITED.
+    """Limits of one task until its next heartbeat; `dollars` count from the task's start. A rate of 0 allows no request.
 
-    `stop` says why it may start no call any more; `waits` that an attempt before it at the same rows still runs.
+    `stop_reason` says why it may start no call any more. `must_wait` means that an earlier attempt at the same rows still runs.
     """
 
     in_flight: int
     requests_per_second: float
     tokens_per_minute: float
     dollars: float
-    stop: str = ""
-    waits: bool = False
+    stop_reason: str = ""
+    must_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one task says when it asks: calls `open`, dollars `spent` on answers and `reserved` for open calls at their
-    dearest, and the dearest that its `next_call` may cost. `draining` = it has no more to ask.
+    """State of one task: calls `open`, dollars `spent`, dollars `reserved` for the open calls at their maximum cost, and the
+    maximum cost of its `next_call`. `draining` means that it has no more requests to send.
     """
 
     open: int = 0
@@ -51,91 +51,95 @@ class Demand:
 UNLIMITED = float("inf")
 
 
-def arithmetic(limits: ClusterLimits, tasks: int) -> str:
-    """Say what the whole cluster may do, and a task's part of it while all run."""
+def describe_limits(limits: ClusterLimits, tasks: int) -> str:
+    """Return one line with each limit of the cluster and its part for one of `tasks` tasks."""
     named = {
         "calls open at once": limits.in_flight,
         "requests a second": limits.requests_per_second,
         "tokens a minute": limits.tokens_per_minute,
         "dollars": limits.dollars,
     }
-    said = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
-    return f"{tasks} task{'s' * (tasks > 1)}; the whole cluster, and a task while all run: {', '.join(said)}"
+    parts = [f"{limit:,g} {name} / {tasks} = {limit / tasks:,.4g}" for name, limit in named.items() if limit]
+    return f"{tasks} task{'s' * (tasks > 1)}; limits of the cluster and of one task: {', '.join(parts)}"
 
 
 class QuotaLedger:
-    """Who holds what of the cluster's limits."""
+    """Record which task holds how much of the cluster's limits."""
 
     def __init__(self, limits: ClusterLimits) -> None:
         self._limits = limits
-        self._grants: dict[str, Allocation] = {}  # the last of each task
-        self._holds: dict[str, Allocation] = {}  # the larger of its last two: it goes by the one before until it hears
-        self._needs: dict[str, Demand] = {}
-        self._gone: dict[str, float] = {}  # dollars of tasks that are not here any more
+        self._demands: dict[str, Demand] = {}
+        self._allocations: dict[str, Allocation] = {}  # the last of each task
+        self._held: dict[str, Allocation] = {}  # the larger of its last two: it uses the older until it has the newer
+        self._released: dict[str, float] = {}  # dollars of the tasks that have left
 
-    def grant(self, task: str, need: Demand, running: int = 0) -> Allocation:
-        """Return what `task` may do now. `running` tasks are known to Spark, some of which may not have asked yet."""
-        self._needs[task] = need
-        self._gone.pop(task, None)
-        others = {name: found for name, found in self._holds.items() if name != task}
-        draining = sum(found.draining for found in self._needs.values())
-        sharing = max(1, max(running, len(self._needs)) - draining)
+    def allocate(self, task: str, demand: Demand, running: int = 0) -> Allocation:
+        """Return what `task` may do now. Spark runs `running` tasks, some of which may not have reported yet."""
+        self._demands[task] = demand
+        self._released.pop(task, None)
+        others = {name: held for name, held in self._held.items() if name != task}
+        draining = sum(each.draining for each in self._demands.values())
+        sharing = max(1, max(running, len(self._demands)) - draining)
         rates = (
-            _part(self._limits.requests_per_second, [found.requests_per_second for found in others.values()], sharing),
-            _part(self._limits.tokens_per_minute, [found.tokens_per_minute for found in others.values()], sharing),
+            _rate(self._limits.requests_per_second, [held.requests_per_second for held in others.values()], sharing),
+            _rate(self._limits.tokens_per_minute, [held.tokens_per_minute for held in others.values()], sharing),
         )
-        calls, tokens = (0.0, 0.0) if need.draining else rates
-        granted = Allocation(
-            self._in_flight(need, others, sharing), calls, tokens, self._dollars(need, others, sharing)
+        calls, tokens = (0.0, 0.0) if demand.draining else rates
+        allocation = Allocation(
+            self._in_flight(demand, others, sharing), calls, tokens, self._dollars(demand, others, sharing)
         )
-        self._holds[task] = _larger(granted, self._grants.get(task, granted))
-        self._grants[task] = granted
-        return granted
+        self._held[task] = _larger(allocation, self._allocations.get(task, allocation))
+        self._allocations[task] = allocation
+        return allocation
 
-    def left(self, task: str, spent: float | None = None) -> None:
-        """Free what a task held. Without a last word of what it `spent`, all it was allowed counts as spent."""
-        held = self._holds.pop(task, None)
-        self._grants.pop(task, None)
-        self._needs.pop(task, None)
+    def release(self, task: str, spent: float | None = None) -> None:
+        """Free what a task held. If nobody knows what it `spent`, all dollars allocated to it count as spent."""
+        held = self._held.pop(task, None)
+        self._allocations.pop(task, None)
+        self._demands.pop(task, None)
         if held and self._limits.dollars:
-            self._gone[task] = held.dollars if spent is None else spent
+            self._released[task] = held.dollars if spent is None else spent
 
     @property
-    def is_spent(self) -> bool:
-        """Say whether no task can pay for another call, and none has an open one that may turn out cheaper."""
-        if not (self._limits.dollars and self._needs):
+    def is_budget_spent(self) -> bool:
+        """Return whether no task can pay for another call, and no open call may still cost less than was reserved for it."""
+        if not (self._limits.dollars and self._demands):
             return False
-        free = self._free(need.spent + need.reserved for need in self._needs.values())
-        waiting = [need.next_call for need in self._needs.values() if not need.draining]
-        return bool(waiting) and not any(need.open for need in self._needs.values()) and free < min(waiting)
+        free = self._free(demand.spent + demand.reserved for demand in self._demands.values())
+        costs = [demand.next_call for demand in self._demands.values() if not demand.draining]
+        return bool(costs) and not any(demand.open for demand in self._demands.values()) and free < min(costs)
 
-    def _in_flight(self, need: Demand, others: Mapping[str, Allocation], sharing: int) -> int:
-        """Share calls: what draining tasks have open is all they hold; a remainder goes to whoever asks first."""
-        held = sum(self._held(name, found) for name, found in others.items())
-        if need.draining:
-            return need.open
-        draining = sum(found.open for found in self._needs.values() if found.draining)
+    def _in_flight(self, demand: Demand, others: Mapping[str, Allocation], sharing: int) -> int:
+        """Divide calls: a draining task keeps only its open calls; the task that asks first gets the remainder."""
+        if demand.draining:
+            return demand.open
+        held = sum(self._held_calls(name, allocation) for name, allocation in others.items())
+        draining = sum(each.open for each in self._demands.values() if each.draining)
         fair = -(-max(0, self._limits.in_flight - draining) // sharing)
         return max(0, min(fair, self._limits.in_flight - held))
 
-    def _held(self, name: str, granted: Allocation) -> int:
-        need = self._needs[name]
-        return need.open if need.draining else max(granted.in_flight, need.open)
+    def _held_calls(self, name: str, allocation: Allocation) -> int:
+        demand = self._demands[name]
+        return demand.open if demand.draining else max(allocation.in_flight, demand.open)
 
     def _free(self, held: Iterable[float]) -> float:
-        """Return the dollars that nobody has spent or holds, rounded once: `grant` and `is_spent` must never disagree."""
-        return self._limits.dollars - math.fsum([*self._gone.values(), *held])
+        """Return the dollars that nobody has spent or holds; a single sum, so that all callers get the same rounding."""
+        return self._limits.dollars - math.fsum([*self._released.values(), *held])
 
-    def _dollars(self, need: Demand, others: Mapping[str, Allocation], sharing: int) -> float:
-        """Share what nobody holds: the fair part, at least the next call; nothing where that is too little to be of use, or
-        two tasks would keep from each other what would do for one.
+    def _dollars(self, demand: Demand, others: Mapping[str, Allocation], sharing: int) -> float:
+        """Return the dollars that a task may commit in all: those it has spent or reserved, and its part of the free ones.
+
+        The part pays at least for the next call. There is none if the task sends no more calls, or if the free dollars do
+        not pay for its next call: they may pay for another task's.
         """
         if not self._limits.dollars:
             return UNLIMITED
-        own = need.spent + need.reserved
-        free = self._free([*(found.dollars for found in others.values()), own])
-        is_of_use = not need.draining and free >= need.next_call
-        return own + (max(need.next_call, free / (sharing + 1)) if is_of_use else 0.0)
+        committed = demand.spent + demand.reserved
+        free = self._free([*(held.dollars for held in others.values()), committed])
+        if demand.draining or free < demand.next_call:
+            return committed
+        part = free / (sharing + 1)  # one part more than there are tasks, so that a task that joins finds something
+        return committed + max(demand.next_call, part)
 
 
 def _larger(one: Allocation, other: Allocation) -> Allocation:
@@ -147,6 +151,6 @@ def _larger(one: Allocation, other: Allocation) -> Allocation:
     )
 
 
-def _part(limit: float, held: list[float], sharing: int) -> float:
+def _rate(limit: float, held: list[float], sharing: int) -> float:
     """Return a task's part of a rate; UNLIMITED without a limit."""
     return max(0.0, min(limit / sharing, limit - sum(held))) if limit else UNLIMITED

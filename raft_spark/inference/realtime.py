@@ -1,6 +1,6 @@
-"""Requests -> answers in the store, one call a request, many in flight: the tasks that ask, and the driver that shares out.
+"""Send many requests at once, one call each, and store their answers: the Spark tasks that send them, and the driver's part.
 
-The limits of the settings hold for the whole cluster. An answer is stored at most `flush_seconds` after it came.
+The limits of the settings hold for the whole cluster. An answer is stored at most `flush_seconds` after its reply.
 """
 
 import contextlib
@@ -26,115 +26,130 @@ from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
 
-LEAST = 1e-9  # dollars
-RequestBuilder = Callable[[Mapping[str, Any]], Request]  # a row -> its request; it goes to the tasks
+MIN_DOLLARS = 1e-9  # the limit of a run whose max_spend is used up: it pays for no call, while 0 would mean no limit
+RequestBuilder = Callable[[Mapping[str, Any]], Request]  # a row -> its request; it is sent to the tasks
 
 
 @dataclass(frozen=True)
 class AskTask:
-    """What every task of a run gets: `share` is what it may do where it cannot ask at the driver's `desk`; answers go to the
-    store of `stage`, which lies `at`.
+    """The arguments of every Spark task of a run. Answers go to `storage`, the folder of `stage`'s table.
+
+    `allocation` holds for a task that cannot reach the driver at `coordinator`.
     """
 
     stage: str
-    worded: RequestBuilder
+    build_request: RequestBuilder
     conf: config.Completions
     endpoint: config.Endpoint
     price: config.Price
-    share: Allocation
-    desk: CoordinatorAddress
-    at: Storage
+    allocation: Allocation
+    coordinator: CoordinatorAddress
+    storage: Storage
     run_id: str
-    form: logs.LogFormat
+    log_format: logs.LogFormat
 
 
 def ask(
-    spark: SparkSession, missing: DataFrame, conf: config.Config, told: run_state.Run, worded: RequestBuilder
+    spark: SparkSession, missing: DataFrame, conf: config.Config, run: run_state.Run, build_request: RequestBuilder
 ) -> run_state.Run:
-    """Run the tasks that ask, a server of our own beside them where the endpoint needs one; return the run as it ended, on
-    top of what it had done before.
+    """Run the tasks that send the requests, and a local model server if the endpoint needs one; return the run at its end.
 
-    `missing` has a row a request: `key`, `pubid` and what `worded` makes the request of. Answers go to the store of told.stage.
+    The counts of the returned run include those of `run`. `missing` has a row for each request: `key`, `pubid` and the
+    columns that `build_request` needs. Answers go to the table of `run.stage`.
     """
-    asking = conf.completions
-    tasks = max(1, min(session.task_slots(spark), asking.in_flight, told.total - told.answered))
-    limits = ClusterLimits(asking.in_flight, asking.requests_per_second, asking.tokens_per_minute, _dollars(conf, told))
-    driver = Coordinator(limits, run_state.start(told, tasks), conf.price.hourly_price, _seconds(conf, told))
-    calls, tokens, dollars = (limit / tasks or UNLIMITED for limit in _rates(limits))
-    share = Allocation(max(1, asking.in_flight // tasks), calls, tokens, dollars)
+    completions = conf.completions
+    tasks = max(1, min(session.task_slots(spark), completions.in_flight, run.total - run.answered))
+    limits = ClusterLimits(
+        completions.in_flight, completions.requests_per_second, completions.tokens_per_minute, _dollars(conf, run)
+    )
+    driver = Coordinator(limits, run_state.start(run, tasks), conf.price.hourly_price, _seconds(conf, run))
+    rates = (limits.requests_per_second, limits.tokens_per_minute, limits.dollars)
+    calls, tokens, dollars = (limit / tasks or UNLIMITED for limit in rates)
+    static = Allocation(max(1, limits.in_flight // tasks), calls, tokens, dollars)
 
-    def going() -> run_state.Run:
-        return run_state.join(told, driver.told())
+    def current() -> run_state.Run:
+        return run_state.join(run, driver.run())
 
-    at, key = tables.storage(conf.lake, told.stage), secrets.token_bytes(32)
+    storage, key = tables.storage(conf.lake, run.stage), secrets.token_bytes(32)
     with (
         endpoints.serving(conf.teacher) as endpoint,
         worker_errors(),
-        progress.stages(spark, f"{told.stage}: ask {conf.completions.endpoint}") as stages,
-        coordinator.serve(driver, *session.driver_addresses(spark), key, partial(_running, stages)) as desk,
+        progress.stages(spark, f"{run.stage}: ask {completions.endpoint}") as stages,
+        coordinator.serve(driver, *session.driver_addresses(spark), key, partial(_running_tasks, stages)) as address,
         session.stop_on_signals(spark, driver.stop),
-        run_state.store_periodically(conf.lake, going),
-        progress.asking(going, quota.arithmetic(limits, tasks)),
+        run_state.store_periodically(conf.lake, current),
+        progress.show_run(current, quota.describe_limits(limits, tasks)),
     ):
-        work = AskTask(told.stage, worded, asking, endpoint, conf.price, share, desk, at, told.id, conf.log.format)
-        ask_all = partial(_ask_all, work=work)
-        map_in_arrow(missing.repartition(tasks, "key"), ask_all, schemas.FILES).collect()
-    ended = run_state.finish(going(), driver.trouble, driver.stop_reason)
-    run_state.write(conf.lake, ended)
-    return ended
+        task = AskTask(
+            run.stage,
+            build_request,
+            completions,
+            endpoint,
+            conf.price,
+            static,
+            address,
+            storage,
+            run.id,
+            conf.log.format,
+        )
+        map_in_arrow(missing.repartition(tasks, "key"), partial(_ask_partition, task=task), schemas.FILES).collect()
+    finished = run_state.finish(current(), driver.endpoint_error, driver.stop_reason)
+    run_state.write(conf.lake, finished)
+    return finished
 
 
-def _running(stages: Callable[[], list[SparkStageInfo]]) -> int:
+def _running_tasks(stages: Callable[[], list[SparkStageInfo]]) -> int:
     return sum(stage.numActiveTasks for stage in stages())
 
 
-def _rates(limits: ClusterLimits) -> tuple[float, float, float]:
-    return limits.requests_per_second, limits.tokens_per_minute, limits.dollars
+def _dollars(conf: config.Config, run: run_state.Run) -> float:
+    """Return the dollars that the run may still spend, 0 without a limit, MIN_DOLLARS if the limit is reached."""
+    max_spend = conf.completions.max_spend
+    return max(max_spend - run.dollars, MIN_DOLLARS) if max_spend else 0.0
 
 
-def _dollars(conf: config.Config, told: run_state.Run) -> float:
-    """Return what the run may still spend, 0 without a limit: what nobody can pay with is left of one that is reached."""
-    spend = conf.completions.max_spend
-    return max(spend - told.dollars, LEAST) if spend else 0.0
+def _seconds(conf: config.Config, run: run_state.Run) -> float:
+    """Return the seconds that the run may still take, UNLIMITED without a limit.
+
+    The limit is max_minutes, or the time that max_spend pays for at an endpoint with an hourly price, less the time to
+    store the last answers.
+    """
+    max_spend, hourly = conf.completions.max_spend, conf.price.hourly_price
+    paid = UNLIMITED
+    if max_spend and hourly:
+        paid = (max_spend - run.dollars) / hourly * 3600 - conf.completions.flush_seconds
+    elapsed = run.series[-1].seconds if run.series else 0.0
+    return min((conf.completions.max_minutes * 60 or UNLIMITED) - elapsed, paid)
 
 
-def _seconds(conf: config.Config, told: run_state.Run) -> float:
-    """Return how long the run may still take: max_minutes, or what max_spend pays of an endpoint that costs by the hour."""
-    spend, hourly = conf.completions.max_spend, conf.price.hourly_price
-    paid = (spend - told.dollars) / hourly * 3600 - conf.completions.flush_seconds if spend and hourly else UNLIMITED
-    taken = told.series[-1].seconds if told.series else 0.0
-    return min((conf.completions.max_minutes * 60 or UNLIMITED) - taken, paid)
-
-
-def _ask_all(batches: Iterator[pa.RecordBatch], work: AskTask) -> Iterator[pa.RecordBatch]:
-    """Ask all rows of one partition but those that a lost attempt has stored; yield a description of each stored file."""
-    conf, context = work.conf, TaskContext.get()
+def _ask_partition(batches: Iterator[pa.RecordBatch], task: AskTask) -> Iterator[pa.RecordBatch]:
+    """Send the requests of one partition, except those that a lost attempt has stored; describe each stored file."""
+    conf, context = task.conf, TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
-    logs.configure(work.form, stage=work.stage, run_id=work.run_id, task=f"{partition}-{attempt}")
-    prefix, meter = (
-        answer_store.file_prefix(work.run_id, partition),
-        Admission(work.share, work.price, conf.timeout_seconds),
-    )
-    kept = answer_store.AnswerStore(work.at, prefix, conf.flush_seconds, meter.tally)
+    name = f"{partition}-{attempt}"
+    logs.configure(task.log_format, stage=task.stage, run_id=task.run_id, task=name)
+    prefix = answer_store.file_prefix(task.run_id, partition)
+    admission = Admission(task.allocation, task.price, conf.timeout_seconds)
+    store = answer_store.AnswerStore(task.storage, prefix, conf.flush_seconds, admission.counters)
     limits = executor.RetryLimits(conf.attempts, conf.deadline_seconds)
     with (
-        contextlib.closing(endpoints.connect(work.endpoint, conf.in_flight, conf.timeout_seconds)) as client,
-        coordinator.report_to_driver(work.desk, f"{partition}-{attempt}", meter),
+        contextlib.closing(endpoints.connect(task.endpoint, conf.in_flight, conf.timeout_seconds)) as client,
+        coordinator.report_to_driver(task.coordinator, name, admission),
     ):
-        coordinator.wait_for_previous_attempt(meter)
-        before = answer_store.stored_keys(work.at, prefix)
-        rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in before)
-        asking = ((row["pubid"], work.worded(row)) for row in rows)
-        for asked in executor.ask_all(asking, client.ask, limits, meter):
-            if asked is not None and not (asked.reply.completion is None and _is_replaced(meter)):
-                kept.add(answer_store.answer_row(asked, work.endpoint.model, work.run_id))
-            for file in kept.files():
+        coordinator.wait_for_previous_attempt(admission)
+        stored = answer_store.stored_keys(task.storage, prefix)
+        rows = (row for batch in batches for row in batch.to_pylist() if row["key"] not in stored)
+        requests = ((row["pubid"], task.build_request(row)) for row in rows)
+        for inflight in executor.ask_all(requests, client.ask, limits, admission):
+            if inflight is not None and not (inflight.reply.completion is None and _is_replaced(admission)):
+                store.add(answer_store.answer_row(inflight, task.endpoint.model, task.run_id))
+            for file in store.flush_due():
                 yield parquet.files_batch([file])
-        for file in kept.rest():
+        for file in store.close():
             yield parquet.files_batch([file])
-        if _is_replaced(meter):
-            raise RuntimeError(coordinator.REPLACED)  # so that Spark does not take its rows for done
+        if _is_replaced(admission):
+            raise RuntimeError(coordinator.REPLACED)  # so that Spark does not count its rows as done
 
 
-def _is_replaced(meter: Admission) -> bool:
-    return meter.grant.stop == coordinator.REPLACED
+def _is_replaced(admission: Admission) -> bool:
+    return admission.allocation.stop_reason == coordinator.REPLACED

@@ -1,4 +1,4 @@
-"""Read versions of tables as Spark DataFrames, and hand their row groups to Spark tasks. `tables` itself needs no Spark."""
+"""Read versions of tables as Spark DataFrames, and assign row groups and other inputs to Spark tasks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
 from raft_spark.lake.tables import Version, storage
 
-TASK = StructType([StructField("task", IntegerType()), StructField("piece", StringType())])
+TASK_SCHEMA = StructType([StructField("task", IntegerType()), StructField("input", StringType())])
 
 
 def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
-    """Return the rows of a version, lazily, with the partition column last (split; of completions: day)."""
+    """Return the rows of a version with the partition column last: `split`, for completions `day`; lazy."""
     schema = from_arrow_schema(SCHEMAS[version.table])
     day = version.table == COMPLETIONS
     schema.add(StructField("day" if day else "split", StringType()))
@@ -30,32 +30,35 @@ def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
 
 
 def stored_answers(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
-    """Return every answer that a stage has stored, also those of runs that died before they could publish a version."""
+    """Return every answer in the store of a stage, including answers of runs that ended before they published; lazy."""
     folder = storage(lake, stage)
     schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
     paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
 
 
-def tasks(spark: SparkSession, found: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
-    """Return (task, piece as JSON), one Spark partition a task, consecutive pieces together, balanced by rows."""
-    total = sum(piece["rows"] for piece in found)
-    count = max(1, min(count, len(found)))
+def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
+    """Return (task, input as JSON) with one Spark partition a task, for at most `count` tasks.
+
+    A task gets consecutive inputs, and tasks get about the same sum of `rows`. `parquet.by_task` reads the rows in a task.
+    """
+    total = sum(each["rows"] for each in inputs)
+    count = max(1, min(count, len(inputs)))
     groups: list[list[tuple[int, str]]] = [[] for _ in range(count)]
-    before = 0
-    for piece in found:
-        task = min(count - 1, (before + piece["rows"] // 2) * count // max(1, total))
-        groups[task].append((task, json.dumps(piece)))
-        before += piece["rows"]
+    rows_before = 0
+    for each in inputs:
+        task = min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))
+        groups[task].append((task, json.dumps(each)))
+        rows_before += each["rows"]
     partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
-    return spark.createDataFrame(partitions.flatMap(list), TASK)
+    return spark.createDataFrame(partitions.flatMap(list), TASK_SCHEMA)
 
 
 def task_count(spark: SparkSession, lake: Lake, size: int) -> int:
-    """Return how many tasks share `size` bytes: files of about lake.file_mb, but no core idle."""
+    """Return the number of tasks for `size` bytes: one for each lake.file_mb, and at least one for each core."""
     return max(spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000)))
 
 
 def collect_files(described_files: DataFrame) -> list[DataFile]:
-    """Run the tasks and collect the files they wrote: a row a file, some thousands at most."""
+    """Run the tasks and collect the descriptions of the files they wrote: one row a file, some thousands at most."""
     return [file_from_row(row) for row in described_files.select(*FILES.names).collect()]

@@ -1,12 +1,15 @@
-"""The lake's tables in an Iceberg catalog (lake.format = "iceberg"), for every engine that reads one: they follow the lake.
+"""Copy the current versions of articles, base and completions into an Iceberg catalog (lake.format = "iceberg").
 
-    CATALOG.NAMESPACE.TABLE        articles and base by split, completions by day; no more rows are written than change
-    ... VERSION AS OF 'ID'         a tag for each version, as long as the lake has it
-    ROOT/iceberg.json              how the lake was when the catalog was last brought there: a hint that spares a look
+    CATALOG.NAMESPACE.TABLE        articles and base partitioned by split, completions by day
+    ... VERSION AS OF 'ID'         a tag for each version, as long as the lake has the version
+    ROOT/iceberg.json              the state of the lake that the catalog was last brought to; when it is still the same,
+                                   `sync` does not ask the catalog
 
-Stages read and publish the lake's own files, several tables at once; the catalog is a copy, brought up to date after that. What it
-misses by a crash it gets by the next run. A version is merged in a branch of one run's own and gets its tag there, then `main` is put to
-it: a tag on `main` would name what another run has merged a moment ago.
+Stages read and publish the lake's own files, several tables at once. `sync` updates the catalog after that, and writes only the
+rows that changed. When a crash prevents an update, the next run makes up for it.
+
+A version is merged into a branch of the Iceberg table that this run alone writes, gets its tag there, and then becomes `main`.
+A tag on `main` itself could name rows that another run merged a moment before.
 """
 
 import datetime as dt
@@ -32,10 +35,10 @@ PROPERTIES = {
     **{f"write.{verb}.mode": "merge-on-read" for verb in ("merge", "update", "delete")},
 }
 OWNER = "raft-spark.lake"
-FOLLOWED = "iceberg.json"
-ASIDE = "aside-"  # how branches begin in which a version is merged
+STATE_FILE = "iceberg.json"
+MERGE_BRANCH = "aside-"  # prefix of the branches that versions are merged in
 ATTEMPTS = 5
-OVERTAKEN = re.compile(
+COMMIT_CONFLICT = re.compile(
     r"iceberg\.exceptions\.(CommitFailed|Validation|AlreadyExists)Exception|TABLE_OR_VIEW_ALREADY_EXISTS"
 )
 
@@ -43,18 +46,18 @@ State = Mapping[str, Sequence[str]]  # the versions of each table, the current o
 
 
 def sync(conf: Config) -> None:
-    """Bring the catalog to where the lake stands; a branch is no matter of the catalog.
+    """Update the catalog to the lake's current versions; do nothing for lake.format "parquet" and for a branch of the lake.
 
-    Raises InputError where a table there is not this lake's, CatalogError where the catalog takes nothing; the lake is published
-    all the same.
+    Raises InputError when a table of the catalog belongs to another lake, and CatalogError when the catalog refuses the
+    update. The lake is published in both cases.
     """
     if conf.lake.format != "iceberg" or conf.lake.branch:
         return
     at = Storage.of(conf.lake)
-    while (state := _state(conf.lake)) != json.loads(at.read(FOLLOWED) or b"null"):
-        at.delete(FOLLOWED)
-        _bring(session.start(conf, "catalog: follow the lake"), conf.lake, state)
-        at.write(FOLLOWED, json.dumps(state, indent=1).encode())
+    while (state := _state(conf.lake)) != json.loads(at.read(STATE_FILE) or b"null"):
+        at.delete(STATE_FILE)
+        _update_tables(session.start(conf, "catalog: update"), conf.lake, state)
+        at.write(STATE_FILE, json.dumps(state, indent=1).encode())
 
 
 def _state(lake: Lake) -> State:
@@ -62,23 +65,26 @@ def _state(lake: Lake) -> State:
     return {name: [current[name], *tables.finished_ids(lake, name)] for name in schemas.KEYS if name in current}
 
 
-def _bring(spark: SparkSession, lake: Lake, state: State, attempts: int = ATTEMPTS) -> None:
-    """Bring every table there, again where another was faster: what is done is seen and not done again."""
+def _update_tables(spark: SparkSession, lake: Lake, state: State, attempts: int = ATTEMPTS) -> None:
+    """Update every table; start again when another writer's commit conflicts. Steps that are done are not repeated."""
     try:
         for name, (current, *_) in state.items():
             version = tables.find(lake, name, current)
-            if version is not None:  # else it expired just now, and the lake stands elsewhere
-                _Table(spark, lake, name).bring(version)
+            if version is not None:  # None: it has just expired, so the lake's state has changed and `sync` comes again
+                _CatalogTable(spark, lake, name).update(version)
     except (PySparkException, Py4JJavaError) as error:
-        if OVERTAKEN.search(str(error)) and attempts > 1:
-            _bring(spark, lake, state, attempts - 1)
+        if COMMIT_CONFLICT.search(str(error)) and attempts > 1:
+            _update_tables(spark, lake, state, attempts - 1)
             return
-        msg = f"the lake is published, and its catalog {lake.catalog} is not: {spark_catalog.reason(error)}; the next run goes on there"
+        msg = (
+            f"the lake is published, but its catalog {lake.catalog} could not be updated: {spark_catalog.reason(error)}; "
+            "the next run of any stage updates it"
+        )
         raise CatalogError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _CatalogTable:
     """One table of the catalog."""
 
     spark: SparkSession
@@ -89,23 +95,48 @@ class _Table:
     def name(self) -> str:
         return f"{self.lake.catalog}.{self.lake.namespace}.{self.table}"
 
-    def bring(self, version: tables.Version) -> None:
-        """Make a version the current one, under a tag, and drop the tags of versions that are gone."""
+    def update(self, version: tables.Version) -> None:
+        """Make `version` the rows of `main` under its own tag, then drop what the lake no longer has.
+
+        Each step looks at the table first and does nothing when an earlier attempt has done it.
+        """
         rows = dataframes.read(self.spark, self.lake, version)
-        if self.spark.catalog.tableExists(self.name):
-            self._refuse_a_strangers()
-        else:
-            self._create(rows)
-        self._widen(rows)
+        self._ensure_table(rows)
         if version.id not in self._references():
             self._merge(version.id, rows)
+        self._set_main(version.id)
+        self._drop_expired()
+
+    def _ensure_table(self, rows: DataFrame) -> None:
+        """Create the table, or check that it belongs to this lake; add the columns that it lacks."""
+        if self.spark.catalog.tableExists(self.name):
+            self._check_owner()
+        else:
+            self._create(rows)
+        existing = self.spark.table(self.name).schema.names
+        for column in rows.schema:
+            if column.name not in existing:
+                self._alter(f"ADD COLUMN {column.name} {column.dataType.simpleString()}")
+
+    def _set_main(self, version: str) -> None:
+        """Point `main` to a version's snapshot, unless it holds these rows already, perhaps in files that were compacted."""
         refs = self._references()
-        if refs[version.id] not in self._same(refs["main"]):
-            self._call("set_current_snapshot", f"ref => '{version.id}'")
-        kept = tables.finished_ids(self.lake, self.table)
-        gone = [f"TAG `{ref}`" for ref in refs if ids.ID.fullmatch(ref) and ref not in kept]
-        left = (ref for ref in refs if ref.startswith(ASIDE) and _age_hours(ref) >= self.lake.sweep_after_hours)
-        self._forget([*gone, *(f"BRANCH `{ref}`" for ref in left)])
+        if refs[version] not in self._same_rows(refs["main"]):
+            self._call("set_current_snapshot", f"ref => '{version}'")
+
+    def _drop_expired(self) -> None:
+        """Drop the tags of versions that the lake has deleted, old merge branches, and the files that only these need."""
+        refs, kept = self._references(), tables.finished_ids(self.lake, self.table)
+        expired = [f"TAG `{ref}`" for ref in refs if ids.ID.fullmatch(ref) and ref not in kept]
+        expired += [
+            f"BRANCH `{ref}`"
+            for ref in refs
+            if ref.startswith(MERGE_BRANCH) and _age_hours(ref) >= self.lake.sweep_after_hours
+        ]
+        for ref in expired:
+            self._alter(f"DROP {ref}")
+        if expired:
+            self._call("expire_snapshots", f"older_than => TIMESTAMP '{ids.now()}', retain_last => 1")
 
     def _create(self, rows: DataFrame) -> None:
         writer = rows.limit(0).writeTo(self.name).using("iceberg").partitionedBy(F.col(schemas.KEYS[self.table][0]))
@@ -113,40 +144,35 @@ class _Table:
             writer = writer.tableProperty(key, value)
         writer.create()
 
-    def _refuse_a_strangers(self) -> None:
+    def _check_owner(self) -> None:
         properties = {row.key: row.value for row in self.spark.sql(f"SHOW TBLPROPERTIES {self.name}").collect()}
         if properties.get(OWNER) != _address(self.lake):
-            whose = properties.get(OWNER, "no lake of raft-spark")
-            msg = f"table {self.name} is that of {whose}, and this is {_address(self.lake)}; choose another lake.namespace"
+            owner = f"the lake {properties[OWNER]}" if OWNER in properties else "no lake of raft-spark"
+            msg = f"table {self.name} belongs to {owner}, not to {_address(self.lake)}; choose another lake.namespace"
             raise InputError(msg)
 
     def _references(self) -> dict[str, int]:
-        """Return the snapshot of each tag and branch; a table without rows has none."""
+        """Return the snapshot of each tag and branch by its name; a table without rows has none."""
         return {row.name: row.snapshot_id for row in self.spark.table(f"{self.name}.refs").collect()}
 
-    def _same(self, snapshot: int) -> Iterator[int]:
-        """Yield a snapshot and those before it that hold the same rows, in other files."""
-        known = {row.snapshot_id: row for row in self.spark.table(f"{self.name}.snapshots").drop("summary").collect()}
-        while found := known.get(snapshot):
+    def _same_rows(self, snapshot: int) -> Iterator[int]:
+        """Yield a snapshot, then its ancestors as long as only compaction ("replace") lies between, which keeps the rows."""
+        snapshots = {
+            row.snapshot_id: row for row in self.spark.table(f"{self.name}.snapshots").drop("summary").collect()
+        }
+        while found := snapshots.get(snapshot):
             yield snapshot
             if found.operation != "replace":
                 return
             snapshot = found.parent_id
 
-    def _widen(self, rows: DataFrame) -> None:
-        """Add the columns that came after the table was made."""
-        there = self.spark.table(self.name).schema.names
-        for column in rows.schema:
-            if column.name not in there:
-                self._alter(f"ADD COLUMN {column.name} {column.dataType.simpleString()}")
-
     def _merge(self, version: str, rows: DataFrame) -> None:
-        """Make a snapshot with these rows beside `main`, writing only those that are not there as they are, and name it."""
-        aside = ASIDE + ids.new_id()
-        self._alter(f"CREATE BRANCH `{aside}`")
-        self._merge_into(f"{self.name}.`branch_{aside}`", rows)
-        self._alter(f"CREATE OR REPLACE TAG `{version}` AS OF VERSION {self._references()[aside]}")
-        self._alter(f"DROP BRANCH `{aside}`")
+        """Merge rows into a new branch, writing only those that differ from `main`, and tag the snapshot with the version."""
+        branch = MERGE_BRANCH + ids.new_id()
+        self._alter(f"CREATE BRANCH `{branch}`")
+        self._merge_into(f"{self.name}.`branch_{branch}`", rows)
+        self._alter(f"CREATE OR REPLACE TAG `{version}` AS OF VERSION {self._references()[branch]}")
+        self._alter(f"DROP BRANCH `{branch}`")
 
     def _merge_into(self, target: str, rows: DataFrame) -> None:
         rows.createOrReplaceTempView("raft_spark_new")
@@ -158,23 +184,18 @@ class _Table:
             "WHEN NOT MATCHED THEN INSERT * WHEN NOT MATCHED BY SOURCE THEN DELETE"
         )
 
-    def _forget(self, refs: Sequence[str]) -> None:
-        """Drop tags and branches, and the files that no other version needs."""
-        for ref in refs:
-            self._alter(f"DROP {ref}")
-        if refs:
-            self._call("expire_snapshots", f"older_than => TIMESTAMP '{ids.now()}', retain_last => 1")
+    def _alter(self, clause: str) -> None:
+        self.spark.sql(f"ALTER TABLE {self.name} {clause}")
 
-    def _alter(self, how: str) -> None:
-        self.spark.sql(f"ALTER TABLE {self.name} {how}")
-
-    def _call(self, procedure: str, how: str) -> None:
+    def _call(self, procedure: str, arguments: str) -> None:
         at = f"'{self.lake.namespace}.{self.table}'"
-        self.spark.sql(f"CALL {self.lake.catalog}.system.{procedure}(table => {at}, {how})").collect()
+        self.spark.sql(f"CALL {self.lake.catalog}.system.{procedure}(table => {at}, {arguments})").collect()
 
 
 def _age_hours(ref: str) -> float:
-    began = dt.datetime.strptime(ref.removeprefix(ASIDE).split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=dt.UTC)
+    began = dt.datetime.strptime(ref.removeprefix(MERGE_BRANCH).split("-")[0], "%Y%m%dT%H%M%S.%fZ").replace(
+        tzinfo=dt.UTC
+    )
     return (dt.datetime.now(dt.UTC) - began) / dt.timedelta(hours=1)
 
 

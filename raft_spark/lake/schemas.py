@@ -1,6 +1,7 @@
-"""The tables' names and columns: written down, never inferred. The column `split` (completions: `day`) is a folder's name.
+"""Define the names and columns of the tables; schemas are never inferred.
 
-A new column stands last, and is null in the versions before it.
+The partition column, `split` or for completions `day`, is not listed: it is part of the folder's name. A new column is added
+at the end, and is null in earlier versions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,11 +90,11 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
 }
-# what tells the rows of a table apart, its partition first; tables of the catalog
+# the columns that identify a row, the partition column first, for each table of the Iceberg catalog
 KEYS: Mapping[str, Sequence[str]] = {
     ARTICLES: ("split", "pubid"),
     BASE: ("split", "pubid", "distracted"),
-    COMPLETIONS: ("day", "key", "run_id", "created_at"),  # one that failed and was asked again has two rows
+    COMPLETIONS: ("day", "key", "run_id", "created_at"),  # a request that failed and was sent again has two rows
 }
 METRICS = pa.schema(
     [

@@ -1,4 +1,4 @@
-"""Settings -> a Spark session, started when the first stage needs one: a run with nothing to do starts no JVM."""
+"""Start and stop the Spark session. A stage starts it when it has work, so a run with nothing to do starts no JVM."""
 
 import logging
 import os
@@ -24,9 +24,9 @@ DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.enableVectorizedReader": "true",
-    "spark.sql.inMemoryColumnarStorage.batchSize": "1000",  # rows of texts that a task gathers before they are spilled
+    "spark.sql.inMemoryColumnarStorage.batchSize": "1000",  # rows of text that a task gathers before Spark can spill them
     "spark.speculation": "false",
-    "spark.task.maxFailures": "10",  # a task that asks lasts as long as the run, and a lost machine may count against it
+    "spark.task.maxFailures": "10",  # a task that calls the model runs for hours, and lost machines count
 }
 LOCAL = {
     "spark.master": "local[*]",
@@ -38,14 +38,15 @@ LOCAL = {
 }
 
 
-def start(conf: Config, doing: str = "raft-spark") -> SparkSession:
-    """Return the running session, else start one: what spark-submit set stands, conf's [spark] section goes over it.
+def start(conf: Config, description: str = "raft-spark") -> SparkSession:
+    """Return the running Spark session, or start one.
 
-    A session that runs already keeps its settings, except those of DEFAULTS and [spark] that Spark can still change.
+    The [spark] section overrides what spark-submit was given. A session that is already running keeps its settings, except
+    those of DEFAULTS and [spark] that Spark can change at run time.
 
-    Spark's page and event log describe the jobs that follow by `doing`: a stage, or a stage and what it does, as "base: draw".
+    `description` labels the jobs that follow in Spark's UI and event log: a stage, or a stage and its step as in "base: draw".
 
-    Raises ConfigError when no Java is found, or the lake's catalog does not answer.
+    Raises ConfigError when Java is not found, or when the lake's catalog does not answer.
     """
     logs.configure(conf.log.format)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
@@ -62,38 +63,38 @@ def start(conf: Config, doing: str = "raft-spark") -> SparkSession:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ["JAVA_HOME"] = java_home()
         spark_output.start_java(settings)
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs what it raises
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs every error that it also raises
     builder = SparkSession.builder.appName(_submitted_name() if submitted else "raft-spark")
     for key, value in settings.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
-    spark.sparkContext.setJobDescription(doing)
+    spark.sparkContext.setJobDescription(description)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's own turns Ctrl-C into a Py4JError
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's handler turns Ctrl-C into a Py4JError
     spark_catalog.check(spark, conf)
     return spark
 
 
 def _submitted_name() -> str:
-    """Return the name that a person gave to spark-submit; raft-spark-base in place of the script's, which Spark takes without."""
-    SparkContext._ensure_initialized()  # noqa: SLF001 - as pyspark's own builder does, so that SparkConf knows what was submitted
+    """Return the `--name` given to spark-submit. Without one Spark uses the script's name, base.py: return raft-spark-base."""
+    SparkContext._ensure_initialized()  # noqa: SLF001 - as pyspark's builder does; SparkConf is empty before
     script = Path(sys.argv[0])
     name = SparkConf().get("spark.app.name", "") or script.name
     return f"raft-spark-{script.stem}" if name == script.name else name
 
 
 def stop() -> None:
-    """Stop the session, if one runs, and with it its jobs."""
+    """Cancel all jobs and stop the session, if one is running."""
     spark = SparkSession.getActiveSession()
     if spark is not None:
-        spark.sparkContext.setLogLevel("OFF")  # what is cancelled complains
+        spark.sparkContext.setLogLevel("OFF")  # cancelled jobs log errors
         spark.sparkContext.cancelAllJobs()
         spark.stop()
 
 
 def task_slots(spark: SparkSession) -> int:
-    """Return how many tasks can run at once when every executor that was asked for is there."""
+    """Return how many tasks can run at once when all requested executors have started."""
     context = spark.sparkContext
     executors = max(
         _number(context, f"spark.{name}") for name in ("executor.instances", "dynamicAllocation.maxExecutors")
@@ -102,12 +103,12 @@ def task_slots(spark: SparkSession) -> int:
 
 
 def _number(context: SparkContext, key: str) -> int:
-    found = context.getConf().get(key, "") or ""
-    return int(found) if found.isdecimal() else 0
+    value = context.getConf().get(key, "") or ""
+    return int(value) if value.isdecimal() else 0
 
 
 def driver_addresses(spark: SparkSession) -> tuple[str, str]:
-    """Return the address the driver binds to, and the one that executors reach it by."""
+    """Return the address that the driver binds to, and the address at which executors reach it."""
     get = spark.sparkContext.getConf().get
     host = get("spark.driver.host", "127.0.0.1") or "127.0.0.1"
     return get("spark.driver.bindAddress", host) or host, host
@@ -115,22 +116,22 @@ def driver_addresses(spark: SparkSession) -> tuple[str, str]:
 
 @contextmanager
 def stop_on_signals(spark: SparkSession, stop: Callable[[str], None]) -> Iterator[None]:
-    """Call `stop` on the first SIGTERM or Ctrl-C while the block runs; a second one ends the run at once, as ever.
+    """Call `stop` with the signal's name on the first SIGTERM or Ctrl-C in the block; a second one ends the process at once.
 
-    Under spark-submit the JVM is the process that gets SIGTERM, and would end with all tasks; so it hands it on.
+    Under spark-submit the JVM gets SIGTERM, and would by default exit and end all tasks. It calls `stop` instead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     names = (signal.SIGTERM, signal.SIGINT)
 
-    def asked(number: int, _: object) -> None:
+    def handle(number: int, _: object) -> None:
         for name in names:
             signal.signal(name, signal.default_int_handler)
-        LOG.warning("stopping: open calls are waited for and stored; once more stops at once")
+        LOG.warning("stopping: waiting for open calls to end and storing their answers; a second signal stops at once")
         stop(signal.Signals(number).name)
 
-    before = [(name, signal.signal(name, asked)) for name in names]
+    before = [(name, signal.signal(name, handle)) for name in names]
     java = _JavaSignal(spark, stop)
     try:
         yield
@@ -141,31 +142,31 @@ def stop_on_signals(spark: SparkSession, stop: Callable[[str], None]) -> Iterato
 
 
 class _JavaSignal:
-    """The JVM's own SIGTERM, handed to `stop` once; py4j calls `handle` from a thread of its own."""
+    """Forward the JVM's first SIGTERM to `stop`; py4j calls `handle` in another thread."""
 
     class Java:
-        """The interface that py4j implements in the JVM by this class."""
+        """Name the Java interface that this class implements for py4j."""
 
         implements: ClassVar = ["sun.misc.SignalHandler"]
 
     def __init__(self, spark: SparkSession, stop: Callable[[str], None]) -> None:
-        gateway: Any = spark.sparkContext._gateway  # noqa: SLF001 - as pyspark's own callbacks (foreachBatch) do
+        gateway: Any = spark.sparkContext._gateway  # noqa: SLF001 - as pyspark's foreachBatch does
         ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
         self._misc, self._stop = gateway.jvm.sun.misc, stop
         self._before = self._misc.Signal.handle(self._misc.Signal("TERM"), self)
 
     def handle(self, _: object) -> None:
-        """Take the signal; the next one is the JVM's again."""
+        """Handle the first signal; the JVM handles the next one."""
         self.undo()
         self._stop("SIGTERM")
 
     def undo(self) -> None:
-        """Give the signal back to the JVM."""
+        """Restore the JVM's handler."""
         self._misc.Signal.handle(self._misc.Signal("TERM"), self._before)
 
 
 def _s3a(conf: Config) -> dict[str, str]:
-    """Reach an S3 lake the way the workers do: s3:// is S3A, and another server is addressed by path."""
+    """Return Spark's settings for a lake on S3: s3:// paths use S3A, and lake.s3_endpoint is addressed with path-style URLs."""
     if "://" not in conf.lake.root:
         return {}
     endpoint = conf.lake.s3_endpoint

@@ -1,27 +1,21 @@
-"""Tables of the lake: versions, files and rows. The only place that knows how a table is kept.
+"""Keep the versions of the lake's tables: open a draft, publish it, find and list versions, sweep what was interrupted.
 
-    ROOT/current.json                          which version of each table is current (see pointers)
-    ROOT/TABLE/versions/ID/manifest.json       written last but the pointer: names every file with rows, bytes, digest
+    ROOT/current.json                          the current version of each table (see refs)
+    ROOT/TABLE/versions/ID/manifest.json       names every file with rows, bytes and digest; written after all of them
     ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
-    ROOT/completions/data/day=.../*.parquet    the append-only store, outside of its versions; so in evaluation
+    ROOT/completions/data/day=.../*.parquet    the append-only store of answers, outside of the versions; also in evaluation
 
-A version's folder belongs to the run that makes it, and a task's file is a function of the input, so a repeated task
-writes the same bytes to the same name: there is nothing to rename and nothing to clean up when all goes well. What an
-interrupted run left has no manifest; `sweep` deletes it when it is old enough.
+Each version has its own folder, which one run writes. A task's file name and bytes depend only on its input, so a repeated
+task overwrites its file with the same bytes: nothing has to be renamed or cleaned up. A run that was interrupted leaves a
+folder without a manifest, which `sweep` deletes when it is old enough.
 """
 
 import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
 from typing import Any
-
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raft_spark import __version__
 from raft_spark.common import ids, logs
@@ -29,18 +23,17 @@ from raft_spark.config import Config, Lake
 from raft_spark.errors import InputError
 from raft_spark.lake import refs
 from raft_spark.lake.filesystem import Storage, age_hours
-from raft_spark.lake.parquet import DataFile, fill_columns, read_row_group
-from raft_spark.lake.schemas import COMPLETIONS, DATASET, SCHEMAS, SPLITS
-
-LINES_BYTES = 1 << 18  # of JSON Lines, read at once
+from raft_spark.lake.parquet import DataFile
+from raft_spark.lake.schemas import COMPLETIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What manifest.json holds: the list of files that is this version, and where it comes from.
+    """The content of manifest.json: which files a version consists of, and what it was built from.
 
-    `identity` is a hash of everything the content depends on: same identity, nothing to do. `inputs` names the versions
-    read, by table. `counts` are the stage's own sums. `merged_from` names files that became part of others with it.
+    `identity` is a hash of everything that the content depends on; a stage that finds its identity has nothing to do.
+    `inputs` maps each table that was read to its version. `counts` are the stage's own sums. `merged_from` names the files
+    that compaction merged into others when it made this version.
     """
 
     table: str
@@ -56,22 +49,22 @@ class Version:
     merged_from: tuple[str, ...] = ()
 
     def data(self) -> list[DataFile]:
-        """Return the files of the table itself, without quarantine."""
+        """Return the files that hold the table's rows, without the quarantine."""
         return [file for file in self.files if file.path.startswith("data/")]
 
-    def told(self) -> dict[str, Any]:
-        """Return what a job prints of it."""
+    def summary(self) -> dict[str, Any]:
+        """Return what a job prints about the version: table, version, counts."""
         return {"table": self.table, "version": self.id, "counts": self.counts}
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A version that is being written; nobody sees it before `publish`."""
+    """A version that is being written; readers cannot see it before `publish`."""
 
     table: str
     id: str
     identity: str
-    place: Storage
+    storage: Storage
     previous: str | None
 
 
@@ -80,19 +73,18 @@ def storage(lake: Lake, table: str) -> Storage:
     return Storage.of(lake).at(table)
 
 
-def current(lake: Lake, table: str) -> Version | None:
-    """Return the published version, None before the first, and when its folder was deleted."""
-    pointed = _pointed(lake, table)
-    return None if pointed is None else find(lake, table, pointed)
-
-
-def _pointed(lake: Lake, table: str) -> str | None:
-    return refs.read(without_branch(lake, table)).tables.get(table)
-
-
 def without_branch(lake: Lake, table: str) -> Lake:
-    """Return the lake whose pointers a table goes by: answers are facts, so they are in no branch."""
+    """Return the lake whose refs hold a table's current version: completions have no branches, since answers are facts."""
     return lake.model_copy(update={"branch": ""}) if table == COMPLETIONS else lake
+
+
+# Find
+
+
+def current(lake: Lake, table: str) -> Version | None:
+    """Return the published version; None before the first one, and after its folder was deleted."""
+    version = _current_id(lake, table)
+    return None if version is None else find(lake, table, version)
 
 
 def require(lake: Lake, table: str) -> Version:
@@ -103,22 +95,18 @@ def require(lake: Lake, table: str) -> Version:
     return version
 
 
-def _missing(lake: Lake, table: str) -> InputError:
-    return InputError(f"{lake.root} holds no table {table!r}; run `raft-spark {table}` first")
-
-
 def load(lake: Lake, table: str, version: str) -> Version:
-    """Return any version, also an old one. Raises InputError that lists the versions when there is no such one."""
-    there = find(lake, table, version)
-    if there is None:
+    """Return the version with this id, current or not. Raises InputError that lists the table's versions."""
+    found = find(lake, table, version)
+    if found is None:
         known = ", ".join(finished_ids(lake, table)) or "none"
         msg = f"{lake.root}/{table} has no version {version!r}; it has: {known}"
         raise InputError(msg)
-    return there
+    return found
 
 
 def find(lake: Lake, table: str, version: str) -> Version | None:
-    """Return a version, None where there is no such one."""
+    """Return the version with this id, or None."""
     manifest = storage(lake, table).read(f"versions/{version}/manifest.json")
     if manifest is None:
         return None
@@ -127,13 +115,30 @@ def find(lake: Lake, table: str, version: str) -> Version | None:
     return Version(files=files, merged_from=tuple(stored.pop("merged_from", ())), **stored)
 
 
+def find_existing(lake: Lake, table: str, identity: str) -> Version | None:
+    """Return the version with this identity and make it the current one; None when it has to be built.
+
+    So settings that are set back to earlier values give the earlier version, and a version that a crashed run finished
+    is not built again.
+    """
+    now = current(lake, table)
+    if now and now.identity == identity:
+        return now
+    candidates = [version for version in finished_ids(lake, table) if f"-{identity[:8]}-" in version]
+    same = [found for version in candidates if (found := load(lake, table, version)).identity == identity]
+    if not same:
+        return None
+    _make_current(lake, same[-1], _current_id(lake, table))
+    return find(lake, table, same[-1].id)  # None when it has expired meanwhile
+
+
 def history(lake: Lake, table: str) -> list[Version]:
-    """Return every version that was finished, oldest first."""
-    return [load(lake, table, name) for name in finished_ids(lake, table)]
+    """Return every finished version, oldest first."""
+    return [load(lake, table, version) for version in finished_ids(lake, table)]
 
 
-def needed_history(lake: Lake, table: str) -> list[Version]:
-    """Return every version that was finished, oldest first. Raises InputError, as `needed`, when there is none."""
+def require_history(lake: Lake, table: str) -> list[Version]:
+    """Return every finished version, oldest first. Raises InputError that names the stage to run when there is none."""
     versions = history(lake, table)
     if not versions:
         raise _missing(lake, table)
@@ -141,42 +146,47 @@ def needed_history(lake: Lake, table: str) -> list[Version]:
 
 
 def finished_ids(lake: Lake, table: str) -> list[str]:
-    """Return the id of every version that was finished, oldest first."""
-    found = storage(lake, table).at("versions").list()
-    return [file.path.split("/")[0] for file in found if file.path.endswith("/manifest.json")]
+    """Return the id of every version that has a manifest, oldest first."""
+    files = storage(lake, table).at("versions").list()
+    return [file.path.split("/")[0] for file in files if file.path.endswith("/manifest.json")]
 
 
-def find_existing(lake: Lake, table: str, identity: str) -> Version | None:
-    """Return the version of this identity, made current if it is not: what was made before is not made again.
+def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
+    """Return where each row group of a version is, in order, and its number of rows: the input of bulk stages' tasks."""
+    folder = storage(lake, version.table).at("versions", version.id)
+    at = {**dataclasses.asdict(folder), "table": version.table}
+    return [
+        {**at, "path": file.path, "split": file.split, "row_group": number, "rows": rows}
+        for file in version.data()
+        for number, rows in enumerate(file.row_groups)
+    ]
 
-    So settings that are set back give the old version, and what a run that died had finished is used.
-    """
-    now = current(lake, table)
-    if now and now.identity == identity:
-        return now
-    named = [name for name in finished_ids(lake, table) if f"-{identity[:8]}-" in name]
-    same = [version for name in named if (version := load(lake, table, name)).identity == identity]
-    if not same:
-        return None
-    _point(lake, same[-1], _pointed(lake, table))
-    return find(lake, table, same[-1].id)  # None: it expired just now
+
+def _current_id(lake: Lake, table: str) -> str | None:
+    return refs.read(without_branch(lake, table)).tables.get(table)
+
+
+def _missing(lake: Lake, table: str) -> InputError:
+    return InputError(f"{lake.root} holds no table {table!r}; run `raft-spark {table}` first")
+
+
+# Write
 
 
 def identity(*parts: object) -> str:
-    """Name all that a version's content depends on, this package's version included: 16 hexadecimal digits."""
+    """Return a hash of all that a version's content depends on, this package's version included: 16 hexadecimal digits."""
     text = json.dumps([__version__, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def open_draft(lake: Lake, table: str, identity: str) -> Draft:
-    """Open a new version; its folder is this run's alone, and its name sorts after those of the versions before it.
+    """Open a new version with a folder that only this run writes; its id sorts after the ids of earlier versions.
 
-    From here on the run is known by this name, also in its lines.
+    The id also becomes the run_id of this process's log lines.
     """
-    name = ids.new_id(identity[:8])
-    logs.set_context(run_id=name)
-    folder = storage(lake, table)
-    return Draft(table, name, identity, folder.at("versions", name), _pointed(lake, table))
+    version = ids.new_id(identity[:8])
+    logs.set_context(run_id=version)
+    return Draft(table, version, identity, storage(lake, table).at("versions", version), _current_id(lake, table))
 
 
 def publish(
@@ -187,15 +197,15 @@ def publish(
     counts: Mapping[str, Any],
     merged_from: Sequence[str] = (),
 ) -> Version:
-    """Write the manifest, then move the pointer, then sweep.
+    """Write the manifest, make the version the current one, then sweep.
 
-    Raises InputError, and leaves the pointer, when another run has published since the draft was opened.
+    Raises InputError, and leaves the current version, when another run has published since the draft was opened.
     """
     version = Version(
         table=new.table,
         id=new.id,
         identity=new.identity,
-        inputs={name: found.id for name, found in inputs.items()},
+        inputs={table: read.id for table, read in inputs.items()},
         counts=counts,
         files=tuple(sorted(files, key=lambda file: file.path)),
         settings=conf.settings(),
@@ -204,18 +214,18 @@ def publish(
         created_at=ids.now(),
         merged_from=tuple(merged_from),
     )
-    new.place.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
-    _point(conf.lake, version, new.previous)
+    new.storage.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
+    _make_current(conf.lake, version, new.previous)
     sweep(conf.lake, new.table)
     return version
 
 
-def _point(lake: Lake, version: Version, previous: str | None) -> None:
+def _make_current(lake: Lake, version: Version, previous: str | None) -> None:
     expected = {} if previous is None else {version.table: previous}
     if not refs.compare_and_swap(without_branch(lake, version.table), {version.table: version.id}, expected):
         msg = (
-            f"another run published table {version.table} of {lake.root} while this one ran; its version stays, {version.id} can "
-            "be read by its name"
+            f"another run published table {version.table} of {lake.root} while this one ran; the other run's version stays "
+            f"current, and version {version.id} of this run can be read by its id"
         )
         raise InputError(msg)
 
@@ -223,103 +233,14 @@ def _point(lake: Lake, version: Version, previous: str | None) -> None:
 def sweep(lake: Lake, table: str) -> list[str]:
     """Delete version folders without a manifest that are older than lake.sweep_after_hours; return their names."""
     folder = storage(lake, table).at("versions")
-    ages: dict[str, float] = {}
-    whole = set()
+    ages: dict[str, float] = {}  # of the newest file of each folder, in hours
+    finished = set()
     for file in folder.list():
         version, _, name = file.path.partition("/")
         ages[version] = min(ages.get(version, age_hours(file)), age_hours(file))
-        whole |= {version} if name == "manifest.json" else set()
-    left = [version for version, age in ages.items() if version not in whole and age >= lake.sweep_after_hours]
-    for version in left:
+        if name == "manifest.json":
+            finished.add(version)
+    expired = [version for version, age in ages.items() if version not in finished and age >= lake.sweep_after_hours]
+    for version in expired:
         folder.delete(version)
-    return left
-
-
-def pieces(lake: Lake, version: Version) -> list[dict[str, Any]]:
-    """Return the row groups of a version, in order: the units that bulk stages hand to tasks."""
-    folder = storage(lake, version.table).at("versions", version.id)
-    at = {**dataclasses.asdict(folder), "table": version.table}
-    return [
-        {**at, "path": file.path, "split": file.split, "row_group": group, "rows": rows}
-        for file in version.data()
-        for group, rows in enumerate(file.row_groups)
-    ]
-
-
-def folder(lake: Lake, version: Version) -> str:
-    """Return the folder of a version, as a person would type it: manifest.json, quarantine/ and the folders of its rows."""
-    return _typed(storage(lake, version.table).at("versions", version.id))
-
-
-def rows_folder(lake: Lake, version: Version) -> str:
-    """Return the folder that readers of Parquet take as it is, since no other file lies in it.
-
-    Of completions this is the store, with all answers and failures of all runs. Of a dataset it is the folder of its formats.
-    """
-    if version.table == DATASET:
-        return folder(lake, version)
-    at = storage(lake, version.table)
-    return _typed((at if version.table == COMPLETIONS else at.at("versions", version.id)).at("data"))
-
-
-def format_folder(lake: Lake, version: Version, form: str) -> str:
-    """Return the folder of one format's shards. Raises InputError that lists the formats when the dataset has no such one."""
-    paths = [
-        file.path.partition("/") for file in version.files if file.rows and not file.path.startswith("quarantine/")
-    ]
-    formats = sorted({name for name, _, _ in paths})
-    if form not in formats:
-        msg = f"dataset {version.id} has no format {form!r}; it has: {', '.join(formats)}"
-        raise InputError(msg)
-    has_data = any(name == form and path.startswith("data/") for name, _, path in paths)
-    return f"{folder(lake, version)}/{form}{'/data' if has_data else ''}"
-
-
-def _typed(at: Storage) -> str:
-    return str(Path(at.root).absolute()) if at.is_local else at.root
-
-
-def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -> list[dict[str, Any]]:
-    """Return the first rows of a version without Spark, at most `rows`; of a dataset, records of its first format."""
-    at = storage(lake, version.table)
-    at = at if version.table == COMPLETIONS else at.at("versions", version.id)
-    wanted = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
-    wanted.sort(
-        key=lambda file: (
-            not file.path.startswith("data/"),
-            SPLITS.index(file.split) if file.split else 0,
-            "/train-" not in file.path,
-            file.path,
-        )
-    )
-    return list(islice(chain.from_iterable(_rows(at, version.table, file) for file in wanted), rows))
-
-
-def _rows(at: Storage, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file from its beginning, read a row group or some lines at a time."""
-    with at.filesystem.open_input_file(at.path(file.path)) as stream:
-        if file.path.endswith(".jsonl"):
-            yield from map(json.loads, io.BufferedReader(stream, LINES_BYTES))
-            return
-        parquet = pq.ParquetFile(stream)
-        for group in range(parquet.num_row_groups):
-            found = parquet.read_row_group(group)
-            if file.path.startswith("data/"):
-                names = SCHEMAS[table].names
-                found = fill_columns(
-                    found, table, [*names, *(name for name in found.column_names if name not in names)]
-                )
-            yield from ({**row, "split": file.split} if file.split else row for row in found.to_pylist())
-
-
-def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]:
-    """Return the row of an article, or the first. Raises InputError when there is no such article."""
-    if pubid is None:
-        return head(lake, version, 1)[0]
-    for piece in pieces(lake, version):
-        table = read_row_group(piece, SCHEMAS[version.table].names)
-        found = table.filter(pc.equal(table["pubid"], pubid))
-        if found.num_rows:
-            return dict(found.to_pylist()[0])
-    msg = f"table {version.table} has no pubid {pubid}"
-    raise InputError(msg)
+    return expired

@@ -1,7 +1,7 @@
-"""Run Python functions over the partitions of a DataFrame, and bring a worker's error back to the driver as the error it was.
+"""Run Python functions over the partitions of a DataFrame, and raise a worker's RaftError on the driver with its type.
 
-Spark carries a worker's exception to the driver as text, so a RaftError would lose its type. The worker therefore raises a
-WorkerError whose text is one JSON object, which the driver decodes.
+Spark passes a worker's exception to the driver as text, which loses the type. So the worker raises a WorkerError whose
+text is one JSON object, and the driver decodes it.
 """
 
 import json
@@ -18,26 +18,26 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from raft_spark import errors
 from raft_spark.errors import RaftError
 
-MARK = '{"raft_spark_error": '  # where the JSON object begins in what Spark says
+MARK = '{"raft_spark_error": '  # the start of the JSON object in the text of Spark's exception
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 class WorkerError(Exception):
-    """A RaftError on its way from a worker to the driver; its text is a JSON object."""
+    """Carries a RaftError from a worker to the driver; its text is a JSON object."""
 
 
 def map_in_arrow(rows: DataFrame, function: ArrowFunction, schema: pa.Schema) -> DataFrame:
     """Apply `function` to the batches of each partition of `rows`; lazy.
 
-    A RaftError that it raises reaches the driver as that RaftError where the action runs inside `worker_errors`.
+    Run the Spark action inside `worker_errors` to get a RaftError of `function` as that RaftError.
     """
     return rows.mapInArrow(partial(_encode_errors, function=function), from_arrow_schema(schema))
 
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Raise what a worker raised in a Spark action of the block; all that is no RaftError stays as Spark raises it."""
+    """Raise the RaftError that a worker raised in a Spark action of the block; other errors pass unchanged, as Spark's."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
@@ -48,12 +48,12 @@ def worker_errors() -> Iterator[None]:
 
 
 def encode(error: RaftError) -> str:
-    """RaftError -> one line of JSON."""
+    """Return the error as one line of JSON."""
     return json.dumps({"raft_spark_error": type(error).__name__, "message": str(error)})
 
 
 def decode(text: str) -> RaftError | None:
-    """Return the error whose JSON object is anywhere in `text`, None without one."""
+    """Return the error whose JSON object is in `text`; None when there is none."""
     start = text.find(MARK)
     if start < 0:
         return None

@@ -17,7 +17,7 @@ from raft_spark.monitoring.run_state import Run
 
 NAMESPACE = "RaftSpark"
 UNITS = {"seconds": "Seconds", "dollars": "None", "failed_share": "None"}  # all others are counts
-SUMS = {  # of a Run, by the metric's name
+RUN_FIELDS = {  # of a Run, by the metric's name
     "asked": "done",
     "answered": "answered",
     "calls": "calls",
@@ -27,7 +27,7 @@ SUMS = {  # of a Run, by the metric's name
 }
 
 
-def embedded(values: Mapping[str, float], stage: str, endpoint: str = "") -> dict[str, Any]:
+def embedded_metrics(values: Mapping[str, float], stage: str, endpoint: str = "") -> dict[str, Any]:
     """Return the fields of a line that tells these metrics, by stage and, where there is one, also by endpoint."""
     named = {"stage": stage} | ({"endpoint": endpoint} if endpoint else {})
     directive = {
@@ -38,11 +38,11 @@ def embedded(values: Mapping[str, float], stage: str, endpoint: str = "") -> dic
     return {"_aws": {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}, **named, **values}
 
 
-def added(before: Run, now: Run) -> dict[str, float]:
+def difference(before: Run, now: Run) -> dict[str, float]:
     """Return what a run has done since `before`, and the share of its requests that failed, once one has ended."""
     failed = Counter(now.failed)
     failed.subtract(before.failed)
-    counts: dict[str, float] = {name: getattr(now, own) - getattr(before, own) for name, own in SUMS.items()}
+    counts: dict[str, float] = {name: getattr(now, own) - getattr(before, own) for name, own in RUN_FIELDS.items()}
     counts |= {"failed": failed.total(), **{f"failed_{name}": count for name, count in sorted(failed.items())}}
     counts["dollars"] = round(now.dollars - before.dollars, 6)
     return counts | ({"failed_share": round(sum(now.failed.values()) / now.done, 6)} if now.done else {})

@@ -11,14 +11,14 @@ from typing import Any
 STYLE = "page.css"
 
 
-def rendered(template: str, told: Mapping[str, Any], filters: Mapping[str, Callable[..., str]]) -> str:
+def render(template: str, told: Mapping[str, Any], filters: Mapping[str, Callable[..., str]]) -> str:
     """Fill a template; one that names what `told` lacks is an error."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - EMR does not carry it
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(filters)
-    return environment.from_string(_text(template)).render(style=_text(STYLE), **told)
+    return environment.from_string(_read_resource(template)).render(style=_read_resource(STYLE), **told)
 
 
-def _text(name: str) -> str:
+def _read_resource(name: str) -> str:
     return resources.files("raft_spark.monitoring").joinpath("templates", name).read_text(encoding="utf-8")

@@ -34,13 +34,13 @@ def events(
         "job": {"namespace": conf.spark.get("spark.openlineage.namespace", "raft-spark"), "name": stage},
     }
     start = {"eventType": "START", "eventTime": _time(begin), "run": run, "inputs": [], "outputs": []}
-    how = _published(conf, ended, rows) if isinstance(ended, Version) else _broken(ended)
+    how = _completed(conf, ended, rows) if isinstance(ended, Version) else _failed(ended)
     facets = how.pop("facets", {})
     end = {"eventTime": _time(time.time()), "run": {**run, "facets": facets}, "inputs": [], "outputs": [], **how}
     return [{**basis, **start}, {**basis, **end}]
 
 
-def _published(conf: Config, version: Version, rows: Mapping[str, int]) -> Event:
+def _completed(conf: Config, version: Version, rows: Mapping[str, int]) -> Event:
     read = [_dataset(f"{conf.lake.root}/{table}", found) for table, found in version.inputs.items()]
     if version.table == schemas.ARTICLES:
         source = conf.articles.source
@@ -51,7 +51,7 @@ def _published(conf: Config, version: Version, rows: Mapping[str, int]) -> Event
     return {"eventType": "COMPLETE", "inputs": read, "outputs": [written]}
 
 
-def _broken(error: BaseException) -> Event:
+def _failed(error: BaseException) -> Event:
     """Tell a run that brought no version: stopped, or failed and why."""
     if isinstance(error, (StoppedError, KeyboardInterrupt)):
         return {"eventType": "ABORT"}

@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # `raft-spark progress` needs no Spark
     from pyspark.sql import SparkSession
 
 LOG = logging.getLogger(__name__)
-LINE_EVERY = 30.0  # seconds, where there is no terminal
-LOOK_EVERY = 0.5
+LOG_EVERY = 30.0  # seconds, where there is no terminal
+REFRESH_EVERY = 0.5
 COLUMNS = (
     TextColumn("{task.description:<16}"),
     BarColumn(),
@@ -39,10 +39,10 @@ COLUMNS = (
 
 
 @contextmanager
-def shown(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
+def show_count(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
     """Show `count()` of `total` while the block runs."""
     console = _console()
-    watch = partial(_live, console) if console.is_terminal else _lines
+    watch = partial(_show_bar, console) if console.is_terminal else _log_count
     with in_background(partial(watch, label, total, count)):
         yield
 
@@ -54,7 +54,10 @@ def spark_tasks(spark: "SparkSession", label: str, total: int = 0) -> Iterator[N
     The label is a stage and what it does, such as "base: draw distractors".
     """
     doing = label.partition(": ")[2]
-    with stages(spark, label) as found, shown(doing, total, lambda: sum(stage.numCompletedTasks for stage in found())):
+    with (
+        stages(spark, label) as found,
+        show_count(doing, total, lambda: sum(stage.numCompletedTasks for stage in found())),
+    ):
         yield
 
 
@@ -80,11 +83,11 @@ def stages(spark: "SparkSession", label: str) -> Iterator["Callable[[], list[Spa
 
 
 @contextmanager
-def asking(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
+def show_run(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
     """Show a run that asks while the block runs: first how its limits are shared, then how it goes."""
     LOG.info(arithmetic)
     console = _console()
-    watch = partial(follow, console=console) if console.is_terminal else partial(_told_in_lines, told())
+    watch = partial(follow, console=console) if console.is_terminal else partial(_log_run, told())
     with in_background(lambda over: watch(told, over.wait)):
         yield
 
@@ -94,14 +97,14 @@ def _console() -> Console:
     return Console(file=sys.stderr, force_terminal=False if logs.is_json() else None)
 
 
-def _told_in_lines(before: Run, told: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
+def _log_run(before: Run, told: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
     """Say every LINE_EVERY seconds, and at the end, how a run goes, with what it has added since as metrics."""
     over = False
     while not over:
-        over = is_over(LINE_EVERY)
+        over = is_over(LOG_EVERY)
         run = told()
-        counted = cloudwatch.embedded(cloudwatch.added(before, run), run.stage, run.endpoint)
-        LOG.info(line(run), extra=logs.fields(done=run.done, total=run.total, **counted))
+        counted = cloudwatch.embedded_metrics(cloudwatch.difference(before, run), run.stage, run.endpoint)
+        LOG.info(status_line(run), extra=logs.fields(done=run.done, total=run.total, **counted))
         before = run
 
 
@@ -110,16 +113,16 @@ def follow(told: Callable[[], Run], is_over: Callable[[float], bool], console: C
     LINE_EVERY seconds.
     """
     if not console.is_terminal:
-        while not is_over(LINE_EVERY):
-            console.print(line(told()), highlight=False, soft_wrap=True)
+        while not is_over(LOG_EVERY):
+            console.print(status_line(told()), highlight=False, soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False) as live:
-        while not is_over(LOOK_EVERY):
+        while not is_over(REFRESH_EVERY):
             live.update(_panel(told()), refresh=True)
         live.update(_panel(told()), refresh=True)
 
 
-def line(run: Run) -> str:
+def status_line(run: Run) -> str:
     """Say in one line how a run goes."""
     answers, tokens = run.rates()
     said = [f"{run.done:,} of {run.total:,} asked"]
@@ -135,20 +138,20 @@ def line(run: Run) -> str:
 
 
 def _panel(run: Run) -> Group:
-    return Group(ProgressBar(total=max(1, run.total), completed=run.done), Text(line(run)))
+    return Group(ProgressBar(total=max(1, run.total), completed=run.done), Text(status_line(run)))
 
 
-def _live(console: Console, label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:
+def _show_bar(console: Console, label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:
     with Progress(*COLUMNS, console=console, transient=not total) as progress:
         task = progress.add_task(label, total=total or None)
-        while not over.wait(LOOK_EVERY):
+        while not over.wait(REFRESH_EVERY):
             progress.update(task, completed=count())
         progress.update(task, completed=count())
 
 
-def _lines(label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:
+def _log_count(label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:
     start = time.monotonic()
-    while not over.wait(LINE_EVERY):
+    while not over.wait(LOG_EVERY):
         done, seconds = count(), time.monotonic() - start
         left = f", {seconds / done * (total - done):.0f} s left" if done and total else ""
         said = f"{label}: {done}{f' of {total}' if total else ''} after {seconds:.0f} s{left}"

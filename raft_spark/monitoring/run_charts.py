@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from raft_spark.monitoring import svg
 from raft_spark.monitoring.run_state import Point
-from raft_spark.monitoring.run_stats import Histogram, coarser, percentile
+from raft_spark.monitoring.run_stats import Histogram, percentile, widen_bins
 from raft_spark.monitoring.svg import ALARM, FIRST, INK, SECOND
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def rates(series: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 def throughput(series: Sequence[Point]) -> str:
     """Draw answers a second over the calls that were open and allowed; throttled moments are marked."""
-    return svg.rendered("throughput", WIDE, lambda figure: _throughput(figure, series))
+    return svg.render("throughput", WIDE, lambda figure: _throughput(figure, series))
 
 
 def _throughput(figure: "Figure", series: Sequence[Point]) -> None:
@@ -70,7 +70,7 @@ def _mark_throttled(axes: "Axes", series: Sequence[Point], per: float) -> None:
 
 def latencies(histogram: Histogram) -> str:
     """Draw how long answers took, in milliseconds on a logarithmic scale, with its percentiles."""
-    return svg.rendered("latencies", NARROW, lambda figure: _latencies(figure, histogram))
+    return svg.render("latencies", NARROW, lambda figure: _latencies(figure, histogram))
 
 
 def _latencies(figure: "Figure", histogram: Histogram) -> None:
@@ -81,8 +81,8 @@ def _latencies(figure: "Figure", histogram: Histogram) -> None:
     axes.set_xlim(low, high * max(1.6, (high / low) ** 0.25))  # room for the names at the right
     axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
     for place, (name, share) in enumerate(PERCENTILES.items()):
-        _mark(axes, f"{name} {duration(percentile(histogram, share))}", percentile(histogram, share), place)
-    _label_powers(axes, duration)
+        _mark(axes, f"{name} {format_duration(percentile(histogram, share))}", percentile(histogram, share), place)
+    _label_log_axis(axes, format_duration)
 
 
 def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
@@ -104,7 +104,7 @@ def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
 
 def tokens(prompt: Histogram, completion: Histogram) -> str:
     """Draw how many tokens prompts and answers had, on a logarithmic scale."""
-    return svg.rendered("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
+    return svg.render("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
 
 
 def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
@@ -113,14 +113,14 @@ def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
     for histogram, color, label in ((prompt, SECOND, "prompt"), (completion, FIRST, "answer")):
         if histogram:
             _bars(axes, histogram, color, label)
-    _label_powers(axes, "{:,.0f}".format)
+    _label_log_axis(axes, "{:,.0f}".format)
     axes.set_xlabel("tokens")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0, fontsize=10.5)
 
 
 def cost(series: Sequence[Point], dollars: float) -> str:
     """Draw the dollars spent so far: `dollars` in all, laid over time as the tokens came."""
-    return svg.rendered("cost", NARROW, lambda figure: _cost(figure, series, dollars))
+    return svg.render("cost", NARROW, lambda figure: _cost(figure, series, dollars))
 
 
 def _cost(figure: "Figure", series: Sequence[Point], dollars: float) -> None:
@@ -136,7 +136,7 @@ def _cost(figure: "Figure", series: Sequence[Point], dollars: float) -> None:
     axes.set_ylim(bottom=0)
 
 
-def duration(milliseconds: float) -> str:
+def format_duration(milliseconds: float) -> str:
     """Say a duration in the unit that reads best, to three digits."""
     if milliseconds < 1000:  # noqa: PLR2004 - a second
         return f"{milliseconds:.3g} ms"
@@ -145,14 +145,14 @@ def duration(milliseconds: float) -> str:
 
 
 def _bars(axes: "Axes", histogram: Histogram, color: str, label: str) -> None:
-    edges, counts = coarser(histogram, BINS)
+    edges, counts = widen_bins(histogram, BINS)
     axes.stairs(counts, edges, fill=True, color=color, alpha=0.35)
     axes.stairs(counts, edges, color=color, linewidth=1.6, label=label)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("answers")
 
 
-def _label_powers(axes: "Axes", told: Callable[[float], str]) -> None:
+def _label_log_axis(axes: "Axes", told: Callable[[float], str]) -> None:
     """Label powers of ten and some numbers between them, the more, the shorter the scale is."""
     from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - EMR does not carry it
 

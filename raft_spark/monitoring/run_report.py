@@ -58,16 +58,16 @@ def write(lake: Lake, run_id: str = "") -> str:
         what = f"no run {run_id!r}" if run_id else "no run of completions"
         msg = f"{store.root} knows {what}; `raft-spark completions` makes one"
         raise InputError(msg)
-    with _packages():
-        rows = functools.reduce(run_stats.added, run_stats.batches(store, run.id), RunStats())
-        text = page(run, rows, _dataset(lake, run.id))
+    with _translate_missing_package():
+        rows = functools.reduce(run_stats.add_batch, run_stats.read_batches(store, run.id), RunStats())
+        text = render(run, rows, _dataset(lake, run.id))
     folder, name = store.at("runs"), f"{run.id}.html"
     folder.write(name, text.encode())
     return folder.path(name) if folder.is_local else f"{folder.root}/{name}"
 
 
 @contextmanager
-def _packages() -> Iterator[None]:
+def _translate_missing_package() -> Iterator[None]:
     """Say how to get a package that only this page needs."""
     try:
         yield
@@ -82,29 +82,29 @@ def _dataset(lake: Lake, run_id: str) -> Mapping[str, Any] | None:
     return found.counts if found and found.inputs.get(schemas.COMPLETIONS) == run_id else None
 
 
-def page(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> str:
+def render(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> str:
     """Return the page about a run whose stored rows come to `rows`; `dataset` has the counts of the dataset made from them."""
     filters: Mapping[str, Callable[..., str]] = {
-        "duration": run_charts.duration,
+        "duration": run_charts.format_duration,
         "count": "{:,}".format,
-        "moment": _moment,
+        "moment": _format_time,
     }
     told: dict[str, Any] = {
         "run": run,
         "state": STATES[run.state],
         "rows": rows,
-        "numbers": numbers(run, rows, dataset),
+        "numbers": key_numbers(run, rows, dataset),
         "spark": spark_numbers(run.spark),
-        "figures": _figures(run, rows),
+        "figures": _charts(run, rows),
         "errors": _errors(run, rows),
         "dataset": dataset,
         "rejected": _bars(_most_first(_rejected(dataset))),
         "attempts": _bars({str(calls): rows.attempts[calls] for calls in sorted(rows.attempts)}),
     }
-    return html.rendered(TEMPLATE, told, filters)
+    return html.render(TEMPLATE, told, filters)
 
 
-def numbers(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> list[KeyNumber]:
+def key_numbers(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> list[KeyNumber]:
     """Return the key numbers of a run; what is divided by nothing, or not known yet, is shown as a dash."""
     failed, seconds = sum(run.failed.values()), _seconds(run)
     tokens = run.prompt_tokens + run.completion_tokens
@@ -115,14 +115,14 @@ def numbers(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) 
         KeyNumber("cut", f"{rows.cut:,}", _percent(rows.cut, rows.answered, "answers")),
         _rejected_number(dataset),
         KeyNumber("known before", f"{run.known:,}", "not asked again"),
-        KeyNumber("calls", f"{run.calls:,}", _each(run.calls, run.answered, "an answer")),
+        KeyNumber("calls", f"{run.calls:,}", _rate(run.calls, run.answered, "an answer")),
         KeyNumber("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
-        KeyNumber("tokens in", f"{run.prompt_tokens:,}", _each(run.prompt_tokens, run.answered, "an answer")),
-        KeyNumber("tokens out", f"{run.completion_tokens:,}", _each(run.completion_tokens, run.answered, "an answer")),
-        KeyNumber("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _thousand(run)),
-        KeyNumber("answers a second", _ratio(run.answered, seconds), _each(run.calls, seconds, "calls a second")),
+        KeyNumber("tokens in", f"{run.prompt_tokens:,}", _rate(run.prompt_tokens, run.answered, "an answer")),
+        KeyNumber("tokens out", f"{run.completion_tokens:,}", _rate(run.completion_tokens, run.answered, "an answer")),
+        KeyNumber("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _cost_per_thousand(run)),
+        KeyNumber("answers a second", _ratio(run.answered, seconds), _rate(run.calls, seconds, "calls a second")),
         KeyNumber("tokens a second", _ratio(tokens, seconds), "in and out"),
-        KeyNumber("duration", _clock(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
+        KeyNumber("duration", _format_duration(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
     ]
 
 
@@ -147,8 +147,10 @@ def spark_numbers(spark: Mapping[str, float]) -> list[KeyNumber]:
         KeyNumber("tasks failed", f"{spark['failed_tasks']:,}", "Spark runs them again, up to spark.task.maxFailures"),
         KeyNumber("executors", f"{spark['executors']:,}", "in this Spark session, over all its time"),
         KeyNumber("executors lost", f"{spark['executors_lost']:,}", "without those that Spark released itself"),
-        KeyNumber("time of all tasks", _clock(seconds), "mostly spent waiting for answers"),
-        KeyNumber("Java's garbage collection", _clock(collected), _percent(collected, seconds, "the task time")),
+        KeyNumber("time of all tasks", _format_duration(seconds), "mostly spent waiting for answers"),
+        KeyNumber(
+            "Java's garbage collection", _format_duration(collected), _percent(collected, seconds, "the task time")
+        ),
         KeyNumber("read from shuffles", _size(spark["shuffle_read_bytes"]), ""),
         KeyNumber("written to shuffles", _size(spark["shuffle_written_bytes"]), ""),
         KeyNumber("spilled to disk", _size(spark["spilled_bytes"]), ""),
@@ -161,16 +163,16 @@ def _size(count: float) -> str:
     return f"{count / unit:,.1f} {name}" if unit > 1 else f"{count:,.0f} {name}"
 
 
-def _thousand(run: Run) -> str:
+def _cost_per_thousand(run: Run) -> str:
     if not run.dollars:
         return "no price is known"
     return f"${_ratio(1000 * run.dollars, run.answered)} for 1,000"
 
 
-def _figures(run: Run, rows: RunStats) -> dict[str, str]:
+def _charts(run: Run, rows: RunStats) -> dict[str, str]:
     """Return the figures that have something to show, by name."""
     moves = bool(run.series) and run.series[-1].seconds > 0
-    series = _course(run)
+    series = _full_series(run)
     figures: Mapping[str, tuple[bool, Callable[[], str]]] = {
         "throughput": (moves, lambda: run_charts.throughput(series)),
         "latencies": (bool(rows.latencies), lambda: run_charts.latencies(rows.latencies)),
@@ -186,7 +188,7 @@ def _figures(run: Run, rows: RunStats) -> dict[str, str]:
     return {name: draw() for name, (shows, draw) in figures.items() if shows}
 
 
-def _course(run: Run) -> tuple[Point, ...]:
+def _full_series(run: Run) -> tuple[Point, ...]:
     """Return the points of a run up to its last report, so that an axis is as long as the run."""
     if not run.series or _seconds(run) < run.series[-1].seconds + 1:  # a report has whole seconds
         return run.series
@@ -211,11 +213,11 @@ def _seconds(run: Run) -> float:
     return (datetime.fromisoformat(run.updated_at) - datetime.fromisoformat(run.started_at)).total_seconds()
 
 
-def _moment(time: str) -> str:
+def _format_time(time: str) -> str:
     return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """Say a duration as a person does: 1 h 02 min, 5 min 07 s, 9.4 s."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:  # noqa: PLR2004 - an hour
@@ -231,7 +233,7 @@ def _ratio(part: float, whole: float) -> str:
     return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:#.3g}"  # noqa: PLR2004 - three digits
 
 
-def _each(part: float, whole: float, unit: str) -> str:
+def _rate(part: float, whole: float, unit: str) -> str:
     return f"{_ratio(part, whole)} {unit}" if whole > 0 else ""
 
 

@@ -24,7 +24,7 @@ from raft_spark.errors import InputError
 from raft_spark.lake import schemas
 from raft_spark.lake.filesystem import Storage
 
-LOOK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0
+CHECK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0
 
 State = Literal["asking", "finished", "stopped", "failed"]
 
@@ -125,11 +125,11 @@ def join(before: Run, now: Run) -> Run:
     names = ("answered", "calls", "throttled", "prompt_tokens", "completion_tokens", "dollars")
     sums = {name: getattr(before, name) + getattr(now, name) for name in names}
     last = before.series[-1] if before.series else Point(0, 0, 0, 0, 0, 0, 0, 0)
-    series = (*before.series, *(_after(last, point) for point in now.series))
+    series = (*before.series, *(_offset(last, point) for point in now.series))
     return replace(now, failed=dict(Counter(before.failed) + Counter(now.failed)), series=series, **sums)
 
 
-def _after(last: Point, point: Point) -> Point:
+def _offset(last: Point, point: Point) -> Point:
     names = ("answered", "failed", "calls", "throttled", "tokens")
     return replace(point, **{name: getattr(last, name) + getattr(point, name) for name in names})
 
@@ -140,17 +140,17 @@ def store_periodically(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
 
     def keep(over: threading.Event) -> None:
         last = float("-inf")
-        while not over.wait(LOOK_EVERY):
+        while not over.wait(CHECK_EVERY):
             run = told()
             if time.monotonic() - last >= WRITE_EVERY:
-                _tried(lake, run)
+                _try_write(lake, run)
                 last = time.monotonic()
 
     with in_background(keep):
         yield
 
 
-def _tried(lake: Lake, run: Run) -> None:
+def _try_write(lake: Lake, run: Run) -> None:
     try:
         write(lake, run)
     except (OSError, InputError) as error:

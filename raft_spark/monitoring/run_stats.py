@@ -31,8 +31,8 @@ COLUMNS = (
 )
 PER_DECADE = 100
 EDGES = 10 ** (np.arange(10 * PER_DECADE) / PER_DECADE)  # 1 .. 10^10: every int32 has its bin
-KEPT = 10
-CHARS = 120
+TOP_ROWS = 10
+TEXT_LENGTH = 120
 BATCH_ROWS = 16_384
 
 Histogram = Counter[
@@ -72,7 +72,7 @@ class RunStats:
     longest: tuple[CompletionRow, ...] = ()
 
 
-def batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
+def read_batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
     """Read a run's rows from the store's files, a few batches at a time; Parquet's statistics leave out other runs' rows.
 
     Raises InputError when a file cannot be read.
@@ -90,7 +90,7 @@ def batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
         raise InputError(msg) from error
 
 
-def added(tally: RunStats, batch: pa.RecordBatch) -> RunStats:
+def add_batch(tally: RunStats, batch: pa.RecordBatch) -> RunStats:
     """Return the tally with a batch of rows on top; its columns are COLUMNS."""
     answered = batch.filter(pc.is_valid(batch["completion"]))
     failed = batch.filter(pc.is_null(batch["completion"]))
@@ -98,14 +98,14 @@ def added(tally: RunStats, batch: pa.RecordBatch) -> RunStats:
         rows=tally.rows + batch.num_rows,
         answered=tally.answered + answered.num_rows,
         cut=tally.cut + (pc.sum(pc.equal(answered["finish_reason"], "length")).as_py() or 0),
-        latencies=tally.latencies + _binned(answered["latency_ms"]),
-        prompt_tokens=tally.prompt_tokens + _binned(answered["prompt_tokens"]),
-        completion_tokens=tally.completion_tokens + _binned(answered["completion_tokens"]),
-        attempts=tally.attempts + _counted(batch["attempts"]),
-        errors=tally.errors + _counted(failed["error_class"]),
-        examples=_examples(failed) | dict(tally.examples),
-        slowest=_most([*tally.slowest, *_top(batch, "latency_ms")], "latency_ms"),
-        longest=_most([*tally.longest, *_top(answered, "completion_tokens")], "completion_tokens"),
+        latencies=tally.latencies + _bin_counts(answered["latency_ms"]),
+        prompt_tokens=tally.prompt_tokens + _bin_counts(answered["prompt_tokens"]),
+        completion_tokens=tally.completion_tokens + _bin_counts(answered["completion_tokens"]),
+        attempts=tally.attempts + _value_counts(batch["attempts"]),
+        errors=tally.errors + _value_counts(failed["error_class"]),
+        examples=_first_errors(failed) | dict(tally.examples),
+        slowest=_merge_top([*tally.slowest, *_top_rows(batch, "latency_ms")], "latency_ms"),
+        longest=_merge_top([*tally.longest, *_top_rows(answered, "completion_tokens")], "completion_tokens"),
     )
 
 
@@ -121,7 +121,7 @@ def percentile(histogram: Histogram, share: float) -> int:
     return round(float(np.sqrt(EDGES[number] * EDGES[number + 1])))
 
 
-def coarser(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:
+def widen_bins(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:
     """Return (edges, counts) of bins `times` as wide, from the first to the last that is not empty, for a figure."""
     wide = Counter[int]()
     for number, count in histogram.items():
@@ -130,26 +130,26 @@ def coarser(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:
     return [float(EDGES[number * times]) for number in (*numbers, numbers.stop)], [wide[number] for number in numbers]
 
 
-def _binned(values: pa.Array) -> Histogram:
+def _bin_counts(values: pa.Array) -> Histogram:
     known = values.drop_null().to_numpy(zero_copy_only=False)
     return Counter(np.maximum(np.searchsorted(EDGES, known, side="right") - 1, 0).tolist())
 
 
-def _counted(values: pa.Array) -> Counter[Any]:
+def _value_counts(values: pa.Array) -> Counter[Any]:
     return Counter({found["values"]: found["counts"] for found in values.drop_null().value_counts().to_pylist()})
 
 
-def _examples(failed: pa.RecordBatch) -> dict[str, str]:
+def _first_errors(failed: pa.RecordBatch) -> dict[str, str]:
     """Return the first error of each class."""
     first = failed.select(["error_class", "error"]).to_pylist()[::-1]
     return {row["error_class"]: row["error"] or "" for row in first if row["error_class"]}
 
 
-def _top(batch: pa.RecordBatch, column: str) -> Iterator[CompletionRow]:
+def _top_rows(batch: pa.RecordBatch, column: str) -> Iterator[CompletionRow]:
     """Yield the KEPT rows with most of a column, so that of a batch's texts only these become Python's."""
     known = batch.filter(pc.is_valid(batch[column]))
     order = [(column, "descending"), ("pubid", "ascending")]
-    for row in known.take(pc.select_k_unstable(known, KEPT, order)).to_pylist():
+    for row in known.take(pc.select_k_unstable(known, TOP_ROWS, order)).to_pylist():
         failed = row["completion"] is None
         text = row["error"] if failed else row["completion"]
         yield CompletionRow(
@@ -159,13 +159,13 @@ def _top(batch: pa.RecordBatch, column: str) -> Iterator[CompletionRow]:
             attempts=row["attempts"],
             finish_reason=(row["error_class"] if failed else row["finish_reason"]) or "",
             failed=failed,
-            text=_short(text or ""),
+            text=_shorten(text or ""),
         )
 
 
-def _most(rows: list[CompletionRow], column: str) -> tuple[CompletionRow, ...]:
-    return tuple(sorted(rows, key=lambda row: (-getattr(row, column), row.pubid))[:KEPT])
+def _merge_top(rows: list[CompletionRow], column: str) -> tuple[CompletionRow, ...]:
+    return tuple(sorted(rows, key=lambda row: (-getattr(row, column), row.pubid))[:TOP_ROWS])
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= CHARS else f"{text[:CHARS]} …"
+def _shorten(text: str) -> str:
+    return text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]} …"

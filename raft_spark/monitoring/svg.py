@@ -50,7 +50,7 @@ STYLE: Mapping[Any, Any] = {
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def rendered(name: str, size: tuple[float, float], draw: Callable[["Figure"], None]) -> str:
+def render(name: str, size: tuple[float, float], draw: Callable[["Figure"], None]) -> str:
     """Draw a figure and return its <svg>, without metadata and with ids that no other figure of the page has."""
     from matplotlib import rc_context  # noqa: PLC0415 - EMR does not carry it
     from matplotlib.figure import Figure  # noqa: PLC0415 - the same
@@ -60,10 +60,10 @@ def rendered(name: str, size: tuple[float, float], draw: Callable[["Figure"], No
         figure = Figure(figsize=size)
         draw(figure)
         figure.savefig(written, format="svg", metadata=NO_METADATA)
-    return _in_page(written.getvalue())
+    return _adapt_to_page(written.getvalue())
 
 
-def _in_page(text: str) -> str:
+def _adapt_to_page(text: str) -> str:
     """Remove the file's head and the ids of groups, which nothing refers to; use the page's colours and font."""
     inner = text[text.index("<svg") :]
     for color, variable in VARIABLES.items():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from raft_spark.config import Completions, Dataset
 from raft_spark.recipe import prompts
 
-SHORTEST = 12  # characters without spaces; what is shorter stands in a passage by chance
-LEGIBLE = 40  # characters; the language of what is shorter is a guess
+MIN_QUOTE_CHARS = 12  # characters without spaces; what is shorter stands in a passage by chance
+MIN_LANGUAGE_CHARS = 40  # characters; the language of what is shorter is a guess
 _MARK = re.compile(rf"({re.escape(prompts.BEGIN)}|{re.escape(prompts.END)})")
 _SAME = str.maketrans(
     "\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033",
@@ -73,14 +73,14 @@ def normalize(text: str) -> str:
     return "".join(sign for sign in same if unicodedata.category(sign) != "Cf")
 
 
-def plain(text: str) -> str:
+def without_spaces(text: str) -> str:
     """Return what counts of a text when it is compared: `even`, without spaces."""
     return "".join(normalize(text).split())
 
 
-def bare(quote: str) -> str:
+def comparable_quote(quote: str) -> str:
     """Return what counts of a quote: `plain`, and without the signs at its edges."""
-    return _EDGE.sub("", plain(quote)).rstrip(_EDGES)
+    return _EDGE.sub("", without_spaces(quote)).rstrip(_EDGES)
 
 
 def read_decision(answer: str) -> str | None:
@@ -124,7 +124,7 @@ def _goes_on_after(quote: str, after: str) -> bool:
     return bool(_WORD.match(after) or (quote[-1].isdigit() and _NUMBER_AFTER.match(after)))
 
 
-def stands(quote: str, text: QuoteSearch, distance: float = 0.0) -> bool:
+def contains_quote(quote: str, text: QuoteSearch, distance: float = 0.0) -> bool:
     """Say whether a `bare` quote stands in a text; a share `distance` of its signs may differ (rapidfuzz's partial ratio: the best
     part of the text, by insertions and deletions), but not where a word or number is cut.
     """
@@ -152,22 +152,22 @@ def check_answer(
         yield from _length(len(answer.split()), conf)
     else:
         yield Problem("answer", "no answer line")
-    if conf.gate.language != "off" and len(completion) >= LEGIBLE:
+    if conf.gate.language != "off" and len(completion) >= MIN_LANGUAGE_CHARS:
         yield from _language(completion, conf.language)
 
 
 def _quoted(quotes: tuple[str, ...], oracle: QuoteSearch, distance: float) -> Iterator[Problem]:
-    compared = [bare(quote) for quote in quotes]
-    if not all(stands(quote, oracle, distance) for quote in filter(None, compared)):
+    compared = [comparable_quote(quote) for quote in quotes]
+    if not all(contains_quote(quote, oracle, distance) for quote in filter(None, compared)):
         yield Problem("quote", "false quote")
     if "" in compared:
         yield Problem("quote", "broken quote")
-    if not any(len(quote) >= SHORTEST for quote in compared):
+    if not any(len(quote) >= MIN_QUOTE_CHARS for quote in compared):
         yield Problem("quote", "no quote")
 
 
 def _refusal(answer: str) -> Iterator[Problem]:
-    if prompts.REFUSAL.search(answer):
+    if prompts.REFUSAL_PATTERN.search(answer):
         yield Problem("refusal", "refusal")
 
 
@@ -176,7 +176,7 @@ def _decision(answer: str, final_decision: str | None, *, is_asked: bool) -> Ite
     said = read_decision(answer) if is_asked or not _NO_SUCH.match(answer) else None
     if said and final_decision and said != final_decision.lower():
         yield Problem("decision", "another decision")
-    if is_asked and not said and not prompts.REFUSAL.search(answer):
+    if is_asked and not said and not prompts.REFUSAL_PATTERN.search(answer):
         yield Problem("decision", "no decision")
 
 

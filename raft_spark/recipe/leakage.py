@@ -46,7 +46,7 @@ def measure(base: DataFrame) -> dict[str, Any]:
     missing = np.array([row.distracted for row in found], bool)
     values = {name: np.array([row[name] for row in found], float) for name in columns}
     place = values.pop("place")[~missing]
-    seen = {name: area(values[name], missing) for name in values}
+    seen = {name: auc(values[name], missing) for name in values}
     for name, looked_at in {"lengths": LENGTHS, "lengths and sections": values}.items():
         seen[name] = _learned(np.array([values[each] for each in looked_at]), missing)
     is_placed = ~np.isnan(place)
@@ -58,7 +58,7 @@ def measure(base: DataFrame) -> dict[str, Any]:
     }
 
 
-def area(scores: NDArray[Any], positive: NDArray[np.bool_], rows: NDArray[Any] | None = None) -> float:
+def auc(scores: NDArray[Any], positive: NDArray[np.bool_], rows: NDArray[Any] | None = None) -> float:
     """Return the area under the ROC curve, ties counted half (Mann and Whitney); 0.5 where all are of one kind.
 
     Each score is that of one row, or of as many as `rows` says.
@@ -83,7 +83,7 @@ def _learned(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     columns = np.concatenate([np.eye(BINS)[row] for row in binned] + [np.ones((len(positive), 1))], axis=1)
     learn, tell = columns[::2], columns[1::2]
     squares = learn.T @ learn + RIDGE * np.eye(columns.shape[1])
-    return area(tell @ np.linalg.solve(squares, learn.T @ positive[::2].astype(float)), positive[1::2])
+    return auc(tell @ np.linalg.solve(squares, learn.T @ positive[::2].astype(float)), positive[1::2])
 
 
 def _in_two_splits(base: DataFrame) -> int:

@@ -22,26 +22,30 @@ TEACHER = (
     'If you do not know the answer, say "I don\'t know".'
 )
 BEGIN, END, ANSWER = "##begin_quote##", "##end_quote##", "<ANSWER>:"
-THOUGHT = (
+COT_INSTRUCTION = (
     f"Reason step by step first, in at most six sentences, and copy the words that you build on exactly, between {BEGIN} and {END}. "
     f"Then end with one line that begins with {ANSWER} and gives the answer in at most two sentences"
 )
 TEACHER_COT = (
-    f"You answer questions about medical research. Use only the given context. {THOUGHT}. "
+    f"You answer questions about medical research. Use only the given context. {COT_INSTRUCTION}. "
     'If you do not know the answer, that line says "I don\'t know".'
 )
 TEACHER_FINDING = (
     "You answer questions about medical research. Use only the given context. "
     'If you do not know the answer, say "I don\'t know".'
 )
-FINDING = "In one sentence, say what the study found."
-DECISION = " The answer itself begins with yes, no or maybe."
+FINDING_INSTRUCTION = "In one sentence, say what the study found."
+DECISION_INSTRUCTION = " The answer itself begins with yes, no or maybe."
 TEACHERS = {"answer": TEACHER, "cot": TEACHER_COT, "finding": TEACHER_FINDING}
 STUDENT = (
     "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
     "answer from those that do."
 )
-STYLES = {"answer": "", "cot": f" {THOUGHT}.", "finding": f" {FINDING}"}  # a student's, after STUDENT
+STUDENT_STYLES = {
+    "answer": "",
+    "cot": f" {COT_INSTRUCTION}.",
+    "finding": f" {FINDING_INSTRUCTION}",
+}  # a student's, after STUDENT
 JUDGE = {
     "faithfulness": (
         "You check an answer against passages. Take the answer apart into short statements that can be understood alone, and say of "
@@ -54,8 +58,8 @@ JUDGE = {
         '{"questions": ["...", "...", "..."], "noncommittal": false}.'
     ),
 }
-REFUSED = "I don't know: the given passages do not answer the question."
-REFUSAL = re.compile(  # wherever it stands; "It works. I don't know why." is none
+REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
+REFUSAL_PATTERN = re.compile(  # wherever it stands; "It works. I don't know why." is none
     r"(?<!what )(?<![^\W_])i(?:\s+(?:really\s+)?(?:do\s+not|don['\u2019]?t)(?:\s+really)?\s+know|\s+can(?:\s*not|['\u2019]?t)\s+answer"
     r"|(?:\s+am|['\u2019]m)\s+(?:not\s+sure|unable\s+to\s+(?:answer|say|tell)))(?![^\W_])(?!\s+(?:exactly\s+)?(?:why|how)\b)",
     re.IGNORECASE,
@@ -83,10 +87,10 @@ def teacher_request(question: str, oracle: str, model: str, conf: Completions) -
     parameters = _parameters(conf)
     user = f"Context: {escape_markup(oracle)}\n\nQuestion: {escape_markup(question)}"
     user += (
-        f"\n\n{FINDING}" if conf.style == "finding" else ""
+        f"\n\n{FINDING_INSTRUCTION}" if conf.style == "finding" else ""
     )  # a small model forgets what it reads before the context
     thinks = conf.style == "cot"
-    system = TEACHERS[conf.style] + (DECISION if conf.decision else "")
+    system = TEACHERS[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
     if conf.template == "llama3":
         return Request(_llama3(system, user, opening="Reasoning:" if thinks else "Answer:"), model, parameters)
     return Request(_messages(system, user), model, parameters)
@@ -95,7 +99,7 @@ def teacher_request(question: str, oracle: str, model: str, conf: Completions) -
 def student_messages(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
     """Return the messages that a student is trained on, and later asked and served with; it answers in the teacher's style."""
     context = SEPARATOR.join(map(escape_markup, passages))
-    system = STUDENT + STYLES[conf.style] + (DECISION if conf.decision else "")
+    system = STUDENT + STUDENT_STYLES[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
     return _messages(system, f"Context: {context}\n\nQuestion: {escape_markup(question)}")
 
 

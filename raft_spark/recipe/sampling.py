@@ -16,7 +16,7 @@ from raft_spark.errors import InputError
 from raft_spark.recipe.corpus import CorpusIndex
 
 ATTEMPTS = 10_000
-_BOOLS = NDArray[np.bool_]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,26 @@ class Documents:
     row: Int64Array
     number: Int64Array
     passage: Int64Array
-    oracle: _BOOLS
+    oracle: BoolArray
 
     def position(self, index: CorpusIndex) -> Int64Array:
         """Where each passage lies among all texts."""
         return index.first[self.number] + self.passage
 
 
-def keeps_oracle(pubids: Int64Array, conf: config.Base) -> _BOOLS:
+def keeps_oracle(pubids: Int64Array, conf: config.Base) -> BoolArray:
     """Say which rows keep their oracle: a share P of them."""
     return hashing.uniform(hashing.hash64(conf.seed, Stream.KEEP, pubids)) < conf.oracle_share
 
 
-def distractor_counts(own: Int64Array, keep: _BOOLS, conf: config.Base) -> Int64Array:
+def distractor_counts(own: Int64Array, keep: BoolArray, conf: config.Base) -> Int64Array:
     """Return how many distractors each row takes: k; without its oracle k and one for each own passage it lost, so that
     the number of passages does not tell (base.equal_length).
     """
     return conf.distractors + np.where(keep | (not conf.equal_length), 0, own)
 
 
-def base_rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, _BOOLS]:
+def base_rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, BoolArray]:
     """Return which of the articles each row is of, and whether it keeps the oracle: a row an article, or both (base.variants)."""
     which = np.arange(len(pubids))
     if conf.variants == "both":
@@ -56,7 +56,7 @@ def base_rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, _BOOLS
     return which, keeps_oracle(pubids, conf)
 
 
-def choose_documents(numbers: Int64Array, keep: _BOOLS, index: CorpusIndex, conf: config.Base) -> Documents:
+def choose_documents(numbers: Int64Array, keep: BoolArray, index: CorpusIndex, conf: config.Base) -> Documents:
     """Choose and order the passages of rows of the articles with these numbers, with the oracle where `keep` says so.
 
     Raises InputError when the split is too small.
@@ -121,7 +121,7 @@ def _own_texts(numbers: Int64Array, index: CorpusIndex) -> NDArray[np.uint64]:
     return np.sort(_row_text(row, index.checksum[index.first[numbers[row]] + within]))
 
 
-def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> _BOOLS:
+def _among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> BoolArray:
     """Say which values are among the known, sorted ones; np.isin would sort them for every draw."""
     at = np.minimum(np.searchsorted(known, values), len(known) - 1)
     return known[at] == values if len(known) else np.zeros(len(values), bool)

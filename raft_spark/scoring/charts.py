@@ -1,4 +1,4 @@
-"""Draw the charts of an evaluation's page: lines over k, settings, differences, quotes, positions of the oracle."""
+"""Draw the charts of an evaluation's page as SVG: metrics over k and by setting, differences, quotes, positions of the oracle."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -8,174 +8,192 @@ from raft_spark.monitoring import svg
 from raft_spark.monitoring.svg import ALARM, FIRST, GOOD, INK, MUTED, SECOND
 from raft_spark.scoring import scores
 from raft_spark.scoring.conditions import Condition
-from raft_spark.scoring.metrics import BASELINE, PLACES
-from raft_spark.scoring.summary import SETTINGS, TITLES, EvaluationSummary, Metric
+from raft_spark.scoring.metrics import BASELINE, POSITIONS
+from raft_spark.scoring.summary import METRIC_TITLES, SETTING_TITLES, EvaluationSummary, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLORS = (SECOND, FIRST, GOOD, ALARM)
-MARKERS = {"disc": "o", "square": "s", "diamond": "D", "triangle": "^"}  # another each time colours begin anew
+MARKERS = {"disc": "o", "square": "s", "diamond": "D", "triangle": "^"}  # the next one each time the colours start over
 HATCHES = ("", "///", "...", "xxx")
-FLOORS = {"accuracy": scores.MAJORITY}  # baseline by figure; else FLOOR
-FLOOR = scores.QUESTION
+BASELINES = {"accuracy": scores.MAJORITY}  # by metric; DEFAULT_BASELINE for all others
+DEFAULT_BASELINE = scores.QUESTION
 FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
-HEADROOM = 1.12  # above the highest value, for the name of a baseline
-APART, ROOM = 0.11, 0.8  # between students, and of all of them, in settings
-Placed = Sequence[tuple[float, Metric]]  # where on the axis, and what
+HEADROOM = 1.12  # height of an axis, as a multiple of its highest value: room for the name of a baseline
+SPACING, GROUP_WIDTH = 0.11, 0.8  # between students, and of all students of a setting; settings are 1 apart
+MetricPoints = Sequence[tuple[float, Metric]]  # position on the axis, metric
 
 
-def drawn(told: EvaluationSummary) -> dict[str, str]:
-    """Return the figures that have something to show, by name."""
-    figures: Mapping[str, tuple[bool, tuple[float, float], Callable[[Figure], None]]] = {
+def draw_charts(summary: EvaluationSummary) -> dict[str, str]:
+    """Return the charts that have data, as SVG by name."""
+    charts: Mapping[str, tuple[bool, tuple[float, float], Callable[[Figure], None]]] = {
         "sweep": (
-            bool(_panels(told)) and bool({"with", "without"} & {*told.conf.evaluation.settings}),
+            bool(_panel_metrics(summary)) and bool({"with", "without"} & {*summary.conf.evaluation.settings}),
             FULL,
-            partial(_sweep, told=told),
+            partial(_sweep, summary=summary),
         ),
-        "settings": (bool(_panels(told)), FULL, partial(_settings, told=told)),
-        "differences": (len(told.students) > 1, HALF, partial(_differences, told=told)),
-        "abstained": (True, HALF, partial(_abstained, told=told)),
-        "quotes": (_has_quotes(told), HALF, partial(_quotes, told=told)),
+        "settings": (bool(_panel_metrics(summary)), FULL, partial(_settings, summary=summary)),
+        "differences": (len(summary.students) > 1, HALF, partial(_differences, summary=summary)),
+        "abstained": (True, HALF, partial(_abstained, summary=summary)),
+        "quotes": (_has_quotes(summary), HALF, partial(_quotes, summary=summary)),
         "places": (
-            any(told.placed(name, place, by_position(told)) for name in told.students for place in PLACES),
+            any(
+                summary.metric_at(name, position, position_metric(summary))
+                for name in summary.students
+                for position in POSITIONS
+            ),
             HALF,
-            partial(_places, told=told),
+            partial(_positions, summary=summary),
         ),
     }
-    return {name: svg.rendered(name, size, draw) for name, (shows, size, draw) in figures.items() if shows}
+    return {name: svg.render(name, size, draw) for name, (has_data, size, draw) in charts.items() if has_data}
 
 
-def by_position(told: EvaluationSummary) -> str:
-    """Return the figure that is drawn over the position of the oracle."""
-    return "accuracy" if "accuracy" in told.main_figures else "rouge_l"
+def position_metric(summary: EvaluationSummary) -> str:
+    """Return the metric that is drawn over the position of the oracle."""
+    return "accuracy" if "accuracy" in summary.main_metrics else "rouge_l"
 
 
-def _panels(told: EvaluationSummary) -> list[str]:
-    """Return the two figures that are drawn over k and by setting."""
-    return [name for name in told.main_figures if name != "macro_f1"][:2]
+def _panel_metrics(summary: EvaluationSummary) -> list[str]:
+    """Return the metrics, two at most, that are drawn over k and by setting."""
+    return [name for name in summary.main_metrics if name != "macro_f1"][:2]
 
 
-def color(told: EvaluationSummary, student: str) -> str:
-    """Return the stand-in for a student's colour; there are four, taken in turns."""
-    return COLORS[told.students.index(student) % len(COLORS)]
+def color_of(summary: EvaluationSummary, student: str) -> str:
+    """Return the placeholder of a student's colour; four colours are used in turn."""
+    return COLORS[summary.students.index(student) % len(COLORS)]
 
 
-def shape(told: EvaluationSummary, student: str) -> str:
-    """Return the name of a student's marker in MARKERS: with the colour it tells sixteen students apart."""
-    return [*MARKERS][_turn(told, student)]
+def marker_of(summary: EvaluationSummary, student: str) -> str:
+    """Return the name of a student's marker in MARKERS; colour and marker together distinguish sixteen students."""
+    return [*MARKERS][_cycle(summary, student)]
 
 
-def _turn(told: EvaluationSummary, student: str) -> int:
-    return told.students.index(student) // len(COLORS) % len(MARKERS)
+def _cycle(summary: EvaluationSummary, student: str) -> int:
+    return summary.students.index(student) // len(COLORS) % len(MARKERS)
 
 
-def _axes(figure: "Figure", told: EvaluationSummary) -> Iterator[tuple["Axes", str]]:
-    names = _panels(told)
+def _axes(figure: "Figure", summary: EvaluationSummary) -> Iterator[tuple["Axes", str]]:
+    names = _panel_metrics(summary)
     return zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)
 
 
-def _sweep(figure: "Figure", told: EvaluationSummary) -> None:
-    for axes, name in _axes(figure, told):
-        for student in told.students:
+def _sweep(figure: "Figure", summary: EvaluationSummary) -> None:
+    for axes, name in _axes(figure, summary):
+        for student in summary.students:
             for setting, label in (("with", "with oracle"), ("without", "without")):
-                _line(axes, told, student, setting, name, f"{student}, {label}")
-        _floor(axes, told, name)
-        axes.set_title(TITLES[name])
+                _line(axes, summary, student, setting, name, f"{student}, {label}")
+        _draw_baseline(axes, summary, name)
+        axes.set_title(METRIC_TITLES[name])
         axes.set_xlabel("distractors (k)")
-        axes.set_xticks(sorted({case.distractors for case in told.asked if case.setting != "closed"}))
+        axes.set_xticks(
+            sorted({condition.distractors for condition in summary.conditions if condition.setting != "closed"})
+        )
         axes.set_ylim(0, HEADROOM * axes.dataLim.ymax or 1)
-    _name(figure)
+    _draw_legend(figure)
 
 
-def _over_k(told: EvaluationSummary, student: str, setting: str, name: str) -> Iterator[tuple[float, Metric]]:
-    """Yield a figure over k; the oracle alone is k = 0 with it."""
-    for case in told.asked:
-        metric = told.metric(student, case, name)
-        if metric and (case.setting == setting or (setting, case.setting) == ("with", "alone")):
-            yield case.distractors, metric
+def _over_k(summary: EvaluationSummary, student: str, setting: str, name: str) -> Iterator[tuple[float, Metric]]:
+    """Yield (k, metric); the setting `alone` is the point k = 0 of the setting `with`."""
+    for condition in summary.conditions:
+        metric = summary.metric(student, condition, name)
+        if metric and (condition.setting == setting or (setting, condition.setting) == ("with", "alone")):
+            yield condition.distractors, metric
 
 
-def _line(axes: "Axes", told: EvaluationSummary, student: str, setting: str, name: str, label: str) -> None:
-    found = sorted(_over_k(told, student, setting, name), key=lambda pair: pair[0])
-    if not found:
+def _line(axes: "Axes", summary: EvaluationSummary, student: str, setting: str, name: str, label: str) -> None:
+    points = sorted(_over_k(summary, student, setting, name), key=lambda pair: pair[0])
+    if not points:
         return
-    at, values, low, high = _columns(found)
-    paint = color(told, student)
-    axes.fill_between(at, low, high, color=paint, alpha=0.1, linewidth=0)
-    line, face = ("-", paint) if setting == "with" else ("--", "none")
-    marker = MARKERS[shape(told, student)]
-    axes.plot(at, values, marker + line, color=paint, linewidth=2, markerfacecolor=face, label=label)
+    at, values, low, high = _columns(points)
+    color = color_of(summary, student)
+    axes.fill_between(at, low, high, color=color, alpha=0.1, linewidth=0)
+    line, face = ("-", color) if setting == "with" else ("--", "none")
+    marker = MARKERS[marker_of(summary, student)]
+    axes.plot(at, values, marker + line, color=color, linewidth=2, markerfacecolor=face, label=label)
 
 
-def _columns(found: Placed) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Return where, and the values with the ends of their intervals, as matplotlib wants them."""
-    value, low, high = ([metric[name] for _, metric in found] for name in ("value", "low", "high"))
-    return [at for at, _ in found], value, low, high
+def _columns(points: MetricPoints) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Return positions, values, lower and upper ends of the intervals, as four lists."""
+    value, low, high = ([metric[name] for _, metric in points] for name in ("value", "low", "high"))
+    return [at for at, _ in points], value, low, high
 
 
-def _floor(axes: "Axes", told: EvaluationSummary, name: str) -> None:
-    """Draw the baseline, which needs no model, as a line across."""
-    label = FLOORS.get(name, FLOOR)
-    floor = told.metric(label, Condition(BASELINE, 0), name)
-    if floor:
-        axes.axhline(floor["value"], color=MUTED, linewidth=1.3, linestyle=(0, (1, 2)))
+def _draw_baseline(axes: "Axes", summary: EvaluationSummary, name: str) -> None:
+    """Draw the metric's baseline, which needs no model, as a horizontal line."""
+    label = BASELINES.get(name, DEFAULT_BASELINE)
+    baseline = summary.metric(label, Condition(BASELINE, 0), name)
+    if baseline:
+        axes.axhline(baseline["value"], color=MUTED, linewidth=1.3, linestyle=(0, (1, 2)))
         axes.annotate(
-            label, (0.01, floor["value"]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+            label, (0.01, baseline["value"]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
             fontsize=9.5, color=MUTED,
         )  # fmt: skip
 
 
-def _name(figure: "Figure") -> None:
-    """Say below all axes, once, what their lines are."""
+def _draw_legend(figure: "Figure") -> None:
+    """Draw one legend for all axes, below them."""
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
-    found = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
-    figure.legend([*found.values()], [*found], loc="outside lower center", ncols=4, fontsize=10.5)
+    unique = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
+    figure.legend([*unique.values()], [*unique], loc="outside lower center", ncols=4, fontsize=10.5)
 
 
-def _settings(figure: "Figure", told: EvaluationSummary) -> None:
-    for axes, name in _axes(figure, told):
-        for student in told.students:
-            _points(axes, told, student, [told.metric(student, case, name) for case in told.compared])
-        _floor(axes, told, name)
-        axes.set_title(TITLES[name])
-        axes.set_xticks(range(len(told.compared)), [SETTINGS[case.setting] for case in told.compared])
-        axes.set_xlim(-0.5, len(told.compared) - 0.5)
+def _settings(figure: "Figure", summary: EvaluationSummary) -> None:
+    for axes, name in _axes(figure, summary):
+        for student in summary.students:
+            _points(
+                axes,
+                summary,
+                student,
+                [summary.metric(student, condition, name) for condition in summary.compared_conditions],
+            )
+        _draw_baseline(axes, summary, name)
+        axes.set_title(METRIC_TITLES[name])
+        axes.set_xticks(
+            range(len(summary.compared_conditions)),
+            [SETTING_TITLES[condition.setting] for condition in summary.compared_conditions],
+        )
+        axes.set_xlim(-0.5, len(summary.compared_conditions) - 0.5)
         axes.set_ylim(0, HEADROOM * axes.dataLim.ymax or 1)
-    _name(figure)
+    _draw_legend(figure)
 
 
-def _shift(told: EvaluationSummary, student: str) -> float:
-    apart = min(APART, ROOM / len(told.students))
-    return apart * (told.students.index(student) - (len(told.students) - 1) / 2)
+def _offset(summary: EvaluationSummary, student: str) -> float:
+    spacing = min(SPACING, GROUP_WIDTH / len(summary.students))
+    return spacing * (summary.students.index(student) - (len(summary.students) - 1) / 2)
 
 
-def _there(metrics: Iterable[Metric | None], shift: float) -> Placed:
-    """Return those that there are, each at its number and so far beside it."""
-    return [(at + shift, metric) for at, metric in enumerate(metrics) if metric]
+def _present(metrics: Iterable[Metric | None], offset: float) -> MetricPoints:
+    """Return the metrics that are not None, each at its number plus `offset`."""
+    return [(at + offset, metric) for at, metric in enumerate(metrics) if metric]
 
 
-def _points(axes: "Axes", told: EvaluationSummary, student: str, metrics: Iterable[Metric | None]) -> None:
-    at, values, low, high = _columns(_there(metrics, _shift(told, student)))
-    paint = color(told, student)
-    axes.vlines(at, low, high, color=paint, linewidth=2.4)
-    axes.plot(at, values, MARKERS[shape(told, student)], color=paint, markersize=8, label=student)
+def _points(axes: "Axes", summary: EvaluationSummary, student: str, metrics: Iterable[Metric | None]) -> None:
+    at, values, low, high = _columns(_present(metrics, _offset(summary, student)))
+    color = color_of(summary, student)
+    axes.vlines(at, low, high, color=color, linewidth=2.4)
+    axes.plot(at, values, MARKERS[marker_of(summary, student)], color=color, markersize=8, label=student)
 
 
-def _differences(figure: "Figure", told: EvaluationSummary) -> None:
+def _differences(figure: "Figure", summary: EvaluationSummary) -> None:
     axes = figure.subplots()
-    first, *others = told.students
-    names = [name for name in ("accuracy", "token_f1", "rouge_l") if name in told.main_figures]
-    rows = [(case, name) for case in told.compared for name in names]
+    first, *others = summary.students
+    names = [name for name in ("accuracy", "token_f1", "rouge_l") if name in summary.main_metrics]
+    rows = [(condition, name) for condition in summary.compared_conditions for name in names]
     for student in others:
-        metrics = (told.metric(student, case, name, first) for case, name in rows)
-        at, values, low, high = _columns(_there(metrics, _shift(told, student)))
-        paint = color(told, student)
-        axes.hlines(at, low, high, color=paint, linewidth=2.2)
-        axes.plot(values, at, MARKERS[shape(told, student)], color=paint, markersize=6, label=student)
+        metrics = (summary.metric(student, condition, name, first) for condition, name in rows)
+        at, values, low, high = _columns(_present(metrics, _offset(summary, student)))
+        color = color_of(summary, student)
+        axes.hlines(at, low, high, color=color, linewidth=2.2)
+        axes.plot(values, at, MARKERS[marker_of(summary, student)], color=color, markersize=6, label=student)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(rows)), [f"{TITLES[name]}, {SETTINGS[case.setting]}" for case, name in rows], fontsize=9)
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{METRIC_TITLES[name]}, {SETTING_TITLES[condition.setting]}" for condition, name in rows],
+        fontsize=9,
+    )
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
@@ -184,19 +202,24 @@ def _differences(figure: "Figure", told: EvaluationSummary) -> None:
         axes.legend(fontsize=9.5)
 
 
-def _abstained(figure: "Figure", told: EvaluationSummary) -> None:
-    _bars(figure.subplots(), told, [(SETTINGS[case.setting], case) for case in told.compared], "abstained")
+def _abstained(figure: "Figure", summary: EvaluationSummary) -> None:
+    _bars(
+        figure.subplots(),
+        summary,
+        [(SETTING_TITLES[condition.setting], condition) for condition in summary.compared_conditions],
+        "abstained",
+    )
 
 
-def _bars(axes: "Axes", told: EvaluationSummary, groups: Sequence[tuple[str, Condition]], name: str) -> None:
-    width = ROOM / len(told.students)
-    for number, student in enumerate(told.students):
-        shift = width * (number + 0.5) - ROOM / 2
-        metrics = (told.metric(student, case, name) for _, case in groups)
-        at, values, low, high = _columns(_there(metrics, shift))
+def _bars(axes: "Axes", summary: EvaluationSummary, groups: Sequence[tuple[str, Condition]], name: str) -> None:
+    width = GROUP_WIDTH / len(summary.students)
+    for number, student in enumerate(summary.students):
+        offset = width * (number + 0.5) - GROUP_WIDTH / 2
+        metrics = (summary.metric(student, condition, name) for _, condition in groups)
+        at, values, low, high = _columns(_present(metrics, offset))
         axes.bar(
-            at, values, width * 0.9, color=color(told, student), alpha=0.75, label=student,
-            hatch=HATCHES[_turn(told, student)], edgecolor=INK, linewidth=0,
+            at, values, width * 0.9, color=color_of(summary, student), alpha=0.75, label=student,
+            hatch=HATCHES[_cycle(summary, student)], edgecolor=INK, linewidth=0,
         )  # fmt: skip
         axes.vlines(at, low, high, color=INK, linewidth=1.2)
     axes.set_xticks(range(len(groups)), [title for title, _ in groups], fontsize=9.5)
@@ -205,19 +228,28 @@ def _bars(axes: "Axes", told: EvaluationSummary, groups: Sequence[tuple[str, Con
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10)
 
 
-def _has_quotes(told: EvaluationSummary) -> bool:
-    return any(told.metric(name, case, "quotes_of_oracle") for name in told.students for case in told.compared)
+def _has_quotes(summary: EvaluationSummary) -> bool:
+    return any(
+        summary.metric(name, condition, "quotes_of_oracle")
+        for name in summary.students
+        for condition in summary.compared_conditions
+    )
 
 
-def _quotes(figure: "Figure", told: EvaluationSummary) -> None:
-    """Draw where quotes come from, as shares of all quotes: the oracle, a distractor, or no passage."""
+def _quotes(figure: "Figure", summary: EvaluationSummary) -> None:
+    """Draw the shares of quotes found in the oracle, in a distractor and in no passage."""
     axes = figure.subplots()
     bars = [
-        (name, case) for case in told.compared for name in told.students if told.metric(name, case, "quotes_of_oracle")
+        (name, condition)
+        for condition in summary.compared_conditions
+        for name in summary.students
+        if summary.metric(name, condition, "quotes_of_oracle")
     ]
-    for at, (name, case) in enumerate(bars):
-        oracle, other = (told.metric(name, case, f"quotes_of_{which}") for which in ("oracle", "distractors"))
-        values = [oracle["value"] if oracle else 0, other["value"] if other else 0]
+    for at, (name, condition) in enumerate(bars):
+        oracle, distractors = (
+            summary.metric(name, condition, f"quotes_of_{which}") for which in ("oracle", "distractors")
+        )
+        values = [oracle["value"] if oracle else 0, distractors["value"] if distractors else 0]
         left = 0.0
         parts = zip(
             [*values, 1 - sum(values)],
@@ -225,10 +257,12 @@ def _quotes(figure: "Figure", told: EvaluationSummary) -> None:
             ("in the oracle", "in a distractor", "in no passage"),
             strict=True,
         )
-        for value, paint, label in parts:
-            axes.barh(at, value, left=left, height=0.7, color=paint, alpha=0.75, label=label if at == 0 else None)
+        for value, color, label in parts:
+            axes.barh(at, value, left=left, height=0.7, color=color, alpha=0.75, label=label if at == 0 else None)
             left += value
-    axes.set_yticks(range(len(bars)), [f"{name}, {SETTINGS[case.setting]}" for name, case in bars], fontsize=9)
+    axes.set_yticks(
+        range(len(bars)), [f"{name}, {SETTING_TITLES[condition.setting]}" for name, condition in bars], fontsize=9
+    )
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.grid(visible=False)
@@ -236,11 +270,16 @@ def _quotes(figure: "Figure", told: EvaluationSummary) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=9.5)
 
 
-def _places(figure: "Figure", told: EvaluationSummary) -> None:
+def _positions(figure: "Figure", summary: EvaluationSummary) -> None:
     axes = figure.subplots()
-    for student in told.students:
-        _points(axes, told, student, [told.placed(student, place, by_position(told)) for place in PLACES])
-    axes.set_xticks(range(len(PLACES)), PLACES)
-    axes.set_xlim(-0.5, len(PLACES) - 0.5)
+    for student in summary.students:
+        _points(
+            axes,
+            summary,
+            student,
+            [summary.metric_at(student, position, position_metric(summary)) for position in POSITIONS],
+        )
+    axes.set_xticks(range(len(POSITIONS)), POSITIONS)
+    axes.set_xlim(-0.5, len(POSITIONS) - 0.5)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10)

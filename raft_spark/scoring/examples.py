@@ -1,4 +1,4 @@
-"""Scored rows -> articles shown with all students' answers side by side, quotes marked in the answer and in the passages. Pure."""
+"""Scored rows -> example articles: each with the answers of all students, quotes marked in answers and passages."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,20 +19,20 @@ QUOTED = re.compile(rf"{re.escape(prompts.BEGIN)}\s*({_NO_MARK}*?)\s*{re.escape(
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """Some words, and where they stand if they are a quote: oracle, distractor or nowhere; "" for all other words."""
+    """A part of a text. `source` is where a quote was found (oracle, distractor or nowhere), "" for text that is no quote."""
 
     text: str
-    stands: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleAnswer:
-    """One answer: what was asked with, its pieces, and what it came to; `verdict` is right, wrong or "" (no label,
-    or no decision was asked for).
+    """An answer and its scores. `condition` is its label; `verdict` is right, wrong, or "" when the article has no
+    final_decision or no decision was asked for.
     """
 
-    asked: str
-    pieces: Sequence[TextSpan]
+    condition: str
+    spans: Sequence[TextSpan]
     verdict: str
     decision: str
     rouge_l: float
@@ -41,7 +41,7 @@ class ExampleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An article: its question, its own answer, its passages with what was quoted of them, and each student's answers."""
+    """An article: its question, its own answer (`reference`, `decision`), its passages with quotes marked, and each student's answers."""
 
     pubid: int
     question: str
@@ -51,73 +51,79 @@ class Example:
     answers: Mapping[str, Sequence[ExampleAnswer]]
 
 
-def chosen(told: EvaluationSummary) -> list[int]:
-    """Return which articles are shown: first those where students' decisions differ among distractors, else in the order they
-    were taken in.
+def choose_articles(summary: EvaluationSummary) -> list[int]:
+    """Return the pubids of the articles to show: first those on which students' decisions differ in the main condition, then the
+    others, each in the order in which articles were selected.
     """
-    said: dict[int, set[Any]] = {pubid: set() for pubid in told.rows["pubid"].to_pylist()}
-    for row in told.rows.select(["pubid", "setting", "distractors", "decision", "error_class"]).to_pylist():
-        if conditions.Condition(row["setting"], row["distractors"]) == told.main and not row["error_class"]:
-            said[row["pubid"]].add(row["decision"])
-    hashes = dict(zip(said, conditions.hashes(np.array([*said], np.int64)).tolist(), strict=True))
-    order = sorted(said, key=lambda pubid: (len(said[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004 - they differ
-    return order[: told.conf.evaluation.examples]
+    decisions: dict[int, set[Any]] = {pubid: set() for pubid in summary.rows["pubid"].to_pylist()}
+    for row in summary.rows.select(["pubid", "setting", "distractors", "decision", "error_class"]).to_pylist():
+        if (
+            conditions.Condition(row["setting"], row["distractors"]) == summary.main_condition
+            and not row["error_class"]
+        ):
+            decisions[row["pubid"]].add(row["decision"])
+    hashes = dict(zip(decisions, conditions.article_hashes(np.array([*decisions], np.int64)).tolist(), strict=True))
+    order = sorted(decisions, key=lambda pubid: (len(decisions[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004 - they differ
+    return order[: summary.conf.evaluation.examples]
 
 
-def examples(told: EvaluationSummary, own: Mapping[int, Sequence[str]]) -> Iterator[Example]:
-    """Yield the articles of `own` (pubid -> passages), in its order."""
-    for pubid, passages in own.items():
-        rows = told.rows.filter(pc.equal(told.rows["pubid"], pubid)).to_pylist()
-        found = {(row["student"], row["setting"], row["distractors"]): row for row in rows}
+def build_examples(summary: EvaluationSummary, articles: Mapping[int, Sequence[str]]) -> Iterator[Example]:
+    """Yield an example for each of `articles` (pubid -> passages), in that order."""
+    for pubid, passages in articles.items():
+        rows = summary.rows.filter(pc.equal(summary.rows["pubid"], pubid)).to_pylist()
+        by_case = {(row["student"], row["setting"], row["distractors"]): row for row in rows}
         answers = {
             student: [
-                _said(found[student, case.setting, case.distractors], is_judged=told.conf.completions.decision)
-                for case in reversed(told.compared)
-                if (student, case.setting, case.distractors) in found
+                _example_answer(
+                    by_case[student, condition.setting, condition.distractors],
+                    has_verdict=summary.conf.completions.decision,
+                )
+                for condition in reversed(summary.compared_conditions)
+                if (student, condition.setting, condition.distractors) in by_case
             ]
-            for student in told.students
+            for student in summary.students
         }
         quotes = [
-            piece.text
-            for said in answers.values()
-            for each in said
-            for piece in each.pieces
-            if piece.stands == "oracle"
+            span.text
+            for of_student in answers.values()
+            for answer in of_student
+            for span in answer.spans
+            if span.source == "oracle"
         ]
-        marked = [list(highlighted(text, quotes)) for text in passages]
+        marked = [list(highlight(text, quotes)) for text in passages]
         first = rows[0]
         yield Example(
             pubid, first["question"], first["reference"] or "", first["final_decision"] or "", marked, answers
         )
 
 
-def _said(row: Row, *, is_judged: bool) -> ExampleAnswer:
+def _example_answer(row: Row, *, has_verdict: bool) -> ExampleAnswer:
     truth, decision = (row["final_decision"] or "").lower(), row["decision"] or ""
-    verdict = ("right" if truth == decision else "wrong") if truth and is_judged else ""
-    case = conditions.Condition(row["setting"], row["distractors"])
-    pieces = list(pieced(row["answer"] or "", row["quoted"] or []))
-    return ExampleAnswer(label(case), pieces, verdict, decision, row["rouge_l"], row["error_class"] or "")
+    verdict = ("right" if truth == decision else "wrong") if truth and has_verdict else ""
+    condition = conditions.Condition(row["setting"], row["distractors"])
+    spans = list(split_at_quotes(row["answer"] or "", row["quoted"] or []))
+    return ExampleAnswer(label(condition), spans, verdict, decision, row["rouge_l"], row["error_class"] or "")
 
 
-def pieced(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
-    """Cut an answer at its quotes; `quoted` says where each stands, those without an end among them, which are no pieces.
-    Marks beyond those, in the answer line, make no quote.
+def split_at_quotes(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
+    """Split an answer into its quotes and the text between them. `quoted` has the source of every quote of the answer; an unclosed
+    quote gets no span of its own. Quote marks that answer_checks.parse does not count, as in the answer line, give no source.
     """
-    whole = (stands for quote, stands in zip(answer_checks.parse(answer).quotes, quoted, strict=False) if quote)
+    sources = (source for quote, source in zip(answer_checks.parse(answer).quotes, quoted, strict=False) if quote)
     for number, text in enumerate(QUOTED.split(answer)):
         if text:
-            yield TextSpan(text, next(whole, "") if number % 2 else "")
+            yield TextSpan(text, next(sources, "") if number % 2 else "")
 
 
-def highlighted(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
-    """Cut a passage where one of the quotes begins or ends, as they are compared."""
-    signs = [(sign, at) for at, letter in enumerate(passage) for sign in answer_checks.normalize(letter)]
-    text, inside = answer_checks.QuoteSearch("".join(sign for sign, _ in signs)), bytearray(len(passage))
-    for begin, end in filter(None, map(text.find, map(answer_checks.bare, quotes))):
-        first, last = signs[begin][1], signs[end - 1][1]
-        inside[first : last + 1] = b"\1" * (last + 1 - first)
+def highlight(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
+    """Split a passage into the parts that one of the quotes covers and those that none covers; texts are compared as in scoring."""
+    normalized = [(sign, at) for at, letter in enumerate(passage) for sign in answer_checks.normalize(letter)]
+    text, quoted = answer_checks.QuoteSearch("".join(sign for sign, _ in normalized)), bytearray(len(passage))
+    for begin, end in filter(None, map(text.find, map(answer_checks.comparable_quote, quotes))):
+        first, last = normalized[begin][1], normalized[end - 1][1]
+        quoted[first : last + 1] = b"\1" * (last + 1 - first)
     start = 0
     for at in range(1, len(passage) + 1):
-        if at == len(passage) or inside[at] != inside[start]:
-            yield TextSpan(passage[start:at], "oracle" if inside[start] else "")
+        if at == len(passage) or quoted[at] != quoted[start]:
+            yield TextSpan(passage[start:at], "oracle" if quoted[start] else "")
             start = at

@@ -1,10 +1,11 @@
-"""Students' answers -> what a judge says of them, and two figures made of that, after ragas 0.4.
+"""Students' answers -> requests to a judge, and its replies -> two metrics, defined as in ragas 0.4.
 
-faithfulness   the share of an answer's statements that can be inferred from the passages that were shown
-relevance      how like the question those questions are that the answer would answer, 0..1; 0 where it evades. ragas compares
-               them by their embeddings, here chrF does, which needs no second model: lower, and to be compared among students only
+faithfulness   the share of the answer's statements that can be inferred from the passages shown, 0..1
+relevance      how similar the question is to the questions that the answer would answer, 0..1; 0 for an evasive answer. ragas
+               measures similarity with embeddings. Here chrF does, which needs no second model; its values are lower, so compare
+               them between students only.
 
-An answer that never came is 0. A reply of the judge that is not the JSON asked for says nothing, and is counted.
+A failed request of a student scores 0. A reply of the judge that is not the requested JSON gives no score, and is counted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,25 +21,25 @@ from raft_spark import config
 from raft_spark.endpoints.base import MAY_PASS, Request
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks, prompts
-from raft_spark.scoring import conditions, scores
-from raft_spark.scoring.scores import FAITHFULNESS, JUDGED
+from raft_spark.scoring import conditions
+from raft_spark.scoring.scores import FAITHFULNESS, JUDGED, chrf
 
-CASE = ["pubid", "student", "setting", "distractors"]  # what names an answer
-LEAST_TOKENS = 1024  # of a reply: some twenty statements
-TIMES = 2  # a reply repeats the answer as statements, in JSON
+CASE_KEYS = ["pubid", "student", "setting", "distractors"]  # the key of an answer
+MIN_TOKENS = 1024  # of a reply: enough for about twenty statements
+ANSWER_MULTIPLE = 2  # a reply repeats the answer, split into statements, as JSON
 UNREADABLE = "unreadable"
-WANTED = pa.schema(
+JUDGE_REQUESTS = pa.schema(
     [
-        *(conditions.CASES.field(name) for name in CASE),
-        ("figure", pa.string()),
+        *(conditions.CASES.field(name) for name in CASE_KEYS),
+        ("metric", pa.string()),
         ("question", pa.string()),
-        ("said", pa.string()),
-        ("texts", pa.list_(pa.string())),
+        ("text", pa.string()),
+        ("passages", pa.list_(pa.string())),
         ("key", pa.string()),
         ("key_of_any_length", pa.string()),
     ]
 )
-Judged = Mapping[str, Mapping[str, str | None]]  # figure -> {"reply", "error"}
+Replies = Mapping[str, Mapping[str, str | None]]  # metric -> {"reply", "error"}
 
 
 class _Statement(BaseModel):
@@ -54,81 +55,85 @@ class _Questions(BaseModel):
     noncommittal: bool
 
 
-def asking(conf: config.Config) -> config.Config:
-    """Return the settings by which the judge is asked: in the teacher's place, the likeliest words."""
-    own = conditions.asking(conf, conf.evaluation.judge)
-    limit = max(LEAST_TOKENS, TIMES * conf.evaluation.max_new_tokens)
-    likeliest = {"temperature": 0.0, "max_new_tokens": limit}
-    return own.model_copy(update={"completions": own.completions.model_copy(update=likeliest)})
+def endpoint_settings(conf: config.Config) -> config.Config:
+    """Return settings whose completions section asks the judge in place of the teacher, at temperature 0."""
+    settings = conditions.endpoint_settings(conf, conf.evaluation.judge)
+    limit = max(MIN_TOKENS, ANSWER_MULTIPLE * conf.evaluation.max_new_tokens)
+    fixed = {"temperature": 0.0, "max_new_tokens": limit}
+    return settings.model_copy(update={"completions": settings.completions.model_copy(update=fixed)})
 
 
 def build(answered: DataFrame, conf: config.Config) -> DataFrame:
-    """Answered cases -> a row an answer and figure to ask the judge for, in the schema WANTED; lazy."""
-    own = asking(conf)
-    texts = F.transform("passages", lambda passage: passage["text"]).alias("texts")
-    rows = answered.select(*CASE, "question", F.col("answer.completion").alias("said"), texts)
-    keyed = partial(_keyed, conf=own.completions, model=own.teacher.model)
-    return map_in_arrow(rows.where("trim(said) != ''"), keyed, WANTED)
+    """Return a row per answer and metric to ask the judge for, in the schema JUDGE_REQUESTS, from answered cases; lazy."""
+    settings = endpoint_settings(conf)
+    passages = F.transform("passages", lambda passage: passage["text"]).alias("passages")
+    rows = answered.select(*CASE_KEYS, "question", F.col("answer.completion").alias("text"), passages)
+    write = partial(_write_requests, conf=settings.completions, model=settings.teacher.model)
+    return map_in_arrow(rows.where("trim(text) != ''"), write, JUDGE_REQUESTS)
 
 
-def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str) -> Iterator[pa.RecordBatch]:
+def _write_requests(
+    batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         rows = [
-            {**row, "figure": figure}
+            {**row, "metric": metric}
             for row in batch.to_pylist()
-            for figure in JUDGED
-            if _applies(figure, row["texts"])
+            for metric in JUDGED
+            if _applies(metric, row["passages"])
         ]
-        sent = [build_request(row, conf, model) for row in rows]
-        keys = ({"key": each.key, "key_of_any_length": each.key_of_any_length} for each in sent)
-        yield pa.RecordBatch.from_pylist([row | own for row, own in zip(rows, keys, strict=True)], WANTED)
+        requests = [build_request(row, conf, model) for row in rows]
+        keys = ({"key": request.key, "key_of_any_length": request.key_of_any_length} for request in requests)
+        yield pa.RecordBatch.from_pylist([row | key for row, key in zip(rows, keys, strict=True)], JUDGE_REQUESTS)
 
 
-def _applies(figure: str, texts: Sequence[object]) -> bool:
-    return figure != FAITHFULNESS or bool(texts)
+def _applies(metric: str, passages: Sequence[object]) -> bool:
+    """Return whether an answer has this metric: without passages there is no faithfulness."""
+    return metric != FAITHFULNESS or bool(passages)
 
 
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
-    """Return what the judge is sent for a row of WANTED; of a chain of thought, the answer alone is to be relevant."""
-    said = row["said"] if row["figure"] == FAITHFULNESS else answer_checks.parse(row["said"]).answer or row["said"]
-    return prompts.judge_request(row["figure"], row["question"], said, row["texts"], model, conf)
+    """Return the request to the judge for a row of JUDGE_REQUESTS. Relevance is asked of the answer line of a chain of thought."""
+    text, metric = row["text"], row["metric"]
+    judged = text if metric == FAITHFULNESS else answer_checks.parse(text).answer or text
+    return prompts.judge_request(metric, row["question"], judged, row["passages"], model, conf)
 
 
-def replies(found: DataFrame) -> DataFrame:
-    """Looked-up rows of WANTED -> a row a case: `judged`, a reply or the class of its failure by figure; lazy."""
-    told = F.struct(F.col("answer.completion").alias("reply"), F.col("last_error").alias("error"))
-    judged = F.map_from_entries(F.collect_list(F.struct("figure", told))).alias("judged")
-    return found.groupBy(*CASE).agg(judged)
+def collect_replies(looked_up: DataFrame) -> DataFrame:
+    """Return a row per case from looked-up JUDGE_REQUESTS; `judged` maps each metric to its reply, or the class of its failure; lazy."""
+    reply = F.struct(F.col("answer.completion").alias("reply"), F.col("last_error").alias("error"))
+    judged = F.map_from_entries(F.collect_list(F.struct("metric", reply))).alias("judged")
+    return looked_up.groupBy(*CASE_KEYS).agg(judged)
 
 
-def scored(question: str, said: str | None, texts: Sequence[object], judged: Judged) -> dict[str, Any]:
-    """Return the figures of an answer, None where there is nothing to tell, and why the judge did not tell."""
-    if said is None:
-        return {figure: 0.0 if _applies(figure, texts) else None for figure in JUDGED} | {"judge_error": None}
-    told: dict[str, Any] = dict.fromkeys(JUDGED)
+def score(question: str, answer: str | None, passages: Sequence[object], replies: Replies) -> dict[str, Any]:
+    """Return the metrics of an answer, None for one that does not apply or was not judged, and as `judge_error` the reason."""
+    if answer is None:
+        return {metric: 0.0 if _applies(metric, passages) else None for metric in JUDGED} | {"judge_error": None}
+    scores: dict[str, Any] = dict.fromkeys(JUDGED)
     errors: list[str] = []
-    for figure in filter(judged.get, JUDGED):
-        each = judged[figure]
+    for metric in filter(replies.get, JUDGED):
+        reply, error = replies[metric]["reply"], replies[metric]["error"]
         try:
-            told[figure] = read(figure, each["reply"], question)
+            scores[metric] = parse_reply(metric, reply, question)
         except ValueError:
-            errors.append(UNREADABLE if each["reply"] else each["error"] or "unavailable")
-    return told | {"judge_error": min(errors, key=_hopeless, default=None)}
+            errors.append(UNREADABLE if reply else error or "unavailable")
+    return scores | {"judge_error": min(errors, key=_finality, default=None)}
 
 
-def _hopeless(error: str) -> tuple[bool, bool]:
-    """Order the reasons why a judge did not tell: first those that the next run asks again."""
+def _finality(error: str) -> tuple[bool, bool]:
+    """Return the sort key of a judge's error: errors that the next run retries come first."""
     return error == UNREADABLE, error not in MAY_PASS
 
 
-def read(figure: str, reply: str | None, question: str) -> float | None:
-    """Return the figure that a reply comes to, None of an answer that states nothing. Raises ValueError: it is not as asked for."""
+def parse_reply(metric: str, reply: str | None, question: str) -> float | None:
+    """Return the metric that a reply gives, None for an answer without statements. Raises ValueError when it is not the JSON asked for."""
     begin, end = (reply or "").find("{"), (reply or "").rfind("}")
     text = (reply or "")[begin : end + 1]
-    if figure == FAITHFULNESS:
-        found = [each.supported for each in _Statements.model_validate_json(text).statements]
-        return sum(found) / len(found) if found else None
-    told = _Questions.model_validate_json(text)
-    return (
-        0.0 if told.noncommittal else sum(scores.chrf(each, question) for each in told.questions) / len(told.questions)
-    )
+    if metric == FAITHFULNESS:
+        supported = [statement.supported for statement in _Statements.model_validate_json(text).statements]
+        return sum(supported) / len(supported) if supported else None
+    parsed = _Questions.model_validate_json(text)
+    if parsed.noncommittal:
+        return 0.0
+    return sum(chrf(guess, question) for guess in parsed.questions) / len(parsed.questions)

@@ -1,8 +1,9 @@
-"""Scored rows -> figures of each student, setting and k, with 95 % intervals. Pure NumPy.
+"""Scored rows -> metrics of each student, setting and k, with 95 % intervals, in NumPy.
 
-Articles are resampled with replacement, all of an article's rows together and every figure by the same resamples: a paired
-bootstrap (Efron and Tibshirani 1993, chapter 13: percentiles). So the interval of a difference of two students is that of the
-same articles. Every figure is a function of sums over articles, so a resample is one row of a matrix product.
+Intervals come from a paired bootstrap with percentiles (Efron and Tibshirani 1993, chapter 13): articles are resampled with
+replacement, all rows of an article together, and every metric uses the same resamples. The interval of a difference of two
+students is therefore computed on the same articles. Every metric is a function of sums over articles, so all resamples of a
+metric are one matrix product.
 """
 
 import itertools
@@ -24,28 +25,32 @@ from raft_spark.scoring import conditions, scores
 
 Array = NDArray[np.float64]
 LABELS = ("yes", "no", "maybe")
-PLACES = ("first", "second", "third or later")  # where the first passage of the oracle stood
-BASELINE = "baseline"  # the setting of answers without a model
+POSITIONS = ("first", "second", "third or later")  # of the oracle's first passage among the passages shown
+BASELINE = "baseline"  # the setting of answers that no model gave
 LOW, HIGH = 2.5, 97.5  # percentiles
 
 
 @dataclass(frozen=True, slots=True)
 class MetricDefinition:
-    """`parts` makes numbers of rows, shape (rows, c); the figure is `of` their sums over articles, shape (..., c) -> (...)."""
+    """How a metric is computed: `terms` of each row, shape (rows, c), are summed over articles; `combine` maps the sums, shape
+    (..., c), to the metric, shape (...).
+    """
 
-    parts: Callable[[Mapping[str, NDArray[np.generic]]], Array]
-    of: Callable[[Array], Array]
+    terms: Callable[[Mapping[str, NDArray[np.generic]]], Array]
+    combine: Callable[[Array], Array]
 
 
 def ratio(sums: Array) -> Array:
-    """Return the first sum by the second, NaN where that is 0."""
+    """Return the first sum divided by the second, NaN where the second is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
 
 
 def macro_f1(sums: Array) -> Array:
-    """Return the mean F1 of the labels that occur, from (truth x said) counts of LABELS and, said, of none of them: scikit-learn's
-    f1_score(average="macro"), as in PubMedQA's evaluation, with an answer that says none wrong in its own label only.
+    """Return the mean F1 over the labels that occur, from the flattened confusion matrix of _confusion_terms.
+
+    This is scikit-learn's f1_score(average="macro"), as in PubMedQA's evaluation. An answer without a decision counts as a false
+    negative of its true label, and as a false positive of no label.
     """
     counts = sums.reshape(*sums.shape[:-1], len(LABELS), len(LABELS) + 1)
     hits = np.diagonal(counts[..., :-1], axis1=-2, axis2=-1)
@@ -66,16 +71,17 @@ def _pair(first: NDArray[np.generic], second: NDArray[np.generic]) -> Array:
     return np.stack([first, second], axis=-1).astype(np.float64)
 
 
-def _confused(rows: Mapping[str, NDArray[np.generic]]) -> Array:
+def _confusion_terms(rows: Mapping[str, NDArray[np.generic]]) -> Array:
+    """Return each row's confusion matrix, flattened: true label (LABELS) x predicted label (LABELS, then none of them)."""
     truth = [rows["final_decision"] == label for label in LABELS]
-    said = [rows["decision"] == label for label in LABELS]
-    said.append(~np.logical_or.reduce(said))
-    return np.stack([true & told for true in truth for told in said], axis=-1).astype(np.float64)
+    predicted = [rows["decision"] == label for label in LABELS]
+    predicted.append(~np.logical_or.reduce(predicted))
+    return np.stack([true & guess for true in truth for guess in predicted], axis=-1).astype(np.float64)
 
 
-FIGURES: Mapping[str, MetricDefinition] = {
+DEFINITIONS: Mapping[str, MetricDefinition] = {
     "accuracy": _share("correct", "labelled"),
-    "macro_f1": MetricDefinition(_confused, macro_f1),
+    "macro_f1": MetricDefinition(_confusion_terms, macro_f1),
     "decided": _mean("decided"),
     "token_f1": _share("token_f1", "referenced"),
     "rouge_l": _share("rouge_l", "referenced"),
@@ -91,107 +97,108 @@ FIGURES: Mapping[str, MetricDefinition] = {
     "cut": _mean("cut"),
     "failed": _mean("failed"),
 }
-DECISIONS, WORDS = ("accuracy", "macro_f1"), ("token_f1", "rouge_l", "bleu", "chrf")
-PLACED = ("accuracy", "rouge_l")  # figures by where the oracle stood
+DECISION_METRICS, OVERLAP_METRICS = ("accuracy", "macro_f1"), ("token_f1", "rouge_l", "bleu", "chrf")
+POSITION_METRICS = ("accuracy", "rouge_l")  # also computed by the position of the oracle
 
 
-def read(place: Storage, files: Sequence[DataFile]) -> pa.Table:
-    """Return the scored rows of a version, by article: all of them, about 1 kB each."""
-    found = [pq.read_table(pa.BufferReader(place.read(file.path) or b"")) for file in files]
+def read_rows(place: Storage, files: Sequence[DataFile]) -> pa.Table:
+    """Return all scored rows of a version, sorted by article, student, setting and k; about 1 kB each."""
+    tables = [pq.read_table(pa.BufferReader(place.read(file.path) or b"")) for file in files]
     empty = schemas.SCHEMAS[schemas.EVALUATION].empty_table()
     order = [(name, "ascending") for name in ("pubid", "student", "setting", "distractors")]
-    return pa.concat_tables([empty, *found]).sort_by(order)
+    return pa.concat_tables([empty, *tables]).sort_by(order)
 
 
-def metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
-    """Return all figures, in the schema schemas.METRICS; base.seed decides the resamples."""
-    columns = columned(rows)
+def compute_metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
+    """Return all metrics, in the schema schemas.METRICS. base.seed is the seed of the resamples."""
+    columns = to_columns(rows)
     pubids, article = np.unique(columns["pubid"], return_inverse=True)
-    drawn = weights(len(pubids), conf.evaluation.resamples, conf.base.seed)
-    measured = list(_measured(columns, article, drawn, conf))
-    return pa.Table.from_pylist([{"articles": len(pubids), **row} for row in measured], schemas.METRICS)
+    counts = resample_counts(len(pubids), conf.evaluation.resamples, conf.base.seed)
+    computed = list(_compute_rows(columns, article, counts, conf))
+    return pa.Table.from_pylist([{"articles": len(pubids), **row} for row in computed], schemas.METRICS)
 
 
-def columned(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
-    """Return the columns that figures are made of."""
+def to_columns(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
+    """Return the columns that metrics are computed from: those of the table without its texts, and some derived from them."""
     texts = {"question", "answer", "reference", "quoted"}
-    taken = [field.name for field in rows.schema if field.name not in texts]
-    columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in taken}
+    names = [field.name for field in rows.schema if field.name not in texts]
+    columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in names}
     truth = np.array([(decision or "").lower() for decision in columns["final_decision"]], object)
-    said = np.array([decision or "" for decision in columns["decision"]], object)
+    decision = np.array([decision or "" for decision in columns["decision"]], object)
     labelled = truth != ""
-    own = {"final_decision": truth, "decision": said, "labelled": labelled, "correct": labelled & (truth == said)}
-    own["referenced"] = np.array([bool((text or "").strip()) for text in rows["reference"].to_pylist()], bool)
+    correct = labelled & (truth == decision)
+    derived = {"final_decision": truth, "decision": decision, "labelled": labelled, "correct": correct}
+    derived["referenced"] = np.array([bool((text or "").strip()) for text in rows["reference"].to_pylist()], bool)
     for name in scores.JUDGED:
         value = columns[name].astype(np.float64)
-        own |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
+        derived |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
     failed, unjudged = (
-        np.array([found is not None for found in columns[name]], bool) for name in ("error_class", "judge_error")
+        np.array([error is not None for error in columns[name]], bool) for name in ("error_class", "judge_error")
     )
-    said_or_not = {"decided": said != "", "quoting": columns["quotes"] > 0, "failed": failed, "unjudged": unjudged}
-    return {**columns, **own, **said_or_not}
+    derived |= {"decided": decision != "", "quoting": columns["quotes"] > 0, "failed": failed, "unjudged": unjudged}
+    return {**columns, **derived}
 
 
-def weights(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:
-    """Return how often each article is in each resample, shape (resamples, articles)."""
+def resample_counts(articles: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    """Return how often each resample contains each article, shape (resamples, articles)."""
     slots, limits = np.arange(articles), np.full(articles, articles)
-    drawn = np.empty((resamples, articles), np.float32)
+    counts = np.empty((resamples, articles), np.float32)
     for number in range(resamples):
-        taken = hashing.randbelow(hashing.hash64(seed, Stream.RESAMPLE, number, slots), limits)
-        drawn[number] = np.bincount(taken, minlength=articles)
-    return drawn
+        drawn = hashing.randbelow(hashing.hash64(seed, Stream.RESAMPLE, number, slots), limits)
+        counts[number] = np.bincount(drawn, minlength=articles)
+    return counts
 
 
-def _measured(
+def _compute_rows(
     columns: Mapping[str, NDArray[np.generic]],
     article: NDArray[np.int64],
-    drawn: NDArray[np.float32],
+    counts: NDArray[np.float32],
     conf: config.Config,
 ) -> Iterator[dict[str, object]]:
-    sample, students = _Sample(columns, article, drawn), conf.evaluation.students
+    resampler, students = _Resampler(columns, article, counts), conf.evaluation.students
     keys = zip(columns["student"], columns["setting"], columns["distractors"], strict=True)
-    before = {student: students[:number] for number, student in enumerate(students)}
+    earlier = {student: students[:number] for number, student in enumerate(students)}
     groups = sorted({(str(student), str(setting), int(k)) for student, setting, k in keys})
     for student, setting, k in groups:
         at = {"student": student, "setting": setting, "distractors": k}
-        for name in _figures_of(student, setting):
-            own = sample.of(name, **at)
-            yield {**at, "figure": name, **_interval(own)}
-            for other in before.get(student, ()):
-                less = own - sample.of(name, **{**at, "student": other})
-                yield {**at, "against": other, "figure": name, **_interval(less)}
-    for student, name, place in itertools.product(students, PLACED, PLACES):
-        at = {"student": student, "setting": "with", "distractors": conditions.compared_at(conf), "place": place}
-        yield {**at, "figure": name, **_interval(sample.of(name, **at))}
+        for name in _metrics_of(student, setting):
+            values = resampler.metric(name, **at)
+            yield {**at, "figure": name, **_interval(values)}
+            for other in earlier.get(student, ()):
+                difference = values - resampler.metric(name, **{**at, "student": other})
+                yield {**at, "against": other, "figure": name, **_interval(difference)}
+    for student, name, position in itertools.product(students, POSITION_METRICS, POSITIONS):
+        at = {"student": student, "setting": "with", "distractors": conditions.comparison_k(conf), "place": position}
+        yield {**at, "figure": name, **_interval(resampler.metric(name, **at))}
 
 
-def _figures_of(student: str, setting: str) -> Sequence[str]:
+def _metrics_of(student: str, setting: str) -> Sequence[str]:
     if setting != BASELINE:
-        return list(FIGURES)
-    return DECISIONS if student == scores.MAJORITY else WORDS
+        return list(DEFINITIONS)
+    return DECISION_METRICS if student == scores.MAJORITY else OVERLAP_METRICS
 
 
-class _Sample:
-    """Rows with the article each belongs to, and the resamples of the articles."""
+class _Resampler:
+    """Computes metrics of selected rows over all articles and over each resample of the articles."""
 
     def __init__(
-        self, columns: Mapping[str, NDArray[np.generic]], article: NDArray[np.int64], drawn: NDArray[np.float32]
+        self, columns: Mapping[str, NDArray[np.generic]], article: NDArray[np.int64], counts: NDArray[np.float32]
     ) -> None:
         position = np.nan_to_num(columns["position"].astype(float), nan=-1).astype(int)
-        place = np.where(position < 0, "", np.array(PLACES, object)[np.minimum(position, len(PLACES) - 1)])
-        self._columns, self._article, self._drawn = {**columns, "place": place}, article, drawn
+        place = np.where(position < 0, "", np.array(POSITIONS, object)[np.minimum(position, len(POSITIONS) - 1)])
+        self._columns, self._article, self._counts = {**columns, "place": place}, article, counts
 
-    def of(self, figure: str, **which: object) -> Array:
-        """Return a figure of the rows that have these values: first of all articles, then of each resample."""
-        mask = np.logical_and.reduce([self._columns[name] == value for name, value in which.items()])
-        numbers = FIGURES[figure].parts({name: values[mask] for name, values in self._columns.items()})
-        sums = np.zeros((self._drawn.shape[1], numbers.shape[1]))
-        np.add.at(sums, self._article[mask], numbers)
-        return FIGURES[figure].of(np.concatenate([sums.sum(axis=0)[None], self._drawn @ sums]))
+    def metric(self, name: str, **values: object) -> Array:
+        """Return a metric of the rows whose columns have these values: first over all articles, then over each resample."""
+        mask = np.logical_and.reduce([self._columns[column] == value for column, value in values.items()])
+        terms = DEFINITIONS[name].terms({column: array[mask] for column, array in self._columns.items()})
+        sums = np.zeros((self._counts.shape[1], terms.shape[1]))
+        np.add.at(sums, self._article[mask], terms)
+        return DEFINITIONS[name].combine(np.concatenate([sums.sum(axis=0)[None], self._counts @ sums]))
 
 
 def _interval(values: Array) -> dict[str, float | None]:
-    """Return a figure and its interval; of nothing there is neither."""
+    """Return the first value and the interval of the others; None for all three when there is no value."""
     resampled = values[1:][~np.isnan(values[1:])]
     if np.isnan(values[0]) or not len(resampled):
         return {"value": None, "low": None, "high": None}

@@ -1,21 +1,29 @@
-"""Write evaluation.html, which loads no other file: main numbers, charts, tables, and answers side by side."""
+"""Render evaluation.html, which loads no other file: main metrics, charts, tables, and example answers side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from raft_spark.monitoring import html, svg
-from raft_spark.scoring import charts, examples, scores, summary
+from raft_spark.scoring import charts, examples, scores
 from raft_spark.scoring.conditions import Condition
-from raft_spark.scoring.metrics import BASELINE, DECISIONS
-from raft_spark.scoring.summary import DASH, SETTINGS, TITLES, EvaluationSummary, Metric
+from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS
+from raft_spark.scoring.summary import (
+    DASH,
+    METRIC_TITLES,
+    SETTING_TITLES,
+    EvaluationSummary,
+    Metric,
+    introduction,
+    summary_tables,
+)
 
 TEMPLATE = "evaluation.html"
-MAIN = 3  # figures of a student at the top of the page
+HEADLINES = 3  # metrics of a student at the top of the page, besides how often it abstains
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFigure:
-    """A number as the page shows it: whose it is, its interval and its baseline."""
+class HeadlineMetric:
+    """A metric at the top of the page, as text; `note` has its interval and its baseline."""
 
     label: str
     student: str
@@ -23,38 +31,41 @@ class KeyFigure:
     note: str
 
 
-def page(told: EvaluationSummary, own: Mapping[int, Sequence[str]]) -> str:
-    """Return the page; `own` has the passages of the articles that are shown."""
-    looks = {name: f"{svg.VARIABLES[charts.color(told, name)]} {charts.shape(told, name)}" for name in told.students}
-    shown = {
-        "version": told.version,
-        "students": {name: (told.conf.endpoints[name].model, looks[name]) for name in told.students},
-        "about": list(summary.about(told)),
-        "numbers": list(numbers(told)),
-        "failed": told.failures().total(),
-        "k": told.k,
-        "by_position": TITLES[charts.by_position(told)],
-        "figures": charts.drawn(told),
-        "sheets": summary.sheets(told),
-        "examples": list(examples.examples(told, own)),
+def render(summary: EvaluationSummary, articles: Mapping[int, Sequence[str]]) -> str:
+    """Return the page; `articles` maps the pubids of the examples to their passages."""
+    classes = {
+        name: f"{svg.VARIABLES[charts.color_of(summary, name)]} {charts.marker_of(summary, name)}"
+        for name in summary.students
     }
-    return html.rendered(TEMPLATE, shown, {"count": "{:,}".format, "score": "{:.3f}".format})
+    values = {
+        "version": summary.version,
+        "students": {name: (summary.conf.endpoints[name].model, classes[name]) for name in summary.students},
+        "introduction": list(introduction(summary)),
+        "headlines": list(headline_metrics(summary)),
+        "failed": summary.failures().total(),
+        "k": summary.k,
+        "position_metric": METRIC_TITLES[charts.position_metric(summary)],
+        "charts": charts.draw_charts(summary),
+        "tables": summary_tables(summary),
+        "examples": list(examples.build_examples(summary, articles)),
+    }
+    return html.render(TEMPLATE, values, {"count": "{:,}".format, "score": "{:.3f}".format})
 
 
-def numbers(told: EvaluationSummary) -> Iterator[KeyFigure]:
-    """Yield the main figures of each student, each with its baseline, and how often it abstains without the oracle."""
-    without = Condition("without", told.k)
-    for student in told.students:
-        for figure in told.main_figures[:MAIN]:
-            metric = told.metric(student, told.main, figure)
-            floor = scores.MAJORITY if figure in DECISIONS else scores.QUESTION
-            baseline = told.metric(floor, Condition(BASELINE, 0), figure)
-            note = f"; {floor}: {baseline['value']:.3f}" if baseline else ""
-            label = f"{TITLES[figure]}, {SETTINGS[told.main.setting]}"
-            yield KeyFigure(label, student, _value(metric), f"{_range(metric)}{note}")
-        metric = told.metric(student, without if without in told.asked else told.main, "abstained")
-        setting = SETTINGS[(without if without in told.asked else told.main).setting]
-        yield KeyFigure(f"abstains, {setting}", student, _value(metric), _range(metric))
+def headline_metrics(summary: EvaluationSummary) -> Iterator[HeadlineMetric]:
+    """Yield the main metrics of each student, each with its baseline, and how often it abstains without the oracle."""
+    main, without = summary.main_condition, Condition("without", summary.k)
+    abstaining = without if without in summary.conditions else main
+    for student in summary.students:
+        for name in summary.main_metrics[:HEADLINES]:
+            metric = summary.metric(student, main, name)
+            baseline_name = scores.MAJORITY if name in DECISION_METRICS else scores.QUESTION
+            baseline = summary.metric(baseline_name, Condition(BASELINE, 0), name)
+            note = f"; {baseline_name}: {baseline['value']:.3f}" if baseline else ""
+            label = f"{METRIC_TITLES[name]}, {SETTING_TITLES[main.setting]}"
+            yield HeadlineMetric(label, student, _value(metric), f"{_range(metric)}{note}")
+        metric = summary.metric(student, abstaining, "abstained")
+        yield HeadlineMetric(f"abstains, {SETTING_TITLES[abstaining.setting]}", student, _value(metric), _range(metric))
 
 
 def _value(metric: Metric | None) -> str:

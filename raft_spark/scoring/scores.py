@@ -1,8 +1,8 @@
-"""An answer -> its scores, beside the article's own answer and the passages that were shown. Pure.
+"""(answer, reference, passages) -> scores: compare an answer with the article's own answer and with the passages shown.
 
-A request that failed is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) is to the last bit what rouge-score
-says without its stemmer, which has no wheel and so cannot be brought to EMR; BLEU (Papineni et al. 2002, by sentence) and chrF
-(Popovic 2015) are sacrebleu's, as shares.
+The answer of a failed request is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) gives exactly the values of
+the package rouge-score without stemmer; that package has no wheel, so EMR cannot install it. BLEU (Papineni et al. 2002, by
+sentence) and chrF (Popovic 2015) come from sacrebleu, divided by 100.
 """
 
 import functools
@@ -14,22 +14,22 @@ from typing import Any, Literal
 
 from raft_spark.recipe import answer_checks, prompts
 
-Stands = Literal["oracle", "distractor", "nowhere"]
+QuoteSource = Literal["oracle", "distractor", "nowhere"]
 PACKAGES = ("rapidfuzz", "sacrebleu")
-WORD = re.compile(r"[a-z0-9]+")
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
+_WORD = re.compile(r"[a-z0-9]+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
 QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the question itself",
     "the last two sentences",
     "the best sentence",
     "the majority's decision",
 )
-FAITHFULNESS, RELEVANCE = JUDGED = ("faithfulness", "relevance")  # what only a judge can tell, see judging
+FAITHFULNESS, RELEVANCE = JUDGED = ("faithfulness", "relevance")  # metrics from a judge, see scoring.judge
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How much of its words an answer shares with the reference, 0..1. `token_f1` is ROUGE-1's F."""
+    """The word overlap of an answer with the reference, 0..1. `token_f1` is the F1 of ROUGE-1."""
 
     token_f1: float = 0.0
     rouge_l: float = 0.0
@@ -37,27 +37,29 @@ class Overlap:
     chrf: float = 0.0
 
 
-def scored(answer: str | None, reference: str, own: Sequence[str], others: Sequence[str], style: str) -> dict[str, Any]:
-    """Return the scores of one answer by the names of the table's columns; None is the answer of a request that failed. `own` are the
-    article's passages, `others` the distractors that were shown.
+def score(
+    answer: str | None, reference: str, oracle: Sequence[str], distractors: Sequence[str], style: str
+) -> dict[str, Any]:
+    """Return the scores of one answer by column of the table `evaluation`. `answer` is None for a failed request; `oracle` has all
+    passages of the article, `distractors` those that were shown.
     """
-    thought = answer_checks.parse(answer or "")
-    line = thought.answer if style == "cot" else answer or ""
-    text = line or answer or ""  # where a chain of thought has no answer line, all of it answers
-    stand = quoted(thought.quotes, own, others)
+    parsed = answer_checks.parse(answer or "")
+    line = parsed.answer if style == "cot" else answer or ""
+    text = line or answer or ""  # the whole text of a chain of thought without an answer line
+    sources = locate_quotes(parsed.quotes, oracle, distractors)
     return {
         "decision": answer_checks.read_decision(line),
-        "abstained": bool(prompts.REFUSAL.search(text)),
+        "abstained": bool(prompts.REFUSAL_PATTERN.search(text)),
         **asdict(overlap(text, reference)),
-        "quoted": stand,
-        "quotes": len(stand),
-        "quotes_of_oracle": stand.count("oracle"),
-        "quotes_of_distractors": stand.count("distractor"),
+        "quoted": sources,
+        "quotes": len(sources),
+        "quotes_of_oracle": sources.count("oracle"),
+        "quotes_of_distractors": sources.count("distractor"),
     }
 
 
 def overlap(answer: str, reference: str) -> Overlap:
-    """Compare words; what has none shares none."""
+    """Return the word overlap of two texts; 0 when one of them is empty."""
     if not answer.strip() or not reference.strip():
         return Overlap()
     bleu, chrf = _scorers()
@@ -67,59 +69,61 @@ def overlap(answer: str, reference: str) -> Overlap:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Return ROUGE-1's F: of words, each as often as both have it."""
-    said, wanted = words(answer), words(reference)
-    return _f(said, wanted, (Counter(said) & Counter(wanted)).total())
+    """Return the F1 of ROUGE-1: each word counts as often as both texts have it."""
+    predicted, expected = words(answer), words(reference)
+    return _f1(predicted, expected, (Counter(predicted) & Counter(expected)).total())
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """Return ROUGE-L's F: of the longest common subsequence of words."""
-    from rapidfuzz.distance import LCSseq  # noqa: PLC0415 - only who scores needs the package
+    """Return the F1 of ROUGE-L: of the longest common subsequence of words."""
+    from rapidfuzz.distance import LCSseq  # noqa: PLC0415 - only scoring needs the package
 
-    said, wanted = words(answer), words(reference)
-    return _f(said, wanted, LCSseq.similarity(said, wanted))
+    predicted, expected = words(answer), words(reference)
+    return _f1(predicted, expected, LCSseq.similarity(predicted, expected))
 
 
 def words(text: str) -> list[str]:
-    """Return what ROUGE counts: lower case, and everything but a-z and 0-9 splits."""
-    return WORD.findall(text.lower())
+    """Return the words that ROUGE counts: lower case, split at every character but a-z and 0-9."""
+    return _WORD.findall(text.lower())
 
 
-def _f(said: Sequence[str], wanted: Sequence[str], shared: int) -> float:
-    """Return the harmonic mean of the shares of both that are `shared`."""
+def _f1(predicted: Sequence[str], expected: Sequence[str], shared: int) -> float:
+    """Return the harmonic mean of precision and recall, given the number of shared words."""
     if not shared:
         return 0.0
-    precision, recall = shared / len(said), shared / len(wanted)
+    precision, recall = shared / len(predicted), shared / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 
 def chrf(text: str, reference: str) -> float:
-    """Return chrF alone."""
+    """Return chrF, 0..1."""
     return _scorers()[1](text, reference)
 
 
-def quoted(quotes: Sequence[str], own: Sequence[str], others: Sequence[str]) -> list[Stands]:
-    """Say where each quote stands, word for word: in one of the article's own passages, shown or not, else in another that was
-    shown. A quote without an end, or too short to tell, stands nowhere.
+def locate_quotes(quotes: Sequence[str], oracle: Sequence[str], distractors: Sequence[str]) -> list[QuoteSource]:
+    """Return where each quote is found word for word: in a passage of the article, shown or not, else in a distractor, else
+    nowhere. An unclosed quote, or one below answer_checks.SHORTEST characters, counts as found nowhere.
     """
-    oracle, distractors = (
-        [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (own, others)
+    in_oracle, in_distractors = (
+        [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (oracle, distractors)
     )
 
-    def stands(quote: str) -> Stands:
-        found = len(quote) >= answer_checks.SHORTEST
-        if found and any(text.find(quote) for text in oracle):
+    def locate(quote: str) -> QuoteSource:
+        if len(quote) < answer_checks.MIN_QUOTE_CHARS:
+            return "nowhere"
+        if any(text.find(quote) for text in in_oracle):
             return "oracle"
-        return "distractor" if found and any(text.find(quote) for text in distractors) else "nowhere"
+        return "distractor" if any(text.find(quote) for text in in_distractors) else "nowhere"
 
-    return [stands(answer_checks.bare(quote)) for quote in quotes]
+    return [locate(answer_checks.comparable_quote(quote)) for quote in quotes]
 
 
-def trivial(question: str, own: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:
-    """Return what an answer without a model would be: the floor beside which scores are read. The best sentence is chosen
-    with the reference at hand, which no student has.
+def baseline_answers(question: str, oracle: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:
+    """Return the answers of the baselines, which need no model, by baseline. `majority` is the most frequent decision.
+
+    The best sentence is the one most similar to the reference, which no student sees: an upper bound for copying.
     """
-    sentences = [sentence for text in own for sentence in SENTENCE.split(text) if sentence.strip()]
+    sentences = [sentence for text in oracle for sentence in _SENTENCE_END.split(text) if sentence.strip()]
     best = max(sentences, key=lambda sentence: rouge_l(sentence, reference), default="")
     answers = {QUESTION: question, LAST_SENTENCES: " ".join(sentences[-2:]), BEST_SENTENCE: best}
     return answers | ({MAJORITY: f"{majority.capitalize()}."} if majority else {})
@@ -127,8 +131,8 @@ def trivial(question: str, own: Sequence[str], reference: str, majority: str | N
 
 @functools.cache
 def _scorers() -> tuple[Callable[[str, str], float], Callable[[str, str], float]]:
-    """Load sacrebleu, once a process: only this stage needs it. It asks no network but for test sets, which nothing here takes."""
-    from sacrebleu import BLEU, CHRF  # noqa: PLC0415 - see above
+    """Return the functions for sentence BLEU and chrF; import sacrebleu on the first call."""
+    from sacrebleu import BLEU, CHRF  # noqa: PLC0415 - only scoring needs the package
 
     bleu, chrf = BLEU(effective_order=True), CHRF()
     return (

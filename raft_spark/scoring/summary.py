@@ -1,4 +1,4 @@
-"""Make the tables of an evaluation for people, as Markdown and for the page: each student, setting and k, and the baselines."""
+"""Build the tables of an evaluation that people read, as Markdown and for the HTML page: metrics by student, setting and k."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from raft_spark import config
-from raft_spark.scoring import conditions, scores
-from raft_spark.scoring.metrics import BASELINE, DECISIONS, PLACED, PLACES, WORDS
+from raft_spark.scoring import scores
+from raft_spark.scoring.conditions import Condition, all_conditions, comparison_k
+from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS, OVERLAP_METRICS, POSITION_METRICS, POSITIONS
 
 DASH = "\N{EN DASH}"  # for a missing value
-TITLES = {
+METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "decided": "says yes, no or maybe",
@@ -31,17 +32,17 @@ TITLES = {
     "cut": "cut",
     "failed": "failed",
 }
-SETTINGS = {"closed": "no passage", "without": "without oracle", "with": "with oracle", "alone": "oracle alone"}
-SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
+SETTING_TITLES = {"closed": "no passage", "without": "without oracle", "with": "with oracle", "alone": "oracle alone"}
+TABLES: Mapping[str, tuple[Sequence[str], str]] = {
     "Decisions": (
-        (*DECISIONS, "decided"),
+        (*DECISION_METRICS, "decided"),
         (
             "The yes, no or maybe at the start of the answer, compared with final_decision (PubMedQA's measures). A missing answer, "
             "or one that says none of the three, counts as wrong."
         ),
     ),
     "Words": (
-        WORDS,
+        OVERLAP_METRICS,
         (
             "The answer compared with the article's own long_answer; articles without one are left out. The best sentence of the "
             "oracle is chosen by that comparison, so it is an upper bound for copying and no baseline."
@@ -55,28 +56,28 @@ SHEETS: Mapping[str, tuple[Sequence[str], str]] = {
         ),
     ),
 }
-JUDGED = (
+JUDGE_CAPTION = (
     "As in ragas. Faithfulness: the share of an answer's statements that follow from the passages shown. Relevance: how similar the "
     "question is, by chrF, to the questions that the answer would answer. The last column counts the answers for which the judge did "
-    "not keep to the requested form; no other figure includes them."
+    "not keep to the requested form; no other metric includes them."
 )
-COMPARED = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
+COMPARED_METRICS = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
 Metric = Mapping[str, Any]  # a row of schemas.METRICS
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table with a title and a text that explains how to read it."""
+class SummaryTable:
+    """A table with its title, and a caption that says how to read it."""
 
     title: str
-    said: str
-    head: Sequence[str]
+    caption: str
+    header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
 class EvaluationSummary:
-    """What an evaluation came to: the scored `rows` (schemas.EVALUATION) and the `metrics` made of them (schemas.METRICS)."""
+    """The result of an evaluation: the scored `rows` (schemas.EVALUATION) and their `metrics` (schemas.METRICS)."""
 
     conf: config.Config
     version: str
@@ -84,102 +85,101 @@ class EvaluationSummary:
     metrics: pa.Table
 
     @cached_property
-    def found(self) -> Mapping[tuple[Any, ...], Metric]:
-        """Return the metrics by student, against, setting, k, place and figure; None for what a row has not."""
+    def _by_key(self) -> Mapping[tuple[Any, ...], Metric]:
+        """Return the metrics by (student, against, setting, k, place, figure)."""
         names = ("student", "against", "setting", "distractors", "place", "figure")
         return {tuple(row[name] for name in names): row for row in self.metrics.to_pylist()}
 
-    def metric(
-        self, student: str, case: conditions.Condition, figure: str, against: str | None = None
-    ) -> Metric | None:
-        """Return one figure with its interval, None where there is nothing it is made of."""
-        row = self.found.get((student, against, case.setting, case.distractors, None, figure))
+    def metric(self, student: str, condition: Condition, name: str, against: str | None = None) -> Metric | None:
+        """Return a metric with its interval, or its difference to student `against`; None when it has no value."""
+        row = self._by_key.get((student, against, condition.setting, condition.distractors, None, name))
         return row if row and row["value"] is not None else None
 
-    def placed(self, student: str, place: str, figure: str) -> Metric | None:
-        """Return a figure of the answers for which the oracle stood there."""
-        row = self.found.get((student, None, "with", self.k, place, figure))
+    def metric_at(self, student: str, position: str, name: str) -> Metric | None:
+        """Return a metric over the answers whose prompt had the oracle at this position, one of metrics.POSITIONS."""
+        row = self._by_key.get((student, None, "with", self.k, position, name))
         return row if row and row["value"] is not None else None
 
     @property
     def students(self) -> Sequence[str]:
-        """Return the students, the first one first."""
+        """Return the names of the students, in the order of evaluation.students."""
         return self.conf.evaluation.students
 
     @property
     def k(self) -> int:
-        """Return the k that settings are compared at."""
-        return conditions.compared_at(self.conf)
+        """Return the k at which settings are compared."""
+        return comparison_k(self.conf)
 
     @property
-    def asked(self) -> list[conditions.Condition]:
-        """Return what was asked with, from no passage to the oracle alone, k ascending."""
-        order = list(SETTINGS)
+    def conditions(self) -> list[Condition]:
+        """Return all conditions of the evaluation, from no passage to the oracle alone, k ascending."""
+        order = list(SETTING_TITLES)
         return sorted(
-            conditions.conditions(self.conf.evaluation), key=lambda case: (order.index(case.setting), case.distractors)
+            all_conditions(self.conf.evaluation),
+            key=lambda condition: (order.index(condition.setting), condition.distractors),
         )
 
     @property
-    def compared(self) -> list[conditions.Condition]:
-        """Return each setting once, at `k` where it has one."""
-        return [case for case in self.asked if case.distractors in {0, self.k}]
+    def compared_conditions(self) -> list[Condition]:
+        """Return one condition for each setting: at `k`, or without distractors."""
+        return [condition for condition in self.conditions if condition.distractors in {0, self.k}]
 
     @property
-    def main(self) -> conditions.Condition:
-        """Return the setting that a reader sees first: the oracle among distractors, if it was asked with."""
-        among = conditions.Condition("with", self.k)
-        return among if among in self.compared else self.compared[-1]
+    def main_condition(self) -> Condition:
+        """Return the condition that the page shows first: the oracle with `k` distractors, if the evaluation has it."""
+        preferred = Condition("with", self.k)
+        return preferred if preferred in self.compared_conditions else self.compared_conditions[-1]
 
     @property
-    def main_figures(self) -> list[str]:
-        """Return the figures that a reader sees first: those that were asked for and measured."""
-        names = (*(DECISIONS if self.conf.completions.decision else ()), "rouge_l", "token_f1", "bleu", "chrf")
-        pairs = [(student, case) for student in self.students for case in self.asked]
+    def main_metrics(self) -> list[str]:
+        """Return the metrics that the page shows first, most important first; those without a value are left out."""
+        names = (*(DECISION_METRICS if self.conf.completions.decision else ()), "rouge_l", "token_f1", "bleu", "chrf")
+        pairs = [(student, condition) for student in self.students for condition in self.conditions]
         return [name for name in names if any(self.metric(*pair, name) for pair in pairs)]
 
-    def without_unasked(self, names: Sequence[str]) -> list[str]:
-        """Leave out the figures about decisions where no decision was asked for."""
-        return [name for name in names if self.conf.completions.decision or name not in DECISIONS]
+    def applicable(self, names: Sequence[str]) -> list[str]:
+        """Return the names without the metrics of decisions if students were not asked for a decision."""
+        return [name for name in names if self.conf.completions.decision or name not in DECISION_METRICS]
 
     @property
     def articles(self) -> int:
-        """Return how many articles were asked about."""
+        """Return the number of articles in the evaluation."""
         return max(self.metrics["articles"].to_pylist(), default=0)
 
     def failures(self) -> Counter[tuple[str, str, int, str]]:
-        """Count the answers that never came: by student, setting, k and class."""
+        """Count the failed requests by (student, setting, k, error class)."""
         names = ("student", "setting", "distractors", "error_class")
         rows = self.rows.select(names).filter(self.rows["error_class"].is_valid()).to_pylist()
         return Counter(tuple(row[name] for name in names) for row in rows)
 
 
-def label(case: conditions.Condition) -> str:
-    """Say what a question was asked with."""
-    return SETTINGS[case.setting] + (f", k = {case.distractors}" if case.distractors else "")
+def label(condition: Condition) -> str:
+    """Return a condition in words, such as `with oracle, k = 3`."""
+    return SETTING_TITLES[condition.setting] + (f", k = {condition.distractors}" if condition.distractors else "")
 
 
-def markdown(told: EvaluationSummary) -> str:
-    """Return the outcome as one Markdown text."""
-    lines = [f"# Evaluation {told.version}", "", *about(told), ""]
-    for sheet in sheets(told):
-        rows = [sheet.head, ["---"] * len(sheet.head), *sheet.rows]
+def markdown(summary: EvaluationSummary) -> str:
+    """Return the summary as one Markdown text."""
+    lines = [f"# Evaluation {summary.version}", "", *introduction(summary), ""]
+    for table in summary_tables(summary):
+        rows = [table.header, ["---"] * len(table.header), *table.rows]
         lines += [
-            f"## {sheet.title}",
+            f"## {table.title}",
             "",
-            sheet.said,
+            table.caption,
             "",
-            *("| " + " | ".join(map(_cell, row)) + " |" for row in rows),
+            *("| " + " | ".join(map(_escape_cell, row)) + " |" for row in rows),
             "",
         ]
     return "\n".join(lines)
 
 
-def about(told: EvaluationSummary) -> Iterator[str]:
-    """Yield what a reader has to know first."""
-    teacher, models = told.conf.completions, {name: told.conf.endpoints[name].model for name in told.students}
-    yield f"{told.articles} articles of the test split. Students: {', '.join(f'{name} ({model})' for name, model in models.items())}."
+def introduction(summary: EvaluationSummary) -> Iterator[str]:
+    """Yield the sentences that introduce the tables: students, intervals, and what is left out."""
+    teacher, models = summary.conf.completions, {name: summary.conf.endpoints[name].model for name in summary.students}
+    yield f"{summary.articles} articles of the test split. Students: {', '.join(f'{name} ({model})' for name, model in models.items())}."
     yield (
-        f"Brackets: 95 % intervals from {told.conf.evaluation.resamples} resamples of the articles, the same for every figure. A request "
+        f"Brackets: 95 % intervals from {summary.conf.evaluation.resamples} resamples of the articles, the same for every metric. A request "
         "that failed counts as a wrong answer with score 0."
     )
     if not teacher.decision:
@@ -189,71 +189,86 @@ def about(told: EvaluationSummary) -> Iterator[str]:
         )
 
 
-def sheets(told: EvaluationSummary) -> list[Sheet]:
+def summary_tables(summary: EvaluationSummary) -> list[SummaryTable]:
     """Return all tables that have a row."""
-    asked = {title: sheet for title, sheet in SHEETS.items() if told.conf.completions.decision or title != "Decisions"}
-    found = [_figures(told, title, names, said) for title, (names, said) in asked.items()]
-    if told.conf.evaluation.judge:
-        found.append(_figures(told, f"As judged by {told.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGED))
-    found += [_differences(told, other) for other in told.students]
-    return [sheet for sheet in (*found, _places(told), _failures(told)) if sheet.rows]
+    tables = [
+        _metrics_table(summary, title, names, caption)
+        for title, (names, caption) in TABLES.items()
+        if summary.conf.completions.decision or title != "Decisions"
+    ]
+    if summary.conf.evaluation.judge:
+        tables.append(
+            _metrics_table(
+                summary, f"As judged by {summary.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGE_CAPTION
+            )
+        )
+    tables += [_differences_table(summary, other) for other in summary.students]
+    return [table for table in (*tables, _positions_table(summary), _failures_table(summary)) if table.rows]
 
 
-def _figures(told: EvaluationSummary, title: str, names: Sequence[str], said: str) -> Sheet:
+def _metrics_table(summary: EvaluationSummary, title: str, names: Sequence[str], caption: str) -> SummaryTable:
     rows = [
-        [student, label(case), *_cells(told, student, case, names)] for case in told.asked for student in told.students
+        [student, label(condition), *_format_cells(summary, student, condition, names)]
+        for condition in summary.conditions
+        for student in summary.students
     ]
     for baseline in (scores.MAJORITY, scores.QUESTION, scores.LAST_SENTENCES, scores.BEST_SENTENCE):
-        cells = _cells(told, baseline, conditions.Condition(BASELINE, 0), names)
+        cells = _format_cells(summary, baseline, Condition(BASELINE, 0), names)
         rows += [[baseline, "no model", *cells]] if set(cells) != {DASH} else []
-    return Sheet(title, said, ["student", "setting", *(TITLES[name] for name in names)], rows)
+    return SummaryTable(title, caption, ["student", "setting", *(METRIC_TITLES[name] for name in names)], rows)
 
 
-def _cells(
-    told: EvaluationSummary, student: str, case: conditions.Condition, names: Sequence[str], against: str | None = None
+def _format_cells(
+    summary: EvaluationSummary, student: str, condition: Condition, names: Sequence[str], against: str | None = None
 ) -> list[str]:
-    return [interval(told.metric(student, case, name, against)) for name in names]
+    return [format_interval(summary.metric(student, condition, name, against)) for name in names]
 
 
-def _differences(told: EvaluationSummary, other: str) -> Sheet:
-    names = told.without_unasked(COMPARED)
+def _differences_table(summary: EvaluationSummary, other: str) -> SummaryTable:
+    names = summary.applicable(COMPARED_METRICS)
     rows = [
-        [student, label(case), *_cells(told, student, case, names, other)]
-        for case in told.asked
-        for student in told.students[told.students.index(other) + 1 :]
+        [student, label(condition), *_format_cells(summary, student, condition, names, other)]
+        for condition in summary.conditions
+        for student in summary.students[summary.students.index(other) + 1 :]
     ]
-    said = f"Above 0: higher than {other}, on the same articles. If the interval contains 0, no difference was found."
-    return Sheet(f"Against {other}", said, ["student", "setting", *(TITLES[name] for name in names)], rows)
-
-
-def _places(told: EvaluationSummary) -> Sheet:
-    names = told.without_unasked(PLACED)
-    rows = [
-        [student, place, *(interval(told.placed(student, place, name)) for name in names)]
-        for student in told.students
-        for place in PLACES
-        if told.placed(student, place, PLACED[1])
-    ]
-    said = (
-        f"With the oracle, k = {told.k}: the position of its first passage among all passages shown. The articles differ from "
-        "position to position, so compare students at one position, and positions only where the figures are far apart."
+    caption = (
+        f"Above 0: higher than {other}, on the same articles. If the interval contains 0, no difference was found."
     )
-    return Sheet("Position of the oracle", said, ["student", "position", *(TITLES[name] for name in names)], rows)
+    return SummaryTable(
+        f"Against {other}", caption, ["student", "setting", *(METRIC_TITLES[name] for name in names)], rows
+    )
 
 
-def _failures(told: EvaluationSummary) -> Sheet:
+def _positions_table(summary: EvaluationSummary) -> SummaryTable:
+    names = summary.applicable(POSITION_METRICS)
     rows = [
-        [student, label(conditions.Condition(setting, k)), error, f"{count:,}"]
-        for (student, setting, k, error), count in sorted(told.failures().items())
+        [student, position, *(format_interval(summary.metric_at(student, position, name)) for name in names)]
+        for student in summary.students
+        for position in POSITIONS
+        if summary.metric_at(student, position, POSITION_METRICS[1])
     ]
-    said = "Requests without an answer. Every figure above counts them as wrong. The next run asks those again that may succeed."
-    return Sheet("Failed", said, ["student", "setting", "class", "requests"], rows)
+    caption = (
+        f"With the oracle, k = {summary.k}: the position of its first passage among all passages shown. The articles differ from "
+        "position to position, so compare students at one position, and positions only where the metrics are far apart."
+    )
+    return SummaryTable(
+        "Position of the oracle", caption, ["student", "position", *(METRIC_TITLES[name] for name in names)], rows
+    )
 
 
-def interval(metric: Metric | None) -> str:
-    """Say a figure with its interval."""
+def _failures_table(summary: EvaluationSummary) -> SummaryTable:
+    rows = [
+        [student, label(Condition(setting, k)), error, f"{count:,}"]
+        for (student, setting, k, error), count in sorted(summary.failures().items())
+    ]
+    caption = "Requests without an answer. Every metric above counts them as wrong. The next run retries those that may succeed."
+    return SummaryTable("Failed", caption, ["student", "setting", "class", "requests"], rows)
+
+
+def format_interval(metric: Metric | None) -> str:
+    """Return a metric with its interval, such as `0.612 [0.500, 0.750]`, or a dash for None."""
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" if metric else DASH
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")

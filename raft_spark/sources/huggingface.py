@@ -20,8 +20,8 @@ from pyarrow import fs, parquet
 from raft_spark.errors import InputError
 
 ROWS, FILE_ROWS, FILE_BYTES = 4_000, 48_000, 64 << 20  # of a row group; the group that reaches a limit ends its file
-FIRST_SECONDS = 5.0  # wait for the first answer, per address; huggingface.co has several, tried one after the other
-OTHERS = "articles.source may also be a folder or glob of Parquet or JSON Lines (/path/*.parquet), or sample:N"
+FIRST_TIMEOUT = 5.0  # wait for the first answer, per address; huggingface.co has several, tried one after the other
+ALTERNATIVES = "articles.source may also be a folder or glob of Parquet or JSON Lines (/path/*.parquet), or sample:N"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Snapshot:
 def revision(source: str) -> str:
     """Return the newest commit of the source's repository, 40 hexadecimal digits. Raises InputError."""
     with _door(source) as api:
-        return str(api.dataset_info(_split(source)[0], timeout=FIRST_SECONDS).sha)
+        return str(api.dataset_info(_split(source)[0], timeout=FIRST_TIMEOUT).sha)
 
 
 def download(source: str, revision: str, folder: str, filesystem: fs.FileSystem) -> Snapshot:
@@ -66,7 +66,7 @@ def _batches(source: str, revision: str) -> Generator[pa.RecordBatch, None, None
     """Yield all rows in the hub's order, ROWS at a time."""
     with tempfile.TemporaryDirectory() as cache, _door(source) as api:
         repo, name = _split(source)
-        api.dataset_info(repo, revision=revision, timeout=FIRST_SECONDS)
+        api.dataset_info(repo, revision=revision, timeout=FIRST_TIMEOUT)
         import datasets
         from huggingface_hub import HfFileSystem
 
@@ -105,7 +105,7 @@ def _door(source: str) -> Iterator[Any]:
         constants.HF_HUB_DISABLE_TELEMETRY = True  # else a list of coding agents is asked for first
         yield HfApi()
     except ImportError as error:
-        message = f"{source} needs the package {error.name} (pip install 'raft-spark[local]'); {OTHERS}"
+        message = f"{source} needs the package {error.name} (pip install 'raft-spark[local]'); {ALTERNATIVES}"
         raise InputError(message) from error
     except (HTTPError, OSError, ValueError, RuntimeError, pa.ArrowException) as error:
         cause: BaseException = error
@@ -120,7 +120,7 @@ def _door(source: str) -> Iterator[Any]:
             reason = f"denies it ({what}): wrong name or revision, or private or gated (accept its terms, set HF_TOKEN)"
         elif not status and isinstance(error, (ConnectionError, TimeoutError, HTTPError)):
             reason = f"cannot be reached ({what})"
-        message = f"{source} cannot be read: the hub at {constants.ENDPOINT} {reason}; {OTHERS}"
+        message = f"{source} cannot be read: the hub at {constants.ENDPOINT} {reason}; {ALTERNATIVES}"
         raise InputError(message) from error
 
 

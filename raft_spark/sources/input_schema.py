@@ -8,18 +8,18 @@ from typing import Any
 
 import pyarrow as pa
 
-TEXTS = "a list of texts"
-NEEDED = {
+TEXT_LIST = "a list of texts"
+REQUIRED = {
     "pubid": "an integer",
     "question": "text",
     "context": "a table",
-    "context.contexts": TEXTS,
+    "context.contexts": TEXT_LIST,
     "long_answer": "text",
 }
-OPTIONAL = {"final_decision": "text", "context.labels": TEXTS, "context.meshes": TEXTS}
-LIST = "a list of other values"
-NOTHING = "null"  # of which nothing is known but that it holds no value
-WHERE = 'docs/dataset.md, "Input schema"'
+OPTIONAL = {"final_decision": "text", "context.labels": TEXT_LIST, "context.meshes": TEXT_LIST}
+OTHER_LIST = "a list of other values"
+NULL = "null"  # of which nothing is known but that it holds no value
+DOCS_SECTION = 'docs/dataset.md, "Input schema"'
 _KINDS = {
     "an integer": [pa.types.is_integer],
     "text": [
@@ -33,12 +33,12 @@ _KINDS = {
     "a decimal number": [pa.types.is_floating],
     "true or false": [pa.types.is_boolean],
 }
-SHOWN = 20  # columns that a message lists
+MAX_LISTED = 20  # columns that a message lists
 
 Columns = Mapping[str, str]  # the type of each column, in words
 
 
-def of_parquet(schema: pa.Schema) -> Columns:
+def parquet_columns(schema: pa.Schema) -> Columns:
     """Return the columns of a Parquet file."""
     columns = {field.name: _kind(field.type) for field in schema}
     if columns.get("context") == "a table":
@@ -46,14 +46,14 @@ def of_parquet(schema: pa.Schema) -> Columns:
     return columns
 
 
-def of_record(record: Mapping[str, Any]) -> Columns:
+def record_columns(record: Mapping[str, Any]) -> Columns:
     """Return the columns of a line of JSON."""
     nested = record.get("context")
     below = {f"context.{name}": value for name, value in nested.items()} if isinstance(nested, dict) else {}
     return {name: _kind_of_value(value) for name, value in {**record, **below}.items()}
 
 
-def problem(columns: Columns, needed: Columns = NEEDED) -> str:
+def problem(columns: Columns, needed: Columns = REQUIRED) -> str:
     """Return all that is wrong with the columns in one sentence, "" when nothing is."""
     missing = [name for name in needed if name not in columns]
     if "context" in missing or columns.get("context") not in ("a table", None):
@@ -61,30 +61,30 @@ def problem(columns: Columns, needed: Columns = NEEDED) -> str:
     wrong = [
         f"{name} is {columns[name]} and must be {kind}"
         for name, kind in {**needed, **OPTIONAL}.items()
-        if columns.get(name, NOTHING) not in (kind, NOTHING)
+        if columns.get(name, NULL) not in (kind, NULL)
     ]
     found = [f"it has no column {', '.join(missing)}"] * bool(missing) + wrong
     if not found:
         return ""
-    return f"{'; '.join(found)}. It has {_listed(columns)}. Needed: {_listed(needed)}; optional: {_listed(OPTIONAL)} ({WHERE})"
+    return f"{'; '.join(found)}. It has {_listed(columns)}. Needed: {_listed(needed)}; optional: {_listed(OPTIONAL)} ({DOCS_SECTION})"
 
 
 def _listed(columns: Columns) -> str:
     listed = [f"{name} ({kind})" for name, kind in columns.items()]
-    more = [f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
-    return ", ".join([*listed[:SHOWN], *more]) or "no column"
+    more = [f"and {len(listed) - MAX_LISTED} more"] if len(listed) > MAX_LISTED else []
+    return ", ".join([*listed[:MAX_LISTED], *more]) or "no column"
 
 
 def _kind(kind: pa.DataType) -> str:
     if pa.types.is_dictionary(kind):
         return _kind(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return TEXTS if _kind(kind.value_type) in ("text", NOTHING) else LIST
+        return TEXT_LIST if _kind(kind.value_type) in ("text", NULL) else OTHER_LIST
     return next((words for words, are in _KINDS.items() if any(is_one(kind) for is_one in are)), str(kind))
 
 
 def _kind_of_value(value: Any) -> str:  # noqa: ANN401 - JSON may hold anything
     if isinstance(value, list):
-        return TEXTS if all(isinstance(each, str | None) for each in value) else LIST
+        return TEXT_LIST if all(isinstance(each, str | None) for each in value) else OTHER_LIST
     kinds: dict[type, str] = {bool: "true or false", int: "an integer", float: "a decimal number", str: "text"}
-    return {**kinds, dict: "a table", type(None): NOTHING}[type(value)]
+    return {**kinds, dict: "a table", type(None): NULL}[type(value)]

@@ -29,7 +29,7 @@ InputSplit = Mapping[str, Any]
 COLUMNS = ("pubid", "question", "context", "long_answer", "final_decision")
 SAMPLE_ROWS = 8_192
 JSON_BYTES = 32_000_000
-LINES_CHECKED = 20
+RECORDS_CHECKED = 20
 _ENDINGS = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
@@ -97,7 +97,7 @@ def _listed(conf: Config, source: str) -> tuple[Storage, list[FileInfo]]:
     with _readable(place):
         files = [
             file
-            for file in place.list(deep=deep or "/" in pattern)
+            for file in place.list(recursive=deep or "/" in pattern)
             if fnmatch(file.path, pattern)
             and (deep or file.path.count("/") == pattern.count("/"))
             and file.path.endswith(_ENDINGS)
@@ -140,17 +140,17 @@ def _cut(place: Storage, file: FileInfo) -> Iterator[InputSplit]:
             yield {"kind": "json", **here, "start": start, "stop": start + step, "rows": step}
 
 
-def check_lines(pieces: Sequence[InputSplit]) -> None:
+def check_json_columns(pieces: Sequence[InputSplit]) -> None:
     """Look at the first lines of JSON Lines, until one has the columns that are needed.
 
     Raises InputError, with all that the first record lacks, when none of LINES_CHECKED has.
     """
     needed = {
-        name: kind for name, kind in input_schema.NEEDED.items() if name != "long_answer"
+        name: kind for name, kind in input_schema.REQUIRED.items() if name != "long_answer"
     }  # null when it is not there
     first: InputError | None = None
-    for piece, record in islice(_records(pieces), LINES_CHECKED):
-        problem = input_schema.problem(input_schema.of_record(record), needed)
+    for piece, record in islice(_records(pieces), RECORDS_CHECKED):
+        problem = input_schema.problem(input_schema.record_columns(record), needed)
         if not problem:
             return
         first = first or _another_shape(
@@ -174,7 +174,7 @@ def _another_shape(place: Storage, path: str, problem: str) -> InputError:
 def _row_groups(place: Storage, file: FileInfo) -> list[int]:
     with _opened(place, file.path) as stream, pq.ParquetFile(stream) as parquet:
         footer, schema = parquet.metadata, parquet.schema_arrow
-    problem = input_schema.problem(input_schema.of_parquet(schema))
+    problem = input_schema.problem(input_schema.parquet_columns(schema))
     if problem:
         raise _another_shape(place, file.path, problem)
     return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]

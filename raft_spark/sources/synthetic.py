@@ -42,8 +42,8 @@ SCHEMA = pa.schema(
 )
 FIRST_PUBID = 90_000_001  # far above the numbers PubMed gives out
 STRIDE = 5_431_291  # prime, about 0.618 of NAMES: neighbouring rows get unlike names
-DRAWS = 64  # random numbers laid ready for a row, which uses at most 62; Philox makes 4 at a time
-PIECE = 1000  # rows held as Python objects at a time; more of them slow the garbage collector down
+NUMBERS_PER_ROW = 64  # random numbers laid ready for a row, which uses at most 62; Philox makes 4 at a time
+BATCH_ROWS = 1000  # rows held as Python objects at a time; more of them slow the garbage collector down
 
 Item = TypeVar("Item")
 
@@ -62,7 +62,7 @@ class Facts(dict[str, str | int]):
     def __missing__(self, word: str) -> str:
         """Settle a word; Word is the same with a capital letter, for the start of a sentence."""
         if word in self.lexicon:
-            fact = pick(self.lexicon[word], self.numbers)
+            fact = choose(self.lexicon[word], self.numbers)
             fact = fact.format_map(self) if "{" in fact else fact
         else:
             fact = str(self[word.lower()])
@@ -72,7 +72,7 @@ class Facts(dict[str, str | int]):
 
     def tell(self, slots: Sequence[Sequence[str]]) -> str:
         """Return one of the sentences of each slot, in the order of the slots."""
-        return " ".join([pick(slot, self.numbers) for slot in slots]).format_map(self)
+        return " ".join([choose(slot, self.numbers) for slot in slots]).format_map(self)
 
 
 def articles(start: int, stop: int, seed: int) -> pa.RecordBatch:
@@ -84,49 +84,49 @@ def articles(start: int, stop: int, seed: int) -> pa.RecordBatch:
     if not 0 <= start <= stop <= NAMES:
         message = f"sample rows {start}..{stop} do not exist; start and stop must rise within 0..{NAMES}"
         raise InputError(message)
-    pieces = [range(first, min(first + PIECE, stop)) for first in range(start, stop, PIECE)] or [range(0)]
-    return pa.concat_batches([piece(rows, seed) for rows in pieces])
+    pieces = [range(first, min(first + BATCH_ROWS, stop)) for first in range(start, stop, BATCH_ROWS)] or [range(0)]
+    return pa.concat_batches([row_batch(rows, seed) for rows in pieces])
 
 
-def piece(rows: range, seed: int) -> pa.RecordBatch:
+def row_batch(rows: range, seed: int) -> pa.RecordBatch:
     """Return a few rows as a batch."""
-    numbers = [iter(row.tolist()) for row in draws(rows, seed)]
+    numbers = [iter(row.tolist()) for row in random_numbers(rows, seed)]
     codes = [((row + 1) * STRIDE + seed) % NAMES for row in rows]
     return pa.RecordBatch.from_pylist([article(*row) for row in zip(codes, numbers, strict=True)], schema=SCHEMA)
 
 
-def draws(rows: range, seed: int) -> npt.NDArray[np.uint64]:
+def random_numbers(rows: range, seed: int) -> npt.NDArray[np.uint64]:
     """Return 31-bit random numbers, shape (len(rows), DRAWS); the row number sets Philox's counter."""
-    source = np.random.Philox(key=seed % 2**64, counter=rows.start * DRAWS // 4)
-    return source.random_raw(len(rows) * DRAWS).reshape(-1, DRAWS) >> np.uint64(33)
+    source = np.random.Philox(key=seed % 2**64, counter=rows.start * NUMBERS_PER_ROW // 4)
+    return source.random_raw(len(rows) * NUMBERS_PER_ROW).reshape(-1, NUMBERS_PER_ROW) >> np.uint64(33)
 
 
 def article(code: int, numbers: Iterator[int]) -> dict[str, object]:
     """Return one row; its numbers are settled first, its other facts as the texts call for them."""
-    goal, finding = pick(GOALS, numbers), pick(FINDINGS, numbers)
-    outcome, subject = pick(goal.outcomes, numbers), pick(goal.subjects, numbers)
-    name = spell(code)
+    goal, finding = choose(GOALS, numbers), choose(FINDINGS, numbers)
+    outcome, subject = choose(goal.outcomes, numbers), choose(goal.subjects, numbers)
+    name = compound_name(code)
     settled: dict[str, str | int] = {"name": name, "NAME": name.upper(), "verb": goal.verb}
     settled |= {"outcome": outcome.noun, "event": outcome.event, "unit": outcome.unit}
     settled |= {word: between(low, high, numbers) for word, (low, high) in QUANTITIES.items()}
-    settled |= compare(goal.sign * between(*finding.effect, numbers), outcome.scale, finding.patients, numbers)
+    settled |= trial_figures(goal.sign * between(*finding.effect, numbers), outcome.scale, finding.patients, numbers)
     wording = SHARES if outcome.event else MEANS
     facts = Facts(settled, {**SCENE, **subject, **wording, **finding.words}, numbers)
-    labels = pick(LAYOUTS, numbers)
+    labels = choose(LAYOUTS, numbers)
     return {
         "pubid": FIRST_PUBID + code,
         "question": facts["question"],
         "context": {
             "contexts": [facts.tell(SECTIONS[label]) for label in labels],
             "labels": labels,
-            "meshes": [facts["Disease"], facts["mesh"], *pick(TOPICS, numbers)],
+            "meshes": [facts["Disease"], facts["mesh"], *choose(TOPICS, numbers)],
         },
         "long_answer": facts["answer"],
         "final_decision": finding.decision,
     }
 
 
-def compare(effect: int, scale: float, patients: tuple[int, int], numbers: Iterator[int]) -> dict[str, str | int]:
+def trial_figures(effect: int, scale: float, patients: tuple[int, int], numbers: Iterator[int]) -> dict[str, str | int]:
     """Return the figures of both groups and the 95 % Wald interval of their difference; a mean is a share times scale.
 
     With at most 220 patients in a group, an effect of up to 6 points keeps zero within the interval; with at least 150,
@@ -144,7 +144,7 @@ def compare(effect: int, scale: float, patients: tuple[int, int], numbers: Itera
     return counts | {word: f"{number / 10:.1f}" for word, number in tenths.items()}
 
 
-def spell(code: int) -> str:
+def compound_name(code: int) -> str:
     """Return the name of a code: three syllables of two letters and an ending, so each code has its own."""
     rest, last = divmod(code, len(ENDINGS))
     rest, third = divmod(rest, len(SYLLABLES))
@@ -152,7 +152,7 @@ def spell(code: int) -> str:
     return SYLLABLES[first] + SYLLABLES[second] + SYLLABLES[third] + ENDINGS[last]
 
 
-def pick(options: Sequence[Item], numbers: Iterator[int]) -> Item:
+def choose(options: Sequence[Item], numbers: Iterator[int]) -> Item:
     """Return one of the options."""
     return options[next(numbers) % len(options)]
 

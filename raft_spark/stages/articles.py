@@ -1,14 +1,15 @@
-"""PubMedQA -> articles: check, deduplicate, keep the splits apart, number.
+"""source -> articles: check the records of PubMedQA, deduplicate, split and number them.
 
-Two passes of tasks over row groups. The first checks records and stages the good ones, and hands the driver only pubids
-and 64-bit hashes of passages; the driver decides which stay, in which split and under which number (`numbering.placed`); the second
-writes them. Texts never pass through the driver or a shuffle.
+Two passes of Spark tasks. The first checks the records and writes the good ones to a staging folder. Only pubids and 64-bit
+hashes of passages reach the driver, which decides which records stay, in which split and under which number
+(`splits.assign`). The second pass copies the staged records to their splits. Texts never pass through the driver or a
+shuffle.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -18,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import BinaryType
 
 from raft_spark import config
 from raft_spark.common import wording
@@ -31,8 +31,8 @@ from raft_spark.monitoring import progress
 from raft_spark.sources import sources, splits
 from raft_spark.sources.records import Article, check_record, passage_hash
 
-STAGE_WAVES = 4  # tasks a core in the first pass, so that progress shows and a slow one is balanced
-STAGED = pa.schema(
+CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
+CHECKED = pa.schema(
     [
         ("task", pa.int32()),
         ("files", pa.string()),
@@ -43,195 +43,206 @@ STAGED = pa.schema(
         ("hashes", pa.binary()),
     ]
 )
-_STAGED_ROWS = pa.schema([field for field in schemas.SCHEMAS[schemas.ARTICLES] if field.name != "number"])
+_ASSIGNED = pa.schema([("task", pa.int32()), ("files", pa.string()), ("codes", pa.binary()), ("numbers", pa.binary())])
+_ARTICLES = schemas.SCHEMAS[schemas.ARTICLES]
+_STAGED = pa.schema([field for field in _ARTICLES if field.name != "number"])
 
 
 def run(conf: config.Config) -> tables.Version:
-    """Bring the articles up to the source; return the version that is current then.
+    """Bring the articles up to date with the source; return the current version.
 
     Raises InputError when the source cannot be read or no article is left.
     """
     state = sources.identity(conf)
     settings = conf.articles.model_dump(exclude={"source"})
     identity = tables.identity(schemas.ARTICLES, settings, [state, conf.lake.row_group_rows])
-    made = tables.find_existing(conf.lake, schemas.ARTICLES, identity)
-    if made:
-        return made
+    existing = tables.find_existing(conf.lake, schemas.ARTICLES, identity)
+    if existing:
+        return existing
     previous = tables.current(conf.lake, schemas.ARTICLES)
-    cut = sources.input_splits(conf, state)
-    sources.check_lines(cut)
+    input_splits = sources.input_splits(conf, state)
+    sources.check_json_columns(input_splits)
     spark = session.start(conf, schemas.ARTICLES)
-    new = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
-    handed = dataframes.tasks(spark, cut, STAGE_WAVES * spark.sparkContext.defaultParallelism)
-    with worker_errors(), progress.spark_tasks(spark, "articles: check records", handed.rdd.getNumPartitions()):
-        staged = stage(handed, conf, new.place).collect()
-    staged.sort(key=lambda row: row.task)
-    placement = assign_all(conf, previous, staged)
-    counts = _counted(staged, placement)
-    if not placement.kept.any():
-        new.place.delete("")
+    draft = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
+    tasks = dataframes.assign_tasks(spark, input_splits, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
+    with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):
+        checked = check(tasks, conf, draft.storage).collect()
+    checked.sort(key=lambda row: row.task)
+    assignment = assign_all(conf, previous, checked)
+    counts = _counts(checked, assignment)
+    if not assignment.is_kept.any():
+        draft.storage.delete("")
         msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
         raise InputError(msg)
-    size = sum(file["bytes"] for row in staged for file in json.loads(row.files))
-    placed = assignment_codes(spark, staged, placement, dataframes.task_count(spark, conf.lake, size))
-    with worker_errors(), progress.spark_tasks(spark, "articles: write", placed.rdd.getNumPartitions()):
-        files = dataframes.collect_files(build(placed, conf, new.place))
-    files += [file for row in staged for file in _quarantine_files(row.files)]
-    new.place.delete("staged")
-    return tables.publish(new, conf, files, {}, {**counts, "source": state})
+    size = sum(file["bytes"] for row in checked for file in json.loads(row.files))
+    assigned = assigned_files(spark, checked, assignment, dataframes.task_count(spark, conf.lake, size))
+    with worker_errors(), progress.spark_tasks(spark, "articles: write", assigned.rdd.getNumPartitions()):
+        files = dataframes.collect_files(build(assigned, conf, draft.storage))
+    files += [file for row in checked for file in _quarantine_files(row.files)]
+    draft.storage.delete("staged")
+    return tables.publish(draft, conf, files, {}, {**counts, "source": state})
 
 
-def stage(cut: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
-    """(task, piece) -> a row a task in the schema STAGED; lazy."""
-    return map_in_arrow(cut, partial(_stage, conf=conf, at=at), STAGED)
+def check(tasks: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
+    """Check the records of the input splits of each task; return one row a task in the schema CHECKED; lazy."""
+    return map_in_arrow(tasks, partial(_check, conf=conf, at=at), CHECKED)
 
 
-def build(staged: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
-    """(task, piece, places) -> the files of the table, in the schema schemas.FILES; lazy."""
-    return map_in_arrow(staged, partial(_write, conf=conf, at=at), schemas.FILES)
-
-
-def assign_all(conf: config.Config, previous: tables.Version | None, staged: Sequence[Any]) -> splits.Assignment:
-    """Decide on all staged records: ids and hashes of the whole source are on the driver here, never texts."""
+def assign_all(conf: config.Config, previous: tables.Version | None, checked: Sequence[Any]) -> splits.Assignment:
+    """Assign split and number to all checked records. Pubids and hashes of the whole source are in the driver's memory here."""
     pubids, lengths, hashes = (
-        np.concatenate([np.frombuffer(row[name], kind) for row in staged])
+        np.concatenate([np.frombuffer(row[name], kind) for row in checked])
         for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
     )
-    before = splits.NOTHING if previous is None else _numbered(conf, previous)
+    before = splits.NO_ARTICLES if previous is None else _numbered_articles(conf, previous)
     return splits.assign(pubids, lengths, hashes, conf.articles, before)
 
 
-def _numbered(conf: config.Config, previous: tables.Version) -> splits.NumberedArticles:
-    read = [(piece, parquet.read_row_group(piece, ["pubid", "number"])) for piece in tables.pieces(conf.lake, previous)]
-    split_codes = [np.full(table.num_rows, schemas.SPLITS.index(piece["split"])) for piece, table in read]
+def _numbered_articles(conf: config.Config, version: tables.Version) -> splits.NumberedArticles:
+    read = [
+        (group, parquet.read_row_group(group, ["pubid", "number"])) for group in tables.row_groups(conf.lake, version)
+    ]
+    split_codes = [np.full(table.num_rows, schemas.SPLITS.index(group["split"])) for group, table in read]
     pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
-    return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(previous.counts["numbers"]))
+    return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(version.counts["numbers"]))
 
 
-def assignment_codes(spark: SparkSession, staged: Sequence[Any], placement: splits.Assignment, count: int) -> DataFrame:
-    """Return (task, piece, places) for the second pass: each staged file with the places of its rows, in `count` tasks."""
-    ends = np.cumsum([len(row.pubids) // 8 for row in staged])
-    found = zip(staged, np.split(placement.places, ends[:-1]), strict=True)
-    filled = [(row.files, part.tobytes()) for row, part in found if len(part)]
+def assigned_files(spark: SparkSession, checked: Sequence[Any], assignment: splits.Assignment, count: int) -> DataFrame:
+    """Return what the second pass reads, in `count` partitions: the files of each task of the first pass, with the codes and
+    numbers of their records.
+    """
+    ends = np.cumsum([len(row.pubids) // 8 for row in checked])[:-1]
+    parts = zip(checked, np.split(assignment.codes, ends), np.split(assignment.numbers, ends), strict=True)
+    filled = [(row.files, codes.tobytes(), numbers.tobytes()) for row, codes, numbers in parts if len(codes)]
     count = min(count, len(filled))
-    rows = [(index * count // len(filled), *both) for index, both in enumerate(filled)]
+    rows = [(index * count // len(filled), *columns) for index, columns in enumerate(filled)]
     groups = [list(group) for _, group in groupby(rows, key=itemgetter(0))]
-    schema = from_arrow_schema(pa.schema([("task", pa.int32()), ("piece", pa.string())])).add("places", BinaryType())
-    return spark.createDataFrame(spark.sparkContext.parallelize(groups, count).flatMap(list), schema)
+    partitions = spark.sparkContext.parallelize(groups, count).flatMap(list)
+    return spark.createDataFrame(partitions, from_arrow_schema(_ASSIGNED))
 
 
-def _counted(staged: Sequence[Any], placement: splits.Assignment) -> dict[str, Any]:
-    """Sum up: read = articles + quarantined + duplicates + beyond_limit, always."""
+def build(assigned: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
+    """Write the staged records to their splits; return the files of the table, in the schema schemas.FILES; lazy."""
+    return map_in_arrow(assigned, partial(_write, conf=conf, at=at), schemas.FILES)
+
+
+def _counts(checked: Sequence[Any], assignment: splits.Assignment) -> dict[str, Any]:
+    """Return the counts of the version. Always read = articles + quarantined + duplicates + beyond_limit."""
     reasons: Counter[str] = Counter()
-    for row in staged:
+    for row in checked:
         reasons.update(json.loads(row.reasons))
-    quarantined = reasons.total() + int((placement.places == splits.HELD_OUT).sum())
-    reasons.update({reason: int((placement.places == code).sum()) for code, reason in splits.REASONS.items()})
+    quarantined = reasons.total() + assignment.count(splits.HELD_OUT)
+    reasons.update({reason: assignment.count(code) for code, reason in splits.REASONS.items()})
     return {
-        "read": sum(row.read for row in staged),
-        "articles": int(placement.kept.sum()),
+        "read": sum(row.read for row in checked),
+        "articles": int(assignment.is_kept.sum()),
         "quarantined": quarantined,
-        "duplicates": int((placement.places == splits.DUPLICATE).sum()),
-        "beyond_limit": int((placement.places == splits.BEYOND_LIMIT).sum()),
-        "splits": {name: int((placement.split == index).sum()) for index, name in enumerate(schemas.SPLITS)},
-        "numbers": list(placement.sizes),
+        "duplicates": assignment.count(splits.DUPLICATE),
+        "beyond_limit": assignment.count(splits.BEYOND_LIMIT),
+        "splits": {name: assignment.count(index) for index, name in enumerate(schemas.SPLITS)},
+        "numbers": list(assignment.sizes),
         "reasons": {reason: count for reason, count in sorted(reasons.items()) if count},
     }
 
 
 def _quarantine_files(files: str) -> list[parquet.DataFile]:
-    found = (parquet.DataFile(**file) for file in json.loads(files))
-    return [file for file in found if file.path.startswith("quarantine/")]
+    described = (parquet.DataFile(**file) for file in json.loads(files))
+    return [file for file in described if file.path.startswith("quarantine/")]
 
 
-def _stage(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
-    """Check every record of this task's pieces and stage the good ones, in the source's order."""
+@dataclass(slots=True)
+class _CheckSums:
+    """What the driver needs to know about the records of one task."""
+
+    read: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    pubids: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    hashes: list[int] = field(default_factory=list)
+
+    def row(self, task: int, files: Sequence[parquet.DataFile]) -> pa.RecordBatch:
+        """Return one row in the schema CHECKED."""
+        columns = {
+            "task": task,
+            "files": json.dumps([asdict(file) for file in files]),
+            "read": self.read,
+            "reasons": json.dumps(self.reasons),
+            "pubids": np.array(self.pubids, np.int64).tobytes(),
+            "lengths": np.array(self.lengths, np.int64).tobytes(),
+            "hashes": np.array(self.hashes, np.uint64).tobytes(),
+        }
+        return pa.RecordBatch.from_pylist([columns], CHECKED)
+
+
+def _check(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
+    """Check every record of this task's input splits, and write the good ones to the staging folder in the source's order."""
     rows = conf.lake.row_group_rows
-    for task, own in parquet.by_task(batches):
-        staging, quarantine = (
-            parquet.PartitionedWriter(at, _STAGED_ROWS, task, rows),
-            parquet.PartitionedWriter(at, schemas.QUARANTINE, task, rows),
-        )
-        counted: dict[str, Any] = {"pubids": [], "lengths": [], "hashes": [], "read": 0, "reasons": Counter()}
+    for task, input_splits in parquet.by_task(batches):
+        staging = parquet.PartitionedWriter(at, _STAGED, task, rows)
+        quarantine = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, rows)
+        sums = _CheckSums()
         with staging, quarantine:
-            for piece in own:
-                _stage_piece(
-                    piece,
-                    conf.articles,
-                    partial(staging.write, "staged"),
-                    partial(quarantine.write, "quarantine"),
-                    counted,
-                )
-        arrays = [
-            np.array(counted[name], kind).tobytes()
-            for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
-        ]
-        files = json.dumps([asdict(file) for file in staging.files + quarantine.files])
-        row = (task, files, counted["read"], json.dumps(counted["reasons"]), *arrays)
-        yield pa.RecordBatch.from_pylist([dict(zip(STAGED.names, row, strict=True))], STAGED)
+            for input_split in input_splits:
+                good, bad = _check_split(input_split, conf.articles, sums)
+                staging.write("staged", good)
+                quarantine.write("quarantine", bad)
+        yield sums.row(task, staging.files + quarantine.files)
 
 
-Write = Callable[[pa.Table], None]
-
-
-def _stage_piece(
-    piece: Mapping[str, Any], conf: config.Articles, keep: Write, reject: Write, counted: dict[str, Any]
-) -> None:
-    """Check one piece; add to `counted` what the driver needs to know."""
+def _check_split(input_split: Mapping[str, Any], conf: config.Articles, sums: _CheckSums) -> tuple[pa.Table, pa.Table]:
+    """Return the good and the rejected records of one input split, and add them to `sums`."""
     good, bad = [], []
-    for where, record in sources.read_split(piece):
+    for where, record in sources.read_split(input_split):
         found = check_record(record, conf)
-        counted["read"] += 1
+        sums.read += 1
         if isinstance(found, Article):
-            good.append(asdict_shallow(found))
-            counted["pubids"].append(found.pubid)
-            counted["lengths"].append(len(found.passages))
-            counted["hashes"].extend(map(passage_hash, found.passages))
+            good.append({name: getattr(found, name) for name in Article.__slots__})  # asdict would copy every list
+            sums.pubids.append(found.pubid)
+            sums.lengths.append(len(found.passages))
+            sums.hashes.extend(map(passage_hash, found.passages))
         else:
-            counted["reasons"][found.reason] += 1
+            sums.reasons[found.reason] += 1
             text = repr(record)[:2_000].encode("utf-8", "backslashreplace").decode()
             bad.append({"pubid": found.pubid, "reason": found.reason, "source": where, "record": text})
-    keep(pa.Table.from_pylist(good, _STAGED_ROWS))
-    reject(pa.Table.from_pylist(bad, schemas.QUARANTINE))
-
-
-def asdict_shallow(article: Article) -> dict[str, Any]:
-    """Return the fields as they are; dataclasses.asdict copies every list."""
-    return {name: getattr(article, name) for name in Article.__slots__}
+    return pa.Table.from_pylist(good, _STAGED), pa.Table.from_pylist(bad, schemas.QUARANTINE)
 
 
 def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
-    """Write the staged rows of each task to their splits, and duplicates and leaks to quarantine."""
+    """Write the staged records of each task to their splits, and duplicates and leaks to the quarantine."""
     size = conf.lake.row_group_rows
     rows = (row for batch in batches for row in batch.to_pylist())
-    for task, own in groupby(rows, key=itemgetter("task")):
-        kept = parquet.PartitionedWriter(at, schemas.SCHEMAS[schemas.ARTICLES], task, size)
-        dropped = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, size, suffix="-placed")
-        with kept, dropped:
-            for row in own:
-                _write_staged(row, at, kept, dropped)
-        yield parquet.files_batch(kept.files + dropped.files)
+    for task, rows_of_task in groupby(rows, key=itemgetter("task")):
+        articles = parquet.PartitionedWriter(at, _ARTICLES, task, size)
+        quarantine = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, size, suffix="-placed")
+        with articles, quarantine:
+            for row in rows_of_task:
+                for staged, codes, numbers in _staged_row_groups(row, at):
+                    _write_articles(staged, codes, numbers, articles)
+                    _write_quarantine(staged, codes, quarantine)
+        yield parquet.files_batch(articles.files + quarantine.files)
 
 
-def _write_staged(
-    row: Mapping[str, Any], at: Storage, kept: parquet.PartitionedWriter, dropped: parquet.PartitionedWriter
+def _staged_row_groups(row: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, Int64Array, Int64Array]]:
+    """Yield the row groups of one staged file, with the codes and numbers of their records."""
+    file = next(file for file in json.loads(row["files"]) if file["path"].startswith("staged/"))
+    codes, numbers = (np.frombuffer(row[name], np.int64) for name in ("codes", "numbers"))
+    start = 0
+    for group, size in enumerate(file["row_groups"]):
+        table = parquet.read_row_group({**asdict(at), "path": file["path"], "row_group": group})
+        yield table, codes[start : start + size], numbers[start : start + size]
+        start += size
+
+
+def _write_articles(
+    staged: pa.Table, codes: Int64Array, numbers: Int64Array, articles: parquet.PartitionedWriter
 ) -> None:
-    """Write the rows of one staged file, a row group at a time."""
-    staged = next(file for file in json.loads(row["piece"]) if file["path"].startswith("staged/"))
-    places_left = np.frombuffer(row["places"], np.int64)
-    for group, size in enumerate(staged["row_groups"]):
-        table = parquet.read_row_group({**asdict(at), "path": staged["path"], "row_group": group})
-        _write_group(table, places_left[:size], kept, dropped)
-        places_left = places_left[size:]
+    numbered = staged.append_column("number", pa.array(numbers)).select(_ARTICLES.names)
+    for code, split in enumerate(schemas.SPLITS):
+        articles.write(f"data/split={split}", numbered.filter(pa.array(codes == code)))
 
 
-def _write_group(
-    table: pa.Table, own: Int64Array, kept: parquet.PartitionedWriter, dropped: parquet.PartitionedWriter
-) -> None:
-    numbered = table.append_column("number", pa.array(own // 4)).select(schemas.SCHEMAS[schemas.ARTICLES].names)
-    for index, split in enumerate(schemas.SPLITS):
-        kept.write(f"data/split={split}", numbered.filter(pa.array((own >= 0) & (own % 4 == index))))
+def _write_quarantine(staged: pa.Table, codes: Int64Array, quarantine: parquet.PartitionedWriter) -> None:
     for code, reason in splits.REASONS.items():
-        lost = table.filter(pa.array(own == code))
-        texts = {"reason": [reason] * len(lost), "source": ["articles"] * len(lost), "record": lost["question"]}
-        dropped.write("quarantine", pa.table({"pubid": lost["pubid"], **texts}, schema=schemas.QUARANTINE))
+        rows = staged.filter(pa.array(codes == code))
+        texts = {"reason": [reason] * len(rows), "source": ["articles"] * len(rows), "record": rows["question"]}
+        quarantine.write("quarantine", pa.table({"pubid": rows["pubid"], **texts}, schema=schemas.QUARANTINE))

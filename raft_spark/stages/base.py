@@ -46,7 +46,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     if made:
         return made
     spark = session.start(conf, schemas.BASE)
-    pieces = tables.pieces(conf.lake, articles)
+    pieces = tables.row_groups(conf.lake, articles)
     strategy = chosen_strategy(conf.base, pieces)
     folder = corpus_files.make_folder(spark)
     with worker_errors():
@@ -54,8 +54,8 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
         counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
         new = tables.open_draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
-        handed = dataframes.tasks(spark, pieces, tasks or dataframes.task_count(spark, conf.lake, size))
-        work = BaseTask(conf, new.place, corpus_files.distribute(spark, folder, new.id))
+        handed = dataframes.assign_tasks(spark, pieces, tasks or dataframes.task_count(spark, conf.lake, size))
+        work = BaseTask(conf, new.storage, corpus_files.distribute(spark, folder, new.id))
         if strategy == "broadcast":
             built = build(handed, work)
         else:

@@ -1,13 +1,13 @@
-"""base -> completions: ask the teacher what was never answered, many requests in flight, and store answers as they come.
+"""base -> completions: ask the teacher every question that has no stored answer yet, and store each answer as it arrives.
 
-The table is an append-only store named by the request's key, beside its versions: a run that dies has lost at most
-`flush_seconds` of answers, and the next one asks only what is missing. A version lists the store's files at the end of a
-run, so that a dataset says exactly which answers it was made from.
+The answers live in one append-only store outside the table's versions, each under the key of its request. A run that
+crashes loses at most `completions.flush_seconds` of answers, and the next run asks only what is missing. A version lists
+the files that the store held at the end of a run, so that a dataset names exactly the answers it was made from.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,207 +24,251 @@ from raft_spark.lake import dataframes, schemas, session, tables
 from raft_spark.monitoring import run_state, spark_stats
 
 
-def run(conf: config.Config) -> tables.Version:
-    """Ask what the current base needs and nobody has answered; return the version that is current then.
+@dataclass(frozen=True, slots=True)
+class AskResult:
+    """What is known about the requests of a base table, and what this run did about them.
 
-    Raises EndpointError when the endpoint refuses the job or is dead, or more requests failed than max_failed_share allows,
-    and StoppedError when a signal or a limit ended the run early: in each case after every answer is stored.
+    `rows` rows of base need `distinct` requests. `known` of those had an answer before the run. `first_asked` are the
+    requests at the first temperature; `run.total` includes the further temperatures. `dead` counts, by error class, the
+    requests that failed for good in earlier runs.
+    """
+
+    run: run_state.Run
+    rows: int
+    distinct: int
+    known: int
+    first_asked: int
+    dead: Counter[str]
+
+
+def run(conf: config.Config) -> tables.Version:
+    """Ask what the current base needs and the store lacks; return the current version.
+
+    Raises EndpointError when the endpoint refuses the job or stops answering, or when more requests failed than
+    `completions.max_failed_share` allows. Raises StoppedError when a signal or a limit ended the run early. In each case
+    all answers that arrived are stored.
     """
     base = tables.require(conf.lake, schemas.BASE)
-    done = finished(conf, base)
-    if done is not None:
-        return done
+    complete = complete_version(conf, base)
+    if complete is not None:
+        return complete
     _refuse_to_pay_twice(conf)
     spark = session.start(conf, "completions: look up answers")
-    before = spark_stats.last_stage(spark)
-    new = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
-    told = _told(new.id, conf)
-    rows = dataframes.read(spark, conf.lake, base)
-    if conf.completions.mode == "batch":
-        told = batch.ask(spark, conf, told, lambda: looked_up(spark, conf, rows).where(is_asked(conf.completions)))
-    known = looked_up(spark, conf, rows).persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
-    told, counts, dead = _counted(known, conf.completions, told)
-    if _asks(told, conf.completions):
-        own = replace(told, failed=_for_good(told, conf.completions))  # of batch jobs; what may pass is asked now
-        told = _ask(spark, known.where(is_asked(conf.completions)), conf, own)
-    known.unpersist()
-    told, dead = _ask_again(spark, conf, rows, told, dead)
-    counts |= {"asked": told.total, "asked_again": told.total - counts["asked"], "whole": told.state == "finished"}
-    if told.tasks or told.calls:
-        run_state.write(conf.lake, replace(told, spark=spark_stats.work(spark, before)))
-    if told.state == "failed":
-        msg = f"endpoint {conf.completions.endpoint!r} {told.reason}; {_stored(told)}"
+    last_stage = spark_stats.last_stage(spark)
+    draft = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
+    result = _ask(spark, conf, dataframes.read(spark, conf.lake, base), _new_run(draft.id, conf))
+    if result.run.tasks or result.run.calls:
+        run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
+    if result.run.state == "failed":
+        msg = f"endpoint {conf.completions.endpoint!r} {result.run.reason}; {_stored(result.run)}"
         raise EndpointError(msg)
-    told, paid_twice, failure = _looked_back(spark, conf, told)
-    counts |= _sums(told, dead, conf.completions) | {"paid_twice": paid_twice}
-    version = compaction.publish(spark, new, conf, {schemas.BASE: base}, counts)
-    if told.state == "stopped":
-        msg = f"{told.reason}; {_stored(told)}"
+    return _publish(spark, conf, draft, base, result)
+
+
+def complete_version(conf: config.Config, base: tables.Version) -> tables.Version | None:
+    """Return the current version if it leaves nothing to ask for this base, else None. Starts no Spark session."""
+    version = tables.current(conf.lake, schemas.COMPLETIONS)
+    if version is None or version.identity != _identity(conf, base) or _to_ask(version.counts, conf.completions):
+        return None
+    return version if version.counts.get("whole", True) or not conf.completions.retry_temperatures else None
+
+
+def _identity(conf: config.Config, base: tables.Version) -> str:
+    settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
+    if conf.completions.retry_temperatures:
+        settings |= {"judged": conf.dataset.model_dump(include=acceptance.JUDGING_SETTINGS)}
+    return tables.identity(schemas.COMPLETIONS, settings, [base.id])
+
+
+def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
+    """Return how many requests the next run would ask, from the counts of a version."""
+    retried = (int(count) for name, count in counts["dead"].items() if name in retried_classes(conf))
+    return int(counts["missing"]) + sum(retried)
+
+
+def _refuse_to_pay_twice(conf: config.Config) -> None:
+    """Raise InputError if batch jobs of the same model are pending and this run would ask in real time."""
+    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.call["modelId"] == conf.teacher.model]
+    if jobs and conf.completions.mode == "realtime":
+        msg = (
+            f"{len(jobs)} batch jobs of {conf.teacher.model} are not collected yet ({', '.join(jobs[:3])}), and their answers "
+            "are paid for; collect them first: --set completions.mode=batch"
+        )
+        raise InputError(msg)
+
+
+def _new_run(run_id: str, conf: config.Config) -> run_state.Run:
+    now, model = ids.now(), conf.teacher.model
+    return run_state.Run(run_id, conf.completions.endpoint, model, now, now, total=0, state="finished")
+
+
+def _ask(spark: SparkSession, conf: config.Config, base: DataFrame, run: run_state.Run) -> AskResult:
+    """Ask all missing requests of the rows of base: in batch jobs if so set, then in real time, then at further temperatures."""
+    if conf.completions.mode == "batch":
+        run = batch.ask(
+            spark, conf, run, lambda: distinct_requests(spark, conf, base).where(is_missing(conf.completions))
+        )
+    looked_up = distinct_requests(spark, conf, base)
+    looked_up.persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
+    result = _plan(looked_up, conf.completions, run)
+    if _is_asked_in_real_time(result.run, conf.completions):
+        # of the failures of batch jobs, only the permanent ones count: the others are asked again here
+        begun = replace(result.run, failed=_permanent_failures(result.run, conf.completions))
+        missing = looked_up.where(is_missing(conf.completions))
+        result = replace(result, run=_ask_in_real_time(spark, missing, conf, begun))
+    looked_up.unpersist()
+    return _ask_again(spark, conf, base, result)
+
+
+def distinct_requests(spark: SparkSession, conf: config.Config, base: DataFrame) -> DataFrame:
+    """Return each distinct request of the rows of base once; lazy.
+
+    Its columns say how many `rows` need it, whether it `is_answered`, and the class of its `last_error`. There are none if
+    the dataset takes the articles' own answers.
+    """
+    keyed = requests.keyed_requests(base, conf).where(str(conf.dataset.answer == "completion"))
+    first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
+    distinct = keyed.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
+    answers = requests.look_up(distinct, dataframes.stored_answers(spark, conf.lake), conf.completions)
+    return answers.select(
+        "key", "pubid", "question", "oracle", "rows", F.col("answer").isNotNull().alias("is_answered"), "last_error"
+    )
+
+
+def is_missing(conf: config.Completions) -> Column:
+    """Select the requests without an answer, except those that failed for good."""
+    return ~F.col("is_answered") & requests.is_retryable(conf)
+
+
+def _plan(looked_up: DataFrame, conf: config.Completions, run: run_state.Run) -> AskResult:
+    """Count the requests by what the store knows about them; about ten rows reach the driver.
+
+    What the batch jobs of this run have already answered or failed counts as asked.
+    """
+    groups = looked_up.groupBy("is_answered", "last_error").agg(
+        F.count("*").alias("requests"), F.sum("rows").alias("rows")
+    )
+    counted = groups.collect()
+    dead = _dead_letters({row.last_error: row.requests for row in counted if not row.is_answered}, conf)
+    distinct = sum(row.requests for row in counted)
+    answered = sum(row.requests for row in counted if row.is_answered)
+    failed = _permanent_failures(run, conf)
+    known = max(0, answered - run.answered)
+    asked = distinct - answered - dead.total() + run.answered + failed.total()
+    return AskResult(
+        run=replace(run, total=asked, known=known),
+        rows=sum(row.rows for row in counted),
+        distinct=distinct,
+        known=known,
+        first_asked=asked,
+        dead=dead - failed,
+    )
+
+
+def _is_asked_in_real_time(run: run_state.Run, conf: config.Completions) -> bool:
+    """Say whether requests are left to ask in real time. In batch mode these are the ones too few for another batch job."""
+    left = _missing(run, conf)
+    return run.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
+
+
+def _ask_in_real_time(
+    spark: SparkSession, missing: DataFrame, conf: config.Config, run: run_state.Run
+) -> run_state.Run:
+    build_request = partial(requests.build_request, conf=conf.completions, model=conf.teacher.model)
+    return realtime.ask(spark, missing, conf, run, build_request)
+
+
+def _ask_again(spark: SparkSession, conf: config.Config, base: DataFrame, result: AskResult) -> AskResult:
+    """Ask again, at each further temperature, where the dataset rejects every answer so far. This is always in real time."""
+    for count, settings in enumerate(acceptance.attempt_settings(conf)[1:], 1):
+        if result.run.state != "finished":
+            break
+        rejected = acceptance.rejected_rows(base, dataframes.stored_answers(spark, conf.lake), conf, count)
+        looked_up = distinct_requests(spark, settings, rejected).persist(StorageLevel.DISK_ONLY)
+        unanswered = looked_up.where("NOT is_answered").groupBy("last_error").count().collect()
+        by_class = {row.last_error: row["count"] for row in unanswered}
+        dead = _dead_letters(by_class, conf.completions)
+        result = replace(result, dead=result.dead + dead)
+        missing = sum(by_class.values()) - dead.total()
+        if missing:
+            begun = replace(result.run, total=result.run.total + missing)
+            ended = _ask_in_real_time(spark, looked_up.where(is_missing(conf.completions)), settings, begun)
+            result = replace(result, run=ended)
+        looked_up.unpersist()
+    return result
+
+
+def _publish(
+    spark: SparkSession, conf: config.Config, draft: tables.Draft, base: tables.Version, result: AskResult
+) -> tables.Version:
+    """Publish the stored answers as a version. Raises StoppedError or EndpointError, as `run` does, after that."""
+    run, paid_twice, error = _compare_with_store(spark, conf, result.run)
+    counts = _counts(replace(result, run=run), conf.completions) | {"paid_twice": paid_twice}
+    version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
+    if run.state == "stopped":
+        msg = f"{run.reason}; {_stored(run)}"
         raise StoppedError(msg)
     if counts["failed"] > conf.completions.max_failed_share * counts["asked"]:
         msg = (
-            f"{counts['failed']} of {counts['asked']} requests failed ({told.failures}), more than "
-            f"completions.max_failed_share = {conf.completions.max_failed_share}; {_stored(told)}. One reason: {failure}"
+            f"{counts['failed']} of {counts['asked']} requests failed ({run.failures}), more than "
+            f"completions.max_failed_share = {conf.completions.max_failed_share}; {_stored(run)}. One reason: {error}"
         )
         raise EndpointError(msg)
     return version
 
 
-def _ask(spark: SparkSession, missing: DataFrame, conf: config.Config, told: run_state.Run) -> run_state.Run:
-    worded = partial(requests.build_request, conf=conf.completions, model=conf.teacher.model)
-    return realtime.ask(spark, missing, conf, told, worded)
+def _compare_with_store(
+    spark: SparkSession, conf: config.Config, run: run_state.Run
+) -> tuple[run_state.Run, int, str | None]:
+    """Return the run corrected by the store, how many answers were paid for twice, and the message of one failure.
 
-
-def _ask_again(
-    spark: SparkSession, conf: config.Config, rows: DataFrame, told: run_state.Run, dead: Counter[str]
-) -> tuple[run_state.Run, Counter[str]]:
-    """Ask once more, at each further temperature, where every answer so far is one that the dataset rejects; in real time.
-    Return the run and the dead letters, with those that other runs met there.
+    The store also has the answers of a machine that was lost before it could report them.
     """
-    for count, again in enumerate(acceptance.attempt_settings(conf)[1:], 1):
-        if told.state != "finished":
-            break
-        left = acceptance.rejected_rows(rows, dataframes.stored_answers(spark, conf.lake), conf, count)
-        known = looked_up(spark, again, left).persist(StorageLevel.DISK_ONLY)
-        groups = {
-            row.last_error: row["count"]
-            for row in known.where("NOT is_answered").groupBy("last_error").count().collect()
-        }
-        dead = dead + _dead(groups, conf.completions)
-        asked = sum(groups.values()) - _dead(groups, conf.completions).total()
-        if asked:
-            told = _ask(spark, known.where(is_asked(conf.completions)), again, replace(told, total=told.total + asked))
-        known.unpersist()
-    return told, dead
+    if not run.done:
+        return run, 0, None
+    of_run = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == run.id)
+    answered = F.when(F.col("completion").isNotNull(), F.col("key"))
+    stored, distinct, error = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
+    paid_twice = stored - distinct
+    return replace(run, answered=max(run.answered - paid_twice, distinct)), paid_twice, error
 
 
-def finished(conf: config.Config, base: tables.Version) -> tables.Version | None:
-    """Return the current version where it leaves nothing to ask of this base; starts no Spark."""
-    found = tables.current(conf.lake, schemas.COMPLETIONS)
-    if found is None or found.identity != _identity(conf, base) or _to_ask(found.counts, conf.completions):
-        return None
-    return found if found.counts.get("whole", True) or not conf.completions.asked_again_at else None
-
-
-def _identity(conf: config.Config, base: tables.Version) -> str:
-    settings = {**requests.request_settings(conf), "answer": conf.dataset.answer}
-    if conf.completions.asked_again_at:
-        settings |= {"judged": conf.dataset.model_dump(include=acceptance.SETTINGS)}
-    return tables.identity(schemas.COMPLETIONS, settings, [base.id])
-
-
-def _refuse_to_pay_twice(conf: config.Config) -> None:
-    """Raise InputError where batch jobs of the same model are on their way, and this run would ask in real time."""
-    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.call["modelId"] == conf.teacher.model]
-    if jobs and conf.completions.mode == "realtime":
-        msg = (
-            f"{len(jobs)} batch jobs of {conf.teacher.model} are on their way ({', '.join(jobs[:3])}), and their answers are "
-            "paid for; collect them first: --set completions.mode=batch"
-        )
-        raise InputError(msg)
-
-
-def looked_up(spark: SparkSession, conf: config.Config, rows: DataFrame) -> DataFrame:
-    """Return each distinct request of rows of base once, with how many `rows` need it, whether it `is_answered`, and the class of
-    its `last_error`; none where the dataset takes the articles' own answers.
-    """
-    wanted = requests.keyed_requests(rows, conf).where(str(conf.dataset.answer == "completion"))
-    first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
-    distinct = wanted.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
-    found = requests.look_up(distinct, dataframes.stored_answers(spark, conf.lake), conf.completions)
-    return found.select(
-        "key", "pubid", "question", "oracle", "rows", F.col("answer").isNotNull().alias("is_answered"), "last_error"
-    )
-
-
-def is_asked(conf: config.Completions) -> Column:
-    """Leave out what is answered, and what failed for good."""
-    return ~F.col("is_answered") & requests.is_retryable(conf)
-
-
-def _asks(told: run_state.Run, conf: config.Completions) -> bool:
-    """Say whether anything is left to ask in real time; of batch jobs, a rest that is too small for one."""
-    left = _missing(told, conf)
-    return told.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
-
-
-def _counted(
-    known: DataFrame, conf: config.Completions, told: run_state.Run
-) -> tuple[run_state.Run, dict[str, Any], Counter[str]]:
-    """Count rows by what is known of their requests, some ten rows; return the run that has this to ask, the counts, and
-    the dead letters of other runs by class. What the run has brought already, in batch jobs, it counts as asked.
-    """
-    groups = known.groupBy("is_answered", "last_error").agg(F.count("*").alias("requests"), F.sum("rows").alias("rows"))
-    found = groups.collect()
-    dead = _dead({row.last_error: row.requests for row in found if not row.is_answered}, conf)
-    answered = sum(row.requests for row in found if row.is_answered)
-    left = sum(row.requests for row in found) - answered - dead.total()
-    own = _for_good(told, conf)
-    counts = {
-        "requests": sum(row.rows for row in found),
-        "distinct": sum(row.requests for row in found),
-        "known": max(0, answered - told.answered),
-        "asked": left + told.answered + own.total(),
+def _counts(result: AskResult, conf: config.Completions) -> dict[str, Any]:
+    """Return the counts of the version. A request that failed for good is a dead letter; any other without answer is missing."""
+    run, failed = result.run, Counter(result.run.failed)
+    return {
+        "requests": result.rows,
+        "distinct": result.distinct,
+        "known": result.known,
+        "asked": run.total,
+        "asked_again": run.total - result.first_asked,
+        "whole": run.state == "finished",
+        "answered": run.answered,
+        "failed": failed.total(),
+        "failed_by_class": dict(failed),
+        "dead": dict(result.dead + _permanent_failures(run, conf)),
+        "missing": _missing(run, conf),
+        "calls": run.calls,
+        "throttled": run.throttled,
+        "tokens": {"prompt": run.prompt_tokens, "completion": run.completion_tokens},
+        "dollars": run.dollars,
     }
-    return replace(told, total=counts["asked"], known=counts["known"]), counts, dead - own
 
 
-def _dead(failed: Mapping[Any, int], conf: config.Completions) -> Counter[str]:
-    """Return what is not asked again, by class; None is what was never asked."""
+def _missing(run: run_state.Run, conf: config.Completions) -> int:
+    """Return how many requests this run was to ask and the next run would ask again."""
+    return run.total - run.answered - _permanent_failures(run, conf).total()
+
+
+def _permanent_failures(run: run_state.Run, conf: config.Completions) -> Counter[str]:
+    """Return the failures of this run that are not asked again, by error class."""
+    return _dead_letters(run.failed, conf)
+
+
+def _dead_letters(failed: Mapping[Any, int], conf: config.Completions) -> Counter[str]:
+    """Return the failures that are not asked again, by error class. The class None, never asked, is not a failure."""
     return Counter({name: count for name, count in failed.items() if name and name not in retried_classes(conf)})
 
 
-def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
-    """Return how many requests the next run would ask, by a version's counts."""
-    named = (int(count) for name, count in counts["dead"].items() if name in retried_classes(conf))
-    return int(counts["missing"]) + sum(named)
-
-
-def _told(run_id: str, conf: config.Config) -> run_state.Run:
-    now, model = ids.now(), conf.teacher.model
-    return run_state.Run(run_id, conf.completions.endpoint, model, now, now, total=0, state="finished")
-
-
-def _for_good(told: run_state.Run, conf: config.Completions) -> Counter[str]:
-    """Return what failed in this run and is not asked again, by class."""
-    return _dead(told.failed, conf)
-
-
-def _missing(told: run_state.Run, conf: config.Completions) -> int:
-    """Return what the run was to ask and the next one would ask."""
-    return told.total - told.answered - _for_good(told, conf).total()
-
-
-def _sums(told: run_state.Run, dead: Counter[str], conf: config.Completions) -> dict[str, Any]:
-    """Return what a run adds to the counts: rows that failed for good are dead letters, all others are missing."""
-    failed = Counter(told.failed)
-    return {
-        "answered": told.answered,
-        "failed": failed.total(),
-        "failed_by_class": dict(failed),
-        "dead": dict(dead + _for_good(told, conf)),
-        "missing": _missing(told, conf),
-        "calls": told.calls,
-        "throttled": told.throttled,
-        "tokens": {"prompt": told.prompt_tokens, "completion": told.completion_tokens},
-        "dollars": told.dollars,
-    }
-
-
-def _looked_back(
-    spark: SparkSession, conf: config.Config, told: run_state.Run
-) -> tuple[run_state.Run, int, str | None]:
-    """Count the answers of this run beyond the first to the same request, and find one reason of a failure; return the run
-    with all it has stored, also what a lost machine had no time to tell.
-    """
-    if not told.done:
-        return told, 0, None
-    own = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == told.id)
-    answered = F.when(F.col("completion").isNotNull(), F.col("key"))
-    stored, distinct, failure = own.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
-    paid_twice = stored - distinct
-    return replace(told, answered=max(told.answered - paid_twice, distinct)), paid_twice, failure
-
-
-def _stored(told: run_state.Run) -> str:
-    return f"{told.answered} answers are stored, and a rerun asks only the others"
+def _stored(run: run_state.Run) -> str:
+    return f"{run.answered} answers are stored, and a rerun asks only the others"

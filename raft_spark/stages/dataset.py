@@ -54,7 +54,7 @@ def run(conf: config.Config) -> tables.Version:
     """
     base, answers = tables.require(conf.lake, schemas.BASE), tables.require(conf.lake, schemas.COMPLETIONS)
     prices = [conf.price.input_price, conf.price.output_price]
-    tokenizer = targets.tokenizer(conf.dataset, conf.lake)
+    tokenizer = targets.read_tokenizer(conf.dataset, conf.lake)
     settings = {**conf.dataset.model_dump(), **requests.request_settings(conf), "prices": prices, "tokens": tokenizer}
     identity = tables.identity(schemas.DATASET, settings, [base.id, answers.id])
     made = tables.find_existing(conf.lake, schemas.DATASET, identity)
@@ -65,14 +65,14 @@ def run(conf: config.Config) -> tables.Version:
     cut = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     shown = dataframes.read(spark, conf.lake, base)
     rows = joined(shown, dataframes.read(spark, conf.lake, answers), conf)
-    work = DatasetTask(conf.dataset, conf.completions, new.place, cut, tokenizer)
+    work = DatasetTask(conf.dataset, conf.completions, new.storage, cut, tokenizer)
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(rows, work, conf.base.seed).collect()
         told = leakage.measure(shown)
     counts = {**_counted(written, conf.price), "tells": told}
     files = [parquet.file_from_row(row) for row in written if row.path]
     if not counts["kept"].get("train"):
-        new.place.delete("")
+        new.storage.delete("")
         msg = f"no training row is left of {counts['rows']}; reasons: {wording.counts(counts['rejected'])}"
         raise InputError(msg)
     inputs = {schemas.BASE: base, schemas.COMPLETIONS: answers}
@@ -81,8 +81,8 @@ def run(conf: config.Config) -> tables.Version:
             replace(file, path=file.path.removeprefix(f"{name}/")) for file in files if file.path.startswith(f"{name}/")
         ]
         beside = FORMATS[name].beside(file.path for file in own)
-        for path, text in {"README.md": card.written(name, own, counts, conf), **beside}.items():
-            files.append(parquet.write_text(new.place, f"{name}/{path}", text))
+        for path, text in {"README.md": card.render(name, own, counts, conf), **beside}.items():
+            files.append(parquet.write_text(new.storage, f"{name}/{path}", text))
     return tables.publish(new, conf, files, inputs, counts)
 
 
@@ -192,7 +192,7 @@ def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], work: Dat
                 record = FORMATS[form].record(found.row)
                 if record is not None:
                     writer.write(record)
-    files = [writer.file for writer in writers if writer.file]
+    files = [file for writer in writers for file in writer.files]
     if rejected:
         table = pa.Table.from_pylist(rejected, schemas.QUARANTINE)
         name = f"quarantine/{split}-{number:05d}-of-{work.shards[split]:05d}.parquet"

@@ -34,7 +34,7 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
-SCORES = 4  # a change of how answers are scored makes other versions
+SCORING_VERSION = 4  # a change of how answers are scored makes other versions
 DATA, METRICS, PAGE = f"data/split={conditions.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
@@ -66,17 +66,17 @@ def run(conf: config.Config) -> tables.Version:
     new = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
         pieces = _pieces(conf, articles)
-        asked, up_to = wanted(spark, conf, articles, new.id)
+        asked, up_to = cases(spark, conf, articles, new.id)
         told = _ask(spark, conf, asked)
-        said = answered(spark, asked, conf)
+        said = with_answers(spark, asked, conf)
         if conf.evaluation.judge:
             said = _judged(spark, conf, said, told)
         majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
-        scoring = EvaluationTask(new.place, conf.completions.style, majority, conf.lake.row_group_rows, judge)
+        scoring = EvaluationTask(new.storage, conf.completions.style, majority, conf.lake.row_group_rows, judge)
         with progress.spark_tasks(spark, "evaluation: score answers"):
             files = dataframes.collect_files(build(said, scoring))
-    rows = metrics.read(new.place, files)
-    files += _reported(new, summary.EvaluationSummary(conf, new.id, rows, metrics.metrics(rows, conf)), pieces)
+    rows = metrics.read_rows(new.storage, files)
+    files += _reported(new, summary.EvaluationSummary(conf, new.id, rows, metrics.compute_metrics(rows, conf)), pieces)
     return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
 
 
@@ -91,7 +91,7 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         if conf.evaluation.judge
         else [],
         "base": [conf.base.seed, conf.base.distractors],
-        "scores": SCORES,
+        "scores": SCORING_VERSION,
     }
 
 
@@ -104,11 +104,11 @@ def _refuse_without_packages() -> None:
 
 def _pieces(conf: config.Config, articles: tables.Version) -> list[dict[str, Any]]:
     """Return the pieces of the test split."""
-    return [piece for piece in tables.pieces(conf.lake, articles) if piece["split"] == conditions.SPLIT]
+    return [piece for piece in tables.row_groups(conf.lake, articles) if piece["split"] == conditions.SPLIT]
 
 
-def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
-    """Return all that students are asked, in the schema cases.CASES, lazy, and the hash of the last article. Brings the
+def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
+    """Return all that students are asked, in the schema conditions.CASES, lazy, and the hash of the last article. Brings the
     passages of the test split to every machine, under this name; no other split is needed.
     """
     pieces = _pieces(conf, articles)
@@ -117,19 +117,21 @@ def wanted(spark: SparkSession, conf: config.Config, articles: tables.Version, n
     folder = corpus_files.make_folder(spark)
     corpus.build(pieces, articles.counts["numbers"], folder, with_texts=True)
     index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
-    conditions.checked(index, conf.evaluation)
+    conditions.check_split_size(index, conf.evaluation)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
     work = conditions.ConditionTask(
-        conf, corpus_files.distribute(spark, folder, name), models, conditions.up_to(index, conf.evaluation.rows)
+        conf, corpus_files.distribute(spark, folder, name), models, conditions.last_hash(index, conf.evaluation.rows)
     )
-    return conditions.build(dataframes.tasks(spark, pieces, spark.sparkContext.defaultParallelism), work), work.up_to
+    return conditions.build(
+        dataframes.assign_tasks(spark, pieces, spark.sparkContext.defaultParallelism), work
+    ), work.last_hash
 
 
 def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_state.Run:
     """Ask every student what the store does not know, one after the other; return the run that did, whose limits hold for all.
     Raises EndpointError and StoppedError, as `run` does.
     """
-    missing = of_students(spark, conf, asked)
+    missing = missing_from_students(spark, conf, asked)
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
     now = ids.now()
     told = run_state.Run(ids.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
@@ -137,7 +139,12 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_stat
         if student in counts:
             mine = missing.where(F.col("student") == student)
             told = _ask_one(
-                spark, conditions.asking(conf, student), mine, counts[student], conditions.build_request, told
+                spark,
+                conditions.endpoint_settings(conf, student),
+                mine,
+                counts[student],
+                conditions.build_request,
+                told,
             )
     missing.unpersist()
     return told
@@ -145,7 +152,7 @@ def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_stat
 
 def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run_state.Run) -> DataFrame:
     """Ask the judge what the store does not know, and bring each answered case what it said, `judged`. Raises as `_ask` does."""
-    own, missing = judge.asking(conf), of_judge(spark, conf, said)
+    own, missing = judge.endpoint_settings(conf), missing_from_judge(spark, conf, said)
     count = missing.count()
     if count:
         _ask_one(spark, own, missing, count, judge.build_request, told)
@@ -153,18 +160,20 @@ def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run
     found = requests.look_up(
         judge.build(said, conf), dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions
     )
-    return said.join(judge.replies(found), judge.CASE, "left")
+    return said.join(judge.collect_replies(found), judge.CASE_KEYS, "left")
 
 
-def of_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> DataFrame:
+def missing_from_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> DataFrame:
     """Return what students are to be asked: each request once that the store cannot answer, persisted."""
-    own = conditions.asking(conf, conf.evaluation.students[0])  # in all that is looked up, students are alike
-    return _missing(spark, own, asked.drop("own", "reference", "final_decision"))
+    own = conditions.endpoint_settings(
+        conf, conf.evaluation.students[0]
+    )  # in all that is looked up, students are alike
+    return _missing(spark, own, asked.drop("article_passages", "reference", "final_decision"))
 
 
-def of_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
+def missing_from_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
     """Return what the judge is to be asked of these answers: each request once that the store cannot answer, persisted."""
-    return _missing(spark, judge.asking(conf), judge.build(said, conf))
+    return _missing(spark, judge.endpoint_settings(conf), judge.build(said, conf))
 
 
 def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> DataFrame:
@@ -172,7 +181,7 @@ def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> Data
     first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
     distinct = wanted.groupBy("key").agg(first).select("key", "first.*")
     known = requests.look_up(distinct, dataframes.stored_answers(spark, own.lake, schemas.EVALUATION), own.completions)
-    return known.where(requests.is_asked(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
+    return known.where(requests.needs_asking(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
 
 
 def _ask_one(
@@ -197,9 +206,9 @@ def _ask_one(
     return told
 
 
-def answered(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
+def with_answers(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
     """Bring each case its `answer`, null where the request failed, and the class of its `last_error`; lazy."""
-    own = conditions.asking(conf, conf.evaluation.students[0])
+    own = conditions.endpoint_settings(conf, conf.evaluation.students[0])
     return requests.look_up(asked, dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions)
 
 
@@ -224,12 +233,12 @@ def _scored(rows: list[Mapping[str, Any]], work: EvaluationTask) -> Iterator[dic
     """Score all answers about one article, and beside them those that need no model."""
     for row in rows:
         said, judged = row["answer"] and row["answer"]["completion"], dict(row.get("judged") or ())
-        told = judge.scored(row["question"], said, row["passages"], judged) if work.is_judged else {}
+        told = judge.score(row["question"], said, row["passages"], judged) if work.is_judged else {}
         yield scored(row, row["answer"], work.style) | told
     first = rows[0]
     bare = {**first, "setting": metrics.BASELINE, "distractors": 0, "passages": [], "last_error": None}
-    for name, answer in scores.trivial(
-        first["question"], first["own"], first["reference"] or "", work.majority
+    for name, answer in scores.baseline_answers(
+        first["question"], first["article_passages"], first["reference"] or "", work.majority
     ).items():
         yield scored({**bare, "student": name}, {"completion": answer, "finish_reason": "stop"}, "answer")
 
@@ -247,7 +256,7 @@ def scored(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str)
         "answer": said,
         "error_class": None if answer else row["last_error"] or "unavailable",
         "cut": bool(answer and answer["finish_reason"] == "length"),
-        **scores.scored(said, row["reference"] or "", row["own"], others, style),
+        **scores.score(said, row["reference"] or "", row["article_passages"], others, style),
     }
 
 
@@ -255,11 +264,11 @@ def _reported(
     new: tables.Draft, told: summary.EvaluationSummary, pieces: Sequence[Mapping[str, Any]]
 ) -> Iterator[parquet.DataFile]:
     """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
-    yield parquet.write_file(new.place, METRICS, told.metrics)
-    yield parquet.write_text(new.place, "evaluation.md", summary.markdown(told))
+    yield parquet.write_file(new.storage, METRICS, told.metrics)
+    yield parquet.write_text(new.storage, "evaluation.md", summary.markdown(told))
     if _can_draw():
-        html = page.page(told, _shown(pieces, examples.chosen(told)))
-        yield parquet.write_text(new.place, PAGE, html)
+        html = page.render(told, _shown(pieces, examples.choose_articles(told)))
+        yield parquet.write_text(new.storage, PAGE, html)
 
 
 def _can_draw() -> bool:
@@ -275,7 +284,7 @@ def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:
     counts: Counter[str] = Counter()
     for piece in pieces:
         table = parquet.read_row_group(piece, ["pubid", "final_decision"])
-        asked = table.filter(pa.array(conditions.is_taken(table["pubid"].to_numpy(), up_to)))
+        asked = table.filter(pa.array(conditions.is_selected(table["pubid"].to_numpy(), up_to)))
         counts.update(decision for decision in asked["final_decision"].to_pylist() if decision)
     return max(counts, key=lambda decision: (counts[decision], decision), default=None)
 

@@ -18,7 +18,7 @@ from raft_spark.lake import dataframes, schemas, tables
 from raft_spark.recipe import leakage
 
 SIGMAS = 5.0  # a share may be so far from what the settings say by chance alone: once in two million refreshes
-BIN = 256  # characters: lengths of rows are compared in steps of this size
+LENGTH_BIN = 256  # characters: lengths of rows are compared in steps of this size
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class GateResult:
     high: float
 
     @property
-    def is_open(self) -> bool:
+    def passed(self) -> bool:
         """Say whether the number is in its range; one that is none is not."""
         return self.low <= self.found <= self.high
 
@@ -77,7 +77,7 @@ def _hashed(rows: DataFrame) -> DataFrame:
     return rows.groupBy("pubid").agg(F.bit_xor(F.xxhash64(*columns)).alias("hash"))
 
 
-def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
+def check_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
     """Look at articles and base by themselves."""
     articles, base = new[schemas.ARTICLES], new[schemas.BASE]
     rows = sum(base.counts["rows"].values())
@@ -103,7 +103,7 @@ def of_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, tables.V
     return [*gates, *_tells(shown, conf.refresh.max_tell), _learned(told, conf)]
 
 
-def of_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[GateResult]:
+def check_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[GateResult]:
     """Look at how much of what was there is gone or has become another."""
     return [
         GateResult(
@@ -113,7 +113,7 @@ def of_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[G
     ]
 
 
-def of_dataset(conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
+def check_dataset(conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
     """Look at the answers and what was made of them."""
     counts, answers = new[schemas.DATASET].counts, new[schemas.COMPLETIONS].counts
     rows = sum(new[schemas.BASE].counts["rows"].values())
@@ -156,7 +156,7 @@ def _tells(base: DataFrame, most: float) -> list[GateResult]:
     """Look whether length tells that the oracle is missing: the area under the ROC curve, 0.5 = not at all."""
     length = F.aggregate("documents.text", F.lit(0), lambda sum_, text: sum_ + F.length(text))
     binned = base.groupBy(
-        "distracted", F.size("documents").alias("passages"), F.floor(length / BIN).alias("characters")
+        "distracted", F.size("documents").alias("passages"), F.floor(length / LENGTH_BIN).alias("characters")
     )
     found = binned.count().collect()
     return [
@@ -185,10 +185,10 @@ def _tell(name: str, counted: Sequence[tuple[int, bool, int]], most: float) -> G
     noise = _noise(rows.sum(), rows[~distracted].sum() / max(1, rows.sum()))
     low, high = max(0.0, 0.5 - most - noise), min(1.0, 0.5 + most + noise)
     return GateResult(
-        f"how well the number of {name} tells a missing oracle", leakage.area(lengths, distracted, rows), low, high
+        f"how well the number of {name} tells a missing oracle", leakage.auc(lengths, distracted, rows), low, high
     )
 
 
-def closed(gates: Sequence[GateResult]) -> Iterator[GateResult]:
+def failed(gates: Sequence[GateResult]) -> Iterator[GateResult]:
     """Yield the gates that do not let the new versions pass."""
-    return (gate for gate in gates if not gate.is_open)
+    return (gate for gate in gates if not gate.passed)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from raft_spark.config import Config
 from raft_spark.errors import ConfigError
-from raft_spark.lake import tables
+from raft_spark.lake import browse, tables
 from raft_spark.stages import registry, retention
 
 
@@ -76,7 +76,7 @@ def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -
     """Run all stages from articles to dataset, and call `watch` after each of them. Raises what a stage raises."""
     begin = time.monotonic()
     done: dict[str, StageResult] = {}
-    for stage in registry.WALK:
+    for stage in registry.PIPELINE:
         done[stage.name] = run_stage(stage.name, conf)
         watch(done[stage.name])
     return RunResult(done, time.monotonic() - begin)
@@ -90,7 +90,7 @@ def run_stage(name: str, conf: Config) -> StageResult:
         msg = f"there is no stage {name!r}; the stages are {', '.join(registry.NAMES)}"
         raise ConfigError(msg)
     before, begin = tables.current(conf.lake, name), time.monotonic()
-    version = runner.run(registry.named(name), conf)
+    version = runner.run(registry.find(name), conf)
     return StageResult(version, before is None or before.id != version.id, time.monotonic() - begin)
 
 
@@ -102,7 +102,7 @@ def evaluate(conf: Config) -> EvaluationResult:
     at = tables.storage(conf.lake, done.name).at("versions", done.version)
     metrics = pq.read_table(pa.BufferReader(at.read(evaluation.METRICS) or b"")).to_pylist()
     has_page = any(file.path == evaluation.PAGE for file in done.manifest.files)
-    page = f"{tables.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
+    page = f"{browse.folder(conf.lake, done.manifest)}/{evaluation.PAGE}" if has_page else ""
     return EvaluationResult(done.manifest, done.is_new, done.seconds, tuple(metrics), page)
 
 

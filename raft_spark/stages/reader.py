@@ -12,7 +12,7 @@ from raft_spark.common import extras
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
 from raft_spark.formats.formats import FORMATS
-from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake import browse, parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Table:
     @property
     def path(self) -> str:
         """Return the folder or bucket prefix, as `raft-spark path` prints it."""
-        return tables.rows_folder(self.lake, self.manifest)
+        return browse.rows_folder(self.lake, self.manifest)
 
     def to_arrow(self, form: str = "") -> pa.Table:
         """Read all rows into memory as a pyarrow Table.
@@ -149,7 +149,7 @@ def _split(file: parquet.DataFile) -> str:
     return file.split or file.path.rpartition("/")[2].partition("-")[0]
 
 
-def opened(lake: Lake, name: str, version: str = "") -> Table:
+def open_table(lake: Lake, name: str, version: str = "") -> Table:
     """Open a table at a version, "" = the current one. Raises InputError if there is no such table or version."""
     known = (*schemas.SCHEMAS, schemas.DATASET)
     if name not in known:

@@ -26,7 +26,7 @@ from raft_spark.stages.gates import Changes, GateResult
 
 LOG = logging.getLogger(__name__)
 # answers are published as they come
-PUBLISHED = tuple(stage.name for stage in registry.WALK if "teacher" not in stage.uses)
+PUBLISHED = tuple(stage.name for stage in registry.PIPELINE if "teacher" not in stage.uses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RefreshRecord:
     expired: tuple[str, ...] = ()
     code: str = __version__
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         return dataclasses.asdict(self)
 
@@ -84,20 +84,20 @@ def run(conf: config.Config) -> RefreshRecord:
 
 def built(conf: config.Config, told: RefreshRecord) -> RefreshRecord:
     """Run the stages in the branch; rows are looked at before a request is paid for, the dataset when it is there."""
-    free = itertools.takewhile(lambda stage: "teacher" not in stage.uses, registry.WALK)
+    free = itertools.takewhile(lambda stage: "teacher" not in stage.uses, registry.PIPELINE)
     new = {stage.name: runner.run(stage, conf) for stage in free}
     if any(told.before.get(name) != version.id for name, version in new.items()):
         told = _looked_at(conf, told, new)
     if told.outcome == "refused":
         return told
-    new |= {stage.name: runner.run(stage, conf) for stage in registry.WALK[len(new) :]}
+    new |= {stage.name: runner.run(stage, conf) for stage in registry.PIPELINE[len(new) :]}
     told = replace(told, after={name: version.id for name, version in new.items()})
     if all(told.before.get(name) == told.after[name] for name in PUBLISHED):
         return replace(told, outcome="nothing new", reason="source and settings are as they were")
     if told.after[schemas.DATASET] in refs.read(conf.lake).left:
         reason = f"it gives dataset {told.after[schemas.DATASET]}, which was rolled back from; `raft-spark rollback` brings it back"
         return replace(told, outcome="nothing new", reason=reason)
-    return _judged(replace(told, outcome="published"), gates.of_dataset(conf, new))
+    return _judged(replace(told, outcome="published"), gates.check_dataset(conf, new))
 
 
 def _looked_at(conf: config.Config, told: RefreshRecord, new: Mapping[str, tables.Version]) -> RefreshRecord:
@@ -105,14 +105,14 @@ def _looked_at(conf: config.Config, told: RefreshRecord, new: Mapping[str, table
     with worker_errors():
         old = {name: tables.find(conf.lake, name, told.before[name]) if name in told.before else None for name in new}
         changes = {name: gates.changes(spark, conf.lake, old[name], version) for name, version in new.items()}
-        found = gates.of_rows(spark, conf, new)
-    found += gates.of_changes(changes[schemas.ARTICLES], changes[schemas.BASE], conf.refresh)
+        found = gates.check_rows(spark, conf, new)
+    found += gates.check_changes(changes[schemas.ARTICLES], changes[schemas.BASE], conf.refresh)
     return _judged(replace(told, changes=changes), found)
 
 
 def _judged(told: RefreshRecord, found: Sequence[GateResult]) -> RefreshRecord:
     told = replace(told, gates=(*told.gates, *found))
-    closed = "; ".join(map(str, gates.closed(found)))
+    closed = "; ".join(map(str, gates.failed(found)))
     return replace(told, outcome="refused", reason=f"{closed}; the lake stays as it was") if closed else told
 
 
@@ -130,10 +130,10 @@ def _ended(lake: config.Lake, told: RefreshRecord, seconds: float) -> None:
     if logs.is_json():
         logs.set_context(stage="refresh")
         values = {"seconds": round(seconds, 3), "errors": int(told.outcome in {"failed", "refused"})}
-        fields = logs.fields(outcome=told.outcome, reason=told.reason, **cloudwatch.embedded(values, "refresh"))
+        fields = logs.fields(outcome=told.outcome, reason=told.reason, **cloudwatch.embedded_metrics(values, "refresh"))
         LOG.info("refresh %s: %s", told.id, told.outcome, extra=fields)
 
 
 def _keep(lake: config.Lake, told: RefreshRecord) -> None:
-    text = json.dumps(replace(told, ended_at=ids.now()).told(), indent=1)
+    text = json.dumps(replace(told, ended_at=ids.now()).summary(), indent=1)
     Storage.of(lake).at("refreshes").write(f"{told.id}.json", text.encode())

@@ -25,7 +25,7 @@ class Stage:
 
     `run` makes the table's current version from the settings. `help` is one sentence for the command line. `describe`
     says a version's counts in a few words, `rows` as numbers: the rows written, and those rejected where rows are judged.
-    `uses` names what the stage reads or asks beyond tables. `run` and `refresh` walk the stages that are `in_walk`.
+    `uses` names what the stage reads or asks beyond tables. `run` and `refresh` walk the stages that are `in_pipeline`.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Stage:
     describe: Callable[[Counts], str]
     rows: Callable[[Counts], dict[str, int]]
     uses: frozenset[Use] = frozenset()
-    in_walk: bool = True
+    in_pipeline: bool = True
 
     @property
     def schema(self) -> "pa.Schema | None":
@@ -126,20 +126,20 @@ EVALUATION = Stage(
     _describe_evaluation,
     lambda counts: {"rows": counts["rows"]},
     uses=frozenset({"students"}),
-    in_walk=False,
+    in_pipeline=False,
 )
 
 STAGES = (ARTICLES, BASE, COMPLETIONS, DATASET, EVALUATION)
-WALK = tuple(stage for stage in STAGES if stage.in_walk)
+PIPELINE = tuple(stage for stage in STAGES if stage.in_pipeline)
 NAMES = tuple(stage.name for stage in STAGES)
 JOBS = (*NAMES, REFRESH)
 
 
-def named(name: str) -> Stage:
+def find(name: str) -> Stage:
     """Return the stage of a name, which is also that of its table."""
     return next(stage for stage in STAGES if stage.name == name)
 
 
-def of_job(job: str) -> tuple[Stage, ...]:
+def stages_of_job(job: str) -> tuple[Stage, ...]:
     """Return the stages that a job runs: all of WALK for `refresh`, else its own."""
-    return WALK if job == REFRESH else (named(job),)
+    return PIPELINE if job == REFRESH else (find(job),)

@@ -41,7 +41,9 @@ def _tell(conf: Config, stage: Stage, begin: float, ended: Version | BaseExcepti
     values = {"seconds": seconds, "errors": int(_state(ended) == "failed")}
     new = not isinstance(ended, Version) or ended.id == run_id
     rows = stage.rows(ended.counts) if isinstance(ended, Version) and new else {}
-    told = cloudwatch.embedded(values | rows, stage.name, conf.completions.endpoint if "teacher" in stage.uses else "")
+    told = cloudwatch.embedded_metrics(
+        values | rows, stage.name, conf.completions.endpoint if "teacher" in stage.uses else ""
+    )
     LOG.info("%s %s after %.1f s", stage.name, _state(ended), seconds, extra=logs.fields(state=_state(ended), **told))
     for event in lineage.events(conf, stage.name, run_id, begin, ended, rows) if run_id and new else ():
         LOG.info("lineage: %s", event["eventType"], extra=logs.fields(openlineage=event))
@@ -53,7 +55,7 @@ def _state(ended: Version | BaseException) -> str:
     return "stopped" if isinstance(ended, (StoppedError, KeyboardInterrupt)) else "failed"
 
 
-def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
+def run_job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
     """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
 
     Exits with the status of a RaftError after one sentence on standard error.
@@ -66,5 +68,5 @@ def job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
     except RaftError as error:
         logs.log_failure(error)
         sys.exit(error.exit_status)
-    sys.stdout.write(json.dumps(done.told()) + "\n")
+    sys.stdout.write(json.dumps(done.summary()) + "\n")
     session.stop()

@@ -18,7 +18,7 @@ IMPORT_REGIONS = frozenset({"us-east-1", "us-east-2", "us-west-2", "eu-central-1
 IMPORT_BYTES = 200_000_000_000
 IMPORT_TOKENS = 128 * 1024  # of context
 # Bedrock user guide, "Import a customized model": what its architectures are called in config.json.
-IMPORTED = frozenset(
+IMPORT_ARCHITECTURES = frozenset(
     [
         "MistralForCausalLM",
         "MixtralForCausalLM",
@@ -34,7 +34,7 @@ IMPORTED = frozenset(
         "GptOssForCausalLM",
     ]
 )
-HOME_ONLY = frozenset({"GptOssForCausalLM"})  # imported in us-east-1 alone
+US_EAST_1_ONLY = frozenset({"GptOssForCausalLM"})  # imported in us-east-1 alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ def problems(student: ModelFolder, conf: Hosting, region: str) -> list[str]:
     """Return a sentence for each."""
     if not student.files:
         return [f"{student.uri} holds nothing: it must be the folder of a trained student in S3"]
-    found = [*_files(student), *_weights(student.files)]
+    found = [*_missing_files(student), *_weights_problems(student.files)]
     if conf.kind == "bedrock":
-        found += _not_imported(student, region)
+        found += _import_problems(student, region)
     return [f"{student.uri} {sentence}" for sentence in found]
 
 
-def _files(student: ModelFolder) -> Iterator[str]:
+def _missing_files(student: ModelFolder) -> Iterator[str]:
     missing = [CONFIG] if CONFIG not in student.files else []
     if not TOKENIZERS & student.files.keys():
         missing.append("tokenizer.json")
@@ -88,7 +88,7 @@ def _files(student: ModelFolder) -> Iterator[str]:
         yield "holds a LoRA adapter that is not merged; `raft-spark model train` merges it"
 
 
-def _weights(files: Collection[str]) -> Iterator[str]:
+def _weights_problems(files: Collection[str]) -> Iterator[str]:
     """Look for safetensors right in the folder, every part of them."""
     weights = [file for file in files if file.endswith(".safetensors") and not file.startswith("adapter")]
     if not [file for file in weights if "/" not in file]:
@@ -101,13 +101,13 @@ def _weights(files: Collection[str]) -> Iterator[str]:
             yield f"holds {there} of the {most} parts of {stem}.safetensors"
 
 
-def _not_imported(student: ModelFolder, region: str) -> Iterator[str]:
+def _import_problems(student: ModelFolder, region: str) -> Iterator[str]:
     if region not in IMPORT_REGIONS:
         yield f"cannot be imported in {region or 'a region that is not known'}; Bedrock imports in {', '.join(sorted(IMPORT_REGIONS))}"
     told = student.architecture
-    if told not in IMPORTED:
-        yield f"is a {told or 'model of no known architecture'}; Bedrock imports {', '.join(sorted(IMPORTED))}"
-    elif told in HOME_ONLY and region != "us-east-1":
+    if told not in IMPORT_ARCHITECTURES:
+        yield f"is a {told or 'model of no known architecture'}; Bedrock imports {', '.join(sorted(IMPORT_ARCHITECTURES))}"
+    elif told in US_EAST_1_ONLY and region != "us-east-1":
         yield f"is a {told}, which Bedrock imports in us-east-1 alone"
     weight = sum(size for file, size in student.files.items() if file.endswith(".safetensors"))
     if weight >= IMPORT_BYTES:

@@ -13,8 +13,8 @@ from raft_spark.config import Hosting
 from raft_spark.errors import ConfigError
 
 ApiCall = dict[str, Any]
-OWN = "raft-spark"  # the tag, and the beginning of every name
-IDENTITY = "raft-spark:identity"
+TAG = "raft-spark"  # the tag, and the beginning of every name
+IDENTITY_TAG = "raft-spark:identity"
 LMI = "djl-inference:0.36.0-lmi20.0.0-cu128"  # vLLM 0.15.1; the last that needs no image of its own for the instance
 LMI_ACCOUNT = "763104351884"  # of AWS's deep learning containers in these regions; elsewhere they have others
 LMI_REGIONS = frozenset(
@@ -38,14 +38,14 @@ LMI_REGIONS = frozenset(
     ]
 )
 VARIANT = "AllTraffic"
-COPIES = "sagemaker:inference-component:DesiredCopyCount"
-REQUESTS_A_COPY = 5.0  # open at once, above which another copy starts
+COPY_COUNT = "sagemaker:inference-component:DesiredCopyCount"
+REQUESTS_PER_COPY = 5.0  # open at once, above which another copy starts
 IDLE_SECONDS = 300
 
 
-def called(name: str) -> str:
+def resource_name(name: str) -> str:
     """Return what everything of a hosting is called."""
-    return f"{OWN}-{name}"
+    return f"{TAG}-{name}"
 
 
 def image(conf: Hosting, region: str) -> str:
@@ -66,8 +66,8 @@ def model(conf: Hosting, name: str, student: str, region: str) -> ApiCall:
         "Environment": dict(conf.environment),
         "ModelDataSource": {"S3DataSource": source},
     }
-    return tagged(
-        conf, {"ModelName": called(name), "PrimaryContainer": container, "ExecutionRoleArn": conf.role_arn}, name
+    return with_tags(
+        conf, {"ModelName": resource_name(name), "PrimaryContainer": container, "ExecutionRoleArn": conf.role_arn}, name
     )
 
 
@@ -76,10 +76,12 @@ def endpoint_config(conf: Hosting, name: str) -> ApiCall:
     machine = {"VariantName": VARIANT, "InstanceType": conf.instance_type, "InitialInstanceCount": 1}
     if conf.ami:
         machine["InferenceAmiVersion"] = conf.ami
-    named = {"EndpointConfigName": called(name)}
+    named = {"EndpointConfigName": resource_name(name)}
     if not conf.scale_to_zero:
-        return tagged(
-            conf, {**named, "ProductionVariants": [{**machine, "ModelName": called(name), **_patience(conf)}]}, name
+        return with_tags(
+            conf,
+            {**named, "ProductionVariants": [{**machine, "ModelName": resource_name(name), **_startup_timeouts(conf)}]},
+            name,
         )
     scaling = {"Status": "ENABLED", "MinInstanceCount": 0, "MaxInstanceCount": conf.max_copies}
     variant = {
@@ -87,32 +89,32 @@ def endpoint_config(conf: Hosting, name: str) -> ApiCall:
         "ManagedInstanceScaling": scaling,
         "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
     }
-    return tagged(conf, {**named, "ProductionVariants": [variant], "ExecutionRoleArn": conf.role_arn}, name)
+    return with_tags(conf, {**named, "ProductionVariants": [variant], "ExecutionRoleArn": conf.role_arn}, name)
 
 
 def endpoint(conf: Hosting, name: str) -> ApiCall:
     """Return CreateEndpoint."""
-    return tagged(conf, {"EndpointName": called(name), "EndpointConfigName": called(name)}, name)
+    return with_tags(conf, {"EndpointName": resource_name(name), "EndpointConfigName": resource_name(name)}, name)
 
 
-def component(conf: Hosting, name: str) -> ApiCall:
+def inference_component(conf: Hosting, name: str) -> ApiCall:
     """Return CreateInferenceComponent: the model, what a copy reserves, one copy to begin with."""
     reserved = {"NumberOfAcceleratorDevicesRequired": conf.accelerators, "MinMemoryRequiredInMb": conf.memory_mb}
     told = {
-        "InferenceComponentName": called(name),
-        "EndpointName": called(name),
+        "InferenceComponentName": resource_name(name),
+        "EndpointName": resource_name(name),
         "VariantName": VARIANT,
         "Specification": {
-            "ModelName": called(name),
+            "ModelName": resource_name(name),
             "ComputeResourceRequirements": reserved,
-            "StartupParameters": _patience(conf),
+            "StartupParameters": _startup_timeouts(conf),
         },
         "RuntimeConfig": {"CopyCount": 1},
     }
-    return tagged(conf, told, name)
+    return with_tags(conf, told, name)
 
 
-def _patience(conf: Hosting) -> dict[str, int]:
+def _startup_timeouts(conf: Hosting) -> dict[str, int]:
     seconds = conf.start_minutes * 60
     return {"ModelDataDownloadTimeoutInSeconds": seconds, "ContainerStartupHealthCheckTimeoutInSeconds": seconds}
 
@@ -121,38 +123,38 @@ def _patience(conf: Hosting) -> dict[str, int]:
 # one, when CloudWatch sees that a request found none.
 
 
-def copies(name: str) -> ApiCall:
+def scaled_component(name: str) -> ApiCall:
     """Return what Auto Scaling calls the copies of an inference component."""
     return {
         "ServiceNamespace": "sagemaker",
-        "ResourceId": f"inference-component/{called(name)}",
-        "ScalableDimension": COPIES,
+        "ResourceId": f"inference-component/{resource_name(name)}",
+        "ScalableDimension": COPY_COUNT,
     }
 
 
-def target(conf: Hosting, name: str) -> ApiCall:
+def scalable_target(conf: Hosting, name: str) -> ApiCall:
     """Return RegisterScalableTarget: from no copy to the most."""
-    return {**copies(name), "MinCapacity": 0, "MaxCapacity": conf.max_copies}
+    return {**scaled_component(name), "MinCapacity": 0, "MaxCapacity": conf.max_copies}
 
 
-def follows_requests(name: str) -> ApiCall:
+def requests_policy(name: str) -> ApiCall:
     """Return PutScalingPolicy: as many copies as the open requests want, none after a while without."""
     metric = {"PredefinedMetricType": "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"}
     tracking = {
         "PredefinedMetricSpecification": metric,
-        "TargetValue": REQUESTS_A_COPY,
+        "TargetValue": REQUESTS_PER_COPY,
         "ScaleInCooldown": IDLE_SECONDS,
         "ScaleOutCooldown": IDLE_SECONDS,
     }
     return {
-        **copies(name),
-        "PolicyName": f"{called(name)}-requests",
+        **scaled_component(name),
+        "PolicyName": f"{resource_name(name)}-requests",
         "PolicyType": "TargetTrackingScaling",
         "TargetTrackingScalingPolicyConfiguration": tracking,
     }
 
 
-def wakes(name: str) -> ApiCall:
+def wake_policy(name: str) -> ApiCall:
     """Return PutScalingPolicy: one copy more, when the alarm says so."""
     step = {
         "AdjustmentType": "ChangeInCapacity",
@@ -161,21 +163,21 @@ def wakes(name: str) -> ApiCall:
         "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
     }
     return {
-        **copies(name),
-        "PolicyName": f"{called(name)}-wake",
+        **scaled_component(name),
+        "PolicyName": f"{resource_name(name)}-wake",
         "PolicyType": "StepScaling",
         "StepScalingPolicyConfiguration": step,
     }
 
 
-def alarm(conf: Hosting, name: str, policy_arn: str) -> ApiCall:
+def wake_alarm(conf: Hosting, name: str, policy_arn: str) -> ApiCall:
     """Return PutMetricAlarm: a request found no copy."""
     told = {
-        "AlarmName": called(name),
+        "AlarmName": resource_name(name),
         "AlarmActions": [policy_arn],
         "Namespace": "AWS/SageMaker",
         "MetricName": "NoCapacityInvocationFailures",
-        "Dimensions": [{"Name": "InferenceComponentName", "Value": called(name)}],
+        "Dimensions": [{"Name": "InferenceComponentName", "Value": resource_name(name)}],
         "Statistic": "Maximum",
         "Period": 60,
         "EvaluationPeriods": 1,
@@ -184,24 +186,24 @@ def alarm(conf: Hosting, name: str, policy_arn: str) -> ApiCall:
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",
         "TreatMissingData": "missing",
     }
-    return tagged(conf, told, name)
+    return with_tags(conf, told, name)
 
 
 # Bedrock
 
 
-def model_import(conf: Hosting, name: str, student: str, last: str) -> ApiCall:
+def import_job(conf: Hosting, name: str, student: str, last: str) -> ApiCall:
     """Return CreateModelImportJob; `last` is the job of this name that ended last: a job's name is used once."""
     told = {
-        "importedModelName": called(name),
+        "importedModelName": resource_name(name),
         "roleArn": conf.role_arn,
         "modelDataSource": {"s3DataSource": {"s3Uri": f"{student.rstrip('/')}/"}},
     }
     token = digest([told, last])
-    tags = [{"key": key, "value": value} for key, value in marks(conf, told, name).items()]
+    tags = [{"key": key, "value": value} for key, value in resource_tags(conf, told, name).items()]
     return {
         **told,
-        "jobName": f"{called(name)}-{token[:12]}",
+        "jobName": f"{resource_name(name)}-{token[:12]}",
         "clientRequestToken": token,
         "jobTags": tags,
         "importedModelTags": tags,
@@ -211,17 +213,17 @@ def model_import(conf: Hosting, name: str, student: str, last: str) -> ApiCall:
 # Tags
 
 
-def tagged(conf: Hosting, request: Mapping[str, Any], name: str) -> ApiCall:
+def with_tags(conf: Hosting, request: Mapping[str, Any], name: str) -> ApiCall:
     """Return a request with its tags, as all services but Bedrock write them."""
     return {
         **request,
-        "Tags": [{"Key": key, "Value": value} for key, value in marks(conf, request, name).items()],
+        "Tags": [{"Key": key, "Value": value} for key, value in resource_tags(conf, request, name).items()],
     }
 
 
-def marks(conf: Hosting, request: Mapping[str, Any], name: str) -> dict[str, str]:
+def resource_tags(conf: Hosting, request: Mapping[str, Any], name: str) -> dict[str, str]:
     """Return a person's tags, the mark of raft-spark, and what tells a request from another of the same name."""
-    return {**conf.tags, OWN: name, IDENTITY: digest(request)}
+    return {**conf.tags, TAG: name, IDENTITY_TAG: digest(request)}
 
 
 def digest(value: object) -> str:

@@ -19,69 +19,69 @@ from raft_spark.students.sagemaker_endpoint import Progress
 
 Told = Mapping[str, Any]
 IMPORT_MINUTES = 180
-UNCONVERSED = ("qwen", "gpt")  # how architectures begin that Converse does not speak with
+WITHOUT_CONVERSE = ("qwen", "gpt")  # how architectures begin that Converse does not speak with
 
 
-def made(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> Told:
+def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> Told:
     """Import what is not there, wait, and return GetImportedModel. Raises TakenError for another, RunError when it fails."""
-    client, called = aws.connect("bedrock", region), aws_requests.called(name)
+    client, called = aws.connect("bedrock", region), aws_requests.resource_name(name)
     with aws.config_errors(f"{called} cannot be imported"):
-        told = found(client, name)
+        told = find(client, name)
         if told is None:
-            arn = running(client, name) or _started(client, conf, name, student)
+            arn = running_job(client, name) or _start_job(client, conf, name, student)
             tell(f"import job {arn.rpartition('/')[2]} of {called}")
-            told = _ended(client, arn, tell)
-        wanted = aws_requests.model_import(conf, name, student, "")["importedModelTags"]
-        mark = next(tag["value"] for tag in wanted if tag["key"] == aws_requests.IDENTITY)
-        if marks(client, told["modelArn"]).get(aws_requests.IDENTITY) != mark:
+            told = _wait_for_model(client, arn, tell)
+        wanted = aws_requests.import_job(conf, name, student, "")["importedModelTags"]
+        mark = next(tag["value"] for tag in wanted if tag["key"] == aws_requests.IDENTITY_TAG)
+        if get_tags(client, told["modelArn"]).get(aws_requests.IDENTITY_TAG) != mark:
             msg = f"imported model {called} is another student or has other settings; first: raft-spark model unhost {name}"
-            raise sagemaker_endpoint.TakenError(msg)
+            raise sagemaker_endpoint.NameTakenError(msg)
         tell(f"imported model {called} is there")
         return told
 
 
-def found(client: AwsClient, name: str) -> Told | None:
+def find(client: AwsClient, name: str) -> Told | None:
     """Return GetImportedModel of the model of this name, None where there is none."""
-    pages = client.get_paginator("list_imported_models").paginate(nameContains=aws_requests.called(name))
+    pages = client.get_paginator("list_imported_models").paginate(nameContains=aws_requests.resource_name(name))
     arns = [
         model["modelArn"]
         for page in pages
         for model in page["modelSummaries"]
-        if model["modelName"] == aws_requests.called(name)
+        if model["modelName"] == aws_requests.resource_name(name)
     ]
     return dict(client.get_imported_model(modelIdentifier=arns[0])) if arns else None
 
 
-def jobs(client: AwsClient, name: str) -> list[Told]:
+def list_jobs(client: AwsClient, name: str) -> list[Told]:
     """Return the import jobs of this name, the newest first."""
     pages = client.get_paginator("list_model_import_jobs").paginate(
-        nameContains=aws_requests.called(name), sortBy="CreationTime", sortOrder="Descending"
+        nameContains=aws_requests.resource_name(name), sortBy="CreationTime", sortOrder="Descending"
     )
     return [
         job
         for page in pages
         for job in page["modelImportJobSummaries"]
-        if job.get("importedModelName", aws_requests.called(name)) == aws_requests.called(name)
+        if job.get("importedModelName", aws_requests.resource_name(name)) == aws_requests.resource_name(name)
     ]
 
 
-def running(client: AwsClient, name: str) -> str:
+def running_job(client: AwsClient, name: str) -> str:
     """Return the ARN of an import that goes on, "" when none does."""
-    return next((str(job["jobArn"]) for job in jobs(client, name) if job["status"] == "InProgress"), "")
+    return next((str(job["jobArn"]) for job in list_jobs(client, name) if job["status"] == "InProgress"), "")
 
 
-def marks(client: AwsClient, arn: str) -> dict[str, str]:
+def get_tags(client: AwsClient, arn: str) -> dict[str, str]:
     """Return a model's tags."""
     return {tag["key"]: tag["value"] for tag in client.list_tags_for_resource(resourceARN=arn)["tags"]}
 
 
-def _started(client: AwsClient, conf: Hosting, name: str, student: str) -> str:
-    before = jobs(client, name)
+def _start_job(client: AwsClient, conf: Hosting, name: str, student: str) -> str:
+    before = list_jobs(client, name)
     last = str(before[0]["jobArn"]) if before else ""
-    return str(client.create_model_import_job(**aws_requests.model_import(conf, name, student, last))["jobArn"])
+    return str(client.create_model_import_job(**aws_requests.import_job(conf, name, student, last))["jobArn"])
 
 
-def _ended(client: AwsClient, arn: str, tell: Progress) -> Told:
+def _wait_for_model(client: AwsClient, arn: str, tell: Progress) -> Told:
     """Look at a job until its model is there."""
     pause, end = sagemaker_endpoint.FIRST, time.monotonic() + IMPORT_MINUTES * 60
     while time.monotonic() < end:
@@ -98,18 +98,18 @@ def _ended(client: AwsClient, arn: str, tell: Progress) -> Told:
     raise RunError(msg)
 
 
-def removed(name: str, region: str, tell: Progress) -> None:
+def remove(name: str, region: str, tell: Progress) -> None:
     """Delete the imported model; one that is being imported is waited for first, as an import cannot be stopped."""
-    client, called = aws.connect("bedrock", region), aws_requests.called(name)
+    client, called = aws.connect("bedrock", region), aws_requests.resource_name(name)
     with aws.config_errors(f"{called} cannot be removed"):
-        arn = running(client, name)
+        arn = running_job(client, name)
         if arn:
             tell(f"import of {called} cannot be stopped: waiting for its end")
             try:
-                _ended(client, arn, tell)
+                _wait_for_model(client, arn, tell)
             except RunError as error:
                 tell(str(error))
-        told = found(client, name)
+        told = find(client, name)
         if told is None:
             return
         try:
@@ -123,6 +123,6 @@ def removed(name: str, region: str, tell: Progress) -> None:
 def codec(told: Told) -> Codec:
     """Return how a model is asked: by Converse where it has a chat template that Converse knows, else as OpenAI's chat."""
     speaks = told.get("instructSupported") and not str(told.get("modelArchitecture", "")).lower().startswith(
-        UNCONVERSED
+        WITHOUT_CONVERSE
     )
     return "converse" if speaks else "openai"

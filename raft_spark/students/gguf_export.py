@@ -51,7 +51,7 @@ def write(source: Reader, folder: Path, to: Path) -> None:
             inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
     writer.add_file_type(MOSTLY_Q8)
-    for name, weights in named(source, folder):
+    for name, weights in named_weights(source, folder):
         kind = Q8 if weights.ndim > 1 else F32
         writer.add_tensor(name, quantize(weights, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -63,7 +63,7 @@ def write(source: Reader, folder: Path, to: Path) -> None:
 def verify(source: Reader, folder: Path, written: Path) -> None:
     """Read the file back: no weight may be further off than half a step of its block, and what a 16-bit scale takes."""
     there = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in GGUFReader(written).tensors}
-    for name, weights in named(source, folder):
+    for name, weights in named_weights(source, folder):
         off = np.abs(there.pop(name).reshape(weights.shape) - weights)
         if weights.ndim > 1:
             step = np.abs(weights).reshape(-1, BLOCK).max(axis=1) / 127
@@ -74,12 +74,12 @@ def verify(source: Reader, folder: Path, written: Path) -> None:
         sys.exit(f"{written} holds more than the student: {sorted(there)}")
 
 
-def named(source: Reader, folder: Path) -> Iterator[tuple[str, Weights]]:
+def named_weights(source: Reader, folder: Path) -> Iterator[tuple[str, Weights]]:
     """Yield each tensor's name in GGUF and its weights in GGUF's order, as the source has them."""
     blocks = source.get_field("llama.block_count").contents()
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, blocks)
     heads = {part: source.get_field(f"llama.attention.head_count{more}").contents() for part, more in HEADS.items()}
-    read = {names.get_name(key, (".weight",)): load for key, load in tensors(folder).items()}
+    read = {names.get_name(key, (".weight",)): load for key, load in tensor_loaders(folder).items()}
     shapes = {tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in source.tensors}
     if set(read) != set(shapes):
         sys.exit(f"{folder} is no student of the source: it differs in {sorted(set(read) ^ set(shapes), key=str)}")
@@ -88,13 +88,13 @@ def named(source: Reader, folder: Path) -> Iterator[tuple[str, Weights]]:
         if weights.shape != shapes[name]:
             sys.exit(f"{folder} is no student of the source: {name} has shape {weights.shape}, there {shapes[name]}")
         part = name.split(".")[-2]
-        yield name, rotated(weights, heads[part]) if part in heads else weights
+        yield name, interleave_heads(weights, heads[part]) if part in heads else weights
 
 
 HEADS = {"attn_q": "", "attn_k": "_kv"}
 
 
-def tensors(folder: Path) -> dict[str, Callable[[], Weights]]:
+def tensor_loaders(folder: Path) -> dict[str, Callable[[], Weights]]:
     """Return, by name, how to load each tensor of a folder, one at a time."""
     found: dict[str, Callable[[], Weights]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -103,7 +103,7 @@ def tensors(folder: Path) -> dict[str, Callable[[], Weights]]:
     return found
 
 
-def rotated(weights: Weights, heads: int) -> Weights:
+def interleave_heads(weights: Weights, heads: int) -> Weights:
     """Put the rows of each head from halves, (2, size/2), to neighbours, (size/2, 2)."""
     return weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
 

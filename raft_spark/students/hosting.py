@@ -21,28 +21,28 @@ from raft_spark.students.sagemaker_endpoint import Progress
 
 HostingCall = Mapping[str, Any]
 CODEC: Codec = "openai"  # LMI's container takes a chat as OpenAI writes it
-ENDED_BY = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C
-UNIT = "bedrock-custom-model-unit"  # what an imported model is called in [prices], with the version of its units
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C
+MODEL_UNIT = "bedrock-custom-model-unit"  # what an imported model is called in [prices], with the version of its units
 
 
 @contextmanager
-def hosted(conf: Config, name: str, folder: str, tell: Progress) -> Iterator[Endpoint]:
+def temporary_endpoint(conf: Config, name: str, folder: str, tell: Progress) -> Iterator[Endpoint]:
     """Make an endpoint or find it, wait until it stands, lend its section, and take it down at the end.
 
     Raises ConfigError before anything is made, TakenError where another stands, which is left, RunError when it does not come
     to stand or cannot be taken down.
     """
-    checked(conf.hosting, folder)
+    check(conf.hosting, folder)
     is_ours = True
-    with ended_by_signals():
+    with signals_as_interrupt():
         try:
             yield create(conf, name, folder, tell)
-        except sagemaker_endpoint.TakenError:
+        except sagemaker_endpoint.NameTakenError:
             is_ours = False
             raise
         finally:
             if is_ours:
-                with undisturbed():
+                with signals_deferred():
                     remove(conf.hosting, name, tell)
 
 
@@ -54,7 +54,7 @@ def region(conf: Hosting) -> str:
     return found
 
 
-def checked(conf: Hosting, folder: str) -> None:
+def check(conf: Hosting, folder: str) -> None:
     """Look at the settings and at the student. Raises ConfigError with all that is wrong."""
     where = region(conf)
     trouble = [] if conf.role_arn else ["hosting.role_arn must be given"]
@@ -71,8 +71,8 @@ def create(conf: Config, name: str, folder: str, tell: Progress) -> Endpoint:
     """Make what is missing, wait, and return the section of an endpoint that answers."""
     told, where = conf.hosting, region(conf.hosting)
     if told.kind == "bedrock":
-        model = bedrock_import.made(told, name, folder, where, tell)
-        hourly = unit_price(conf, model)
+        model = bedrock_import.create(told, name, folder, where, tell)
+        hourly = imported_model_price(conf, model)
         return Endpoint(
             kind="bedrock",
             model=model["modelArn"],
@@ -83,11 +83,11 @@ def create(conf: Config, name: str, folder: str, tell: Progress) -> Endpoint:
     sagemaker_endpoint.create(told, name, folder, where, tell)
     return Endpoint(
         kind="sagemaker",
-        endpoint_name=aws_requests.called(name),
-        inference_component=aws_requests.called(name) if told.scale_to_zero else "",
+        endpoint_name=aws_requests.resource_name(name),
+        inference_component=aws_requests.resource_name(name) if told.scale_to_zero else "",
         codec=CODEC,
         region=where,
-        hourly_price=price(conf, told.instance_type) or None,
+        hourly_price=hourly_price(conf, told.instance_type) or None,
     )
 
 
@@ -99,22 +99,23 @@ def remove(conf: Hosting, name: str, tell: Progress) -> None:
             tell(text)
 
     try:
-        (bedrock_import if conf.kind == "bedrock" else sagemaker_endpoint).removed(name, region(conf), tell_if_heard)
+        remove_all = bedrock_import.remove if conf.kind == "bedrock" else sagemaker_endpoint.remove
+        remove_all(name, region(conf), tell_if_heard)
     except ConfigError as error:
-        msg = f"{error}; what stands goes on costing until: {removal(name, region(conf), conf.kind)}"
+        msg = f"{error}; what stands goes on costing until: {removal_command(name, region(conf), conf.kind)}"
         raise RunError(msg) from error
 
 
-def removal(name: str, region: str, kind: str) -> str:
+def removal_command(name: str, region: str, kind: str) -> str:
     """Return the command that removes a hosting, whatever the settings say of it."""
     return f"raft-spark model unhost {name} --set hosting.region={region} --set hosting.kind={kind}"
 
 
-def requests(conf: Hosting, name: str, folder: str) -> dict[str, HostingCall]:
+def planned_requests(conf: Hosting, name: str, folder: str) -> dict[str, HostingCall]:
     """Return what would be sent, by operation; nothing is contacted."""
     where = region(conf)
     if conf.kind == "bedrock":
-        return {"CreateModelImportJob": aws_requests.model_import(conf, name, folder, "")}
+        return {"CreateModelImportJob": aws_requests.import_job(conf, name, folder, "")}
     told: dict[str, HostingCall] = {
         "CreateModel": aws_requests.model(conf, name, folder, where),
         "CreateEndpointConfig": aws_requests.endpoint_config(conf, name),
@@ -123,35 +124,35 @@ def requests(conf: Hosting, name: str, folder: str) -> dict[str, HostingCall]:
     if not conf.scale_to_zero:
         return told
     scaling = {
-        "CreateInferenceComponent": aws_requests.component(conf, name),
-        "RegisterScalableTarget": aws_requests.target(conf, name),
-        "PutScalingPolicy, down": aws_requests.follows_requests(name),
-        "PutScalingPolicy, up from zero": aws_requests.wakes(name),
-        "PutMetricAlarm": aws_requests.alarm(conf, name, "the ARN of the policy above"),
+        "CreateInferenceComponent": aws_requests.inference_component(conf, name),
+        "RegisterScalableTarget": aws_requests.scalable_target(conf, name),
+        "PutScalingPolicy, down": aws_requests.requests_policy(name),
+        "PutScalingPolicy, up from zero": aws_requests.wake_policy(name),
+        "PutMetricAlarm": aws_requests.wake_alarm(conf, name, "the ARN of the policy above"),
     }
     return {**told, **scaling}
 
 
-def section(name: str, endpoint: Endpoint) -> str:
+def to_toml(name: str, endpoint: Endpoint) -> str:
     """Return [endpoints.NAME] as a settings file holds it."""
     lines = (f"{key} = {json.dumps(value)}" for key, value in endpoint.model_dump(exclude_unset=True).items() if value)
     return "\n".join((f"[endpoints.{name}]", *lines, ""))
 
 
-def price(conf: Config, instance: str) -> float:
+def hourly_price(conf: Config, instance: str) -> float:
     """Return dollars an hour of an instance, 0 when that is unknown."""
     known = conf.prices.get(instance)
     return known.hourly_price if known else 0.0
 
 
-def unit_price(conf: Config, model: HostingCall) -> float:
+def imported_model_price(conf: Config, model: HostingCall) -> float:
     """Return dollars an hour of one copy of an imported model while it is asked, 0 when that is unknown."""
     units = model.get("customModelUnits", {})
-    each = price(conf, f"{UNIT}-{units.get('customModelUnitsVersion', '')}")
+    each = hourly_price(conf, f"{MODEL_UNIT}-{units.get('customModelUnitsVersion', '')}")
     return each * int(units.get("customModelUnitsPerModelCopy", 0))
 
 
-def cost(conf: Config, endpoint: Endpoint) -> str:
+def describe_cost(conf: Config, endpoint: Endpoint) -> str:
     """Say what standing costs."""
     if endpoint.kind == "bedrock":
         while_asked = f"${endpoint.hourly_price:,.2f} an hour" if endpoint.hourly_price else "by the minute"
@@ -162,28 +163,28 @@ def cost(conf: Config, endpoint: Endpoint) -> str:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def signals_as_interrupt() -> Iterator[None]:
     """Take SIGTERM and a closed terminal for Ctrl-C while the block runs; what nohup ignores stays ignored."""
-    with handled(
-        [number for number in ENDED_BY if signal.getsignal(number) != signal.SIG_IGN], signal.default_int_handler
+    with signal_handler(
+        [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN], signal.default_int_handler
     ):
         yield
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Let no further signal interrupt the block: what is half removed would go on costing."""
 
     def told(*_: object) -> None:
         with suppress(OSError):
             sys.stderr.write("still taking down; what is left over would go on costing\n")
 
-    with handled((signal.SIGINT, *ENDED_BY), told):
+    with signal_handler((signal.SIGINT, *END_SIGNALS), told):
         yield
 
 
 @contextmanager
-def handled(numbers: Iterable[int], handler: Callable[..., Any]) -> Iterator[None]:
+def signal_handler(numbers: Iterable[int], handler: Callable[..., Any]) -> Iterator[None]:
     """Handle some signals in one way while the block runs."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:

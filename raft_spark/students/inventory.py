@@ -15,7 +15,7 @@ from raft_spark.common.aws import AwsClient
 from raft_spark.config import Config
 from raft_spark.students import aws_requests, bedrock_import, hosting, sagemaker_endpoint
 
-REMEMBERED = dt.timedelta(days=30)  # how far back trainings that have ended are told
+TRAINING_HISTORY = dt.timedelta(days=30)  # how far back trainings that have ended are told
 Told = Mapping[str, Any]
 
 
@@ -32,19 +32,19 @@ class Leftover:
     removed_by: str = ""
 
 
-def found(conf: Config, region: str) -> Iterator[Leftover | str]:
+def list_leftovers(conf: Config, region: str) -> Iterator[Leftover | str]:
     """Yield what is there; a sentence for a kind that cannot be listed."""
     for kind, look in (
         ("endpoints", _endpoints),
         ("inference components", _components),
-        ("models and configurations", _half_made),
+        ("models and configurations", _without_endpoint),
         ("trainings", _trainings),
         ("imported models", _imported),
     ):
-        yield from _told(kind, look, conf, region)
+        yield from _list_kind(kind, look, conf, region)
 
 
-def _told(
+def _list_kind(
     kind: str, look: Callable[[Config, str], Iterator[Leftover]], conf: Config, region: str
 ) -> Iterator[Leftover | str]:
     try:
@@ -53,7 +53,7 @@ def _told(
         yield f"{kind} cannot be listed: {error}"
 
 
-def line(left: Leftover, now: dt.datetime) -> str:
+def describe(left: Leftover, now: dt.datetime) -> str:
     """Say in one line what a thing is, its age, its cost and how it goes."""
     hours = (now - left.since).total_seconds() / 3600
     age = f"{hours / 24:,.1f} days" if hours >= 24 else f"{hours:,.1f} hours"  # noqa: PLR2004 - a day
@@ -70,60 +70,72 @@ def dollars(hourly: float, count: float, hours: float) -> tuple[float | None, fl
 
 def _endpoints(conf: Config, region: str) -> Iterator[Leftover]:
     client = aws.connect("sagemaker", region)
-    for name in _named(client, "list_endpoints", "Endpoints", "EndpointName"):
-        told = sagemaker_endpoint.look(client, sagemaker_endpoint.ENDPOINT, name)
-        if told and aws_requests.OWN in sagemaker_endpoint.marks(client, told["EndpointArn"]):
-            count, instance = _machines(client, told)
-            hourly, spent = dollars(hosting.price(conf, instance), count, _hours(told["CreationTime"]))
+    for name in _list_names(client, "list_endpoints", "Endpoints", "EndpointName"):
+        told = sagemaker_endpoint.describe(client, sagemaker_endpoint.ENDPOINT, name)
+        if told and aws_requests.TAG in sagemaker_endpoint.get_tags(client, told["EndpointArn"]):
+            count, instance = _instances(client, told)
+            hourly, spent = dollars(hosting.hourly_price(conf, instance), count, _hours(told["CreationTime"]))
             state = f"{told['EndpointStatus']} on {count} {instance or 'instances of unknown type'}"
-            yield Leftover("endpoint", name, state, told["CreationTime"], hourly, spent, _unhost(name, region))
+            yield Leftover("endpoint", name, state, told["CreationTime"], hourly, spent, _unhost_command(name, region))
 
 
-def _machines(client: AwsClient, told: Told) -> tuple[int, str]:
+def _instances(client: AwsClient, told: Told) -> tuple[int, str]:
     """Return how many instances an endpoint has, and of which type."""
     counts = [variant.get("CurrentInstanceCount", 1) for variant in told.get("ProductionVariants", ())]
-    conf = sagemaker_endpoint.look(client, sagemaker_endpoint.CONFIG, told["EndpointConfigName"]) or {}
+    conf = sagemaker_endpoint.describe(client, sagemaker_endpoint.CONFIG, told["EndpointConfigName"]) or {}
     types = [variant.get("InstanceType", "") for variant in conf.get("ProductionVariants", ())]
     return sum(counts) if counts else 1, next(iter(types), "")
 
 
 def _components(_: Config, region: str) -> Iterator[Leftover]:
     client = aws.connect("sagemaker", region)
-    for name in _named(client, "list_inference_components", "InferenceComponents", "InferenceComponentName"):
-        told = sagemaker_endpoint.look(client, sagemaker_endpoint.COMPONENT, name)
-        if told and aws_requests.OWN in sagemaker_endpoint.marks(client, told["InferenceComponentArn"]):
+    for name in _list_names(client, "list_inference_components", "InferenceComponents", "InferenceComponentName"):
+        told = sagemaker_endpoint.describe(client, sagemaker_endpoint.COMPONENT, name)
+        if told and aws_requests.TAG in sagemaker_endpoint.get_tags(client, told["InferenceComponentArn"]):
             copies = told.get("RuntimeConfig", {}).get("CurrentCopyCount", 0)
             state = f"{told['InferenceComponentStatus']} with {copies} copies, paid with its endpoint"
-            yield Leftover("inference component", name, state, told["CreationTime"], 0.0, 0.0, _unhost(name, region))
+            yield Leftover(
+                "inference component", name, state, told["CreationTime"], 0.0, 0.0, _unhost_command(name, region)
+            )
 
 
-def _half_made(_: Config, region: str) -> Iterator[Leftover]:
+def _without_endpoint(_: Config, region: str) -> Iterator[Leftover]:
     """Tell of models and configurations whose endpoint is not there: what an interruption left; they cost nothing."""
     client = aws.connect("sagemaker", region)
     for kind, operation in (
         (sagemaker_endpoint.CONFIG, "list_endpoint_configs"),
         (sagemaker_endpoint.MODEL, "list_models"),
     ):
-        for name in _named(client, operation, f"{kind.word}s", f"{kind.word}Name"):
-            told = sagemaker_endpoint.look(client, kind, name)
-            is_whole = sagemaker_endpoint.look(client, sagemaker_endpoint.ENDPOINT, name) is not None
-            if told and not is_whole and aws_requests.OWN in sagemaker_endpoint.marks(client, told[f"{kind.word}Arn"]):
+        for name in _list_names(client, operation, f"{kind.word}s", f"{kind.word}Name"):
+            told = sagemaker_endpoint.describe(client, kind, name)
+            is_whole = sagemaker_endpoint.describe(client, sagemaker_endpoint.ENDPOINT, name) is not None
+            if (
+                told
+                and not is_whole
+                and aws_requests.TAG in sagemaker_endpoint.get_tags(client, told[f"{kind.word}Arn"])
+            ):
                 yield Leftover(
-                    kind.word, name, "without an endpoint", told["CreationTime"], 0.0, 0.0, _unhost(name, region)
+                    kind.word,
+                    name,
+                    "without an endpoint",
+                    told["CreationTime"],
+                    0.0,
+                    0.0,
+                    _unhost_command(name, region),
                 )
 
 
 def _trainings(conf: Config, region: str) -> Iterator[Leftover]:
     where = conf.training.sagemaker.region or region
     client = aws.connect("sagemaker", where)
-    since = dt.datetime.now(dt.UTC) - REMEMBERED
+    since = dt.datetime.now(dt.UTC) - TRAINING_HISTORY
     key = "TrainingJobName"
-    for name in _named(client, "list_training_jobs", "TrainingJobSummaries", key, CreationTimeAfter=since):
+    for name in _list_names(client, "list_training_jobs", "TrainingJobSummaries", key, CreationTimeAfter=since):
         told = client.describe_training_job(TrainingJobName=name)
         begun = told.get("TrainingStartTime", told["CreationTime"])
         is_on = told["TrainingJobStatus"] in {"InProgress", "Stopping"}
         hours = _hours(begun) if is_on else told.get("BillableTimeInSeconds", 0) / 3600
-        price = hosting.price(conf, told["ResourceConfig"]["InstanceType"])
+        price = hosting.hourly_price(conf, told["ResourceConfig"]["InstanceType"])
         hourly, spent = dollars(price, 1, hours)
         stop = f"aws sagemaker stop-training-job --training-job-name {name} --region {where}" if is_on else ""
         yield Leftover(
@@ -133,30 +145,31 @@ def _trainings(conf: Config, region: str) -> Iterator[Leftover]:
 
 def _imported(conf: Config, region: str) -> Iterator[Leftover]:
     client = aws.connect("bedrock", region)
-    pages = client.get_paginator("list_imported_models").paginate(nameContains=f"{aws_requests.OWN}-")
+    pages = client.get_paginator("list_imported_models").paginate(nameContains=f"{aws_requests.TAG}-")
     for arn in [model["modelArn"] for page in pages for model in page["modelSummaries"]]:
-        if aws_requests.OWN in bedrock_import.marks(client, arn):
+        if aws_requests.TAG in bedrock_import.get_tags(client, arn):
             told = client.get_imported_model(modelIdentifier=arn)
-            name, hourly = told["modelName"], hosting.unit_price(conf, told)
+            name, hourly = told["modelName"], hosting.imported_model_price(conf, told)
             state = "there, paid while it is asked and for its storage"
-            remove = _unhost(name, region, "bedrock")
+            remove = _unhost_command(name, region, "bedrock")
             yield Leftover("imported model", name, state, told["creationTime"], hourly or None, None, remove)
     jobs = client.get_paginator("list_model_import_jobs").paginate(
-        nameContains=f"{aws_requests.OWN}-", statusEquals="InProgress"
+        nameContains=f"{aws_requests.TAG}-", statusEquals="InProgress"
     )
     for job in [job for page in jobs for job in page["modelImportJobSummaries"]]:
         yield Leftover("import", job["jobName"], job["status"], job["creationTime"], 0.0, 0.0)
 
 
-def _named(client: AwsClient, operation: str, key: str, name: str, **more: object) -> list[str]:
+def _list_names(client: AwsClient, operation: str, key: str, name: str, **more: object) -> list[str]:
     """List the names of a kind that begin as ours do."""
-    pages = client.get_paginator(operation).paginate(NameContains=f"{aws_requests.OWN}-", **more)
-    return [found[name] for page in pages for found in page[key] if found[name].startswith(f"{aws_requests.OWN}-")]
+    pages = client.get_paginator(operation).paginate(NameContains=f"{aws_requests.TAG}-", **more)
+    names = [str(summary[name]) for page in pages for summary in page[key]]
+    return [name for name in names if name.startswith(f"{aws_requests.TAG}-")]
 
 
 def _hours(since: dt.datetime) -> float:
     return (dt.datetime.now(dt.UTC) - since).total_seconds() / 3600
 
 
-def _unhost(called: str, region: str, kind: str = "sagemaker") -> str:
-    return hosting.removal(called.removeprefix(f"{aws_requests.OWN}-"), region, kind)
+def _unhost_command(called: str, region: str, kind: str = "sagemaker") -> str:
+    return hosting.removal_command(called.removeprefix(f"{aws_requests.TAG}-"), region, kind)

@@ -19,12 +19,12 @@ from raft_spark.students import aws_requests
 Progress = Callable[[str], None]
 ResourceDescription = Mapping[str, Any]
 FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often
-GOING_MINUTES = 60  # how long the removal of a thing is waited for, or the end of what it is in the middle of
-MORE_MINUTES = 15  # for the machine, beside hosting.start_minutes for the container
+REMOVAL_MINUTES = 60  # how long the removal of a thing is waited for, or the end of what it is in the middle of
+INSTANCE_MINUTES = 15  # for the machine, beside hosting.start_minutes for the container
 MISSING = frozenset({"ResourceNotFoundException", "ResourceNotFound", "ObjectNotFoundException"})
 
 
-class TakenError(ConfigError):
+class NameTakenError(ConfigError):
     """Another student, or one with other settings, stands under this name; it is not ours to remove."""
 
 
@@ -49,54 +49,54 @@ COMPONENT = ResourceKind("InferenceComponent", "inference_component")
 def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> None:
     """Make what is missing and wait until it answers. Raises TakenError for another of the same name, RunError when it fails."""
     client = aws.connect("sagemaker", region)
-    with aws.config_errors(f"{aws_requests.called(name)} cannot be hosted"):
+    with aws.config_errors(f"{aws_requests.resource_name(name)} cannot be hosted"):
         for kind, request in (
             (MODEL, aws_requests.model(conf, name, student, region)),
             (CONFIG, aws_requests.endpoint_config(conf, name)),
             (ENDPOINT, aws_requests.endpoint(conf, name)),
         ):
-            _ensured(client, kind, request, tell)
-        in_service(client, ENDPOINT, name, conf.start_minutes + MORE_MINUTES, tell)
+            _create_missing(client, kind, request, tell)
+        wait_in_service(client, ENDPOINT, name, conf.start_minutes + INSTANCE_MINUTES, tell)
         if conf.scale_to_zero:
-            _ensured(client, COMPONENT, aws_requests.component(conf, name), tell)
-            in_service(client, COMPONENT, name, conf.start_minutes + MORE_MINUTES, tell)
-            _scaled(conf, name, region)
+            _create_missing(client, COMPONENT, aws_requests.inference_component(conf, name), tell)
+            wait_in_service(client, COMPONENT, name, conf.start_minutes + INSTANCE_MINUTES, tell)
+            _set_up_scaling(conf, name, region)
 
 
-def _scaled(conf: Hosting, name: str, region: str) -> None:
+def _set_up_scaling(conf: Hosting, name: str, region: str) -> None:
     """Let copies go down to none and come back; each of these calls may be repeated."""
     scaling = aws.connect("application-autoscaling", region)
-    scaling.register_scalable_target(**aws_requests.target(conf, name))
-    scaling.put_scaling_policy(**aws_requests.follows_requests(name))
-    arn = scaling.put_scaling_policy(**aws_requests.wakes(name))["PolicyARN"]
-    aws.connect("cloudwatch", region).put_metric_alarm(**aws_requests.alarm(conf, name, arn))
+    scaling.register_scalable_target(**aws_requests.scalable_target(conf, name))
+    scaling.put_scaling_policy(**aws_requests.requests_policy(name))
+    arn = scaling.put_scaling_policy(**aws_requests.wake_policy(name))["PolicyARN"]
+    aws.connect("cloudwatch", region).put_metric_alarm(**aws_requests.wake_alarm(conf, name, arn))
 
 
-def _ensured(client: AwsClient, kind: ResourceKind, request: ResourceDescription, tell: Progress) -> None:
+def _create_missing(client: AwsClient, kind: ResourceKind, request: ResourceDescription, tell: Progress) -> None:
     """Make a thing that is not there. Raises TakenError when another of its name is."""
     name = kind.name(request)
-    told = look(client, kind, name)
+    told = describe(client, kind, name)
     if told is None:
         getattr(client, f"create_{kind.verb}")(**request)
         tell(f"{kind.word} {name} is made")
-    elif marks(client, told[f"{kind.word}Arn"]).get(aws_requests.IDENTITY) != _mark(request):
-        msg = f"{kind.word} {name} stands with another student or other settings; first: raft-spark model unhost {_short(name)}"
-        raise TakenError(msg)
+    elif get_tags(client, told[f"{kind.word}Arn"]).get(aws_requests.IDENTITY_TAG) != _identity(request):
+        msg = f"{kind.word} {name} stands with another student or other settings; first: raft-spark model unhost {_hosting_name(name)}"
+        raise NameTakenError(msg)
     else:
         tell(f"{kind.word} {name} is there already")
 
 
-def _mark(request: ResourceDescription) -> str:
-    return next(str(tag["Value"]) for tag in request["Tags"] if tag["Key"] == aws_requests.IDENTITY)
+def _identity(request: ResourceDescription) -> str:
+    return next(str(tag["Value"]) for tag in request["Tags"] if tag["Key"] == aws_requests.IDENTITY_TAG)
 
 
-def marks(client: AwsClient, arn: str) -> dict[str, str]:
+def get_tags(client: AwsClient, arn: str) -> dict[str, str]:
     """Return a thing's tags."""
     pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
     return {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
 
 
-def look(client: AwsClient, kind: ResourceKind, name: str) -> ResourceDescription | None:
+def describe(client: AwsClient, kind: ResourceKind, name: str) -> ResourceDescription | None:
     """Return what SageMaker says of a thing, None where there is none."""
     try:
         return dict(getattr(client, f"describe_{kind.verb}")(**{f"{kind.word}Name": name}))
@@ -114,21 +114,21 @@ def is_missing(error: ClientError) -> bool:
     )
 
 
-def in_service(client: AwsClient, kind: ResourceKind, name: str, minutes: float, tell: Progress) -> None:
+def wait_in_service(client: AwsClient, kind: ResourceKind, name: str, minutes: float, tell: Progress) -> None:
     """Wait until a thing stands. Raises RunError when it failed, goes away, or takes longer than `minutes`."""
     before, status = "", f"{kind.word}Status"
-    for told in looks(client, kind, aws_requests.called(name), minutes):
+    for told in looks(client, kind, aws_requests.resource_name(name), minutes):
         state = str(told[status]) if told else "gone"
         if state != before:
-            tell(f"{kind.word} {aws_requests.called(name)}: {state}")
+            tell(f"{kind.word} {aws_requests.resource_name(name)}: {state}")
         if state == "InService":
             return
         if state not in {"Creating", "Updating", "SystemUpdating"}:
             why = told.get("FailureReason", "no reason is given") if told else "it was removed"
-            msg = f"{kind.word} {aws_requests.called(name)} is {state}: {why}; what is left is removed by: raft-spark model unhost {name}"
+            msg = f"{kind.word} {aws_requests.resource_name(name)} is {state}: {why}; what is left is removed by: raft-spark model unhost {name}"
             raise RunError(msg)
         before = state
-    msg = f"{kind.word} {aws_requests.called(name)} does not stand after {minutes:g} minutes; it may cost: raft-spark model unhost {name}"
+    msg = f"{kind.word} {aws_requests.resource_name(name)} does not stand after {minutes:g} minutes; it may cost: raft-spark model unhost {name}"
     raise RunError(msg)
 
 
@@ -136,49 +136,49 @@ def looks(client: AwsClient, kind: ResourceKind, name: str, minutes: float) -> I
     """Yield what SageMaker says, ever less often, until `minutes` have passed."""
     pause, end = FIRST, time.monotonic() + minutes * 60
     while time.monotonic() < end:
-        yield look(client, kind, name)
+        yield describe(client, kind, name)
         time.sleep(pause)
         pause = min(LONGEST, pause * GROWTH)
 
 
 def remove(name: str, region: str, tell: Progress) -> None:
     """Remove all that belongs to a hosting, what is half made too; what is not there is passed over."""
-    client, called = aws.connect("sagemaker", region), aws_requests.called(name)
+    client, called = aws.connect("sagemaker", region), aws_requests.resource_name(name)
     with aws.config_errors(f"{called} cannot be removed"):
-        if _gone(client, COMPONENT, name, tell):
-            _unscaled(name, region)
+        if _remove_and_wait(client, COMPONENT, name, tell):
+            _remove_scaling(name, region)
         for kind in (ENDPOINT, CONFIG, MODEL):
-            _gone(client, kind, name, tell)
+            _remove_and_wait(client, kind, name, tell)
 
 
-def _unscaled(name: str, region: str) -> None:
+def _remove_scaling(name: str, region: str) -> None:
     """Forget the copies' limits, with their policies, and the alarm."""
     scaling = aws.connect("application-autoscaling", region)
     try:
-        scaling.deregister_scalable_target(**aws_requests.copies(name))
+        scaling.deregister_scalable_target(**aws_requests.scaled_component(name))
     except ClientError as error:
         if not is_missing(error):
             raise
-    aws.connect("cloudwatch", region).delete_alarms(AlarmNames=[aws_requests.called(name)])
+    aws.connect("cloudwatch", region).delete_alarms(AlarmNames=[aws_requests.resource_name(name)])
 
 
-def _gone(client: AwsClient, kind: ResourceKind, name: str, tell: Progress) -> bool:
+def _remove_and_wait(client: AwsClient, kind: ResourceKind, name: str, tell: Progress) -> bool:
     """Delete a thing and wait until it is gone; say whether it was there. One that is being made is asked again until it can go."""
-    called, was = aws_requests.called(name), False
+    called, was = aws_requests.resource_name(name), False
     refused: ClientError | None = None
-    for told in looks(client, kind, called, GOING_MINUTES):
+    for told in looks(client, kind, called, REMOVAL_MINUTES):
         if told is None:
             if was:
                 tell(f"{kind.word} {called} is removed")
             return was
         was = True
         if told.get(f"{kind.word}Status") != "Deleting":
-            refused = _deleted(client, kind, called)
-    msg = f"{kind.word} {called} is still there after {GOING_MINUTES} minutes: {refused or 'it is being removed'}"
+            refused = _try_delete(client, kind, called)
+    msg = f"{kind.word} {called} is still there after {REMOVAL_MINUTES} minutes: {refused or 'it is being removed'}"
     raise RunError(msg)
 
 
-def _deleted(client: AwsClient, kind: ResourceKind, called: str) -> ClientError | None:
+def _try_delete(client: AwsClient, kind: ResourceKind, called: str) -> ClientError | None:
     """Ask for a removal; return a refusal that may pass, as that of something in the middle of being made."""
     try:
         getattr(client, f"delete_{kind.verb}")(**{f"{kind.word}Name": called})
@@ -189,5 +189,5 @@ def _deleted(client: AwsClient, kind: ResourceKind, called: str) -> ClientError 
     return None
 
 
-def _short(called: str) -> str:
-    return called.removeprefix(f"{aws_requests.OWN}-")
+def _hosting_name(called: str) -> str:
+    return called.removeprefix(f"{aws_requests.TAG}-")

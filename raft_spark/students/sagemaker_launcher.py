@@ -53,15 +53,15 @@ def main() -> None:
     """Start the job, or print its request."""
     logging.disable(logging.WARNING)
     plan, is_dry = json.load(sys.stdin), "--dry-run" in sys.argv[1:]
-    boto = boto3.Session(region_name=plan["region"], **(_nobody() if is_dry else {}))
+    boto = boto3.Session(region_name=plan["region"], **(_fake_credentials() if is_dry else {}))
     if is_dry:
-        boto.events.register("before-call", _answered)
+        boto.events.register("before-call", _capture_request)
     bucket = urlsplit(plan["output"]).netloc
     prefix = urlsplit(plan["output"]).path.strip("/")
     session = (UnsentSession if is_dry else Session)(
         boto_session=boto, default_bucket=bucket, default_bucket_prefix=prefix or None
     )
-    trainer = trainer_of(plan, session)
+    trainer = build_trainer(plan, session)
     try:
         channels = {"dataset": plan["data"], **({"student": plan["student"]} if plan["student"] else {})}
         data = [InputData(channel_name=name, data_source=where) for name, where in channels.items()]
@@ -72,7 +72,7 @@ def main() -> None:
     print(trainer._latest_training_job.training_job_name)  # noqa: SLF001, T201 - train() returns nothing
 
 
-def trainer_of(plan: Plan, session: Session) -> ModelTrainer:
+def build_trainer(plan: Plan, session: Session) -> ModelTrainer:
     """Return the SDK's trainer: one machine, spot or not, checkpoints, a student that is not packed, metrics of the log."""
     image = plan["image"] or image_uris.retrieve(
         "pytorch",
@@ -105,11 +105,11 @@ def trainer_of(plan: Plan, session: Session) -> ModelTrainer:
     )
 
 
-def _nobody() -> dict[str, str]:
+def _fake_credentials() -> dict[str, str]:
     return {"aws_access_key_id": "nobody", "aws_secret_access_key": "nobody"}
 
 
-def _answered(model: Any, params: Mapping[str, Any], **_: object) -> tuple[AWSResponse, dict[str, Any]]:  # noqa: ANN401
+def _capture_request(model: Any, params: Mapping[str, Any], **_: object) -> tuple[AWSResponse, dict[str, Any]]:  # noqa: ANN401
     """Take the place of AWS: keep the request of the job, answer anything else with nothing."""
     if model.name == "CreateTrainingJob":
         raise CapturedRequest(json.loads(params["body"]))

@@ -29,12 +29,12 @@ from raft_spark.students.sagemaker_endpoint import Progress
 
 Plan = dict[str, Any]
 FORMAT = "prompt_completion"
-HUB = re.compile(r"[\w.-]+/[\w.-]+")
-DATA, STUDENT = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+DATA_CHANNEL, STUDENT_CHANNEL = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
 # What AWS's image of PyTorch lacks, at the versions that sft_script.py is tested with.
 REQUIREMENTS = ("accelerate==1.15.0", "datasets==5.2.0", "peft==0.21.2", "transformers==5.23.0", "trl==1.16.0")
 # What may change, and the student is the same one.
-UNLEARNED = {"role_arn", "instance_type", "disk_gb", "spot", "max_seconds", "max_wait_seconds", "metrics"}
+NOT_IN_IDENTITY = {"role_arn", "instance_type", "disk_gb", "spot", "max_seconds", "max_wait_seconds", "metrics"}
 NUMBER = r"([0-9.eE+-]+)"
 METRICS = ("train_loss", "eval_loss", "learning_rate", "grad_norm", "step", "epoch", "seconds_per_step")
 # The SDK asks IAM about the role, which takes rights that nothing else needs, and tells its makers of each call; neither is wanted.
@@ -55,9 +55,9 @@ def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
         "image": job.image,
         "output": output,
         "students": f"{output}/students",
-        "data": data(conf.lake, version),
+        "data": dataset_location(conf.lake, version),
         "student": student if student.startswith("s3://") else "",
-        "command": command(conf.training, about),
+        "command": container_command(conf.training, about),
         "instance_type": job.instance_type,
         "disk_gb": job.disk_gb,
         "spot": job.spot,
@@ -65,11 +65,16 @@ def plan(conf: config.Config, version: tables.Version, region: str) -> Plan:
         "max_wait_seconds": round(job.max_wait_hours * 3600),
         "metrics": {name: rf"\b{name}={NUMBER}" for name in METRICS},
     }
-    learned = {key: value for key, value in told.items() if key not in UNLEARNED}
-    identity = aws_requests.digest([learned, scripts.TRAINING.read_text(), REQUIREMENTS])
-    tags = {**job.tags, aws_requests.OWN: "training", aws_requests.IDENTITY: identity, "raft-spark:dataset": version.id}
+    learned = {key: value for key, value in told.items() if key not in NOT_IN_IDENTITY}
+    identity = aws_requests.digest([learned, scripts.SFT_SCRIPT.read_text(), REQUIREMENTS])
+    tags = {
+        **job.tags,
+        aws_requests.TAG: "training",
+        aws_requests.IDENTITY_TAG: identity,
+        "raft-spark:dataset": version.id,
+    }
     named = {
-        "name": f"{aws_requests.OWN}-train-{identity[:12]}",
+        "name": f"{aws_requests.TAG}-train-{identity[:12]}",
         "checkpoints": f"{output}/checkpoints/{identity[:12]}",
     }
     return {**told, **named, "tags": tags}
@@ -82,14 +87,14 @@ def problems(conf: config.Config, region: str) -> list[str]:
     found = [f"{', '.join(missing)} must be given"] if missing else []
     if not region:
         found.append("no AWS region is known: set training.sagemaker.region, or AWS_DEFAULT_REGION")
-    if not (student.startswith("s3://") or (HUB.fullmatch(student) and not Path(student).exists())):
+    if not (student.startswith("s3://") or (HUB_NAME.fullmatch(student) and not Path(student).exists())):
         found.append(
             f"training.model is {student!r}; SageMaker reads a name on the hub, as OWNER/NAME, or a folder in S3, s3://bucket/prefix"
         )
     return found
 
 
-def data(lake: config.Lake, version: tables.Version) -> str:
+def dataset_location(lake: config.Lake, version: tables.Version) -> str:
     """Return where the dataset lies: in S3, or in a folder of this machine, which the SDK uploads below the output."""
     if not any(file.path.startswith(f"{FORMAT}/") for file in version.files):
         msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
@@ -98,19 +103,19 @@ def data(lake: config.Lake, version: tables.Version) -> str:
     return str(Path(at.path()).absolute()) if at.is_local else f"s3://{at.path()}/"
 
 
-def command(training: config.Training, about: Mapping[str, Any]) -> str:
+def container_command(training: config.Training, about: Mapping[str, Any]) -> str:
     """Return the command that the container runs, beside sft_script.py."""
-    student = STUDENT if training.model.startswith("s3://") else training.model
+    student = STUDENT_CHANNEL if training.model.startswith("s3://") else training.model
     told = {
-        "data": DATA,
+        "data": DATA_CHANNEL,
         "model": student,
         "to": "/opt/ml/model",
         "checkpoints": "/opt/ml/checkpoints",
-        "settings": json.dumps(training.told()),
+        "settings": json.dumps(training.script_settings()),
         "about": json.dumps(about),
     }
     return shlex.join(
-        ["python", scripts.TRAINING.name, *(word for name, text in told.items() for word in (f"--{name}", text))]
+        ["python", scripts.SFT_SCRIPT.name, *(word for name, text in told.items() for word in (f"--{name}", text))]
     )
 
 
@@ -119,20 +124,20 @@ def region(job: config.TrainingJob) -> str:
     return job.region or aws.default_region()
 
 
-def planned(conf: config.Config) -> Plan:
+def current_plan(conf: config.Config) -> Plan:
     """Return the plan for the lake's current dataset."""
     version = tables.require(conf.lake, schemas.DATASET)
     return plan(conf, version, region(conf.training.sagemaker))
 
 
-def request(conf: config.Config) -> Any:  # noqa: ANN401 - JSON
+def dry_run_request(conf: config.Config) -> Any:  # noqa: ANN401 - JSON
     """Return what CreateTrainingJob would be sent; nothing is contacted."""
-    return json.loads(_sdk(conf.training.sagemaker.python, planned(conf), "--dry-run"))
+    return json.loads(_run_launcher(conf.training.sagemaker.python, current_plan(conf), "--dry-run"))
 
 
-def run(conf: config.Config, tell: Progress) -> str:
+def start_or_find(conf: config.Config, tell: Progress) -> str:
     """Start the training or find it; return its name."""
-    made = planned(conf)
+    made = current_plan(conf)
     client = aws.connect("sagemaker", made["region"])
     with aws.config_errors("trainings cannot be listed"):
         pages = client.get_paginator("list_training_jobs").paginate(NameContains=made["name"])
@@ -144,22 +149,22 @@ def run(conf: config.Config, tell: Progress) -> str:
             if known == state:
                 tell(f"training {name} is there already: nothing was started")
                 return str(name)
-    name = _sdk(conf.training.sagemaker.python, made).split()[-1]
+    name = _run_launcher(conf.training.sagemaker.python, made).split()[-1]
     tell(f"training {name} started")
     return name
 
 
-def _sdk(python: str, made: Plan, *flags: str) -> str:
+def _run_launcher(python: str, made: Plan, *flags: str) -> str:
     """Run sagemaker_launcher.py in the SDK's Python; return what it prints. Raises ConfigError with its last line."""
     with tempfile.TemporaryDirectory() as folder:
         source, settings = Path(folder) / "source", Path(folder) / "sdk.yaml"
         source.mkdir()
-        shutil.copy(scripts.TRAINING, source)
+        shutil.copy(scripts.SFT_SCRIPT, source)
         (source / "requirements.txt").write_text("\n".join(REQUIREMENTS))
         settings.write_text(SDK_SETTINGS)
         whole = json.dumps({**made, "source": str(source), "requirements": "requirements.txt"})
         ours = {"SAGEMAKER_VALIDATE_ROLE": "false", "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(settings)}
-        command = [python, "-P", str(scripts.TRAINING_JOB), *flags]
+        command = [python, "-P", str(scripts.SAGEMAKER_LAUNCHER), *flags]
         try:
             done = subprocess.run(
                 command, input=whole, env={**ours, **os.environ}, check=False, capture_output=True, text=True
@@ -176,7 +181,7 @@ def _sdk(python: str, made: Plan, *flags: str) -> str:
     return done.stdout
 
 
-def followed(client: AwsClient, name: str, hourly: float, tell: Progress) -> str:
+def follow(client: AwsClient, name: str, hourly: float, tell: Progress) -> str:
     """Wait for a training's end; return its student's folder in S3. Raises RunError when it failed, was stopped, or went out of sight."""
     before = ""
     try:
@@ -186,7 +191,7 @@ def followed(client: AwsClient, name: str, hourly: float, tell: Progress) -> str
                 tell(f"training {name}: {said}")
             before = said
             if told["TrainingJobStatus"] in {"Completed", "Failed", "Stopped"}:
-                return ended(told, hourly, tell)
+                return report_end(told, hourly, tell)
     except (ClientError, BotoCoreError) as error:
         msg = f"training {name} cannot be looked at: {error}; it goes on, and the same command follows it"
         raise RunError(msg) from error
@@ -202,7 +207,7 @@ def looks(client: AwsClient, name: str) -> Iterator[Mapping[str, Any]]:
         pause = min(sagemaker_endpoint.LONGEST, pause * sagemaker_endpoint.GROWTH)
 
 
-def ended(told: Mapping[str, Any], hourly: float, tell: Progress) -> str:
+def report_end(told: Mapping[str, Any], hourly: float, tell: Progress) -> str:
     """Say what a training cost and measured; return its student's folder."""
     paid, took = told.get("BillableTimeInSeconds", 0), told.get("TrainingTimeInSeconds", 0)
     priced = f": at most ${hourly * paid / 3600:,.2f}" if hourly else ""

@@ -3,6 +3,6 @@
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-TRAINING = _HERE / "sft_script.py"  # in the environment that trains, and in SageMaker's container
-AS_GGUF = _HERE / "gguf_export.py"  # in the environment that trains
-TRAINING_JOB = _HERE / "sagemaker_launcher.py"  # in the environment of the SageMaker SDK
+SFT_SCRIPT = _HERE / "sft_script.py"  # in the environment that trains, and in SageMaker's container
+GGUF_EXPORT = _HERE / "gguf_export.py"  # in the environment that trains
+SAGEMAKER_LAUNCHER = _HERE / "sagemaker_launcher.py"  # in the environment of the SageMaker SDK

@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 from trl import SFTConfig, SFTTrainer
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-STATE = "trainer_state.json"  # a checkpoint's last file
+TRAINER_STATE = "trainer_state.json"  # a checkpoint's last file
 INTERRUPTED = 143  # what a process ends with that SIGTERM ended
 Tokens = dict[str, list[int]]
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
@@ -82,14 +82,14 @@ def main() -> None:
         return
     _claim(asked.checkpoints, identity)
     set_seed(asked.settings.seed)
-    tokenizer, student = loaded(asked.model, asked.settings)
+    tokenizer, student = load_student(asked.model, asked.settings)
     with tempfile.TemporaryDirectory() as cache:
-        splits, counts = tokenized(asked.data, tokenizer, asked.settings, cache)
-        trainer = trainer_of(student, tokenizer, splits, asked)
-        told = trained(trainer, asked.checkpoints)
+        splits, counts = tokenize_splits(asked.data, tokenizer, asked.settings, cache)
+        trainer = build_trainer(student, tokenizer, splits, asked)
+        told = train(trainer, asked.checkpoints)
     about = {"identity": identity, "about": asked.about, "model": asked.model, "settings": asdict(asked.settings)}
     if trainer.is_world_process_zero():
-        write(trainer, tokenizer, asked.to, {**about, "data": counts, **told})
+        save_student(trainer, tokenizer, asked.to, {**about, "data": counts, **told})
 
 
 def _settings(text: str) -> Settings:
@@ -134,7 +134,7 @@ def _claim(checkpoints: Path, identity: str) -> None:
         )
 
 
-def loaded(model: str, settings: Settings) -> tuple[Tokenizer, Model]:
+def load_student(model: str, settings: Settings) -> tuple[Tokenizer, Model]:
     """Return a student's (tokenizer, model); on a GPU its frozen weights are bfloat16, else float32."""
     path = Path(model)
     is_gguf = path.suffix == ".gguf"
@@ -144,7 +144,7 @@ def loaded(model: str, settings: Settings) -> tuple[Tokenizer, Model]:
         sys.exit(f"{model} has no chat template: take a model that was tuned to follow instructions")
     half = torch.cuda.is_available() and _is_half(settings)
     student = AutoModelForCausalLM.from_pretrained(where, dtype=torch.bfloat16 if half else torch.float32, **more)
-    return tokenizer, _unquantised(student) if is_gguf else student
+    return tokenizer, _without_quantization(student) if is_gguf else student
 
 
 def _is_half(settings: Settings) -> bool:
@@ -153,7 +153,7 @@ def _is_half(settings: Settings) -> bool:
     return settings.precision == "bf16" or (settings.precision == "auto" and able)
 
 
-def _unquantised(student: Model) -> Model:
+def _without_quantization(student: Model) -> Model:
     """Return the weights in a model of their own: transformers refuses to save one that it has read from GGUF."""
     config = type(student.config).from_dict({**student.config.to_dict(), "quantization_config": None})
     del config.quantization_config
@@ -163,7 +163,7 @@ def _unquantised(student: Model) -> Model:
     return fresh
 
 
-def tokenized(
+def tokenize_splits(
     data: Path,
     tokenizer: Tokenizer,
     settings: Settings,
@@ -178,9 +178,9 @@ def tokenized(
     if settings.evaluate_rows and "validation" in wanted:
         rows = wanted["validation"]
         wanted["validation"] = rows.select(range(min(settings.evaluate_rows, len(rows))))
-    whole = wanted.map(lambda row: tokens(row, tokenizer), remove_columns=["prompt", "completion"])
+    whole = wanted.map(lambda row: tokenize_row(row, tokenizer), remove_columns=["prompt", "completion"])
     fits = whole.filter(lambda row: len(row["input_ids"]) <= settings.max_tokens)
-    counts = {name: _counted(whole[name], fits[name]) for name in whole}
+    counts = {name: _row_counts(whole[name], fits[name]) for name in whole}
     left_out = sum(split["left_out"] for split in counts.values())
     if left_out and settings.too_long == "refuse":
         longest = max(split["longest"] for split in counts.values())
@@ -193,7 +193,7 @@ def tokenized(
     return fits, counts
 
 
-def tokens(row: Mapping[str, Any], tokenizer: Tokenizer) -> Tokens:
+def tokenize_row(row: Mapping[str, Any], tokenizer: Tokenizer) -> Tokens:
     """Lay a row out as its student is asked later, and mark what is learned: the answer, and that it ends there."""
     asked = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
     whole = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], return_dict=False)
@@ -208,7 +208,7 @@ def tokens(row: Mapping[str, Any], tokenizer: Tokenizer) -> Tokens:
     return {"input_ids": whole, "completion_mask": [0] * len(asked) + [1] * len(learned)}
 
 
-def _counted(whole: Dataset, fits: Dataset) -> dict[str, int]:
+def _row_counts(whole: Dataset, fits: Dataset) -> dict[str, int]:
     lengths = [len(row) for row in whole["input_ids"]]
     learned = sum(sum(mask) for mask in fits["completion_mask"])
     used = sum(len(row) for row in fits["input_ids"])
@@ -216,7 +216,7 @@ def _counted(whole: Dataset, fits: Dataset) -> dict[str, int]:
     return {**rows, "prompt_tokens": used - learned, "completion_tokens": learned}
 
 
-def trainer_of(student: Model, tokenizer: Tokenizer, splits: DatasetDict, asked: argparse.Namespace) -> SFTTrainer:
+def build_trainer(student: Model, tokenizer: Tokenizer, splits: DatasetDict, asked: argparse.Namespace) -> SFTTrainer:
     """Return TRL's trainer: LoRA on every projection, loss on completions only, no row cut."""
     settings: Settings = asked.settings
     lora = LoraConfig(
@@ -314,9 +314,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc] # its class is un
             print(" ".join(f"{name}={value:.6g}" for name, value in values.items()), flush=True)  # noqa: T201
 
 
-def trained(trainer: SFTTrainer, checkpoints: Path) -> dict[str, Any]:
+def train(trainer: SFTTrainer, checkpoints: Path) -> dict[str, Any]:
     """Train from the last whole checkpoint to the end; return losses before, on the way and after, seconds and memory."""
-    last, begin = last_whole(checkpoints), time.monotonic()
+    last, begin = last_complete_checkpoint(checkpoints), time.monotonic()
     if last:
         print(f"going on from {last}", flush=True)  # noqa: T201 - a script's say
     trainer.args.eval_on_start = trainer.eval_dataset is not None and last is None
@@ -341,31 +341,31 @@ def trained(trainer: SFTTrainer, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def last_whole(checkpoints: Path) -> Path | None:
+def last_complete_checkpoint(checkpoints: Path) -> Path | None:
     """Return the newest checkpoint whose last file can be read; one that a kill has torn is passed over."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next(filter(_is_whole, found), None)
+    return next(filter(_is_complete, found), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
-        return "global_step" in json.loads((checkpoint / STATE).read_text())
+        return "global_step" in json.loads((checkpoint / TRAINER_STATE).read_text())
     except (OSError, ValueError):
         return False
 
 
-def write(trainer: SFTTrainer, tokenizer: Tokenizer, to: Path, told: Mapping[str, Any]) -> None:
+def save_student(trainer: SFTTrainer, tokenizer: Tokenizer, to: Path, told: Mapping[str, Any]) -> None:
     """Merge LoRA into the weights and write the student, training.json last."""
     merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     merged.config.use_cache = True
     merged.save_pretrained(to)
     tokenizer.save_pretrained(to)
-    _say_it_in_older_words(to, tokenizer)
+    _add_transformers_4_fields(to, tokenizer)
     (to / "training.json").write_text(json.dumps(told, indent=1))
     print(f"the student is in {to}", flush=True)  # noqa: T201 - a script's say
 
 
-def _say_it_in_older_words(to: Path, tokenizer: Tokenizer) -> None:
+def _add_transformers_4_fields(to: Path, tokenizer: Tokenizer) -> None:
     """Add to config.json and tokenizer_config.json what transformers 4 reads, which Custom Model Import does (4.51.3).
 
     Without it a Llama of transformers 5 is read there with rope_theta 10,000, whatever it was, and no tokenizer is found.

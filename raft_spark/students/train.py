@@ -19,8 +19,8 @@ from raft_spark.lake import schemas, tables
 from raft_spark.students import scripts
 
 FORMAT = "prompt_completion"
-NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf")
-EXTRA = "pip install 'raft-spark[train]'"
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf")
+INSTALL = "pip install 'raft-spark[train]'"
 
 
 def run(conf: config.Config, to: Path) -> Path:
@@ -34,31 +34,38 @@ def run(conf: config.Config, to: Path) -> Path:
         msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
         raise InputError(msg)
     _check_installed(python)
-    student = conf.training.model or str(weights.built_in())
+    student = conf.training.model or str(weights.built_in_path())
     about = {"dataset": version.id, "raft_spark": __version__, "base": conf.base.model_dump()}
-    folders = {"data": _data(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
-    told = {**folders, "model": student, "settings": json.dumps(conf.training.told()), "about": json.dumps(about)}
-    _ran(python, scripts.TRAINING, *(text for name, value in told.items() for text in (f"--{name}", str(value))))
+    folders = {"data": _local_dataset(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
+    told = {
+        **folders,
+        "model": student,
+        "settings": json.dumps(conf.training.script_settings()),
+        "about": json.dumps(about),
+    }
+    _run_script(
+        python, scripts.SFT_SCRIPT, *(text for name, value in told.items() for text in (f"--{name}", str(value)))
+    )
     made, whole = to / "student.gguf", to / "model/training.json"
     if student.endswith(".gguf") and not (made.exists() and made.stat().st_mtime >= whole.stat().st_mtime):
-        _ran(python, scripts.AS_GGUF, str(to / "model"), "--like", student, "--to", str(made))
+        _run_script(python, scripts.GGUF_EXPORT, str(to / "model"), "--like", student, "--to", str(made))
     return to
 
 
 def _check_installed(python: str) -> None:
     """Raise ConfigError when a Python cannot train, with the way to make it."""
-    look = f"from importlib.util import find_spec; print(*(n for n in {NEEDED} if find_spec(n) is None))"
+    look = f"from importlib.util import find_spec; print(*(n for n in {PACKAGES} if find_spec(n) is None))"
     try:
         missing = subprocess.run([python, "-c", look], check=True, capture_output=True, text=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        msg = f"training.python is {python!r}, which does not run ({error}); it must be the Python of an environment with {EXTRA}"
+        msg = f"training.python is {python!r}, which does not run ({error}); it must be the Python of an environment with {INSTALL}"
         raise ConfigError(msg) from error
     if missing:
-        msg = f"training needs {', '.join(missing)}, which {python} lacks: {EXTRA} there, or name another in training.python"
+        msg = f"training needs {', '.join(missing)}, which {python} lacks: {INSTALL} there, or name another in training.python"
         raise ConfigError(msg)
 
 
-def _data(lake: config.Lake, version: tables.Version, to: Path) -> Path:
+def _local_dataset(lake: config.Lake, version: tables.Version, to: Path) -> Path:
     """Return a folder of this machine with the dataset, copied from the lake's bucket where it lies in one."""
     at = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
     if at.is_local:
@@ -69,7 +76,7 @@ def _data(lake: config.Lake, version: tables.Version, to: Path) -> Path:
     return copy
 
 
-def _ran(python: str, script: Path, *arguments: str) -> None:
+def _run_script(python: str, script: Path, *arguments: str) -> None:
     """Run a script, which says itself what it does."""
     done = subprocess.run([python, "-P", str(script), *arguments], check=False)
     if done.returncode:

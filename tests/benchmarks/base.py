@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
 from raft_spark import config
-from raft_spark.lake import schemas, session, tables
+from raft_spark.lake import browse, schemas, session, tables
 from raft_spark.sources import synthetic
 from raft_spark.stages import articles, base
 
@@ -102,7 +102,7 @@ def read(conf: config.Config, table: str) -> Iterator[pa.Table]:
     """Read the files of a table's current version with pyarrow."""
     version = tables.require(conf.lake, table)
     for file in version.data():
-        yield pq.read_table(f"{tables.folder(conf.lake, version)}/{file.path}", partitioning=None)
+        yield pq.read_table(f"{browse.folder(conf.lake, version)}/{file.path}", partitioning=None)
 
 
 def read_and_write_once(conf: config.Config, made: list[pa.Table], folder: Path) -> None:

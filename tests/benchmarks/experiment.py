@@ -24,9 +24,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from raft_spark import config
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.scoring import scores
-from raft_spark.scoring.summary import TITLES
+from raft_spark.scoring.summary import METRIC_TITLES
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 CONF = Path(__file__).with_suffix(".toml")
@@ -101,7 +101,7 @@ def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> Path:
     raft_spark("run", CONF, assignments=[lake, *assignments])
     raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
     conf = config.load([str(CONF), str(students)], [lake, *assignments])
-    return Path(tables.folder(conf.lake, tables.require(conf.lake, schemas.EVALUATION)))
+    return Path(browse.folder(conf.lake, tables.require(conf.lake, schemas.EVALUATION)))
 
 
 def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iterator[str]:
@@ -117,7 +117,7 @@ def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iter
         return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row and row["value"] is not None else ""
 
     for figure in ("accuracy", "rouge_l"):
-        heads = [TITLES[figure], *COLUMNS, *(f"k = 3, less {other}'s" for other in students[:2])]
+        heads = [METRIC_TITLES[figure], *COLUMNS, *(f"k = 3, less {other}'s" for other in students[:2])]
         yield f"| {' | '.join(heads)} |"
         yield "|---" * len(heads) + "|"
         for student in students:

@@ -60,7 +60,7 @@ def measured(count: int) -> dict[str, object]:
         session.start(conf)
         peaks = {"articles": watched(lambda: articles.run(conf)), "base": watched(lambda: base.run(conf))}
         session.stop()
-        texts = corpus.text_bytes(tables.pieces(conf.lake, tables.require(conf.lake, schemas.ARTICLES)))
+        texts = corpus.text_bytes(tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES)))
     return {**peaks, "texts": round(texts / 1e6)}
 
 

@@ -50,7 +50,7 @@ def measured(folder: Path, url: str, options: argparse.Namespace) -> dict[str, A
     """Refresh for the first time, with nothing new, and with a little more."""
     few = int(options.articles / (1 + options.grows))
     seconds: dict[str, float] = {}
-    registry.WALK = tuple(replace(stage, run=timed(stage.name, stage.run, seconds)) for stage in registry.WALK)
+    registry.PIPELINE = tuple(replace(stage, run=timed(stage.name, stage.run, seconds)) for stage in registry.PIPELINE)
     whole = settled(folder, url, few, options.articles)
     first = once(whole, seconds)
     idle = once(whole, seconds)

@@ -28,7 +28,7 @@ from raft_spark.errors import StoppedError
 from raft_spark.inference import answer_store, executor
 from raft_spark.inference.admission import Admission
 from raft_spark.inference.quota import UNLIMITED, Allocation
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import browse, schemas, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions
 
@@ -118,7 +118,7 @@ def requests(conf: config.Config) -> Iterator[tuple[int, Request]]:
     """Return what the stage asks, in the order of the files."""
     version = tables.require(conf.lake, schemas.BASE)
     for file in version.data():
-        path = f"{tables.folder(conf.lake, version)}/{file.path}"
+        path = f"{browse.folder(conf.lake, version)}/{file.path}"
         for row in pq.read_table(path, columns=["pubid", "question", "oracle"], partitioning=None).to_pylist():
             yield (
                 row["pubid"],
@@ -162,13 +162,13 @@ def windowed(conf: config.Config, calls: int) -> float:
     """Do what a task of the stage does with that many rows, without Spark and files; return the seconds of CPU it took."""
     rows = list(itertools.islice(requests(conf), calls))
     asking = conf.completions
-    meter = Admission(Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
+    admission = Admission(Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
     limits = executor.RetryLimits(asking.attempts, asking.deadline_seconds)
     with contextlib.closing(endpoints.connect(conf.teacher, asking.in_flight, TIMEOUT)) as client:
         begin = time.process_time()
-        for asked in executor.ask_all(iter(rows), client.ask, limits, meter):
-            if asked:
-                answer_store.answer_row(asked, conf.teacher.model, "run")
+        for inflight in executor.ask_all(iter(rows), client.ask, limits, admission):
+            if inflight:
+                answer_store.answer_row(inflight, conf.teacher.model, "run")
         return time.process_time() - begin
 
 

@@ -39,7 +39,7 @@ def _said_here_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root, package = logging.getLogger(), logging.getLogger("raft_spark")
     before = package.level
     monkeypatch.setattr(root, "handlers", [each for each in root.handlers if not isinstance(each, logs.LineHandler)])
-    monkeypatch.setattr(logs, "_about", {"stage": "", "run_id": ""})
+    monkeypatch.setattr(logs, "_context", {"stage": "", "run_id": ""})
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     yield
     logging.captureWarnings(capture=False)
@@ -165,7 +165,7 @@ def check_embedded(line: dict[str, Any]) -> dict[str, float]:
 
 
 def test_a_line_with_metrics_says_what_cloudwatch_asks_for():
-    line = cloudwatch.embedded({"rows": 40, "seconds": 1.5, "failed_share": 0.25}, "base")
+    line = cloudwatch.embedded_metrics({"rows": 40, "seconds": 1.5, "failed_share": 0.25}, "base")
     assert check_embedded(line) == {"rows": 40, "seconds": 1.5, "failed_share": 0.25}
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert directive == {
@@ -181,7 +181,7 @@ def test_a_line_with_metrics_says_what_cloudwatch_asks_for():
 
 
 def test_what_an_endpoint_did_is_told_by_stage_and_by_both():
-    line = cloudwatch.embedded({"answered": 3}, "completions", "teacher")
+    line = cloudwatch.embedded_metrics({"answered": 3}, "completions", "teacher")
     check_embedded(line)
     assert line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["stage"], ["stage", "endpoint"]]
     assert (line["stage"], line["endpoint"]) == ("completions", "teacher")
@@ -200,7 +200,7 @@ def test_a_run_tells_what_it_has_added_and_the_share_that_failed_so_far():
         completion_tokens=170,
         dollars=0.8,
     )
-    assert cloudwatch.added(before, now) == {
+    assert cloudwatch.difference(before, now) == {
         "asked": 38,
         "answered": 30,
         "calls": 40,
@@ -216,7 +216,7 @@ def test_a_run_tells_what_it_has_added_and_the_share_that_failed_so_far():
 
 
 def test_before_a_request_has_ended_no_share_is_told():
-    assert "failed_share" not in cloudwatch.added(run(), run(calls=3))
+    assert "failed_share" not in cloudwatch.difference(run(), run(calls=3))
 
 
 def within(seconds: float, lines: list[dict[str, Any]], count: int, capsys) -> None:
@@ -228,7 +228,7 @@ def within(seconds: float, lines: list[dict[str, Any]], count: int, capsys) -> N
 
 def stopped_while_it_asks(lines: list[dict[str, Any]], capsys) -> None:
     now = run()
-    with progress.asking(lambda: now, "8 tasks"):
+    with progress.show_run(lambda: now, "8 tasks"):
         now = run(answered=30, calls=40, throttled=10, dollars=0.25)
         within(20, lines, 4, capsys)
         now = run(answered=45, failed={"filtered": 15}, calls=80, throttled=20, dollars=1.0)
@@ -236,8 +236,8 @@ def stopped_while_it_asks(lines: list[dict[str, Any]], capsys) -> None:
 
 
 def test_a_run_that_asks_tells_its_metrics_every_30_seconds_and_at_its_end(capsys, monkeypatch):
-    assert progress.LINE_EVERY == 30
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.05)
+    assert progress.LOG_EVERY == 30
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.05)
     logs.configure("json", stage="completions", run_id=ID)
     lines: list[dict[str, Any]] = []
     with pytest.raises(StoppedError):
@@ -263,7 +263,7 @@ def test_a_run_that_asks_tells_its_metrics_every_30_seconds_and_at_its_end(capsy
 
 def test_more_answers_than_requests_leave_no_time():
     series = (run_state.Point(0, 0, 0, 0, 0, 0, 0, 0), run_state.Point(10, 110, 0, 110, 0, 0, 0, 0))
-    assert progress.line(run(answered=110, series=series)).endswith(
+    assert progress.status_line(run(answered=110, series=series)).endswith(
         "11.0 requests/s · 0 tokens/s · window 0, 0 open · 0:00:00 left"
     )
 
@@ -286,7 +286,7 @@ def ending(ended: tables.Version | BaseException, run_id: str = ID, table: str =
             raise ended
         return ended
 
-    return dataclasses.replace(registry.named(table), run=stage)
+    return dataclasses.replace(registry.find(table), run=stage)
 
 
 def test_a_stage_that_ends_well_tells_its_rows_and_seconds(capsys, tmp_path):
@@ -344,7 +344,7 @@ def test_a_stage_that_ends_badly_tells_so_too(
 def test_the_final_error_of_a_job_is_a_line_with_its_exit_status(capsys, tmp_path):
     root = f"lake.root={tmp_path / 'lake'}"
     with pytest.raises(SystemExit) as ended:
-        runner.job(partial(runner.run, registry.BASE), ["--set", root, "--set", "log.format=json"])
+        runner.run_job(partial(runner.run, registry.BASE), ["--set", root, "--set", "log.format=json"])
     lines = said(capsys)
     assert ended.value.code == 3
     assert check_embedded(lines[0])["errors"] == 1
@@ -364,7 +364,7 @@ def test_the_command_line_says_its_error_as_a_line_too(tmp_path):
 
 def test_to_a_person_a_job_says_its_error_and_nothing_else(capsys, tmp_path):
     with pytest.raises(SystemExit):
-        runner.job(base.run, ["--set", f"lake.root={tmp_path / 'lake'}"])
+        runner.run_job(base.run, ["--set", f"lake.root={tmp_path / 'lake'}"])
     assert re.fullmatch(r"InputError: .* holds no table 'articles'; .*\n", capsys.readouterr().err)
     with pytest.raises(ConfigError):
         config.load(assignments=["log.format=xml"])

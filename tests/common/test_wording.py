@@ -58,8 +58,8 @@ def lake(tmp_path) -> list[str]:
         [{"pubid": 1, "reason": "odd", "source": OBEYED, "record": OBEYED}], schemas.QUARANTINE
     )
     files = [
-        parquet.write_file(new.place, "data/split=train/part-00000.parquet", rows),
-        parquet.write_file(new.place, "quarantine/part-00000.parquet", rejected),
+        parquet.write_file(new.storage, "data/split=train/part-00000.parquet", rows),
+        parquet.write_file(new.storage, "quarantine/part-00000.parquet", rejected),
     ]
     tables.publish(new, conf, files, {}, {"rows": {"train": 1}})
     return ["--set", f"lake.root={tmp_path / 'lake'}", "--set", "completions.endpoint=fake"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from raft_spark import config
 from raft_spark.cli import cost_views
 from raft_spark.costs import arithmetic
-from raft_spark.costs.arithmetic import Amount, Answered, Remaining
+from raft_spark.costs.arithmetic import Amount, AnsweredRequest, Remaining
 from raft_spark.costs.estimate_evaluation import CostBound
 
 pytestmark = pytest.mark.row
@@ -23,11 +23,11 @@ TEACHER = (
     "completions.endpoint=mine",
     "completions.in_flight=10",
 )
-SEEN = [Answered(1000, 250, 80, 2.0), Answered(2000, 500, 120, 2.0), Answered(3000, 750, 100, 2.0)]
+SEEN = [AnsweredRequest(1000, 250, 80, 2.0), AnsweredRequest(2000, 500, 120, 2.0), AnsweredRequest(3000, 750, 100, 2.0)]
 LEFT = Remaining(requests=1300, rows=1000, characters=4_000_000)
 
 
-def told(*assignments: str, left: Remaining = LEFT, seen: list[Answered] = SEEN) -> arithmetic.Estimate:
+def told(*assignments: str, left: Remaining = LEFT, seen: list[AnsweredRequest] = SEEN) -> arithmetic.Estimate:
     return arithmetic.estimate(config.load(assignments=[*TEACHER, *assignments]), left, seen)
 
 
@@ -157,7 +157,7 @@ def test_a_margin_by_hand():
     assert told().use.tokens_out.margin == pytest.approx(4.30 * 20 * 578.2156, rel=1e-4)
 
 
-def shown(*assignments: str, left: Remaining = LEFT, seen: list[Answered] = SEEN) -> str:
+def shown(*assignments: str, left: Remaining = LEFT, seen: list[AnsweredRequest] = SEEN) -> str:
     written = io.StringIO()
     conf = config.load(assignments=[*TEACHER, *assignments])
     cost_views.estimate(Console(file=written, width=200), conf, arithmetic.estimate(conf, left, seen, asked_now=3))
@@ -216,7 +216,9 @@ def test_a_person_reads_that_nothing_is_to_pay_or_that_no_answer_tells():
 def test_more_rows_take_more_and_more_answers_seen_never_widen_the_margin(few: int, rows: int, times: int):
     chance = random.Random(few)
     seen = [
-        Answered(chance.randint(500, 5000), chance.randint(100, 1000), chance.randint(5, 400), 1 + chance.random())
+        AnsweredRequest(
+            chance.randint(500, 5000), chance.randint(100, 1000), chance.randint(5, 400), 1 + chance.random()
+        )
         for _ in range(few)
     ]
     left, more = Remaining(rows, rows, rows * 1500), Remaining(rows + 1, rows + 1, (rows + 1) * 1500)
@@ -233,7 +235,7 @@ def test_the_truth_lies_within_the_margin_about_19_times_in_20():
     hits = []
     for _ in range(400):
         rows = [chance.lognormvariate(4, 0.3) for _ in range(205)]
-        seen = [Answered(1000, 250, round(out), 1.0) for out in rows[:5]]
+        seen = [AnsweredRequest(1000, 250, round(out), 1.0) for out in rows[:5]]
         amount = told(left=Remaining(205, 200, 200_000), seen=seen).use.tokens_out
         hits.append(abs(amount.value - sum(rows[5:])) <= amount.margin)
     assert 0.91 < statistics.fmean(hits) < 0.98

@@ -447,7 +447,7 @@ def test_workers_money_and_the_share_of_a_task_are_said_before():
     ]
     assert list(submit.quota_lines(conf, "refresh")) == [
         "3 executors x 4 cores = 12 tasks",
-        "12 tasks; the whole cluster, and a task while all run: 64 calls open at once / 12 = 5.333, 6 requests a second / 12 = 0.5",
+        "12 tasks; limits of the cluster and of one task: 64 calls open at once / 12 = 5.333, 6 requests a second / 12 = 0.5",
     ]
     assert list(submit.quota_lines(conf, "base")) == []
 

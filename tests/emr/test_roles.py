@@ -426,13 +426,13 @@ def test_what_a_lake_asks_of_s3_is_allowed(s3, monkeypatch):
     monkeypatch.setattr(WSGIRequestHandler, "log_request", record)
     lake = Storage("s3://bucket/lake", s3).at("base")
     assert lake.read("current.json") is None
-    assert lake.swap("current.json", b"1", None)
-    assert lake.swap("current.json", b"2", b"1")
+    assert lake.compare_and_swap("current.json", b"1", None)
+    assert lake.compare_and_swap("current.json", b"2", b"1")
     assert lake.read("current.json") == b"2"
     lake.write("versions/1/data/part-0.parquet", b"x" * 20_000_000)
     lake.write("versions/2/data/part-0.parquet", b"y")
     assert lake.at("versions").is_folder
-    assert len(lake.at("versions").list(deep=False)) == 0
+    assert len(lake.at("versions").list(recursive=False)) == 0
     lake.delete("versions/1/data/part-0.parquet")
     lake.delete("versions/2")
     assert [found.path for found in lake.list()] == ["current.json"]

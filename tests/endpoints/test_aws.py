@@ -235,13 +235,13 @@ def test_whatever_is_answered_is_a_completion_or_an_error(answer):
         reply = read(answer)
         assert (reply.completion is None) != (reply.error is None)
         assert (reply.error is None) == (reply.error_class is None)
-        (reply.completion or responses.line(reply.error)).encode()  # it can be stored
+        (reply.completion or responses.one_line(reply.error)).encode()  # it can be stored
 
 
 @pytest.mark.row
 @given(st.binary())
 def test_whatever_bytes_come_are_a_value(body):
-    responses.line(responses.words(responses.value(body)))
+    responses.one_line(responses.message_in(responses.parse_json(body)))
 
 
 @pytest.mark.row

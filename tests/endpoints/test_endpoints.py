@@ -51,7 +51,8 @@ ERRORS = {
 PARENT = """
 import sys, time
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import Request, connect, serving
+from raft_spark.endpoints import connect, serving
+from raft_spark.endpoints.base import Request
 with serving(Endpoint(kind="fake")) as endpoint:
     try:
         print(endpoint.url, flush=True)

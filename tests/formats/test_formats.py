@@ -211,7 +211,9 @@ def test_a_shard_holds_every_record_in_order_and_is_described(tmp_path, kind, co
     content = path.read_bytes()
     lines = [json.loads(line) for line in content.decode().split("\n")[:-1]] if kind == "jsonl" else None
     assert (lines or pq.read_table(path).to_pylist()) == written
-    assert shard.file == DataFile(f"messages/train-0.{kind}", count, len(content), hashlib.sha256(content).hexdigest())
+    assert shard.files == [
+        DataFile(f"messages/train-0.{kind}", count, len(content), hashlib.sha256(content).hexdigest())
+    ]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -222,7 +224,7 @@ def test_a_shard_without_records_or_with_an_error_is_not_there(tmp_path, kind):
         for number in range(1_500):
             broken.write({"question": str(number)})
         raise ZeroDivisionError
-    assert (empty.file, broken.file) == (None, None)
+    assert (empty.files, broken.files) == ([], [])
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == []
 
 
@@ -268,7 +270,7 @@ def front_matter(text: str) -> dict[str, object]:
 
 
 def test_the_front_matter_lists_exactly_the_shards_split_by_split():
-    matter = front_matter(card.written("messages", FILES, COUNTS, config.load()))
+    matter = front_matter(card.render("messages", FILES, COUNTS, config.load()))
     assert matter["configs"] == [
         {
             "config_name": "default",
@@ -289,14 +291,14 @@ def test_another_version_is_loaded_with_its_own_rows_whatever_lies_in_the_cache(
         shard = folder / "train-00000-of-00001.jsonl"
         shard.write_text(json.dumps({"messages": [{"role": "assistant", "content": answer}]}) + "\n")
         files = [DataFile(shard.name, 1, shard.stat().st_size, hashlib.sha256(shard.read_bytes()).hexdigest())]
-        (folder / "README.md").write_text(card.written("messages", files, COUNTS, config.load()))
+        (folder / "README.md").write_text(card.render("messages", files, COUNTS, config.load()))
         loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
         assert loaded["train"]["messages"][0] == [{"role": "assistant", "content": answer}]
 
 
 def test_a_split_without_rows_is_not_listed():
     counts = {**COUNTS, "kept": {"train": 60}, "distracted": {"train": 20}, "rejected": {}}
-    text = card.written("messages", shards(**{"train-00000-of-00001.parquet": 55}), counts, config.load())
+    text = card.render("messages", shards(**{"train-00000-of-00001.parquet": 55}), counts, config.load())
     (default,) = front_matter(text)["configs"]
     assert default["data_files"] == [{"split": "train", "path": ["train-00000-of-00001.parquet"]}]
     assert "| train | 55 | 20 |" in text  # as many as have a pair, of a format of pairs
@@ -304,14 +306,14 @@ def test_a_split_without_rows_is_not_listed():
 
 
 def test_the_card_counts_what_was_flagged():
-    text = card.written("messages", FILES, {**COUNTS, "flagged": {"false quote": 5, "refusal": 2}}, config.load())
+    text = card.render("messages", FILES, {**COUNTS, "flagged": {"false quote": 5, "refusal": 2}}, config.load())
     assert "Kept, and to be looked at: 5 false quote, 2 refusal." in text
-    assert "to be looked at" not in card.written("messages", FILES, COUNTS, config.load())
+    assert "to be looked at" not in card.render("messages", FILES, COUNTS, config.load())
 
 
 def test_the_card_says_whose_the_answers_are_what_is_said_without_the_oracle_and_what_was_shortened():
     assignments = ["dataset.answer=original", "dataset.absent_answer=refuse", "dataset.max_tokens=900"]
-    text = card.written(
+    text = card.render(
         "messages", FILES, {**COUNTS, "shortened": {"train": 5, "test": 2}}, config.load(assignments=assignments)
     )
     assert "an answer that is the article's own conclusion" in text
@@ -321,7 +323,7 @@ def test_the_card_says_whose_the_answers_are_what_is_said_without_the_oracle_and
 
 def test_the_card_tells_counts_recipe_and_costs():
     settled = config.load(assignments=["base.distractors=5", "base.oracle_share=0.6", "base.seed=11"])
-    text = card.written("messages", FILES, COUNTS, settled)
+    text = card.render("messages", FILES, COUNTS, settled)
     for told in (
         "80 rows in TRL's conversational language modelling format",
         "from hf:qiaojin/PubMedQA/pqa_artificial",
@@ -339,7 +341,7 @@ def test_the_card_tells_counts_recipe_and_costs():
 
 
 def carded(*assignments: str) -> str:
-    return card.written("messages", FILES, COUNTS, config.load(assignments=assignments))
+    return card.render("messages", FILES, COUNTS, config.load(assignments=assignments))
 
 
 @pytest.mark.parametrize(
@@ -366,14 +368,14 @@ def test_the_card_says_whose_the_texts_are_and_names_no_local_path(source: str, 
 def test_a_model_that_is_named_by_its_path_is_named_by_its_last_part():
     conf = config.load()
     odd = conf.endpoints["embedded"].model_copy(update={"model": "/home/ann/models/llama"})
-    text = card.written("messages", FILES, COUNTS, conf.model_copy(update={"endpoints": {"embedded": odd}}))
+    text = card.render("messages", FILES, COUNTS, conf.model_copy(update={"endpoints": {"embedded": odd}}))
     assert "an answer that llama wrote" in text
     assert "/home" not in text
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_card_declares_the_features_that_datasets_reads(name: str):
-    matter = front_matter(card.written(name, FILES, COUNTS, config.load()))
+    matter = front_matter(card.render(name, FILES, COUNTS, config.load()))
     infos = datasets.info.DatasetInfosDict.from_dataset_card_data(DatasetCardData(**matter))
     assert infos["default"].features == datasets.Features.from_arrow_schema(FORMATS[name].schema)
 
@@ -383,6 +385,6 @@ def test_no_name_breaks_the_card(model: str):
     conf = config.load()
     odd = conf.endpoints["embedded"].model_copy(update={"model": model})
     conf = conf.model_copy(update={"endpoints": {"embedded": odd}})
-    text = card.written("messages", FILES, COUNTS, conf)
-    assert front_matter(text) == front_matter(card.written("messages", FILES, COUNTS, config.load()))
+    text = card.render("messages", FILES, COUNTS, conf)
+    assert front_matter(text) == front_matter(card.render("messages", FILES, COUNTS, config.load()))
     assert model in text

@@ -42,10 +42,10 @@ def row(
     [
         ("oracle", "cot", THOUGHT, THOUGHT, "Yes, it works."),
         ("answer_only", "cot", THOUGHT, "<ANSWER>: Yes, it works.", "Yes, it works."),
-        ("refuse", "cot", THOUGHT, f"<ANSWER>: {prompts.REFUSED}", prompts.REFUSED),
+        ("refuse", "cot", THOUGHT, f"<ANSWER>: {prompts.REFUSAL_ANSWER}", prompts.REFUSAL_ANSWER),
         ("oracle", "answer", "It works.", "It works.", "It works."),
         ("answer_only", "answer", "It works.", "It works.", "It works."),
-        ("refuse", "answer", "It works.", prompts.REFUSED, prompts.REFUSED),
+        ("refuse", "answer", "It works.", prompts.REFUSAL_ANSWER, prompts.REFUSAL_ANSWER),
     ],
 )
 def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_what_the_teacher_said(
@@ -58,7 +58,7 @@ def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_wh
 
 
 def test_what_is_said_without_an_oracle_counts_as_a_refusal():
-    assert prompts.REFUSAL.search(prompts.REFUSED)
+    assert prompts.REFUSAL_PATTERN.search(prompts.REFUSAL_ANSWER)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))
@@ -69,10 +69,10 @@ def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int],
     fitted = targets.fit_length(found, stays, "It works.", words, most)
     must = [PASSAGES[number] for number in sorted(own)] or [found.oracle]
     asked = prompts.student_messages(found.question, must if fitted is None else fitted, found.asked)
-    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD
+    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD_TOKENS
     if fitted is None:
         rounded = 2 * len(must)  # each passage and each separator is rounded up by itself
-        assert length + 3 * targets.TURN + rounded > most
+        assert length + 3 * targets.TURN_TOKENS + rounded > most
         return
     assert length <= most
     assert [text for text in PASSAGES if text in fitted] == fitted
@@ -111,10 +111,10 @@ def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):
     model.enable_padding(length=9)
     model.save(str(tmp_path / "tokenizer.json"))
     conf = config.load(assignments=[f"dataset.tokenizer={tmp_path}/tokenizer.json"])
-    assert targets.token_counter(targets.tokenizer(conf.dataset, conf.lake))("three short words") == 3
+    assert targets.token_counter(targets.read_tokenizer(conf.dataset, conf.lake))("three short words") == 3
     assert targets.token_counter("")("three short words") == 6
     for missing in (tmp_path / "no.json", tmp_path / "bad.json"):
         (tmp_path / "bad.json").write_text("{}")
         wrong = config.load(assignments=[f"dataset.tokenizer={missing}"])
         with pytest.raises(InputError, match=r"it must be a tokenizer\.json"):
-            targets.tokenizer(wrong.dataset, wrong.lake)
+            targets.read_tokenizer(wrong.dataset, wrong.lake)

@@ -1,6 +1,5 @@
-"""One task's decisions: money is never passed, tokens are corrected by usage, all by a clock of the test's own."""
+"""Admission of one task: it never exceeds its dollars, and corrects estimated tokens by the usage; with a fake clock."""
 
-import dataclasses
 import sys
 import threading
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ OPEN = Allocation(8, UNLIMITED, UNLIMITED, UNLIMITED)
 
 
 class Clock:
-    """A clock that stands still until it is set."""
+    """A clock that a test sets."""
 
     now = 1_000.0
 
@@ -30,8 +29,8 @@ class Clock:
         return self.now
 
 
-def asked(characters: int = 72, max_tokens: int = 50, pubid: int = 1) -> InFlightRequest:
-    """72 characters are feared to be 36 tokens, with 64 for the template 100."""
+def new_inflight(characters: int = 72, max_tokens: int = 50, pubid: int = 1) -> InFlightRequest:
+    """72 characters are at most 36 tokens; with 64 for the template, 100."""
     return InFlightRequest(pubid, Request("x" * characters, "m", {"max_tokens": max_tokens}))
 
 
@@ -43,9 +42,9 @@ def failed(error_class: ErrorClass) -> Reply:
     return Reply(error_class=error_class, error="as asked")
 
 
-def called(meter: Admission, reply: Reply, one: InFlightRequest | None = None) -> InFlightRequest:
-    """Send one call and let it come back."""
-    return meter.finished(replace(meter.started(one or asked()), latency=0.1, reply=reply))
+def call(admission: Admission, reply: Reply, inflight: InFlightRequest | None = None) -> InFlightRequest:
+    """Start one call and finish it with this reply."""
+    return admission.finish(replace(admission.start(inflight or new_inflight()), latency=0.1, reply=reply))
 
 
 # Money
@@ -60,36 +59,36 @@ replies = st.one_of(
 @given(st.lists(st.tuples(calls, st.booleans(), replies), max_size=40), st.floats(0, 5_000))
 @settings(deadline=None)
 def test_what_is_spent_and_reserved_never_passes_what_was_granted(steps, dollars: float):
-    """Each step sends a call if it may, and lets the oldest come back; usage is any share of what was feared."""
-    meter = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
+    """Each step starts a call if admission allows it, and may finish the oldest; its usage is any share of the maximum."""
+    admission = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
     open_calls: list[InFlightRequest] = []
     for (characters, max_tokens), comes_back, outcome in steps:
-        one = asked(characters, max_tokens)
-        if meter.wait(one.request) == 0:
-            open_calls.append(meter.started(one))
-        assert meter.tally.spent + meter.tally.reserved <= dollars + 1e-6
+        inflight = new_inflight(characters, max_tokens)
+        if admission.delay(inflight.request) == 0:
+            open_calls.append(admission.start(inflight))
+        assert admission.counters.spent + admission.counters.reserved <= dollars + 1e-6
         if comes_back and open_calls:
             oldest = open_calls.pop(0)
-            meter.finished(replace(oldest, reply=reply_of(outcome, oldest)))
-        assert meter.tally.spent + meter.tally.reserved <= dollars + 1e-6
-        assert meter.tally.open == len(open_calls)
+            admission.finish(replace(oldest, reply=reply_of(outcome, oldest)))
+        assert admission.counters.spent + admission.counters.reserved <= dollars + 1e-6
+        assert admission.counters.open == len(open_calls)
 
 
-def reply_of(outcome: tuple[float, float] | str, one: InFlightRequest) -> Reply:
+def reply_of(outcome: tuple[float, float] | str, inflight: InFlightRequest) -> Reply:
     if outcome == "no usage":
         return answer(None, None)
     if isinstance(outcome, str):
         return failed(outcome)
     read, written = outcome
-    return answer(int(read * one.request.characters / 2), int(written * one.request.max_tokens))
+    return answer(int(read * inflight.request.characters / 2), int(written * inflight.request.max_tokens))
 
 
 def test_a_call_is_reserved_at_its_dearest_and_paid_by_its_usage():
-    meter = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
-    sent = meter.started(asked())
-    assert (meter.tally.reserved, meter.tally.spent) == (200.0, 0.0)
-    meter.finished(replace(sent, reply=answer(20, 10)))
-    assert (meter.tally.reserved, meter.tally.spent) == (0.0, 40.0)
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    sent = admission.start(new_inflight())
+    assert (admission.counters.reserved, admission.counters.spent) == (200.0, 0.0)
+    admission.finish(replace(sent, reply=answer(20, 10)))
+    assert (admission.counters.reserved, admission.counters.spent) == (0.0, 40.0)
 
 
 @pytest.mark.parametrize(
@@ -107,43 +106,44 @@ def test_a_call_is_reserved_at_its_dearest_and_paid_by_its_usage():
 def test_what_may_have_been_billed_counts_as_the_dearest_and_what_never_began_as_nothing(
     error_class: ErrorClass, paid: float
 ):
-    meter = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
-    called(meter, failed(error_class))
-    assert (meter.tally.spent, meter.tally.reserved, meter.tally.open) == (paid, 0.0, 0)
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    call(admission, failed(error_class))
+    assert (admission.counters.spent, admission.counters.reserved, admission.counters.open) == (paid, 0.0, 0)
 
 
 def test_an_answer_without_usage_counts_as_the_dearest():
-    meter = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
-    called(meter, answer(None, None))
-    assert meter.tally.spent == 200.0
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    call(admission, answer(None, None))
+    assert admission.counters.spent == 200.0
 
 
 def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_cheaper():
-    meter = Admission(replace(OPEN, dollars=300.0), DOLLAR_A_TOKEN, 60.0, Clock())
-    sent = meter.started(asked())
-    assert meter.wait(asked().request) == UNLIMITED
-    assert meter.tally.next_call == 200.0
-    meter.finished(replace(sent, reply=answer(20, 10)))
-    assert meter.wait(asked().request) == 0
+    admission = Admission(replace(OPEN, dollars=300.0), DOLLAR_A_TOKEN, 60.0, Clock())
+    sent = admission.start(new_inflight())
+    assert admission.delay(new_inflight().request) == UNLIMITED
+    assert admission.counters.next_call == 200.0
+    admission.finish(replace(sent, reply=answer(20, 10)))
+    assert admission.delay(new_inflight().request) == 0
 
 
 def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
-    """Every call here costs all that was reserved for it; another thread reads the sum meanwhile."""
-    meter, is_over, switch = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event(), sys.getswitchinterval()
+    """Every call costs all that was reserved for it, while another thread reads the sum."""
+    admission, is_over = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event()
+    switch = sys.getswitchinterval()
     finished, read_less = 0, []
 
     def read() -> None:
         while not is_over.is_set():
             paid = finished * 200.0
-            said = dataclasses.asdict(meter.tally)
-            read_less.append(said["spent"] + said["reserved"] < paid)
+            counters = admission.snapshot()
+            read_less.append(counters.spent + counters.reserved < paid)
 
     reader = threading.Thread(target=read)
     sys.setswitchinterval(1e-6)
     try:
         reader.start()
         for _ in range(1_000):
-            called(meter, answer(None, None))
+            call(admission, answer(None, None))
             finished += 1
     finally:
         sys.setswitchinterval(switch)
@@ -163,109 +163,109 @@ def tokens_a_minute(clock: Clock, tokens: float = 6_000.0) -> Admission:
 @pytest.mark.parametrize(
     ("reply", "seconds"),
     [
-        (answer(20, 30), 0.25),  # 50 used at 100 a second, 0.25 s may be made up for
-        (answer(200, 30), 2.05),  # more than was feared
+        (answer(20, 30), 0.25),  # 50 used at 100 a second, a burst of 0.25 s is allowed
+        (answer(200, 30), 2.05),  # more than was estimated
         (failed("throttled"), 0.0),
         (failed("unavailable"), 0.0),
-        (failed("timeout"), 0.75),  # nobody knows: what was feared stays
+        (failed("timeout"), 0.75),  # usage unknown: the estimate stays
         (answer(None, None), 0.75),
     ],
 )
 def test_calls_are_spaced_by_what_they_are_feared_to_take_and_then_by_what_they_took(reply: Reply, seconds: float):
     clock = Clock()
-    meter = tokens_a_minute(clock)
-    sent = meter.started(asked(175, 50))  # 175 / 3.5 + 50 = 100 tokens
-    assert meter.wait(asked().request) == pytest.approx(0.75)
-    meter.finished(replace(sent, reply=reply))
-    assert meter.wait(asked().request) == pytest.approx(seconds)
+    admission = tokens_a_minute(clock)
+    sent = admission.start(new_inflight(175, 50))  # 175 / 3.5 + 50 = 100 tokens
+    assert admission.delay(new_inflight().request) == pytest.approx(0.75)
+    admission.finish(replace(sent, reply=reply))
+    assert admission.delay(new_inflight().request) == pytest.approx(seconds)
 
 
 def test_answers_teach_how_many_tokens_an_answer_takes():
-    meter = tokens_a_minute(Clock())
-    assert meter.started(asked(175, 500)).tokens == 550
-    called(meter, answer(60, 20))
-    called(meter, answer(60, 40))
-    assert meter.started(asked(175, 500)).tokens == 80
+    admission = tokens_a_minute(Clock())
+    assert admission.start(new_inflight(175, 500)).tokens == 550
+    call(admission, answer(60, 20))
+    call(admission, answer(60, 40))
+    assert admission.start(new_inflight(175, 500)).tokens == 80
 
 
 def test_in_the_long_run_as_many_tokens_are_used_as_allowed_though_fewer_are_than_feared():
     clock = Clock()
-    meter, used, end = tokens_a_minute(clock), 0, clock.now + 600
+    admission, used, end = tokens_a_minute(clock), 0, clock.now + 600
     while clock.now < end:
-        clock.now += meter.wait(asked(700, 400).request)
-        called(meter, answer(250, 50), asked(700, 400))
+        clock.now += admission.delay(new_inflight(700, 400).request)
+        call(admission, answer(250, 50), new_inflight(700, 400))
         used += 300
     assert used == pytest.approx(60_000, rel=0.02)
 
 
 def test_requests_a_second_are_kept():
     clock = Clock()
-    meter = Admission(replace(OPEN, requests_per_second=2.0), Price(), 60.0, clock)
-    called(meter, answer())
-    assert meter.wait(asked().request) == 0.25
+    admission = Admission(replace(OPEN, requests_per_second=2.0), Price(), 60.0, clock)
+    call(admission, answer())
+    assert admission.delay(new_inflight().request) == 0.25
     clock.now += 0.25
-    called(meter, answer())
-    assert meter.wait(asked().request) == 0.5
+    call(admission, answer())
+    assert admission.delay(new_inflight().request) == 0.5
 
 
 @pytest.mark.parametrize("nothing", [{"requests_per_second": 0.0}, {"tokens_per_minute": 0.0}, {"in_flight": 0}])
 def test_without_a_share_nothing_is_sent_and_what_was_open_comes_back(nothing: Mapping[str, float]):
-    """A task that lost its driver and found it again may get nothing at first."""
-    meter = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
-    sent = [meter.started(asked()), meter.started(asked())]
-    meter.grant = replace(meter.grant, **nothing)
-    assert meter.wait(asked().request) == UNLIMITED
-    meter.finished(replace(sent[0], reply=answer()))
-    meter.finished(replace(sent[1], reply=failed("throttled")))
-    assert (meter.tally.open, meter.tally.completion_tokens) == (0, 10)
+    """A task that lost its driver and reconnected may get no rate at first."""
+    admission = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
+    sent = [admission.start(new_inflight()), admission.start(new_inflight())]
+    admission.allocation = replace(admission.allocation, **nothing)
+    assert admission.delay(new_inflight().request) == UNLIMITED
+    admission.finish(replace(sent[0], reply=answer()))
+    admission.finish(replace(sent[1], reply=failed("throttled")))
+    assert (admission.counters.open, admission.counters.completion_tokens) == (0, 10)
 
 
 def test_a_share_that_is_taken_away_between_the_look_and_the_call_hurts_nobody():
-    meter = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
-    assert meter.wait(asked().request) == 0
-    meter.grant = replace(meter.grant, requests_per_second=0.0, tokens_per_minute=0.0)
-    assert meter.started(asked()).open_then == 1
+    admission = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
+    assert admission.delay(new_inflight().request) == 0
+    admission.allocation = replace(admission.allocation, requests_per_second=0.0, tokens_per_minute=0.0)
+    assert admission.start(new_inflight()).open_at_start == 1
 
 
 # Ends
 
 
 def test_a_refusal_stops_at_once_and_says_the_server_s_words():
-    meter = Admission(OPEN, Price(), 60.0, Clock())
-    called(meter, Reply(error_class="refused", error="no such model"))
-    assert meter.stop == "refuses: no such model"
+    admission = Admission(OPEN, Price(), 60.0, Clock())
+    call(admission, Reply(error_class="refused", error="no such model"))
+    assert admission.stop_reason == "refuses: no such model"
 
 
 def test_a_dead_endpoint_is_told_with_how_long_and_the_last_reason():
     clock = Clock()
-    meter = Admission(OPEN, Price(), 60.0, clock)
+    admission = Admission(OPEN, Price(), 60.0, clock)
     clock.now += 7
     for pubid in range(8):
-        assert meter.stop == ""
-        called(meter, failed("unavailable"), asked(pubid=pubid))
-    assert meter.stop == "does not answer, for 7 s; the last reason: as asked"
+        assert admission.stop_reason == ""
+        call(admission, failed("unavailable"), new_inflight(pubid=pubid))
+    assert admission.stop_reason == "has not answered for 7 s; the last error: as asked"
 
 
 def test_the_driver_s_reason_stops_a_task():
-    meter = Admission(OPEN, Price(), 60.0, Clock())
-    meter.grant = replace(OPEN, stop="enough")
-    assert meter.stop == "enough"
+    admission = Admission(OPEN, Price(), 60.0, Clock())
+    admission.allocation = replace(OPEN, stop_reason="enough")
+    assert admission.stop_reason == "enough"
 
 
 @pytest.mark.parametrize("error_class", ["bad_request", "filtered"])
 def test_requests_the_endpoint_will_not_take_say_nothing_against_it(error_class: ErrorClass):
-    meter = Admission(OPEN, Price(), 60.0, Clock())
+    admission = Admission(OPEN, Price(), 60.0, Clock())
     for pubid in range(100):
-        called(meter, failed(error_class), asked(pubid=pubid))
-    assert meter.stop == ""
-    assert meter.wait(asked().request) == 0
+        call(admission, failed(error_class), new_inflight(pubid=pubid))
+    assert admission.stop_reason == ""
+    assert admission.delay(new_inflight().request) == 0
 
 
 def test_each_time_out_of_a_request_doubles_its_patience():
-    meter = Admission(OPEN, Price(), 60.0, Clock())
+    admission = Admission(OPEN, Price(), 60.0, Clock())
     for _ in range(32):
-        called(meter, answer())
-    first = called(meter, failed("timeout"))
-    assert meter.seconds(asked()) == 10.0
-    assert meter.seconds(first) == 20.0
-    assert meter.seconds(called(meter, failed("timeout"), first)) == 40.0
+        call(admission, answer())
+    first = call(admission, failed("timeout"))
+    assert admission.timeout(new_inflight()) == 10.0
+    assert admission.timeout(first) == 20.0
+    assert admission.timeout(call(admission, failed("timeout"), first)) == 40.0

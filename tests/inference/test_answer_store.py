@@ -1,4 +1,4 @@
-"""Answers -> files: soon, whole, counted, and found again by the task that comes after a lost one."""
+"""Answers become files: in time, complete, counted, and found by the next attempt of a lost task."""
 
 import threading
 import time
@@ -45,42 +45,42 @@ def at(tmp_path) -> Storage:
 
 
 def stored(
-    at: Storage, prefix: str, rows: list[dict[str, object]], tally: TaskCounters | None = None
+    at: Storage, prefix: str, rows: list[dict[str, object]], counters: TaskCounters | None = None
 ) -> list[DataFile]:
-    kept = AnswerStore(at, prefix, 60.0, tally or TaskCounters())
+    store = AnswerStore(at, prefix, 60.0, counters or TaskCounters())
     for row in rows:
-        kept.add(row)
-    return list(kept.rest())
+        store.add(row)
+    return list(store.close())
 
 
-def found_while_going_on(kept: AnswerStore) -> Iterator[DataFile]:
-    """Go on as a task does that waits for its next answer."""
+def flushed_in_time(store: AnswerStore) -> Iterator[DataFile]:
+    """Poll the store as a task does that waits for its next answer."""
     end = time.monotonic() + PATIENT
     while time.monotonic() < end:
-        yield from kept.files()
+        yield from store.flush_due()
         time.sleep(0.01)
 
 
 def test_an_answer_is_stored_within_the_time_set_while_the_caller_goes_on(at: Storage):
-    kept, begin = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.2, TaskCounters()), time.monotonic()
-    kept.add(answered(1))
-    kept.add(answered(2))
-    assert list(kept.files()) == []
-    file = next(found_while_going_on(kept))
+    store, begin = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.2, TaskCounters()), time.monotonic()
+    store.add(answered(1))
+    store.add(answered(2))
+    assert list(store.flush_due()) == []
+    file = next(flushed_in_time(store))
     assert 0.2 <= time.monotonic() - begin < 5
     assert pq.read_table(at.path(file.path))["completion"].to_pylist() == ["answer 1", "answer 2"]
-    assert list(kept.rest()) == []
+    assert list(store.close()) == []
 
 
 def test_the_time_counts_from_the_oldest_answer_not_the_last(at: Storage):
-    kept, begin = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.2, TaskCounters()), time.monotonic()
+    store, begin = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.2, TaskCounters()), time.monotonic()
     files: list[DataFile] = []
     while not files and time.monotonic() - begin < PATIENT:
-        kept.add(answered(1))
-        files += kept.files()
+        store.add(answered(1))
+        files += store.flush_due()
         time.sleep(0.01)
     assert time.monotonic() - begin < 5
-    list(kept.rest())
+    list(store.close())
 
 
 def test_a_file_tells_run_partition_and_how_many_are_in_it(at: Storage):
@@ -121,13 +121,13 @@ def test_a_row_is_what_was_asked_and_what_came_back(at: Storage):
 
 
 def test_only_what_is_stored_is_counted(at: Storage):
-    tally = TaskCounters()
-    kept = AnswerStore(at, answer_store.file_prefix(RUN, 3), 60.0, tally)
+    counters = TaskCounters()
+    store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 60.0, counters)
     for row in (answered(1), failed(2), failed(3, "filtered"), failed(4)):
-        kept.add(row)
-    assert (tally.answered_stored, tally.failed_stored) == (0, {})
-    list(kept.rest())
-    assert (tally.answered_stored, tally.failed_stored) == (1, {"timeout": 2, "filtered": 1})
+        store.add(row)
+    assert (counters.answered_stored, counters.failed_stored) == (0, {})
+    list(store.close())
+    assert (counters.answered_stored, counters.failed_stored) == (1, {"timeout": 2, "filtered": 1})
 
 
 def test_nothing_asked_is_nothing_stored(at: Storage):
@@ -156,27 +156,27 @@ def test_before_anything_was_stored_nothing_is_found(at: Storage):
     assert answer_store.stored_keys(at, answer_store.file_prefix(RUN, 3)) == set()
 
 
-# Trouble
+# Errors
 
 
-def spoiled(at: Storage) -> None:
-    """Let nothing be written: a file lies where the folder should be, which stops even root."""
+def break_storage(at: Storage) -> None:
+    """Make every write fail: a file is where the folder should be, which stops even root."""
     at.write("data", b"in the way")
 
 
 def test_what_goes_wrong_in_writing_surfaces_while_the_task_goes_on(at: Storage):
-    spoiled(at)
-    tally = TaskCounters()
-    kept = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.0, tally)
-    kept.add(answered(1))
+    break_storage(at)
+    counters = TaskCounters()
+    store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.0, counters)
+    store.add(answered(1))
     with pytest.raises(OSError, match="data"):
-        next(found_while_going_on(kept))
-    assert tally.answered_stored == 0
+        next(flushed_in_time(store))
+    assert counters.answered_stored == 0
     assert [found.path for found in at.list()] == ["data"]
 
 
 def test_what_goes_wrong_in_the_last_file_surfaces(at: Storage):
-    spoiled(at)
+    break_storage(at)
     with pytest.raises(OSError, match="data"):
         stored(at, answer_store.file_prefix(RUN, 3), [answered(1)])
 

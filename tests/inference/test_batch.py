@@ -111,7 +111,7 @@ def test_a_run_that_leaves_while_jobs_go_on_is_finished_by_the_next_without_anot
     left = batch_jobs.pending(conf.lake)
     assert sum(job.records for job in left) == 120
     assert "submitted" in {job.state for job in left}
-    with pytest.raises(InputError, match=r"batch jobs of .* are on their way .* completions.mode=batch"):
+    with pytest.raises(InputError, match=r"batch jobs of .* are not collected yet .* completions.mode=batch"):
         completions.run(asking("completions.mode=realtime"))
     counts = completions.run(asking()).counts
     assert (counts["asked"], counts["answered"], counts["missing"]) == (120, 120, 0)
@@ -168,22 +168,22 @@ def test_records_are_paid_for_in_order_at_their_dearest():
     groups = [("000", 1, 0), ("00a", 2, 200), ("fff", 1, 0)]
     # a record: (72 / 2 + 64) tokens in, 100 out: 100 + 1000 millionths; those of 00a: 2 * 1100 + 200 / 2
     for millionths, group in ((1_099, "000"), (1_101, "00a"), (3_399, "00a"), (3_401, "fff"), (4_501, "")):
-        assert batch.first_beyond(millionths / 1e6, groups, around, price) == group
+        assert batch.first_unaffordable_group(millionths / 1e6, groups, around, price) == group
 
 
 @pytest.mark.row
 def test_batch_tokens_have_their_own_price_and_else_that_on_demand():
     known = config.Price(input_price=4, output_price=20, batch_input_price=0, batch_output_price=10)
-    assert (batch.price(known).input_price, batch.price(known).output_price) == (0, 10)
+    assert (batch.batch_price(known).input_price, batch.batch_price(known).output_price) == (0, 10)
     unknown = config.Price(input_price=4, output_price=20)
-    assert (batch.price(unknown).input_price, batch.price(unknown).output_price) == (4, 20)
+    assert (batch.batch_price(unknown).input_price, batch.batch_price(unknown).output_price) == (4, 20)
 
 
 @pytest.mark.row
 def test_a_run_waits_for_jobs_until_its_minutes_are_over():
     nobody = run_state.Run("r", "b", "m", "", "", 0)
-    assert batch.BatchWatch(config.load(), nobody).goes_on()
-    watch = batch.BatchWatch(config.load(assignments=["completions.max_minutes=0.0001"]), nobody)
+    assert batch.BatchProgress(config.load(), nobody).goes_on()
+    watch = batch.BatchProgress(config.load(assignments=["completions.max_minutes=0.0001"]), nobody)
     time.sleep(0.01)
     assert not watch.goes_on()
     assert watch.stop_reason.startswith("the time set by completions.max_minutes is over")

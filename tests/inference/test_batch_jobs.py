@@ -41,7 +41,7 @@ RUN = "20261122T170138Z-0123abcd-4567"
 def test_a_request_becomes_the_body_of_a_converse_call():
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}]
     request = Request(messages, MODEL, {"temperature": 0.5, "top_p": 1.0, "max_tokens": 64})
-    assert json.loads(converse.line("0a", request)) == {
+    assert json.loads(converse.batch_line("0a", request)) == {
         "recordId": "0a",
         "modelInput": {
             "messages": [{"role": "user", "content": [{"text": "Why?"}]}],
@@ -133,7 +133,7 @@ def test_an_empty_answer_says_so():
 )
 def test_a_record_that_failed_gets_the_class_of_its_error(code, error_class):
     line = json.dumps({"recordId": "0a", "error": {"errorCode": code, "errorMessage": "so\nit is"}})
-    key, reply = converse.record(line.encode())
+    key, reply = converse.read_batch_line(line.encode())
     assert (key, reply.error_class, reply.error) == ("0a", error_class, f"error {code}: so it is")
 
 
@@ -142,17 +142,17 @@ def test_a_record_that_failed_gets_the_class_of_its_error(code, error_class):
 
 @pytest.mark.row
 def test_requests_are_shared_out_evenly():
-    assert batch_input.sizes([2_500] * 120_000, CALM) == [40_000, 40_000, 40_000]
-    assert batch_input.sizes([2_500] * 50_000, CALM) == [50_000]
-    assert batch_input.sizes([2_500] * 50_001, CALM) == [25_000, 25_001]
-    assert batch_input.sizes([], CALM) == []
+    assert batch_input.records_per_file([2_500] * 120_000, CALM) == [40_000, 40_000, 40_000]
+    assert batch_input.records_per_file([2_500] * 50_000, CALM) == [50_000]
+    assert batch_input.records_per_file([2_500] * 50_001, CALM) == [25_000, 25_001]
+    assert batch_input.records_per_file([], CALM) == []
 
 
 @pytest.mark.row
 def test_a_file_ends_before_it_is_too_large():
     small = CALM.model_copy(update={"max_file_mb": 1})
-    assert batch_input.sizes([400_000] * 5, small) == [1, 2, 2]
-    assert batch_input.sizes([2_000_000, 10], small) == [1, 1]
+    assert batch_input.records_per_file([400_000] * 5, small) == [1, 2, 2]
+    assert batch_input.records_per_file([2_000_000, 10], small) == [1, 1]
 
 
 @pytest.mark.row
@@ -160,7 +160,7 @@ def test_a_file_ends_before_it_is_too_large():
 def test_no_record_is_lost_and_no_limit_passed(lengths, most):
     limits = CALM.model_copy(update={"max_records": most, "max_file_mb": 1})
     rest = iter(lengths)
-    cut = [[next(rest) for _ in range(size)] for size in batch_input.sizes(lengths, limits)]
+    cut = [[next(rest) for _ in range(size)] for size in batch_input.records_per_file(lengths, limits)]
     assert [length for file in cut for length in file] == lengths
     assert all(1 <= len(file) <= most for file in cut)
     assert all(sum(file) <= 1_000_000 or len(file) == 1 for file in cut)
@@ -171,7 +171,7 @@ def test_no_record_is_lost_and_no_limit_passed(lengths, most):
 def test_no_file_is_below_the_minimum_that_need_not_be(count, least, more):
     limits = CALM.model_copy(update={"min_records": least, "max_records": least + more})
     avoidable = any(files * least <= count <= files * (least + more) for files in range(1, count + 1))
-    assert not avoidable or min(batch_input.sizes([10] * count, limits)) >= least
+    assert not avoidable or min(batch_input.records_per_file([10] * count, limits)) >= least
 
 
 # The join
@@ -187,7 +187,7 @@ def test_every_record_gets_one_reply_whatever_the_output_looks_like(data):
     broken = st.sampled_from(["", "{", "[]", "null", '{"recordId": 1}', "[" * 9_999])
     lines = data.draw(st.lists(good | bad | broken, max_size=20))
     ignored: Counter[str] = Counter()
-    found = list(batch_jobs.joined((line.encode() for line in lines), asked, "it is gone", ignored))
+    found = list(batch_jobs.match_replies((line.encode() for line in lines), asked, "it is gone", ignored))
     assert sorted((key, pubid) for key, pubid, _ in found) == sorted(asked.items())
     for key, _, reply in found:
         about = [line for line in lines if f'"{key}"' in line]
@@ -205,7 +205,7 @@ def test_a_line_that_comes_twice_counts_once_and_an_answer_outweighs_an_error():
     failed = b'{"recordId": "a", "error": {"errorCode": 500, "errorMessage": "no"}}'
     good = json.dumps({"recordId": "a", "modelOutput": answer("Yes.")}).encode()
     ignored: Counter[str] = Counter()
-    found = list(batch_jobs.joined(iter([failed, failed, good, good, failed]), {"a": 1}, "", ignored))
+    found = list(batch_jobs.match_replies(iter([failed, failed, good, good, failed]), {"a": 1}, "", ignored))
     assert [(key, pubid, reply.completion) for key, pubid, reply in found] == [("a", 1, "Yes.")]
     assert ignored == {"doubled": 3}
 
@@ -217,7 +217,7 @@ def test_a_line_that_comes_twice_counts_once_and_an_answer_outweighs_an_error():
 @pytest.mark.parametrize("root", ["s3://lake", "s3://lake/deep/er"])
 def test_the_service_takes_the_call(settled: Settle, root):
     conf = settled(*bedrock(""), f"lake.root={root}", 'endpoints.b.request_metadata={team = "x"}')
-    call = batch_jobs._call(conf, batch_jobs.folder(conf, RUN), f"{RUN}-01234567-00000-0", "0a")
+    call = batch_jobs._call(conf, batch_jobs.run_folder(conf, RUN), f"{RUN}-01234567-00000-0", "0a")
     assert accepted("bedrock", "CreateModelInvocationJob", call)
     prefix = f"{root}/completions/batches/{RUN}"
     assert call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"] == f"{prefix}/input/{RUN}-01234567-00000-0.jsonl"
@@ -229,7 +229,7 @@ def test_the_service_takes_the_call(settled: Settle, root):
 def test_the_same_input_is_the_same_job_and_another_round_another_one(settled: Settle):
     conf = settled(*bedrock(""), "lake.root=s3://lake")
     calls = [
-        batch_jobs._call(conf, batch_jobs.folder(conf, RUN), *of)
+        batch_jobs._call(conf, batch_jobs.run_folder(conf, RUN), *of)
         for of in (("a", "00"), ("a", "00"), ("a", "01"), ("b", "00"))
     ]
     tokens = [call["clientRequestToken"] for call in calls]
@@ -240,10 +240,10 @@ def test_the_same_input_is_the_same_job_and_another_round_another_one(settled: S
 @pytest.mark.row
 def test_a_folder_of_ones_own_is_used_and_a_local_one_refused(settled: Settle):
     own = settled(*bedrock(""), "endpoints.b.batch_folder=s3://mine/batch/")
-    assert batch_jobs.folder(own, RUN).root == f"s3://mine/batch/{RUN}"
+    assert batch_jobs.run_folder(own, RUN).root == f"s3://mine/batch/{RUN}"
     for url in ("", "https://vpce-1.bedrock.eu-central-1.vpce.amazonaws.com"):
         with pytest.raises(ConfigError, match=r"endpoints\.b\.batch_folder"):
-            batch_jobs.folder(settled(*bedrock(url)), RUN)
+            batch_jobs.run_folder(settled(*bedrock(url)), RUN)
 
 
 def accepted(service: str, operation: str, sent: dict[str, object]) -> bool:
@@ -328,9 +328,9 @@ def rows(conf: config.Config, count: int) -> list[dict[str, object]]:
 
 def cut(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[batch_jobs.BatchJob]:
     """Cut and begin jobs for some rows, as a run does."""
-    at = batch_jobs.folder(conf, run)
+    at = batch_jobs.run_folder(conf, run)
     frame = session.start(conf).createDataFrame(pa.Table.from_pylist(missing).to_pandas())
-    return batch_jobs.begun(conf, at, batch_input.files(frame, conf, at, len(missing)))
+    return batch_jobs.register_jobs(conf, at, batch_input.write_input_files(frame, conf, at, len(missing)))
 
 
 def turns(count: int) -> Callable[[], bool]:
@@ -340,7 +340,7 @@ def turns(count: int) -> Callable[[], bool]:
 
 
 def ended(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> Iterator[batch_jobs.BatchJob]:
-    return itertools.chain.from_iterable(batch_jobs.finished(conf, jobs, lambda _: None, lambda: True))
+    return itertools.chain.from_iterable(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, lambda: True))
 
 
 def collect(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> dict[str, Reply]:
@@ -352,7 +352,7 @@ def collect(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> dict[str, R
             assert key not in store
             store[key] = reply
         assert not ignored
-        batch_jobs.collected(conf.lake, job)
+        batch_jobs.mark_collected(conf.lake, job)
     return store
 
 
@@ -368,11 +368,11 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
     assert min(job.records for job in jobs) >= 100
     assert sum(job.records for job in jobs) == 450
     store = {}
-    watched = batch_jobs.finished(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True)
+    watched = batch_jobs.submit_and_poll(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True)
     for job in itertools.chain.from_iterable(watched):
         found = batch_jobs.replies(job, Storage.of(conf.lake, job.folder), Counter())
         store |= {key: (named, reply) for key, named, reply in found}
-        batch_jobs.collected(conf.lake, job)
+        batch_jobs.mark_collected(conf.lake, job)
     assert {key: named.pubid for key, (named, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
     for named, reply in store.values():
         assert named.max_tokens == 512
@@ -414,7 +414,7 @@ def test_a_driver_lost_before_the_call_loses_nothing(conf, service):
 def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, weakness):
     behave(service, lost=1, **{weakness: True})
     jobs = cut(conf, rows(conf, 150))
-    assert list(batch_jobs.finished(conf, jobs, lambda _: None, turns(1))) == []
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, turns(1))) == []
     assert [(job.state, job.arn) for job in batch_jobs.pending(conf.lake)] == [("submitting", "")]
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
@@ -424,7 +424,7 @@ def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, 
 def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
     behave(service, seconds=1)
     jobs = cut(conf, rows(conf, 150))
-    assert list(batch_jobs.finished(conf, jobs, lambda _: None, turns(1))) == []
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, turns(1))) == []
     assert [job.state for job in batch_jobs.pending(conf.lake)] == ["submitted"]
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
@@ -492,7 +492,7 @@ def test_a_service_out_of_reach_is_waited_for(settled: Settle):
         port = closed.getsockname()[1]
     conf = settled(*bedrock(f"http://127.0.0.1:{port}"))
     jobs = cut(conf, rows(conf, 150))
-    assert list(batch_jobs.finished(conf, jobs, lambda _: None, turns(3))) == []
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, turns(3))) == []
     assert batch_jobs.pending(conf.lake) == jobs
 
 
@@ -521,5 +521,5 @@ def test_a_job_of_the_service_is_stopped_by_hand(conf, service):
             if job.status == "Submitted":
                 client.stop_model_invocation_job(jobIdentifier=job.arn)
 
-    ((done,),) = batch_jobs.finished(conf, jobs, stop, lambda: True)
+    ((done,),) = batch_jobs.submit_and_poll(conf, jobs, stop, lambda: True)
     assert (done.status, done.answered) == ("Stopped", 75)

@@ -1,4 +1,4 @@
-"""How many calls, how fast, how long waited for: an endpoint's capacity is found and followed, in simulated time."""
+"""Congestion window, rate limiter, timeout and health in simulated time: an endpoint's capacity is found and followed."""
 
 import heapq
 import itertools
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark.inference.congestion import (
-    CATCH_UP,
+    BURST_SECONDS,
     AdaptiveTimeout,
     CongestionWindow,
     EndpointHealth,
@@ -28,7 +28,7 @@ REFUSED_AFTER = 0.003  # seconds until a throttled call comes back
 class Endpoint:
     """A simulated endpoint that works on `capacity(time)` calls at once and throttles each further one.
 
-    `tasks` windows ask it without end. `log` has (time of the reply, throttled), `waits` what windows of no size waited.
+    One window for each of `caps` sends calls without end. `log` has (time of the reply, throttled).
     """
 
     def __init__(self, capacity: Callable[[float], float], latency: float, caps: list[int], seed: int = 0) -> None:
@@ -43,18 +43,18 @@ class Endpoint:
     def run(self, seconds: float) -> "Endpoint":
         self._send_all()
         while self._events[0][0] < seconds:
-            self._now, _, task, event, started, open_then = heapq.heappop(self._events)
+            self._now, _, task, event, started, open_at_start = heapq.heappop(self._events)
             if event == "awake":
                 self._sleeps[task] = False
             else:
-                self._reply(task, event, started, open_then)
+                self._reply(task, event, started, open_at_start)
             self._send_all()
         return self
 
     def _send_all(self) -> None:
         for task, window in enumerate(self.windows):
             while self._open[task] < window.size:
-                wait = window.wait(self._now)
+                wait = window.delay(self._now)
                 if wait:
                     if not self._sleeps[task]:
                         self._sleeps[task] = True
@@ -74,14 +74,14 @@ class Endpoint:
     def _happens(self, after: float, task: int, event: str) -> None:
         heapq.heappush(self._events, (self._now + after, next(self._order), task, event, self._now, self._open[task]))
 
-    def _reply(self, task: int, event: str, started: float, open_then: int) -> None:
+    def _reply(self, task: int, event: str, started: float, open_at_start: int) -> None:
         self._open[task] -= 1
         self.log.append((self._now, event == "throttled"))
         if event == "throttled":
-            self.windows[task].throttled(started, self._now, open_then)
+            self.windows[task].on_throttle(started, self._now, open_at_start)
         else:
             self._busy -= 1
-            self.windows[task].answered()
+            self.windows[task].on_answer()
 
     def used(self, begin: float, end: float) -> float:
         """Return the share of the capacity at `begin` that was used until `end`."""
@@ -142,20 +142,20 @@ def test_where_all_is_throttled_calls_become_rare_until_one_is_answered():
 def test_a_window_of_failures_halves_once_for_all_calls_that_were_on_their_way():
     window = CongestionWindow(16)
     for _ in range(16):
-        window.failed(started=0.0, now=1.0)
+        window.on_failed_window(started=0.0, now=1.0)
     assert window.size == 8
-    window.throttled(started=0.5, now=1.5, open_then=16)
+    window.on_throttle(started=0.5, now=1.5, open_at_start=16)
     assert window.size == 8
-    window.throttled(started=1.0, now=2.0, open_then=8)
+    window.on_throttle(started=1.0, now=2.0, open_at_start=8)
     assert window.size == 4
 
 
 def test_the_endpoint_says_how_long_a_single_call_too_many_waits_but_not_for_ever():
     window = CongestionWindow(1)
-    window.throttled(0.0, 1.0, 1, retry_after=20.0)
-    assert window.wait(1.0) == 20.0
-    window.throttled(30.0, 31.0, 1, retry_after=3_600.0)
-    assert window.wait(31.0) == 60.0
+    window.on_throttle(0.0, 1.0, 1, retry_after=20.0)
+    assert window.delay(1.0) == 20.0
+    window.on_throttle(30.0, 31.0, 1, retry_after=3_600.0)
+    assert window.delay(31.0) == 60.0
 
 
 @settings(deadline=None)
@@ -164,15 +164,15 @@ def test_a_window_stays_within_its_cap_and_never_closes(cap: int, events: list[s
     window = CongestionWindow(cap)
     for now, event in enumerate(events):
         if event == "answered":
-            window.answered()
+            window.on_answer()
         elif event == "throttled":
-            window.throttled(now - 1.0, now, max(1, cap))
+            window.on_throttle(now - 1.0, now, max(1, cap))
         else:
-            window.failed(now - 1.0, now)
+            window.on_failed_window(now - 1.0, now)
         assert min(cap, 1) <= window.size <= cap
 
 
-# Spacing
+# Rate limiter
 
 gaps = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=60)
 
@@ -180,55 +180,55 @@ gaps = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_siz
 @settings(deadline=None)
 @given(st.floats(0.1, 1_000), gaps)
 def test_no_interval_has_more_than_its_rate_and_the_little_that_is_caught_up(rate: float, gaps):
-    """A sender sends as soon as it may, and sleeps from time to time; each call is `units`, none above 1."""
-    spacing, now, sent = RateLimiter(), 0.0, list[tuple[float, float]]()
+    """A sender sends as soon as the limiter allows, and sleeps from time to time; each call is `units`, at most 1."""
+    limiter, now, sent = RateLimiter(), 0.0, list[tuple[float, float]]()
     for sleep, units in gaps:
         now += sleep
-        now += spacing.wait(now, rate)
-        spacing.sent(now, rate, units)
+        now += limiter.delay(now, rate)
+        limiter.record(now, rate, units)
         sent.append((now, units))
     for first in range(len(sent)):
         units = 0.0
         for time, sent_then in sent[first:]:
             units += sent_then
-            assert units <= rate * (time - sent[first][0]) + CATCH_UP * rate + 1 + 1e-6
+            assert units <= rate * (time - sent[first][0]) + BURST_SECONDS * rate + 1 + 1e-6
 
 
 def test_a_rate_is_reached_evenly_from_the_start():
-    spacing, now, times = RateLimiter(), 100.0, []
+    limiter, now, times = RateLimiter(), 100.0, []
     for _ in range(5):
-        now += spacing.wait(now, 4.0)
-        spacing.sent(now, 4.0)
+        now += limiter.delay(now, 4.0)
+        limiter.record(now, 4.0)
         times.append(now)
     assert times == [100.0, 100.0, 100.25, 100.5, 100.75]  # CATCH_UP lets the second go at once
 
 
 def test_what_was_feared_and_not_used_is_given_back():
-    spacing = RateLimiter()
-    spacing.sent(10.0, 1.0, 8.0)
-    assert spacing.wait(10.0, 1.0) == 7.75
-    spacing.sent(10.0, 1.0, -5.0)
-    assert spacing.wait(10.0, 1.0) == 2.75
+    limiter = RateLimiter()
+    limiter.record(10.0, 1.0, 8.0)
+    assert limiter.delay(10.0, 1.0) == 7.75
+    limiter.record(10.0, 1.0, -5.0)
+    assert limiter.delay(10.0, 1.0) == 2.75
 
 
 def test_a_rate_of_nothing_is_waited_for():
-    assert RateLimiter().wait(0.0, 0.0) == float("inf")
+    assert RateLimiter().delay(0.0, 0.0) == float("inf")
 
 
 def test_a_share_that_was_next_to_nothing_and_grows_is_used_at_once():
-    spacing = RateLimiter()
-    spacing.sent(10.0, 1e-15)
-    assert spacing.wait(10.0, 1e-15) > 1e9
-    assert spacing.wait(10.5, 2.0) == pytest.approx(0.0)
+    limiter = RateLimiter()
+    limiter.record(10.0, 1e-15)
+    assert limiter.delay(10.0, 1e-15) > 1e9
+    assert limiter.delay(10.5, 2.0) == pytest.approx(0.0)
 
 
 def test_what_is_sent_while_there_is_no_share_is_owed():
-    spacing = RateLimiter()
-    spacing.sent(10.0, 0.0, 4.0)
-    assert spacing.wait(10.0, 2.0) == 2.0
+    limiter = RateLimiter()
+    limiter.record(10.0, 0.0, 4.0)
+    assert limiter.delay(10.0, 2.0) == 2.0
 
 
-# Patience
+# Timeout
 
 
 @settings(deadline=None, max_examples=30)
@@ -236,29 +236,29 @@ def test_what_is_sent_while_there_is_no_share_is_owed():
 def test_no_answer_is_cut_off_below_three_times_the_slowest_of_late_nor_after_the_most(
     latencies: list[float], timeouts: int
 ):
-    patience = AdaptiveTimeout(600.0)
+    timeout = AdaptiveTimeout(600.0)
     for latency in latencies:
-        patience.answered(latency)
-    assert patience.seconds(timeouts) <= 600.0
-    assert patience.seconds(timeouts) >= min(600.0, 3 * max(latencies[-512:]) * 2**timeouts)
+        timeout.on_answer(latency)
+    assert timeout.seconds(timeouts) <= 600.0
+    assert timeout.seconds(timeouts) >= min(600.0, 3 * max(latencies[-512:]) * 2**timeouts)
 
 
 def test_before_enough_answers_are_known_the_most_is_waited():
-    patience = AdaptiveTimeout(60.0)
+    timeout = AdaptiveTimeout(60.0)
     for _ in range(31):
-        patience.answered(0.1)
-    assert patience.seconds(0) == 60.0
-    patience.answered(0.1)
-    assert [patience.seconds(timeouts) for timeouts in range(4)] == [10.0, 20.0, 40.0, 60.0]
+        timeout.on_answer(0.1)
+    assert timeout.seconds(0) == 60.0
+    timeout.on_answer(0.1)
+    assert [timeout.seconds(timeouts) for timeouts in range(4)] == [10.0, 20.0, 40.0, 60.0]
 
 
 def test_an_endpoint_that_becomes_fast_is_waited_for_less():
-    patience = AdaptiveTimeout(600.0)
+    timeout = AdaptiveTimeout(600.0)
     for latency in [50.0] * 32 + [5.0] * 511:
-        patience.answered(latency)
-    assert patience.seconds(0) == 150.0
-    patience.answered(5.0)
-    assert patience.seconds(0) == 15.0
+        timeout.on_answer(latency)
+    assert timeout.seconds(0) == 150.0
+    timeout.on_answer(5.0)
+    assert timeout.seconds(0) == 15.0
 
 
 # Health
@@ -266,34 +266,34 @@ def test_an_endpoint_that_becomes_fast_is_waited_for_less():
 
 def test_one_bad_row_never_ends_a_run():
     health = EndpointHealth(0.0)
-    assert not any(health.failed("bad", float(now), 16, 16).dead for now in range(1_000))
+    assert not any(health.on_failure("bad", float(now), 16, 16).dead for now in range(1_000))
 
 
 @pytest.mark.parametrize(("cap", "calls"), [(0, 4), (1, 4), (4, 4), (64, 64)])
 def test_a_dead_endpoint_is_noticed_after_a_window_of_failing_calls_and_not_before(cap: int, calls: int):
     health = EndpointHealth(0.0)
-    verdicts = [health.failed(call, 0.1, max(1, cap), cap).dead for call in range(calls)]
-    assert verdicts == [False] * (calls - 1) + [True]
+    statuses = [health.on_failure(call, 0.1, max(1, cap), cap).dead for call in range(calls)]
+    assert statuses == [False] * (calls - 1) + [True]
 
 
 def test_a_break_of_less_than_five_seconds_after_answers_is_forgiven():
     health = EndpointHealth(0.0)
-    health.answered(10.0)
-    assert not any(health.failed(call, 14.9, 4, 4).dead for call in range(500))
-    assert health.failed("one more", 15.0, 4, 4).dead
+    health.on_answer(10.0)
+    assert not any(health.on_failure(call, 14.9, 4, 4).dead for call in range(500))
+    assert health.on_failure("one more", 15.0, 4, 4).dead
     assert health.silent_seconds(15.0) == 5.0
 
 
 def test_an_answer_forgives_all_failures():
     health = EndpointHealth(0.0)
     for call in range(3):
-        health.failed(call, 6.0, 4, 4)
-    health.answered(6.0)
-    assert [health.failed(call, 12.0, 4, 4).dead for call in range(4)] == [False, False, False, True]
+        health.on_failure(call, 6.0, 4, 4)
+    health.on_answer(6.0)
+    assert [health.on_failure(call, 12.0, 4, 4).dead for call in range(4)] == [False, False, False, True]
 
 
 def test_each_window_of_failures_counts_once():
     health = EndpointHealth(0.0)
-    health.answered(0.0)
-    found = [health.failed(call, 1.0, 3, 64) for call in range(6)]
+    health.on_answer(0.0)
+    found = [health.on_failure(call, 1.0, 3, 64) for call in range(6)]
     assert found == [HealthStatus(), HealthStatus(), HealthStatus(window_failed=True)] * 2

@@ -1,4 +1,4 @@
-"""Tasks <-> driver over real sockets: shares as tasks come and go, lost tasks and lost drivers, what a run says of itself."""
+"""Tasks and driver over real sockets: allocations as tasks join and leave, lost tasks and drivers, the state of the run."""
 
 import itertools
 import os
@@ -34,26 +34,28 @@ STATIC = Allocation(3, 1.0, 1.0, 1.0)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(coordinator, "BEAT", 0.02)
+    monkeypatch.setattr(coordinator, "HEARTBEAT_SECONDS", 0.02)
 
 
-def driver(dollars: float = 0.0, *, hourly_price: float = 0.0, seconds: float = 1e9, tasks: int = 0) -> Coordinator:
+def new_coordinator(
+    dollars: float = 0.0, *, hourly_price: float = 0.0, seconds: float = 1e9, tasks: int = 0
+) -> Coordinator:
     limits = ClusterLimits(16, dollars=dollars)
     return Coordinator(limits, Run("r", "e", "m", BEGAN, BEGAN, total=100, tasks=tasks), hourly_price, seconds)
 
 
 @contextmanager
-def desk_of(driven: Coordinator) -> Iterator[CoordinatorAddress]:
-    with serve(driven, "127.0.0.1", "127.0.0.1", KEY, lambda: 0) as desk:
-        yield desk
+def serving(driver: Coordinator) -> Iterator[CoordinatorAddress]:
+    with serve(driver, "127.0.0.1", "127.0.0.1", KEY, lambda: 0) as address:
+        yield address
 
 
-def meter() -> Admission:
+def new_admission() -> Admission:
     return Admission(STATIC, Price(), 60.0)
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:
-    """Wait until it is so, at most so long."""
+    """Wait until the condition holds, at most `seconds`; return whether it does."""
     end = time.monotonic() + seconds
     while not (found := is_so()) and time.monotonic() < end:
         time.sleep(0.01)
@@ -61,13 +63,13 @@ def within(seconds: float, is_so: Callable[[], bool]) -> bool:
 
 
 class Relay:
-    """A network between tasks and a driver that can be cut (`down`), or hold back all it is given (`frozen`)."""
+    """A proxy between tasks and a driver that can be cut (`down`), or stop to forward data (`frozen`)."""
 
-    def __init__(self, desk: CoordinatorAddress) -> None:
+    def __init__(self, address: CoordinatorAddress) -> None:
         self.down = self.frozen = False
-        self._desk, self._ends = desk, list[socket.socket]()
+        self._address, self._ends = address, list[socket.socket]()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.desk = replace(desk, port=self._listener.getsockname()[1])
+        self.address = replace(address, port=self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -82,7 +84,7 @@ class Relay:
             if self.down:
                 near.close()
                 continue
-            far = socket.create_connection((self._desk.host, self._desk.port))
+            far = socket.create_connection((self._address.host, self._address.port))
             self._ends += [near, far]
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=pair, daemon=True).start()
@@ -100,46 +102,53 @@ class Relay:
 
 
 def test_tasks_share_while_both_run_and_one_has_it_all_before_and_after():
-    one, two = meter(), meter()
-    with desk_of(driver()) as desk, report_to_driver(desk, "1", one):
-        assert one.grant.in_flight == 16
-        with report_to_driver(desk, "2", two):
-            assert within(PATIENT, lambda: (one.grant.in_flight, two.grant.in_flight) == (8, 8))
-        assert within(PATIENT, lambda: one.grant.in_flight == 16)
+    one, two = new_admission(), new_admission()
+    with serving(new_coordinator()) as address, report_to_driver(address, "1", one):
+        assert one.allocation.in_flight == 16
+        with report_to_driver(address, "2", two):
+            assert within(PATIENT, lambda: (one.allocation.in_flight, two.allocation.in_flight) == (8, 8))
+        assert within(PATIENT, lambda: one.allocation.in_flight == 16)
 
 
 def test_a_task_that_drains_leaves_its_share_to_the_others():
-    one, two = meter(), meter()
-    with desk_of(driver()) as desk, report_to_driver(desk, "1", one), report_to_driver(desk, "2", two):
-        two.tally.open, two.tally.draining = 3, True
-        assert within(PATIENT, lambda: one.grant.in_flight == 13)
+    one, two = new_admission(), new_admission()
+    with (
+        serving(new_coordinator()) as address,
+        report_to_driver(address, "1", one),
+        report_to_driver(address, "2", two),
+    ):
+        two.counters.open, two.counters.draining = 3, True
+        assert within(PATIENT, lambda: one.allocation.in_flight == 13)
 
 
 def test_tasks_that_spark_knows_have_their_share_kept_for_them():
-    one = meter()
-    with serve(driver(), "127.0.0.1", "127.0.0.1", KEY, lambda: 4) as desk, report_to_driver(desk, "1", one):
-        assert within(PATIENT, lambda: one.grant.in_flight == 4)
+    one = new_admission()
+    with (
+        serve(new_coordinator(), "127.0.0.1", "127.0.0.1", KEY, lambda: 4) as address,
+        report_to_driver(address, "1", one),
+    ):
+        assert within(PATIENT, lambda: one.allocation.in_flight == 4)
 
 
 def test_the_first_task_leaves_their_share_to_those_that_have_not_reported_yet(monkeypatch):
-    """Otherwise it opens all calls of the cluster, and its window shrinks below them as soon as the second task is there."""
+    """Otherwise it opens all calls of the cluster, and its window shrinks below them as soon as the second task reports."""
     set_clock(monkeypatch)
-    driven = driver(tasks=2)
-    assert driven.beat("0-0", TaskCounters()).in_flight == 8
-    assert driven.beat("1-1", TaskCounters()).in_flight == 8
-    driven.beat("0-0", TaskCounters(open=8, window=8))
-    driven.beat("1-1", TaskCounters(open=8, window=8))
-    assert (driven.told().open, driven.told().window) == (16, 16)
-    driven.left("1-1", properly=True)
-    assert driven.beat("0-0", TaskCounters(open=8, window=8)).in_flight == 16
+    driver = new_coordinator(tasks=2)
+    assert driver.heartbeat("0-0", TaskCounters()).in_flight == 8
+    assert driver.heartbeat("1-1", TaskCounters()).in_flight == 8
+    driver.heartbeat("0-0", TaskCounters(open=8, window=8))
+    driver.heartbeat("1-1", TaskCounters(open=8, window=8))
+    assert (driver.run().open, driver.run().window) == (16, 16)
+    driver.release("1-1", has_finished=True)
+    assert driver.heartbeat("0-0", TaskCounters(open=8, window=8)).in_flight == 16
 
 
 def test_tasks_that_do_not_come_are_waited_for_ten_seconds(monkeypatch):
     clock = set_clock(monkeypatch)
-    driven = driver(tasks=4)
-    assert driven.beat("0-0", TaskCounters()).in_flight == 4
-    clock.now += coordinator.ALL_START_WITHIN
-    assert driven.beat("0-0", TaskCounters(open=4, window=4)).in_flight == 16
+    driver = new_coordinator(tasks=4)
+    assert driver.heartbeat("0-0", TaskCounters()).in_flight == 4
+    clock.now += coordinator.STARTUP_SECONDS
+    assert driver.heartbeat("0-0", TaskCounters(open=4, window=4)).in_flight == 16
 
 
 TASK = """
@@ -148,88 +157,88 @@ from raft_spark.config import Price
 from raft_spark.inference import coordinator
 from raft_spark.inference.admission import Admission
 from raft_spark.inference.quota import Allocation
-coordinator.BEAT = 0.05
-meter = Admission(Allocation(1, 1.0, 1.0, 1.0), Price(), 60.0)
-meter.tally.answered_stored, meter.tally.calls = 5, 7
-with coordinator.report_to_driver(coordinator.CoordinatorAddress("127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()), sys.argv[3], meter):
+coordinator.HEARTBEAT_SECONDS = 0.05
+admission = Admission(Allocation(1, 1.0, 1.0, 1.0), Price(), 60.0)
+admission.counters.answered_stored, admission.counters.calls = 5, 7
+with coordinator.report_to_driver(coordinator.CoordinatorAddress("127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()), sys.argv[3], admission):
     time.sleep(60)
 """
 
 
-def process(desk: CoordinatorAddress, task: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", TASK, str(desk.port), KEY.decode(), task], env=os.environ)
+def process(address: CoordinatorAddress, task: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", TASK, str(address.port), KEY.decode(), task], env=os.environ)
 
 
 def test_the_share_of_a_killed_process_is_free_within_two_seconds_and_its_work_stays_counted():
-    driven, one = driver(), meter()
-    with desk_of(driven) as desk, report_to_driver(desk, "0-0", one), process(desk, "1-1") as other:
-        assert within(30, lambda: one.grant.in_flight == 8)
-        assert within(PATIENT, lambda: driven.told().answered == 5)
+    driver, one = new_coordinator(), new_admission()
+    with serving(driver) as address, report_to_driver(address, "0-0", one), process(address, "1-1") as other:
+        assert within(30, lambda: one.allocation.in_flight == 8)
+        assert within(PATIENT, lambda: driver.run().answered == 5)
         other.kill()
-        assert within(2, lambda: one.grant.in_flight == 16)
-        assert (driven.told().answered, driven.told().calls) == (5, 7)
+        assert within(2, lambda: one.allocation.in_flight == 16)
+        assert (driver.run().answered, driver.run().calls) == (5, 7)
 
 
 # Lost
 
 
 def test_a_task_that_loses_its_driver_starts_no_call_until_it_is_back():
-    one = meter()
-    with desk_of(driver()) as desk:
-        relay = Relay(desk)
-        with report_to_driver(relay.desk, "1", one):
-            assert one.grant.in_flight == 16
+    one = new_admission()
+    with serving(new_coordinator()) as address:
+        relay = Relay(address)
+        with report_to_driver(relay.address, "1", one):
+            assert one.allocation.in_flight == 16
             relay.cut()
-            assert within(PATIENT, lambda: one.grant.in_flight == 0)
+            assert within(PATIENT, lambda: one.allocation.in_flight == 0)
             time.sleep(0.1)
-            assert one.grant.in_flight == 0
+            assert one.allocation.in_flight == 0
             relay.down = False
-            assert within(PATIENT, lambda: one.grant.in_flight == 16)
+            assert within(PATIENT, lambda: one.allocation.in_flight == 16)
 
 
 def test_a_network_that_falls_silent_is_a_lost_driver_to_a_task_and_a_lost_task_to_the_driver(monkeypatch):
-    """No connection breaks when a machine is gone. The task gives its share up before the driver gives it away."""
-    assert coordinator.ANSWERS_WITHIN + 2 * 0.5 < coordinator.SPEAKS_WITHIN  # 0.5 is BEAT
-    monkeypatch.setattr(coordinator, "ANSWERS_WITHIN", 0.2)
-    monkeypatch.setattr(coordinator, "SPEAKS_WITHIN", 0.6)
-    one, two = meter(), meter()
-    with desk_of(driver()) as desk:
-        relay = Relay(desk)
-        with report_to_driver(desk, "1", one), report_to_driver(relay.desk, "2", two):
-            assert within(PATIENT, lambda: (one.grant.in_flight, two.grant.in_flight) == (8, 8))
+    """No connection breaks when a machine is lost. The task gives up its part before the driver gives it to others."""
+    assert coordinator.REPLY_TIMEOUT + 2 * 0.5 < coordinator.HEARTBEAT_TIMEOUT  # 0.5 is HEARTBEAT_SECONDS
+    monkeypatch.setattr(coordinator, "REPLY_TIMEOUT", 0.2)
+    monkeypatch.setattr(coordinator, "HEARTBEAT_TIMEOUT", 0.6)
+    one, two = new_admission(), new_admission()
+    with serving(new_coordinator()) as address:
+        relay = Relay(address)
+        with report_to_driver(address, "1", one), report_to_driver(relay.address, "2", two):
+            assert within(PATIENT, lambda: (one.allocation.in_flight, two.allocation.in_flight) == (8, 8))
             relay.frozen = True
-            assert within(2, lambda: two.grant.in_flight == 0)
-            assert within(2, lambda: one.grant.in_flight == 16)
+            assert within(2, lambda: two.allocation.in_flight == 0)
+            assert within(2, lambda: one.allocation.in_flight == 16)
             relay.frozen = False
-            assert within(PATIENT, lambda: (one.grant.in_flight, two.grant.in_flight) == (8, 8))
+            assert within(PATIENT, lambda: (one.allocation.in_flight, two.allocation.in_flight) == (8, 8))
 
 
 def test_a_last_word_is_said_again_where_the_connection_broke(monkeypatch):
-    monkeypatch.setattr(coordinator, "BEAT", 60.0)
-    driven, one = driver(), meter()
-    with desk_of(driven) as desk:
-        relay = Relay(desk)
-        with report_to_driver(relay.desk, "1", one):
+    monkeypatch.setattr(coordinator, "HEARTBEAT_SECONDS", 60.0)
+    driver, one = new_coordinator(), new_admission()
+    with serving(driver) as address:
+        relay = Relay(address)
+        with report_to_driver(relay.address, "1", one):
             relay.cut()
             relay.down = False
-            one.tally.answered_stored = 40
-        assert driven.told().answered == 40
+            one.counters.answered_stored = 40
+        assert driver.run().answered == 40
 
 
 def test_without_a_driver_a_task_keeps_its_static_share(caplog):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    one = meter()
+    one = new_admission()
     with report_to_driver(CoordinatorAddress("127.0.0.1", port, KEY), "1", one):
-        assert one.grant == STATIC
-    assert f"no driver at 127.0.0.1:{port}" in caplog.text
+        assert one.allocation == STATIC
+    assert f"cannot reach the driver at 127.0.0.1:{port}" in caplog.text
 
 
 def test_a_driver_of_another_run_is_no_driver(caplog):
-    one = meter()
-    with desk_of(driver()) as desk, report_to_driver(replace(desk, key=b"another"), "1", one):
-        assert one.grant == STATIC
-    assert "a static share is kept" in caplog.text
+    one = new_admission()
+    with serving(new_coordinator()) as address, report_to_driver(replace(address, key=b"another"), "1", one):
+        assert one.allocation == STATIC
+    assert "keeps a static share" in caplog.text
     assert "another" not in caplog.text
 
 
@@ -237,22 +246,22 @@ def test_a_driver_of_another_run_is_no_driver(caplog):
 
 
 def test_a_stranger_with_another_key_is_turned_away_and_disturbs_nobody():
-    one, driven = meter(), driver()
-    with desk_of(driven) as desk, report_to_driver(desk, "1", one):
+    one, driver = new_admission(), new_coordinator()
+    with serving(driver) as address, report_to_driver(address, "1", one):
         with pytest.raises(AuthenticationError):
-            Client((desk.host, desk.port), authkey=b"another")
-        one.tally.calls = 9
-        assert within(PATIENT, lambda: driven.told().calls == 9)
-        assert one.grant.in_flight == 16
+            Client((address.host, address.port), authkey=b"another")
+        one.counters.calls = 9
+        assert within(PATIENT, lambda: driver.run().calls == 9)
+        assert one.allocation.in_flight == 16
 
 
 def test_strangers_who_say_nothing_hold_up_nobody():
-    with desk_of(driver()) as desk, ExitStack() as strangers:
+    with serving(new_coordinator()) as address, ExitStack() as strangers:
         for _ in range(20):
-            strangers.enter_context(socket.create_connection((desk.host, desk.port)))
-        one, begin = meter(), time.monotonic()
-        with report_to_driver(desk, "1", one):
-            assert one.grant.in_flight == 16
+            strangers.enter_context(socket.create_connection((address.host, address.port)))
+        one, begin = new_admission(), time.monotonic()
+        with report_to_driver(address, "1", one):
+            assert one.allocation.in_flight == 16
         assert time.monotonic() - begin < 2
 
 
@@ -265,39 +274,39 @@ def test_the_key_is_not_shown():
 
 @pytest.mark.parametrize("reason", ["a person's", "a task's"])
 def test_a_reason_to_stop_reaches_every_task_within_a_second(reason: str):
-    driven, meters = driver(), [meter() for _ in range(4)]
-    with desk_of(driven) as desk, ExitStack() as tasks:
-        for number, one in enumerate(meters):
-            tasks.enter_context(report_to_driver(desk, str(number), one))
-        assert not any(one.stop for one in meters)
+    driver, admissions = new_coordinator(), [new_admission() for _ in range(4)]
+    with serving(driver) as address, ExitStack() as tasks:
+        for number, one in enumerate(admissions):
+            tasks.enter_context(report_to_driver(address, str(number), one))
+        assert not any(one.stop_reason for one in admissions)
         if reason == "a person's":
-            driven.stop(reason)
+            driver.stop(reason)
         else:
-            meters[2].tally.trouble = reason
-        assert within(1, lambda: all(one.stop == reason for one in meters))
-    assert (driven.stop_reason, driven.trouble) == (reason, "" if reason == "a person's" else reason)
+            admissions[2].counters.endpoint_error = reason
+        assert within(1, lambda: all(one.stop_reason == reason for one in admissions))
+    assert (driver.stop_reason, driver.endpoint_error) == (reason, "" if reason == "a person's" else reason)
 
 
 def test_the_first_reason_stays():
-    driven = driver()
-    driven.stop("first")
-    driven.stop("second")
-    assert driven.stop_reason == "first"
+    driver = new_coordinator()
+    driver.stop("first")
+    driver.stop("second")
+    assert driver.stop_reason == "first"
 
 
 def test_a_run_ends_when_its_time_is_over(monkeypatch):
     clock = set_clock(monkeypatch)
-    driven = driver(seconds=60.0)
+    driver = new_coordinator(seconds=60.0)
     clock.now += 60
-    assert driven.beat("1", TaskCounters()).stop == ""
+    assert driver.heartbeat("1", TaskCounters()).stop_reason == ""
     clock.now += 1
-    assert "max_minutes" in driven.beat("1", TaskCounters()).stop
+    assert "max_minutes" in driver.heartbeat("1", TaskCounters()).stop_reason
 
 
 def test_a_run_ends_when_its_money_is_spent():
-    driven = driver(dollars=1.0)
-    assert driven.beat("1", TaskCounters(spent=0.5, next_call=0.4)).stop == ""
-    assert "max_spend" in driven.beat("1", TaskCounters(spent=0.7, next_call=0.4)).stop
+    driver = new_coordinator(dollars=1.0)
+    assert driver.heartbeat("1", TaskCounters(spent=0.5, next_call=0.4)).stop_reason == ""
+    assert "max_spend" in driver.heartbeat("1", TaskCounters(spent=0.7, next_call=0.4)).stop_reason
 
 
 # Sums
@@ -306,48 +315,48 @@ def test_a_run_ends_when_its_money_is_spent():
 def set_clock(monkeypatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=1_000.0)
     began = datetime.fromisoformat(BEGAN).timestamp() - clock.now
-    kept = SimpleNamespace(
+    fake = SimpleNamespace(
         monotonic=lambda: clock.now, time=lambda: began + clock.now, strftime=time.strftime, gmtime=time.gmtime
     )
-    monkeypatch.setattr(coordinator, "time", kept)
+    monkeypatch.setattr(coordinator, "time", fake)
     return clock
 
 
 def test_a_run_is_the_sum_of_its_tasks_failures_by_class():
-    driven, one, two = driver(), meter(), meter()
-    one.tally = TaskCounters(10, 8, 1, 100, 20, 7, {"timeout": 2, "filtered": 1}, open=2, window=8, spent=0.5)
-    two.tally = TaskCounters(5, 4, 0, 50, 10, 4, {"timeout": 1}, open=1, window=4, spent=0.25)
-    with desk_of(driven) as desk, report_to_driver(desk, "0-0", one), report_to_driver(desk, "1-1", two):
-        told = driven.told()
-    assert (told.total, told.answered, told.failed, told.done) == (100, 11, {"timeout": 3, "filtered": 1}, 15)
-    assert (told.calls, told.throttled, told.prompt_tokens, told.completion_tokens) == (15, 1, 150, 30)
-    assert (told.open, told.window, told.dollars) == (3, 12, 0.75)
+    driver, one, two = new_coordinator(), new_admission(), new_admission()
+    one.counters = TaskCounters(10, 8, 1, 100, 20, 7, {"timeout": 2, "filtered": 1}, open=2, window=8, spent=0.5)
+    two.counters = TaskCounters(5, 4, 0, 50, 10, 4, {"timeout": 1}, open=1, window=4, spent=0.25)
+    with serving(driver) as address, report_to_driver(address, "0-0", one), report_to_driver(address, "1-1", two):
+        run = driver.run()
+    assert (run.total, run.answered, run.failed, run.done) == (100, 11, {"timeout": 3, "filtered": 1}, 15)
+    assert (run.calls, run.throttled, run.prompt_tokens, run.completion_tokens) == (15, 1, 150, 30)
+    assert (run.open, run.window, run.dollars) == (3, 12, 0.75)
 
 
 def test_a_task_that_died_keeps_its_work_and_its_next_attempt_adds_to_it():
-    driven = driver(dollars=10.0)
-    driven.beat("0-0", TaskCounters(calls=10, answered_stored=8, open=2, window=8, spent=0.5, reserved=0.25))
-    driven.left("0-0", properly=False)
-    told = driven.told()
-    assert (told.answered, told.calls, told.open, told.window, told.dollars) == (8, 10, 0, 0, 0.75)
-    driven.beat("0-4", TaskCounters(calls=3, answered_stored=3, spent=0.125))
-    told = driven.told()
-    assert (told.answered, told.calls, told.dollars) == (11, 13, 0.875)
+    driver = new_coordinator(dollars=10.0)
+    driver.heartbeat("0-0", TaskCounters(calls=10, answered_stored=8, open=2, window=8, spent=0.5, reserved=0.25))
+    driver.release("0-0", has_finished=False)
+    run = driver.run()
+    assert (run.answered, run.calls, run.open, run.window, run.dollars) == (8, 10, 0, 0, 0.75)
+    driver.heartbeat("0-4", TaskCounters(calls=3, answered_stored=3, spent=0.125))
+    run = driver.run()
+    assert (run.answered, run.calls, run.dollars) == (11, 13, 0.875)
 
 
 def test_what_an_hour_costs_is_part_of_the_dollars(monkeypatch):
     clock = set_clock(monkeypatch)
-    driven = driver(hourly_price=2.0)
+    driver = new_coordinator(hourly_price=2.0)
     clock.now += 900
-    assert driven.told().dollars == 0.5
+    assert driver.run().dollars == 0.5
 
 
 def test_the_series_of_a_long_run_has_at_most_some_hundred_points_evenly_spread(monkeypatch):
     clock = set_clock(monkeypatch)
-    driven = driver()
+    driver = new_coordinator()
     for _ in range(6_000):
         clock.now += 1
-        series = driven.told().series
+        series = driver.run().series
         assert len(series) < 600
     gaps = {later.seconds - earlier.seconds for earlier, later in itertools.pairwise(series)}
     assert len(series) >= 250
@@ -356,32 +365,32 @@ def test_the_series_of_a_long_run_has_at_most_some_hundred_points_evenly_spread(
 
 
 def test_the_course_of_a_run_ends_at_its_last_word_and_counts_from_its_start(monkeypatch):
-    """A run looks things up before its tasks ask, and it ends between two points: its page has one clock for all of it."""
+    """A run looks up answers before its tasks start, and it ends between two points: all its points use one clock."""
     clock = set_clock(monkeypatch)
     clock.now += 700
-    driven = driver()
-    driven.beat("0-0", TaskCounters(calls=1, open=1, window=8))
-    driven.told()
+    driver = new_coordinator()
+    driver.heartbeat("0-0", TaskCounters(calls=1, open=1, window=8))
+    driver.run()
     clock.now += 80.2
-    driven.told()
-    driven.beat("0-0", TaskCounters(calls=90, answered=90, window=8))
+    driver.run()
+    driver.heartbeat("0-0", TaskCounters(calls=90, answered=90, window=8))
     clock.now += 0.6
-    (*_, last) = driven.told().series
+    (*_, last) = driver.run().series
     assert (last.seconds, last.answered, last.calls) == (780.8, 90, 90)
 
 
 def test_two_words_shortly_after_one_another_make_one_point(monkeypatch):
     clock = set_clock(monkeypatch)
-    driven = driver()
+    driver = new_coordinator()
     clock.now += 5
-    driven.told()
+    driver.run()
     clock.now += 0.1
-    assert [point.seconds for point in driven.told().series] == [5.1]
+    assert [point.seconds for point in driver.run().series] == [5.1]
 
 
 def test_a_task_that_drains_may_have_no_more_open_than_it_has():
-    driven = driver(tasks=2)
-    driven.beat("0-0", TaskCounters(open=3, window=8, draining=True))
-    driven.beat("1-1", TaskCounters(open=13, window=13))
-    told = driven.told()
-    assert (told.open, told.window) == (16, 16)
+    driver = new_coordinator(tasks=2)
+    driver.heartbeat("0-0", TaskCounters(open=3, window=8, draining=True))
+    driver.heartbeat("1-1", TaskCounters(open=13, window=13))
+    run = driver.run()
+    assert (run.open, run.window) == (16, 16)

@@ -1,4 +1,4 @@
-"""Many requests in flight: each comes out once, a slow or failing one holds back no other, limits hold, nothing hangs."""
+"""Many requests at once: each is yielded once, a slow or failing one blocks no other, limits hold, nothing hangs."""
 
 import itertools
 import threading
@@ -23,7 +23,7 @@ from raft_spark.inference.quota import UNLIMITED, Allocation
 pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
 
 OK = Reply(completion="yes", finish_reason="stop")
-PATIENT = 20.0  # seconds a fake waits at most, so that a broken window fails instead of hanging
+PATIENT = 20.0  # seconds that a fake waits at most, so that a broken executor fails instead of hanging
 
 
 def requests(count: int) -> Iterator[tuple[int, Request]]:
@@ -35,8 +35,8 @@ def failed(error_class: ErrorClass, retry_after: float | None = None) -> Reply:
 
 
 def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> tuple[RetryLimits, Admission]:
-    grant = Allocation(in_flight, UNLIMITED, UNLIMITED, UNLIMITED)
-    return RetryLimits(attempts, deadline_seconds), Admission(grant, Price(), 60.0)
+    allocation = Allocation(in_flight, UNLIMITED, UNLIMITED, UNLIMITED)
+    return RetryLimits(attempts, deadline_seconds), Admission(allocation, Price(), 60.0)
 
 
 def answers(
@@ -48,22 +48,22 @@ def answers(
 def all_answers(
     count: int, ask: Callable[[Request], Reply], limited: tuple[RetryLimits, Admission]
 ) -> list[InFlightRequest]:
-    return [asked for asked in answers(requests(count), ask, limited) if asked is not None]
+    return [inflight for inflight in answers(requests(count), ask, limited) if inflight is not None]
 
 
 @pytest.fixture
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(executor, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(congestion, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(executor, "BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(congestion, "MIN_PAUSE", 0.0)
 
 
 @contextmanager
-def no_waits_and_no_verdict() -> Iterator[None]:
-    """Ask again at once, and take no number of failures for a dead endpoint."""
+def no_backoff_and_never_dead() -> Iterator[None]:
+    """Retry without backoff, and never count the endpoint as dead."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "FIRST_WAIT", 0.0)
-        patch.setattr(congestion, "FIRST_PAUSE", 0.0)
-        patch.setattr(congestion, "FEWEST_FAILURES", 1_000_000)
+        patch.setattr(executor, "BACKOFF_BASE", 0.0)
+        patch.setattr(congestion, "MIN_PAUSE", 0.0)
+        patch.setattr(congestion, "MIN_FAILURES", 1_000_000)
         yield
 
 
@@ -76,7 +76,7 @@ outcomes = st.lists(st.lists(st.sampled_from(classes), max_size=4), max_size=12)
 @given(outcomes, st.integers(1, 5), st.integers(1, 4))
 @settings(deadline=None, max_examples=50)
 def test_every_request_comes_out_once_with_its_last_reply(failures, in_flight: int, attempts: int):
-    """Each request fails as its list says, call by call, and succeeds after that."""
+    """Each request fails with the classes of its list, call by call, and then succeeds."""
     calls: Counter[int] = Counter()
     retried = {"timeout", "unavailable", "model_error"}
 
@@ -86,20 +86,20 @@ def test_every_request_comes_out_once_with_its_last_reply(failures, in_flight: i
         mine = failures[number]
         return failed(mine[calls[number] - 1]) if calls[number] <= len(mine) else OK
 
-    with no_waits_and_no_verdict():
+    with no_backoff_and_never_dead():
         answered = all_answers(len(failures), ask, limits(in_flight, attempts))
-    assert sorted(asked.pubid for asked in answered) == list(range(len(failures)))
-    for asked in answered:
-        mine = failures[asked.pubid]
+    assert sorted(inflight.pubid for inflight in answered) == list(range(len(failures)))
+    for inflight in answered:
+        mine = failures[inflight.pubid]
         spent, expected = 0, len(mine) + 1
         for at, found in enumerate(mine, 1):
             spent += found != "throttled"
             if found not in {*retried, "throttled"} or (found != "throttled" and spent >= attempts):
                 expected = at
                 break
-        assert asked.attempts == calls[asked.pubid] == expected
-        assert asked.reply.error_class == (mine[expected - 1] if expected <= len(mine) else None)
-        assert asked.request.prompt == str(asked.pubid)
+        assert inflight.attempts == calls[inflight.pubid] == expected
+        assert inflight.reply.error_class == (mine[expected - 1] if expected <= len(mine) else None)
+        assert inflight.request.prompt == str(inflight.pubid)
 
 
 def test_no_requests_are_no_answers():
@@ -114,7 +114,7 @@ def test_answers_come_in_the_order_they_are_finished():
         return OK
 
     answered = all_answers(3, ask, limits(in_flight=3))
-    assert [asked.pubid for asked in answered] == [2, 1, 0]
+    assert [inflight.pubid for inflight in answered] == [2, 1, 0]
     assert answered[2].latency >= 0.3
 
 
@@ -130,8 +130,8 @@ def test_a_slow_answer_holds_back_no_other():
         return OK
 
     order = []
-    for asked in answers(requests(50), ask, limits(in_flight=2)):
-        order += [asked.pubid] if asked else []
+    for inflight in answers(requests(50), ask, limits(in_flight=2)):
+        order += [inflight.pubid] if inflight else []
         if len(order) == 49:
             others_are_done.set()
     assert order == [*range(1, 50), 0]
@@ -151,25 +151,25 @@ def test_so_many_are_in_flight_and_never_more(in_flight: int):
             flying -= 1
         return failed("model_error") if request.prompt in {"3", "5"} else OK
 
-    with no_waits_and_no_verdict():
+    with no_backoff_and_never_dead():
         assert len(all_answers(40, ask, limits(in_flight))) == 40
     assert most == in_flight
 
 
 def test_requests_are_made_when_there_is_room_for_them():
-    made = 0
+    built = 0
 
-    def making() -> Iterator[tuple[int, Request]]:
-        nonlocal made
+    def building() -> Iterator[tuple[int, Request]]:
+        nonlocal built
         for pair in requests(100):
-            made += 1
+            built += 1
             yield pair
 
     answered = 0
-    for asked in answers(making(), lambda _: OK, limits(in_flight=4)):
-        answered += asked is not None
-        assert made <= answered + 4  # one is ready beside those that are open
-    assert made == 100
+    for inflight in answers(building(), lambda _: OK, limits(in_flight=4)):
+        answered += inflight is not None
+        assert built <= answered + 4  # one is ready in addition to the open calls
+    assert built == 100
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
@@ -182,7 +182,7 @@ def test_a_request_that_waits_gives_its_slot_to_another(in_flight: int):
         return failed("throttled", retry_after=0.4) if first_of_waiting else OK
 
     answered = all_answers(8, ask, limits(in_flight))
-    assert {asked.pubid for asked in answered[:-in_flight]} == set(range(in_flight, 8))
+    assert {inflight.pubid for inflight in answered[:-in_flight]} == set(range(in_flight, 8))
 
 
 # Retries
@@ -208,9 +208,9 @@ def test_only_what_may_pass_is_asked_again_and_so_many_times_at_most(error_class
         asks.append(request)
         return failed(error_class)
 
-    (asked,) = all_answers(1, ask, limits(attempts=3))
-    assert len(asks) == asked.attempts == calls
-    assert asked.reply == failed(error_class)
+    (inflight,) = all_answers(1, ask, limits(attempts=3))
+    assert len(asks) == inflight.attempts == calls
+    assert inflight.reply == failed(error_class)
 
 
 def test_every_class_of_error_is_decided_on():
@@ -225,12 +225,12 @@ def test_throttled_calls_do_not_use_up_the_attempts():
         calls["all"] += 1
         return failed("throttled") if calls["all"] <= 6 else failed("timeout")
 
-    (asked,) = all_answers(1, ask, limits(attempts=2))
-    assert (asked.attempts, asked.throttles, asked.reply.error_class) == (8, 6, "timeout")
+    (inflight,) = all_answers(1, ask, limits(attempts=2))
+    assert (inflight.attempts, inflight.throttles, inflight.reply.error_class) == (8, 6, "timeout")
 
 
 def times_of_calls(reply: Reply, limited: tuple[RetryLimits, Admission]) -> list[float]:
-    """Ask one request that gets this reply at first and succeeds then; return when it was asked."""
+    """Ask one request that gets this reply at first and succeeds then; return when it was inflight."""
     times: list[float] = []
 
     def ask(_: Request) -> Reply:
@@ -248,7 +248,7 @@ def test_retry_after_is_respected():
 
 
 def test_retry_after_is_respected_up_to_a_cap(monkeypatch):
-    monkeypatch.setattr(executor, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(executor, "BACKOFF_CAP", 0.1)
     first, second = times_of_calls(failed("unavailable", retry_after=3_600), limits())
     assert 0.1 <= second - first < 5
 
@@ -256,8 +256,8 @@ def test_retry_after_is_respected_up_to_a_cap(monkeypatch):
 @pytest.mark.usefixtures("_short_waits")
 def test_a_request_is_not_asked_again_after_its_deadline():
     within = limits(attempts=100, deadline_seconds=0.5)
-    (asked,) = all_answers(1, lambda _: failed("throttled", retry_after=0.3), within)
-    assert (asked.attempts, asked.reply.error_class) == (2, "throttled")
+    (inflight,) = all_answers(1, lambda _: failed("throttled", retry_after=0.3), within)
+    assert (inflight.attempts, inflight.reply.error_class) == (2, "throttled")
 
 
 def test_waits_grow_with_jitter(monkeypatch):
@@ -277,9 +277,9 @@ def test_while_nothing_is_answered_the_caller_is_told_every_tick(monkeypatch):
         time.sleep(0.3)
         return OK
 
-    told = list(answers(requests(1), ask, limits()))
-    assert told.count(None) >= 2
-    assert isinstance(told[-1], InFlightRequest)
+    found = list(answers(requests(1), ask, limits()))
+    assert found.count(None) >= 2
+    assert isinstance(found[-1], InFlightRequest)
 
 
 def test_a_storm_of_retries_does_not_silence_the_ticks():
@@ -289,9 +289,9 @@ def test_a_storm_of_retries_does_not_silence_the_ticks():
         time.sleep(0.005)
         return failed("throttled", retry_after=0.0) if next(calls) < 40 else OK
 
-    with no_waits_and_no_verdict():
-        told = list(answers(requests(2), ask, limits(in_flight=2, attempts=100)))
-    assert told.count(None) >= 40
+    with no_backoff_and_never_dead():
+        found = list(answers(requests(2), ask, limits(in_flight=2, attempts=100)))
+    assert found.count(None) >= 40
 
 
 def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_taken():
@@ -304,9 +304,9 @@ def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_tak
 
     waited: list[Request] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "FIRST_WAIT", 0.001)
-        told = list(answers(requests(2), ask, limits(in_flight=1)))
-    assert told.count(None) < 20
+        patch.setattr(executor, "BACKOFF_BASE", 0.001)
+        found = list(answers(requests(2), ask, limits(in_flight=1)))
+    assert found.count(None) < 20
 
 
 # No mix-up
@@ -315,7 +315,7 @@ def test_a_waiting_request_does_not_keep_the_window_busy_while_all_slots_are_tak
 @given(st.integers(1, 16), st.lists(st.tuples(st.floats(0, 0.003), st.booleans()), max_size=40))
 @settings(deadline=None, max_examples=25)
 def test_no_answer_comes_out_with_another_request(in_flight: int, calls: list[tuple[float, bool]]):
-    """Each call takes its time, and some fail at first; the answer repeats the prompt."""
+    """Each call takes its seconds, and some fail at first; the answer repeats the prompt."""
     failed_once: set[str] = set()
 
     def ask(request: Request) -> Reply:
@@ -327,10 +327,10 @@ def test_no_answer_comes_out_with_another_request(in_flight: int, calls: list[tu
             return failed("model_error")
         return Reply(completion=prompt)
 
-    with no_waits_and_no_verdict():
+    with no_backoff_and_never_dead():
         answered = all_answers(len(calls), ask, limits(in_flight))
-    assert sorted(asked.pubid for asked in answered) == list(range(len(calls)))
-    assert all(str(asked.pubid) == asked.request.prompt == asked.reply.completion for asked in answered)
+    assert sorted(inflight.pubid for inflight in answered) == list(range(len(calls)))
+    assert all(str(inflight.pubid) == inflight.request.prompt == inflight.reply.completion for inflight in answered)
 
 
 # The window adapts
@@ -353,11 +353,11 @@ def test_what_the_endpoint_bears_is_found_with_real_threads():
         return OK
 
     limited = limits(in_flight=32)
-    with no_waits_and_no_verdict():
+    with no_backoff_and_never_dead():
         assert len(all_answers(600, ask, limited)) == 600
     assert throttled[True] < 0.2 * throttled[False]
-    assert limited[1].tally.throttled == throttled[True] > 0
-    assert 3 <= limited[1].tally.window <= 10
+    assert limited[1].counters.throttled == throttled[True] > 0
+    assert 3 <= limited[1].counters.window <= 10
 
 
 @pytest.mark.parametrize("in_flight", [4, 16, 64])
@@ -372,8 +372,8 @@ def test_a_dead_endpoint_is_given_up_after_fewer_calls_than_two_windows(in_fligh
     answered = all_answers(1_000, ask, limited)
     assert time.monotonic() - begin < 5
     assert in_flight <= next(calls) < 2 * in_flight
-    assert limited[1].stop.startswith("does not answer")
-    assert {asked.reply.error_class for asked in answered} == {"unavailable"}
+    assert limited[1].stop_reason.startswith("has not answered")
+    assert {inflight.reply.error_class for inflight in answered} == {"unavailable"}
 
 
 def test_one_request_that_always_fails_ends_no_run():
@@ -382,10 +382,10 @@ def test_one_request_that_always_fails_ends_no_run():
 
     limited = limits(in_flight=4, attempts=20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "FIRST_WAIT", 0.0)
+        patch.setattr(executor, "BACKOFF_BASE", 0.0)
         answered = all_answers(10, ask, limited)
-    assert [asked.attempts for asked in answered if asked.reply.error] == [20]
-    assert limited[1].stop == ""
+    assert [inflight.attempts for inflight in answered if inflight.reply.error] == [20]
+    assert limited[1].stop_reason == ""
 
 
 # Ends
@@ -400,8 +400,8 @@ def test_an_endpoint_that_dies_is_given_up_after_few_more_calls(monkeypatch):
 
     within = limits(in_flight=16, attempts=100)
     found = all_answers(1000, ask, within)
-    assert sum(asked.reply.completion is not None for asked in found) == 100
-    assert "does not answer" in within[1].stop
+    assert sum(inflight.reply.completion is not None for inflight in found) == 100
+    assert "has not answered" in within[1].stop_reason
     assert next(asked) - 101 <= 16 + 2 * 16, "those that were open, and twice as many"
 
 
@@ -433,7 +433,7 @@ def test_closing_early_waits_for_the_open_calls_only():
         return OK
 
     going = answers(requests(1_000), ask, limits(in_flight=4))
-    next(asked for asked in going if asked is not None)
+    next(inflight for inflight in going if inflight is not None)
     begin = time.monotonic()
     going.close()
     assert time.monotonic() - begin < 5
@@ -459,11 +459,11 @@ def test_a_refusal_ends_all_at_once():
     limited = limits(in_flight=8)
     answered = all_answers(1_000, ask, limited)
     assert len(answered) == next(calls) <= 8
-    assert limited[1].stop == "refuses: as asked"
+    assert limited[1].stop_reason == "refuses: as asked"
 
 
 def test_a_stop_starts_no_call_waits_for_the_open_ones_and_yields_what_has_failed():
-    """0 is to be asked again and waits, 1 and 2 are open at the stop, of which 2 fails; nobody hears of 3 and more."""
+    """Request 0 waits for its retry; 1 and 2 are open at the stop, and 2 fails; no call starts for the others."""
     calls: list[str] = []
     stopped = threading.Event()
 
@@ -476,18 +476,22 @@ def test_a_stop_starts_no_call_waits_for_the_open_ones_and_yields_what_has_faile
 
     limited = limits(in_flight=2)
     going, found = answers(requests(100), ask, limited), []
-    for asked in going:
-        found += [asked] if asked else []
+    for inflight in going:
+        found += [inflight] if inflight else []
         if len(calls) == 3 and not stopped.is_set():
-            limited[1].grant = replace(limited[1].grant, stop="enough")
+            limited[1].allocation = replace(limited[1].allocation, stop_reason="enough")
             stopped.set()
     assert calls == ["0", "1", "2"]
-    assert {asked.pubid: asked.reply.error_class for asked in found} == {0: "unavailable", 1: None, 2: "timeout"}
+    assert {inflight.pubid: inflight.reply.error_class for inflight in found} == {
+        0: "unavailable",
+        1: None,
+        2: "timeout",
+    }
 
 
 def test_a_stop_before_the_first_call_asks_nothing():
     limited = limits()
-    limited[1].grant = replace(limited[1].grant, stop="enough")
+    limited[1].allocation = replace(limited[1].allocation, stop_reason="enough")
     assert all_answers(10, lambda _: OK, limited) == []
 
 
@@ -496,6 +500,6 @@ def test_without_a_share_nothing_is_asked_until_there_is_one(monkeypatch):
     limited = limits(in_flight=0)
     going = answers(requests(5), lambda _: OK, limited)
     assert [next(going) for _ in range(5)] == [None] * 5
-    assert limited[1].tally.calls == 0
-    limited[1].grant = replace(limited[1].grant, in_flight=2)
-    assert sorted(asked.pubid for asked in going if asked) == [0, 1, 2, 3, 4]
+    assert limited[1].counters.calls == 0
+    limited[1].allocation = replace(limited[1].allocation, in_flight=2)
+    assert sorted(inflight.pubid for inflight in going if inflight) == [0, 1, 2, 3, 4]

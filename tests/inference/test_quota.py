@@ -1,4 +1,4 @@
-"""Limits of the cluster: whatever tasks come, go, die and ask for, the sum of what they may do stays below."""
+"""Limits of the cluster: whatever tasks join, leave, die and demand, the sum of their allocations stays below."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,20 +12,20 @@ LIMITS = ClusterLimits(in_flight=16, requests_per_second=10.0, tokens_per_minute
 
 
 class Task:
-    """A task as unruly as allowed: it opens as many calls as it was granted, and closes them when it likes."""
+    """A task as unruly as allowed: it opens as many calls as it was allocation, and closes them when it likes."""
 
     def __init__(self) -> None:
         self.open, self.spent, self.reserved, self.allowed, self.dollars = 0, 0.0, 0.0, 0, 0.0
         self.rate = self.tokens = 0.0
-        self.heard: Allocation | None = None
+        self.received: Allocation | None = None
 
-    def hear(self) -> None:
-        """Take what was granted, some time after it was."""
-        if self.heard:
-            self.allowed, self.dollars = self.heard.in_flight, self.heard.dollars
-            self.rate, self.tokens = self.heard.requests_per_second, self.heard.tokens_per_minute
+    def receive(self) -> None:
+        """Take what was allocation, some time after it was."""
+        if self.received:
+            self.allowed, self.dollars = self.received.in_flight, self.received.dollars
+            self.rate, self.tokens = self.received.requests_per_second, self.received.tokens_per_minute
 
-    def need(self, *, draining: bool) -> Demand:
+    def demand(self, *, draining: bool) -> Demand:
         return Demand(self.open, self.spent, self.reserved, 0.01, draining=draining)
 
     def act(self, wish: int) -> None:
@@ -39,7 +39,9 @@ class Task:
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from(["ask", "hear", "act", "drain", "end", "die"]), st.integers(0, 4), st.integers(-8, 16)),
+    st.tuples(
+        st.sampled_from(["ask", "receive", "act", "drain", "end", "die"]), st.integers(0, 4), st.integers(-8, 16)
+    ),
     max_size=80,
 )
 
@@ -47,57 +49,57 @@ actions = st.lists(
 @given(actions)
 @settings(deadline=None, max_examples=300)
 def test_all_tasks_together_never_pass_a_limit(steps: list[tuple[str, int, int]]):
-    ledger, tasks, gone = QuotaLedger(LIMITS), {number: Task() for number in range(5)}, 0.0
+    ledger, tasks, released = QuotaLedger(LIMITS), {number: Task() for number in range(5)}, 0.0
     names = [f"task {number}" for number in range(5)]
     for step, number, wish in steps:
         task = tasks[number]
         if step == "act":
             task.act(wish)
         elif step in {"ask", "drain"}:
-            task.hear()
-            task.heard = ledger.grant(names[number], task.need(draining=step == "drain"))
+            task.receive()
+            task.received = ledger.allocate(names[number], task.demand(draining=step == "drain"))
             if step == "drain":
-                task.hear()
-        elif step == "hear":
-            task.hear()
+                task.receive()
+        elif step == "receive":
+            task.receive()
         else:
-            ledger.left(names[number], task.spent if step == "end" and not task.open else None)
-            gone += task.spent + task.reserved
+            ledger.release(names[number], task.spent if step == "end" and not task.open else None)
+            released += task.spent + task.reserved
             tasks[number], names[number] = Task(), names[number] + "'"
         assert sum(max(found.open, found.allowed) for found in tasks.values() if found.allowed) <= 16
         assert sum(found.open for found in tasks.values()) <= 16
         assert sum(found.rate for found in tasks.values()) <= 10 + 1e-9
         assert sum(found.tokens for found in tasks.values()) <= 6_000 + 1e-6
-        assert gone + sum(found.spent + found.reserved for found in tasks.values()) <= 0.1 + 1e-9
+        assert released + sum(found.spent + found.reserved for found in tasks.values()) <= 0.1 + 1e-9
 
 
-def settled(ledger: QuotaLedger, *tasks: str, **need: object) -> list[int]:
-    """Let all ask until nothing changes."""
+def settled(ledger: QuotaLedger, *tasks: str, **demand: object) -> list[int]:
+    """Let all tasks report until no allocation changes."""
     for _ in range(3):
-        found = [ledger.grant(task, Demand(**need)).in_flight for task in tasks]
+        found = [ledger.allocate(task, Demand(**demand)).in_flight for task in tasks]
     return found
 
 
 def test_a_lone_task_has_it_all_and_a_second_gets_half_after_the_first_gave_way():
     ledger = QuotaLedger(ClusterLimits(16))
-    assert ledger.grant("a", Demand()).in_flight == 16
-    assert ledger.grant("b", Demand()).in_flight == 0
-    assert ledger.grant("a", Demand(open=16)).in_flight == 8
-    assert ledger.grant("b", Demand()).in_flight == 0
-    assert ledger.grant("a", Demand(open=11)).in_flight == 8
-    assert ledger.grant("b", Demand()).in_flight == 5
-    assert ledger.grant("a", Demand(open=8)).in_flight == 8
-    assert ledger.grant("b", Demand()).in_flight == 8
+    assert ledger.allocate("a", Demand()).in_flight == 16
+    assert ledger.allocate("b", Demand()).in_flight == 0
+    assert ledger.allocate("a", Demand(open=16)).in_flight == 8
+    assert ledger.allocate("b", Demand()).in_flight == 0
+    assert ledger.allocate("a", Demand(open=11)).in_flight == 8
+    assert ledger.allocate("b", Demand()).in_flight == 5
+    assert ledger.allocate("a", Demand(open=8)).in_flight == 8
+    assert ledger.allocate("b", Demand()).in_flight == 8
 
 
 def test_what_a_task_gives_way_is_held_until_it_has_heard_so():
     ledger = QuotaLedger(ClusterLimits(16, 8.0, dollars=1.0))
-    ledger.grant("a", Demand(next_call=0.1))
-    ledger.grant("b", Demand(next_call=0.1))
-    assert ledger.grant("a", Demand(open=3, next_call=0.1)).in_flight == 8  # said while it was still allowed 16
-    assert ledger.grant("b", Demand(next_call=0.1)).in_flight == 0
-    assert ledger.grant("a", Demand(open=3, next_call=0.1)).in_flight == 8
-    assert ledger.grant("b", Demand(next_call=0.1)).in_flight == 8
+    ledger.allocate("a", Demand(next_call=0.1))
+    ledger.allocate("b", Demand(next_call=0.1))
+    assert ledger.allocate("a", Demand(open=3, next_call=0.1)).in_flight == 8  # said while it was still allowed 16
+    assert ledger.allocate("b", Demand(next_call=0.1)).in_flight == 0
+    assert ledger.allocate("a", Demand(open=3, next_call=0.1)).in_flight == 8
+    assert ledger.allocate("b", Demand(next_call=0.1)).in_flight == 8
 
 
 def test_what_does_not_divide_is_used_all_the_same():
@@ -112,37 +114,37 @@ def test_more_tasks_than_slots_leave_some_waiting_and_never_share_more_than_ther
 def test_what_a_lost_task_held_goes_to_the_others(spent: float | None):
     ledger = QuotaLedger(ClusterLimits(16))
     assert settled(ledger, "a", "b") == [8, 8]
-    ledger.left("b", spent)
+    ledger.release("b", spent)
     assert settled(ledger, "a") == [16]
 
 
 def test_a_task_that_drains_gives_its_share_away_call_by_call():
     ledger = QuotaLedger(ClusterLimits(16))
     settled(ledger, "a", "b")
-    assert ledger.grant("a", Demand(open=3, draining=True)).in_flight == 3
-    assert ledger.grant("b", Demand(open=8)).in_flight == 13
+    assert ledger.allocate("a", Demand(open=3, draining=True)).in_flight == 3
+    assert ledger.allocate("b", Demand(open=8)).in_flight == 13
 
 
 def test_tasks_that_run_but_have_not_asked_yet_have_their_part_kept():
-    assert QuotaLedger(ClusterLimits(16, 8.0)).grant("a", Demand(), running=4).in_flight == 4
-    assert QuotaLedger(ClusterLimits(16, 8.0)).grant("a", Demand(), running=4).requests_per_second == 2.0
+    assert QuotaLedger(ClusterLimits(16, 8.0)).allocate("a", Demand(), running=4).in_flight == 4
+    assert QuotaLedger(ClusterLimits(16, 8.0)).allocate("a", Demand(), running=4).requests_per_second == 2.0
 
 
 def test_no_limit_is_no_limit():
-    granted = QuotaLedger(ClusterLimits(4)).grant("a", Demand())
-    assert granted.requests_per_second == granted.tokens_per_minute == granted.dollars == UNLIMITED
+    allocation = QuotaLedger(ClusterLimits(4)).allocate("a", Demand())
+    assert allocation.requests_per_second == allocation.tokens_per_minute == allocation.dollars == UNLIMITED
 
 
 def test_money_goes_to_the_task_that_can_use_it_until_no_call_can_be_paid():
     ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
-    assert ledger.grant("a", Demand(next_call=0.4)).dollars == pytest.approx(0.5)
-    assert ledger.grant("b", Demand(next_call=0.4)).dollars == pytest.approx(0.4)
-    assert not ledger.is_spent
-    assert ledger.grant("a", Demand(spent=0.45, next_call=0.4)).dollars == pytest.approx(0.45)
-    assert ledger.grant("b", Demand(spent=0.2, next_call=0.4)).dollars == pytest.approx(0.2)
-    assert ledger.is_spent
-    ledger.left("b", 0.2)
-    assert ledger.is_spent
+    assert ledger.allocate("a", Demand(next_call=0.4)).dollars == pytest.approx(0.5)
+    assert ledger.allocate("b", Demand(next_call=0.4)).dollars == pytest.approx(0.4)
+    assert not ledger.is_budget_spent
+    assert ledger.allocate("a", Demand(spent=0.45, next_call=0.4)).dollars == pytest.approx(0.45)
+    assert ledger.allocate("b", Demand(spent=0.2, next_call=0.4)).dollars == pytest.approx(0.2)
+    assert ledger.is_budget_spent
+    ledger.release("b", 0.2)
+    assert ledger.is_budget_spent
 
 
 @given(st.integers(1, 6), st.floats(0.01, 0.3), st.floats(0.0, 1.0))
@@ -154,35 +156,35 @@ def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_i
     ledger, spent = QuotaLedger(ClusterLimits(tasks, dollars=1.0)), dict.fromkeys("abcdef"[:tasks], 0.0)
     for _ in range(1_000):
         for task, own in spent.items():
-            granted = ledger.grant(task, Demand(spent=own, next_call=price))
-            if own + price <= granted.dollars:
+            allocation = ledger.allocate(task, Demand(spent=own, next_call=price))
+            if own + price <= allocation.dollars:
                 spent[task] += max(0.01, price * share_used)
-        if ledger.is_spent:
+        if ledger.is_budget_spent:
             break
-    assert ledger.is_spent
+    assert ledger.is_budget_spent
     assert 1 - price <= sum(spent.values()) <= 1 + 1e-9
 
 
 def test_money_that_an_open_call_may_give_back_is_waited_for():
     ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
-    ledger.grant("a", Demand(open=1, spent=0.3, reserved=0.4, next_call=0.4))
-    assert not ledger.is_spent
-    ledger.grant("a", Demand(spent=0.5, next_call=0.4))
-    assert not ledger.is_spent
-    ledger.grant("a", Demand(spent=0.65, next_call=0.4))
-    assert ledger.is_spent
+    ledger.allocate("a", Demand(open=1, spent=0.3, reserved=0.4, next_call=0.4))
+    assert not ledger.is_budget_spent
+    ledger.allocate("a", Demand(spent=0.5, next_call=0.4))
+    assert not ledger.is_budget_spent
+    ledger.allocate("a", Demand(spent=0.65, next_call=0.4))
+    assert ledger.is_budget_spent
 
 
 def test_without_a_last_word_a_lost_task_has_spent_all_it_was_allowed():
     ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
-    ledger.grant("a", Demand(next_call=0.9))
-    ledger.left("a")
-    assert ledger.grant("b", Demand(next_call=0.2)).dollars == 0
-    assert ledger.is_spent
+    ledger.allocate("a", Demand(next_call=0.9))
+    ledger.release("a")
+    assert ledger.allocate("b", Demand(next_call=0.2)).dollars == 0
+    assert ledger.is_budget_spent
 
 
 def test_a_task_that_comes_back_is_not_counted_twice():
     ledger = QuotaLedger(ClusterLimits(8, dollars=1.0))
-    ledger.grant("a", Demand(spent=0.5, next_call=0.1))
-    ledger.left("a")
-    assert ledger.grant("a", Demand(spent=0.5, next_call=0.4)).dollars == pytest.approx(0.9)
+    ledger.allocate("a", Demand(spent=0.5, next_call=0.1))
+    ledger.release("a")
+    assert ledger.allocate("a", Demand(spent=0.5, next_call=0.4)).dollars == pytest.approx(0.9)

@@ -352,7 +352,9 @@ def assert_own_answers(conf: config.Config, rows: int) -> None:
     """Ask what each row of base would have been asked, and find the echo of just that under its key."""
     found = answers(conf.lake.root)
     version = tables.require(conf.lake, schemas.BASE)
-    written = [row for piece in tables.pieces(conf.lake, version) for row in parquet.read_row_group(piece).to_pylist()]
+    written = [
+        row for piece in tables.row_groups(conf.lake, version) for row in parquet.read_row_group(piece).to_pylist()
+    ]
     assert len(written) == len(found) == rows
     for row in written:
         request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
@@ -445,7 +447,7 @@ def paid(root: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"), [(0, "does not answer"), (401, "refuses: status 401"), (404, "refuses: status 404")]
+    ("status", "reason"), [(0, "has not answered"), (401, "refuses: status 401"), (404, "refuses: status 404")]
 )
 def test_an_endpoint_that_takes_nothing_ends_the_run_before_it_has_asked_much(
     lake, fake: Fake, status: int, reason: str
@@ -473,7 +475,7 @@ def test_an_endpoint_that_dies_half_way_ends_the_run_with_all_answers_stored(lak
     seen: list[dict[str, int]] = []
     killer = threading.Thread(target=killed_half_way, args=(fake, rows, seen))
     killer.start()
-    with pytest.raises(EndpointError, match=r"endpoint 'fake' does not answer, for .*refused"):
+    with pytest.raises(EndpointError, match=r"endpoint 'fake' has not answered for .*refused"):
         completions.run(settled(root, at(fake), "completions.flush_seconds=60", "completions.in_flight=16"))
     killer.join()
     run = last_run(root)

@@ -23,7 +23,7 @@ from werkzeug.serving import WSGIRequestHandler
 from conftest import ROOT, Settle, article, python, write_articles
 from raft_spark import config
 from raft_spark.errors import CatalogError, ConfigError, InputError
-from raft_spark.lake import dataframes, iceberg, parquet, schemas, session, spark_catalog, tables
+from raft_spark.lake import browse, dataframes, iceberg, parquet, schemas, session, spark_catalog, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.stages import refresh, registry, retention, runner
 
@@ -185,13 +185,15 @@ def test_a_catalog_that_crashes_left_behind_is_brought_up_to_date_by_the_next_ru
     write(conf, range(ROWS))
     for step in ("_create", "_merge", "_alter"):
         with monkeypatch.context() as patched:
-            patched.setattr(iceberg._Table, step, crash)
+            patched.setattr(iceberg._CatalogTable, step, crash)
             with pytest.raises(Crash):
                 made(conf)
     version = made(conf)
     assert tables.history(conf.lake, schemas.ARTICLES) == [tables.load(conf.lake, schemas.ARTICLES, version)]
     assert holds(conf)
-    monkeypatch.setattr(iceberg, "_bring", lambda *_: pytest.fail("the catalog was asked, and there is nothing to do"))
+    monkeypatch.setattr(
+        iceberg, "_update_tables", lambda *_: pytest.fail("the catalog was asked, and there is nothing to do")
+    )
     assert made(conf) == version
 
 
@@ -201,9 +203,9 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
     late = iceberg._state(conf.lake)
     write(conf, range(1, ROWS))
     second = made(conf)
-    iceberg._bring(session.start(conf), conf.lake, late)
+    iceberg._update_tables(session.start(conf), conf.lake, late)
     assert not holds(conf)
-    Storage.of(conf.lake).delete(iceberg.FOLLOWED)  # the late one had taken it away before
+    Storage.of(conf.lake).delete(iceberg.STATE_FILE)  # the late one had taken it away before
     iceberg.sync(conf)
     assert holds(conf)
     assert tags(conf, schemas.ARTICLES) == {first, second}
@@ -212,10 +214,10 @@ def test_one_who_comes_late_with_an_older_version_does_not_stay_the_last_and_tak
 def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkeypatch: pytest.MonkeyPatch):
     write(conf, range(ROWS))
     made(conf)
-    merged, calls = iceberg._Table._merge, []
+    merged, calls = iceberg._CatalogTable._merge, []
     slowly = F.udf(lambda: time.sleep(0.1) is None, "boolean").asNondeterministic()
 
-    def overtaken(table: iceberg._Table, version: str, rows: DataFrame) -> None:
+    def overtaken(table: iceberg._CatalogTable, version: str, rows: DataFrame) -> None:
         """Let another delete a row while the merge runs."""
         calls.append(table.table)
         with ThreadPoolExecutor() as pool:
@@ -226,7 +228,7 @@ def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkey
             finally:
                 other.result()
 
-    monkeypatch.setattr(iceberg._Table, "_merge", overtaken)
+    monkeypatch.setattr(iceberg._CatalogTable, "_merge", overtaken)
     write(conf, range(1, ROWS + 3))
     made(conf)
     assert calls == [schemas.ARTICLES]
@@ -236,8 +238,8 @@ def test_a_commit_of_another_does_not_get_in_the_way(conf: config.Config, monkey
 def test_a_table_that_another_has_made_a_moment_before_is_looked_at_again(
     conf: config.Config, monkeypatch: pytest.MonkeyPatch
 ):
-    made_table = iceberg._Table._create
-    monkeypatch.setattr(iceberg._Table, "_create", lambda *given: (made_table(*given), made_table(*given)))
+    made_table = iceberg._CatalogTable._create
+    monkeypatch.setattr(iceberg._CatalogTable, "_create", lambda *given: (made_table(*given), made_table(*given)))
     write(conf, range(ROWS))
     made(conf)
     assert holds(conf)
@@ -254,7 +256,7 @@ def test_a_table_of_another_lake_is_not_touched(conf: config.Config):
     spark = session.start(conf)
     spark.sql(f"CREATE TABLE {name(conf, schemas.ARTICLES)} (theirs int) USING iceberg")
     write(conf, range(ROWS))
-    with pytest.raises(InputError, match=r"articles is that of no lake of raft-spark.*choose another lake\.namespace"):
+    with pytest.raises(InputError, match=r"articles belongs to no lake of raft-spark.*choose another lake\.namespace"):
         made(conf)
     assert spark.table(name(conf, schemas.ARTICLES)).columns == ["theirs"]
 
@@ -267,9 +269,9 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     wider = schemas.SCHEMAS[schemas.ARTICLES].append(parquet.pa.field("journal", parquet.pa.string()))
     monkeypatch.setitem(schemas.SCHEMAS, schemas.ARTICLES, wider)  # type: ignore[arg-type]
     old = tables.load(conf.lake, schemas.ARTICLES, first)
-    assert tables.head(conf.lake, old, 1)[0]["journal"] is None
-    assert tables.first_row(conf.lake, old, 7)["journal"] is None
-    assert parquet.read_row_group(tables.pieces(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
+    assert browse.head(conf.lake, old, 1)[0]["journal"] is None
+    assert browse.first_row(conf.lake, old, 7)["journal"] is None
+    assert parquet.read_row_group(tables.row_groups(conf.lake, old)[0], ["journal", "pubid"]).column_names == [
         "journal",
         "pubid",
     ]
@@ -279,18 +281,18 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     now = in_catalog(conf, schemas.ARTICLES)
     assert now.where("journal = 'BMJ'").count() == ROWS
     assert "journal" not in in_catalog(conf, schemas.ARTICLES, first).columns
-    assert tables.first_row(conf.lake, old, 7)["pubid"] == 7
-    assert tables.head(conf.lake, second, 1)[0]["journal"] == "BMJ"
+    assert browse.first_row(conf.lake, old, 7)["pubid"] == 7
+    assert browse.head(conf.lake, second, 1)[0]["journal"] == "BMJ"
 
 
 def _with_a_journal(conf: config.Config, old: tables.Version, schema: parquet.pa.Schema) -> tables.Version:
     """Publish the articles again, each with its journal."""
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, "0123456789abcdef")
     files = []
-    for number, piece in enumerate(tables.pieces(conf.lake, old)):
+    for number, piece in enumerate(tables.row_groups(conf.lake, old)):
         rows = parquet.read_row_group(piece)
         rows = rows.append_column(schema.field("journal"), [["BMJ"] * rows.num_rows])
-        files.append(parquet.write_file(draft.place, f"data/split={piece['split']}/part-{number:05d}.parquet", rows))
+        files.append(parquet.write_file(draft.storage, f"data/split={piece['split']}/part-{number:05d}.parquet", rows))
     return tables.publish(draft, conf, files, {}, old.counts)
 
 
@@ -298,7 +300,7 @@ def test_a_catalog_that_does_not_answer_ends_the_run_before_anything_is_written(
     at = f"catalog_{tmp_path.name}".replace("-", "_").lower()
     wrong = f'spark."spark.sql.catalog.{at}.type"="nonsense"'
     conf = settled(*with_iceberg(), "lake.format=iceberg", f"lake.catalog={at}", wrong)
-    with pytest.raises(ConfigError, match=f"catalog '{at}' does not answer: .*nonsense.* look at the jar of Iceberg"):
+    with pytest.raises(ConfigError, match=f"catalog '{at}' does not answer: .*nonsense.* check the jar of Iceberg"):
         refresh.run(conf)
     assert not Path(conf.lake.root, schemas.ARTICLES).exists()
 
@@ -307,7 +309,7 @@ def test_a_lake_in_s3_needs_a_catalog_that_is_named(settled: Settle, s3: str):
     conf = settled(
         "lake.root=s3://lake/nameless", f"lake.s3_endpoint={s3}", "lake.format=iceberg", "lake.catalog=nameless"
     )
-    with pytest.raises(ConfigError, match="which catalog 'nameless' is has to be said"):
+    with pytest.raises(ConfigError, match=r"\[spark\] does not define catalog 'nameless'"):
         session.start(conf)
 
 
@@ -383,9 +385,9 @@ def test_files_that_an_optimizer_has_laid_together_stay_so(conf: config.Config):
     table = f"'{conf.lake.namespace}.{schemas.ARTICLES}', options => map('rewrite-all', 'true')"
     session.start(conf).sql(f"CALL {conf.lake.catalog}.system.rewrite_data_files(table => {table})")
     rewritten = written(conf, schemas.ARTICLES)
-    Storage.of(conf.lake).delete(iceberg.FOLLOWED)
+    Storage.of(conf.lake).delete(iceberg.STATE_FILE)
     iceberg.sync(conf)
-    refs = iceberg._Table(session.start(conf), conf.lake, schemas.ARTICLES)._references()
+    refs = iceberg._CatalogTable(session.start(conf), conf.lake, schemas.ARTICLES)._references()
     assert refs["main"] not in {refs[tag] for tag in tags(conf, schemas.ARTICLES)}
     assert rewritten["deleted-data-files"] > 0
     assert holds(conf)
@@ -399,7 +401,8 @@ def test_a_catalog_that_fails_at_last_is_an_error_of_its_own_and_followed_by_the
         file.rename(file.with_suffix(".away"))
     write(conf, range(1, ROWS))
     with pytest.raises(
-        CatalogError, match=r"the lake is published, and its catalog .* is not: .*; the next run goes on"
+        CatalogError,
+        match=r"the lake is published, but its catalog .* could not be updated: .*; the next run of any stage updates it",
     ):
         made(conf)
     for file in files:
@@ -436,10 +439,10 @@ def next_release(folder: Path) -> Path:
     for part in ("raft_spark", "conf"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file, was, more in (
-        ("schemas.py", '            ("fingerprint", pa.string()),\n', '("journal", pa.string()),'),
-        ("schemas.py", '            ("original_answer", pa.string()),\n            ("final_decision", pa.string()),\n', '("note", pa.string()),'),
-        ("schemas.py", '            ("max_tokens", pa.int32()),\n', '("region", pa.string()),'),
-        ("base.py", '            articles["final_decision"],\n', "pa.nulls(len(articles), pa.string()),"),
+        ("lake/schemas.py", '            ("fingerprint", pa.string()),\n', '("journal", pa.string()),'),
+        ("lake/schemas.py", '            ("original_answer", pa.string()),\n            ("final_decision", pa.string()),\n', '("note", pa.string()),'),
+        ("lake/schemas.py", '            ("max_tokens", pa.int32()),\n', '("region", pa.string()),'),
+        ("stages/base.py", '            articles["final_decision"],\n', "pa.nulls(len(articles), pa.string()),"),
         ("__init__.py", '__version__ = "', "9."),
     ):  # fmt: skip
         text = (folder / "raft_spark" / file).read_text()

@@ -93,7 +93,7 @@ def test_an_archive_for_the_other_machine_ends_the_job_with_both_names(there: St
         command = scene.command(scene.document("articles"))
         archives = {name: address.replace(own, other) for name, address in command.archives.items()}
         with pytest.raises(
-            RehearsalError, match=rf"articles failed .*is made for \S*{other}, and this is Python .* on {own}"
+            RehearsalError, match=rf"articles failed .*is built for \S*{other}, but this is Python .* on {own}"
         ):
             scene.driven("articles", replace(command, archives=archives)).result()
 

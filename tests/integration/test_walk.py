@@ -98,7 +98,7 @@ def test_real_articles_from_end_to_end(real_articles: Path, tmp_path: Path):
     assert sum(base.counts["rows"].values()) >= 690
     assert sum(dataset.counts["kept"].values()) == sum(base.counts["rows"].values())
     texts: dict[str, set[str]] = {split: set() for split in schemas.SPLITS}
-    for piece in tables.pieces(lake, base):
+    for piece in tables.row_groups(lake, base):
         for row in parquet.read_row_group(piece).to_pylist():
             texts[piece["split"]] |= {document["text"] for document in row["documents"]} | set(
                 row["oracle"].split("\n\n")

@@ -31,7 +31,7 @@ if __name__ == "__main__":
     if tables.current(conf.lake, schemas.DATASET):
         refresh.run(conf)
     else:
-        for stage in registry.WALK:
+        for stage in registry.PIPELINE:
             runner.run(stage, conf)
     name = f"{conf.lake.catalog}.{conf.lake.namespace}"
     columns = {table: len(session.start(conf).table(f"{name}.{table}").columns) for table in schemas.KEYS}

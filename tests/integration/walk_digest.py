@@ -17,7 +17,7 @@ def rows_digest(conf: config.Config) -> str:
     version = tables.require(conf.lake, schemas.BASE)
     rows = [
         json.dumps([piece["split"], row], sort_keys=True)
-        for piece in tables.pieces(conf.lake, version)
+        for piece in tables.row_groups(conf.lake, version)
         for row in parquet.read_row_group(piece).to_pylist()
     ]
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()

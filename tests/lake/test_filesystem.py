@@ -44,7 +44,7 @@ def test_what_is_missing_is_none(place: Storage):
 
 
 def test_a_file_appears_when_the_block_ends(place: Storage):
-    with place.whole("a.txt") as local:
+    with place.atomic_write("a.txt") as local:
         local.write_bytes(b"half")
         assert place.read("a.txt") is None
         assert place.list() == []
@@ -55,7 +55,7 @@ def test_a_file_appears_when_the_block_ends(place: Storage):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_block_that_fails_leaves_nothing_and_keeps_what_was_there(place: Storage, tmp_path, error):
     def fail(path: str) -> None:
-        with place.whole(path) as local:
+        with place.atomic_write(path) as local:
             local.write_bytes(b"half")
             raise error
 
@@ -68,7 +68,7 @@ def test_a_block_that_fails_leaves_nothing_and_keeps_what_was_there(place: Stora
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(place: Storage):
-    with place.whole("a.txt") as one, place.whole("a.txt") as other:
+    with place.atomic_write("a.txt") as one, place.atomic_write("a.txt") as other:
         assert one != other
         one.write_bytes(b"one")
         other.write_bytes(b"other")
@@ -98,7 +98,7 @@ def test_a_listing_has_every_file_below_sorted_and_no_hidden_one(place: Storage,
     assert {file.size for file in found} == {3}
     os.utime(tmp_path / "lake/b.txt", (1_700_000_000, 1_700_000_000))
     assert place.list()[-1].mtime == 1_700_000_000
-    assert [file.path for file in place.list(deep=False)] == ["b.txt"]
+    assert [file.path for file in place.list(recursive=False)] == ["b.txt"]
     assert [file.path for file in place.at("a").list()] == ["1.txt", "2.txt", "x/y/z.txt"]
 
 
@@ -173,12 +173,12 @@ def test_a_place_below_and_another_root_are_reached_the_same_way():
 
 
 def test_a_swap_needs_what_is_there(place: Storage):
-    assert not place.swap("pointer", b"1", b"0")
+    assert not place.compare_and_swap("pointer", b"1", b"0")
     assert place.read("pointer") is None
-    assert place.swap("pointer", b"1", None)
-    assert not place.swap("pointer", b"2", None)
-    assert not place.swap("pointer", b"2", b"0")
-    assert place.swap("pointer", b"2", b"1")
+    assert place.compare_and_swap("pointer", b"1", None)
+    assert not place.compare_and_swap("pointer", b"2", None)
+    assert not place.compare_and_swap("pointer", b"2", b"0")
+    assert place.compare_and_swap("pointer", b"2", b"1")
     assert place.read("pointer") == b"2"
     assert [file.path for file in place.list()] == ["pointer"]
 
@@ -189,7 +189,7 @@ def test_of_many_threads_one_wins(place: Storage):
 
     def swap(writer: int) -> bool:
         together.wait()
-        return place.swap("pointer", str(writer).encode(), None)
+        return place.compare_and_swap("pointer", str(writer).encode(), None)
 
     with ThreadPoolExecutor(writers) as threads:
         won = list(threads.map(swap, range(writers)))
@@ -201,7 +201,7 @@ def count_up(place: Storage, times: int) -> None:
     """Add one to the number in the pointer, so many times, trying again when another was faster."""
     while times:
         before = place.read("pointer")
-        times -= place.swap("pointer", str(int(before or b"0") + 1).encode(), before)
+        times -= place.compare_and_swap("pointer", str(int(before or b"0") + 1).encode(), before)
 
 
 def test_no_swap_of_another_process_is_lost(place: Storage):

@@ -10,7 +10,8 @@ from conftest import ROOT
 from raft_spark.lake import spark_output
 
 STARTED = """
-from raft_spark import config, session
+from raft_spark import config
+from raft_spark.lake import session
 for _ in range(2):  # the second session takes the Java of the first
     spark = session.start(config.load())
     spark.range(10).count()
@@ -18,7 +19,8 @@ for _ in range(2):  # the second session takes the Java of the first
 print(spark.version)
 """
 FAILS = """
-from raft_spark import config, session
+from raft_spark import config
+from raft_spark.lake import session
 spark = session.start(config.load())
 spark.sparkContext.parallelize([1], 1).map(lambda number: number / 0).collect()
 """

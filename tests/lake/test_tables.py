@@ -16,8 +16,7 @@ import pytest
 
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.formats import shards
-from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake import browse, parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
 
 ROWS = pa.table(
@@ -36,7 +35,7 @@ def conf(request: pytest.FixtureRequest, tmp_path: Path) -> config.Config:
 
 def published(conf: config.Config, identity: str = "0" * 16) -> tables.Version:
     new = tables.open_draft(conf.lake, schemas.BASE, identity)
-    file = parquet.write_file(new.place, "data/split=train/part-00000.parquet", ROWS)
+    file = parquet.write_file(new.storage, "data/split=train/part-00000.parquet", ROWS)
     return tables.publish(new, conf, [file], {}, {"rows": 2})
 
 
@@ -50,7 +49,7 @@ def test_a_published_version_is_read_back_as_it_was(conf: config.Config):
     assert tables.current(conf.lake, schemas.BASE) == version
     assert version.files[0].rows == 2
     assert version.settings["lake"]["root"] == conf.lake.root
-    (piece,) = tables.pieces(conf.lake, version)
+    (piece,) = tables.row_groups(conf.lake, version)
     assert parquet.read_row_group(piece).to_pylist() == ROWS.to_pylist()
     assert piece["split"] == "train"
 
@@ -69,13 +68,13 @@ def test_the_first_rows_are_read_without_the_rest_of_the_file(conf: config.Confi
     group = pq.read_metadata(local).row_group(2)
     begin = group.column(0).dictionary_page_offset or group.column(0).data_page_offset
     new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
-    new.place.write(name, spoiled(local, begin))
+    new.storage.write(name, spoiled(local, begin))
     version = tables.publish(new, conf, [parquet.describe(local, name)], {}, {"rows": 1_000})
-    found = tables.head(conf.lake, version, 15)
+    found = browse.head(conf.lake, version, 15)
     assert [row["pubid"] for row in found] == list(range(15))
     assert found[0]["split"] == "train"
     with pytest.raises(OSError, match=r"\w"):
-        tables.head(conf.lake, version, 21)  # the rest is unreadable indeed
+        browse.head(conf.lake, version, 21)  # the rest is unreadable indeed
 
 
 def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -85,16 +84,16 @@ def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, mon
     noise = random.Random(0)
     rows = [{"pubid": number, "question": noise.randbytes(500).hex()} for number in range(20_000)]
     new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
-    with parquet.PartitionedWriter(new.place, schemas.SCHEMAS["base"], 0, 100) as written:
+    with parquet.PartitionedWriter(new.storage, schemas.SCHEMAS["base"], 0, 100) as written:
         written.write("data/split=train", pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]))
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    file = shards.write_text(new.place, "messages/data/train-00000-of-00001.jsonl", lines)
+    file = parquet.write_text(new.storage, "messages/data/train-00000-of-00001.jsonl", lines)
     version = tables.publish(new, conf, [*written.files, replace(file, rows=20_000)], {}, {"rows": 20_000})
     assert min(each.bytes for each in version.files) > 10_000_000
     with recorded(s3) as requests:
-        assert tables.head(conf.lake, replace(version, files=written.files), 3)[2]["pubid"] == 2
+        assert browse.head(conf.lake, replace(version, files=written.files), 3)[2]["pubid"] == 2
         lists = [each for each in version.files if each.path.startswith("messages/")]
-        assert tables.head(conf.lake, replace(version, files=lists), 3) == rows[:3]
+        assert browse.head(conf.lake, replace(version, files=lists), 3) == rows[:3]
     ranges = [request["headers"].get("Range", "bytes=0-99999999") for request in requests if request["method"] == "GET"]
     assert ranges
     assert sum(stop - start for start, stop in (map(int, each[6:].split("-")) for each in ranges)) < 1_500_000
@@ -141,16 +140,16 @@ def test_of_two_writers_one_wins_and_the_other_says_so(conf: config.Config):
 def test_what_an_interrupted_run_left_is_swept_and_nothing_else(conf: config.Config):
     kept = published(conf, "1" * 16)
     interrupted = tables.open_draft(conf.lake, schemas.BASE, "4" * 16)
-    parquet.write_file(interrupted.place, "data/split=train/part-00000.parquet", ROWS)
+    parquet.write_file(interrupted.storage, "data/split=train/part-00000.parquet", ROWS)
     assert tables.sweep(conf.lake, schemas.BASE) == [interrupted.id]
     assert [version.id for version in tables.history(conf.lake, schemas.BASE)] == [kept.id]
-    assert parquet.read_row_group(tables.pieces(conf.lake, kept)[0]).num_rows == 2
+    assert parquet.read_row_group(tables.row_groups(conf.lake, kept)[0]).num_rows == 2
 
 
 def test_a_fresh_draft_is_not_swept(conf: config.Config):
     patient = config.load(assignments=[f"lake.root={conf.lake.root}", f"lake.s3_endpoint={conf.lake.s3_endpoint}"])
     running = tables.open_draft(patient.lake, schemas.BASE, "5" * 16)
-    parquet.write_file(running.place, "data/split=train/part-00000.parquet", ROWS)
+    parquet.write_file(running.storage, "data/split=train/part-00000.parquet", ROWS)
     assert tables.sweep(patient.lake, schemas.BASE) == []
 
 
@@ -190,7 +189,7 @@ def test_a_server_that_the_environment_names_is_that_of_rows_and_pointers(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
     assert named.filesystem is not before
     named.write("rows", b"1")
-    assert named.swap("pointer", b"2", None)
+    assert named.compare_and_swap("pointer", b"2", None)
     assert (given.read("rows"), given.read("pointer")) == (b"1", b"2")
 
 

@@ -2,17 +2,12 @@
 
 import dataclasses
 import math
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -22,133 +17,22 @@ from raft_spark import config
 from raft_spark.cli.main import main
 from raft_spark.errors import InputError
 from raft_spark.lake import schemas, tables
+from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_charts, run_report, run_state, run_stats
 from raft_spark.monitoring.run_state import Point, Run
 from raft_spark.monitoring.run_stats import CompletionRow, RunStats
-
-SCHEMA = schemas.SCHEMAS[schemas.COMPLETIONS]
-ID = "20261122T101500Z-1a2b3c4d-5e6f"
-HOSTILE = "</td></table><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"
-ROW = {
-    "key": "k",
-    "pubid": 1,
-    "completion": "Yes.",
-    "attempts": 1,
-    "model": "m",
-    "finish_reason": "stop",
-    "prompt_tokens": 400,
-    "completion_tokens": 60,
-    "latency_ms": 1200,
-    "created_at": datetime(2026, 11, 22, tzinfo=UTC),
-    "run_id": ID,
-}
-FAILED = {**ROW, "completion": None, "finish_reason": None, "prompt_tokens": None, "completion_tokens": None}
-
-
-def batch(*rows: dict[str, object]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist(list(rows), SCHEMA).select([*run_stats.COLUMNS])
-
-
-def tallied(*rows: dict[str, object]) -> RunStats:
-    return run_stats.added(RunStats(), batch(*rows))
-
-
-# A run as it could have been: it is throttled twice, one row in a hundred fails, and the money runs out.
-
-
-def course() -> Iterator[Point]:
-    """Tell a run of 25 minutes, a point each 10 seconds."""
-    chance = random.Random(7)
-    window, answered, calls, throttled = 4, 0, 0, 0
-    for step in range(1, 151):
-        hit = window >= 32 and chance.random() < 0.25
-        window = window // 2 if hit else min(64, window + 1)
-        throttled += 3 if hit else 0
-        answered += int(window * chance.uniform(5, 7))
-        calls = answered + throttled + step // 3
-        yield Point(10.0 * step, answered, answered // 100, calls, throttled, answered * 480, window - step % 3, window)
-
-
-SPARK = {
-    "tasks": 1_208,
-    "failed_tasks": 3,
-    "task_seconds": 11_820.5,
-    "gc_seconds": 23.64,
-    "shuffle_read_bytes": 92_400_000,
-    "shuffle_written_bytes": 92_400_000,
-    "spilled_bytes": 0,
-    "executors": 9,
-    "executors_lost": 1,
-    "peak_memory_bytes": 1_340_000_000,
-}
-
-
-def made_up() -> Run:
-    series = tuple(course())
-    last = series[-1]
-    return Run(
-        id=ID,
-        endpoint="bedrock",
-        model="us.meta.llama3-3-70b-instruct-v1:0",
-        started_at="2026-11-22T10:15:00+00:00",
-        updated_at="2026-11-22T10:40:00+00:00",
-        total=60_000,
-        known=1_234,
-        state="stopped",
-        reason="completions.max_spend = 12.0 dollars is reached; a rerun asks only what is missing",
-        tasks=8,
-        answered=last.answered,
-        failed={"model_error": 31, "filtered": 12, "bad_request": 3},
-        calls=last.calls,
-        throttled=last.throttled,
-        prompt_tokens=last.answered * 410,
-        completion_tokens=last.answered * 70,
-        dollars=12.01,
-        open=0,
-        window=last.window,
-        series=series,
-        spark=SPARK,
-    )
-
-
-def made_up_rows(count: int = 4000) -> list[dict[str, object]]:
-    chance = random.Random(8)
-    classes = ("model_error",) * 6 + ("filtered", "filtered", "bad_request")
-    errors = {
-        "model_error": "status 500: the worker died while it decoded",
-        "filtered": "the server's content filter stopped the answer",
-        "bad_request": "status 400: the prompt has 9,114 tokens, the model takes 8,192",
-    }
-    rows: list[dict[str, object]] = []
-    for number in range(count):
-        attempts = min(8, 1 + int(chance.expovariate(1.8)))
-        shared = {"pubid": 10_000_000 + 37 * number, "attempts": attempts}
-        shared["latency_ms"] = int(chance.lognormvariate(7.6, 0.45))
-        if number % 90 == 0:
-            name = chance.choice(classes)
-            rows.append({**FAILED, **shared, "error_class": name, "error": errors[name]})
-            continue
-        size = int(chance.lognormvariate(4.2, 0.5))
-        text = (
-            "The data suggest that early treatment reduces the mean hospital stay, although the effect is small. " * 2
-        )
-        tokens = {"prompt_tokens": int(chance.gauss(410, 60)), "completion_tokens": size}
-        rows.append(
-            {**ROW, **shared, **tokens, "completion": text, "finish_reason": "length" if size > 250 else "stop"}
-        )
-    return rows
-
-
-def lake_with(tmp_path: Path, run: Run | None, *files: list[dict[str, object]]) -> config.Lake:
-    lake = config.load(assignments=[f"lake.root={tmp_path / 'lake'}"]).lake
-    if run:
-        run_state.write(lake, run)
-    for number, rows in enumerate(files):
-        path = tmp_path / f"lake/completions/data/day=2026-11-22/{number}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
-    return lake
-
+from support.run_rows import (
+    FAILED_ROW,
+    HOSTILE,
+    ROW,
+    RUN_ID,
+    SPARK,
+    batch,
+    lake_with,
+    made_up_run,
+    stats_of,
+    stored_rows,
+)
 
 # The tally
 
@@ -173,7 +57,7 @@ stored = st.builds(
 
 @given(st.lists(st.lists(stored, max_size=25), max_size=3))
 def test_a_tally_of_batches_is_that_of_all_their_rows(parts: list[list[dict[str, object]]]):
-    found = reduce(run_stats.added, (batch(*rows) for rows in parts), RunStats())
+    found = reduce(run_stats.add_batch, (batch(*rows) for rows in parts), RunStats())
     rows = [row for part in parts for row in part]
     answered = [row for row in rows if row["completion"] is not None]
     failed = [row for row in rows if row["completion"] is None and row["error_class"]]
@@ -197,22 +81,22 @@ def most(rows: list[dict[str, object]], column: str) -> list[int]:
 
 @given(st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=200), st.sampled_from([0.5, 0.95, 0.99]))
 def test_a_percentile_is_right_to_little_more_than_one_percent(values: list[int], share: float):
-    histogram = tallied(*({**ROW, "latency_ms": value} for value in values)).latencies
+    histogram = stats_of(*({**ROW, "latency_ms": value} for value in values)).latencies
     exact = sorted(values)[math.ceil(share * len(values)) - 1]
     assert abs(run_stats.percentile(histogram, share) - exact) <= 0.012 * exact + 0.5
 
 
 def test_bars_have_every_value_once_and_between_their_edges():
-    histogram = tallied(*({**ROW, "latency_ms": value} for value in (0, 1, 100, 100, 105, 999, 1000))).latencies
-    edges, counts = run_stats.coarser(histogram, 100)
+    histogram = stats_of(*({**ROW, "latency_ms": value} for value in (0, 1, 100, 100, 105, 999, 1000))).latencies
+    edges, counts = run_stats.widen_bins(histogram, 100)
     assert edges == pytest.approx([1, 10, 100, 1000, 10_000])
     assert counts == [2, 0, 4, 1]
 
 
 def test_a_row_of_the_page_tells_how_its_text_begins_and_how_it_ended():
     long = {**ROW, "pubid": 5, "completion": "x" * 121, "latency_ms": 9}
-    wrong = {**FAILED, "pubid": 6, "error_class": "timeout", "error": "no answer within 60 s", "latency_ms": 60_000}
-    assert tallied(long, wrong).slowest == (
+    wrong = {**FAILED_ROW, "pubid": 6, "error_class": "timeout", "error": "no answer within 60 s", "latency_ms": 60_000}
+    assert stats_of(long, wrong).slowest == (
         CompletionRow(6, 60_000, None, 1, "timeout", failed=True, text="no answer within 60 s"),
         CompletionRow(5, 9, 60, 1, "stop", failed=False, text="x" * 120 + " …"),
     )
@@ -220,9 +104,9 @@ def test_a_row_of_the_page_tells_how_its_text_begins_and_how_it_ended():
 
 def test_only_rows_of_the_run_count_whatever_their_file_is_named(tmp_path):
     other = {**ROW, "run_id": "another"}
-    lake = lake_with(tmp_path, made_up(), [ROW, other, FAILED], [other], [ROW])
-    store = run_report.Place.of(lake).at("completions")
-    assert reduce(run_stats.added, run_stats.batches(store, ID), RunStats()).rows == 3
+    lake = lake_with(tmp_path, made_up_run(), [ROW, other, FAILED_ROW], [other], [ROW])
+    store = Storage.of(lake).at("completions")
+    assert reduce(run_stats.add_batch, run_stats.read_batches(store, RUN_ID), RunStats()).rows == 3
 
 
 # Numbers
@@ -235,7 +119,7 @@ def test_the_speed_is_that_between_two_points():
 
 def test_key_numbers_of_a_run():
     run = Run(
-        id=ID,
+        id=RUN_ID,
         endpoint="e",
         model="m",
         started_at="2026-11-22T10:00:00+00:00",
@@ -251,7 +135,7 @@ def test_key_numbers_of_a_run():
         dollars=3.72,
         tasks=4,
     )
-    assert [(number.label, number.value, number.note) for number in run_report.numbers(run, RunStats())] == [
+    assert [(number.label, number.value, number.note) for number in run_report.key_numbers(run, RunStats())] == [
         ("answered", "1,860", "of 2,000 to ask"),
         ("left", "140", "without an answer"),
         ("failed", "140", "7 % of asked"),
@@ -279,36 +163,38 @@ def went_wrong(page: str) -> str:
 
 
 def test_cut_answers_and_rejected_rows_are_numbers_of_the_page():
-    rows = tallied(*[{**ROW, "finish_reason": "length"}] * 3, *[ROW] * 5, {**FAILED, "error_class": "timeout"})
+    rows = stats_of(*[{**ROW, "finish_reason": "length"}] * 3, *[ROW] * 5, {**FAILED_ROW, "error_class": "timeout"})
     assert (rows.answered, rows.cut) == (8, 3)
-    found = {number.label: (number.value, number.note) for number in run_report.numbers(made_up(), rows, DATASET)}
+    found = {
+        number.label: (number.value, number.note) for number in run_report.key_numbers(made_up_run(), rows, DATASET)
+    }
     assert found["cut"] == ("3", "38 % of answers")
     assert found["rejected"] == ("3", "38 % of rows")
 
 
 def test_a_page_never_says_that_nothing_went_wrong_when_answers_were_cut_or_rows_rejected():
-    whole, cut = tallied(ROW), tallied(ROW, {**ROW, "finish_reason": "length"})
-    well = dataclasses.replace(made_up(), failed={})
-    said = went_wrong(run_report.page(well, cut))
+    whole, cut = stats_of(ROW), stats_of(ROW, {**ROW, "finish_reason": "length"})
+    well = dataclasses.replace(made_up_run(), failed={})
+    said = went_wrong(run_report.render(well, cut))
     assert "Nothing" not in said
     assert "1 of 2 answers were cut at completions.max_new_tokens" in said
-    said = went_wrong(run_report.page(well, whole, DATASET))
+    said = went_wrong(run_report.render(well, whole, DATASET))
     assert "Nothing" not in said
     assert "truncated 2 66.7 %" in said
     assert "language 1 33.3 %" in said
-    assert went_wrong(run_report.page(well, whole)) == (
+    assert went_wrong(run_report.render(well, whole)) == (
         "Nothing: no request failed and no answer was cut. "
         "Rejected rows are not known yet: no dataset has been made from this run."
     )
-    assert went_wrong(run_report.page(well, whole, {**DATASET, "rejected": {}})) == (
+    assert went_wrong(run_report.render(well, whole, {**DATASET, "rejected": {}})) == (
         "Nothing: no request failed, no answer was cut and the dataset rejected no row."
     )
 
 
 def test_a_page_knows_the_rejected_rows_of_the_dataset_that_was_made_from_its_run(tmp_path):
-    lake = lake_with(tmp_path, made_up(), [ROW])
+    lake = lake_with(tmp_path, made_up_run(), [ROW])
     settled = config.load(assignments=[f"lake.root={lake.root}"])
-    for inputs, expected in (({"completions": "another"}, "not known yet"), ({"completions": ID}, "truncated")):
+    for inputs, expected in (({"completions": "another"}, "not known yet"), ({"completions": RUN_ID}, "truncated")):
         draft = tables.open_draft(lake, schemas.DATASET, f"made of {inputs}")
         tables.publish(draft, settled, [], {name: SimpleNamespace(id=of) for name, of in inputs.items()}, DATASET)
         assert expected in went_wrong(Path(run_report.write(lake)).read_text())
@@ -319,13 +205,13 @@ def test_an_axis_over_time_is_as_long_as_the_run(ends: float):
     """A run of 13 minutes of which the last point tells of second 85, as after a long wait for batch jobs."""
     series = (Point(5.0, 3, 0, 3, 0, 60, 1, 1), Point(ends, 9, 0, 9, 0, 180, 1, 1))
     updated = "2026-11-22T10:28:00+00:00"
-    page = run_report.page(dataclasses.replace(made_up(), updated_at=updated, series=series), tallied(ROW))
+    page = run_report.render(dataclasses.replace(made_up_run(), updated_at=updated, series=series), stats_of(ROW))
     assert "minutes since the run began" in page
     assert ">12<" in page.partition("Throughput")[2].partition("</svg>")[0]
 
 
 def test_every_table_has_a_caption_and_its_headers_say_what_they_head():
-    page = run_report.page(made_up(), tallied(*made_up_rows(200)), DATASET)
+    page = run_report.render(made_up_run(), stats_of(*stored_rows(200)), DATASET)
     assert page.count("<table") == page.count("<caption>") == 6
     assert not re.findall(r"<th(?! scope=)[ >]", page)
     assert not re.findall(r"<th[^>]*></th>", page)
@@ -352,14 +238,14 @@ def test_what_spark_did_is_told_in_readable_units():
     [(7.0, "7 ms"), (999.0, "999 ms"), (1234.0, "1.23 s"), (119_000.0, "119 s"), (150_000.0, "2.5 min")],
 )
 def test_a_duration_is_said_in_a_readable_unit(milliseconds: float, said: str):
-    assert run_charts.duration(milliseconds) == said
+    assert run_charts.format_duration(milliseconds) == said
 
 
 # The page
 
 
 def test_a_page_holds_everything_that_a_run_can_tell():
-    page = run_report.page(made_up(), tallied(*made_up_rows()))
+    page = run_report.render(made_up_run(), stats_of(*stored_rows()))
     for expected in (
         "us.meta.llama3-3-70b-instruct-v1:0",
         "stopped early",
@@ -378,18 +264,18 @@ def test_a_page_holds_everything_that_a_run_can_tell():
 
 
 def test_the_same_run_makes_the_same_page():
-    run, rows = made_up(), tallied(*made_up_rows(200))
-    assert run_report.page(run, rows) == run_report.page(run, rows)
+    run, rows = made_up_run(), stats_of(*stored_rows(200))
+    assert run_report.render(run, rows) == run_report.render(run, rows)
 
 
 def test_no_two_figures_share_an_id():
-    ids = re.findall(r'\bid="([^"]+)"', run_report.page(made_up(), tallied(*made_up_rows(200))))
+    ids = re.findall(r'\bid="([^"]+)"', run_report.render(made_up_run(), stats_of(*stored_rows(200))))
     assert len(ids) == len(set(ids)) > 8
 
 
 def test_the_page_of_a_run_that_did_nothing_says_so():
     at = "2026-11-22T10:15:00+00:00"
-    page = run_report.page(Run(ID, "fake", "fake", at, at, total=0), RunStats())
+    page = run_report.render(Run(RUN_ID, "fake", "fake", at, at, total=0), RunStats())
     assert "<svg" not in page
     for expected in (
         "still asking",
@@ -412,16 +298,16 @@ def test_the_page_of_a_run_that_did_nothing_says_so():
 )
 @pytest.mark.parametrize("amount", [0, 1, 2**31 - 1])
 def test_a_page_is_made_of_very_small_and_very_large_numbers(series: tuple[Point, ...], amount: int):
-    run = dataclasses.replace(made_up(), series=series, dollars=1e-9 * (amount + 1))
+    run = dataclasses.replace(made_up_run(), series=series, dollars=1e-9 * (amount + 1))
     row = {**ROW, "latency_ms": amount, "prompt_tokens": amount, "completion_tokens": amount}
-    page = run_report.page(run, tallied(row))
+    page = run_report.render(run, stats_of(row))
     assert page.count("<svg") == 2 + (series[-1].seconds > 0) + (series[-1].tokens > 0)
 
 
 @pytest.mark.parametrize("column", ["completion", "finish_reason", "error", "error_class"])
 def test_text_of_a_row_stays_text(column: str):
-    row = {**(FAILED if column.startswith("error") else ROW), "error_class": "timeout", column: HOSTILE}
-    page = run_report.page(made_up(), tallied(row))
+    row = {**(FAILED_ROW if column.startswith("error") else ROW), "error_class": "timeout", column: HOSTILE}
+    page = run_report.render(made_up_run(), stats_of(row))
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;/td&gt;&lt;/table&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -429,8 +315,8 @@ def test_text_of_a_row_stays_text(column: str):
 
 
 def test_what_the_run_says_stays_text_too():
-    run = dataclasses.replace(made_up(), reason=HOSTILE, model=HOSTILE, endpoint=HOSTILE, failed={HOSTILE: 1})
-    page = run_report.page(run, RunStats())
+    run = dataclasses.replace(made_up_run(), reason=HOSTILE, model=HOSTILE, endpoint=HOSTILE, failed={HOSTILE: 1})
+    page = run_report.render(run, RunStats())
     assert "<script" not in page
     assert "<img" not in page
 
@@ -440,14 +326,14 @@ def test_what_the_run_says_stays_text_too():
 
 def call(tmp_path: Path, *words: str) -> tuple[int, str]:
     root = f"lake.root={tmp_path / 'lake'}"
-    done = CliRunner().invoke(main.main, ["report", "--set", root, *words], env={"COLUMNS": "300"})
+    done = CliRunner().invoke(main, ["report", "--set", root, *words], env={"COLUMNS": "300"})
     return done.exit_code, done.output
 
 
 def test_the_verb_writes_the_page_of_the_last_run_and_prints_where(tmp_path):
-    lake = lake_with(tmp_path, made_up(), made_up_rows(100))
-    run_state.write(lake, dataclasses.replace(made_up(), id="20250101T000000Z-old", model="an-older-model"))
-    expected = tmp_path / f"lake/completions/runs/{ID}.html"
+    lake = lake_with(tmp_path, made_up_run(), stored_rows(100))
+    run_state.write(lake, dataclasses.replace(made_up_run(), id="20250101T000000Z-old", model="an-older-model"))
+    expected = tmp_path / f"lake/completions/runs/{RUN_ID}.html"
     assert call(tmp_path) == (0, f"{expected}\n")
     assert "its stored rows, 100 in all" in expected.read_text()
     assert call(tmp_path) == (0, f"{expected}\n")  # a page is no run
@@ -460,13 +346,13 @@ def test_where_there_is_no_run_the_verb_says_so(tmp_path):
     status, printed = call(tmp_path)
     assert status == 3
     assert "no run of completions; `raft-spark completions` makes one" in printed.replace("\n", "")
-    lake_with(tmp_path, made_up())
+    lake_with(tmp_path, made_up_run())
     status, printed = call(tmp_path, "--run", "nope")
     assert (status, "knows no run 'nope'" in printed) == (3, True)
 
 
 def test_a_file_that_is_no_parquet_is_one_sentence(tmp_path):
-    lake = lake_with(tmp_path, made_up(), [ROW])
+    lake = lake_with(tmp_path, made_up_run(), [ROW])
     (tmp_path / "lake/completions/data/day=2026-11-22/bad.parquet").write_bytes(b"no such thing")
     with pytest.raises(InputError, match=r"completions/data cannot be read: .*bad\.parquet"):
         run_report.write(lake)

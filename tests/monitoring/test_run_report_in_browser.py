@@ -1,7 +1,6 @@
 """The page about a run, where it meets the world: a real browser, a bucket, a Python without matplotlib."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,30 +10,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_run_report import FAILED, HOSTILE, ID, ROW, SCHEMA, lake_with, made_up, made_up_rows, tallied
 
 from conftest import ROOT
 from raft_spark import config
+from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_report, run_state
+from support.browser import browse, complaints
+from support.run_rows import FAILED_ROW, HOSTILE, ROW, RUN_ID, SCHEMA, lake_with, made_up_run, stats_of, stored_rows
 
 
 def test_a_page_is_written_to_a_bucket(s3: str):
     lake = config.load(assignments=["lake.root=s3://lake/report", f"lake.s3_endpoint={s3}"]).lake
-    run_state.write(lake, made_up())
-    place = run_report.Place.of(lake).at("completions")
-    with place.whole("data/day=2026-11-22/a.parquet") as local:
+    run_state.write(lake, made_up_run())
+    place = Storage.of(lake).at("completions")
+    with place.atomic_write("data/day=2026-11-22/a.parquet") as local:
         pq.write_table(pa.Table.from_pylist([ROW], SCHEMA), local)
-    assert run_report.write(lake) == f"s3://lake/report/completions/runs/{ID}.html"
-    assert b"its stored rows, 1 in all" in place.read(f"runs/{ID}.html")
+    assert run_report.write(lake) == f"s3://lake/report/completions/runs/{RUN_ID}.html"
+    assert b"its stored rows, 1 in all" in place.read(f"runs/{RUN_ID}.html")
 
 
 def test_without_matplotlib_everything_else_works_and_the_report_says_what_to_install(tmp_path):
-    lake_with(tmp_path, made_up(), [ROW])
+    lake_with(tmp_path, made_up_run(), [ROW])
     script = f"""
 import sys
 sys.modules["matplotlib"] = None
-from raft_spark import cli
-cli.main(["report", "--set", "lake.root={tmp_path / "lake"}"])
+from raft_spark.cli.main import main
+main(["report", "--set", "lake.root={tmp_path / "lake"}"])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 3
@@ -49,26 +50,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
     hostile = [
         {**ROW, "completion": HOSTILE, "latency_ms": 90_000},
-        {**FAILED, "error_class": HOSTILE, "error": HOSTILE},
+        {**FAILED_ROW, "error_class": HOSTILE, "error": HOSTILE},
     ]
-    path.write_text(run_report.page(made_up(), tallied(*made_up_rows(), *hostile)))
+    path.write_text(run_report.render(made_up_run(), stats_of(*stored_rows(), *hostile)))
     return path
-
-
-def browse(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Open a page in a real browser of its own, without a screen."""
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no chromium on PATH: the page is not seen by a browser")
-    basis = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    quiet = ["--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]  # it reaches no one
-    command = [chromium, *basis, *quiet, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-
-def complaints(page: Path, folder: Path) -> list[str]:
-    lines = browse(page, folder, "--dump-dom").stderr.splitlines()
-    return [line for line in lines if "CONSOLE" in line]
 
 
 def test_a_browser_shows_the_figures_and_nothing_of_a_row_as_markup(page: Path, tmp_path):

@@ -102,7 +102,7 @@ def within(seconds: float, is_so: Callable[[], bool]) -> bool:
 
 
 def quick(monkeypatch) -> None:
-    monkeypatch.setattr(run_state, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(run_state, "CHECK_EVERY", 0.01)
     monkeypatch.setattr(run_state, "WRITE_EVERY", 0.05)
 
 

@@ -55,7 +55,7 @@ def test_all_attempts_of_the_stages_since_then_are_summed_up():
     first = stage(7, numCompleteTasks=3, numFailedTasks=1, executorRunTime=2_500, jvmGcTime=40, shuffleReadBytes=10)
     again = stage(7, numCompleteTasks=1, executorRunTime=700, shuffleReadBytes=5, shuffleWriteBytes=8)
     session = spark([again, first, before], [executor("driver")])
-    told = spark_stats.work(session, after=6)
+    told = spark_stats.measure(session, after=6)
     assert spark_stats.last_stage(session) == 7
     assert told.items() >= {"tasks": 4, "failed_tasks": 1, "task_seconds": 3.2, "gc_seconds": 0.04}.items()
     assert told.items() >= {"shuffle_read_bytes": 15, "shuffle_written_bytes": 8, "spilled_bytes": 0}.items()
@@ -63,13 +63,13 @@ def test_all_attempts_of_the_stages_since_then_are_summed_up():
 
 def test_an_executor_that_spark_let_go_is_not_lost():
     gone = [executor("2", reason=KILLED, active=False), executor("3", heap=90, reason=SIGKILL, active=False)]
-    told = spark_stats.work(spark([], [executor("driver", heap=500), executor("1", heap=70), *gone]), after=-1)
+    told = spark_stats.measure(spark([], [executor("driver", heap=500), executor("1", heap=70), *gone]), after=-1)
     assert (told["executors"], told["executors_lost"]) == (3, 1)
     assert told["peak_memory_bytes"] == 100  # of one executor, its heap and what lies beside it; the driver is none
 
 
 def test_where_all_is_one_process_the_driver_is_the_executor():
-    told = spark_stats.work(spark([], [executor("driver", heap=500)]), after=-1)
+    told = spark_stats.measure(spark([], [executor("driver", heap=500)]), after=-1)
     assert (told["executors"], told["peak_memory_bytes"]) == (1, 510)
     assert spark_stats.last_stage(spark([], [])) == -1
 
@@ -82,5 +82,5 @@ def test_a_spark_that_keeps_other_books_ends_no_run(caplog):
         sparkContext=Java(_jsc=Java(sc=gone), _gateway=Java(new_array=lambda *_: []), _jvm=Java(double=0))
     )
     assert spark_stats.last_stage(session) == -1
-    assert spark_stats.work(session, after=-1) == {}
+    assert spark_stats.measure(session, after=-1) == {}
     assert caplog.messages == ["Spark does not tell what it has done: Method statusStore([]) does not exist"]

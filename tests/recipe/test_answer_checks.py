@@ -160,10 +160,10 @@ def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, le
 )
 @pytest.mark.parametrize("distance", [0.0, 0.01])
 def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str, distance: float):
-    assert not answer_checks.stands(
-        answer_checks.bare(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
+    assert not answer_checks.contains_quote(
+        answer_checks.comparable_quote(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
     )
-    assert scores.quoted([quote], [oracle], []) == ["nowhere"]
+    assert scores.locate_quotes([quote], [oracle], []) == ["nowhere"]
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
 )
 @pytest.mark.parametrize("distance", [0.0, 0.01])
 def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: float):
-    assert answer_checks.stands(
-        answer_checks.bare(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
+    assert answer_checks.contains_quote(
+        answer_checks.comparable_quote(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
     )
 
 
@@ -197,8 +197,8 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
     conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
     quote, answer = ORACLE[:40], "Yes."
     if fault == "false":
-        planted = answer_checks.bare(said)
-        assume(planted and planted not in answer_checks.plain(ORACLE))
+        planted = answer_checks.comparable_quote(said)
+        assume(planted and planted not in answer_checks.without_spaces(ORACLE))
         quote = said
     answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
     completion = (

@@ -24,20 +24,20 @@ from raft_spark.stages import articles, base
     ],
 )
 def test_the_area_is_the_share_of_pairs_in_order(scores: list[float], positive: list[int], expected: float):
-    assert leakage.area(np.array(scores, float), np.array(positive, bool)) == expected
+    assert leakage.auc(np.array(scores, float), np.array(positive, bool)) == expected
 
 
 @pytest.mark.row
 def test_the_area_of_a_histogram_is_that_of_its_rows():
     chance = np.random.default_rng(3)
     scores, positive, rows = chance.integers(0, 9, 40), chance.random(40) < 0.4, chance.integers(0, 5, 40)
-    each = leakage.area(np.repeat(scores, rows), np.repeat(positive, rows))
-    assert leakage.area(scores, positive, rows) == each != 0.5
+    each = leakage.auc(np.repeat(scores, rows), np.repeat(positive, rows))
+    assert leakage.auc(scores, positive, rows) == each != 0.5
 
 
 @pytest.mark.row
 def test_no_rows_tell_nothing():
-    assert leakage.area(np.array([]), np.array([], bool)) == 0.5
+    assert leakage.auc(np.array([]), np.array([], bool)) == 0.5
 
 
 @pytest.mark.row
@@ -45,7 +45,7 @@ def test_a_classifier_learns_what_no_length_tells_alone_and_nothing_from_noise()
     chance = np.random.default_rng(0)
     values = chance.normal(size=(2, 20_000))
     inside = np.abs(values[0]) < 0.6  # neither short nor long tells
-    assert abs(leakage.area(values[0], inside) - 0.5) < 0.02
+    assert abs(leakage.auc(values[0], inside) - 0.5) < 0.02
     assert leakage._learned(values, inside) > 0.95
     assert abs(leakage._learned(values, chance.random(20_000) < 0.3) - 0.5) < 0.03
 

@@ -173,7 +173,7 @@ def test_the_student_sees_the_passages_in_the_order_given_apart_by_a_blank_line(
     ],
 )
 def test_a_refusal_is_known_wherever_it_stands(answer: str, refuses: bool):  # noqa: FBT001 - a table
-    assert bool(prompts.REFUSAL.search(answer)) == refuses
+    assert bool(prompts.REFUSAL_PATTERN.search(answer)) == refuses
 
 
 # Texts are data

@@ -63,23 +63,25 @@ def test_an_article_is_shown_the_same_in_any_company(setting: str):
 
 def test_more_rows_only_add_articles():
     pubids = INDEX.pubid[COUNTS > 0]
-    taken = [set(pubids[conditions.is_taken(pubids, conditions.up_to(INDEX, rows))]) for rows in (1, 4, 9, 99, 0)]
+    taken = [
+        set(pubids[conditions.is_selected(pubids, conditions.last_hash(INDEX, rows))]) for rows in (1, 4, 9, 99, 0)
+    ]
     assert [len(found) for found in taken] == [1, 4, 9, 11, 11]
     assert taken == sorted(taken, key=len)
     assert all(few <= many for few, many in itertools.pairwise(taken))
 
 
 def test_a_split_too_small_for_its_draws_is_named_before_anything_is_asked():
-    conditions.checked(INDEX, config.load(assignments=["evaluation.distractors=[1, 5]"]).evaluation)
+    conditions.check_split_size(INDEX, config.load(assignments=["evaluation.distractors=[1, 5]"]).evaluation)
     with pytest.raises(
         InputError, match=r"the test split has 11 articles, but a row needs distractors from 11 others.*\(1, 6\)"
     ):
-        conditions.checked(INDEX, config.load(assignments=["evaluation.distractors=[6, 1]"]).evaluation)
+        conditions.check_split_size(INDEX, config.load(assignments=["evaluation.distractors=[6, 1]"]).evaluation)
 
 
 def test_students_are_asked_with_the_limits_and_words_of_completions():
     conf = config.load(assignments=["completions.style=cot", "completions.temperature=0.7", "completions.in_flight=3"])
-    own = conditions.asking(conf, "fake")
+    own = conditions.endpoint_settings(conf, "fake")
     assert own.teacher.model == "fake"
     asked = own.completions
     assert (asked.style, asked.in_flight, asked.temperature, asked.max_new_tokens) == ("cot", 3, 0.0, 512)

@@ -1,15 +1,15 @@
-"""What a judge is asked and what its replies come to: ragas' definitions by hand, and nothing made up of what cannot be read."""
+"""Requests to a judge and the metrics from its replies: ragas' definitions, computed by hand, and no score from an unreadable reply."""
 
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_summary import made_up_rows, outcome_of
 
 from raft_spark import config
 from raft_spark.recipe import prompts
 from raft_spark.scoring import judge, scores, summary
+from support.scored_rows import scored_rows, summary_of
 
 pytestmark = pytest.mark.row
 
@@ -21,32 +21,32 @@ def statements(*supported: int) -> str:
     return json.dumps({"statements": [{"statement": "It eased pain.", "supported": bool(each)} for each in supported]})
 
 
-def questions(*asked: str, noncommittal: bool = False) -> str:
-    return json.dumps({"questions": asked, "noncommittal": noncommittal})
+def questions(*guesses: str, noncommittal: bool = False) -> str:
+    return json.dumps({"questions": guesses, "noncommittal": noncommittal})
 
 
 def test_faithfulness_is_the_share_of_statements_that_the_passages_bear():
-    assert judge.read("faithfulness", statements(1, 1, 0), QUESTION) == pytest.approx(2 / 3)
-    assert judge.read("faithfulness", statements(), QUESTION) is None
+    assert judge.parse_reply("faithfulness", statements(1, 1, 0), QUESTION) == pytest.approx(2 / 3)
+    assert judge.parse_reply("faithfulness", statements(), QUESTION) is None
 
 
 def test_relevance_is_how_like_the_question_the_questions_are_and_nothing_where_the_answer_evades():
-    assert judge.read("relevance", questions(QUESTION, QUESTION), QUESTION) == pytest.approx(1)
-    half = judge.read("relevance", questions(QUESTION, "Xyz?"), QUESTION)
+    assert judge.parse_reply("relevance", questions(QUESTION, QUESTION), QUESTION) == pytest.approx(1)
+    half = judge.parse_reply("relevance", questions(QUESTION, "Xyz?"), QUESTION)
     assert half == pytest.approx((1 + scores.chrf("Xyz?", QUESTION)) / 2)
-    assert judge.read("relevance", questions(QUESTION, noncommittal=True), QUESTION) == 0
+    assert judge.parse_reply("relevance", questions(QUESTION, noncommittal=True), QUESTION) == 0
 
 
 def test_a_reply_may_stand_in_a_fence_with_words_around():
     fenced = f"Here it is:\n```json\n{statements(1)}\n```\nI hope it helps."
-    assert judge.read("faithfulness", fenced, QUESTION) == 1
+    assert judge.parse_reply("faithfulness", fenced, QUESTION) == 1
 
 
 @given(st.none() | st.text() | st.sampled_from(['{"statements": "all"}', "{}", '{"questions": []}', "[1]", "}{"]))
 def test_what_cannot_be_read_says_nothing_and_why(reply: str | None):
-    judged = {figure: {"reply": reply, "error": None if reply else "timeout"} for figure in scores.JUDGED}
-    told = judge.scored(QUESTION, "Yes.", ["passage"], judged)
-    assert told == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
+    judged = {metric: {"reply": reply, "error": None if reply else "timeout"} for metric in scores.JUDGED}
+    scored = judge.score(QUESTION, "Yes.", ["passage"], judged)
+    assert scored == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
 
 
 @pytest.mark.parametrize("first", [{"reply": "?", "error": None}, {"reply": None, "error": "filtered"}])
@@ -54,26 +54,26 @@ def test_a_failure_that_may_pass_is_the_one_that_is_told(first: dict[str, str | 
     timeout = {"reply": None, "error": "timeout"}
     for faithfulness, relevance in ((first, timeout), (timeout, first)):
         judged = {"relevance": relevance, "faithfulness": faithfulness}
-        assert judge.scored(QUESTION, "Yes.", ["passage"], judged)["judge_error"] == "timeout"
+        assert judge.score(QUESTION, "Yes.", ["passage"], judged)["judge_error"] == "timeout"
 
 
 @pytest.mark.parametrize(("most", "limit"), [(96, 1024), (800, 1600)])
 def test_a_judge_has_room_to_repeat_the_longest_answer_as_statements(most: int, limit: int):
     conf = config.load(assignments=["evaluation.judge=fake", f"evaluation.max_new_tokens={most}"])
-    assert judge.asking(conf).completions.max_new_tokens == limit
+    assert judge.endpoint_settings(conf).completions.max_new_tokens == limit
 
 
 def test_an_answer_that_never_came_is_neither_faithful_nor_relevant():
     none = {"faithfulness": 0.0, "relevance": 0.0, "judge_error": None}
-    assert judge.scored(QUESTION, None, ["passage"], {}) == none
-    assert judge.scored(QUESTION, None, [], {}) == {**none, "faithfulness": None}
+    assert judge.score(QUESTION, None, ["passage"], {}) == none
+    assert judge.score(QUESTION, None, [], {}) == {**none, "faithfulness": None}
 
 
 def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_somebody_else():
     said = "Yes.<|im_end|>"
     sent = {
-        figure: prompts.judge_request(figure, QUESTION, said, ["It <|im_start|>did."], "judge", CONF)
-        for figure in scores.JUDGED
+        metric: prompts.judge_request(metric, QUESTION, said, ["It <|im_start|>did."], "judge", CONF)
+        for metric in scores.JUDGED
     }
     assert QUESTION in sent["faithfulness"].prompt[-1]["content"]
     assert QUESTION not in str(sent["relevance"].prompt)
@@ -81,17 +81,17 @@ def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_
 
 
 def test_of_a_chain_of_thought_the_answer_alone_is_to_be_relevant():
-    row = {"question": QUESTION, "said": "It is long.\n<ANSWER>: Yes, it does.", "texts": ["It did."]}
+    row = {"question": QUESTION, "text": "It is long.\n<ANSWER>: Yes, it does.", "passages": ["It did."]}
     sent = {
-        figure: judge.build_request({**row, "figure": figure}, CONF, "judge").prompt[-1] for figure in scores.JUDGED
+        metric: judge.build_request({**row, "metric": metric}, CONF, "judge").prompt[-1] for metric in scores.JUDGED
     }
     assert sent["relevance"]["content"] == "Answer: Yes, it does."
     assert "It is long." in sent["faithfulness"]["content"]
 
 
 def test_the_outcome_tells_what_was_judged_and_what_was_not():
-    rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in made_up_rows()]
-    told = summary.markdown(outcome_of(rows, "evaluation.judge=fake"))
-    sheet = told.partition("## As judged by fake")[2].partition("## ")[0]
+    rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in scored_rows()]
+    scored = summary.markdown(summary_of(rows, "evaluation.judge=fake"))
+    sheet = scored.partition("## As judged by fake")[2].partition("## ")[0]
     assert "| base | no passage | 0.500 [0.500, 0.500] | \N{EN DASH} | 1.000 [1.000, 1.000] |" in sheet
-    assert "As judged by" not in summary.markdown(outcome_of(rows))
+    assert "As judged by" not in summary.markdown(summary_of(rows))

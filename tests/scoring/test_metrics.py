@@ -1,4 +1,4 @@
-"""Figures by hand, and intervals that are right: of the same articles, wide as theory says, whatever the order of rows."""
+"""Metrics computed by hand, and intervals: paired by article, as wide as theory says, independent of the order of rows."""
 
 import random
 from typing import Any
@@ -8,18 +8,10 @@ import pyarrow as pa
 import pytest
 
 from raft_spark import config
-from raft_spark.lake import schemas
 from raft_spark.scoring import metrics
+from support.scored_rows import ROW, SCHEMA
 
 pytestmark = pytest.mark.row
-
-SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
-ROW: dict[str, Any] = {
-    "pubid": 1, "student": "plain", "setting": "with", "distractors": 3, "shown": 6, "position": 0, "question": "Does it?",
-    "answer": "Yes.", "error_class": None, "cut": False, "reference": "It does.", "final_decision": "yes", "decision": "yes",
-    "abstained": False, "token_f1": 0.0, "rouge_l": 0.0, "bleu": 0.0, "chrf": 0.0, "quoted": [], "quotes": 0,
-    "quotes_of_oracle": 0, "quotes_of_distractors": 0,
-}  # fmt: skip
 
 
 def measured(rows: list[dict[str, Any]], *assignments: str) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -32,18 +24,20 @@ def measured(rows: list[dict[str, Any]], *assignments: str) -> dict[tuple[Any, .
     conf = config.load(
         assignments=[*students, "evaluation.students=plain,tuned", "evaluation.resamples=500", *assignments]
     )
-    found = metrics.metrics(pa.Table.from_pylist(rows, SCHEMA), conf).to_pylist()
+    found = metrics.compute_metrics(pa.Table.from_pylist(rows, SCHEMA), conf).to_pylist()
     names = ("student", "against", "setting", "distractors", "place", "figure")
     return {tuple(row[name] for name in names): row for row in found}
 
 
-def value(found: dict[tuple[Any, ...], dict[str, Any]], figure: str, student: str = "plain") -> float | None:
-    return found[student, None, "with", 3, None, figure]["value"]
+def value(found: dict[tuple[Any, ...], dict[str, Any]], name: str, student: str = "plain") -> float | None:
+    return found[student, None, "with", 3, None, name]["value"]
 
 
-def decided(truths: list[str], said: list[str | None]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    pairs = enumerate(zip(truths, said, strict=True))
-    return measured([{**ROW, "pubid": at, "final_decision": truth, "decision": told} for at, (truth, told) in pairs])
+def decided(truths: list[str], decisions: list[str | None]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    pairs = enumerate(zip(truths, decisions, strict=True))
+    return measured(
+        [{**ROW, "pubid": at, "final_decision": truth, "decision": decision} for at, (truth, decision) in pairs]
+    )
 
 
 def test_macro_f1_is_the_mean_of_the_labels_that_occur():
@@ -145,11 +139,11 @@ def test_each_student_is_compared_with_each_that_is_named_before_it():
 
 
 def test_every_resample_has_as_many_articles_and_another_seed_other_ones():
-    drawn = metrics.weights(50, 200, 0)
+    drawn = metrics.resample_counts(50, 200, 0)
     assert (drawn.sum(axis=1) == 50).all()
     assert drawn.mean(axis=0).std() < 0.2
-    assert (drawn == metrics.weights(50, 200, 0)).all()
-    assert (drawn != metrics.weights(50, 200, 1)).any()
+    assert (drawn == metrics.resample_counts(50, 200, 0)).all()
+    assert (drawn != metrics.resample_counts(50, 200, 1)).any()
 
 
 def test_the_order_of_rows_changes_nothing():
@@ -160,8 +154,8 @@ def test_the_order_of_rows_changes_nothing():
 def test_what_needs_no_model_is_measured_by_what_it_can_be_compared_in():
     bare = {**ROW, "setting": "baseline", "distractors": 0, "position": None, "shown": 0}
     rows = [ROW, {**bare, "student": "the question itself"}, {**bare, "student": "the majority's decision"}]
-    own = [(key[0], key[5]) for key in measured(rows) if key[2] == "baseline"]
-    assert sorted(own) == [
+    computed = [(key[0], key[5]) for key in measured(rows) if key[2] == "baseline"]
+    assert sorted(computed) == [
         ("the majority's decision", "accuracy"),
         ("the majority's decision", "macro_f1"),
         *(("the question itself", name) for name in ("bleu", "chrf", "rouge_l", "token_f1")),

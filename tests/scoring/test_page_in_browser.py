@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_run_report_in_browser import browse, complaints
-from test_summary import OWN, made_up_rows, outcome_of
 
 from raft_spark.scoring import examples, page
+from support.browser import browse, complaints
+from support.scored_rows import PASSAGES, scored_rows, summary_of
 
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "evaluation.html"
-    told = outcome_of(list(made_up_rows()))
-    path.write_text(page.page(told, dict.fromkeys(examples.chosen(told), OWN)))
+    evaluation = summary_of(list(scored_rows()))
+    path.write_text(page.render(evaluation, dict.fromkeys(examples.choose_articles(evaluation), PASSAGES)))
     return path
 
 

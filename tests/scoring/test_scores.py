@@ -1,4 +1,4 @@
-"""What an answer is worth, by hand: words it shares, the decision it takes, where its quotes stand."""
+"""The scores of an answer, computed by hand: word overlap, decision, where its quotes are found."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,15 +9,15 @@ from raft_spark.scoring import scores
 
 pytestmark = pytest.mark.row
 
-OWN = ["Pain fell by 30% within two hours.", "No harm was seen in 40 patients. Costs were not told."]
-OTHERS = ["The lamp was blue in every second room."]
+ORACLE = ["Pain fell by 30% within two hours.", "No harm was seen in 40 patients. Costs were not told."]
+DISTRACTORS = ["The lamp was blue in every second room."]
 FEW_WORDS = st.text(alphabet="abAB1İK é-_\n")  # so that two texts share some, in another order
 ROUGE = RougeScorer(["rouge1", "rougeL"])
-SAID = "##begin_quote##{}##end_quote##"
+QUOTE = "##begin_quote##{}##end_quote##"
 
 
 def scored(answer: str | None, style: str = "answer") -> dict[str, object]:
-    return scores.scored(answer, "The drug works well", OWN, OTHERS, style)
+    return scores.score(answer, "The drug works well", ORACLE, DISTRACTORS, style)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_chain_of_thought_is_compared_by_its_answer_line_and_all_of_it_where_t
     assert scored("The drug works well", "cot")["rouge_l"] == pytest.approx(1)
 
 
-def test_quotes_stand_in_the_oracle_in_a_distractor_or_nowhere():
+def test_quotes_are_found_in_the_oracle_in_a_distractor_or_nowhere():
     quotes = [
         "Pain fell by 30 % within two",
         "no harm was seen in",
@@ -119,18 +119,18 @@ def test_quotes_stand_in_the_oracle_in_a_distractor_or_nowhere():
         "two hours",
         "No harm was seen in 40",
     ]
-    answer = " ".join(map(SAID.format, quotes)) + " ##begin_quote##Pain fell by 30%\n<ANSWER>: Yes."
+    answer = " ".join(map(QUOTE.format, quotes)) + " ##begin_quote##Pain fell by 30%\n<ANSWER>: Yes."
     found = scored(answer, "cot")
     assert found["quoted"] == ["oracle", "nowhere", "distractor", "nowhere", "oracle", "nowhere"]
     assert (found["quotes"], found["quotes_of_oracle"], found["quotes_of_distractors"]) == (6, 2, 1)
 
 
 def test_what_needs_no_model_is_the_question_its_best_sentence_the_last_two_and_the_majority():
-    found = scores.trivial("Does it work?", OWN, "No harm was seen.", "yes")
+    found = scores.baseline_answers("Does it work?", ORACLE, "No harm was seen.", "yes")
     assert found == {
         "the question itself": "Does it work?",
         "the last two sentences": "No harm was seen in 40 patients. Costs were not told.",
         "the best sentence": "No harm was seen in 40 patients.",
         "the majority's decision": "Yes.",
     }
-    assert "the majority's decision" not in scores.trivial("Does it work?", OWN, "No.", None)
+    assert "the majority's decision" not in scores.baseline_answers("Does it work?", ORACLE, "No.", None)

@@ -141,7 +141,7 @@ def test_parquet_of_another_shape_is_told_all_it_lacks_at_once(tmp_path, record:
 
 def checked_lines(where: object) -> None:
     settled = conf(where)
-    sources.check_lines(sources.input_splits(settled, ""))
+    sources.check_json_columns(sources.input_splits(settled, ""))
 
 
 def test_json_lines_of_another_shape_are_told_all_they_lack_at_once(tmp_path):

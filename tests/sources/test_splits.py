@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from raft_spark import config
 from raft_spark.sources import splits
-from raft_spark.sources.splits import BEYOND_LIMIT, DUPLICATE, HELD_OUT, NOTHING, Assignment, NumberedArticles, assign
+from raft_spark.sources.splits import (
+    BEYOND_LIMIT,
+    DUPLICATE,
+    HELD_OUT,
+    NO_ARTICLES,
+    Assignment,
+    NumberedArticles,
+    assign,
+)
 
 pytestmark = pytest.mark.row
 
@@ -25,37 +33,34 @@ ONE_SPLIT = conf(validation_share=0.0, test_share=0.0)
 THIRDS = conf(validation_share=0.33, test_share=0.33)
 
 
-def place(
+def assigned(
     pubids: list[int],
     settings: config.Articles,
-    before: NumberedArticles = NOTHING,
+    before: NumberedArticles = NO_ARTICLES,
     texts: list[list[int]] | None = None,
 ) -> Assignment:
-    """Place records with one passage of its own each, or with these passages (equal numbers are equal texts)."""
+    """Assign records that each have one passage no other has, or these passages (equal numbers are equal texts)."""
     passages = texts or [[10_000 + index] for index in range(len(pubids))]
     lengths = np.array([len(own) for own in passages], np.int64)
     hashes = np.array([text for own in passages for text in own], np.uint64)
     return assign(np.array(pubids, np.int64), lengths, hashes, settings, before)
 
 
-def version(pubids: list[int], placement: Assignment) -> NumberedArticles:
+def version(pubids: list[int], assignment: Assignment) -> NumberedArticles:
     """Return what the next run finds of this one."""
-    kept = placement.kept
-    numbers = placement.places[kept] // 4
-    return NumberedArticles(np.array(pubids, np.int64)[kept], placement.split[kept], numbers, placement.sizes)
+    kept = assignment.is_kept
+    columns = np.array(pubids, np.int64)[kept], assignment.codes[kept], assignment.numbers[kept]
+    return NumberedArticles(*columns, assignment.sizes)
 
 
-def numbers(pubids: list[int], placement: Assignment, split: int = TRAIN) -> dict[int, int]:
+def numbers(pubids: list[int], assignment: Assignment, split: int = TRAIN) -> dict[int, int]:
     """Return number by pubid of one split."""
-    return {
-        pubid: int(place) // 4
-        for pubid, place in zip(pubids, placement.places, strict=True)
-        if place >= 0 and place % 4 == split
-    }
+    rows = zip(pubids, assignment.codes, assignment.numbers, strict=True)
+    return {pubid: int(number) for pubid, code, number in rows if code == split}
 
 
 def share_of(pubid: int) -> float:
-    """Draw as the published reference of splitmix64 does it: seed 0, purpose 1, pubid."""
+    """Draw as the published reference of splitmix64 does it: seed 0, stream 1, pubid."""
 
     def finalised(state: int) -> int:
         state = (state + 0x9E3779B97F4A7C15) & MASK
@@ -83,15 +88,15 @@ def test_a_hash_of_pubid_alone_decides_on_the_split():
     drawn = [share_of(pubid) for pubid in pubids]
     expected = [TEST if share < 0.1 else VALIDATION if share < 0.25 else TRAIN for share in drawn]
     assert splits.split_of(np.array(pubids), conf(test_share=0.1, validation_share=0.15)).tolist() == expected
-    assert place(pubids, conf(test_share=0.1, validation_share=0.15)).split.tolist() == expected
+    assert assigned(pubids, conf(test_share=0.1, validation_share=0.15)).codes.tolist() == expected
 
 
 def test_shares_of_zero_leave_everything_to_train():
-    assert place(list(range(100)), ONE_SPLIT).sizes == (100, 0, 0)
+    assert assigned(list(range(100)), ONE_SPLIT).sizes == (100, 0, 0)
 
 
 def test_the_splits_have_their_shares():
-    sizes = place(list(range(50_000)), conf(test_share=0.1, validation_share=0.2)).sizes
+    sizes = assigned(list(range(50_000)), conf(test_share=0.1, validation_share=0.2)).sizes
     assert sizes == pytest.approx((35_000, 10_000, 5_000), abs=400)
 
 
@@ -100,22 +105,22 @@ def test_the_splits_have_their_shares():
 
 def test_numbers_are_dense_in_pubid_order_within_each_split():
     pubids = [pubid for split in (TEST, TRAIN, VALIDATION) for pubid in reversed(in_split(split, 5))]
-    placement = place(pubids, THIRDS)
+    assignment = assigned(pubids, THIRDS)
     for split in (TRAIN, VALIDATION, TEST):
-        assert numbers(pubids, placement, split) == {pubid: at for at, pubid in enumerate(in_split(split, 5))}
-    assert placement.sizes == (5, 5, 5)
+        assert numbers(pubids, assignment, split) == {pubid: at for at, pubid in enumerate(in_split(split, 5))}
+    assert assignment.sizes == (5, 5, 5)
 
 
 def test_of_one_pubid_the_first_record_stays():
-    placement = place([7, 5, 7, 5, 7], ONE_SPLIT)
-    assert placement.places.tolist() == [4, 0, DUPLICATE, DUPLICATE, DUPLICATE]  # numbers 1 and 0
-    assert placement.split.tolist() == [0, 0, -1, -1, -1]
+    assignment = assigned([7, 5, 7, 5, 7], ONE_SPLIT)
+    assert assignment.codes.tolist() == [TRAIN, TRAIN, DUPLICATE, DUPLICATE, DUPLICATE]
+    assert assignment.numbers.tolist() == [1, 0, -1, -1, -1]
 
 
 def test_no_records_are_no_error():
-    placement = place([], ONE_SPLIT)
-    assert placement.sizes == (0, 0, 0)
-    assert not placement.kept.any()
+    assignment = assigned([], ONE_SPLIT)
+    assert assignment.sizes == (0, 0, 0)
+    assert not assignment.is_kept.any()
 
 
 # Held-out texts
@@ -123,23 +128,27 @@ def test_no_records_are_no_error():
 
 def test_a_passage_of_test_or_validation_leaves_train_and_one_of_test_leaves_validation():
     train, validation, test = in_split(TRAIN, 3), in_split(VALIDATION, 2), in_split(TEST, 1)
-    placement = place(
+    assignment = assigned(
         [*train, *validation, *test],
         THIRDS,
         texts=[[1, 100], [2, 200], [3], [4, 200], [5, 300], [6, 100, 300]],
     )
-    assert placement.places.tolist() == [HELD_OUT, HELD_OUT, 0, 1, HELD_OUT, 2]
+    assert assignment.codes.tolist() == [HELD_OUT, HELD_OUT, TRAIN, VALIDATION, HELD_OUT, TEST]
+    assert assignment.numbers.tolist() == [-1, -1, 0, 0, -1, 0]
 
 
 def test_a_text_of_a_record_that_is_itself_left_out_holds_nothing_back():
     (train,), (validation,), (test,) = in_split(TRAIN, 1), in_split(VALIDATION, 1), in_split(TEST, 1)
     duplicate_of_test = test
-    placement = place([train, validation, test, duplicate_of_test], THIRDS, texts=[[1, 8, 9], [2, 9, 300], [300], [8]])
-    assert placement.places.tolist() == [0, HELD_OUT, 2, DUPLICATE]
+    assignment = assigned(
+        [train, validation, test, duplicate_of_test], THIRDS, texts=[[1, 8, 9], [2, 9, 300], [300], [8]]
+    )
+    assert assignment.codes.tolist() == [TRAIN, HELD_OUT, TEST, DUPLICATE]
+    assert assignment.numbers.tolist() == [0, -1, 0, -1]
 
 
 def test_texts_may_be_shared_within_a_split():
-    assert place([1, 2, 3], ONE_SPLIT, texts=[[1, 1], [1], [1, 2]]).sizes == (3, 0, 0)
+    assert assigned([1, 2, 3], ONE_SPLIT, texts=[[1, 1], [1], [1, 2]]).sizes == (3, 0, 0)
 
 
 # Limit
@@ -149,24 +158,27 @@ def test_texts_may_be_shared_within_a_split():
 @settings(deadline=None, max_examples=50)
 def test_a_larger_limit_only_adds(pubids: list[int], limit: int, more: int):
     texts = [[pubid % 40] for pubid in pubids]  # so that some leak
-    few = place(pubids, THIRDS.model_copy(update={"limit": limit}), texts=texts)
-    many = place(pubids, THIRDS.model_copy(update={"limit": limit + more}), texts=texts)
-    everything = place(pubids, THIRDS, texts=texts)
-    assert few.kept.sum() == min(limit, everything.kept.sum())
-    assert not (few.kept & ~many.kept).any()
-    assert ((few.places == BEYOND_LIMIT) == (everything.kept & ~few.kept)).all()
-    assert (few.split[few.kept] == many.split[few.kept]).all()
+    few = assigned(pubids, THIRDS.model_copy(update={"limit": limit}), texts=texts)
+    many = assigned(pubids, THIRDS.model_copy(update={"limit": limit + more}), texts=texts)
+    everything = assigned(pubids, THIRDS, texts=texts)
+    assert few.is_kept.sum() == min(limit, everything.is_kept.sum())
+    assert not (few.is_kept & ~many.is_kept).any()
+    assert ((few.codes == BEYOND_LIMIT) == (everything.is_kept & ~few.is_kept)).all()
+    assert (few.codes[few.is_kept] == many.codes[few.is_kept]).all()
 
 
 def test_a_limit_does_not_depend_on_the_order_of_the_records():
     pubids = list(range(1_000))
-    forwards = place(pubids, conf(limit=100))
-    backwards = place(pubids[::-1], conf(limit=100))
-    assert forwards.places.tolist() == backwards.places.tolist()[::-1]
+    forwards = assigned(pubids, conf(limit=100))
+    backwards = assigned(pubids[::-1], conf(limit=100))
+    assert (forwards.codes.tolist(), forwards.numbers.tolist()) == (
+        backwards.codes.tolist()[::-1],
+        backwards.numbers.tolist()[::-1],
+    )
 
 
 def test_a_limit_takes_from_all_over():
-    kept = np.flatnonzero(place(list(range(10_000)), conf(limit=1_000)).kept)
+    kept = np.flatnonzero(assigned(list(range(10_000)), conf(limit=1_000)).is_kept)
     assert abs(kept.mean() - 5_000) < 400  # four standard errors
 
 
@@ -176,31 +188,31 @@ def test_a_limit_takes_from_all_over():
 def test_old_numbers_stay_and_new_articles_are_appended_in_pubid_order():
     first = [20, 40, 60]
     again = [50, 60, 10, 40, 20]
-    placement = place(again, ONE_SPLIT, version(first, place(first, ONE_SPLIT)))
-    assert numbers(again, placement) == {20: 0, 40: 1, 60: 2, 10: 3, 50: 4}
-    assert placement.sizes == (5, 0, 0)
+    assignment = assigned(again, ONE_SPLIT, version(first, assigned(first, ONE_SPLIT)))
+    assert numbers(again, assignment) == {20: 0, 40: 1, 60: 2, 10: 3, 50: 4}
+    assert assignment.sizes == (5, 0, 0)
 
 
 def test_a_withdrawn_articles_number_stays_empty_and_is_not_given_again():
     first, second, third = [1, 2, 3, 4], [1, 2, 4], [1, 2, 4, 9]
-    after_second = place(second, ONE_SPLIT, version(first, place(first, ONE_SPLIT)))
+    after_second = assigned(second, ONE_SPLIT, version(first, assigned(first, ONE_SPLIT)))
     assert numbers(second, after_second) == {1: 0, 2: 1, 4: 3}
     assert after_second.sizes == (4, 0, 0)
-    after_third = place(third, ONE_SPLIT, version(second, after_second))
+    after_third = assigned(third, ONE_SPLIT, version(second, after_second))
     assert numbers(third, after_third) == {1: 0, 2: 1, 4: 3, 9: 4}
 
 
 def test_the_last_articles_number_is_not_given_again_either():
     first, second, third = [1, 2, 3], [1, 2], [1, 2, 5]
-    after_second = place(second, ONE_SPLIT, version(first, place(first, ONE_SPLIT)))
-    assert numbers(third, place(third, ONE_SPLIT, version(second, after_second))) == {1: 0, 2: 1, 5: 3}
+    after_second = assigned(second, ONE_SPLIT, version(first, assigned(first, ONE_SPLIT)))
+    assert numbers(third, assigned(third, ONE_SPLIT, version(second, after_second))) == {1: 0, 2: 1, 5: 3}
 
 
 def test_half_of_the_numbers_in_use_are_kept_and_fewer_are_given_anew():
     four, five = [1, 2, 3, 4], [1, 2, 3, 4, 5]
-    half = place([3, 4, 7], ONE_SPLIT, version(four, place(four, ONE_SPLIT)))
+    half = assigned([3, 4, 7], ONE_SPLIT, version(four, assigned(four, ONE_SPLIT)))
     assert numbers([3, 4, 7], half) == {3: 2, 4: 3, 7: 4}
-    fewer = place([3, 4, 7], ONE_SPLIT, version(five, place(five, ONE_SPLIT)))
+    fewer = assigned([3, 4, 7], ONE_SPLIT, version(five, assigned(five, ONE_SPLIT)))
     assert numbers([3, 4, 7], fewer) == {3: 0, 4: 1, 7: 2}
     assert fewer.sizes == (3, 0, 0)
 
@@ -208,31 +220,31 @@ def test_half_of_the_numbers_in_use_are_kept_and_fewer_are_given_anew():
 def test_each_split_is_numbered_anew_on_its_own():
     train, test = in_split(TRAIN, 4), in_split(TEST, 4)
     first = [*train, *test]
-    before = version(first, place(first, THIRDS))
+    before = version(first, assigned(first, THIRDS))
     second = [*train[1:], test[3]]
-    placement = place(second, THIRDS, before)
-    assert numbers(second, placement, TRAIN) == {train[1]: 1, train[2]: 2, train[3]: 3}
-    assert numbers(second, placement, TEST) == {test[3]: 0}
-    assert placement.sizes == (4, 0, 1)
+    assignment = assigned(second, THIRDS, before)
+    assert numbers(second, assignment, TRAIN) == {train[1]: 1, train[2]: 2, train[3]: 3}
+    assert numbers(second, assignment, TEST) == {test[3]: 0}
+    assert assignment.sizes == (4, 0, 1)
 
 
 def test_an_article_that_other_shares_move_is_appended_where_it_comes():
     pubids = [*in_split(TRAIN, 6), *in_split(VALIDATION, 2)]
-    before = version(pubids, place(pubids, THIRDS))
-    moved = place(pubids, THIRDS.model_copy(update={"validation_share": 0.0}), before)
+    before = version(pubids, assigned(pubids, THIRDS))
+    moved = assigned(pubids, THIRDS.model_copy(update={"validation_share": 0.0}), before)
     first, second = sorted(in_split(VALIDATION, 2))
     assert numbers(pubids, moved) == {pubid: at for at, pubid in enumerate([*in_split(TRAIN, 6), first, second])}
 
 
 def test_a_split_that_is_left_empty_starts_anew():
     first = [1, 2]
-    emptied = place([], ONE_SPLIT, version(first, place(first, ONE_SPLIT)))
+    emptied = assigned([], ONE_SPLIT, version(first, assigned(first, ONE_SPLIT)))
     assert emptied.sizes == (0, 0, 0)
 
 
 def test_the_order_of_the_version_before_does_not_matter():
     before = NumberedArticles(np.array([9, 3, 6]), np.zeros(3, np.int64), np.array([1, 0, 2]), (4, 0, 0))
-    assert numbers([3, 6, 7, 9], place([3, 6, 7, 9], ONE_SPLIT, before)) == {3: 0, 9: 1, 6: 2, 7: 4}
+    assert numbers([3, 6, 7, 9], assigned([3, 6, 7, 9], ONE_SPLIT, before)) == {3: 0, 9: 1, 6: 2, 7: 4}
 
 
 batches = st.lists(st.lists(st.integers(0, 30), max_size=30), min_size=1, max_size=5)
@@ -241,21 +253,21 @@ batches = st.lists(st.lists(st.integers(0, 30), max_size=30), min_size=1, max_si
 @given(batches)
 @settings(deadline=None, max_examples=50)
 def test_through_any_history_numbers_are_unique_below_size_and_every_record_is_accounted_for(history: list[list[int]]):
-    before = NOTHING
+    before = NO_ARTICLES
     for pubids in history:
-        placement = place(pubids, THIRDS, before, texts=[[pubid // 2] for pubid in pubids])
-        told = Counter(placement.places[placement.places < 0].tolist())
-        assert set(told) <= {DUPLICATE, HELD_OUT}
-        assert told[DUPLICATE] == len(pubids) - len(set(pubids))
-        assert told.total() + placement.kept.sum() == len(pubids)
+        assignment = assigned(pubids, THIRDS, before, texts=[[pubid // 2] for pubid in pubids])
+        left_out = Counter(assignment.codes[assignment.codes < 0].tolist())
+        assert set(left_out) <= {DUPLICATE, HELD_OUT}
+        assert left_out[DUPLICATE] == len(pubids) - len(set(pubids))
+        assert left_out.total() + assignment.is_kept.sum() == len(pubids)
         for split in (TRAIN, VALIDATION, TEST):
-            given_out = numbers(pubids, placement, split)
+            given_out = numbers(pubids, assignment, split)
             assert len(set(given_out.values())) == len(given_out)
-            assert all(0 <= number < placement.sizes[split] for number in given_out.values())
+            assert all(0 <= number < assignment.sizes[split] for number in given_out.values())
             mine = before.splits == split
             old = dict(zip(before.pubids[mine].tolist(), before.numbers[mine].tolist(), strict=True))
             same = {pubid: old[pubid] for pubid in given_out if pubid in old}
             if 2 * len(same) >= before.sizes[split]:
                 assert {pubid: given_out[pubid] for pubid in same} == same
                 assert all(given_out[pubid] >= before.sizes[split] for pubid in given_out if pubid not in old)
-        before = version(pubids, placement)
+        before = version(pubids, assignment)

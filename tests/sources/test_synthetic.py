@@ -106,7 +106,7 @@ def test_every_row_has_its_own_name():
     assert len(set(synthetic.ENDINGS)) == 32
     codes = [0, 1, 32, 32 * 65, 32 * 65 * 65, LAST - 1]
     names = ["babababrax", "babababrex", "bababebrax", "babebabrax", "bebababrax", "wuwuwuzul"]
-    assert [synthetic.spell(code) for code in codes] == names
+    assert [synthetic.compound_name(code) for code in codes] == names
 
 
 @settings(max_examples=50, deadline=None)
@@ -181,9 +181,9 @@ def test_figures_by_hand():
     # 1.96 * sqrt(0.55 * 0.45 / 200 + 0.35 * 0.65 / 200) = 0.0955
     counts = {"n1": 200, "n2": 200, "n": 400, "a": 110, "b": 70}
     share = {"value": "55.0", "reference": "35.0", "difference": "20.0", "gap": "20.0", "low": "10.4", "high": "29.6"}
-    assert synthetic.compare(20, 1.0, (200, 200), iter([0, 0, 0])) == counts | share
+    assert synthetic.trial_figures(20, 1.0, (200, 200), iter([0, 0, 0])) == counts | share
     mean = {"value": "11.0", "reference": "7.0", "difference": "4.0", "gap": "4.0", "low": "2.1", "high": "5.9"}
-    assert synthetic.compare(20, 0.2, (200, 200), iter([0, 0, 0])) == counts | mean
+    assert synthetic.trial_figures(20, 0.2, (200, 200), iter([0, 0, 0])) == counts | mean
 
 
 def test_the_decision_can_be_read_off_the_interval(many):

@@ -8,7 +8,7 @@ import pytest
 from conftest import Settle, article, write_articles
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake import browse, parquet, schemas, tables
 from raft_spark.stages import articles
 
 pytestmark = pytest.mark.spark
@@ -18,7 +18,7 @@ def rows(conf: config.Config) -> dict[int, dict[str, object]]:
     version = tables.require(conf.lake, schemas.ARTICLES)
     found = [
         {**row, "split": piece["split"]}
-        for piece in tables.pieces(conf.lake, version)
+        for piece in tables.row_groups(conf.lake, version)
         for row in parquet.read_row_group(piece).to_pylist()
     ]
     return {row["pubid"]: row for row in found}
@@ -73,7 +73,7 @@ def test_bad_records_go_to_quarantine_with_their_reason_and_the_sums_agree(tmp_p
         "wrong type: the record is a list": 1,
     }
     version = tables.require(conf.lake, schemas.ARTICLES)
-    quarantined = tables.head(conf.lake, version, 100, quarantine=True)
+    quarantined = browse.head(conf.lake, version, 100, quarantine=True)
     assert len(quarantined) == counts["quarantined"] + counts["duplicates"]
     assert {row["pubid"] for row in quarantined if row["reason"] == "no question"} == {1001, 1002}
     assert all(row["source"] for row in quarantined)

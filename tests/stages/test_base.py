@@ -19,7 +19,7 @@ def rows(conf: config.Config, table: str = schemas.BASE) -> list[dict[str, objec
     version = tables.require(conf.lake, table)
     found = [
         {**row, "split": piece["split"]}
-        for piece in tables.pieces(conf.lake, version)
+        for piece in tables.row_groups(conf.lake, version)
         for row in parquet.read_row_group(piece).to_pylist()
     ]
     return sorted(found, key=lambda row: row["pubid"])

@@ -15,7 +15,7 @@ from raft_spark import config
 from raft_spark.config.fields import FormatName
 from raft_spark.errors import InputError
 from raft_spark.inference import acceptance
-from raft_spark.lake import dataframes, schemas, session, tables
+from raft_spark.lake import browse, dataframes, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions, dataset
 
@@ -36,7 +36,7 @@ def walked(conf: config.Config) -> tables.Version:
 
 def loaded(conf: config.Config, version: tables.Version, name: str, cache: Path) -> dict[str, Any]:
     """Load a folder as a trainer would, offline, in a process of its own."""
-    folder = f"{tables.folder(conf.lake, version)}/{name}"
+    folder = f"{browse.folder(conf.lake, version)}/{name}"
     command = [sys.executable, "-W", "ignore", "-c", LOAD, folder, str(cache)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(cache)}
@@ -93,7 +93,7 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
     answers = tables.require(conf.lake, schemas.COMPLETIONS)
     assert (answers.counts["distinct"], answers.counts["asked"], answers.counts["missing"]) == (0, 0, 0)
     assert version.counts["kept"] == tables.require(conf.lake, schemas.BASE).counts["rows"]
-    folder = Path(tables.folder(conf.lake, version))
+    folder = Path(browse.folder(conf.lake, version))
     rows = [json.loads(line) for line in (folder / "notebook/data/train-00000-of-00001.jsonl").read_text().splitlines()]
     pairs = [
         json.loads(line) for line in (folder / "preference/data/train-00000-of-00001.jsonl").read_text().splitlines()
@@ -104,7 +104,7 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         assert pair["chosen"][0]["content"] == said
         decision, _, answer = said.partition(". ")
         assert (decision in {"Yes", "No", "Maybe"} and answer == row["original_answer"]) or row["distracted"]
-        assert said == prompts.REFUSED or not row["distracted"]
+        assert said == prompts.REFUSAL_ANSWER or not row["distracted"]
         assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
 
 
@@ -116,7 +116,7 @@ def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without
         version = walked(conf)
         assert tables.require(conf.lake, schemas.COMPLETIONS).counts["distinct"] == 300
         assert (version.counts["rows"], sum(version.counts["kept"].values())) == (600, 600)
-        path = Path(tables.folder(conf.lake, version), "notebook/data/train-00000-of-00001.jsonl")
+        path = Path(browse.folder(conf.lake, version), "notebook/data/train-00000-of-00001.jsonl")
         found[strategy] = path.read_text()
     assert found["broadcast"] == found["join"]
     rows = [json.loads(line) for line in found["join"].splitlines()]
@@ -136,7 +136,7 @@ def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted
     assert version.counts["rejected"].get("longer than max_tokens", 0) + sum(version.counts["kept"].values()) == 300
     distracted = sum(version.counts["distracted"].values()) / sum(version.counts["kept"].values())
     assert abs(distracted - 0.3) < 0.1  # P is what it was
-    folder = Path(tables.folder(conf.lake, version))
+    folder = Path(browse.folder(conf.lake, version))
     rows = [json.loads(line) for line in (folder / "notebook/data/train-00000-of-00001.jsonl").read_text().splitlines()]
     for row in rows:
         assert row["distracted"] or all(passage in row["context"] for passage in row["oracle"].split("\n\n"))
@@ -147,7 +147,7 @@ def test_rejected_rows_keep_their_reason(settled: Settle):
     version = walked(conf)
     truncated = version.counts["rejected"]["truncated"]
     assert 0 < truncated < 300
-    rows = tables.head(conf.lake, version, 1000, quarantine=True)
+    rows = browse.head(conf.lake, version, 1000, quarantine=True)
     assert len(rows) == truncated
     assert {row["reason"] for row in rows} == {"truncated"}
     assert walked(settled("completions.max_new_tokens=38", "dataset.gate.truncated=off")).counts["rejected"] == {}
@@ -192,17 +192,17 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
     )
     new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
     written = dataset.build(
-        joined, dataset.DatasetTask(conf.dataset, conf.completions, new.place, {"train": 1}), 0
+        joined, dataset.DatasetTask(conf.dataset, conf.completions, new.storage, {"train": 1}), 0
     ).collect()
     counts = dataset._counted(written, conf.price)
     assert counts["kept"] == {"train": 50}
     assert counts["rejected"] == {"false quote": 30, "truncated": 20}
     assert counts["flagged"] == {"another decision": 10}
     (quarantine,) = [row.path for row in written if row.path.startswith("quarantine/")]
-    reasons = pq.read_table(new.place.path(quarantine))["reason"].to_pylist()
+    reasons = pq.read_table(new.storage.path(quarantine))["reason"].to_pylist()
     assert Counter(reasons) == {"false quote": 30, "truncated, no answer line": 20}
     (messages,) = [row.path for row in written if row.path.startswith("messages/")]
-    for line in Path(new.place.path(messages)).read_text().splitlines():
+    for line in Path(new.storage.path(messages)).read_text().splitlines():
         system, _, assistant = json.loads(line)["messages"]
         assert "##begin_quote##" in system["content"]
         assert "never said" not in assistant["content"]
@@ -236,7 +236,7 @@ def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Sett
 def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):
     conf = settled("endpoints.fake.input_price=2.0", "endpoints.fake.output_price=10.0")
     version = walked(conf)
-    manifest = json.loads(Path(tables.folder(conf.lake, version), "manifest.json").read_text())
+    manifest = json.loads(Path(browse.folder(conf.lake, version), "manifest.json").read_text())
     assert manifest["inputs"].keys() == {"base", "completions"}
     assert manifest["settings"]["base"]["distractors"] == 3
     tokens = manifest["counts"]["tokens"]

@@ -15,7 +15,7 @@ from conftest import Settle, article, write_articles
 from raft_spark import config, endpoints
 from raft_spark.costs import estimate_evaluation
 from raft_spark.errors import StoppedError
-from raft_spark.lake import dataframes, session, tables
+from raft_spark.lake import browse, dataframes, session, tables
 from raft_spark.scoring import metrics
 from raft_spark.stages import articles, evaluation
 
@@ -81,7 +81,7 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert failed
     assert {(row["student"], row["answer"], row["rouge_l"]) for row in failed} == {("plain", None, 0.0)}
     assert all(row["abstained"] for row in found if row["student"] == "tuned")
-    stored_metrics = pq.read_table(tables.folder(conf.lake, first) + "/metrics/metrics.parquet").to_pylist()
+    stored_metrics = pq.read_table(browse.folder(conf.lake, first) + "/metrics/metrics.parquet").to_pylist()
     told = {
         row["figure"]: row["value"] for row in stored_metrics if (row["student"], row["setting"]) == ("plain", "closed")
     }

@@ -20,9 +20,9 @@ def named(found: list[GateResult], part: str) -> GateResult:
 
 @pytest.mark.row
 def test_a_gate_lets_its_ends_pass_and_no_nan():
-    assert GateResult("x", 0.2, 0, 0.2).is_open
-    assert not GateResult("x", 0.21, 0, 0.2).is_open
-    assert not GateResult("x", float("nan"), 0, 1).is_open
+    assert GateResult("x", 0.2, 0, 0.2).passed
+    assert not GateResult("x", 0.21, 0, 0.2).passed
+    assert not GateResult("x", float("nan"), 0, 1).passed
     assert str(GateResult("share of x", 0.25, 0, 0.2)) == "share of x is 0.25, it must be in 0..0.2"
 
 
@@ -31,10 +31,10 @@ def test_shares_of_what_was_there_before_are_looked_at():
     conf = config.load(assignments=["refresh.max_withdrawn_share=0.1", "refresh.max_changed_share=0.3"]).refresh
     grown = Changes(new=1_000, changed=0, withdrawn=10, same=90)
     rows = Changes(new=1_000, changed=31, withdrawn=0, same=69)
-    withdrawn, changed = gates.of_changes(grown, rows, conf)
-    assert (withdrawn.found, withdrawn.is_open) == (0.1, True)
-    assert (changed.found, changed.is_open) == (0.31, False)
-    assert all(gate.is_open for gate in gates.of_changes(Changes(5, 0, 0, 0), Changes(5, 0, 0, 0), conf))
+    withdrawn, changed = gates.check_changes(grown, rows, conf)
+    assert (withdrawn.found, withdrawn.passed) == (0.1, True)
+    assert (changed.found, changed.passed) == (0.31, False)
+    assert all(gate.passed for gate in gates.check_changes(Changes(5, 0, 0, 0), Changes(5, 0, 0, 0), conf))
 
 
 @pytest.mark.row
@@ -56,8 +56,8 @@ def test_how_well_a_length_tells_is_the_area_under_the_roc_curve(counted: list[t
 def test_chance_alone_does_not_close_a_gate_of_few_rows():
     few = [(3, False, 2), (4, True, 1), (3, True, 1)]
     many = [(length, missing, count * 500) for length, missing, count in few]
-    assert gates._tell("passages", few, 0.05).is_open
-    assert not gates._tell("passages", many, 0.05).is_open
+    assert gates._tell("passages", few, 0.05).passed
+    assert not gates._tell("passages", many, 0.05).passed
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
 ):
     conf, new = built
     spark = session.start(conf)
-    found = gates.of_rows(spark, conf, new)
-    assert all(gate.is_open for gate in found), [str(gate) for gate in found]
+    found = gates.check_rows(spark, conf, new)
+    assert all(gate.passed for gate in found), [str(gate) for gate in found]
     assert len(found) == 10
 
     lost = {**new[schemas.ARTICLES].counts, "read": 301}
@@ -82,7 +82,7 @@ def test_what_the_stages_make_passes_and_each_wrong_thing_is_named(
         schemas.ARTICLES: dataclasses.replace(new[schemas.ARTICLES], counts=lost),
         schemas.BASE: dataclasses.replace(new[schemas.BASE], counts=unlucky),
     }
-    closed = [gate.name for gate in gates.closed(gates.of_rows(spark, conf, wrong))]
+    closed = [gate.name for gate in gates.failed(gates.check_rows(spark, conf, wrong))]
     assert closed == ["records read beyond those accounted for", "share of rows with their oracle"]
 
 
@@ -98,10 +98,11 @@ def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
         "wrong": schemas.QUARANTINE,
     }
     files = [
-        parquet.write_file(new.place, f"data/{name}.parquet", schema.empty_table()) for name, schema in written.items()
+        parquet.write_file(new.storage, f"data/{name}.parquet", schema.empty_table())
+        for name, schema in written.items()
     ]
     gate = gates._schema(conf.lake, tables.publish(new, conf, files, {}, {}))
-    assert (gate.name, gate.found, gate.is_open) == ("files of base with other columns", 2, False)
+    assert (gate.name, gate.found, gate.passed) == ("files of base with other columns", 2, False)
 
 
 @pytest.mark.spark
@@ -110,7 +111,7 @@ def test_rows_that_tell_their_missing_oracle_by_their_length_are_found(settled: 
     articles.run(conf)
     rows = dataframes.read(session.start(conf), conf.lake, base.run(conf))
     passages = named(gates._tells(rows, 0.05), "passages")
-    assert not passages.is_open
+    assert not passages.passed
     assert passages.found < 0.1
 
 

@@ -25,7 +25,7 @@ from raft_spark.lake.filesystem import Storage, sha256
 from raft_spark.stages import gates, refresh, registry, retention
 
 ARTICLES, BASE, COMPLETIONS, DATASET = schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET
-WRITES = ("write", "swap", "delete")
+WRITES = ("write", "compare_and_swap", "delete")
 Rows = Mapping[int, str]
 
 
@@ -112,7 +112,7 @@ class World:
         }
         found = {name: compared(old.get(name, {}), content(conf.lake, version)) for name, version in new.items()}
         return refresh._judged(
-            dataclasses.replace(told, changes=found), gates.of_changes(found[ARTICLES], found[BASE], conf.refresh)
+            dataclasses.replace(told, changes=found), gates.check_changes(found[ARTICLES], found[BASE], conf.refresh)
         )
 
     def refreshed(self) -> None:
@@ -157,7 +157,7 @@ def made(
     ordered = sorted(rows.items())
     files = [
         parquet.write_file(
-            new.place,
+            new.storage,
             f"data/split=train/{index}.parquet",
             pa.table({"pubid": [p for p, _ in some], "text": [t for _, t in some]}),
         )
@@ -216,7 +216,7 @@ def disturbed(at: int, what: Callable[[], None], monkeypatch: pytest.MonkeyPatch
             try:
                 if count == at:
                     what()
-                holds = write.__name__ in {"swap", "noting"}
+                holds = write.__name__ in {"compare_and_swap", "noting"}
                 try:
                     done = write(*arguments)
                 finally:
@@ -251,10 +251,10 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     settings = [f"lake.root={tmp_path}", "lake.keep_versions=3", "lake.keep_days=0", "refresh.max_withdrawn_share=0.1"]
     chance = random.Random(steps)
     world = World(config.load(assignments=settings), chance)
-    walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.WALK)
-    monkeypatch.setattr(registry, "WALK", walk)
+    walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.PIPELINE)
+    monkeypatch.setattr(registry, "PIPELINE", walk)
     monkeypatch.setattr(refresh, "_looked_at", world.looked_at)
-    monkeypatch.setattr(Storage, "swap", world.noted(Storage.swap))
+    monkeypatch.setattr(Storage, "compare_and_swap", world.noted(Storage.compare_and_swap))
     for _ in range(steps):
         stored = set(world.answers())
         world.changes()

