@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from raft_spark import config
-from raft_spark.cli import views
+from raft_spark.cli import cost_views
 from raft_spark.costs import arithmetic
 from raft_spark.costs.arithmetic import Amount, AnsweredRequest, Remaining
 from raft_spark.costs.estimate_evaluation import CostBound
@@ -166,13 +166,15 @@ def test_a_margin_by_hand():
 def shown(*assignments: str, remaining: Remaining = REMAINING, answered: list[AnsweredRequest] = ANSWERED) -> str:
     written = io.StringIO()
     conf = config.load(assignments=[*TEACHER, *assignments])
-    views.estimate(Console(file=written, width=200), conf, arithmetic.estimate(conf, remaining, answered, asked_now=3))
+    cost_views.estimate(
+        Console(file=written, width=200), conf, arithmetic.estimate(conf, remaining, answered, asked_now=3)
+    )
     return written.getvalue()
 
 
 def test_a_person_reads_that_rejected_answers_may_be_asked_for_again():
-    assert "each asked for again up to 2 times" in shown("completions.retry=ungrounded")
-    assert "asked for again" not in shown()
+    assert "each requested again up to 2 times" in shown("completions.retry=ungrounded")
+    assert "requested again" not in shown()
     complete = Remaining(60, 0, 0)
     assert "Not counted: answers that the dataset rejects" in shown("completions.retry=ungrounded", remaining=complete)
     assert shown(remaining=complete) == "Nothing to pay: all 60 requests are answered.\n"
@@ -182,15 +184,15 @@ def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():
     page = shown("completions.max_spend=0.021", LAKE)
     for expected in (
         "us.amazon.nova-lite-v1:0",
-        "1,000 to ask, 300 known",
-        "3 answers, 3 of them asked and stored now",
+        "1,000 to send, 300 answered already",
+        "3 answers, 3 of them requested and stored now",
         "1,000,000 ± 0",
         "100,000 ± 49,727",
         "3.3 ± 0.0 minutes, as completions.in_flight allows",
         "$0.0840 ± 0.0119",
         "$0.0420 ± 0.0060",
         "1.42 ± 0.00 vCPU-hours, 5.69 ± 0.00 GB-hours",
-        "$0.02 pay for 250 of 1,000 requests",
+        "$0.02 pays for 250 of 1,000 requests",
     ):
         assert expected in page
 
@@ -198,14 +200,14 @@ def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():
 @pytest.mark.parametrize(
     ("assignments", "key"),
     [
-        (["endpoints.mine.model=unknown"], "give endpoints.mine.input_price and output_price."),
+        (["endpoints.mine.model=unknown"], "set endpoints.mine.input_price and output_price."),
         (
             ["endpoints.mine.model=unknown", "completions.mode=batch", 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/b"'],
-            "give endpoints.mine.batch_input_price and batch_output_price.",
+            "set endpoints.mine.batch_input_price and batch_output_price.",
         ),
         (
             ['endpoints.own={kind="sagemaker", endpoint_name="own"}', "completions.endpoint=own", "completions.template=llama3"],
-            "give endpoints.own.hourly_price, of all its instances.",
+            "set endpoints.own.hourly_price, the price of all its instances together.",
         ),
     ],
 )  # fmt: skip
@@ -215,7 +217,7 @@ def test_a_missing_price_is_named_by_its_setting(assignments: list[str], key: st
 
 def test_a_person_reads_that_nothing_is_to_pay_or_that_no_answer_tells():
     assert "Nothing to pay: all 60 requests are answered." in shown(remaining=Remaining(60, 0, 0))
-    assert "let it ask some, --ask 5" in shown(answered=[])
+    assert "request some with --ask 5" in shown(answered=[])
 
 
 @given(st.integers(2, 40), st.integers(1, 10_000), st.integers(1, 5))
@@ -253,10 +255,10 @@ def test_a_person_reads_what_an_evaluation_costs_at_most_and_which_price_is_miss
         CostBound("base", "m", 1600, 1_000_000, 64_000, 2.64),
         CostBound("mine", "raft-spark-mine", 9, 900, 90, None),
     ]
-    views.bounds(Console(file=written, width=120), found)
+    cost_views.bounds(Console(file=written, width=120), found)
     assert [cell.strip() for cell in written.getvalue().splitlines()[4].strip("│").split("│")] == [
         *("base", "m", "1,600", "1,000,000", "64,000", "2.64")
     ]
-    assert "No price of mine's tokens is known: give endpoints.mine.input_price and output_price" in written.getvalue()
-    views.bounds(Console(file=written), [CostBound("base", "m", 0, 0, 0, 0.0)])
+    assert "The token prices of mine are unknown: set endpoints.mine.input_price and output_price" in written.getvalue()
+    cost_views.bounds(Console(file=written), [CostBound("base", "m", 0, 0, 0, 0.0)])
     assert written.getvalue().endswith("Nothing to pay: all requests are answered.\n")

@@ -196,13 +196,13 @@ def test_a_signal_takes_the_endpoint_down(aws: Service, student: str, number: in
     command = [sys.executable, "-c", code, *command[3:], "--set", f"hosting.role_arn={ROLE}"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     for line in running.stdout:
-        if "Ctrl-C takes it down" in line:
+        if "Ctrl-C removes it" in line:
             break
     assert aws.names("Endpoint") == [CALLED]
     running.send_signal(number)
     rest, _ = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "interrupted, and taken down" in rest
+    assert "interrupted; the student was removed" in rest
     assert aws.things == {}
 
 
@@ -296,7 +296,7 @@ def test_another_import_under_the_same_name_is_refused(aws: Service, student: st
 
 
 def test_what_is_left_over_is_listed_with_its_cost(aws: Service, student: str):
-    assert "nothing is left over" in call("list").output
+    assert "no endpoint, imported model or training exists" in call("list").output
     hosted(student, "--keep")
     aws.things["Endpoint", CALLED].born = time.time() - 10 * 3600
     aws.made(
@@ -335,7 +335,7 @@ def test_an_account_that_cannot_be_looked_at_is_not_said_to_be_empty(aws: Servic
         aws.refuses[operation] = "ExpiredTokenException"
     done = call("list")
     assert "endpoints cannot be listed: " in done.output
-    assert "nothing is left over" not in done.output
+    assert "no endpoint, imported model or training exists" not in done.output
 
 
 # Another double of the service

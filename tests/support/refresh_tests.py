@@ -60,7 +60,7 @@ def test_a_source_that_grows_changes_and_shrinks_is_followed_and_only_new_reques
     assert stored_keys(conf) == ROWS + 3
     now = numbered(conf)
     assert {pubid: now[pubid] for pubid in range(3, ROWS)} == {pubid: numbers[pubid] for pubid in range(3, ROWS)}
-    assert all(gate.is_open for gate in second.gates)
+    assert all(gate.passed for gate in second.gates)
     assert second.after[schemas.DATASET] == tables.require(conf.lake, schemas.DATASET).id
     assert [told["outcome"] for told in records(conf)] == ["published", "published"]
     assert records(conf)[1]["before"] == {**first.after}
