@@ -103,6 +103,6 @@ def answer_row(asked: InFlightRequest, model: str, run_id: str) -> dict[str, Any
         "latency_ms": round(asked.latency * 1000),
         "created_at": dt.datetime.now(dt.UTC),
         "run_id": run_id,
-        "key_of_any_length": request.key_of_any_length,
+        "key_of_any_length": request.key_without_max_tokens,
         "max_tokens": request.max_tokens,
     }

@@ -94,7 +94,7 @@ def _written(batches: Iterator[pa.RecordBatch], work: BatchInputTask) -> Iterato
 def _spooled(row: dict[str, Any], spool: IO[bytes], work: BatchInputTask) -> tuple[str, int]:
     """Write a request's line into the spool; return its line of the keys, and how many bytes it has."""
     request = prompts.teacher_request(row["question"], row["oracle"], work.model, work.conf)
-    named = RecordKey(row["pubid"], request.key_of_any_length, request.max_tokens)
+    named = RecordKey(row["pubid"], request.key_without_max_tokens, request.max_tokens)
     return key_line(row["key"], named), spool.write(converse.batch_line(row["key"], request))
 
 

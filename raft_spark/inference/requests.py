@@ -95,6 +95,6 @@ def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: s
     for batch in batches:
         asked = [build_request(row, conf, model) for row in batch.select(["question", "oracle"]).to_pylist()]
         keys = [pa.array([request.key for request in asked], pa.string())]
-        keys.append(pa.array([request.key_of_any_length for request in asked], pa.string()))
+        keys.append(pa.array([request.key_without_max_tokens for request in asked], pa.string()))
         columns = [*keys, batch["pubid"], batch["question"], batch["oracle"]]
         yield pa.RecordBatch.from_arrays(columns, schema=REQUESTS)

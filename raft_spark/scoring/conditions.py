@@ -153,7 +153,7 @@ def _rows(
             }
             for name, model in work.models.items():
                 sent = build_request(row, settled[name], model)
-                yield {**row, "student": name, "key": sent.key, "key_of_any_length": sent.key_of_any_length}
+                yield {**row, "student": name, "key": sent.key, "key_of_any_length": sent.key_without_max_tokens}
 
 
 def passages(

@@ -80,7 +80,7 @@ def _keyed(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: s
             if _applies(figure, row["texts"])
         ]
         sent = [build_request(row, conf, model) for row in rows]
-        keys = ({"key": each.key, "key_of_any_length": each.key_of_any_length} for each in sent)
+        keys = ({"key": each.key, "key_of_any_length": each.key_without_max_tokens} for each in sent)
         yield pa.RecordBatch.from_pylist([row | own for row, own in zip(rows, keys, strict=True)], WANTED)
 
 
