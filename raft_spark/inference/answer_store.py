@@ -104,6 +104,6 @@ def answer_row(inflight: InFlightRequest, model: str, run_id: str) -> dict[str, 
         "latency_ms": round(inflight.latency * 1000),
         "created_at": dt.datetime.now(dt.UTC),
         "run_id": run_id,
-        "key_of_any_length": request.key_of_any_length,
+        "key_of_any_length": request.key_without_max_tokens,
         "max_tokens": request.max_tokens,
     }
