@@ -320,7 +320,7 @@ def test_the_reference_page_has_every_setting_once_with_a_comment_and_nothing_el
 def test_the_reference_page_has_every_section_and_tells_of_every_key_of_an_endpoint():
     page = tomllib.loads(REFERENCE)
     assert sorted(page) == sorted(config.Config.model_fields)
-    about = REFERENCE[REFERENCE.index("# One section a model") : REFERENCE.index("[endpoints.embedded]")]
+    about = REFERENCE[REFERENCE.index("# One section for each model") : REFERENCE.index("[endpoints.embedded]")]
     assert [name for name in config.Endpoint.model_fields if not re.search(rf"\b{name}\b", about)] == []
 
 
