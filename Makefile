@@ -88,7 +88,7 @@ chaos: $(TEST)/ready $(SAGEMAKER)/ready ## run the slow fault tests, which kill 
 	$(ON_SPARK35) $(ICEBERG)
 
 rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this machine what EMR Serverless would get, on both Spark lines: some minutes
-	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
+	PYTHONPATH=tests:tests/integration $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
 bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 20 minutes
 	$(TEST)/bin/python tests/benchmarks/base.py
