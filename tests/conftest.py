@@ -34,6 +34,7 @@ from raft_spark.emr import release  # noqa: E402 - the same
 
 collect_ignore = [] if find_spec("torch") else ["train"]  # what takes 6 GB is in `make test-train`
 ROOT = Path(__file__).parent.parent
+pytest.register_assert_rewrite("support.refresh_tests")  # test functions that two modules import
 SPARK = {"spark.master": "local[2]", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
 Settle = Callable[..., config.Config]
 

@@ -1,4 +1,4 @@
-"""raft-spark emr: what happens between a checkout and EMR Serverless."""
+"""Define the commands of `raft-spark emr`."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from raft_spark.stages import registry
 
 
 class SubmitOptions(TypedDict):
-    """How a run is submitted."""
+    """The options of `raft-spark emr submit` besides the settings."""
 
     release: str
     token: str
@@ -24,67 +24,79 @@ class SubmitOptions(TypedDict):
 
 
 def _check_token(_: click.Context, __: click.Parameter, text: str) -> str:
-    """Refuse what EMR does not take for a token."""
+    """Return a token that EMR accepts. Raises BadParameter for another one."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,64}", text):
-        msg = "it must be at most 64 letters, digits and ._-"
+        msg = "it must have at most 64 letters, digits and ._-"
         raise click.BadParameter(msg)
     return text
 
 
 @click.group()
 def emr() -> None:
-    """Make a release for EMR Serverless, start a run of a job with it, follow and end it."""
+    """Build a release for EMR Serverless; submit, follow and cancel runs."""
 
 
 @emr.command("package")
 @click.option(
-    "--to", default="build/release", show_default=True, type=click.Path(path_type=Path), help="Where releases are."
+    "--to", default="build/release", show_default=True, type=click.Path(path_type=Path), help="Folder of all releases."
 )
 def package_release(to: Path) -> None:
-    """Make the folder that EMR runs: wheel, jobs, settings, packages; named by its content. Prints its path last."""
+    """Build the release that EMR runs.
+
+    It is a folder with wheel, jobs, settings and packages, named by a hash of its content. The last line of the output
+    is its path.
+    """
     with error_exit():
         from raft_spark.emr import package
 
-        made = package.build(package.checkout(), to, click.echo)
-        for line in package.size_lines(made):
+        built = package.build(package.checkout(), to, click.echo)
+        for line in package.size_lines(built):
             click.echo(line)
-        click.echo(made.folder)
+        click.echo(built.folder)
 
 
 @emr.command()
 @click.argument("job", type=click.Choice(registry.JOBS))
 @settings
-@click.option("--release", default="", metavar="FOLDER", help="Which; default: the one below build/release.")
+@click.option(
+    "--release",
+    default="",
+    metavar="FOLDER",
+    help="Release to run.  [default: the only one of this version in build/release]",
+)
 @click.option(
     "--token",
     default="",
     callback=_check_token,
-    help="One run for this token, ever; default: one at a time, and the next after its end.",
+    help="Start at most one run with this token, ever.  [default: at most one run of the same settings at a time]",
 )
-@click.option("--dry-run", is_flag=True, help="Print what StartJobRun would get, as JSON; nothing is contacted.")
-@click.option("--no-wait", is_flag=True, help="Print the run's id and leave it alone.")
-def submit(job: str, files: Sequence[str], assignments: Sequence[str], **way: Unpack[SubmitOptions]) -> None:
-    """Upload the release where it is not yet, start a run of a job, and follow it to its end."""
+@click.option("--dry-run", is_flag=True, help="Print the arguments of StartJobRun as JSON, without any network access.")
+@click.option("--no-wait", is_flag=True, help="Print the run's id and exit, while the run continues.")
+def submit(job: str, files: Sequence[str], assignments: Sequence[str], **options: Unpack[SubmitOptions]) -> None:
+    """Upload the release if necessary, start a run of a job, and follow it to its end.
+
+    Example: raft-spark emr submit refresh my-emr.toml, where my-emr.toml is a copy of conf/emr.toml
+    """
     with error_exit():
         from raft_spark.emr import follow, job_run
         from raft_spark.emr import submit as submission
 
-        conf, taken = config.load(files, assignments), submission.find_release(way["release"])
-        if way["dry_run"]:
-            own_token = {"clientToken": way["token"]} if way["token"] else {}
-            click.echo(json.dumps({**job_run.build(conf, job, (), taken), **own_token}, indent=2))
+        conf, release = config.load(files, assignments), submission.find_release(options["release"])
+        if options["dry_run"]:
+            token = {"clientToken": options["token"]} if options["token"] else {}
+            click.echo(json.dumps({**job_run.build(conf, job, (), release), **token}, indent=2))
             return
-        run_id = submission.run(conf, job, taken, way["token"], partial(follow.print_line, console))
-        if not way["no_wait"]:
+        run_id = submission.run(conf, job, release, options["token"], partial(follow.print_line, console))
+        if not options["no_wait"]:
             follow.run(conf, run_id, console)
 
 
 @emr.command()
 @click.argument("run_id")
 @settings
-@click.option("--wait", is_flag=True, help="Until it has ended.")
+@click.option("--wait", is_flag=True, help="Follow the run until it has ended.")
 def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wait: bool) -> None:
-    """Say how a run is doing and what it cost; of one that failed, the end of its driver's log."""
+    """Show the state of a run. After its end, show its cost; after a failure, the last lines of the driver's log."""
     with error_exit():
         from raft_spark.common import aws
         from raft_spark.emr import follow
@@ -94,17 +106,17 @@ def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wai
             follow.run(conf, run_id, console)
             return
         client = aws.connect("emr-serverless")
-        told = follow.get_job_run(client, conf, run_id)
-        follow.print_line(console, follow.status_line(told))
-        if told["state"] in follow.END_STATES:
-            follow.report_end(client, conf, told, console)
+        job_run = follow.get_job_run(client, conf, run_id)
+        follow.print_line(console, follow.status_line(job_run))
+        if job_run["state"] in follow.END_STATES:
+            follow.report_end(client, conf, job_run, console)
 
 
 @emr.command()
 @click.argument("run_id")
 @settings
 def cancel(run_id: str, files: Sequence[str], assignments: Sequence[str]) -> None:
-    """End a run. What it has stored stays, and the next run goes on from there."""
+    """Cancel a run. Everything that it has stored is kept, and the next run continues from there."""
     with error_exit():
         from raft_spark.common import aws
         from raft_spark.emr import follow

@@ -1,4 +1,4 @@
-"""The fake endpoint in a terminal of its own, until Ctrl-C: the options and the body of `raft-spark fake-endpoint`."""
+"""Define the options and the body of `raft-spark fake-endpoint`, which serves the fake endpoint until Ctrl-C."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ BATCH_SETTINGS = (
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the option --port and one for each field of Manner."""
+    """Add the option --port and one option for each field of ServerOptions to a command."""
     for name, field in reversed(ServerOptions.model_fields.items()):
         annotation: Any = field.annotation
         kind = click.Choice(get_args(annotation)) if get_origin(annotation) is Literal else annotation
@@ -37,26 +37,29 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help=field.description,
         )(function)
-    help_text = "Where to listen; 0 = any free port."
+    help_text = "Port to listen on; 0 = any free port."
     return click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help=help_text)(function)
 
 
 def run(port: int, settings: Mapping[str, object]) -> None:
-    """Answer until Ctrl-C. Raises ConfigError for a wrong setting, EndpointError when a package is missing or the port taken."""
-    manner = _server_options(settings)
+    """Serve until Ctrl-C.
+
+    Raises ConfigError for a wrong option, EndpointError when a package is missing or the port is in use.
+    """
+    server_options = _server_options(settings)
     process.check_installed("fake")
     from raft_spark.endpoints.fake import app
 
     try:
         listener = process.listen(port)
     except OSError as error:
-        msg = f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}); --port 0 takes any free one"
+        msg = f"cannot listen on port {port} of 127.0.0.1 ({error.strerror}); --port 0 chooses a free port"
         raise EndpointError(msg) from error
-    click.echo(welcome(listener.getsockname()[1], manner.container))
-    answering = threading.Thread(target=process.run_server, args=(app.application(manner), listener), daemon=True)
+    click.echo(welcome(listener.getsockname()[1], server_options.container))
+    server = threading.Thread(target=process.run_server, args=(app.application(server_options), listener), daemon=True)
     try:
-        answering.start()
-        answering.join()
+        server.start()
+        server.join()
     except KeyboardInterrupt:
         click.echo()
 
@@ -70,17 +73,19 @@ def _server_options(settings: Mapping[str, object]) -> ServerOptions:
 
 
 def welcome(port: int, container: str) -> str:
-    """Say where the endpoint is, and which settings send a run there."""
+    """Return the first lines on the terminal: the address, and the settings that use it."""
     base = f"http://127.0.0.1:{port}"
     lines = [
-        f"The fake endpoint answers at {base}, as three services. Ctrl-C ends it. One of these sends a run there:\n"
+        f"The fake endpoint listens at {base} with the APIs of three services. Ctrl-C stops it. To use it, add to a run:\n"
     ]
     for kind, words in ENDPOINT_SETTINGS.items():
-        said = words.format(base=base, container=container).split()
-        sets = [f"endpoints.mine.{word}" for word in said] + ["completions.endpoint=mine"]
-        sets += ["completions.template=llama3"] if kind == "sagemaker" else []  # TGI and LMI are sent one text
+        assignments = words.format(base=base, container=container).split()
+        sets = [f"endpoints.mine.{assignment}" for assignment in assignments] + ["completions.endpoint=mine"]
+        sets += (
+            ["completions.template=llama3"] if kind == "sagemaker" else []
+        )  # TGI and LMI take one text, not messages
         lines.append(f"{kind}:\n  {' '.join(f'--set {word}' for word in sets)}\n")
-    lines.append(f"bedrock in batch jobs, with the lake in a folder: the same and\n  {BATCH_SETTINGS}\n")
-    lines.append("SageMaker and Bedrock also want credentials, any: AWS_ACCESS_KEY_ID=fake AWS_SECRET_ACCESS_KEY=fake")
-    lines.append(f'Trouble:  curl {base}/behave -d \'{{"status": 429, "share": 0.1}}\'     Counts:  curl {base}/calls')
+    lines.append(f"bedrock in batch mode, with the lake in a local folder: the same, and\n  {BATCH_SETTINGS}\n")
+    lines.append("sagemaker and bedrock also need credentials, any: AWS_ACCESS_KEY_ID=fake AWS_SECRET_ACCESS_KEY=fake")
+    lines.append(f'Faults:  curl {base}/behave -d \'{{"status": 429, "share": 0.1}}\'     Counts:  curl {base}/calls')
     return "\n".join(lines)

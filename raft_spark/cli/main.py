@@ -1,6 +1,6 @@
-"""raft-spark: every verb of the command line. A verb settles the settings, calls a stage and shows what came of it.
+"""Define the commands of raft-spark. A command loads the settings, calls a stage and prints the result.
 
-Each verb imports what it needs when it runs: help is printed at once, and without Spark.
+Each command imports what it needs when it runs, so that help needs neither Spark nor time.
 """
 
 import dataclasses
@@ -28,31 +28,36 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main() -> None:
-    """Build a RAFT fine-tuning dataset: questions with their oracle passages among distractors, answered by a teacher.
+    """Build a RAFT fine-tuning dataset: questions with oracle passages and distractors, answered by a teacher model.
 
-    The stages, in the order of the data, each writing the table of its name:
-
-    \b
-      articles     ingest PubMedQA: check, deduplicate, split, number
-      base         draw distractors, keep or leave out the oracle, shuffle
-      completions  ask the teacher model, once per question, from the oracle alone
-      dataset      judge the answers, write train/validation/test in training formats
-
-    and evaluation, which asks students the questions of the test split, and is no part of a run.
+    Each stage writes the table of its name. `run` runs the first four, in this order:
 
     \b
-    Try it:   raft-spark run local.toml
-    One key:  raft-spark run local.toml --set articles.source=sample:1000
-    Look:     raft-spark show dataset local.toml;  ls $(raft-spark path dataset local.toml)
+      articles     read the source: check, deduplicate, split and number its articles
+      base         draw distractors, keep or leave out the oracle passages, shuffle
+      completions  ask the teacher model each question once, with the oracle passages only
+      dataset      check the answers, write train, validation and test splits
+      evaluation   ask students the questions of the test split, and score their answers
 
-    Settings are those of conf/default.toml, then of each file given, then of each --set; the last wins.
-    """  # noqa: D301 - the backspaces are what click wants
+    \b
+    Examples:
+      raft-spark run local.toml
+      raft-spark run local.toml --set articles.source=sample:1000
+      raft-spark show dataset local.toml
+      ls $(raft-spark path dataset local.toml)
+
+    Settings come from conf/default.toml, then from each CONF.toml, then from each --set; the last value wins. CONF.toml
+    is a path, or the name of a file in conf/: local.toml, notebook.toml or emr.toml.
+    """  # noqa: D301 - click needs the backspaces
 
 
 @main.command()
 @settings
 def run(files: Sequence[str], assignments: Sequence[str]) -> None:
-    """Run all stages; what is done already is not done again."""
+    """Run all stages: articles, base, completions, dataset. A stage whose settings and inputs are unchanged does nothing.
+
+    Example: raft-spark run local.toml
+    """
     with error_exit():
         from raft_spark.cli import views
         from raft_spark.stages import pipeline
@@ -61,21 +66,21 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
         with _run_page(conf):
             result = pipeline.run(conf, partial(_show_result, conf))
         stop_spark()
-        done = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
+        stages = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
         arguments = [*files, *(word for assignment in assignments for word in ("--set", assignment))]
-        views.summary(console, conf, done, result.seconds, arguments)
+        views.summary(console, conf, stages, result.seconds, arguments)
 
 
-def _show_result(conf: config.Config, done: "pipeline.StageResult") -> None:
+def _show_result(conf: config.Config, result: "pipeline.StageResult") -> None:
     from raft_spark.cli import views
 
-    console.print(views.line(done.name, done.manifest, done.is_new, done.seconds), highlight=False)
-    if done.name == registry.DATASET.name and done.is_new:
-        _update_run_page(conf, done.manifest.inputs[registry.COMPLETIONS.name])
+    console.print(views.stage_line((result.name, result.manifest, result.is_new, result.seconds)), highlight=False)
+    if result.name == registry.DATASET.name and result.is_new:
+        _update_run_page(conf, result.manifest.inputs[registry.COMPLETIONS.name])
 
 
 def _update_run_page(conf: config.Config, run_id: str) -> None:
-    """Write the page of the run again that answered a new dataset: now it knows the rejected rows."""
+    """Rewrite the page of the run that answered a new dataset, which now has rejected rows to show."""
     from raft_spark.monitoring import run_report, run_state
 
     if run_state.read(conf.lake, run_id) and find_spec("matplotlib"):
@@ -84,7 +89,7 @@ def _update_run_page(conf: config.Config, run_id: str) -> None:
 
 @contextmanager
 def _run_page(conf: config.Config) -> Iterator[None]:
-    """Write the page about the run that the block makes, also when it fails; none where matplotlib is missing, as on EMR."""
+    """Write the page about the run of the block, also when it fails. Without matplotlib, as on EMR, write none."""
     from raft_spark.monitoring import run_report, run_state
 
     last = run_state.read(conf.lake)
@@ -118,9 +123,12 @@ main.add_command(model)
 
 @main.command()
 @settings
-@click.option("--pubid", type=int, help="Which article; default: the first of the train split.")
+@click.option("--pubid", type=int, help="Article to ask about.  [default: the first of the train split]")
 def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
-    """Ask the teacher one question of the base table; show prompt, completion, seconds and tokens. Stores nothing."""
+    """Ask the teacher one question and show its answer.
+
+    The question is one of the base table. The output has prompt, completion, seconds and tokens; nothing is stored.
+    """
     with error_exit():
         from raft_spark.cli import views
         from raft_spark.inference import previews
@@ -131,72 +139,97 @@ def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None)
 @main.command("estimate")
 @settings
 @click.option(
-    "--ask", default=5, show_default=True, type=click.IntRange(0, 100), help="Answers to go by: asks what is missing."
+    "--ask",
+    default=5,
+    show_default=True,
+    type=click.IntRange(0, 100),
+    help="Number of answers to estimate from; requests are sent only for answers that are not stored yet.",
 )
 @click.option(
-    "--evaluation", "of_evaluation", is_flag=True, help="What the evaluation would cost at most; asks nothing."
+    "--evaluation",
+    "of_evaluation",
+    is_flag=True,
+    help="Estimate the highest possible cost of the evaluation instead, without any request.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The same numbers as one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as one line of JSON.")
 def estimate_costs(
     files: Sequence[str], assignments: Sequence[str], ask: int, *, of_evaluation: bool, as_json: bool
 ) -> None:
-    """Say what the completions would cost; asks a few requests where no answers tell, and stores what it paid for."""
+    """Estimate the cost of the completions from a few answers.
+
+    Answers that it requests are stored, so that a run does not pay for them again.
+    """
     with error_exit():
-        from raft_spark.cli import views
+        from raft_spark.cli import cost_views
         from raft_spark.costs import arithmetic, estimate, estimate_evaluation
 
         conf = config.load(files, assignments)
-        told = estimate_evaluation.run(conf) if of_evaluation else estimate.run(conf, ask)
+        result = estimate_evaluation.run(conf) if of_evaluation else estimate.run(conf, ask)
         stop_spark()
         if as_json:
-            click.echo(json.dumps(told, default=dataclasses.asdict))
-        elif isinstance(told, arithmetic.Estimate):
-            views.estimate(console, conf, told)
+            click.echo(json.dumps(result, default=dataclasses.asdict))
+        elif isinstance(result, arithmetic.Estimate):
+            cost_views.estimate(console, conf, result)
         else:
-            views.bounds(console, told)
+            cost_views.bounds(console, result)
 
 
 @main.command()
 @click.argument("table", type=click.Choice(registry.NAMES))
 @settings
-@click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="How many rows.")
-@click.option("--version", "version", help="An old version, by its id; default: the current one.")
-@click.option("--quarantine", is_flag=True, help="The rejected rows instead, with their reasons.")
+@click.option("--rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="Number of rows.")
+@click.option("--version", "version", help="Id of an older version.  [default: the current one]")
+@click.option("--quarantine", is_flag=True, help="Show rejected rows with their reasons instead.")
 def show(
     table: str, files: Sequence[str], assignments: Sequence[str], rows: int, version: str | None, *, quarantine: bool
 ) -> None:
-    """Show rows of a table, oracle and distractor passages marked."""
+    """Show the first rows of a table, with oracle and distractor passages marked.
+
+    Example: raft-spark show dataset local.toml
+    """
     with error_exit():
         from raft_spark.cli import views
         from raft_spark.lake import tables
 
         conf = config.load(files, assignments)
-        found = tables.load(conf.lake, table, version) if version else tables.require(conf.lake, table)
-        views.show(console, conf, found, rows, quarantine=quarantine)
+        loaded = tables.load(conf.lake, table, version) if version else tables.require(conf.lake, table)
+        views.show(console, conf, loaded, rows, quarantine=quarantine)
 
 
 @main.command()
 @click.argument("table", type=click.Choice(registry.NAMES))
 @settings
-@click.option("--format", "form", type=click.Choice(get_args(FormatName)), help="Of dataset: the shards of one format.")
-@click.option("--version-folder", "whole", is_flag=True, help="All of the version, with manifest.json and quarantine.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(FormatName)),
+    help="Print the folder of one format's shards; only for dataset.",
+)
+@click.option(
+    "--version-folder",
+    "whole",
+    is_flag=True,
+    help="Print the folder of the whole version, with manifest.json and the rejected rows.",
+)
 def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str | None, *, whole: bool) -> None:
-    """Print the folder with the rows of a table's current version, for pandas, Polars, DuckDB or Spark.
+    """Print the folder with the rows of a table.
+
+    pandas, Polars, DuckDB and Spark read this folder of the current version as it is:
 
     \b
-    articles, base  one folder a split, in Parquet
-    completions     one folder a day, in Parquet: all stored answers and failures, also those of
+    articles, base  Parquet, one folder per split
+    completions     Parquet, one folder per day: all stored answers and failures, also those of
                     other runs and settings; the rows of one request have the same key
-    evaluation      in Parquet: one row an article, student, setting and number of distractors;
-                    --version-folder has the report and the metrics
-    dataset         one folder a format, which datasets.load_dataset reads; --format FORMAT prints
-                    the folder of its shards, in JSON Lines or Parquet (dataset.file)
-    """  # noqa: D301 - the backspace is what click wants
+    evaluation      Parquet, one row per article, student, setting and number of distractors;
+                    --version-folder prints the folder with the report and the metrics
+    dataset         one folder per format, which datasets.load_dataset reads; --format FORMAT
+                    prints the folder of its shards, in JSON Lines or Parquet (dataset.file)
+    """  # noqa: D301 - click needs the backspace
     with error_exit():
         from raft_spark.lake import browse, tables
 
         if form and table != registry.DATASET.name:
-            msg = f"--format {form} is given with table {table}; only dataset has formats"
+            msg = f"--format {form} cannot be used with {table}; only the table dataset has formats"
             raise ConfigError(msg)
         conf = config.load(files, assignments)
         version = tables.require(conf.lake, table)
@@ -210,7 +243,10 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
 @click.argument("table", type=click.Choice(registry.NAMES))
 @settings
 def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> None:
-    """List the versions of a table, oldest first: the current one, those that are pinned, those rolled back from."""
+    """List the versions of a table, oldest first.
+
+    The first column marks the current version, pinned versions and those that were rolled back.
+    """
     with error_exit():
         from raft_spark.cli import views
         from raft_spark.lake import refs, tables
@@ -222,37 +258,43 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
 @main.command("refresh")
 @settings
 def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:
-    """Run all stages aside, look at what they made, and publish it at once; nothing new is nothing to do."""
+    """Run all stages, check the result, and publish all tables at once.
+
+    The stages write to a branch, which is published only if every gate of [refresh] passes.
+    """
     with error_exit():
         from raft_spark.cli import views
         from raft_spark.stages import refresh
 
         conf = config.load(files, assignments)
         with _run_page(conf):
-            done = refresh.run(conf)
+            record = refresh.run(conf)
         stop_spark()
-        views.refreshed(console, done)
+        views.refresh_result(console, record)
 
 
 @main.command()
 @click.argument("version")
 @settings
 def rollback(version: str, files: Sequence[str], assignments: Sequence[str]) -> None:
-    """Make a version current again, with those it was made from. Answers stay; a refresh does not bring the left one back."""
+    """Make an older version current again, with the versions it was made from.
+
+    Stored answers are kept. A refresh with unchanged settings and source does not bring the newer version back.
+    """
     with error_exit():
         from raft_spark.stages import pipeline
 
-        for table, name in pipeline.rollback(config.load(files, assignments), version).items():
-            console.print(f"{table:<12} {name}", highlight=False)
+        for table, version_id in pipeline.rollback(config.load(files, assignments), version).items():
+            console.print(f"{table:<12} {version_id}", highlight=False)
         stop_spark()
 
 
 @main.command()
 @click.argument("version")
 @settings
-@click.option("--off", is_flag=True, help="Let it expire again.")
+@click.option("--off", is_flag=True, help="Remove the pin, so that the version can expire again.")
 def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: bool) -> None:
-    """Keep a version, and those it was made from, for ever."""
+    """Protect a version, and the versions it was made from, from expiry."""
     with error_exit():
         from raft_spark.stages import retention
 
@@ -262,20 +304,26 @@ def pin(version: str, files: Sequence[str], assignments: Sequence[str], *, off: 
 @main.command()
 @settings
 def expire(files: Sequence[str], assignments: Sequence[str]) -> None:
-    """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; a refresh does so too."""
+    """Delete old versions of all tables.
+
+    lake.keep_versions and lake.keep_days say which versions are kept. A refresh deletes old versions as well.
+    """
     with error_exit():
         from raft_spark.stages import pipeline
 
-        gone = pipeline.expire(config.load(files, assignments))
-        console.print("\n".join(gone) or "nothing has expired", highlight=False)
+        deleted = pipeline.expire(config.load(files, assignments))
+        console.print("\n".join(deleted) or "no version has expired", highlight=False)
         stop_spark()
 
 
 @main.command("progress")
 @settings
-@click.option("--once", is_flag=True, help="One line, and no more.")
+@click.option("--once", is_flag=True, help="Print one line and exit.")
 def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool) -> None:
-    """Follow the last run of completions from another process, by what it keeps in the lake; Ctrl-C ends this, not the run."""
+    """Follow the last run of completions.
+
+    It may be running in another process or on another machine: the lake has its state. Ctrl-C ends this command only.
+    """
     with error_exit():
         from raft_spark.cli import views
 
@@ -284,17 +332,25 @@ def progress_of(files: Sequence[str], assignments: Sequence[str], *, once: bool)
 
 @main.command("fake-endpoint")
 @fake_endpoint.options
-def serve_fake_endpoint(port: int, **manner: object) -> None:
-    """Answer as OpenAI, SageMaker and Bedrock do, on 127.0.0.1 and with made-up answers, until Ctrl-C: to try a run."""
+def serve_fake_endpoint(port: int, **server_options: object) -> None:
+    """Serve made-up answers on this machine, to try a run.
+
+    The server speaks the APIs of OpenAI, SageMaker and Bedrock on 127.0.0.1 until Ctrl-C.
+    """
     with error_exit():
-        fake_endpoint.run(port, manner)
+        fake_endpoint.run(port, server_options)
 
 
 @main.command("report")
 @settings
-@click.option("--run", "run_id", default="", metavar="RUN_ID", help="Which run; default: the last that began.")
+@click.option(
+    "--run", "run_id", default="", metavar="RUN_ID", help="Run to report on.  [default: the one that started last]"
+)
 def report_on(files: Sequence[str], assignments: Sequence[str], run_id: str) -> None:
-    """Write a page about a run of completions into the lake, completions/runs/RUN_ID.html, and print where it lies."""
+    """Write the page about a run of completions, and print its path.
+
+    The page is completions/runs/RUN_ID.html in the lake.
+    """
     with error_exit():
         from raft_spark.monitoring import run_report
 

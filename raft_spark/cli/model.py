@@ -1,4 +1,4 @@
-"""raft-spark model: what becomes of a dataset: a student that is trained, hosted, asked and taken down again."""
+"""Define the commands of `raft-spark model`: train a student, host it, remove it, list what costs money."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from raft_spark.cli.options import error_exit, settings
 
 @click.group()
 def model() -> None:
-    """Train a student on the dataset, host it for its evaluation, list what is left over with its cost."""
+    """Train a student on the dataset, and host it on AWS for an evaluation."""
 
 
 for verb in (model_aws.submit, model_aws.host, model_aws.unhost, model_aws.list_inventory):
@@ -22,10 +22,17 @@ for verb in (model_aws.submit, model_aws.host, model_aws.unhost, model_aws.list_
 @model.command("train")
 @settings
 @click.option(
-    "--to", default="build/student", show_default=True, type=click.Path(path_type=Path), help="Where it is kept."
+    "--to",
+    default="build/student",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the student and its checkpoints.",
 )
 def train_student(files: Sequence[str], assignments: Sequence[str], to: Path) -> None:
-    """Train the student of [training] on the lake's dataset, and print its folder last. What was interrupted goes on."""
+    """Train the student of [training] on the lake's dataset. An interrupted training continues.
+
+    The last line of the output is the student's folder.
+    """
     with error_exit():
         from raft_spark.students import train
 

@@ -1,4 +1,4 @@
-"""What every verb of the command line has: settings as arguments, errors as one sentence, a console."""
+"""Share between all commands: the arguments for settings, errors as one sentence with an exit status, the console."""
 
 import signal
 import sys
@@ -15,21 +15,21 @@ console = Console()
 
 
 def settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the arguments that every verb has."""
+    """Add the arguments CONF.toml and --set to a command."""
     files = click.argument("files", nargs=-1, metavar="[CONF.toml ...]")
     sets = click.option(
         "--set",
         "assignments",
         multiple=True,
         metavar="section.key=value",
-        help="One setting; may be repeated, the last wins.",
+        help="Set one setting. Can be repeated; the last value wins.",
     )
     return files(sets(function))
 
 
 @contextmanager
 def error_exit() -> Iterator[None]:
-    """Turn an error into one sentence and an exit status; Ctrl-C stops Spark and leaves a lake the next run continues."""
+    """Turn an error into one sentence and an exit status. After Ctrl-C, stop Spark; the next run continues."""
     try:
         with extras.required():
             yield
@@ -43,12 +43,12 @@ def error_exit() -> Iterator[None]:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         stop_spark()
-        console.print("interrupted; what was answered is stored, and the same command goes on from here")
+        console.print("interrupted; all answers are stored, and the same command continues from here")
         sys.exit(INTERRUPTED)
 
 
 def stop_spark() -> None:
-    """Stop the session where a verb has started one; a verb that needed no Spark has not loaded it."""
+    """Stop the Spark session, if the command has started one."""
     if "pyspark" in sys.modules:
         from raft_spark.lake import session
 

@@ -1,6 +1,6 @@
-"""Versions of a run's tables -> how the end of `raft-spark run` reads: one row, what was left out, what to do next.
+"""Versions of a run's tables -> the summary of `raft-spark run`: one row, the omitted rows, the next commands.
 
-All of it reads well without colours, and is wrapped to the width of the terminal.
+It is readable without colours and wraps to the width of the terminal.
 """
 
 import shlex
@@ -23,8 +23,8 @@ from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
 
-MAX_BASE_ROWS = 8_192  # that the shown row is looked for in: one row group
-MAX_RECORDS = 100  # of the dataset that are tried
+MAX_BASE_ROWS = 8_192  # of base, searched for the example row: one row group
+MAX_RECORDS = 100  # of the dataset, tried as the example row
 PROGRAM = "raft-spark"
 ANSWER_FIELDS = ("completion", "chosen", "messages", "conversations", "synthetic_answer", "response", "output")
 NO_ANSWER = "no answer: "
@@ -47,16 +47,16 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """How many of a stage's `whole` rows were left out, and why, in words."""
+    """How many of all rows of a stage were omitted for one reason."""
 
     count: int
-    whole: int
-    why: str
+    total: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleRow:
-    """A row of the dataset with the row of base that it was made of; `passages` are (is oracle, text) in the order shown."""
+    """A row of the dataset, joined with its row of base. `passages` are (is oracle, text) in the order of the row."""
 
     split: str
     pubid: int
@@ -66,21 +66,18 @@ class ExampleRow:
 
 
 def omissions(conf: Config, version: tables.Version) -> list[Omission]:
-    """Return what a stage left out by reason, most first; nothing for stages that leave no row out."""
+    """Return what a stage omitted by reason, most first; [] for a stage that keeps every row."""
     counts = version.counts
     if version.table == schemas.ARTICLES:
-        found = dict(counts["reasons"])
+        reasons, total = dict(counts["reasons"]), counts["read"]
         if counts.get("beyond_limit"):
-            found[f"beyond articles.limit = {conf.articles.limit}"] = counts["beyond_limit"]
-        whole = counts["read"]
+            reasons[f"beyond articles.limit = {conf.articles.limit}"] = counts["beyond_limit"]
     elif version.table == schemas.DATASET:
-        found, whole = (
-            {_reason_text(reason, conf): count for reason, count in counts["rejected"].items()},
-            counts["rows"],
-        )
+        reasons = {_reason_text(reason, conf): count for reason, count in counts["rejected"].items()}
+        total = counts["rows"]
     else:
         return []
-    return [Omission(count, whole, why) for why, count in sorted(found.items(), key=lambda pair: -pair[1])]
+    return [Omission(count, total, reason) for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])]
 
 
 def _reason_text(reason: str, conf: Config) -> str:
@@ -90,23 +87,23 @@ def _reason_text(reason: str, conf: Config) -> str:
 
 
 def omissions_text(conf: Config, versions: Iterable[tables.Version]) -> RenderableType:
-    """Say what the stages left out, with the share of their rows."""
-    shown: list[RenderableType] = []
+    """Lay out what the stages omitted, with the share of their rows."""
+    blocks: list[RenderableType] = []
     for version in versions:
-        found = omissions(conf, version)
-        if not found:
+        omitted = omissions(conf, version)
+        if not omitted:
             continue
-        count, whole = sum(each.count for each in found), found[0].whole
+        count, total = sum(each.count for each in omitted), omitted[0].total
         what = "records" if version.table == schemas.ARTICLES else "rows"
-        heading = f"Left out of {version.table}: {count:,} of {whole:,} {what} ({_percent(count, whole)})"
+        heading = f"Left out of {version.table}: {count:,} of {total:,} {what} ({_percent(count, total)})"
         lines = Table.grid(padding=(0, 2))
         lines.add_column(justify="right", no_wrap=True)
         lines.add_column(justify="right", no_wrap=True)
         lines.add_column()
-        for each in found:
-            lines.add_row(f"{each.count:,}", _percent(each.count, each.whole), Text(each.why))
-        shown += [Text(heading, "bold"), Padding(lines, (0, 0, 1, 2))]
-    return Group(*shown) if shown else Text("No row was left out.\n", "bold")
+        for each in omitted:
+            lines.add_row(f"{each.count:,}", _percent(each.count, each.total), Text(each.reason))
+        blocks += [Text(heading, "bold"), Padding(lines, (0, 0, 1, 2))]
+    return Group(*blocks) if blocks else Text("No row was left out.\n", "bold")
 
 
 def _percent(part: int, whole: int) -> str:
@@ -114,11 +111,9 @@ def _percent(part: int, whole: int) -> str:
 
 
 def example(lake: Lake, base: tables.Version, dataset: tables.Version) -> ExampleRow | None:
-    """Return a row of the dataset, one with its oracle where there is one; None when no row of `base` fits to it."""
-    found = list(_examples(lake, base, dataset))
-    return next(
-        (each for each in found if any(is_oracle for is_oracle, _ in each.passages)), found[0] if found else None
-    )
+    """Return a row of the dataset, with its oracle if possible; None when no record matches a row of `base`."""
+    rows = list(_examples(lake, base, dataset))
+    return next((row for row in rows if any(is_oracle for is_oracle, _ in row.passages)), rows[0] if rows else None)
 
 
 def _examples(lake: Lake, base: tables.Version, dataset: tables.Version) -> Iterator[ExampleRow]:
@@ -128,14 +123,14 @@ def _examples(lake: Lake, base: tables.Version, dataset: tables.Version) -> Iter
     for record in browse.head(lake, dataset, MAX_RECORDS):
         texts = list(_texts(record))
         questions = [text.rpartition("Question: ")[2] for text in texts if "Question: " in text]
-        asked = str(record.get("question") or "".join(questions[-1:]))
-        for row in rows.get(prompts.escape_markup(asked), ()):
-            if fitting := _match(row, record, "\n".join(texts)):
-                yield fitting
+        question = str(record.get("question") or "".join(questions[-1:]))
+        for row in rows.get(prompts.escape_markup(question), ()):
+            if example_row := _match(row, record, "\n".join(texts)):
+                yield example_row
 
 
 def _match(row: Mapping[str, Any], record: Mapping[str, Any], text: str) -> ExampleRow | None:
-    """Bring a record's answer to a row of base; None where the record does not show the row's passages."""
+    """Join a record with a row of base; None when the record does not contain the row's passages."""
     shown = [each for each in row["documents"] if each["text"] in text or prompts.escape_markup(each["text"]) in text]
     oracles = [each for each in row["documents"] if each["oracle"]]
     if not all(each in shown for each in oracles) or (row["documents"] and not shown):
@@ -145,7 +140,7 @@ def _match(row: Mapping[str, Any], record: Mapping[str, Any], text: str) -> Exam
     return ExampleRow(row["split"], row["pubid"], row["question"], passages, answer)
 
 
-def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a format writes
+def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON value
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -153,39 +148,39 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever a format wri
             yield from _texts(each)
 
 
-def _last_text(value: Any) -> str:  # noqa: ANN401 - the same
-    """Return the last text of a record's field: every format has what the assistant says at the end of it."""
+def _last_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the last text of a record's field, which is the assistant's answer in every format."""
     return list(_texts(value))[-1]
 
 
-def layout(shown: ExampleRow) -> RenderableType:
-    """Lay out a row: its question, its passages with their marks, its answer."""
+def layout(row: ExampleRow) -> RenderableType:
+    """Lay out a row: question, marked passages, answer."""
     lines = Table.grid(padding=(0, 2))
     lines.add_column(no_wrap=True)
     lines.add_column()
-    lines.add_row(Text("question", "bold"), Text(_visible(shown.question), "bold"))
-    for is_oracle, passage in shown.passages:
+    lines.add_row(Text("question", "bold"), Text(_visible(row.question), "bold"))
+    for is_oracle, passage in row.passages:
         mark, style = ("ORACLE", "green") if is_oracle else ("distractor", "dim")
         lines.add_row(Text(mark, f"bold {style}"), Text(_visible(passage), style))
-    lines.add_row(Text("answer", "bold cyan"), Text(_visible(shown.answer.strip()), "cyan"))
-    heading = Text(f"A row of the {shown.split} split (pubid {shown.pubid})", "bold")
+    lines.add_row(Text("answer", "bold cyan"), Text(_visible(row.answer.strip()), "cyan"))
+    heading = Text(f"A row of the {row.split} split (pubid {row.pubid})", "bold")
     return Group(Text(), heading, Padding(lines, (0, 0, 1, 2)))
 
 
 def _visible(text: str) -> str:
-    """Return text of data as a terminal may get it: one space for tabs and the like, escapes for control characters."""
+    """Return text that is safe for a terminal: a space for other white space, escapes for control characters."""
     return "".join(
-        sign
-        if sign.isprintable() or sign == "\n"
+        character
+        if character.isprintable() or character == "\n"
         else " "
-        if sign.isspace()
-        else sign.encode("unicode_escape").decode()
-        for sign in text
+        if character.isspace()
+        else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
 def next_steps(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> Iterator[Text]:
-    """Say where dataset and page are, and three commands that take the same `arguments`, a line each."""
+    """Yield lines with the paths of the dataset and the page, and three commands with the same `arguments`."""
     folder = browse.folder(conf.lake, dataset)
     yield Text.assemble(("Dataset  ", "bold"), folder)
     yield Text(f'         datasets.load_dataset("{folder}/{conf.dataset.formats[0]}")')
@@ -193,33 +188,33 @@ def next_steps(conf: Config, dataset: tables.Version, arguments: Sequence[str]) 
         link = Style(link=Path(page).as_uri()) if "://" not in page else Style()
         yield Text.assemble(("Page     ", "bold"), (page, link))
     yield Text("Next", "bold")
-    is_some_left_out = bool(omissions(conf, dataset))
-    for command, what in commands(program(sys.argv[0]), arguments, is_some_left_out=is_some_left_out):
+    has_omissions = bool(omissions(conf, dataset))
+    for command, what in commands(program(sys.argv[0]), arguments, has_omissions=has_omissions):
         yield Text.assemble("  ", (command, "cyan"), f"   # {what}")
 
 
 def page_path(lake: Lake) -> str | None:
-    """Return where the page of the last run lies, None without one."""
+    """Return the path of the last run's page, None without one."""
     run, folder = run_state.read(lake), Storage.of(lake).at(schemas.COMPLETIONS, "runs")
     if run is None or folder.read(f"{run.id}.html") is None:
         return None
     return folder.path(f"{run.id}.html") if folder.is_local else f"{folder.root}/{run.id}.html"
 
 
-def commands(typed: str, arguments: Sequence[str], *, is_some_left_out: bool) -> list[tuple[str, str]]:
-    """Return three commands to go on with and what each does."""
-    again = shlex.join(arguments)
-    second = ("show dataset --quarantine", "left out") if is_some_left_out else ("preview", "ask the teacher")
+def commands(typed: str, arguments: Sequence[str], *, has_omissions: bool) -> list[tuple[str, str]]:
+    """Return the next three commands and what each does; `typed` is the program as the user types it."""
+    settings = shlex.join(arguments)
+    second = ("show dataset --quarantine", "omitted rows") if has_omissions else ("preview", "ask the teacher")
     verbs = (
         ("show dataset --rows 5", "more rows"),
         second,
         ("evaluation", "ask a student"),
     )
-    return [(" ".join(filter(None, (typed, verb, again))), what) for verb, what in verbs]
+    return [(" ".join(filter(None, (typed, verb, settings))), what) for verb, what in verbs]
 
 
 def program(started: str) -> str:
-    """Return what a person types for this program: its name where the shell finds it, else the path it was `started` by."""
+    """Return how to type this program: its name if the shell finds it, else the path that it was `started` by."""
     found = shutil.which(PROGRAM)
     if Path(started).name != PROGRAM or (found and Path(found).resolve() == Path(started).resolve()):
         return PROGRAM

@@ -1,4 +1,4 @@
-"""The settings of a run: read them with `load`, and take the type of each section from here."""
+"""Read the settings of a run with `load`; this package exports the type of each section."""
 
 from raft_spark.config.loader import folder, from_argv, load
 from raft_spark.config.models import (

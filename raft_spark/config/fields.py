@@ -1,11 +1,10 @@
-"""What one value of the settings may be: types with their ranges, and checks that say what would be right.
+"""Define the types of single settings: their ranges, and checks whose messages say what would be right.
 
-A check takes a value as it was written and returns it as it is kept; pydantic turns its ValueError into a finding.
+A check takes the value from the file and returns the value of the Config. Pydantic collects its ValueError, and `messages`
+puts the setting's name and value before a text that starts with "it must", else the name alone.
 """
 
-import hashlib
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,15 +12,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Section(BaseModel):
-    """A section of the settings: frozen, nothing unknown, no silent conversion of types."""
+    """The base of all sections: frozen, without unknown keys, without conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def _source(text: str) -> str:
-    """Refuse a source that cannot be one, before anything starts."""
+def _check_source(text: str) -> str:
+    """Check the form of articles.source; whether the source exists is checked when it is read."""
     if not text or "://" in text:
-        return _root(text)
+        return _check_root(text)
     if text.startswith("sample:") and not re.fullmatch(r"sample:[1-9]\d{0,8}", text):
         msg = "it must be sample:N with N from 1 to 999999999"
         raise ValueError(msg)
@@ -31,16 +30,16 @@ def _source(text: str) -> str:
     return text
 
 
-def _root(text: str) -> str:
-    """Refuse a lake on a file system that nobody here can write."""
+def _check_root(text: str) -> str:
+    """Accept a folder or an S3 prefix, without its trailing slash."""
     if not text or ("://" in text and not re.match(r"s3a?://[a-z0-9][a-z0-9.-]+(/|$)", text)):
         msg = "it must be a folder or s3://bucket/prefix"
         raise ValueError(msg)
     return text.rstrip("/") if len(text) > 1 else text
 
 
-def _url(text: str) -> str:
-    """Refuse an address that is none, or one that holds a password: settings are logged and stored."""
+def _check_url(text: str) -> str:
+    """Accept an http(s) URL without a user name and password, since settings are logged and stored."""
     if not text:
         return text
     parts = urlsplit(text)
@@ -48,31 +47,34 @@ def _url(text: str) -> str:
         msg = "it must be an address such as http://127.0.0.1:8000/v1"
         raise ValueError(msg)
     if parts.username or parts.password:
-        msg = "holds a name or password; put the name of the variable that holds the key into api_key_env"
+        msg = "holds a user name or password; remove it, and give the name of the variable that holds the key as api_key_env"
         raise ValueError(msg)
     return text.rstrip("/")
 
 
-def _variable(text: str) -> str:
-    """Refuse what is no variable's name: most likely it is the key itself, so it is not repeated."""
+def _check_variable(text: str) -> str:
+    """Accept the name of an environment variable. The message does not repeat another value, which may be the key itself."""
     if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", text):
         msg = "is no name of an environment variable; it must name the one that holds the key, never be the key"
         raise ValueError(msg)
     return text
 
 
-def _spark(settings: dict[str, str]) -> dict[str, str]:
-    """Refuse a secret in Spark's own settings; the words are those of spark.redaction.regex, and API keys."""
+def _check_spark(settings: dict[str, str]) -> dict[str, str]:
+    """Refuse settings of Spark that hold a secret: the names that spark.redaction.regex matches, and API keys."""
     for key in settings:
         if re.search(r"secret|password|token|(access|api)[._-]?key", key, re.IGNORECASE):
-            msg = f"must not hold {key!r}: settings are stored; give it to spark-submit, or use AWS's own chain"
+            msg = (
+                f"must not hold {key!r}, because settings are stored with each version; pass it to spark-submit, "
+                "or use AWS's credential chain"
+            )
             raise ValueError(msg)
     return settings
 
 
-def _tags(tags: dict[str, str]) -> dict[str, str]:
-    """Refuse tags that EMR Serverless does not take; the characters are those of its API's TagKey and TagValue."""
-    most = 190  # of 200, some are raft-spark's own
+def _check_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Refuse tags that EMR Serverless would not accept, by the patterns of TagKey and TagValue in its API."""
+    most = 190  # EMR Serverless accepts 200; raft-spark adds some
     allowed = r"[A-Za-z0-9 /_.:=+@-]"
     bad = [
         key
@@ -80,46 +82,35 @@ def _tags(tags: dict[str, str]) -> dict[str, str]:
         if not (re.fullmatch(f"{allowed}{{1,128}}", key) and re.fullmatch(f"{allowed}{{0,256}}", value))
     ]
     if bad or len(tags) > most:
-        msg = f"it must be at most {most} tags of letters, digits, spaces and /_.:=+@-, unlike {', '.join(bad) or len(tags)}"
+        msg = f"it must be at most {most} tags with letters, digits, spaces and /_.:=+@- only, unlike {', '.join(bad) or len(tags)}"
         raise ValueError(msg)
     return tags
 
 
-def named_by_content(path: str) -> str:
-    """Name a model by its file: the name and the first digits of its SHA-256. Refuses a file that is not there."""
-    try:
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        msg = f"has weights {path!r}, which cannot be read ({error.strerror}); it must name a GGUF file"
-        raise ValueError(msg) from error
-    return f"{Path(path).stem}-{digest[:12]}"
+def _matching(pattern: str, example: str) -> AfterValidator:
+    """Return a check for text that matches `pattern`; "" passes, as the value that is not set yet."""
 
-
-def _like(pattern: str, example: str) -> AfterValidator:
-    """Return a check that refuses what does not look like the example; "" is nothing yet, and stands."""
-
-    def checked(text: str) -> str:
+    def check(text: str) -> str:
         if text and not re.fullmatch(pattern, text):
             msg = f"it must be {example}"
             raise ValueError(msg)
         return text
 
-    return AfterValidator(checked)
+    return AfterValidator(check)
 
 
-def _once(names: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Take what is named twice once."""
+def _without_duplicates(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Keep the first of equal names."""
     return tuple(dict.fromkeys(names))
 
 
-def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    """Put numbers in order, each once."""
+def _sorted_numbers(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Sort numbers and drop duplicates."""
     return tuple(sorted(set(numbers)))
 
 
-def _listed(given: object) -> object:
-    """Take `a,b` for a list, and `a` for a list of one, as `--set completions.retry=bad_request,filtered` gives them."""
+def _split_list(given: object) -> object:
+    """Accept `a,b` and a single value as lists, as in `--set completions.retry=bad_request,filtered`."""
     if isinstance(given, str):
         return [each.strip() for each in given.split(",") if each.strip()]
     return [given] if isinstance(given, int | float) else given
@@ -131,7 +122,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # dollars
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 GateAction = Literal["off", "flag", "reject"]
-Retried = Literal["bad_request", "filtered", "empty", "ungrounded"]
+RetryReason = Literal["bad_request", "filtered", "empty", "ungrounded"]
 FormatName = Literal[
     "messages",
     "prompt_completion",
@@ -144,53 +135,86 @@ FormatName = Literal[
     "sharegpt",
 ]
 FormatNames = Annotated[
-    tuple[FormatName, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+    tuple[FormatName, ...],
+    Field(strict=False, min_length=1),
+    AfterValidator(_without_duplicates),
+    BeforeValidator(_split_list),
 ]
-Retry = Annotated[tuple[Retried, ...], Field(strict=False), AfterValidator(_once), BeforeValidator(_listed)]
-Setting = Literal["with", "without", "alone", "closed"]
-Settings = Annotated[
-    tuple[Setting, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+RetryReasons = Annotated[
+    tuple[RetryReason, ...], Field(strict=False), AfterValidator(_without_duplicates), BeforeValidator(_split_list)
+]
+Condition = Literal["with", "without", "alone", "closed"]
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(strict=False, min_length=1),
+    AfterValidator(_without_duplicates),
+    BeforeValidator(_split_list),
 ]
 Students = Annotated[
-    tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_once), BeforeValidator(_listed)
+    tuple[str, ...],
+    Field(strict=False, min_length=1),
+    AfterValidator(_without_duplicates),
+    BeforeValidator(_split_list),
 ]
-Sweep = Annotated[
+DistractorCounts = Annotated[
     tuple[Annotated[int, Field(ge=1, le=100, strict=False)], ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_ascending),
-    BeforeValidator(_listed),
+    AfterValidator(_sorted_numbers),
+    BeforeValidator(_split_list),
 ]
 Temperatures = Annotated[
     tuple[Annotated[Temperature, Field(strict=False)], ...],
     Field(strict=False, min_length=1, max_length=10),
-    BeforeValidator(_listed),
+    BeforeValidator(_split_list),
 ]
-Prefix = Annotated[
-    str, _like(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix, of letters, digits and _./=-")
-]
-Role = Annotated[str, _like(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME")]
-Application = Annotated[str, _like(r"[0-9a-z]{1,64}", "the id of an application, as 00fabc123def4567")]
-Label = Annotated[
-    str, _like(r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}", "emr-spark-8.N.N or emr-7.N.N from 7.10.0 on")
-]
-Name = Annotated[str, _like(r"[a-z][a-z0-9_]{0,62}", "a name of lowercase letters, digits and _, as raft_spark")]
-LogGroup = Annotated[str, _like(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, as /emr-serverless/raft-spark")]
-RemoteWrite = Annotated[
+S3Prefix = Annotated[
     str,
-    _like(
-        r"https://aps-workspaces\.[a-z0-9-]+\.amazonaws(\.[0-9A-Za-z]{2,4})+/workspaces/[-_.0-9A-Za-z]{1,100}/api/v1/remote_write",
-        "as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
+    _matching(
+        r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9_./=-]*)?", "s3://bucket/prefix with letters, digits and _./=- only"
     ),
 ]
-Region = Annotated[str, _like(r"[a-z]{2}(-[a-z]+)+-\d", "a region, as us-east-1")]
-Instance = Annotated[str, _like(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type of SageMaker, as ml.g5.2xlarge")]
-Image = Annotated[
+RoleArn = Annotated[
     str,
-    _like(r"[a-z0-9][a-z0-9.-]+\.[a-z]+/[\w./-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?", "as REGISTRY/REPOSITORY:TAG"),
+    _matching(
+        r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+",
+        "the ARN of a role, such as arn:aws:iam::123456789012:role/NAME",
+    ),
 ]
-Tags = Annotated[dict[str, str], AfterValidator(_tags)]
-Root = Annotated[str, AfterValidator(_root)]
-Source = Annotated[str, AfterValidator(_source)]
-Spark = Annotated[dict[str, str], AfterValidator(_spark)]
-Url = Annotated[str, AfterValidator(_url)]
-Variable = Annotated[str, AfterValidator(_variable)]
+ApplicationId = Annotated[str, _matching(r"[0-9a-z]{1,64}", "the id of an application, such as 00fabc123def4567")]
+ReleaseLabel = Annotated[
+    str,
+    _matching(
+        r"emr-spark-8\.\d{1,2}\.\d{1,2}|emr-7\.1\d\.\d{1,2}",
+        "a release label emr-spark-8.N.N, or emr-7.N.N from 7.10.0 on",
+    ),
+]
+CatalogName = Annotated[
+    str, _matching(r"[a-z][a-z0-9_]{0,62}", "a name of lowercase letters, digits and _, such as raft_spark")
+]
+LogGroup = Annotated[
+    str, _matching(r"[._/#A-Za-z0-9-]{1,512}", "the name of a log group, such as /emr-serverless/raft-spark")
+]
+RemoteWrite = Annotated[
+    str,
+    _matching(
+        r"https://aps-workspaces\.[a-z0-9-]+\.amazonaws(\.[0-9A-Za-z]{2,4})+/workspaces/[-_.0-9A-Za-z]{1,100}/api/v1/remote_write",
+        "an address such as https://aps-workspaces.REGION.amazonaws.com/workspaces/ID/api/v1/remote_write",
+    ),
+]
+Region = Annotated[str, _matching(r"[a-z]{2}(-[a-z]+)+-\d", "a region, such as us-east-1")]
+InstanceType = Annotated[
+    str, _matching(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type of SageMaker, such as ml.g5.2xlarge")
+]
+ContainerImage = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9][a-z0-9.-]+\.[a-z]+/[\w./-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?",
+        "an image such as REGISTRY/REPOSITORY:TAG",
+    ),
+]
+Tags = Annotated[dict[str, str], AfterValidator(_check_tags)]
+StorageRoot = Annotated[str, AfterValidator(_check_root)]
+ArticlesSource = Annotated[str, AfterValidator(_check_source)]
+SparkSettings = Annotated[dict[str, str], AfterValidator(_check_spark)]
+Url = Annotated[str, AfterValidator(_check_url)]
+VariableName = Annotated[str, AfterValidator(_check_variable)]

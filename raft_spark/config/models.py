@@ -1,6 +1,6 @@
-"""The sections of the settings: which keys there are, which values each may take, and which go together.
+"""Define the sections of the settings: their keys, the values that each may have, and the rules between settings.
 
-conf/default.toml says what each is for. A settled Config is frozen and safe to log: it names secrets, it never holds them.
+conf/default.toml documents each setting. A Config is frozen and safe to log: it names secrets and never holds them.
 """
 
 from collections.abc import Mapping
@@ -9,30 +9,29 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raft_spark.config.fields import (
-    Application,
+    ApplicationId,
+    ArticlesSource,
+    CatalogName,
     Count,
     FormatNames,
     GateAction,
-    Label,
     LogGroup,
     Money,
-    Name,
-    Prefix,
+    ReleaseLabel,
     RemoteWrite,
-    Retry,
-    Role,
-    Root,
+    RetryReasons,
+    RoleArn,
+    S3Prefix,
     Seconds,
     Section,
     Share,
-    Source,
-    Spark,
+    SparkSettings,
+    StorageRoot,
     Tags,
     Temperature,
     Temperatures,
     Url,
-    Variable,
-    named_by_content,
+    VariableName,
 )
 from raft_spark.config.student import Evaluation, Hosting, Training
 
@@ -41,20 +40,22 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
-BUILT_IN = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
-ONE_TEXT = frozenset({"tgi", "lmi", "llama"})  # codecs that send one text, so completions.template must lay it out
+BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
+TEXT_CODECS = frozenset(
+    {"tgi", "lmi", "llama"}
+)  # codecs that send one text, not messages, so completions.template must be a text layout
 
 
 class Lake(Section):
-    """Where tables live."""
+    """Where the tables are stored, and how long their versions are kept."""
 
-    root: Root
+    root: StorageRoot
     format: Literal["parquet", "iceberg"]
-    catalog: Name
-    namespace: Name
+    catalog: CatalogName
+    namespace: CatalogName
     file_mb: Annotated[int, Field(ge=1, le=2048)]
     row_group_rows: Annotated[int, Field(ge=1, le=1_000_000)]
-    branch: Annotated[str, Field(pattern=r"^([a-z0-9][A-Za-z0-9._-]{0,63})?$")]
+    branch: Annotated[str, Field(pattern=r"^([a-z0-9][A-Za-z0-9._-]{0,63})?$", examples=["trial-1"])]
     keep_versions: Annotated[int, Field(ge=1, le=10_000)]
     keep_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
     sweep_after_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
@@ -63,9 +64,9 @@ class Lake(Section):
 
 
 class Articles(Section):
-    """What is ingested, and into which split."""
+    """Which articles are read, and how they are divided into splits."""
 
-    source: Source
+    source: ArticlesSource
     limit: Annotated[int, Field(ge=0)]
     sample_seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
     validation_share: Share
@@ -75,8 +76,9 @@ class Articles(Section):
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> "Articles":
-        if self.validation_share + self.test_share >= 1:
-            msg = "leaves no training row: validation_share + test_share must stay below 1"
+        total = self.validation_share + self.test_share
+        if total >= 1:
+            msg = f"articles.validation_share + articles.test_share is {total:g}; it must be below 1, so that training rows are left"
             raise ValueError(msg)
         return self
 
@@ -94,7 +96,7 @@ class Base(Section):
 
 
 class Batch(Section):
-    """How Bedrock's batch jobs are cut and watched."""
+    """How large Bedrock's batch jobs are, and how their state is polled."""
 
     min_records: Annotated[int, Field(ge=1, le=1_000_000)]
     max_records: Annotated[int, Field(ge=1, le=10_000_000)]
@@ -104,7 +106,7 @@ class Batch(Section):
 
 
 class Completions(Section):
-    """What is asked of the teacher model, and how fast."""
+    """What the teacher model is asked, how often and how fast."""
 
     endpoint: str
     style: Literal["answer", "cot", "finding"]
@@ -124,20 +126,20 @@ class Completions(Section):
     tokens_per_minute: Annotated[int, Field(ge=0)]
     max_spend: Money
     max_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-    retry: Retry
+    retry: RetryReasons
     again_temperatures: Temperatures
     reuse_truncated: bool
     batch: Batch
 
     @property
     def retry_temperatures(self) -> tuple[float, ...]:
-        """Return the temperatures at which answers that the dataset rejects are asked for again."""
+        """Return the temperatures at which a request is sent again when the dataset would reject its answer."""
         others = dict.fromkeys(each for each in self.again_temperatures if each != self.temperature)
         return tuple(others) if "ungrounded" in self.retry else ()
 
 
 class DatasetGate(Section):
-    """What becomes of a row that a check finds something in."""
+    """What each check of an answer does with a row that fails it."""
 
     truncated: GateAction
     refusal: GateAction
@@ -149,7 +151,7 @@ class DatasetGate(Section):
 
 
 class Dataset(Section):
-    """What is published."""
+    """What the dataset contains, and in which formats."""
 
     formats: FormatNames
     file: Literal["jsonl", "parquet"]
@@ -161,35 +163,44 @@ class Dataset(Section):
     quote_distance: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
     min_words: Annotated[int, Field(ge=0, le=100_000)]
     max_words: Annotated[int, Field(ge=0, le=100_000)]
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$", examples=["en"])]
     gate: DatasetGate
 
     @model_validator(mode="after")
-    def _takes_answers_out_of_thoughts(self) -> "Dataset":
-        is_taken = "answer_only" in self.formats or self.absent_answer == "answer_only"
-        if is_taken and self.gate.answer != "reject":
-            msg = f"gate.answer must be reject, not {self.gate.answer}, where answers stand without their chain of thought (answer_only)"
+    def _finds_every_final_answer(self) -> "Dataset":
+        uses_answer_only = "answer_only" in self.formats or self.absent_answer == "answer_only"
+        if uses_answer_only and self.gate.answer != "reject":
+            msg = (
+                f"dataset.gate.answer is {self.gate.answer!r}; it must be 'reject' with answer_only in dataset.formats or "
+                "dataset.absent_answer, which takes the final answer out of each chain of thought"
+            )
             raise ValueError(msg)
         return self
 
 
 class Endpoint(Section):
-    """One [endpoints.NAME] section: a model that answers. Only `kind` is required."""
+    """One [endpoints.NAME] section: a model and how it is reached. Only `kind` is required."""
 
     kind: Literal["openai", "sagemaker", "bedrock", "embedded", "fake"]
     url: Url = ""
     model: str = ""
-    api_key_env: Variable = ""
+    api_key_env: VariableName = ""
     api_key_secret: str = ""
-    region: Annotated[str, Field(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$")] = ""
-    endpoint_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$")] = ""
+    region: Annotated[str, Field(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$", examples=["eu-west-1"])] = ""
+    endpoint_name: Annotated[
+        str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$", examples=["llama-3-1-8b"])
+    ] = ""
     inference_component: str = ""
-    codec: Codec | Literal[""] = ""
-    route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$")] = ""
+    codec: Literal["", "tgi", "lmi", "openai", "converse", "llama"] = ""
+    route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$", examples=["/v1/completions"])] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
     request_metadata: dict[str, str] = Field(default={}, max_length=15)
-    role_arn: Annotated[str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$")] = ""
-    batch_folder: Annotated[str, Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/.*)?)?$")] = ""
+    role_arn: Annotated[
+        str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$", examples=["arn:aws:iam::123456789012:role/NAME"])
+    ] = ""
+    batch_folder: Annotated[
+        str, Field(pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/.*)?)?$", examples=["s3://bucket/prefix"])
+    ] = ""
     weights: str = ""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     latency_ms: Annotated[float, Field(ge=0, le=600_000, allow_inf_nan=False)] = 0
@@ -201,33 +212,39 @@ class Endpoint(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _takes_its_usual_codec(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the first codec of a kind; and as the model what is called or loaded, so that keys tell models apart."""
-        usual = CODECS.get(str(fields.get("kind")), ("",))[0]
-        named = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
-        model = next(filter(None, named), "")
-        if not model and fields.get("kind") == "embedded":
-            model = named_by_content(str(fields["weights"])) if fields.get("weights") else BUILT_IN
-        return {**fields, "codec": fields.get("codec") or usual, "model": model}
+    def _fill_in(cls, fields: object) -> object:
+        """Fill in the default codec of the kind, and as `model` the name of what is called.
+
+        The loader names the model of an embedded endpoint with `weights`.
+        """
+        if not isinstance(fields, dict):
+            return fields
+        default = CODECS.get(str(fields.get("kind")), ("",))[0]
+        names = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
+        model = next(filter(None, names), "")
+        if not model and fields.get("kind") == "embedded" and not fields.get("weights"):
+            model = BUILT_IN_MODEL
+        return {**fields, "codec": fields.get("codec") or default, "model": model}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "Endpoint":
+    def _has_what_its_kind_needs(self) -> "Endpoint":
         needed = {"openai": ("url", "model"), "sagemaker": ("endpoint_name",), "bedrock": ("model",)}.get(self.kind, ())
         if not all(getattr(self, name) for name in needed):
             msg = f"needs {' and '.join(needed)}, as every endpoint of kind {self.kind}"
             raise ValueError(msg)
         codecs = CODECS.get(self.kind, ("",))
         if self.codec not in codecs:
-            msg = f"has codec {self.codec!r}; kind {self.kind} takes {', '.join(filter(None, codecs)) or 'none'}"
+            right = f"must have codec {' or '.join(codecs)}" if any(codecs) else "has no codec"
+            msg = f"has codec {self.codec!r}; an endpoint of kind {self.kind} {right}"
             raise ValueError(msg)
         if self.api_key_env and self.api_key_secret:
-            msg = "names its key twice: give api_key_env or api_key_secret"
+            msg = "has both api_key_env and api_key_secret; give one of them"
             raise ValueError(msg)
         return self
 
 
 class Price(Section):
-    """What a model or an instance costs, in dollars, with where and when that was read."""
+    """The prices of a model or an instance in dollars, with their source and date."""
 
     input_price: Money = 0
     output_price: Money = 0
@@ -238,18 +255,18 @@ class Price(Section):
     date: str = ""
 
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Return what these tokens cost; the prices are those of a million."""
+        """Return the price of these tokens in dollars; prices are dollars per million tokens."""
         return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1_000_000
 
 
 class Emr(Section):
-    """Where and on what workers a run on EMR Serverless goes; what it takes for them, in dollars, with where and when read."""
+    """The application, the workers and the limits of a run on EMR Serverless, and the prices of workers in dollars."""
 
-    application_id: Application
-    role_arn: Role
-    code: Prefix
-    logs: Prefix
-    label: Label
+    application_id: ApplicationId
+    role_arn: RoleArn
+    code: S3Prefix
+    logs: S3Prefix
+    label: ReleaseLabel
     architecture: Literal["x86_64", "arm64"]
     driver_cores: Literal[1, 2, 4, 8, 16]
     driver_memory_gb: Annotated[int, Field(ge=2, le=120)]
@@ -270,21 +287,21 @@ class Emr(Section):
 
     @property
     def vcpus(self) -> int:
-        """All that a run may use at once: its driver and all its executors."""
+        """The vCPUs that a run may use at once, in its driver and all executors."""
         return self.driver_cores + self.max_executors * self.executor_cores
 
     @property
     def memory_gb(self) -> int:
-        """The same, GB."""
+        """The memory that a run may use at once, in GB, in its driver and all executors."""
         return self.driver_memory_gb + self.max_executors * self.executor_memory_gb
 
     def dollars(self, vcpu_hours: float, gb_hours: float) -> float:
-        """Return what workers cost, 0 when a price is unknown."""
+        """Return the price of workers in dollars; 0 when a price is unknown."""
         return vcpu_hours * self.vcpu_hour + gb_hours * self.gb_hour if self.vcpu_hour and self.gb_hour else 0.0
 
 
 class Refresh(Section):
-    """What a refresh lets pass."""
+    """The bounds that new versions must keep for a refresh to publish them."""
 
     max_withdrawn_share: Share
     max_changed_share: Share
@@ -295,13 +312,13 @@ class Refresh(Section):
 
 
 class Log(Section):
-    """How a run says what it does."""
+    """The format of log lines."""
 
     format: Literal["text", "json"]
 
 
 class Config(Section):
-    """All settings, settled."""
+    """All settings of a run."""
 
     lake: Lake
     articles: Articles
@@ -316,10 +333,10 @@ class Config(Section):
     endpoints: dict[str, Endpoint]
     prices: dict[str, Price]
     emr: Emr
-    spark: Spark
+    spark: SparkSettings
 
     @model_validator(mode="after")
-    def _knows_its_endpoint(self) -> "Config":
+    def _defines_the_teacher(self) -> "Config":
         if self.completions.endpoint not in self.endpoints:
             known = ", ".join(sorted(self.endpoints))
             msg = f"completions.endpoint is {self.completions.endpoint!r}; it must name one of [endpoints.*]: {known}"
@@ -327,44 +344,56 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _asks_as_its_endpoint_can(self) -> "Config":
+    def _fits_the_teacher(self) -> "Config":
         name, teacher = self.completions.endpoint, self.teacher
-        if teacher.codec in ONE_TEXT and self.completions.template == "chat":
-            msg = f"completions.template is 'chat'; endpoints.{name} has codec {teacher.codec!r}, which sends one text: llama3"
+        if teacher.codec in TEXT_CODECS and self.completions.template == "chat":
+            msg = (
+                f"completions.template is 'chat'; it must be 'llama3', because codec {teacher.codec!r} of endpoints.{name} "
+                "sends one text, not messages"
+            )
             raise ValueError(msg)
         if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
-            msg = f"completions.mode is 'batch'; endpoints.{name} must be of kind bedrock and name the role_arn of the jobs"
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind 'bedrock', and role_arn, the role of the batch jobs"
             raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
-    def _has_the_answers_that_it_publishes(self) -> "Config":
+    def _has_original_answers(self) -> "Config":
         if self.dataset.answer == "original" and self.completions.style != "answer":
-            msg = f"dataset.answer is 'original'; articles hold plain answers, so completions.style must be answer, not {self.completions.style}"
+            msg = (
+                f"completions.style is {self.completions.style!r}; it must be 'answer' with dataset.answer = 'original', because "
+                "articles hold plain answers"
+            )
             raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
-    def _knows_its_students(self) -> "Config":
-        asked = {
+    def _defines_the_students(self) -> "Config":
+        named = {
             "students": self.evaluation.students,
             "judge": [self.evaluation.judge] if self.evaluation.judge else [],
         }
-        for key, names in asked.items():
+        for key, names in named.items():
             unknown = sorted({*names} - {*self.endpoints})
             if unknown:
                 known = ", ".join(sorted(self.endpoints))
                 msg = f"evaluation.{key} names {', '.join(unknown)}; each must be one of [endpoints.*]: {known}"
                 raise ValueError(msg)
             for name in names:
-                if (codec := self.endpoints[name].codec) in ONE_TEXT:
-                    msg = f"evaluation.{key} names {name}, whose codec {codec!r} sends one text; it is sent messages"
+                if (codec := self.endpoints[name].codec) in TEXT_CODECS:
+                    msg = (
+                        f"evaluation.{key} names {name}, whose codec {codec!r} sends one text; an evaluation sends messages, "
+                        "so the codec must be another one"
+                    )
                     raise ValueError(msg)
         students = {name: self.endpoints[name] for name in self.evaluation.students}
         by_model = {student.model: name for name, student in students.items()}
         for name, student in students.items():
             if by_model[student.model] != name:
-                msg = f"endpoints.{name} and endpoints.{by_model[student.model]} are students of one model, {student.model!r}; answers are kept by it"
+                msg = (
+                    f"evaluation.students names endpoints.{name} and endpoints.{by_model[student.model]}, which have the same "
+                    f"model {student.model!r}; give each its own `model`, because answers are stored by it"
+                )
                 raise ValueError(msg)
         return self
 
@@ -375,10 +404,10 @@ class Config(Section):
 
     @property
     def price(self) -> Price:
-        """What the teacher costs: its own settings over the price table's entry for its model."""
-        own = self.teacher.model_dump(include=set(Price.model_fields), exclude_none=True)
-        return self.prices.get(self.teacher.model, Price()).model_copy(update=own)
+        """The teacher's prices: those of its endpoint, else those of [prices] for its model."""
+        given = self.teacher.model_dump(include=set(Price.model_fields), exclude_none=True)
+        return self.prices.get(self.teacher.model, Price()).model_copy(update=given)
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting as plain JSON values, to be saved with a table version."""
+        """Return every setting as a JSON value, as stored with each version."""
         return self.model_dump(mode="json")

@@ -1,6 +1,6 @@
-"""The sections about a student: what it learns from, where it stands to be asked, and what it is asked.
+"""Define the sections about a student: its training, its hosting and its evaluation.
 
-They are part of the settings as those in `sections` are; conf/default.toml says what each key is for.
+They are part of the settings like the sections in `models`; conf/default.toml documents each key.
 """
 
 from typing import Annotated, Any, Literal
@@ -8,45 +8,48 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raft_spark.config.fields import (
+    Conditions,
+    ContainerImage,
     Count,
-    Image,
-    Instance,
-    Prefix,
+    DistractorCounts,
+    InstanceType,
     Region,
-    Role,
+    RoleArn,
+    S3Prefix,
     Section,
-    Settings,
     Share,
     Students,
-    Sweep,
     Tags,
 )
 
 Positive = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=672, allow_inf_nan=False)]
-FewTags = Annotated[Tags, Field(max_length=40)]  # SageMaker and Bedrock take 50, some are raft-spark's own
+FewTags = Annotated[Tags, Field(max_length=40)]  # SageMaker and Bedrock accept 50; raft-spark adds some
 Minutes = Annotated[int, Field(ge=1, le=60)]
 
 
 class TrainingJob(Section):
-    """How the same training goes on SageMaker: `raft-spark model submit`."""
+    """How a student is trained on SageMaker: `raft-spark model submit`."""
 
     python: str
     region: Region
-    role_arn: Role
-    output: Prefix
-    instance_type: Instance
+    role_arn: RoleArn
+    output: S3Prefix
+    instance_type: InstanceType
     disk_gb: Annotated[int, Field(ge=1, le=16_384)]
     spot: bool
     max_hours: Hours
     max_wait_hours: Hours
-    image: Image
+    image: ContainerImage
     tags: FewTags
 
     @model_validator(mode="after")
     def _waits_as_long_as_it_runs(self) -> "TrainingJob":
         if self.max_wait_hours < self.max_hours:
-            msg = "has a max_wait_hours below its max_hours: the wait for a spot instance is on top of the training"
+            msg = (
+                f"training.sagemaker.max_wait_hours is {self.max_wait_hours:g}; it must be at least max_hours, {self.max_hours:g}, "
+                "because it is the time of the wait for a spot instance and the training together"
+            )
             raise ValueError(msg)
         return self
 
@@ -78,21 +81,21 @@ class Training(Section):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
 
     def script_settings(self) -> dict[str, Any]:
-        """Return the settings that sft_script.py takes: all but where it runs and on what."""
+        """Return the settings that sft_script.py takes: all except the Python, the student and SageMaker's."""
         return self.model_dump(exclude={"python", "model", "sagemaker"})
 
 
 class Hosting(Section):
-    """Where a trained student stands: `raft-spark model host`."""
+    """Where a trained student is deployed: `raft-spark model host`."""
 
     kind: Literal["sagemaker", "bedrock"]
     region: Region
-    role_arn: Role
+    role_arn: RoleArn
     max_hours: Hours
     tags: FewTags
-    instance_type: Instance
-    image: Image
-    ami: Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{0,64}$")]
+    instance_type: InstanceType
+    image: ContainerImage
+    ami: Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{0,64}$", examples=["al2-ami-sagemaker-inference-gpu-3-1"])]
     environment: dict[str, str]
     start_minutes: Minutes
     scale_to_zero: bool
@@ -102,12 +105,12 @@ class Hosting(Section):
 
 
 class Evaluation(Section):
-    """What students are asked, and how their answers are judged: `raft-spark evaluation`."""
+    """What students are asked, and how their answers are scored: `raft-spark evaluation`."""
 
     students: Students
     rows: Annotated[int, Field(ge=0)]
-    settings: Settings
-    distractors: Sweep
+    settings: Conditions
+    distractors: DistractorCounts
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
     judge: str

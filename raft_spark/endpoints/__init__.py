@@ -1,8 +1,9 @@
-"""Request -> Reply: the only door to a model.
+"""Send requests to a model: every call to a teacher, a student or a judge goes through this package.
 
-`serving` starts what an endpoint needs on this machine (embedded, fake) for the time of a run; `connect` opens a client,
-once per task. A client never raises for a request: a failed request is a Reply with its class, so that a row keeps its
-reason. To add an endpoint: a module with a class that has `ask` and `close`, a kind in config, a case in `connect`.
+`serving` starts the server that an endpoint of kind embedded or fake needs, for the duration of a run. `connect` opens
+a client, once per task. A client never raises for a request: a failed request is a Reply with an error class, so that a
+row keeps its reason. To add a kind of endpoint, write a class with `ask` and `close`, add the kind to
+raft_spark/config/models.py, and add a case to `connect`.
 """
 
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from raft_spark.endpoints.base import Client
 
 
 def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
-    """Open a client with a pool of `connections`; a call is given up after `timeout_seconds`."""
-    # a client loads what it needs, no other
+    """Open a client with a pool of `connections`; each call ends after `timeout_seconds`."""
+    # import only the client that is used: boto3 alone takes half a second
     if conf.kind == "sagemaker":
         from raft_spark.endpoints.aws import SageMakerClient  # noqa: PLC0415 - see above
 
@@ -30,14 +31,14 @@ def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
 
 @contextmanager
 def serving(conf: Endpoint) -> Iterator[Endpoint]:
-    """Yield `conf` with an address that answers; a server of our own runs until the block ends.
+    """Yield `conf` with the URL of a server that answers; a server that this function starts ends with the block.
 
     Raises EndpointError when the server cannot be started.
     """
     if conf.kind not in {"embedded", "fake"} or conf.url:
         yield conf
         return
-    from raft_spark.endpoints.local import process  # noqa: PLC0415 - only a run that serves needs it
+    from raft_spark.endpoints.local import process  # noqa: PLC0415 - only a run that starts a server needs it
 
     with process.start_server(conf) as url:
         yield conf.model_copy(update={"url": url})

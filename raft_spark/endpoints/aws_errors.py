@@ -1,7 +1,7 @@
-"""What botocore raised -> a failed Reply: its class by the error's code first, then by the HTTP status.
+"""An exception of botocore -> a failed Reply, whose class follows from the error code, else from the HTTP status.
 
-The codes are those of the service models of SageMaker and Bedrock, and of every AWS service where credentials fail
-("Common error types" of the API references).
+The codes are those in the service models of SageMaker and Bedrock, and those for credentials that all AWS services
+share ("Common error types" in the API references).
 """
 
 import re
@@ -20,8 +20,8 @@ CODES: Mapping[str, ErrorClass] = {
     "ThrottledException": "throttled",
     "TooManyRequestsException": "throttled",
     "RequestLimitExceeded": "throttled",
-    "ServiceQuotaExceededException": "throttled",  # of requests or tokens in a time, as InvokeModel means it
-    "ModelNotReadyException": "throttled",  # an imported model that wakes up
+    "ServiceQuotaExceededException": "throttled",  # InvokeModel raises it for requests or tokens per minute
+    "ModelNotReadyException": "throttled",  # an imported model that is being loaded
     "ModelTimeoutException": "timeout",
     "ServiceUnavailable": "unavailable",
     "ServiceUnavailableException": "unavailable",
@@ -46,22 +46,22 @@ CODES: Mapping[str, ErrorClass] = {
     "OptInRequired": "refused",
     "UnrecognizedClientException": "refused",
 }
-CONTAINER_ERRORS = frozenset({"ModelError", "ModelErrorException"})  # the status behind the error decides
-GENERATION_FAILED = 424  # as TGI and LMI say it
-NOT_FOUND = (
-    re.compile(  # a ValidationError that is true of every request: no such endpoint or model, or not for this account
-        r"not found|could not find|does(n't| not) exist|model identifier is invalid|on-demand throughput|"
-        r"operation not allowed|header is required for endpoints",
-        re.IGNORECASE,
-    )
+CONTAINER_ERRORS = frozenset({"ModelError", "ModelErrorException"})  # the container's own status decides
+GENERATION_FAILED = 424  # the status of TGI and LMI
+# A ValidationError that every request would get: the endpoint or model does not exist, or not for this account.
+NOT_FOUND = re.compile(
+    r"not found|could not find|does(n't| not) exist|model identifier is invalid|on-demand throughput|"
+    r"operation not allowed|header is required for endpoints",
+    re.IGNORECASE,
 )
-NO_CAPACITY = "has no capacity to process this request"  # an inference component that was scaled to zero: it comes back in minutes
+# The ValidationError of an inference component that is scaled to zero; a copy starts within minutes.
+NO_CAPACITY = "has no capacity to process this request"
 ACCESS_KEY = re.compile(r"\bA[KS]IA[A-Z0-9]{12,}")
-CANONICAL_STRING = "The Canonical String"  # what a refused signature is compared with: it repeats the session token
+CANONICAL_STRING = "The Canonical String"  # begins the part of a signature error that has the session token
 
 
 def reply(error: Exception, seconds: float) -> Reply:
-    """Return a failed Reply; `seconds` is how long the call would have waited."""
+    """Return a failed Reply; `seconds` is the timeout of the call."""
     if isinstance(error, raised.ReadTimeoutError):
         return responses.failed_reply("timeout", f"no answer within {seconds:g} s")
     if isinstance(error, raised.ClientError):
@@ -71,23 +71,21 @@ def reply(error: Exception, seconds: float) -> Reply:
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
         return responses.failed_reply("unavailable", responses.one_line(f"no answer: {message_of(error)}"))
-    return responses.failed_reply(
-        "refused", message_of(error)
-    )  # credentials, profile, region: a person must change something
+    return responses.failed_reply("refused", message_of(error))  # credentials, profile or region must be changed
 
 
 def message_of(error: Exception) -> str:
-    """Return what went wrong and, where it is known, what would be right; one line without credentials."""
+    """Return an error message as one line without credentials, with a remedy where one is known."""
     match error:
         case raised.NoRegionError():
-            told = "no AWS region is known: set endpoints.NAME.region, or AWS_REGION where the job runs"
+            message = "no AWS region is set: set endpoints.NAME.region, or AWS_REGION where the job runs"
         case raised.NoCredentialsError():
-            told = "no AWS credentials were found: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
+            message = "no AWS credentials were found: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
         case raised.ClientError():
-            told = _service_message(error.response)
+            message = _service_message(error.response)
         case _:
-            told = str(error)
-    return responses.one_line(ACCESS_KEY.sub("***", told.partition(CANONICAL_STRING)[0]))
+            message = str(error)
+    return responses.one_line(ACCESS_KEY.sub("***", message.partition(CANONICAL_STRING)[0]))
 
 
 def _service_message(response: Mapping[str, Any]) -> str:
@@ -107,18 +105,18 @@ def _error_class(response: Mapping[str, Any]) -> ErrorClass:
         return "throttled"
     if known == "bad_request" and NOT_FOUND.search(message):
         return "refused"
-    return known or ("unavailable" if status == 530 else responses.class_of_status(status))  # noqa: PLR2004 - SageMaker's own
+    return known or ("unavailable" if status == 530 else responses.class_of_status(status))  # noqa: PLR2004 - SageMaker's
 
 
 def _container_class(status: int, message: str) -> ErrorClass:
-    """Return what the container's own status means; SageMaker says 0 for a container that was too slow."""
+    """Return the class of the container's own status, which SageMaker gives as 0 when the container was too slow."""
     if status in {0, GENERATION_FAILED}:
         return "timeout" if "timed out" in message else "model_error"
     return responses.class_of_status(status)
 
 
 def _code_message_status(response: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Return code, message and status: of the container, where the error is its own."""
+    """Return code, message and status; the status is the container's if the error is."""
     error = response.get("Error", {})
     code, message = str(error.get("Code", "")), str(error.get("Message", ""))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -1,4 +1,4 @@
-"""The types of a call to a model: what is sent (Request), what comes back (Reply), and the client that every endpoint implements."""
+"""The types of a call to a model: Request, Reply, and Client, the protocol that every kind of endpoint implements."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ ErrorClass = Literal[
     "throttled", "timeout", "unavailable", "model_error", "bad_request", "filtered", "empty", "refused"
 ]
 RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
-MAY_PASS = frozenset(
-    {"throttled", "timeout", "unavailable", "model_error", "refused"}
-)  # refused: meant for the job, not the row
+MAY_PASS = RETRIED | {"refused"}  # what a later run asks again: `refused` concerns the job, not the row
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that is sent: `prompt` is one text (a completions call) or messages (a chat call), `parameters` by their
-    OpenAI names (temperature, top_p, max_tokens).
+    """One request to a model.
+
+    `prompt` is one text (a completions call) or a sequence of messages (a chat call). `parameters` have their OpenAI
+    names: temperature, top_p, max_tokens.
     """
 
     prompt: str | Sequence[Message]
@@ -31,33 +31,37 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Name the request: a hash of all that is sent, 32 hexadecimal digits. The same request is paid for once, ever."""
+        """Return a hash of the whole request, 32 hexadecimal digits.
+
+        Answers are stored by it, so none is paid for twice.
+        """
         sent = {"prompt": self.prompt, "model": self.model, "parameters": dict(self.parameters)}
         return sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
     @cached_property
-    def key_of_any_length(self) -> str:
-        """Name the request without its max_tokens: an answer that ended by itself answers it under a larger limit too."""
+    def key_without_max_tokens(self) -> str:
+        """Return the key of the request without max_tokens: a complete answer is also valid for a larger limit."""
         unlimited = {name: value for name, value in self.parameters.items() if name != "max_tokens"}
         return replace(self, parameters=unlimited).key
 
     @property
     def characters(self) -> int:
-        """Return how long the prompt is."""
+        """Return the number of characters in the prompt."""
         return len(self.prompt) if isinstance(self.prompt, str) else sum(len(turn["content"]) for turn in self.prompt)
 
     @property
     def max_tokens(self) -> int:
-        """Return the most tokens an answer may have."""
+        """Return the limit of the answer in tokens, 0 for none."""
         return int(self.parameters.get("max_tokens", 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: exactly one of `completion` and `error` is set.
+    """The outcome of a request: either `completion` or `error` is set.
 
-    `error_class` says what to do next: those in RETRIED are asked again, `refused` (wrong key, unknown model) stops the
-    job, the others fail their row. `retry_after` is in seconds, as the server wished. finish_reason is stop or length.
+    `error_class` decides what happens next: the classes in RETRIED are sent again, `refused` (wrong key, unknown model)
+    stops the job, any other fails its row. `retry_after` is the server's wish, in seconds. `finish_reason` is stop or
+    length. Token counts are set also for a failed request that the server has billed.
     """
 
     completion: str | None = None
@@ -70,17 +74,20 @@ class Reply:
 
 
 class Client(Protocol):
-    """An open connection to a model; `ask` is called from many threads at once."""
+    """A connection to a model; many threads call `ask` at the same time."""
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
-        """Send one request, once: no retry hides here. Give up after `seconds`, when they are fewer than the client's own."""
+        """Send a request once, without retries.
+
+        Give up after `seconds` or the client's own timeout, whichever is less.
+        """
         ...
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         ...
 
 
 def retried_classes(conf: Completions) -> frozenset[str]:
-    """Return the classes of failed rows that are asked again."""
+    """Return the error classes whose rows a later run asks again."""
     return MAY_PASS.union(conf.retry)

@@ -1,7 +1,8 @@
-"""Bedrock's batch jobs, the three calls of the control plane: find, create, look.
+"""Find, create and look up Bedrock's batch jobs: three calls of its control plane.
 
-An answer of None means "ask again later": the service is throttling, broken or out of reach, or has its quota of jobs
-at work. Whatever waiting cannot mend is an EndpointError. The SDK's own retries are off: who polls retries.
+A function returns None when the call should be repeated later: the service throttles, fails, cannot be reached, or
+already runs as many jobs as the quota allows. An error that waiting cannot resolve is an EndpointError. The retries of
+the SDK are off, since the caller polls.
 """
 
 import logging
@@ -22,13 +23,13 @@ RETRY_LATER = frozenset(
     {"ThrottlingException", "TooManyRequestsException", "ServiceQuotaExceededException", "ServiceUnavailableException"}
 )
 ENDED = frozenset({"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"})
-TIMEOUT_SECONDS = 60  # for one call
+TIMEOUT_SECONDS = 60  # of one call
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class BatchStatus:
-    """What the service says of a job: its status, its words about a failure, and how many records it has done."""
+    """The state of a job: status, message of a failure, numbers of records that succeeded and failed."""
 
     status: str
     message: str
@@ -36,8 +37,11 @@ class BatchStatus:
     failed: int
 
 
-def connect(conf: Endpoint) -> Any:  # noqa: ANN401 - boto3 makes its clients' classes while it runs
-    """Open a client. AWS_ENDPOINT_URL_BEDROCK stands over `url`, for `url` may be the address of the model alone."""
+def connect(conf: Endpoint) -> Any:  # noqa: ANN401 - boto3 creates its classes at run time
+    """Open a client.
+
+    AWS_ENDPOINT_URL_BEDROCK takes precedence over `url`, which may be that of bedrock-runtime only.
+    """
     try:
         return boto3.client(
             "bedrock",
@@ -53,30 +57,30 @@ def connect(conf: Endpoint) -> Any:  # noqa: ANN401 - boto3 makes its clients' c
 
 
 def find(client: Any, name: str) -> str | None:  # noqa: ANN401 - see `connect`
-    """Return the ARN of the job of this name, "" where there is none."""
+    """Return the ARN of the job of this name, "" if it does not exist."""
 
-    def found() -> str:
+    def search() -> str:
         pages = client.get_paginator("list_model_invocation_jobs").paginate(nameContains=name)
         jobs = (job for page in pages for job in page.get("invocationJobSummaries", []))
         return next((str(job["jobArn"]) for job in jobs if job["jobName"] == name), "")
 
-    return _call_or_none(found)
+    return _call_or_none(search)
 
 
 def create(client: Any, call: Mapping[str, Any]) -> str | None:  # noqa: ANN401 - see `connect`
-    """Start a job, once however often it is called with the same clientRequestToken; return its ARN."""
+    """Create a job and return its ARN; calls with the same clientRequestToken create one job."""
     return _call_or_none(lambda: str(client.create_model_invocation_job(**call)["jobArn"]))
 
 
 def get_status(client: Any, arn: str) -> BatchStatus | None:  # noqa: ANN401 - see `connect`
-    """Ask how a job is doing."""
+    """Return the state of a job."""
 
-    def told() -> BatchStatus:
+    def describe() -> BatchStatus:
         job = client.get_model_invocation_job(jobIdentifier=arn)
-        done = (int(job.get(name) or 0) for name in ("successRecordCount", "errorRecordCount"))
-        return BatchStatus(str(job.get("status", "")), str(job.get("message") or ""), *done)
+        counts = (int(job.get(name) or 0) for name in ("successRecordCount", "errorRecordCount"))
+        return BatchStatus(str(job.get("status", "")), str(job.get("message") or ""), *counts)
 
-    return _call_or_none(told)
+    return _call_or_none(describe)
 
 
 def _call_or_none(call: Callable[[], _T]) -> _T | None:
@@ -84,11 +88,11 @@ def _call_or_none(call: Callable[[], _T]) -> _T | None:
         return call()
     except ClientError as error:
         if _is_temporary(error):
-            logging.getLogger(__name__).warning("Bedrock's batch jobs: %s; it will be asked again", error)
+            logging.getLogger(__name__).warning("a call to Bedrock's batch jobs failed and will be repeated: %s", error)
             return None
         raise EndpointError(str(error)) from error
     except (NoConnection, HTTPClientError) as error:
-        logging.getLogger(__name__).warning("Bedrock's batch jobs: %s; it will be asked again", error)
+        logging.getLogger(__name__).warning("a call to Bedrock's batch jobs failed and will be repeated: %s", error)
         return None
     except BotoCoreError as error:
         raise EndpointError(str(error)) from error
@@ -96,5 +100,5 @@ def _call_or_none(call: Callable[[], _T]) -> _T | None:
 
 def _is_temporary(error: ClientError) -> bool:
     response = error.response
-    broken = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500  # noqa: PLR2004 - 5xx
-    return broken or response.get("Error", {}).get("Code") in RETRY_LATER
+    is_server_error = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500  # noqa: PLR2004 - 5xx
+    return is_server_error or response.get("Error", {}).get("Code") in RETRY_LATER

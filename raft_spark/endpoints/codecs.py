@@ -1,10 +1,10 @@
-"""Request -> the body that a protocol takes; the JSON value it answers with -> Reply. Pure functions.
+"""Request -> the body of a call in a protocol; the JSON value of its answer -> Reply.
 
-What a useless answer has used is told as well: it was paid for. Where the protocols come from:
-    openai    OpenAI's API reference; vLLM, TGI and LMI tell chat from completions by the body
+A failed reply has its token counts too, since they were billed. Sources of the protocols:
+    openai    OpenAI's API reference; vLLM, TGI and LMI distinguish chat from completions by the body
     tgi       huggingface/text-generation-inference, router/src/validation.rs
     lmi       deepjavalibrary/djl-serving, serving/docs/lmi/user_guides/lmi_input_output_schema.md
-    converse  see there
+    converse  converse.py
     llama     Amazon Bedrock user guide, "Meta Llama models" and "Invoke your imported model"
 """
 
@@ -18,46 +18,46 @@ from raft_spark.endpoints.responses import completion_reply, failed_reply, messa
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 
-DEFAULT_MAX_TOKENS = 512  # of a request that names no limit: LMI would cut after 30, TGI after 100
+DEFAULT_MAX_TOKENS = 512  # when a request has no limit: LMI would stop after 30 tokens, TGI after 100
 
 
 def openai_body(request: Request) -> dict[str, Any]:
-    """Return a chat or a completions call; the model is left out when the endpoint has no name for it."""
+    """Return the body of a chat or a completions call, without the model when the request names none."""
     model = {"model": request.model} if request.model else {}
     prompt = "prompt" if isinstance(request.prompt, str) else "messages"
     return {**model, prompt: request.prompt, **request.parameters}
 
 
 def imported_body(request: Request) -> dict[str, Any]:
-    """Return OpenAI's call as Bedrock's InvokeModel takes it: the model is named in the address."""
+    """Return OpenAI's body for Bedrock's InvokeModel, which has the model in the URL."""
     return {name: part for name, part in openai_body(request).items() if name != "model"}
 
 
 def generate_body(request: Request) -> dict[str, Any]:
-    """Return a generate call of TGI and LMI. TGI refuses temperature 0 and top_p 1, and samples where it sees any top_p."""
+    """Return the body for TGI and LMI. TGI refuses temperature 0 and top_p 1, and samples when any top_p is set."""
     wanted = request.parameters
     temperature, top_p = wanted.get("temperature", 0), wanted.get("top_p", 1)
     sampling = {"temperature": temperature, **({"top_p": top_p} if top_p < 1 else {})} if temperature else {}
     tokens = int(wanted.get("max_tokens", DEFAULT_MAX_TOKENS))
-    told = {"do_sample": bool(sampling), "details": True, "return_full_text": False}
-    return {"inputs": request.prompt, "parameters": {**sampling, "max_new_tokens": tokens, **told}}
+    options = {"do_sample": bool(sampling), "details": True, "return_full_text": False}
+    return {"inputs": request.prompt, "parameters": {**sampling, "max_new_tokens": tokens, **options}}
 
 
 def llama_body(request: Request) -> dict[str, Any]:
-    """Return InvokeModel's body of a Llama model."""
+    """Return the body of InvokeModel for a Llama model."""
     wanted = request.parameters
     sampling = {name: wanted[name] for name in ("temperature", "top_p") if name in wanted}
     return {"prompt": request.prompt, "max_gen_len": int(wanted.get("max_tokens", DEFAULT_MAX_TOKENS)), **sampling}
 
 
-def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
+def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Read the first choice of a chat or a completions call."""
     match answer:
         case {"choices": [dict() as choice, *_]}:
             usage = answer.get("usage")
             tokens = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
             return replace(_choice_reply(choice), prompt_tokens=tokens[0], completion_tokens=tokens[1])
-    return failed_reply("model_error", f"the answer holds no choices: {message_in(answer)}")
+    return failed_reply("model_error", f"the answer has no choices: {message_in(answer)}")
 
 
 def _choice_reply(choice: Mapping[str, Any]) -> Reply:
@@ -65,43 +65,43 @@ def _choice_reply(choice: Mapping[str, Any]) -> Reply:
         case {"finish_reason": "content_filter"}:
             return failed_reply("filtered", "the server's content filter stopped the answer")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
-            return completion_reply(text, cut=choice.get("finish_reason") in ("length", "max_tokens"))
-        case {"message": {"content": None}}:  # as of a model that was cut while it still reasoned
-            return failed_reply("empty", f"the answer holds no text: {message_in(choice)}")
-    return failed_reply("model_error", f"the answer holds no text: {message_in(choice)}")
+            return completion_reply(text, is_truncated=choice.get("finish_reason") in ("length", "max_tokens"))
+        case {"message": {"content": None}}:  # a model that reached the limit while reasoning
+            return failed_reply("empty", f"the answer has no text: {message_in(choice)}")
+    return failed_reply("model_error", f"the answer has no text: {message_in(choice)}")
 
 
-def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
-    """Read the list that TGI answers with, or the object of LMI; without details, a text is taken as whole."""
+def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
+    """Read the list of TGI or the object of LMI. Without details a text counts as complete."""
     match answer:
         case [dict() as generated, *_] | (dict() as generated):
             details = generated.get("details")
             reason = details.get("finish_reason") if isinstance(details, dict) else None
             return replace(_text_reply(generated, reason), completion_tokens=token_count(details, "generated_tokens"))
-    return failed_reply("model_error", f"the answer holds no generated_text: {message_in(answer)}")
+    return failed_reply("model_error", f"the answer has no generated_text: {message_in(answer)}")
 
 
 def _text_reply(generated: Mapping[str, Any], reason: object) -> Reply:
     match generated:
         case {"generated_text": str(), "error": str(text)}:
             return failed_reply("model_error", f"the container failed in mid-answer: {text}")
-        case {"generated_text": str()} if reason == "error":  # status 200 all the same
+        case {"generated_text": str()} if reason == "error":  # with status 200
             return failed_reply("model_error", "the container failed in mid-answer: finish_reason is error")
         case {"generated_text": str(text)}:
-            return completion_reply(text, cut=reason == "length")
-    return failed_reply("model_error", f"the answer holds no generated_text: {message_in(generated)}")
+            return completion_reply(text, is_truncated=reason == "length")
+    return failed_reply("model_error", f"the answer has no generated_text: {message_in(generated)}")
 
 
-def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
-    """Read what InvokeModel answers for a Llama model."""
+def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
+    """Read the answer of InvokeModel for a Llama model."""
     match answer:
         case {"generation": str(text)}:
             return replace(
-                completion_reply(text, cut=answer.get("stop_reason") == "length"),
+                completion_reply(text, is_truncated=answer.get("stop_reason") == "length"),
                 prompt_tokens=token_count(answer, "prompt_token_count"),
                 completion_tokens=token_count(answer, "generation_token_count"),
             )
-    return failed_reply("model_error", f"the answer holds no generation: {message_in(answer)}")
+    return failed_reply("model_error", f"the answer has no generation: {message_in(answer)}")
 
 
 SAGEMAKER: Mapping[str, Codec] = {

@@ -1,6 +1,6 @@
-"""Bedrock's Converse: request -> the body of a call, its answer -> Reply; the same as lines of a batch job's files. Pure.
+"""Request -> the body of Bedrock's Converse; its answer -> Reply; both also as lines of a batch job's files.
 
-After the Amazon Bedrock API reference, Converse, and the user guide, "Format and upload your batch inference data".
+Sources: the Amazon Bedrock API reference, Converse, and the user guide, "Format and upload your batch inference data".
 """
 
 import json
@@ -19,7 +19,7 @@ TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
 
 
 def body(request: Request) -> dict[str, Any]:
-    """Return messages, system and inferenceConfig; a text is one message of the user."""
+    """Return messages, system and inferenceConfig. A prompt of one text becomes one message of the user."""
     prompt = [{"role": "user", "content": request.prompt}] if isinstance(request.prompt, str) else request.prompt
     system = [{"text": message["content"]} for message in prompt if message["role"] == "system"]
     turns = [
@@ -34,14 +34,14 @@ def body(request: Request) -> dict[str, Any]:
     return {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
 
 
-def reply(answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
-    """Read an answer: its text blocks joined, those of reasoning left out. What a useless one has used is told as well."""
+def reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
+    """Read an answer: join its text blocks, without those of reasoning. A failed reply has its token counts too."""
     match answer:
         case {"stopReason": str(reason)}:
             usage = answer.get("usage")
             tokens = token_count(usage, "inputTokens"), token_count(usage, "outputTokens")
             return replace(_content_reply(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
-    return responses.failed_reply("model_error", f"the answer holds no stopReason: {message_in(answer)}")
+    return responses.failed_reply("model_error", f"the answer has no stopReason: {message_in(answer)}")
 
 
 def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
@@ -54,28 +54,28 @@ def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
             texts = [
                 block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
             ]
-            return completion_reply("".join(texts), cut=reason in TRUNCATED)
-    return responses.failed_reply("model_error", f"the answer holds no message: {message_in(answer.get('output'))}")
+            return completion_reply("".join(texts), is_truncated=reason in TRUNCATED)
+    return responses.failed_reply("model_error", f"the answer has no message: {message_in(answer.get('output'))}")
 
 
 def batch_line(key: str, request: Request) -> bytes:
-    """Lay a request out as one line of a batch job's input."""
+    """Return a request as one line of a batch job's input."""
     return json.dumps({"recordId": key, "modelInput": body(request)}).encode() + b"\n"
 
 
 def read_batch_line(line: bytes) -> tuple[str, Reply]:
-    """Read one line of an output: its key, "" where it has none, and what it says."""
+    """Return the key of a line of a batch job's output and its reply; the key is "" when the line cannot be read."""
     match responses.parse_json(line):
         case {"recordId": str(key), "error": error} if error:
             return key, _record_failure(error)
-        case {"recordId": str(key), **told}:
-            read = reply(told.get("modelOutput"))
-            return key, replace(read, error=responses.one_line(read.error)) if read.error else read
+        case {"recordId": str(key), **rest}:
+            answer = reply(rest.get("modelOutput"))
+            return key, replace(answer, error=responses.one_line(answer.error)) if answer.error else answer
     return "", Reply()
 
 
 def one_line_failure(error_class: ErrorClass, error: str) -> Reply:
-    """Return a failure with its reason as one short line."""
+    """Return a failed reply with its error as one line."""
     return responses.failed_reply(error_class, responses.one_line(error))
 
 
@@ -85,7 +85,7 @@ def _record_failure(error: object) -> Reply:
 
 
 def _error_class(code: str) -> ErrorClass:
-    """Class an error by its number, as the service's documentation has it, or by its name."""
+    """Return the class of an error by its HTTP status, as the documentation has it, or by its name."""
     if code == str(aws_errors.GENERATION_FAILED):
         return "model_error"
     if re.fullmatch(r"[1-5]\d\d", code):

@@ -1,8 +1,8 @@
-"""Request -> Reply, over HTTP: any server that speaks OpenAI's chat and completions calls.
+"""Send requests over HTTP to any server with OpenAI's API: chat completions and completions.
 
-One call, no retry. A key that is missing or wrong is a Reply of class `refused`: a client lives in a worker, and an
-exception loses its type on the way to the driver. No text that leaves this module holds the key, even when a server
-repeats it.
+Each request is sent once, without retries. A missing or wrong key gives a Reply of class `refused` and not an
+exception, since an exception in a worker loses its type on the way to the driver. The key is removed from every text
+that leaves this module, even when a server repeats it.
 """
 
 import json
@@ -24,44 +24,49 @@ from raft_spark.endpoints.codecs import openai_body, openai_reply
 from raft_spark.endpoints.responses import failed_reply
 
 CONNECT_SECONDS = 10.0
-READ_BYTES = 65_536
+CHUNK_BYTES = 65_536
 
 
 class OpenAIClient:
-    """A pool of connections to one server; `ask` is called from many threads at once and never raises."""
+    """A pool of connections to one server. Many threads call `ask` at the same time; it never raises."""
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
         self._path = urlsplit(conf.url).path
         self._pool = urllib3.connection_from_url(conf.url, maxsize=connections, block=True, retries=False)
         self._seconds = timeout_seconds
-        self._key, self._keyless = _load_key(conf)
+        self._key, self._key_problem = _load_key(conf)
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
-        """Send one request, once; wait at most `timeout_seconds`, or `seconds`, for the whole answer."""
-        patience = min(seconds or self._seconds, self._seconds)
-        if self._keyless:
-            return failed_reply("refused", responses.one_line(self._keyless))
+        """Send a request once; the whole answer must arrive within `timeout_seconds` or `seconds`, if less."""
+        timeout = min(seconds or self._seconds, self._seconds)
+        if self._key_problem:
+            return failed_reply("refused", responses.one_line(self._key_problem))
         try:
-            status, headers, body = self._posted(request, patience)
+            status, headers, body = self._post(request, timeout)
         except HTTPError as error:
-            if isinstance(error, NoAnswerInTime) and not isinstance(error, NewConnectionError):  # a refusal is both
-                return failed_reply("timeout", f"no answer within {patience:g} s")
-            return failed_reply("unavailable", self._clean(f"no answer: {error}"))
+            if isinstance(error, NoAnswerInTime) and not isinstance(
+                error, NewConnectionError
+            ):  # a refused connection is both
+                return failed_reply("timeout", f"no answer within {timeout:g} s")
+            return failed_reply("unavailable", self._redact(f"no answer: {error}"))
         answer = responses.parse_json(body)
         reply = openai_reply(answer) if status == 200 else _error_reply(status, headers, answer)  # noqa: PLR2004 - OK
-        return replace(reply, error=self._clean(reply.error)) if reply.error else reply
+        return replace(reply, error=self._redact(reply.error)) if reply.error else reply
 
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
 
-    def _posted(self, request: Request, seconds: float) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and body. The limit covers all of it: a server may send blanks to keep a call alive."""
+    def _post(self, request: Request, seconds: float) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and body.
+
+        The timeout covers the whole body, as a server may send blanks to keep a call open.
+        """
         deadline = monotonic() + seconds
-        call = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+        route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
         response = self._pool.urlopen(
             "POST",
-            self._path + call,
+            self._path + route,
             body=json.dumps(openai_body(request)).encode(),
             headers=self._headers(request.key),
             timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds),
@@ -74,31 +79,37 @@ class OpenAIClient:
             response.release_conn()
 
     def _headers(self, request_key: str) -> dict[str, str]:
-        """Name the request, so that a server that knows the header answers a repeated one without doing it again."""
+        """Return the headers.
+
+        A server that supports Idempotency-Key answers a repeated request without computing it again.
+        """
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         return {"Content-Type": "application/json", "Idempotency-Key": request_key, **key}
 
-    def _clean(self, text: str) -> str:
-        """Make an error one short line without the key; cut last, or the cut would hide half a key."""
+    def _redact(self, text: str) -> str:
+        """Return an error as one line without the key.
+
+        The line is shortened last, or half a key could be left at its end.
+        """
         return responses.one_line(text.replace(self._key, "***") if self._key else text)
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """Read the body, piece by piece as it comes."""
-    pieces = []
-    while piece := response.read1(READ_BYTES):
-        pieces.append(piece)
+    """Read the body in chunks until the deadline."""
+    chunks = []
+    while chunk := response.read1(CHUNK_BYTES):
+        chunks.append(chunk)
         if monotonic() > deadline:
             response.close()
             raise NoAnswerInTime
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
-def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - what a stranger sends
-    """Read what came with another status than 200."""
+def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON
+    """Return the failed reply of a response whose status is not 200."""
     error_class = responses.class_of_status(status)
     match answer:
-        case {"error": {"code": "content_filter"}}:  # as Azure puts it
+        case {"error": {"code": "content_filter"}}:  # Azure's code
             error_class = "filtered"
     reason = responses.message_in(answer) or headers.get("Location") or "the server gave no reason"
     return failed_reply(
@@ -107,12 +118,12 @@ def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:
 
 
 def _load_key(conf: Endpoint) -> tuple[str, str]:
-    """Return the key, empty when none is named, and why it cannot be had, empty when it can."""
+    """Return (key, problem): the key is "" when none is configured, the problem "" when the key can be read."""
     if conf.api_key_secret:
-        from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3, only where a secret is named
+        from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3 is imported only for a secret
 
         return secrets.read_key(conf)
     key = os.environ.get(conf.api_key_env, "").strip()
     if conf.api_key_env and not (key and key.isascii() and key.isprintable()):
-        return "", f"the environment variable {conf.api_key_env}, named by api_key_env, holds no key"
+        return "", f"the environment variable {conf.api_key_env}, named by api_key_env, has no valid key"
     return key, ""

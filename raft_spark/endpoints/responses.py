@@ -1,6 +1,6 @@
-"""A body that came back -> its parts, for every client: the JSON value, the words in it, what it means for the row.
+"""The body of a response -> its JSON value, its error message, its error class: what all clients share.
 
-Nothing here raises, whatever a server sends.
+No function here raises, whatever a server sends.
 """
 
 import json
@@ -14,7 +14,7 @@ from raft_spark.endpoints.base import ErrorClass, Reply
 
 STATUS_CLASSES: Mapping[int, ErrorClass] = {
     401: "refused",
-    402: "refused",  # the account is empty, as some providers say it
+    402: "refused",  # payment required: the account has no credit
     403: "refused",
     404: "refused",  # no such model, or no such route
     408: "timeout",
@@ -29,20 +29,20 @@ ERROR_CHARS = 300
 
 
 def class_of_status(status: int) -> ErrorClass:
-    """Return what an HTTP status means for a row; refused for what is none, such as a redirection: a wrong address."""
+    """Return the error class of an HTTP status; `refused` for any below 400, such as a redirection from a wrong URL."""
     return STATUS_CLASSES.get(status) or STATUS_CLASSES.get(status // 100, "refused")
 
 
-def parse_json(body: bytes) -> Any:  # noqa: ANN401 - what a stranger sends
-    """Return the JSON value, or the beginning of the text of a body that is none."""
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Return the JSON value of a body, or the beginning of its text when it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         return body[: 4 * ERROR_CHARS].decode(errors="replace")
 
 
-def message_in(answer: Any) -> str:  # noqa: ANN401 - what a stranger sends
-    """Find a server's own words; the schemas of OpenAI, vLLM, FastAPI, TGI, LMI and plain text."""
+def message_in(answer: Any) -> str:  # noqa: ANN401 - any JSON
+    """Return a server's error message, in the schemas of OpenAI, vLLM, FastAPI, TGI and LMI or as plain text."""
     match answer:
         case str():
             return answer
@@ -51,22 +51,24 @@ def message_in(answer: Any) -> str:  # noqa: ANN401 - what a stranger sends
     try:
         return json.dumps(answer, ensure_ascii=False, default=str)
     except RecursionError:
-        return "a value of many levels"
+        return "a value with too many levels"
 
 
 def one_line(text: str) -> str:
-    """Make an error one short line that can be stored: half a surrogate pair cannot."""
+    """Return an error as one line of at most ERROR_CHARS, with unpaired surrogates replaced, since Arrow cannot store
+    them.
+    """
     return " ".join(text.encode(errors="replace").decode().split())[:ERROR_CHARS]
 
 
-def token_count(usage: Any, name: str) -> int | None:  # noqa: ANN401 - what a stranger sends
-    """Return a number of tokens, None when the server does not say, or says what no table can hold."""
+def token_count(usage: Any, name: str) -> int | None:  # noqa: ANN401 - any JSON
+    """Return a count of tokens, None when it is missing or no 32-bit number."""
     number = usage.get(name) if isinstance(usage, dict) else None
     return number if type(number) is int and 0 <= number < 2**31 else None
 
 
 def retry_after_seconds(retry_after: str) -> float | None:
-    """Read Retry-After, seconds or a date (RFC 9110, section 10.2.3); None when it is neither."""
+    """Return Retry-After in seconds from a number or a date (RFC 9110, section 10.2.3), None when it is neither."""
     try:
         wait = float(retry_after)
     except ValueError:
@@ -78,14 +80,14 @@ def retry_after_seconds(retry_after: str) -> float | None:
     return max(0.0, wait) if math.isfinite(wait) else None
 
 
-def completion_reply(text: str, *, cut: bool) -> Reply:
-    """Return a completion, or the error that it is empty: paid for, and most likely empty again."""
+def completion_reply(text: str, *, is_truncated: bool) -> Reply:
+    """Return a completion; a blank text is an error of class `empty`, which is not retried: it was billed."""
     if not text.strip():
         return failed_reply("empty", "the answer is empty")
-    whole = text.encode(errors="replace").decode()  # half a surrogate pair cannot be stored
-    return Reply(completion=whole, finish_reason="length" if cut else "stop")
+    storable = text.encode(errors="replace").decode()  # without unpaired surrogates, which Arrow cannot store
+    return Reply(completion=storable, finish_reason="length" if is_truncated else "stop")
 
 
 def failed_reply(error_class: ErrorClass, error: str, retry_after: float | None = None) -> Reply:
-    """Return what went wrong; a client makes it a `line`, after it has taken out what nobody may read."""
+    """Return a failure. The client shortens `error` with `one_line` after it has removed secrets."""
     return Reply(error_class=error_class, error=error, retry_after=retry_after)

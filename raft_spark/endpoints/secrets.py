@@ -1,6 +1,6 @@
-"""An endpoint that names an entry of AWS Secrets Manager -> the key in it, or a sentence that says why there is none.
+"""Read the API key of an endpoint from AWS Secrets Manager.
 
-The key is in nothing else that leaves this module.
+Error messages of this module never contain the key.
 """
 
 import json
@@ -18,28 +18,34 @@ CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"total_max_
 
 
 def read_key(conf: Endpoint) -> tuple[str, str]:
-    """Return the key and "", or "" and what is wrong. Many tasks ask at once, and it costs nothing: the SDK may retry."""
+    """Return (key, "") or ("", problem).
+
+    The SDK retries, since many tasks read the secret at once and a call is cheap.
+    """
     entry = conf.api_key_secret
     try:
         client = boto3.Session().client("secretsmanager", region_name=region(conf), config=CLIENT_CONFIG)
-        found = client.get_secret_value(SecretId=entry).get("SecretString", "")
+        secret = client.get_secret_value(SecretId=entry).get("SecretString", "")
     except (BotoCoreError, ClientError, ResponseParserError) as error:
         return "", f"the secret {entry}, named by api_key_secret, cannot be read: {aws_errors.message_of(error)}"
-    key = _key_in(found).strip()
+    key = _key_in(secret).strip()
     if not (key and key.isascii() and key.isprintable()):
-        return "", f"the secret {entry}, named by api_key_secret, must hold a key: as text, or in JSON as its api_key"
+        return (
+            "",
+            f"the secret {entry}, named by api_key_secret, must contain a key, as text or as api_key of a JSON object",
+        )
     return key, ""
 
 
-def _key_in(found: str) -> str:
-    """Take the text itself, or of a JSON object its api_key or only value."""
+def _key_in(secret: str) -> str:
+    """Return api_key or the only value of a JSON object, else the whole text; "" when the object has several values."""
     try:
-        held = json.loads(found)
+        value = json.loads(secret)
     except (ValueError, RecursionError):
-        return found
-    match held:
+        return secret
+    match value:
         case {"api_key": str(key)}:
             return key
         case dict():
-            return next((key for key in held.values() if len(held) == 1 and isinstance(key, str)), "")
-    return found
+            return next((key for key in value.values() if len(value) == 1 and isinstance(key, str)), "")
+    return secret

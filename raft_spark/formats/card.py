@@ -1,4 +1,4 @@
-"""Counts -> README.md of a published folder: the front matter that `datasets` reads, and what a reader should know."""
+"""Counts and settings of a dataset -> its card, README.md: front matter for `datasets`, and a description for people."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ Shards = Sequence[parquet.DataFile]
 
 
 def render(name: str, files: Iterable[parquet.DataFile], counts: Mapping[str, Any], conf: config.Config) -> str:
-    """Return the card of one format's folder, whose shards are `files`, by paths below it."""
+    """Return the card of one format's folder. `files` are its shards, with paths relative to the folder."""
     shards = sorted(files, key=lambda file: file.path)
     by_split = {split: [file for file in shards if _split(file) == split] for split in schemas.SPLITS}
     by_split = {split: found for split, found in by_split.items() if found}
@@ -44,9 +44,10 @@ def _split(file: parquet.DataFile) -> str:
 
 
 def _front_matter(name: str, by_split: Mapping[str, Shards]) -> str:
-    """Return the part for programs, which lists the shards and their features.
+    """Return the YAML that `datasets` reads: shards by split, and features.
 
-    `datasets` names its cache by the front matter alone: without a digest of the shards it gives the rows of another version.
+    `datasets` derives the name of its cache from the front matter alone. Without a digest of the shards in it, loading a new
+    version of the dataset would return the cached rows of an old one.
     """
     shards = sorted((file for found in by_split.values() for file in found), key=lambda file: file.path)
     digest = hashlib.sha256("".join(file.sha256 for file in shards).encode()).hexdigest()
@@ -59,7 +60,7 @@ def _front_matter(name: str, by_split: Mapping[str, Shards]) -> str:
 
 
 def _features(fields: Iterable[pa.Field], indent: str) -> Iterator[str]:
-    """Yield the YAML of `datasets` for texts, truth values and lists of structs."""
+    """Yield the features in the YAML of `datasets`; types are strings, booleans and lists of structs."""
     for field in fields:
         yield f"{indent}- name: {field.name}"
         if pa.types.is_list(field.type):
@@ -88,14 +89,14 @@ def _splits(by_split: Mapping[str, Shards], counts: Mapping[str, Any]) -> str:
 
 def _answers(counts: Mapping[str, Any], conf: config.Config) -> str:
     rejected, shortened, tokens = counts["rejected"], sum(counts["shortened"].values()), counts["tokens"]
-    said = f"Of {counts['rows']} rows {sum(rejected.values())} were left out"
-    said += f" ({wording.counts(rejected)})." if rejected else "."
+    sentences = f"Of {counts['rows']} rows {sum(rejected.values())} were left out"
+    sentences += f" ({wording.counts(rejected)})." if rejected else "."
     if counts["flagged"]:
-        said += f" Kept, and to be looked at: {wording.counts(counts['flagged'])}."
+        sentences += f" Kept, and to be looked at: {wording.counts(counts['flagged'])}."
     if shortened:
-        said += f" {shortened} rows lost distractors to fit into {conf.dataset.max_tokens} tokens."
+        sentences += f" {shortened} rows lost distractors to fit into {conf.dataset.max_tokens} tokens."
     return (
-        f"{said}\nTokens of the answers: {tokens['prompt']} in, {tokens['completion']} out, "
+        f"{sentences}\nTokens of the answers: {tokens['prompt']} in, {tokens['completion']} out, "
         f"{counts['dollars']} dollars at the configured prices."
     )
 
@@ -104,29 +105,29 @@ def _recipe(conf: config.Config) -> str:
     lengths = (
         "as many passages with the oracle as without" if conf.base.equal_length else "k passages without the oracle"
     )
-    said = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, seed {conf.base.seed}, {lengths}"
+    recipe = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, seed {conf.base.seed}, {lengths}"
     if conf.dataset.answer == "completion":
         temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.retry_temperatures)))
-        said += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
-    return f"{said}. `manifest.json`, one folder up, holds every setting, version and checksum."
+        recipe += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
+    return f"{recipe}. `manifest.json`, one folder up, holds every setting, version and checksum."
 
 
-def _leakage(tells: Mapping[str, Any]) -> str:
-    lengths, sections = tells["area"]["lengths"], tells["area"]["lengths and sections"]
+def _leakage(leakage: Mapping[str, Any]) -> str:
+    lengths, sections = leakage["area"]["lengths"], leakage["area"]["lengths and sections"]
     return (
-        "What gives a missing oracle away without reading, as the area under the ROC curve of a small classifier\n"
-        f"(0.5 = nothing, 1 = all): the lengths of the passages {lengths}, with the parts of their abstracts that they are "
-        f"{sections}.\nOracle passages stand at {tells['oracle_place']} in the mean (0 = first, 1 = last). "
-        f"Texts in rows of more than one split: {tells['in_two_splits']}."
+        "Label leakage: how well a small classifier finds the rows without oracle, as the area under its ROC curve\n"
+        f"(0.5 = not at all, 1 = always). From the lengths of the passages: {lengths}; with the sections of their abstracts: "
+        f"{sections}.\nMean position of oracle passages: {leakage['oracle_place']} (0 = first, 1 = last). "
+        f"Texts in rows of more than one split: {leakage['in_two_splits']}."
     )
 
 
 def _rights(conf: config.Config) -> str:
-    """Say whose the texts are, and the answers."""
-    where = conf.articles.source
-    if where.startswith("sample:"):
+    """Return who has the rights to the texts, and where the answers come from."""
+    location = conf.articles.source
+    if location.startswith("sample:"):
         texts = "The articles are invented, and say nothing about medicine"
-    elif where.startswith(PUBMEDQA):
+    elif location.startswith(PUBMEDQA):
         texts = "The texts of PubMedQA are abstracts from PubMed"
     else:
         texts = f"The rights to the texts are those of {describe_source(conf)}"
@@ -139,16 +140,16 @@ def _rights(conf: config.Config) -> str:
 
 
 def describe_source(conf: config.Config) -> str:
-    """Say where the articles come from; of a folder, a file or a glob only the last name, since a card is published."""
-    where = conf.articles.source
-    if where.startswith("sample:"):
-        return f"{where}, articles that raft-spark invents"
-    if where.startswith("hf:"):
-        return f"{where}, a data set of the Hugging Face hub"
-    names = [name for name in re.sub("^.*://", "", where).split("/") if re.search(r"[^.~]", name)]
+    """Return where the articles come from. Of a path or a glob only the last name is shown, because a card is published."""
+    location = conf.articles.source
+    if location.startswith("sample:"):
+        return f"{location}, articles that raft-spark invents"
+    if location.startswith("hf:"):
+        return f"{location}, a data set of the Hugging Face hub"
+    names = [name for name in re.sub("^.*://", "", location).split("/") if re.search(r"[^.~]", name)]
     while names and re.search(r"[*?\[]", names[-1]):
         names.pop()
-    kind = "a bucket" if "://" in where else "local files"
+    kind = "a bucket" if "://" in location else "local files"
     name = wording.visible(names[-1]).replace("`", "'").replace("\n", " ") if names else ""
     return f"{kind}, `{name}`" if name else kind
 

@@ -1,8 +1,8 @@
-"""A finished row -> one record of a training format. To add one: a function here, its name in FORMATS and in config.
+"""TrainingRow -> one record of a training format. To add a format, add a function here, its name to FORMATS and to config.fields.
 
-Each record is what its consumer documents: TRL ("Dataset formats"), SageMaker JumpStart ("Fine-tune a large language
+Each record follows the documentation of its consumer: TRL ("Dataset formats"), SageMaker JumpStart ("Fine-tune a large language
 model using prompt instructions"), Bedrock ("Prepare data for fine-tuning"), LLaMA-Factory (data/README), and the original
-notebook. What a student reads comes from prompts.student alone, whatever the format.
+notebook. In every format but the notebook's, the prompt comes from prompts.student_messages.
 """
 
 import json
@@ -22,10 +22,10 @@ from raft_spark.recipe import prompts
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """A base row with what a student reads and is to say; `passages` in the order shown.
+    """A base row with the prompt and the target of a student; `passages` are in the order shown.
 
-    `completion` is the answer that is trained on, `answer` the same without reasoning and quotes. `astray` is the answer to
-    another question, that of an article whose passage is shown as a distractor; None without one.
+    `completion` is the target, `answer` the same without reasoning and quotes. `rejected_answer` is the answer to the question of an
+    article whose passage is shown as a distractor, or None. `completions` has the settings that the prompt depends on.
     """
 
     pubid: int
@@ -36,8 +36,8 @@ class TrainingRow:
     original_answer: str | None
     completion: str
     answer: str
-    astray: str | None
-    asked: Completions
+    rejected_answer: str | None
+    completions: Completions
 
 
 Record = Mapping[str, Any]
@@ -49,11 +49,11 @@ def _no_extra_files(_: Iterable[str]) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a row is written, in which columns, and what the card says of them.
+    """A training format: how a row becomes a record, the schema of records, and what the card says about them.
 
-    `record` returns None for a row that the format has no place for. `beside` returns texts by the names of the files that
-    a consumer wants beside these shards; `by_split` gives each split a folder, in place of data/ for all, where readers of Parquet
-    find nothing but shards; `is_jsonl`: its consumer reads nothing else.
+    `record` returns None for a row that the format cannot express. `is_jsonl` is true when the consumer reads JSON Lines only.
+    `by_split` gives each split its own folder; otherwise all shards are in data/, which holds nothing else, so that Parquet readers
+    can open it. `extra_files` maps the paths of the shards to further files that the consumer needs: texts by path.
     """
 
     record: Callable[[TrainingRow], Record | None]
@@ -61,10 +61,10 @@ class Format:
     about: str
     is_jsonl: bool = False
     by_split: bool = False
-    beside: Callable[[Iterable[str]], Mapping[str, str]] = _no_extra_files
+    extra_files: Callable[[Iterable[str]], Mapping[str, str]] = _no_extra_files
 
     def shard(self, split: str, number: int, of: int) -> str:
-        """Return the path of a shard below the format's folder, without its ending."""
+        """Return the path of a shard below the format's folder, without extension."""
         return f"{split if self.by_split else 'data'}/{split}-{number:05d}-of-{of:05d}"
 
 
@@ -74,32 +74,33 @@ def messages(row: TrainingRow) -> Record:
 
 
 def prompt_completion(row: TrainingRow) -> Record:
-    """Return the conversation cut in two, so that a trainer takes its loss on the answer only."""
+    """Return the conversation split into prompt and completion, so that a trainer computes the loss on the completion only."""
     return {"prompt": _prompt(row), "completion": [_assistant_turn(row.completion)]}
 
 
 def answer_only(row: TrainingRow) -> Record:
-    """Return question and answer without the chain of thought, as completions.style = "answer" would have them."""
-    asked = row.asked.model_copy(update={"style": "answer"}) if row.asked.style == "cot" else row.asked
+    """Return prompt and completion without chain of thought, as with completions.style = "answer"."""
+    conf = row.completions
+    conf = conf.model_copy(update={"style": "answer"}) if conf.style == "cot" else conf
     return {
-        "prompt": prompts.student_messages(row.question, row.passages, asked),
+        "prompt": prompts.student_messages(row.question, row.passages, conf),
         "completion": [_assistant_turn(row.answer)],
     }
 
 
 def preference(row: TrainingRow) -> Record | None:
-    """Return the answer beside one that was led astray by a distractor, as DPO and its kin want them."""
-    if row.astray is None:
+    """Return the chosen and the rejected answer for preference tuning such as DPO; None without a rejected one."""
+    if row.rejected_answer is None:
         return None
     return {
         "prompt": _prompt(row),
         "chosen": [_assistant_turn(row.completion)],
-        "rejected": [_assistant_turn(row.astray)],
+        "rejected": [_assistant_turn(row.rejected_answer)],
     }
 
 
 def notebook(row: TrainingRow) -> Record:
-    """Return the original notebook's columns; texts are the article's own, unchanged."""
+    """Return the columns of the original notebook, with texts unchanged."""
     return {
         "question": row.question,
         "context": prompts.SEPARATOR.join(row.passages),
@@ -111,7 +112,7 @@ def notebook(row: TrainingRow) -> Record:
 
 
 def jumpstart(row: TrainingRow) -> Record:
-    """Return the fields that TEMPLATE names."""
+    """Return the fields that the template of JumpStart names."""
     system, user = _prompt(row)
     return {
         "instruction": system["content"],
@@ -121,22 +122,22 @@ def jumpstart(row: TrainingRow) -> Record:
 
 
 def bedrock(row: TrainingRow) -> Record:
-    """Return one turn as Bedrock's fine-tuning wants it, without the strings that end a job of Nova."""
+    """Return one turn in Bedrock's format, without the strings that Amazon Nova rejects."""
     system, user = (_break_reserved(turn["content"]) for turn in _prompt(row))
-    said = _break_reserved(prompts.escape_markup(row.completion))
-    turns = [{"role": "user", "content": [{"text": user}]}, {"role": "assistant", "content": [{"text": said}]}]
+    answer = _break_reserved(prompts.escape_markup(row.completion))
+    turns = [{"role": "user", "content": [{"text": user}]}, {"role": "assistant", "content": [{"text": answer}]}]
     return {"schemaVersion": "bedrock-conversation-2024", "system": [{"text": system}], "messages": turns}
 
 
 def alpaca(row: TrainingRow) -> Record:
-    """Return the columns of Alpaca as LLaMA-Factory and Axolotl read them; `system` is the former's."""
+    """Return the columns of Alpaca, as LLaMA-Factory and Axolotl read them; only LLaMA-Factory reads `system`."""
     system, user = _prompt(row)
-    said = prompts.escape_markup(row.completion)
-    return {"instruction": user["content"], "input": "", "output": said, "system": system["content"]}
+    answer = prompts.escape_markup(row.completion)
+    return {"instruction": user["content"], "input": "", "output": answer, "system": system["content"]}
 
 
 def sharegpt(row: TrainingRow) -> Record:
-    """Return a conversation as ShareGPT named its turns."""
+    """Return one conversation in the format of ShareGPT."""
     system, user = _prompt(row)
     turns = [
         {"from": "human", "value": user["content"]},
@@ -146,7 +147,7 @@ def sharegpt(row: TrainingRow) -> Record:
 
 
 def _prompt(row: TrainingRow) -> list[Message]:
-    return prompts.student_messages(row.question, row.passages, row.asked)
+    return prompts.student_messages(row.question, row.passages, row.completions)
 
 
 def _assistant_turn(answer: str) -> Message:
@@ -154,18 +155,18 @@ def _assistant_turn(answer: str) -> Message:
 
 
 def _break_reserved(text: str) -> str:
-    """Put a space into what Amazon Nova keeps for itself ("Preparing data for fine-tuning", Bedrock's guide)."""
-    return _RESERVED.sub(lambda found: f"{found[0][:-1]} {found[0][-1]}", text)
+    """Put a space into the strings that Amazon Nova reserves (Bedrock User Guide, "Preparing data for fine-tuning")."""
+    return _RESERVED.sub(lambda match: f"{match[0][:-1]} {match[0][-1]}", text)
 
 
 def _jumpstart_template(shards: Iterable[str]) -> Mapping[str, str]:
-    """Return how JumpStart puts a record together; it wants one in each folder of records."""
+    """Return template.json for each folder of shards: JumpStart builds prompts from it."""
     template = {"prompt": "{instruction}\n\n{context}\n\n", "completion": "{response}"}
     return {f"{shard.partition('/')[0]}/template.json": json.dumps(template) for shard in shards}
 
 
 def _llama_factory_index(columns: Mapping[str, Any], shards: Iterable[str]) -> Mapping[str, str]:
-    """Return LLaMA-Factory's list of what is in a folder: an entry a shard, named as the shard."""
+    """Return dataset_info.json, LLaMA-Factory's index of a folder, with one entry per shard."""
     entries = {PurePath(shard).stem: {"file_name": shard, **columns} for shard in shards}
     return {"dataset_info.json": json.dumps(entries, indent=1)}
 
@@ -228,7 +229,7 @@ FORMATS: Mapping[str, Format] = {
         "SageMaker JumpStart's instruction tuning format, a folder a split with its template.json",
         is_jsonl=True,
         by_split=True,
-        beside=_jumpstart_template,
+        extra_files=_jumpstart_template,
     ),
     "bedrock": Format(bedrock, _bedrock, "Bedrock's fine-tuning format bedrock-conversation-2024", is_jsonl=True),
     "alpaca": Format(
@@ -236,13 +237,13 @@ FORMATS: Mapping[str, Format] = {
         _strings("instruction", "input", "output", "system"),
         "Alpaca's columns, with LLaMA-Factory's dataset_info.json",
         is_jsonl=True,
-        beside=partial(_llama_factory_index, {"columns": _ALPACA}),
+        extra_files=partial(_llama_factory_index, {"columns": _ALPACA}),
     ),
     "sharegpt": Format(
         sharegpt,
         _sharegpt,
         "ShareGPT's conversations, with LLaMA-Factory's dataset_info.json",
         is_jsonl=True,
-        beside=partial(_llama_factory_index, _SHAREGPT),
+        extra_files=partial(_llama_factory_index, _SHAREGPT),
     ),
 }

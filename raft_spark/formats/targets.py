@@ -1,7 +1,8 @@
-"""A joined row -> what a student reads and what it is to say, fitted to its length. Pure.
+"""A base row with its completion -> the row that a student is trained on, shortened to dataset.max_tokens.
 
-A row that keeps its oracle says what the teacher said. One without says what dataset.absent_answer wants of it: RAFT's answer
-(Zhang et al. 2024, section 3: it must be remembered), the same without quotes, or that the passages do not answer.
+The target of a row with its oracle is the teacher's completion. The target of a row without it depends on dataset.absent_answer:
+the completion as in RAFT (Zhang et al. 2024, section 3: the student must remember it), the answer without reasoning and quotes, or
+a refusal.
 """
 
 import zlib
@@ -14,17 +15,19 @@ from raft_spark.formats.formats import TrainingRow
 from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import answer_checks, prompts
 
-TURN_TOKENS = 8  # tokens that a chat template takes at most for one turn, beside its text
-HEAD_TOKENS = 40  # and before the first turn, as that of Llama 3.1 with its dates
+TURN_TOKENS = 8  # at most, of the markup of one turn in a chat template
+HEAD_TOKENS = 40  # at most, before the first turn: Llama 3.1 writes dates there
 
 TokenCounter = Callable[[str], int]
 
 
-def training_row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -> TrainingRow:
-    """Return the row that formats write, with all its passages. What is `astray` and no answer, or the same one, is left out."""
+def training_row(joined: Mapping[str, Any], conf: Dataset, completions: Completions) -> TrainingRow:
+    """Return the row that formats write, with all its passages. The rejected answer is None when it is missing, the same as the
+    completion, or a refusal.
+    """
     completion = joined["completion"].strip()
-    answer = answer_checks.parse(completion).answer or completion if asked.style == "cot" else completion
-    said, answer = _target(completion, answer, joined, conf, asked)
+    answer = answer_checks.parse(completion).answer or completion if completions.style == "cot" else completion
+    target, answer = _target(completion, answer, joined, conf, completions)
     return TrainingRow(
         pubid=joined["pubid"],
         question=joined["question"],
@@ -32,69 +35,73 @@ def training_row(joined: Mapping[str, Any], conf: Dataset, asked: Completions) -
         oracle=joined["oracle"],
         distracted=joined["distracted"],
         original_answer=joined["original_answer"],
-        completion=said,
+        completion=target,
         answer=answer,
-        astray=_rejected(joined.get("astray"), said, asked),
-        asked=asked,
+        rejected_answer=_rejected_answer(joined.get("rejected_answer"), target, completions),
+        completions=completions,
     )
 
 
 def _target(
-    completion: str, answer: str, joined: Mapping[str, Any], conf: Dataset, asked: Completions
+    completion: str, answer: str, joined: Mapping[str, Any], conf: Dataset, completions: Completions
 ) -> tuple[str, str]:
-    """Return what the row is to say, with and without its chain of thought."""
+    """Return the target of a row, with and without its chain of thought."""
     if not joined["distracted"] or conf.absent_answer == "oracle":
         return completion, answer
     answer = prompts.REFUSAL_ANSWER if conf.absent_answer == "refuse" else answer
-    return (f"{prompts.ANSWER} {answer}" if asked.style == "cot" else answer), answer
+    return (f"{prompts.ANSWER} {answer}" if completions.style == "cot" else answer), answer
 
 
-def _rejected(answer: str | None, said: str, asked: Completions) -> str | None:
-    answer = (answer or "").strip()
-    told = answer_checks.parse(answer).answer if asked.style == "cot" else answer
-    return None if not told or answer == said or prompts.REFUSAL_PATTERN.search(told) else answer
+def _rejected_answer(completion: str | None, target: str, completions: Completions) -> str | None:
+    completion = (completion or "").strip()
+    answer = answer_checks.parse(completion).answer if completions.style == "cot" else completion
+    return None if not answer or completion == target or prompts.REFUSAL_PATTERN.search(answer) else completion
 
 
 def fit_length(
-    row: TrainingRow, oracle: Sequence[bool], taught: str, count: TokenCounter, most: int
+    row: TrainingRow, oracle: Sequence[bool], completion: str, count: TokenCounter, max_tokens: int
 ) -> list[str] | None:
-    """Return the passages that `most` tokens of prompt and answer have room for, in the order shown; None where the oracle
-    and the answer alone are too many. `oracle` says which passages stay; of the others a hash says which goes first. A row
-    without its oracle needs room for that, and for what the teacher said, `taught`, all the same: else rows with it would be
-    left out more often, and P would not be what was asked for.
+    """Return the passages that fit, with the prompt and the longest answer, into `max_tokens`, in the order shown; None when the
+    oracle and the answer alone do not fit.
+
+    `oracle` marks the passages that are never removed; a hash decides which of the others is removed first. A row without its
+    oracle must have room for the oracle and for the teacher's `completion` too: otherwise rows with the oracle would be rejected
+    more often, and their share would fall below base.oracle_share.
     """
-    bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.asked)]
-    answer = max(count(text) for text in (row.completion, taught, row.astray or ""))
-    room = most - HEAD_TOKENS - answer - TURN_TOKENS - sum(count(text) + TURN_TOKENS for text in bare)
+    bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.completions)]
+    answer = max(count(text) for text in (row.completion, completion, row.rejected_answer or ""))
+    room = max_tokens - HEAD_TOKENS - answer - TURN_TOKENS - sum(count(text) + TURN_TOKENS for text in bare)
     if row.distracted and count(prompts.escape_markup(row.oracle)) + count(prompts.SEPARATOR) > room:
         return None
     sizes = [count(prompts.escape_markup(text)) + count(prompts.SEPARATOR) for text in row.passages]
-    going = sorted(
-        (number for number, stays in enumerate(oracle) if not stays),
+    removable = sorted(
+        (number for number, is_oracle in enumerate(oracle) if not is_oracle),
         key=lambda number: zlib.crc32(row.passages[number].encode()),
     )
     kept = set(range(len(sizes)))
     while sum(sizes[number] for number in kept) > room:
-        if not going:
+        if not removable:
             return None
-        kept.remove(going.pop())
+        kept.remove(removable.pop())
     return [row.passages[number] for number in sorted(kept)]
 
 
 def token_counter(tokenizer: str) -> TokenCounter:
-    """Return what counts a text's tokens: a tokenizer.json's content; "" counts one for 3 bytes, more than most texts of PubMed have."""
+    """Return a function that counts the tokens of a text. `tokenizer` is the content of a tokenizer.json; with "" every 3 bytes
+    count as a token, which is more than most texts of PubMed have.
+    """
     if not tokenizer:
         return lambda text: -(-len(text.encode()) // 3)
-    from tokenizers import Tokenizer  # noqa: PLC0415 - only who names a tokenizer needs the package
+    from tokenizers import Tokenizer  # noqa: PLC0415 - only dataset.tokenizer needs the package
 
     loaded = Tokenizer.from_str(tokenizer)
-    loaded.no_truncation()  # as it may have been saved
+    loaded.no_truncation()  # both may be set in the file
     loaded.no_padding()
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
 def read_tokenizer(conf: Dataset, lake: Lake) -> str:
-    """Return the content of dataset.tokenizer, "" where none is named. Raises InputError where there is none, or it is no tokenizer."""
+    """Return the content of the file dataset.tokenizer, "" when that is empty. Raises InputError when the file is no tokenizer."""
     if not conf.tokenizer:
         return ""
     folder, _, name = conf.tokenizer.rpartition("/")

@@ -1,7 +1,8 @@
-"""stored answers -> those that the dataset accepts, and the questions to ask again: apply [dataset.gate] to answers.
+"""stored answers -> those that the dataset accepts, and the questions to ask again: apply [dataset.gate].
 
-A question whose answer a check of [dataset.gate] rejects may be asked again (completions.retry = "ungrounded"), once at each
-temperature of completions.again_temperatures. Each of these requests has its own key, so each is paid for once.
+A question whose answer a check of [dataset.gate] rejects may be asked again (completions.retry = "ungrounded"), once
+at each temperature of completions.again_temperatures. Each of these requests has its own key, and is
+paid for once.
 """
 
 from collections.abc import Iterator, Mapping

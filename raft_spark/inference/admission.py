@@ -22,10 +22,10 @@ NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  
 
 @dataclass(frozen=True, slots=True)
 class InFlightRequest:
-    """A request and its calls so far; `pubid` identifies its article. Times are in seconds, `latency` is the last call's.
+    """A request and its calls so far; `pubid` identifies its article. Times are in seconds.
 
-    `open_at_start` calls, this one included, were open when the last call started; `tokens` and `dollars` were reserved for
-    it. `reply` is the last call's.
+    `open_at_start` calls, this one included, were open when the last call started; `tokens` and `dollars` were
+    reserved for it. `latency` and `reply` are those of the last call.
     """
 
     pubid: int
@@ -46,8 +46,9 @@ class InFlightRequest:
 class TaskCounters:
     """What a task has done so far. Field values are replaced, never mutated, so that a shallow copy is a snapshot.
 
-    `answered_stored` and `failed_stored` (by error class) count final replies once they are stored, the other fields count
-    every call. `draining` means that no request is left to send; `endpoint_error` says why the endpoint cannot be used.
+    `answered_stored` and `failed_stored` (by error class) count final replies once they are stored, the other fields
+    count every call. `draining` means that no request is left to send; `endpoint_error` says why the endpoint cannot
+    be used.
     """
 
     calls: int = 0
@@ -92,7 +93,7 @@ class Admission:
         return self.counters.endpoint_error or self.allocation.stop_reason
 
     def snapshot(self) -> TaskCounters:
-        """Return a copy of the counters in which each call's dollars are either reserved or spent; call from any thread."""
+        """Return a copy of the counters, for any thread: each call's dollars are either reserved or spent in it."""
         with self._lock:
             return replace(self.counters)
 
@@ -184,7 +185,7 @@ class Admission:
         return replace(inflight, timeouts=inflight.timeouts + (reply.error_class == "timeout"))
 
     def _expected_tokens(self, request: Request) -> float:
-        """Estimate a call's tokens, prompt and completion: the mean completion so far, max_tokens before the first answer."""
+        """Estimate a call's tokens; the completion counts as the mean so far, before the first answer as max_tokens."""
         counters = self.counters
         completion = counters.completion_tokens / counters.answered if counters.answered else request.max_tokens
         return request.characters / CHARS_PER_TOKEN + completion
@@ -195,7 +196,7 @@ class Admission:
         return self._price.dollars(prompt, request.max_tokens)
 
     def _cost(self, inflight: InFlightRequest) -> float:
-        """Return the dollars of a call by its token usage; a reply without usage may be billed, so it costs the maximum."""
+        """Return the dollars of a call by its token usage; without usage it counts as the maximum."""
         reply = inflight.reply
         if reply.prompt_tokens is None and reply.completion_tokens is None:
             return 0.0 if reply.error_class in NOT_BILLED else inflight.dollars

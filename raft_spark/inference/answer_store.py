@@ -1,9 +1,9 @@
-"""Store the answers of one task: each within `flush_seconds`, in whole files that a thread writes while more answers come.
+"""Store the answers of one task in whole files, each within `flush_seconds`; a thread writes while more come.
 
     ROOT/completions/data/day=YYYY-MM-DD/RUN_ID-pPPPPP-UUID-ANSWERED-FAILED.parquet
 
-The file's name holds the run and the partition, so that a task that Spark runs again finds what its lost attempt has stored,
-and the numbers of answered and failed requests, so that they can be counted without opening the file.
+The file's name holds the run and the partition, so that a task that Spark runs again finds what its lost attempt has
+stored, and the numbers of answered and failed requests, so that they can be counted without opening the file.
 """
 
 import datetime as dt
@@ -41,14 +41,14 @@ class AnswerStore:
         self._rows.append(row)
 
     def flush_due(self) -> Iterator[DataFile]:
-        """Start to write the buffer if its oldest row is due; yield the files that are complete. Raises a write's error."""
+        """Start to write the buffer if its oldest row is due; yield complete files. Raises the error of a write."""
         if self._rows and time.monotonic() - self._oldest >= self._flush_seconds:
             self._flush()
         while self._writes and self._writes[0].done():
             yield self._writes.popleft().result()
 
     def close(self) -> Iterator[DataFile]:
-        """Write all rows; yield the files that were not yielded yet. Raises a write's error."""
+        """Write all rows; yield the files that were not yielded yet. Raises the error of a write."""
         if self._rows:
             self._flush()
         self._writer.shutdown()
@@ -104,6 +104,6 @@ def answer_row(inflight: InFlightRequest, model: str, run_id: str) -> dict[str, 
         "latency_ms": round(inflight.latency * 1000),
         "created_at": dt.datetime.now(dt.UTC),
         "run_id": run_id,
-        "key_of_any_length": request.key_of_any_length,
+        "key_of_any_length": request.key_without_max_tokens,
         "max_tokens": request.max_tokens,
     }

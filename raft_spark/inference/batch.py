@@ -1,9 +1,11 @@
-"""Requests -> answers in the store by Bedrock's batch jobs, in rounds: cut, submit, watch, collect; what failed is cut again.
+"""Send requests as Bedrock batch jobs, in rounds: write input files, submit, wait, store the answers; failed requests
+are sent again in the next round.
 
     ROOT/completions/data/day=YYYY-MM-DD/JOB-cCCCCC-ANSWERED-FAILED.parquet
 
-What any run has left pending is collected before anything is cut, so that nothing is submitted twice. The names of the
-files, their day as well, are those of the job: a driver that died while it collected collects again into the same files.
+A run first collects the jobs that earlier runs left pending, so that no request is sent twice. The answers' file
+names, including the day, depend on the job alone: if a driver dies while it stores answers, the next one overwrites
+the same files.
 """
 
 import itertools
@@ -20,7 +22,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
-from raft_spark.common import ids, logs
+from raft_spark.common import ids, logs, wording
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store, batch_input, batch_jobs
@@ -38,68 +40,67 @@ OUTCOMES_SCHEMA = pa.schema(  # error_class "" is an answer
     [("error_class", pa.string())] + [(name, pa.int64()) for name in ("rows", "prompt_tokens", "completion_tokens")]
 )
 BUDGET_SPENT = "another batch job might pass completions.max_spend"
-Group = tuple[str, int, int]  # how its keys begin, how many they are, the characters of their questions and oracles
+Group = tuple[str, int, int]  # prefix of its keys, number of requests, characters of their questions and oracles
 
 
 class BatchProgress:
-    """The run as it goes: told by the thread that watches the jobs, read by those that show and store it."""
+    """Hold the state of the run. The thread that polls the jobs updates `run`; other threads show and store it."""
 
-    def __init__(self, conf: config.Config, told: run_state.Run) -> None:
-        self.run = run_state.start(told, 0)
+    def __init__(self, conf: config.Config, run: run_state.Run) -> None:
+        self.run = run_state.start(run, 0)
         self.stop_reason = ""
-        self.is_short = False  # of money: the last round left out what is missing
+        self.is_short_of_money = False  # max_spend did not pay for all requests of the last round
         self._retried = retried_classes(conf.completions)
         self._price = batch_price(conf.price)
-        self._over = time.monotonic() + (conf.completions.max_minutes * 60 or UNLIMITED)
-        self._said = ""
-
-    def told(self) -> run_state.Run:
-        """Return the run as it stands."""
-        return self.run
+        self._end = time.monotonic() + (conf.completions.max_minutes * 60 or UNLIMITED)
+        self._logged = ""
 
     def stop(self, reason: str) -> None:
-        """Let nothing more be submitted or waited for; the first reason stays."""
+        """Stop submitting jobs and waiting for them; only the first reason counts."""
         self.stop_reason = self.stop_reason or reason
 
-    def goes_on(self) -> bool:
-        """Say whether jobs may still be waited for."""
-        if time.monotonic() > self._over:
-            self.stop("the time set by completions.max_minutes is over; jobs go on, and the next run collects them")
+    def should_continue(self) -> bool:
+        """Return whether the run may still wait for jobs."""
+        if time.monotonic() > self._end:
+            self.stop(
+                "the time set by completions.max_minutes is over; Bedrock continues the batch jobs, and the next run "
+                "collects their answers"
+            )
         return not self.stop_reason
 
-    def begins(self, missing: int) -> None:
-        """Begin a round: what failed before, and is to be asked again, counts as not asked."""
+    def start_round(self, missing: int) -> None:
+        """Start a round of `missing` requests; failures that are retried in it no longer count as failed."""
         failed = {name: count for name, count in self.run.failed.items() if name not in self._retried}
         done = self.run.answered + sum(failed.values())
         self.run = replace(self.run, failed=failed, total=done + missing, open=0)
 
-    def looked(self, jobs: Sequence[batch_jobs.BatchJob]) -> None:
-        """Take what the service says of the jobs; say it where it has changed."""
-        going = [job for job in jobs if job.state == "submitted" and not job.ended]
-        self.run = replace(self.run, updated_at=ids.now(), open=sum(job.records for job in going))
-        known = Counter(job.status or job.state for job in jobs)
-        said = ", ".join(f"{count} {status}" for status, count in sorted(known.items()))
-        if said != self._said:
-            LOG.info("batch jobs: %s", said, extra=logs.fields(jobs=dict(known)))
-        self._said = said
+    def on_poll(self, jobs: Sequence[batch_jobs.BatchJob]) -> None:
+        """Count the open records of the jobs; log the jobs' states when they have changed."""
+        open_jobs = [job for job in jobs if job.state == "submitted" and not job.ended]
+        self.run = replace(self.run, updated_at=ids.now(), open=sum(job.records for job in open_jobs))
+        states = Counter(job.status or job.state for job in jobs)
+        line = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        if line != self._logged:
+            LOG.info("batch jobs: %s", line, extra=logs.fields(jobs=dict(states)))
+        self._logged = line
 
-    def collected(self, outcomes: Sequence[Row]) -> None:
-        """Count what was stored."""
-        rows = Counter({row.error_class: 0 for row in outcomes})
+    def add(self, outcomes: Sequence[Row]) -> None:
+        """Count rows that were stored; `outcomes` are in OUTCOMES_SCHEMA."""
+        failed = Counter({row.error_class: 0 for row in outcomes})
         for row in outcomes:
-            rows[row.error_class] += row.rows
-        answered, run = rows.pop("", 0), self.run
+            failed[row.error_class] += row.rows
+        answered, run = failed.pop("", 0), self.run
         tokens_in, tokens_out = (sum(row[name] for row in outcomes) for name in OUTCOMES_SCHEMA.names[2:])
-        paid = self._price.dollars(tokens_in, tokens_out)
+        dollars = self._price.dollars(tokens_in, tokens_out)
         self.run = replace(
             run,
             updated_at=ids.now(),
             answered=run.answered + answered,
-            failed=dict(Counter(run.failed) + rows),
-            calls=run.calls + answered + rows.total(),
+            failed=dict(Counter(run.failed) + failed),
+            calls=run.calls + answered + failed.total(),
             prompt_tokens=run.prompt_tokens + tokens_in,
             completion_tokens=run.completion_tokens + tokens_out,
-            dollars=round(run.dollars + paid, 6),
+            dollars=round(run.dollars + dollars, 6),
         )
         self.run = replace(self.run, series=(*run.series, _point(self.run, run_state.elapsed(self.run, time.time()))))
 
@@ -112,163 +113,178 @@ def _point(run: run_state.Run, seconds: float) -> run_state.Point:
 
 
 def ask(
-    spark: SparkSession, conf: config.Config, told: run_state.Run, missing: Callable[[], DataFrame]
+    spark: SparkSession, conf: config.Config, run: run_state.Run, missing: Callable[[], DataFrame]
 ) -> run_state.Run:
-    """Ask in batch jobs until fewer than min_records are missing; return the run as it ended. `missing` looks up the
-    requests that are to be asked now: key, pubid, question, oracle.
+    """Send requests in batch jobs until fewer than min_records are missing; return the run at its end.
 
-    Raises ConfigError, before anything starts, when the jobs could not read their input.
+    `missing` looks up the requests that have no answer now: key, pubid, question, oracle. Raises ConfigError, before
+    anything starts, if Bedrock could not read the jobs' input.
     """
-    at, watch, trouble = batch_jobs.run_folder(conf, told.id), BatchProgress(conf, told), ""
-    watched = conf.completions.batch
-    said = f"batch jobs of {watched.min_records:,} to {watched.max_records:,} records, looked at every {watched.poll_seconds:g} s"
+    folder, batch, error = batch_jobs.run_folder(conf, run.id), BatchProgress(conf, run), ""
+    limits = conf.completions.batch
+    records = f"{limits.min_records:,} to {limits.max_records:,} records"
+    line = f"batch jobs of {records}, polled every {limits.poll_seconds:g} s"
+
+    def current() -> run_state.Run:
+        return batch.run
+
     with (
         worker_errors(),
-        session.stop_on_signals(spark, watch.stop),
-        run_state.store_periodically(conf.lake, watch.told),
-        progress.show_run(watch.told, said),
+        session.stop_on_signals(spark, batch.stop),
+        run_state.store_periodically(conf.lake, current),
+        progress.show_run(current, line),
     ):
         try:
-            _rounds(spark, conf, at, watch, missing)
-        except EndpointError as error:
-            trouble = f"fails at batch jobs: {error}"
-    ended = run_state.finish(watch.run, trouble, watch.stop_reason)
-    run_state.write(conf.lake, ended)
-    return ended
+            _run_rounds(spark, conf, folder, batch, missing)
+        except EndpointError as raised:
+            error = f"failed in batch mode: {raised}"
+    finished = run_state.finish(batch.run, error, batch.stop_reason)
+    run_state.write(conf.lake, finished)
+    return finished
 
 
-def _rounds(
-    spark: SparkSession, conf: config.Config, at: Storage, watch: BatchProgress, missing: Callable[[], DataFrame]
+def _run_rounds(
+    spark: SparkSession, conf: config.Config, folder: Storage, batch: BatchProgress, missing: Callable[[], DataFrame]
 ) -> None:
-    """Collect what is pending, then go round after round, at most `attempts`."""
+    """Collect pending jobs, then run at most `attempts` rounds. Raises EndpointError if a round brings no answer."""
     pending = batch_jobs.pending(conf.lake)
-    watch.begins(sum(job.records for job in pending))
-    _collect(spark, conf, pending, watch)
+    batch.start_round(sum(job.records for job in pending))
+    _collect(spark, conf, pending, batch)
     for _ in range(conf.completions.attempts):
-        if not watch.goes_on():
+        if not batch.should_continue():
             return
-        before = watch.run.answered
-        jobs = _cut(missing(), conf, at, watch)
-        ended = _collect(spark, conf, jobs, watch)
+        answered_before = batch.run.answered
+        jobs = _create_jobs(missing(), conf, folder, batch)
+        ended = _collect(spark, conf, jobs, batch)
         if not jobs:
             return
-        if len(ended) == len(jobs) and watch.run.answered == before:
-            msg = f"none of their records was answered; the last job is {ended[-1].status} {ended[-1].message}".rstrip()
+        if len(ended) == len(jobs) and batch.run.answered == answered_before:
+            last = f"{ended[-1].status} {ended[-1].message}".rstrip()
+            msg = f"no record of {len(jobs)} batch jobs was answered; the last job is {last}"
             raise EndpointError(msg)
-    if watch.is_short:
-        watch.stop(BUDGET_SPENT)
+    if batch.is_short_of_money:
+        batch.stop(BUDGET_SPENT)
 
 
-def _cut(missing: DataFrame, conf: config.Config, at: Storage, watch: BatchProgress) -> list[batch_jobs.BatchJob]:
-    """Begin jobs for what is missing and can be paid; none when too little is left for a job."""
+def _create_jobs(
+    missing: DataFrame, conf: config.Config, folder: Storage, batch: BatchProgress
+) -> list[batch_jobs.BatchJob]:
+    """Register jobs for the missing requests that max_spend pays for; none if they are fewer than min_records."""
     missing = missing.persist()
     try:
         count = missing.count()
-        watch.begins(count)
+        batch.start_round(count)
         if count < conf.completions.batch.min_records:
             return []
-        chosen = missing.where(_is_payable(missing, conf, watch.run.dollars))
-        paid = chosen.count() if conf.completions.max_spend else count
-        watch.is_short = paid < count
-        if watch.is_short:
-            LOG.info("completions.max_spend pays for %s of %s records at their dearest", f"{paid:,}", f"{count:,}")
+        affordable = missing.where(_is_affordable(missing, conf, batch.run.dollars))
+        paid = affordable.count() if conf.completions.max_spend else count
+        batch.is_short_of_money = paid < count
+        if batch.is_short_of_money:
+            LOG.info("completions.max_spend pays for %s of %s records at their maximum cost", f"{paid:,}", f"{count:,}")
         if paid < conf.completions.batch.min_records:
-            watch.stop(BUDGET_SPENT)
+            batch.stop(BUDGET_SPENT)
             return []
-        return batch_jobs.register_jobs(conf, at, batch_input.write_input_files(chosen, conf, at, paid))
+        return batch_jobs.register_jobs(conf, folder, batch_input.write_input_files(affordable, conf, folder, paid))
     finally:
         missing.unpersist()
 
 
-def _is_payable(missing: DataFrame, conf: config.Config, spent: float) -> str:
-    """Return, in SQL, which requests max_spend pays for at their dearest. A key is a hash: how it begins is as good as chance."""
+def _is_affordable(missing: DataFrame, conf: config.Config, spent: float) -> str:
+    """Return, in SQL, which requests max_spend pays for at their maximum cost: those with the smallest keys.
+
+    A key is a hash, so this is a random choice.
+    """
     limit = conf.completions.max_spend
     if not limit:
         return "true"
     characters = F.sum(F.length("question") + F.length("oracle"))
-    begin = F.substring("key", 1, 3).alias("begin")
-    found = missing.groupBy(begin).agg(F.count("*"), characters).orderBy("begin").collect()  # 4,096 at most
-    around = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
-    groups = [(row[0], row[1], row[2]) for row in found]
-    beyond = first_unaffordable_group(limit - spent, groups, around, batch_price(conf.price))
-    return f"key < '{beyond}'" if beyond else "true"
+    prefix = F.substring("key", 1, 3).alias("prefix")
+    rows = missing.groupBy(prefix).agg(F.count("*"), characters).orderBy("prefix").collect()  # 4,096 at most
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
+    groups = [(row[0], row[1], row[2]) for row in rows]
+    first = first_unaffordable_group(limit - spent, groups, template, batch_price(conf.price))
+    return f"key < '{first}'" if first else "true"
 
 
-def first_unaffordable_group(dollars: float, groups: Sequence[Group], around: Request, price: config.Price) -> str:
-    """Return the first group that `dollars` might not pay for, after those before it; "" when all are paid. `around` is a
-    request without question and oracle.
+def first_unaffordable_group(dollars: float, groups: Sequence[Group], template: Request, price: config.Price) -> str:
+    """Return the key prefix of the first group that `dollars` might not pay for, all before it paid; "" without one.
+
+    `template` is a request with an empty question and an empty oracle.
     """
-    for begin, count, characters in groups:
-        prompt = (characters + count * around.characters) / MIN_CHARS_PER_TOKEN + count * TEMPLATE_TOKENS
-        dollars -= price.dollars(prompt, count * around.max_tokens)
+    for prefix, count, characters in groups:
+        prompt = (characters + count * template.characters) / MIN_CHARS_PER_TOKEN + count * TEMPLATE_TOKENS
+        dollars -= price.dollars(prompt, count * template.max_tokens)
         if dollars < 0:
-            return begin
+            return prefix
     return ""
 
 
 def batch_price(price: config.Price) -> config.Price:
-    """Return what tokens cost in batch jobs, in place of what they cost on demand; the latter where nobody knows."""
+    """Return a price whose token prices are those of batch jobs; on-demand prices where those are unknown."""
     known = {"input_price": price.batch_input_price, "output_price": price.batch_output_price}
     return price.model_copy(update={name: dollars for name, dollars in known.items() if dollars is not None})
 
 
 def _collect(
-    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.BatchJob], watch: BatchProgress
+    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.BatchJob], batch: BatchProgress
 ) -> list[batch_jobs.BatchJob]:
-    """Watch jobs; store the answers of those that end, a task each; only then are they collected. Return those."""
-    done: list[batch_jobs.BatchJob] = []
-    for ended in batch_jobs.submit_and_poll(conf, jobs, watch.looked, watch.goes_on):
-        pieces = [{"job": asdict(job), "rows": job.records} for job in ended]
-        stored = map_in_arrow(
-            dataframes.assign_tasks(spark, pieces, len(pieces)),
-            partial(_stored, lake=conf.lake, run_id=watch.run.id, form=conf.log.format),
+    """Wait for the jobs and store the answers of each that ends, one Spark task a job; return the jobs that ended.
+
+    A job is marked as collected only after all its answers are stored.
+    """
+    collected: list[batch_jobs.BatchJob] = []
+    for ended in batch_jobs.submit_and_poll(conf, jobs, batch.on_poll, batch.should_continue):
+        rows = [{"job": asdict(job), "rows": job.records} for job in ended]
+        outcomes = map_in_arrow(
+            dataframes.assign_tasks(spark, rows, len(rows)),
+            partial(_store_answers, lake=conf.lake, run_id=batch.run.id, log_format=conf.log.format),
             OUTCOMES_SCHEMA,
         )
-        watch.collected(stored.collect())  # some ten rows a job
+        batch.add(outcomes.collect())  # some ten rows a job
         for job in ended:
             batch_jobs.mark_collected(conf.lake, job)
-        done += ended
-    return done
+        collected += ended
+    return collected
 
 
-def _stored(
-    batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str, form: logs.LogFormat
+def _store_answers(
+    batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str, log_format: logs.LogFormat
 ) -> Iterator[pa.RecordBatch]:
-    """Store all answers of each job; yield what they come to."""
-    logs.configure(form, stage=schemas.COMPLETIONS, run_id=run_id)
-    for _, pieces in parquet.by_task(batches):
-        for job in (batch_jobs.BatchJob(**piece["job"]) for piece in pieces):
+    """Store all answers of each job; yield their outcomes."""
+    logs.configure(log_format, stage=schemas.COMPLETIONS, run_id=run_id)
+    storage = tables.storage(lake, schemas.COMPLETIONS)
+    for _, rows in parquet.by_task(batches):
+        for job in (batch_jobs.BatchJob(**row["job"]) for row in rows):
             ignored: Counter[str] = Counter()
-            rows = (
-                _row(answer, job, run_id) for answer in batch_jobs.replies(job, Storage.of(lake, job.folder), ignored)
-            )
-            for chunk in itertools.count():
-                some = list(itertools.islice(rows, ROWS_PER_FILE))
-                if not some:
+            replies = batch_jobs.replies(job, Storage.of(lake, job.folder), ignored)
+            answers = (_answer_row(answer, job, run_id) for answer in replies)
+            for number in itertools.count():
+                chunk = list(itertools.islice(answers, ROWS_PER_FILE))
+                if not chunk:
                     break
-                answer_store.write_answers(
-                    tables.storage(lake, schemas.COMPLETIONS), job.day, f"{job.name}-c{chunk:05d}", some
-                )
-                yield _outcomes(some)
+                answer_store.write_answers(storage, job.day, f"{job.name}-c{number:05d}", chunk)
+                yield _outcomes(chunk)
             if ignored:
-                LOG.warning("output of job %s: %s lines are no answers", job.name, dict(ignored))
+                LOG.warning("output of batch job %s: ignored lines: %s", job.name, wording.counts(ignored))
 
 
-def _row(answer: batch_jobs.BatchAnswer, job: batch_jobs.BatchJob, run_id: str) -> dict[str, Any]:
-    """Return a row as the stage stores it: the request is known by its names, and nobody knows how long it took."""
-    key, named, reply = answer
+def _answer_row(answer: batch_jobs.BatchAnswer, job: batch_jobs.BatchJob, run_id: str) -> dict[str, Any]:
+    """Return the row to store. The keys are known without the request, and nobody knows how long the answer took."""
+    key, info, reply = answer
     model = str(job.call["modelId"])
-    asked = InFlightRequest(named.pubid, Request("", model, {"max_tokens": named.max_tokens}), attempts=1, reply=reply)
-    own = {"key": key, "key_of_any_length": named.key_of_any_length, "latency_ms": None}
-    return {**answer_store.answer_row(asked, model, run_id), **own}
+    request = Request("", model, {"max_tokens": info.max_tokens})
+    row = answer_store.answer_row(InFlightRequest(info.pubid, request, attempts=1, reply=reply), model, run_id)
+    return {**row, "key": key, "key_of_any_length": info.key_of_any_length, "latency_ms": None}
 
 
 def _outcomes(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
+    """Return rows and tokens by error class, in OUTCOMES_SCHEMA."""
     sums: dict[str, list[int]] = {}
     for row in rows:
-        told = sums.setdefault(row["error_class"] or "", [0, 0, 0])
-        for place, more in enumerate((1, row["prompt_tokens"] or 0, row["completion_tokens"] or 0)):
-            told[place] += more
+        totals = sums.setdefault(row["error_class"] or "", [0, 0, 0])
+        for index, count in enumerate((1, row["prompt_tokens"] or 0, row["completion_tokens"] or 0)):
+            totals[index] += count
     return pa.RecordBatch.from_pylist(
-        [dict(zip(OUTCOMES_SCHEMA.names, (name, *told), strict=True)) for name, told in sums.items()], OUTCOMES_SCHEMA
+        [dict(zip(OUTCOMES_SCHEMA.names, (name, *totals), strict=True)) for name, totals in sums.items()],
+        OUTCOMES_SCHEMA,
     )

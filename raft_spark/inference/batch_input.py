@@ -1,7 +1,7 @@
-"""Requests without an answer -> the input files of batch jobs, each within the limits of a job.
+"""Write requests as the input files of batch jobs, each file within the limits of a job.
 
-Spark shares the requests out evenly, about one task a file; a task spools its lines on its own disk, and cuts them once
-it knows how many and how large they are.
+Spark distributes the requests evenly, about one task for each file. A task writes its lines to a temporary file on
+its own disk and divides them into input files when it knows their number and sizes.
 """
 
 import itertools
@@ -33,82 +33,87 @@ MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class BatchInputTask:
-    """What every task gets; `name` begins the names of all files of this cut, and of their jobs."""
+    """The arguments of every Spark task; the names of all files, and of their jobs, begin with `prefix`."""
 
     conf: config.Completions
     model: str
-    at: Storage
-    name: str
+    folder: Storage
+    prefix: str
 
 
-def write_input_files(missing: DataFrame, conf: config.Config, at: Storage, count: int) -> list[BatchFile]:
-    """Write `missing` (columns key, pubid, question, oracle; `count` rows) into input files at `at`, a run's folder.
+def write_input_files(missing: DataFrame, conf: config.Config, folder: Storage, count: int) -> list[BatchFile]:
+    """Write `missing` (columns key, pubid, question, oracle; `count` rows) as input files below `folder`.
 
-    The names are new ones each time, so that what an earlier try has left is never part of a job.
+    Every call uses new names, so that no job reads a file of an earlier attempt. Raises InputError if the files do
+    not hold exactly `count` requests.
     """
     tasks = max(1, -(-count // conf.completions.batch.max_records))
-    name = f"{at.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
-    work = BatchInputTask(conf.completions, conf.teacher.model, at, name)
-    written = map_in_arrow(missing.repartition(tasks), partial(_written, work=work), FILES_SCHEMA)
+    prefix = f"{folder.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
+    task = BatchInputTask(conf.completions, conf.teacher.model, folder, prefix)
+    written = map_in_arrow(missing.repartition(tasks), partial(_write_files, task=task), FILES_SCHEMA)
     with worker_errors():
-        found = [BatchFile(**row.asDict()) for row in written.collect()]  # a row a file, some hundreds at most
-    if sum(file.records for file in found) != count:
-        msg = f"{at.root}/input holds {sum(file.records for file in found)} of {count} requests; nothing was submitted"
+        files = [BatchFile(**row.asDict()) for row in written.collect()]  # a row for each file, some hundreds at most
+    records = sum(file.records for file in files)
+    if records != count:
+        msg = f"{folder.root}/input holds {records} of {count} requests; no batch job was submitted. Run again"
         raise InputError(msg)
-    return sorted(found, key=lambda file: file.name)
+    return sorted(files, key=lambda file: file.name)
 
 
 def records_per_file(lengths: Sequence[int], batch: config.Batch) -> list[int]:
-    """Return how many consecutive records go into each file: as few files as the limits allow, equally many in each, so
-    that none is below min_records that need not be. `lengths` are bytes; a record larger than a file has its own.
+    """Return how many consecutive records go into each file; `lengths` are the records' bytes.
+
+    There are as few files as the limits allow, with equal numbers of records, so that no file is below min_records
+    unless that cannot be avoided. A record that is larger than a file gets its own file.
     """
     if not lengths:
         return []
     fewest = max(1, -(-len(lengths) // batch.max_records))
-    cuts = (_equal(len(lengths), files) for files in range(fewest, len(lengths) + 1))
-    return next(cut for cut in cuts if len(cut) == len(lengths) or max(_sums(lengths, cut)) <= batch.max_file_mb * MB)
+    divisions = (_divide(len(lengths), files) for files in range(fewest, len(lengths) + 1))
+    most = batch.max_file_mb * MB
+    return next(counts for counts in divisions if len(counts) == len(lengths) or max(_sums(lengths, counts)) <= most)
 
 
-def _equal(records: int, files: int) -> list[int]:
+def _divide(records: int, files: int) -> list[int]:
     return [records * (file + 1) // files - records * file // files for file in range(files)]
 
 
-def _sums(lengths: Sequence[int], cut: Sequence[int]) -> list[int]:
+def _sums(lengths: Sequence[int], counts: Sequence[int]) -> list[int]:
     rest = iter(lengths)
-    return [sum(itertools.islice(rest, records)) for records in cut]
+    return [sum(itertools.islice(rest, count)) for count in counts]
 
 
-def _written(batches: Iterator[pa.RecordBatch], work: BatchInputTask) -> Iterator[pa.RecordBatch]:
+def _write_files(batches: Iterator[pa.RecordBatch], task: BatchInputTask) -> Iterator[pa.RecordBatch]:
     """Write one partition's files; yield a description of each."""
     rows = (row for batch in batches for row in batch.to_pylist())
     context = TaskContext.get()
-    task = context.partitionId() if context else 0
+    partition = context.partitionId() if context else 0
     with tempfile.TemporaryFile() as spool:
-        listed = [_spooled(row, spool, work) for row in rows]
+        records = [_write_record(row, spool, task) for row in rows]
         spool.seek(0)
         begin = 0
-        for part, records in enumerate(records_per_file([length for _, length in listed], work.conf.batch)):
-            name = f"{work.name}-{task:05d}-{part}"
-            yield _file(name, listed[begin : begin + records], spool, work.at)
-            begin += records
+        for part, count in enumerate(records_per_file([length for _, length in records], task.conf.batch)):
+            name = f"{task.prefix}-{partition:05d}-{part}"
+            yield _write_file(name, records[begin : begin + count], spool, task.folder)
+            begin += count
 
 
-def _spooled(row: dict[str, Any], spool: IO[bytes], work: BatchInputTask) -> tuple[str, int]:
-    """Write a request's line into the spool; return its line of the keys, and how many bytes it has."""
-    request = prompts.teacher_request(row["question"], row["oracle"], work.model, work.conf)
-    named = RecordInfo(row["pubid"], request.key_of_any_length, request.max_tokens)
-    return key_line(row["key"], named), spool.write(converse.batch_line(row["key"], request))
+def _write_record(row: dict[str, Any], spool: IO[bytes], task: BatchInputTask) -> tuple[str, int]:
+    """Write a request's line to the spool; return its line of the key file, and the bytes of the former."""
+    request = prompts.teacher_request(row["question"], row["oracle"], task.model, task.conf)
+    info = RecordInfo(row["pubid"], request.key_without_max_tokens, request.max_tokens)
+    return key_line(row["key"], info), spool.write(converse.batch_line(row["key"], request))
 
 
-def _file(name: str, listed: Sequence[tuple[str, int]], spool: IO[bytes], at: Storage) -> pa.RecordBatch:
-    """Copy the next lines of the spool into one whole object, beside their keys; describe it."""
+def _write_file(name: str, records: Sequence[tuple[str, int]], spool: IO[bytes], folder: Storage) -> pa.RecordBatch:
+    """Copy the next lines of the spool to an input file, and write their key file; return the file's description."""
     digest = sha256()
-    with at.atomic_write(f"input/{name}.jsonl") as local, local.open("wb") as file:
-        for _, length in listed:
+    with folder.atomic_write(f"input/{name}.jsonl") as local, local.open("wb") as file:
+        for _, length in records:
             line = spool.read(length)
             digest.update(line)
             file.write(line)
-    at.write(f"keys/{name}.tsv", "".join(keys for keys, _ in listed).encode())
-    written = BatchFile(name, len(listed), sum(length for _, length in listed), digest.hexdigest())
-    row = {"name": written.name, "records": written.records, "bytes": written.bytes, "sha256": written.sha256}
+    folder.write(f"keys/{name}.tsv", "".join(keys for keys, _ in records).encode())
+    size = sum(length for _, length in records)
+    row = {"name": name, "records": len(records), "bytes": size, "sha256": digest.hexdigest()}
     return pa.RecordBatch.from_pylist([row], FILES_SCHEMA)

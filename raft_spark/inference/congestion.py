@@ -1,7 +1,8 @@
-"""Decide when a task's next call may start and how long it waits for a reply. No thread and no clock: callers pass times, in seconds.
+"""Decide when a task's next call may start and how long it waits for a reply; callers pass times, in seconds.
 
-`CongestionWindow` adapts the number of open calls to the endpoint's capacity, `RateLimiter` keeps a rate, `AdaptiveTimeout`
-separates slow replies from lost ones, `EndpointHealth` separates a bad request from a dead endpoint.
+`CongestionWindow` adapts the number of open calls to the endpoint's capacity, `RateLimiter` keeps a rate,
+`AdaptiveTimeout` separates slow replies from lost ones, `EndpointHealth` separates a bad request from a dead
+endpoint.
 """
 
 import math
@@ -24,11 +25,12 @@ SILENT_SECONDS = 5.0  # without an answer before an endpoint that has answered c
 class CongestionWindow:
     """Limit the number of open calls by what the endpoint throttles.
 
-    Throttling halves the window. Then it grows by one call an answer to nearly the level that was throttled, by one call a
-    window of answers up to that level, and beyond it only as a probe after an interval that doubles with every throttling.
+    Throttling halves the window. Then it grows by one call an answer to nearly the level that was throttled, by one
+    call a window of answers up to that level, and beyond it only as a probe after an interval that doubles with every
+    throttling.
 
-    Halving and growing by one alone (AIMD) would use three quarters of an endpoint on average; a remembered level uses
-    nearly all of it (the idea of TCP's CUBIC, RFC 9438).
+    Halving and growing by one alone (AIMD) would use three quarters of an endpoint on average; a remembered level
+    uses nearly all of it (the idea of TCP's CUBIC, RFC 9438).
     """
 
     def __init__(self, cap: int) -> None:
@@ -53,7 +55,7 @@ class CongestionWindow:
         return max(0.0, self._paused_until - now)
 
     def on_answer(self) -> None:
-        """Grow: by one call an answer until near the level, by one a window up to it, by one a probe interval beyond it."""
+        """Grow by one call: after an answer until near the level, after a window up to it, after an interval beyond."""
         self._pause = MIN_PAUSE
         if self._size < min(self._level * RECOVERY_SHARE, self.cap):
             self._size += 1
@@ -81,8 +83,8 @@ class CongestionWindow:
     def on_failed_window(self, started: float, now: float) -> None:
         """Halve the window and pause after a whole window of failures; they reveal no level.
 
-        Without the pause, an endpoint that refuses every call at once, such as a closed port, would get hundreds of calls
-        before it counts as dead.
+        Without the pause, an endpoint that refuses every call at once, such as a closed port, would get hundreds of
+        calls before it counts as dead.
         """
         if started >= self._shrunk_at:
             self._rest(now, FAILURE_PAUSE_FACTOR * self._pause)
@@ -100,8 +102,8 @@ class CongestionWindow:
 class RateLimiter:
     """Keep a rate of units (calls or tokens) a second, evenly and without a burst at the start.
 
-    The debt is counted in units, not in seconds, because the rate of a task that joins is close to 0 until the other tasks
-    have given up their part.
+    The debt is counted in units, not in seconds, because the rate of a task that joins is close to 0 until the other
+    tasks have given up their part.
     """
 
     def __init__(self) -> None:
@@ -124,7 +126,7 @@ class RateLimiter:
 
 
 class AdaptiveTimeout:
-    """Compute the timeout of a call: TIMEOUT_FACTOR times the slowest of the last answers, `most` until there are enough."""
+    """Compute timeouts: TIMEOUT_FACTOR times the slowest of the last answers, `most` until there are enough."""
 
     def __init__(self, most: float) -> None:
         self._most = most
@@ -144,7 +146,7 @@ class AdaptiveTimeout:
 
 @dataclass(frozen=True, slots=True)
 class HealthStatus:
-    """`window_failed`: a whole window of calls failed without an answer; `dead`: the endpoint does not answer at all."""
+    """`window_failed`: a whole window of calls failed without an answer; `dead`: the endpoint answers no call."""
 
     window_failed: bool = False
     dead: bool = False

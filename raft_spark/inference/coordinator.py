@@ -1,13 +1,13 @@
-"""Divide the limits of a run among its tasks: the driver serves a socket, and each task reports to it twice a second.
+"""Divide the limits of a run among its tasks: each task reports to a socket of the driver twice a second.
 
-A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the run's
-key. A task that cannot reach the driver when it starts keeps its static allocation. A task that loses the connection starts
-no call until it has another, because the driver gives its part to the other tasks. So the limits hold with fewer executors
-than requested, with more, and after some are lost.
+A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the
+run's key. A task that cannot reach the driver when it starts keeps its static allocation. A task that loses the
+connection starts no call until it has another, because the driver gives its part to the other tasks. So the limits
+hold with fewer executors than requested, with more, and after some are lost.
 
-A task's name is PARTITION-ATTEMPT. When an executor is lost together with shuffle output of its tasks, Spark starts all
-unfinished tasks again and lets their old attempts run: both would send the same requests. So the older attempt gets a
-reason to stop, and the newer one waits until the older one has stored the replies of its open calls.
+A task's name is PARTITION-ATTEMPT. When an executor is lost together with shuffle output of its tasks, Spark starts
+all unfinished tasks again and lets their old attempts run: both would send the same requests. So the older attempt
+gets a reason to stop, and the newer one waits until the older one has stored the replies of its open calls.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ class Coordinator:
         )
 
     def _starting_tasks(self) -> int:
-        """Return how many tasks run or will start soon, so that the first task to report does not get the whole window."""
+        """Return how many tasks run or will start soon, so that the first to report does not get the whole window."""
         now = time.monotonic()
         self._first_heartbeat = self._first_heartbeat or now
         ended = len(self._counters) - len(self._connected)
@@ -112,7 +112,7 @@ class Coordinator:
             self.stop("another request might pass completions.max_spend")
 
     def release(self, task: str, *, has_finished: bool) -> None:
-        """Free a task's part of the limits. The open calls of a task that has not finished count at their maximum cost."""
+        """Free a task's part of the limits. If it has not finished, its open calls count at their maximum cost."""
         with self._lock:
             counters = self._counters[task]
             self._connected.discard(task)
@@ -208,7 +208,7 @@ def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None
 
 @contextmanager
 def report_to_driver(address: CoordinatorAddress, task: str, admission: Admission) -> Iterator[None]:
-    """Keep `admission.allocation` up to date while the block runs; the first allocation is there when the block begins."""
+    """Get the first `admission.allocation`, then keep it up to date while the block runs."""
     try:
         connection = _connect(address)
         admission.allocation = _heartbeat(connection, task, admission)
@@ -226,7 +226,7 @@ def report_to_driver(address: CoordinatorAddress, task: str, admission: Admissio
 
 
 def wait_for_previous_attempt(admission: Admission) -> None:
-    """Return when no earlier attempt at the same rows runs any more: it has stored the replies of its open calls then."""
+    """Wait until no earlier attempt at the same rows runs: it has then stored the replies of its open calls."""
     while admission.allocation.must_wait and not admission.stop_reason:
         time.sleep(HEARTBEAT_SECONDS)
 
@@ -254,7 +254,7 @@ def _report(
 
 
 def _connect(address: CoordinatorAddress) -> Connection:
-    """Open an authenticated connection as multiprocessing's Client does, which would wait for a lost machine for minutes."""
+    """Open an authenticated connection like multiprocessing's Client, which waits for a lost machine for minutes."""
     with socket.create_connection((address.host, address.port), timeout=HEARTBEAT_TIMEOUT) as opened:
         opened.settimeout(None)
         connection = Connection(opened.detach())

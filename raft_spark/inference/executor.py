@@ -1,8 +1,8 @@
 """Send the requests of one Spark task, many at once, and yield each with its final reply. Does not import Spark.
 
-Requests finish in any order: a slow one does not block the next. This module alone retries: it limits the attempts and
-the time of a request, backs off with full jitter and honours Retry-After up to a cap. A request that waits for its retry
-occupies no slot. Admission decides how many calls may be open, and how fast they start.
+Requests finish in any order: a slow one does not block the next. This module alone retries: it limits the attempts
+and the time of a request, backs off with full jitter and honours Retry-After up to a cap. A request that waits for
+its retry occupies no slot. Admission decides how many calls may be open, and how fast they start.
 """
 
 import heapq
@@ -26,7 +26,7 @@ Ask = Callable[[Request, float], Reply]  # a request and its timeout in seconds 
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """Limits of each request: its `attempts`, throttled ones not counted, and a deadline after which no call for it starts.
+    """Limits of each request: its `attempts` without throttled ones, and a deadline after which no call starts.
 
     An endpoint does no work for a call that it throttles, so only the deadline ends a request that is always throttled.
     """
@@ -101,7 +101,7 @@ class _RequestQueue:
         return self._is_exhausted and self._head is None and not self._retries
 
     def peek(self, max_retries: int) -> InFlightRequest | None:
-        """Return the next request without removing it; no new one while more than `max_retries` wait for their retry."""
+        """Return the next request without removing it; no new one while more than `max_retries` retries wait."""
         if self._head is None:
             if self._retries and self._retries[0][0] <= time.monotonic():
                 self._head = heapq.heappop(self._retries)[2]

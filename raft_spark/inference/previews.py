@@ -1,4 +1,4 @@
-"""Ask the teacher one question of the base table, and return what was sent and what came back. Nothing is stored."""
+"""Send the teacher the request for one row of the base table, and return the request and its answer. Store nothing."""
 
 import time
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ class Preview:
 
     Attributes:
         pubid: The article of the question.
-        prompt: The messages that were sent, each with `role` and `content`; one text with `completions.template = "llama3"`.
+        prompt: The messages of the request, each with `role` and `content`; one text if completions.template is "llama3".
         completion: The answer.
         finish_reason: `stop` if the answer ended by itself, `length` if `completions.max_new_tokens` cut it.
-        seconds: How long the teacher took.
+        seconds: The time until the teacher answered.
         prompt_tokens: Tokens of the prompt, None if the teacher does not count them.
         completion_tokens: Tokens of the answer, None if the teacher does not count them.
-        key: The name under which a run would store this answer.
+        key: The key under which a run would store this answer.
     """
 
     pubid: int
@@ -38,9 +38,10 @@ class Preview:
 
 
 def ask(conf: config.Config, pubid: int | None = None) -> Preview:
-    """Ask about an article, or about the first one of the train split.
+    """Ask the question of an article, by default of the first one in the train split.
 
-    Raises InputError if there is no base table or no such article in it, EndpointError if the teacher gives no answer.
+    Raises InputError if there is no base table or it does not hold the article, EndpointError if the teacher gives no
+    answer.
     """
     row = browse.first_row(conf.lake, tables.require(conf.lake, schemas.BASE), pubid)
     with (

@@ -1,8 +1,8 @@
-"""cluster limits, demands of the tasks -> allocation of each task: divide the limits of a run. No clock and no socket.
+"""cluster limits, demands of the tasks -> allocation of each task: divide the limits of a run. No clock, no socket.
 
 One rule divides every limit: a task gets an equal part, but never more than what the other tasks do not hold at this
-moment. So the sum over all tasks never exceeds a limit: a task that joins gets little until the others have reduced their
-use, and what a finished or lost task held is free again.
+moment. So the sum over all tasks never exceeds a limit: a task that joins gets little until the others have reduced
+their use, and what a finished or lost task held is free again.
 """
 
 import math
@@ -22,9 +22,10 @@ class ClusterLimits:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """Limits of one task until its next heartbeat; `dollars` count from the task's start. A rate of 0 allows no request.
+    """Limits of one task until its next heartbeat; `dollars` count from its start. A rate of 0 allows no request.
 
-    `stop_reason` says why it may start no call any more. `must_wait` means that an earlier attempt at the same rows still runs.
+    `stop_reason` says why it may start no call any more. `must_wait` means that an earlier attempt at the same rows
+    still runs.
     """
 
     in_flight: int
@@ -37,8 +38,8 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """State of one task: calls `open`, dollars `spent`, dollars `reserved` for the open calls at their maximum cost, and the
-    maximum cost of its `next_call`. `draining` means that it has no more requests to send.
+    """State of one task: calls `open`, dollars `spent`, dollars `reserved` for the open calls at their maximum cost,
+    and the maximum cost of its `next_call`. `draining` means that it has no more requests to send.
     """
 
     open: int = 0
@@ -102,7 +103,7 @@ class QuotaLedger:
 
     @property
     def is_budget_spent(self) -> bool:
-        """Return whether no task can pay for another call, and no open call may still cost less than was reserved for it."""
+        """Return whether no task can pay for another call, nor will after its open calls cost less than reserved."""
         if not (self._limits.dollars and self._demands):
             return False
         free = self._free(demand.spent + demand.reserved for demand in self._demands.values())
@@ -123,14 +124,14 @@ class QuotaLedger:
         return demand.open if demand.draining else max(allocation.in_flight, demand.open)
 
     def _free(self, held: Iterable[float]) -> float:
-        """Return the dollars that nobody has spent or holds; a single sum, so that all callers get the same rounding."""
+        """Return the dollars that nobody has spent or holds; one sum, so that all callers get the same rounding."""
         return self._limits.dollars - math.fsum([*self._released.values(), *held])
 
     def _dollars(self, demand: Demand, others: Mapping[str, Allocation], sharing: int) -> float:
-        """Return the dollars that a task may commit in all: those it has spent or reserved, and its part of the free ones.
+        """Return the dollars that a task may commit in all: those it has committed, and its part of the free ones.
 
-        The part pays at least for the next call. There is none if the task sends no more calls, or if the free dollars do
-        not pay for its next call: they may pay for another task's.
+        The part pays at least for the next call. There is none if the task sends no more calls, or if the free
+        dollars do not pay for its next call: they may pay for another task's.
         """
         if not self._limits.dollars:
             return UNLIMITED

@@ -1,4 +1,4 @@
-"""Send many requests at once, one call each, and store their answers: the Spark tasks that send them, and the driver's part.
+"""Send many requests at once, one call each, and store their answers: the Spark tasks and the driver's part.
 
 The limits of the settings hold for the whole cluster. An answer is stored at most `flush_seconds` after its reply.
 """
@@ -52,7 +52,7 @@ class AskTask:
 def ask(
     spark: SparkSession, missing: DataFrame, conf: config.Config, run: run_state.Run, build_request: RequestBuilder
 ) -> run_state.Run:
-    """Run the tasks that send the requests, and a local model server if the endpoint needs one; return the run at its end.
+    """Run the tasks that send the requests, and a local model server if needed; return the run at its end.
 
     The counts of the returned run include those of `run`. `missing` has a row for each request: `key`, `pubid` and the
     columns that `build_request` needs. Answers go to the table of `run.stage`.

@@ -1,5 +1,5 @@
-"""base, stored answers -> the teacher's requests with their keys, and the answer to each: shared by the stages that ask and
-those that read answers.
+"""base, stored answers -> the teacher's requests with their keys, and the answer to each: shared by the stages that
+ask and those that read answers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -99,6 +99,6 @@ def _add_keys(batches: Iterator[pa.RecordBatch], conf: config.Completions, model
     for batch in batches:
         requests = [build_request(row, conf, model) for row in batch.select(["question", "oracle"]).to_pylist()]
         keys = [pa.array([request.key for request in requests], pa.string())]
-        keys.append(pa.array([request.key_of_any_length for request in requests], pa.string()))
+        keys.append(pa.array([request.key_without_max_tokens for request in requests], pa.string()))
         columns = [*keys, batch["pubid"], batch["question"], batch["oracle"]]
         yield pa.RecordBatch.from_arrays(columns, schema=REQUESTS_SCHEMA)

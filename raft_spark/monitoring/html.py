@@ -1,7 +1,7 @@
-"""A template of this package and what it tells -> one HTML page, which needs nothing but itself.
+"""(template, values) -> one HTML page that loads no other file.
 
-All text of rows is a stranger's: it reaches a page through jinja2's escaping alone, and the page allows no script at all.
-jinja2 is imported when a page is written: EMR does not carry it.
+Text of rows is untrusted: it reaches a page only through jinja2's escaping, and the page's policy allows no script. jinja2 is
+imported when a page is written, because EMR does not have it.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +11,13 @@ from typing import Any
 STYLE = "page.css"
 
 
-def render(template: str, told: Mapping[str, Any], filters: Mapping[str, Callable[..., str]]) -> str:
-    """Fill a template; one that names what `told` lacks is an error."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - EMR does not carry it
+def render(template: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., str]]) -> str:
+    """Fill a template of templates/. Raises jinja2.UndefinedError when it uses a name that `values` does not have."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - EMR does not have it
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(filters)
-    return environment.from_string(_read_resource(template)).render(style=_read_resource(STYLE), **told)
+    return environment.from_string(_read_resource(template)).render(style=_read_resource(STYLE), **values)
 
 
 def _read_resource(name: str) -> str:

@@ -1,8 +1,8 @@
-"""A stage that ended -> OpenLineage events: which versions of which tables it read, and which one it wrote, with its rows.
+"""Ended stage -> OpenLineage events: the versions of the tables it read, the version it wrote, and the number of rows.
 
-Spark's own listener cannot tell: the bulk stages read and write Parquet in their tasks, so that Spark sees no table. The two
-events of a run, how it began and how it ended, are told at its end. Names of tables are OpenLineage's: the bucket and the
-key, or the path. The format: openlineage.io/spec/2-0-2/OpenLineage.json.
+OpenLineage's listener for Spark cannot report them: stages read and write Parquet inside their tasks, so Spark sees no tables. Both
+events of a run, START and COMPLETE (or ABORT, FAIL), are sent when it ends. Tables have OpenLineage's names: bucket and key, or path.
+The format: openlineage.io/spec/2-0-2/OpenLineage.json.
 """
 
 import datetime as dt
@@ -26,7 +26,10 @@ Event = dict[str, Any]
 def events(
     conf: Config, stage: str, run_id: str, begin: float, ended: Version | BaseException, rows: Mapping[str, int]
 ) -> list[Event]:
-    """Return how the run known as `run_id` began (seconds since 1970) and how it ends now, with the `rows` it wrote."""
+    """Return the events START and COMPLETE, ABORT or FAIL of a stage's run, which began at `begin` (seconds since 1970) and ends now.
+
+    `ended` is the published version or the exception; `rows` has the counts of the version.
+    """
     run = {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PRODUCER}/{run_id}"))}
     basis = {
         "producer": PRODUCER,
@@ -34,14 +37,14 @@ def events(
         "job": {"namespace": conf.spark.get("spark.openlineage.namespace", "raft-spark"), "name": stage},
     }
     start = {"eventType": "START", "eventTime": _time(begin), "run": run, "inputs": [], "outputs": []}
-    how = _completed(conf, ended, rows) if isinstance(ended, Version) else _failed(ended)
-    facets = how.pop("facets", {})
-    end = {"eventTime": _time(time.time()), "run": {**run, "facets": facets}, "inputs": [], "outputs": [], **how}
+    outcome = _completed(conf, ended, rows) if isinstance(ended, Version) else _failed(ended)
+    facets = outcome.pop("facets", {})
+    end = {"eventTime": _time(time.time()), "run": {**run, "facets": facets}, "inputs": [], "outputs": [], **outcome}
     return [{**basis, **start}, {**basis, **end}]
 
 
 def _completed(conf: Config, version: Version, rows: Mapping[str, int]) -> Event:
-    read = [_dataset(f"{conf.lake.root}/{table}", found) for table, found in version.inputs.items()]
+    read = [_dataset(f"{conf.lake.root}/{table}", id_) for table, id_ in version.inputs.items()]
     if version.table == schemas.ARTICLES:
         source = conf.articles.source
         read = [_dataset(source, version.counts["source"].removeprefix(source)[1:])]
@@ -52,16 +55,16 @@ def _completed(conf: Config, version: Version, rows: Mapping[str, int]) -> Event
 
 
 def _failed(error: BaseException) -> Event:
-    """Tell a run that brought no version: stopped, or failed and why."""
+    """Return the event of a run that published nothing: ABORT when it was stopped, else FAIL with the reason."""
     if isinstance(error, (StoppedError, KeyboardInterrupt)):
         return {"eventType": "ABORT"}
     reason = f"{type(error).__name__}: {error}"
-    said = _facet("ErrorMessageRunFacet", "1-0-1", message=reason, programmingLanguage="PYTHON")
-    return {"eventType": "FAIL", "facets": {"errorMessage": said}}
+    message = _facet("ErrorMessageRunFacet", "1-0-1", message=reason, programmingLanguage="PYTHON")
+    return {"eventType": "FAIL", "facets": {"errorMessage": message}}
 
 
 def _dataset(root: str, version: str) -> Event:
-    """Name a table or a source as OpenLineage does, and its version."""
+    """Return the dataset of a table or a source, named as OpenLineage specifies, with its version."""
     namespace, name = "file", str(Path(root).absolute())
     if "://" in root:
         scheme, _, path = root.partition("://")
@@ -75,8 +78,8 @@ def _dataset(root: str, version: str) -> Event:
     return {"namespace": namespace, "name": name, "facets": {"version": facet}}
 
 
-def _facet(name: str, version: str, **told: object) -> Event:
-    return {"_producer": PRODUCER, "_schemaURL": f"{SPEC}/facets/{version}/{name}.json#/$defs/{name}", **told}
+def _facet(name: str, version: str, **fields: object) -> Event:
+    return {"_producer": PRODUCER, "_schemaURL": f"{SPEC}/facets/{version}/{name}.json#/$defs/{name}", **fields}
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A count that grows -> a live line for a person, or a plain line now and then for a log."""
+"""Show progress: a live line in a terminal, a log line every 30 seconds elsewhere."""
 
 import datetime as dt
 import logging
@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # `raft-spark progress` needs no Spark
     from pyspark.sql import SparkSession
 
 LOG = logging.getLogger(__name__)
-LOG_EVERY = 30.0  # seconds, where there is no terminal
-REFRESH_EVERY = 0.5
+LOG_EVERY = 30.0  # seconds, without a terminal
+REFRESH_EVERY = 0.5  # seconds, in a terminal
 COLUMNS = (
     TextColumn("{task.description:<16}"),
     BarColumn(),
@@ -40,101 +40,101 @@ COLUMNS = (
 
 @contextmanager
 def show_count(label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
-    """Show `count()` of `total` while the block runs."""
+    """Show `count()` of `total` while the `with` block runs; a total of 0 is unknown."""
     console = _console()
-    watch = partial(_show_bar, console) if console.is_terminal else _log_count
-    with in_background(partial(watch, label, total, count)):
+    show = partial(_show_bar, console) if console.is_terminal else _log_count
+    with in_background(partial(show, label, total, count)):
         yield
 
 
 @contextmanager
 def spark_tasks(spark: "SparkSession", label: str, total: int = 0) -> Iterator[None]:
-    """Show how many tasks of the Spark jobs in the block are done; `total` of them, where that is known.
+    """Show how many tasks of the `with` block's Spark jobs are done, of `total`; 0 is unknown.
 
-    The label is a stage and what it does, such as "base: draw distractors".
+    The label is a stage and its current step, such as "base: draw distractors".
     """
-    doing = label.partition(": ")[2]
+    step = label.partition(": ")[2]
     with (
-        stages(spark, label) as found,
-        show_count(doing, total, lambda: sum(stage.numCompletedTasks for stage in found())),
+        stages(spark, label) as started,
+        show_count(step, total, lambda: sum(stage.numCompletedTasks for stage in started())),
     ):
         yield
 
 
 @contextmanager
 def stages(spark: "SparkSession", label: str) -> Iterator["Callable[[], list[SparkStageInfo]]"]:
-    """Lend a function that returns the stages of the Spark jobs that the block has started so far, callable from any thread.
+    """Yield a function that returns the Spark stages of the jobs that the `with` block has started so far; any thread may call it.
 
-    Spark's page and event log describe these jobs by the label, and the jobs after them by what stands before its colon.
+    Spark's UI and event log describe these jobs by the label, and later jobs by the part of the label before the colon.
     """
     context = spark.sparkContext
     group = f"raft-spark {label} {time.monotonic_ns()}"
     context.setJobGroup(group, label, interruptOnCancel=True)
     tracker = context.statusTracker()
 
-    def found() -> "list[SparkStageInfo]":
+    def started() -> "list[SparkStageInfo]":
         jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
         return list(filter(None, (tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds)))
 
     try:
-        yield found
+        yield started
     finally:
         context.setJobDescription(label.partition(": ")[0])
 
 
 @contextmanager
-def show_run(told: Callable[[], Run], arithmetic: str) -> Iterator[None]:
-    """Show a run that asks while the block runs: first how its limits are shared, then how it goes."""
+def show_run(read_run: Callable[[], Run], arithmetic: str) -> Iterator[None]:
+    """Log how the run's limits are divided, `arithmetic`, then show the progress of the run while the `with` block runs."""
     LOG.info(arithmetic)
     console = _console()
-    watch = partial(follow, console=console) if console.is_terminal else partial(_log_run, told())
-    with in_background(lambda over: watch(told, over.wait)):
+    show = partial(follow, console=console) if console.is_terminal else partial(_log_run, read_run())
+    with in_background(lambda over: show(read_run, over.wait)):
         yield
 
 
 def _console() -> Console:
-    """Return where a person looks on; where a machine reads, nothing is live."""
+    """Return the console of stderr; it is no terminal when logs are JSON."""
     return Console(file=sys.stderr, force_terminal=False if logs.is_json() else None)
 
 
-def _log_run(before: Run, told: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
+def _log_run(before: Run, read_run: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
     """Say every LINE_EVERY seconds, and at the end, how a run goes, with what it has added since as metrics."""
     over = False
     while not over:
         over = is_over(LOG_EVERY)
-        run = told()
-        counted = cloudwatch.embedded_metrics(cloudwatch.difference(before, run), run.stage, run.endpoint)
-        LOG.info(status_line(run), extra=logs.fields(done=run.done, total=run.total, **counted))
+        run = read_run()
+        metrics = cloudwatch.embedded_metrics(cloudwatch.difference(before, run), run.stage, run.endpoint)
+        LOG.info(status_line(run), extra=logs.fields(done=run.done, total=run.total, **metrics))
         before = run
 
 
-def follow(told: Callable[[], Run], is_over: Callable[[float], bool], console: Console) -> None:
+def follow(read_run: Callable[[], Run], is_over: Callable[[float], bool], console: Console) -> None:
     """Show a run until it `is_over`, which is asked with how long it may wait: live in a terminal, else a plain line every
     LINE_EVERY seconds.
     """
     if not console.is_terminal:
         while not is_over(LOG_EVERY):
-            console.print(status_line(told()), highlight=False, soft_wrap=True)
+            console.print(status_line(read_run()), highlight=False, soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False) as live:
         while not is_over(REFRESH_EVERY):
-            live.update(_panel(told()), refresh=True)
-        live.update(_panel(told()), refresh=True)
+            live.update(_panel(read_run()), refresh=True)
+        live.update(_panel(read_run()), refresh=True)
 
 
 def status_line(run: Run) -> str:
-    """Say in one line how a run goes."""
+    """Return the status of a run in one line: requests, failures, rates, window, dollars, time left."""
     answers, tokens = run.rates()
-    said = [f"{run.done:,} of {run.total:,} asked"]
-    said += [f"{run.failures} failed"] if run.failed else []
-    said += [f"{answers:.1f} requests/s", f"{tokens:,.0f} tokens/s", f"window {run.window}, {run.open} open"]
-    said += [f"{run.throttled:,} of {run.calls:,} calls throttled"] if run.throttled else []
+    parts = [f"{run.done:,} of {run.total:,} asked"]
+    parts += [f"{run.failures} failed"] if run.failed else []
+    parts += [f"{answers:.1f} requests/s", f"{tokens:,.0f} tokens/s", f"window {run.window}, {run.open} open"]
+    parts += [f"{run.throttled:,} of {run.calls:,} calls throttled"] if run.throttled else []
     if run.dollars:
         projected = f" of about ${run.dollars / run.done * run.total:,.2f}" if run.done else ""
-        said.append(f"${run.dollars:,.2f}{projected}")
-    left = max(0, run.total - run.done)  # a lost machine's answers may come twice
-    said += [f"{dt.timedelta(seconds=round(left / answers))} left"] if answers else []
-    return " · ".join(said)
+        parts.append(f"${run.dollars:,.2f}{projected}")
+    left = max(0, run.total - run.done)  # answers of a lost machine may be counted twice
+    parts += [f"{dt.timedelta(seconds=round(left / answers))} left"] if answers else []
+    return " · ".join(parts)
 
 
 def _panel(run: Run) -> Group:
@@ -154,5 +154,5 @@ def _log_count(label: str, total: int, count: Callable[[], int], over: threading
     while not over.wait(LOG_EVERY):
         done, seconds = count(), time.monotonic() - start
         left = f", {seconds / done * (total - done):.0f} s left" if done and total else ""
-        said = f"{label}: {done}{f' of {total}' if total else ''} after {seconds:.0f} s{left}"
-        LOG.info(said, extra=logs.fields(done=done, total=total))
+        message = f"{label}: {done}{f' of {total}' if total else ''} after {seconds:.0f} s{left}"
+        LOG.info(message, extra=logs.fields(done=done, total=total))

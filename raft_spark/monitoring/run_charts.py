@@ -1,4 +1,4 @@
-"""Draw the charts of a run's page from its numbers; no text of a row reaches them."""
+"""Draw the charts of a run's page as SVG, from numbers only: no text of a row reaches them."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, NARROW = (10.6, 5.0), (5.4, 3.3)  # inches; the page scales them to its width
-BINS = 5  # of a tally's bins in one bar: 20 bars to a power of ten
+BINS = 5  # of a Histogram in one bar: 20 bars per power of ten
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
 def rates(series: Sequence[Point]) -> tuple[list[float], list[float]]:
-    """Return (edges in seconds, answers a second between them); points without time between them are one."""
+    """Return (edges in seconds, answers per second between them); points at the same time are merged."""
     edges, answered, speeds = [0.0], 0, []
     for point in series:
         if point.seconds > edges[-1]:
@@ -30,7 +30,7 @@ def rates(series: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 
 def throughput(series: Sequence[Point]) -> str:
-    """Draw answers a second over the calls that were open and allowed; throttled moments are marked."""
+    """Draw answers per second above a chart of open calls and window, with marks where calls were throttled."""
     return svg.render("throughput", WIDE, lambda figure: _throughput(figure, series))
 
 
@@ -41,8 +41,8 @@ def _throughput(figure: "Figure", series: Sequence[Point]) -> None:
     times = [edge / per for edge in edges]
     above.stairs(speeds, times, fill=True, color=FIRST, alpha=0.22)
     above.stairs(speeds, times, baseline=None, color=FIRST, linewidth=2)
-    above.set_title("answers a second")
-    at = [0.0, *(point.seconds / per for point in series)]  # a point tells of the time before it, the first too
+    above.set_title("answers per second")
+    at = [0.0, *(point.seconds / per for point in series)]  # a point describes the time before it, the first one too
     points = [series[0], *series]
     below.fill_between(
         at, [point.open for point in points], step="pre", color=SECOND, alpha=0.3, linewidth=0, label="open"
@@ -59,17 +59,17 @@ def _throughput(figure: "Figure", series: Sequence[Point]) -> None:
 
 
 def _mark_throttled(axes: "Axes", series: Sequence[Point], per: float) -> None:
-    """Put a mark at the window wherever more calls were throttled than at the point before."""
+    """Mark the points since whose predecessor calls were throttled."""
     before = (0, *(point.throttled for point in series))
-    told = [point for point, count in zip(series, before, strict=False) if point.throttled > count]
-    at = [point.seconds / per for point in told]
-    heights = [point.window for point in told]
-    if told:
+    marked = [point for point, count in zip(series, before, strict=False) if point.throttled > count]
+    at = [point.seconds / per for point in marked]
+    heights = [point.window for point in marked]
+    if marked:
         axes.plot(at, heights, "v", color=ALARM, markersize=8, linestyle="none", clip_on=False, label="throttled")
 
 
 def latencies(histogram: Histogram) -> str:
-    """Draw how long answers took, in milliseconds on a logarithmic scale, with its percentiles."""
+    """Draw the distribution of latencies in milliseconds, on a logarithmic scale, with percentiles."""
     return svg.render("latencies", NARROW, lambda figure: _latencies(figure, histogram))
 
 
@@ -78,16 +78,16 @@ def _latencies(figure: "Figure", histogram: Histogram) -> None:
     axes.set_xscale("log")
     _bars(axes, histogram, FIRST, "answers")
     low, high = axes.get_xlim()
-    axes.set_xlim(low, high * max(1.6, (high / low) ** 0.25))  # room for the names at the right
+    axes.set_xlim(low, high * max(1.6, (high / low) ** 0.25))  # room for the labels at the right
     axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
-    for place, (name, share) in enumerate(PERCENTILES.items()):
-        _mark(axes, f"{name} {format_duration(percentile(histogram, share))}", percentile(histogram, share), place)
+    for number, (name, share) in enumerate(PERCENTILES.items()):
+        _mark(axes, f"{name} {format_duration(percentile(histogram, share))}", percentile(histogram, share), number)
     _label_log_axis(axes, format_duration)
 
 
-def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
-    """Draw a line at a value, with a name: the first at its left, the others at its right, each below the one before."""
-    height, side = 0.99 - 0.11 * place, 1 if place else -1
+def _mark(axes: "Axes", text: str, value: float, number: int) -> None:
+    """Draw a labelled line at a value: label 0 at its left, the others at its right, each below the previous one."""
+    height, side = 0.99 - 0.11 * number, 1 if number else -1
     axes.axvline(value, ymax=height, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.annotate(
         text,
@@ -95,7 +95,7 @@ def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
         xycoords=("data", "axes fraction"),
         xytext=(5 * side, 0),
         textcoords="offset points",
-        horizontalalignment="left" if place else "right",
+        horizontalalignment="left" if number else "right",
         verticalalignment="top",
         fontsize=11,
         fontweight="bold",
@@ -103,7 +103,7 @@ def _mark(axes: "Axes", text: str, value: float, place: int) -> None:
 
 
 def tokens(prompt: Histogram, completion: Histogram) -> str:
-    """Draw how many tokens prompts and answers had, on a logarithmic scale."""
+    """Draw the distributions of the tokens of prompts and answers, on a logarithmic scale."""
     return svg.render("tokens", NARROW, lambda figure: _tokens(figure, prompt, completion))
 
 
@@ -119,7 +119,7 @@ def _tokens(figure: "Figure", prompt: Histogram, completion: Histogram) -> None:
 
 
 def cost(series: Sequence[Point], dollars: float) -> str:
-    """Draw the dollars spent so far: `dollars` in all, laid over time as the tokens came."""
+    """Draw the dollars spent over time: the total `dollars`, distributed by the tokens of each point."""
     return svg.render("cost", NARROW, lambda figure: _cost(figure, series, dollars))
 
 
@@ -137,7 +137,7 @@ def _cost(figure: "Figure", series: Sequence[Point], dollars: float) -> None:
 
 
 def format_duration(milliseconds: float) -> str:
-    """Say a duration in the unit that reads best, to three digits."""
+    """Return a duration with three digits, in ms, s or min."""
     if milliseconds < 1000:  # noqa: PLR2004 - a second
         return f"{milliseconds:.3g} ms"
     seconds = milliseconds / 1000
@@ -152,17 +152,17 @@ def _bars(axes: "Axes", histogram: Histogram, color: str, label: str) -> None:
     axes.set_ylabel("answers")
 
 
-def _label_log_axis(axes: "Axes", told: Callable[[float], str]) -> None:
-    """Label powers of ten and some numbers between them, the more, the shorter the scale is."""
-    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - EMR does not carry it
+def _label_log_axis(axes: "Axes", form: Callable[[float], str]) -> None:
+    """Label powers of ten, and numbers between them if the axis spans few powers."""
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - EMR does not have it
 
     low, high = axes.get_xlim()
     subs = (1, 2, 5) if high < 50 * low else (1, 3) if high < 3000 * low else (1,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.xaxis.set_major_formatter(lambda value, _: told(value))
+    axes.xaxis.set_major_formatter(lambda value, _: form(value))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _unit(seconds: float) -> tuple[float, str]:
-    """Return the unit in which so long a time has at least two, and its seconds."""
+    """Return (its seconds, name) of the largest unit of which a time has at least two."""
     return next((unit for unit in UNITS if seconds >= 2 * unit[0]), UNITS[-1])

@@ -1,7 +1,7 @@
 """Write the HTML page of a run of completions, ROOT/completions/runs/RUN_ID.html, which loads no other file.
 
-The numbers come from the run's own report (runs.py), the distributions from the rows it stored (tally.py), the rejected rows
-from the dataset. Text of rows is untrusted: it reaches the page only through jinja2's escaping, and the page allows no script.
+The numbers come from the stored state of the run (run_state), the distributions from the rows it stored (run_stats), the rejected
+rows from the counts of the dataset. Text of rows is untrusted: it reaches the page only through jinja2's escaping, and the page allows no script.
 jinja2 and matplotlib are imported when a page is written, because EMR does not have them.
 """
 
@@ -30,7 +30,7 @@ STATES = {"asking": "still asking", "finished": "finished", "stopped": "stopped 
 
 @dataclass(frozen=True, slots=True)
 class KeyNumber:
-    """A number as the page shows it, with what it means."""
+    """A number at the top of the page, as text, with a note that explains it."""
 
     label: str
     value: str
@@ -39,7 +39,7 @@ class KeyNumber:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row of a table with a bar: `share` of all in 0..1, an example where there is one."""
+    """A row of a table with bars; `share` is that of the total, 0..1."""
 
     name: str
     count: int
@@ -48,19 +48,19 @@ class Bar:
 
 
 def write(lake: Lake, run_id: str = "") -> str:
-    """Write the page of a run, by default of the last that began, into the lake; return where it lies.
+    """Write the page of a run, by default of the one that started last, into the lake; return its path.
 
-    Raises InputError when there is no such run, its rows cannot be read or a package is missing.
+    Raises InputError when there is no such run, its rows cannot be read, or a package is missing.
     """
     run = run_state.read(lake, run_id)
     store = Storage.of(lake).at(schemas.COMPLETIONS)
     if run is None:
-        what = f"no run {run_id!r}" if run_id else "no run of completions"
-        msg = f"{store.root} knows {what}; `raft-spark completions` makes one"
+        missing = f"no run {run_id!r}" if run_id else "no run of completions"
+        msg = f"{store.root} has {missing}; `raft-spark completions` starts one"
         raise InputError(msg)
     with _translate_missing_package():
-        rows = functools.reduce(run_stats.add_batch, run_stats.read_batches(store, run.id), RunStats())
-        text = render(run, rows, _dataset(lake, run.id))
+        stats = functools.reduce(run_stats.add_batch, run_stats.read_batches(store, run.id), RunStats())
+        text = render(run, stats, _dataset(lake, run.id))
     folder, name = store.at("runs"), f"{run.id}.html"
     folder.write(name, text.encode())
     return folder.path(name) if folder.is_local else f"{folder.root}/{name}"
@@ -68,7 +68,7 @@ def write(lake: Lake, run_id: str = "") -> str:
 
 @contextmanager
 def _translate_missing_package() -> Iterator[None]:
-    """Say how to get a package that only this page needs."""
+    """Turn the error of a missing package into an InputError that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -77,51 +77,51 @@ def _translate_missing_package() -> Iterator[None]:
 
 
 def _dataset(lake: Lake, run_id: str) -> Mapping[str, Any] | None:
-    """Return the counts of the current dataset if it was made from the answers of this run's version."""
-    found = tables.current(lake, schemas.DATASET)
-    return found.counts if found and found.inputs.get(schemas.COMPLETIONS) == run_id else None
+    """Return the counts of the current dataset if it was built from this run's version of completions, else None."""
+    version = tables.current(lake, schemas.DATASET)
+    return version.counts if version and version.inputs.get(schemas.COMPLETIONS) == run_id else None
 
 
-def render(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> str:
-    """Return the page about a run whose stored rows come to `rows`; `dataset` has the counts of the dataset made from them."""
+def render(run: Run, stats: RunStats, dataset: Mapping[str, Any] | None = None) -> str:
+    """Return the page of a run; `stats` are those of its stored rows, `dataset` the counts of the dataset built from them."""
     filters: Mapping[str, Callable[..., str]] = {
         "duration": run_charts.format_duration,
         "count": "{:,}".format,
-        "moment": _format_time,
+        "time": _format_time,
     }
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "run": run,
         "state": STATES[run.state],
-        "rows": rows,
-        "numbers": key_numbers(run, rows, dataset),
+        "stats": stats,
+        "numbers": key_numbers(run, stats, dataset),
         "spark": spark_numbers(run.spark),
-        "figures": _charts(run, rows),
-        "errors": _errors(run, rows),
+        "charts": _charts(run, stats),
+        "errors": _errors(run, stats),
         "dataset": dataset,
-        "rejected": _bars(_most_first(_rejected(dataset))),
-        "attempts": _bars({str(calls): rows.attempts[calls] for calls in sorted(rows.attempts)}),
+        "rejected": _bars(_most_frequent_first(_rejected(dataset))),
+        "attempts": _bars({str(calls): stats.attempts[calls] for calls in sorted(stats.attempts)}),
     }
-    return html.render(TEMPLATE, told, filters)
+    return html.render(TEMPLATE, values, filters)
 
 
-def key_numbers(run: Run, rows: RunStats, dataset: Mapping[str, Any] | None = None) -> list[KeyNumber]:
-    """Return the key numbers of a run; what is divided by nothing, or not known yet, is shown as a dash."""
+def key_numbers(run: Run, stats: RunStats, dataset: Mapping[str, Any] | None = None) -> list[KeyNumber]:
+    """Return the numbers at the top of the page; a number that is not known, or a division by zero, is a dash."""
     failed, seconds = sum(run.failed.values()), _seconds(run)
     tokens = run.prompt_tokens + run.completion_tokens
     return [
-        KeyNumber("answered", f"{run.answered:,}", f"of {run.total:,} to ask"),
+        KeyNumber("answered", f"{run.answered:,}", f"of {run.total:,} requests"),
         KeyNumber("left", f"{max(0, run.total - run.answered):,}", "without an answer"),
-        KeyNumber("failed", f"{failed:,}", _percent(failed, run.answered + failed, "asked")),
-        KeyNumber("cut", f"{rows.cut:,}", _percent(rows.cut, rows.answered, "answers")),
+        KeyNumber("failed", f"{failed:,}", _percent(failed, run.answered + failed, "requests")),
+        KeyNumber("cut", f"{stats.cut:,}", _percent(stats.cut, stats.answered, "answers")),
         _rejected_number(dataset),
         KeyNumber("known before", f"{run.known:,}", "not asked again"),
-        KeyNumber("calls", f"{run.calls:,}", _rate(run.calls, run.answered, "an answer")),
+        KeyNumber("calls", f"{run.calls:,}", _rate(run.calls, run.answered, "per answer")),
         KeyNumber("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
-        KeyNumber("tokens in", f"{run.prompt_tokens:,}", _rate(run.prompt_tokens, run.answered, "an answer")),
-        KeyNumber("tokens out", f"{run.completion_tokens:,}", _rate(run.completion_tokens, run.answered, "an answer")),
+        KeyNumber("tokens in", f"{run.prompt_tokens:,}", _rate(run.prompt_tokens, run.answered, "per answer")),
+        KeyNumber("tokens out", f"{run.completion_tokens:,}", _rate(run.completion_tokens, run.answered, "per answer")),
         KeyNumber("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _cost_per_thousand(run)),
-        KeyNumber("answers a second", _ratio(run.answered, seconds), _rate(run.calls, seconds, "calls a second")),
-        KeyNumber("tokens a second", _ratio(tokens, seconds), "in and out"),
+        KeyNumber("answers per second", _ratio(run.answered, seconds), _rate(run.calls, seconds, "calls per second")),
+        KeyNumber("tokens per second", _ratio(tokens, seconds), "in and out"),
         KeyNumber("duration", _format_duration(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
     ]
 
@@ -138,18 +138,18 @@ def _rejected(dataset: Mapping[str, Any] | None) -> Mapping[str, int]:
 
 
 def spark_numbers(spark: Mapping[str, float]) -> list[KeyNumber]:
-    """Return what Spark did for the stage, as cluster.py names it; nothing where Spark told nothing."""
+    """Return the measurements of spark_stats as the page shows them; an empty list if there are none."""
     if not spark:
         return []
-    seconds, collected = spark["task_seconds"], spark["gc_seconds"]
+    seconds, gc_seconds = spark["task_seconds"], spark["gc_seconds"]
     return [
         KeyNumber("tasks ended", f"{spark['tasks']:,}", "in all Spark stages of this run, without failed tasks"),
         KeyNumber("tasks failed", f"{spark['failed_tasks']:,}", "Spark runs them again, up to spark.task.maxFailures"),
-        KeyNumber("executors", f"{spark['executors']:,}", "in this Spark session, over all its time"),
-        KeyNumber("executors lost", f"{spark['executors_lost']:,}", "without those that Spark released itself"),
+        KeyNumber("executors", f"{spark['executors']:,}", "of this Spark session, lost ones included"),
+        KeyNumber("executors lost", f"{spark['executors_lost']:,}", "without those that Spark released"),
         KeyNumber("time of all tasks", _format_duration(seconds), "mostly spent waiting for answers"),
         KeyNumber(
-            "Java's garbage collection", _format_duration(collected), _percent(collected, seconds, "the task time")
+            "Java's garbage collection", _format_duration(gc_seconds), _percent(gc_seconds, seconds, "the task time")
         ),
         KeyNumber("read from shuffles", _size(spark["shuffle_read_bytes"]), ""),
         KeyNumber("written to shuffles", _size(spark["shuffle_written_bytes"]), ""),
@@ -165,42 +165,42 @@ def _size(count: float) -> str:
 
 def _cost_per_thousand(run: Run) -> str:
     if not run.dollars:
-        return "no price is known"
-    return f"${_ratio(1000 * run.dollars, run.answered)} for 1,000"
+        return "no price is configured"
+    return f"${_ratio(1000 * run.dollars, run.answered)} per 1,000 answers"
 
 
-def _charts(run: Run, rows: RunStats) -> dict[str, str]:
-    """Return the figures that have something to show, by name."""
-    moves = bool(run.series) and run.series[-1].seconds > 0
+def _charts(run: Run, stats: RunStats) -> dict[str, str]:
+    """Return the charts that have data, as SVG by name."""
+    has_duration = bool(run.series) and run.series[-1].seconds > 0
     series = _full_series(run)
-    figures: Mapping[str, tuple[bool, Callable[[], str]]] = {
-        "throughput": (moves, lambda: run_charts.throughput(series)),
-        "latencies": (bool(rows.latencies), lambda: run_charts.latencies(rows.latencies)),
+    charts: Mapping[str, tuple[bool, Callable[[], str]]] = {
+        "throughput": (has_duration, lambda: run_charts.throughput(series)),
+        "latencies": (bool(stats.latencies), lambda: run_charts.latencies(stats.latencies)),
         "tokens": (
-            bool(rows.prompt_tokens or rows.completion_tokens),
-            lambda: run_charts.tokens(rows.prompt_tokens, rows.completion_tokens),
+            bool(stats.prompt_tokens or stats.completion_tokens),
+            lambda: run_charts.tokens(stats.prompt_tokens, stats.completion_tokens),
         ),
         "cost": (
-            moves and run.dollars > 0 and run.series[-1].tokens > 0,
+            has_duration and run.dollars > 0 and run.series[-1].tokens > 0,
             lambda: run_charts.cost(series, run.dollars),
         ),
     }
-    return {name: draw() for name, (shows, draw) in figures.items() if shows}
+    return {name: draw() for name, (has_data, draw) in charts.items() if has_data}
 
 
 def _full_series(run: Run) -> tuple[Point, ...]:
-    """Return the points of a run up to its last report, so that an axis is as long as the run."""
-    if not run.series or _seconds(run) < run.series[-1].seconds + 1:  # a report has whole seconds
+    """Return the points of a run, the last one repeated at the run's end, so that a time axis is as long as the run."""
+    if not run.series or _seconds(run) < run.series[-1].seconds + 1:  # updated_at has whole seconds
         return run.series
     return (*run.series, replace(run.series[-1], seconds=_seconds(run)))
 
 
-def _errors(run: Run, rows: RunStats) -> list[Bar]:
-    """Return the failed rows by class, most first, as the run counted them, with an example of each from the store."""
-    return _bars(_most_first({**rows.errors, **run.failed}), rows.examples)
+def _errors(run: Run, stats: RunStats) -> list[Bar]:
+    """Return the failed rows by class, most frequent first, as the run counted them, each with an example from the stored rows."""
+    return _bars(_most_frequent_first({**stats.errors, **run.failed}), stats.examples)
 
 
-def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+def _most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
@@ -218,7 +218,7 @@ def _format_time(time: str) -> str:
 
 
 def _format_duration(seconds: float) -> str:
-    """Say a duration as a person does: 1 h 02 min, 5 min 07 s, 9.4 s."""
+    """Return a duration such as 1 h 02 min, 5 min 07 s or 9.4 s."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:  # noqa: PLR2004 - an hour
         return f"{minutes // 60:,} h {minutes % 60:02} min"
@@ -226,7 +226,7 @@ def _format_duration(seconds: float) -> str:
 
 
 def _ratio(part: float, whole: float) -> str:
-    """Say a ratio to three digits, large ones whole."""
+    """Return a ratio with three digits, or as a whole number from 100 on."""
     if whole <= 0:
         return DASH
     ratio = part / whole

@@ -1,8 +1,8 @@
-"""What a run that asks says about itself meanwhile: one small JSON object in the lake, replaced every few seconds.
+"""Store the state of a run that sends requests: one small JSON file in the lake, replaced every few seconds.
 
     ROOT/STAGE/runs/RUN_ID.json
 
-The driver writes it; a terminal, `raft-spark progress` in another process and the run's report read it.
+The driver writes it. The driver's own progress line, `raft-spark progress` in another process and the run's HTML page read it.
 """
 
 import dataclasses
@@ -24,15 +24,16 @@ from raft_spark.errors import InputError
 from raft_spark.lake import schemas
 from raft_spark.lake.filesystem import Storage
 
-CHECK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0
+CHECK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0  # seconds
 
 State = Literal["asking", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The run at one time: `seconds` since its `started_at` by the same clock, sums since then, and `open` calls and `window`
-    at that time. Answers count as they come, failed rows as they are stored.
+    """The state of a run `seconds` after its `started_at`: totals since the start, and the `open` calls and `window` at that time.
+
+    Answers are counted when they arrive, failed rows when they are stored.
     """
 
     seconds: float
@@ -47,10 +48,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as last told. `total` requests were to be asked, `known` more had answers before; `answered` and `failed` (by
-    error class) are stored; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a run
-    stopped or failed. `series` has at most some hundred points, in order. `spark` is what Spark did for the stage, by the names
-    of cluster.py, empty until it has ended. `stage` is the one that asks, and whose store gets the answers.
+    """The last stored state of a run.
+
+    `total` requests were to be sent; `known` others already had a stored answer. `answered` and `failed` (by error class) count
+    stored rows; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a run stopped or failed.
+    `series` has at most a few hundred points, in order. `spark` has the measurements of spark_stats, empty until the stage has
+    ended. `stage` is the stage that sends the requests and stores the answers.
     """
 
     id: str
@@ -78,22 +81,22 @@ class Run:
 
     @property
     def failures(self) -> str:
-        """Return the failed rows by class, as `3 timeout, 1 filtered`."""
+        """Return the failed rows by class, such as `3 timeout, 1 filtered`."""
         return wording.counts(self.failed) if self.failed else ""
 
     @property
     def is_silent(self) -> bool:
-        """Say whether a run that should be asking has not told anything for a while: most likely its driver is gone."""
-        then = dt.datetime.fromisoformat(self.updated_at)
-        return self.state == "asking" and (dt.datetime.now(dt.UTC) - then).total_seconds() > SILENT_SECONDS
+        """Return whether an unfinished run has stored no state for SILENT_SECONDS: its driver has probably been lost."""
+        updated = dt.datetime.fromisoformat(self.updated_at)
+        return self.state == "asking" and (dt.datetime.now(dt.UTC) - updated).total_seconds() > SILENT_SECONDS
 
     @property
     def done(self) -> int:
-        """Return how many requests are answered or failed, and stored."""
+        """Return the number of stored requests, answered or failed."""
         return self.answered + sum(self.failed.values())
 
     def rates(self, seconds: float = 30.0) -> tuple[float, float]:
-        """Return answers and tokens a second over the last `seconds`, 0 before anything can be said."""
+        """Return answers and tokens per second over the last `seconds`; 0 while there are fewer than two points."""
         if not self.series:
             return 0.0, 0.0
         last = self.series[-1]
@@ -110,18 +113,20 @@ def elapsed(run: Run, at: float) -> float:
 
 
 def start(run: Run, tasks: int) -> Run:
-    """Return a run whose tasks start now."""
+    """Return the run as its tasks start."""
     return replace(run, state="asking", tasks=tasks)
 
 
-def finish(run: Run, trouble: str, stopped: str) -> Run:
-    """Return a run as it ended: failed for `trouble` with the endpoint, `stopped` for another reason, or finished."""
-    state: State = "failed" if trouble else "stopped" if stopped else "finished"
-    return replace(run, state=state, reason=trouble or stopped)
+def finish(run: Run, failure: str, stop_reason: str) -> Run:
+    """Return the run as it ended: failed when `failure` has the endpoint's error, else stopped when there is a `stop_reason`, else
+    finished.
+    """
+    state: State = "failed" if failure else "stopped" if stop_reason else "finished"
+    return replace(run, state=state, reason=failure or stop_reason)
 
 
 def join(before: Run, now: Run) -> Run:
-    """Return a run that goes on in another way: what it does `now` on top of what it had done `before`."""
+    """Return the run that `now` continues, for example with calls after batch jobs: the totals of `before` and `now` added."""
     names = ("answered", "calls", "throttled", "prompt_tokens", "completion_tokens", "dollars")
     sums = {name: getattr(before, name) + getattr(now, name) for name in names}
     last = before.series[-1] if before.series else Point(0, 0, 0, 0, 0, 0, 0, 0)
@@ -135,18 +140,18 @@ def _offset(last: Point, point: Point) -> Point:
 
 
 @contextmanager
-def store_periodically(lake: Lake, told: Callable[[], Run]) -> Iterator[None]:
-    """Store what `told` says every few seconds while the block runs; a write that fails is left to the next."""
+def store_periodically(lake: Lake, read_run: Callable[[], Run]) -> Iterator[None]:
+    """Store the run that `read_run` returns every WRITE_EVERY seconds while the `with` block runs; log a write that fails."""
 
-    def keep(over: threading.Event) -> None:
+    def store(over: threading.Event) -> None:
         last = float("-inf")
         while not over.wait(CHECK_EVERY):
-            run = told()
+            run = read_run()
             if time.monotonic() - last >= WRITE_EVERY:
                 _try_write(lake, run)
                 last = time.monotonic()
 
-    with in_background(keep):
+    with in_background(store):
         yield
 
 
@@ -158,12 +163,12 @@ def _try_write(lake: Lake, run: Run) -> None:
 
 
 def write(lake: Lake, run: Run) -> None:
-    """Store what a run says of itself, over what it said before."""
+    """Store the state of a run, in place of its previous state."""
     _folder(lake, run.stage).write(f"{run.id}.json", json.dumps(dataclasses.asdict(run)).encode())
 
 
 def read(lake: Lake, run_id: str = "") -> Run | None:
-    """Return a run of completions, by default the last that began; None when there is none."""
+    """Return a run of completions, by default the one that started last; None when there is none."""
     folder = _folder(lake, schemas.COMPLETIONS)
     name = (
         f"{run_id}.json"
@@ -173,8 +178,8 @@ def read(lake: Lake, run_id: str = "") -> Run | None:
     stored = folder.read(name) if name else None
     if stored is None:
         return None
-    told = json.loads(stored)
-    return Run(**{**told, "series": tuple(Point(**point) for point in told["series"])})
+    fields = json.loads(stored)
+    return Run(**{**fields, "series": tuple(Point(**point) for point in fields["series"])})
 
 
 def _folder(lake: Lake, stage: str) -> Storage:

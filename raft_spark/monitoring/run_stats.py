@@ -1,7 +1,7 @@
-"""Stored rows of a run -> a Tally: what a page about a million rows needs, folded batch by batch.
+"""Stored rows of a run -> RunStats: the statistics that the run's page shows, added up batch by batch.
 
-A tally stays as small as it begins: of latencies and tokens it keeps counts in bins of 2.3 %, 100 to a power of ten, and
-of the rows themselves only the slowest and the longest.
+The size of RunStats does not depend on the number of rows: latencies and tokens become histograms with 100 bins per power of ten
+(2.3 % wide), and only the slowest rows and the longest answers are kept.
 """
 
 from collections import Counter
@@ -30,19 +30,17 @@ COLUMNS = (
     "latency_ms",
 )
 PER_DECADE = 100
-EDGES = 10 ** (np.arange(10 * PER_DECADE) / PER_DECADE)  # 1 .. 10^10: every int32 has its bin
+EDGES = 10 ** (np.arange(10 * PER_DECADE) / PER_DECADE)  # 1 .. 10^10: covers every int32
 TOP_ROWS = 10
 TEXT_LENGTH = 120
 BATCH_ROWS = 16_384
 
-Histogram = Counter[
-    int
-]  # by the bin's number; bin i holds EDGES[i] <= value < EDGES[i + 1], bin 0 also what is below 1
+Histogram = Counter[int]  # by bin; bin i holds EDGES[i] <= value < EDGES[i + 1], bin 0 also values below 1
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRow:
-    """One stored row; `text` begins the answer or, when `failed`, the error. None is what the endpoint did not tell."""
+    """One stored row; `text` is the start of the answer or, when `failed`, of the error. Values that are not known are None."""
 
     pubid: int
     latency_ms: int | None
@@ -55,8 +53,9 @@ class CompletionRow:
 
 @dataclass(frozen=True, slots=True)
 class RunStats:
-    """What rows come to. Latencies (ms) and tokens are those of answers; of these, `cut` ended at the token limit. `attempts` has
-    rows by their number of calls, `errors` rows by class, `examples` the first error of each class.
+    """Statistics of rows. Latencies (ms) and tokens are those of answers; `cut` counts the answers that ended at the token limit.
+
+    `attempts` counts rows by number of calls, `errors` rows by error class; `examples` has the first error of each class.
     """
 
     rows: int = 0
@@ -73,7 +72,7 @@ class RunStats:
 
 
 def read_batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
-    """Read a run's rows from the store's files, a few batches at a time; Parquet's statistics leave out other runs' rows.
+    """Yield a run's rows from the files of the store, in batches; Parquet statistics skip row groups of other runs.
 
     Raises InputError when a file cannot be read.
     """
@@ -86,43 +85,43 @@ def read_batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
             columns=[*COLUMNS], filter=of_run, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=8
         )
     except (OSError, pa.ArrowException) as error:
-        msg = f"{data.root} cannot be read: {error}; when files were being joined just now, ask again"
+        msg = f"{data.root} cannot be read: {error}; if a compaction of its files was running, try again"
         raise InputError(msg) from error
 
 
-def add_batch(tally: RunStats, batch: pa.RecordBatch) -> RunStats:
-    """Return the tally with a batch of rows on top; its columns are COLUMNS."""
+def add_batch(stats: RunStats, batch: pa.RecordBatch) -> RunStats:
+    """Return the statistics with a batch of rows added; its columns are COLUMNS."""
     answered = batch.filter(pc.is_valid(batch["completion"]))
     failed = batch.filter(pc.is_null(batch["completion"]))
     return RunStats(
-        rows=tally.rows + batch.num_rows,
-        answered=tally.answered + answered.num_rows,
-        cut=tally.cut + (pc.sum(pc.equal(answered["finish_reason"], "length")).as_py() or 0),
-        latencies=tally.latencies + _bin_counts(answered["latency_ms"]),
-        prompt_tokens=tally.prompt_tokens + _bin_counts(answered["prompt_tokens"]),
-        completion_tokens=tally.completion_tokens + _bin_counts(answered["completion_tokens"]),
-        attempts=tally.attempts + _value_counts(batch["attempts"]),
-        errors=tally.errors + _value_counts(failed["error_class"]),
-        examples=_first_errors(failed) | dict(tally.examples),
-        slowest=_merge_top([*tally.slowest, *_top_rows(batch, "latency_ms")], "latency_ms"),
-        longest=_merge_top([*tally.longest, *_top_rows(answered, "completion_tokens")], "completion_tokens"),
+        rows=stats.rows + batch.num_rows,
+        answered=stats.answered + answered.num_rows,
+        cut=stats.cut + (pc.sum(pc.equal(answered["finish_reason"], "length")).as_py() or 0),
+        latencies=stats.latencies + _bin_counts(answered["latency_ms"]),
+        prompt_tokens=stats.prompt_tokens + _bin_counts(answered["prompt_tokens"]),
+        completion_tokens=stats.completion_tokens + _bin_counts(answered["completion_tokens"]),
+        attempts=stats.attempts + _value_counts(batch["attempts"]),
+        errors=stats.errors + _value_counts(failed["error_class"]),
+        examples=_first_errors(failed) | dict(stats.examples),
+        slowest=_merge_top([*stats.slowest, *_top_rows(batch, "latency_ms")], "latency_ms"),
+        longest=_merge_top([*stats.longest, *_top_rows(answered, "completion_tokens")], "completion_tokens"),
     )
 
 
 def percentile(histogram: Histogram, share: float) -> int:
-    """Return the value that `share` of the rows do not exceed (nearest rank), right to 1.2 % and rounded: all values are
-    whole. The histogram is not empty.
+    """Return the value that `share` of the rows do not exceed (nearest rank), with an error of at most 1.2 %, rounded to a whole
+    number. The histogram must not be empty.
     """
-    rank, seen = share * histogram.total(), 0
+    rank, count = share * histogram.total(), 0
     for number in sorted(histogram):
-        seen += histogram[number]
-        if seen >= rank:
+        count += histogram[number]
+        if count >= rank:
             break
     return round(float(np.sqrt(EDGES[number] * EDGES[number + 1])))
 
 
 def widen_bins(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:
-    """Return (edges, counts) of bins `times` as wide, from the first to the last that is not empty, for a figure."""
+    """Return (edges, counts) of bins that are `times` as wide, from the first to the last that is not empty, for a chart."""
     wide = Counter[int]()
     for number, count in histogram.items():
         wide[number // times] += count
@@ -136,7 +135,7 @@ def _bin_counts(values: pa.Array) -> Histogram:
 
 
 def _value_counts(values: pa.Array) -> Counter[Any]:
-    return Counter({found["values"]: found["counts"] for found in values.drop_null().value_counts().to_pylist()})
+    return Counter({row["values"]: row["counts"] for row in values.drop_null().value_counts().to_pylist()})
 
 
 def _first_errors(failed: pa.RecordBatch) -> dict[str, str]:
@@ -146,7 +145,7 @@ def _first_errors(failed: pa.RecordBatch) -> dict[str, str]:
 
 
 def _top_rows(batch: pa.RecordBatch, column: str) -> Iterator[CompletionRow]:
-    """Yield the KEPT rows with most of a column, so that of a batch's texts only these become Python's."""
+    """Yield the TOP_ROWS rows with the highest values of a column; only their texts are converted to Python."""
     known = batch.filter(pc.is_valid(batch[column]))
     order = [(column, "descending"), ("pubid", "ascending")]
     for row in known.take(pc.select_k_unstable(known, TOP_ROWS, order)).to_pylist():

@@ -1,7 +1,7 @@
-"""Draw figures with matplotlib as SVG text that takes the colours of the page around it, light or dark.
+"""Draw charts with matplotlib as SVG text in the colours of the surrounding page, light or dark.
 
-A figure is drawn with placeholder colours, and each placeholder becomes a CSS variable of the page. The same numbers give the
-same text. matplotlib is imported when a figure is drawn, because EMR does not have it.
+A chart is drawn with placeholder colours, and each placeholder becomes a CSS variable of the page. The same numbers give the same
+text. matplotlib is imported when a chart is drawn, because EMR does not have it.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Placeholders, used for nothing else, and the page's variable for each.
+# Placeholder colours, which no chart uses as real ones, and the CSS variable of each.
 INK, MUTED, GRID = "#010203", "#020304", "#030405"
 FIRST, SECOND, ALARM, GOOD = "#040506", "#050607", "#060708", "#070809"
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", FIRST: "first", SECOND: "second", ALARM: "alarm", GOOD: "good"}
@@ -51,20 +51,20 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def render(name: str, size: tuple[float, float], draw: Callable[["Figure"], None]) -> str:
-    """Draw a figure and return its <svg>, without metadata and with ids that no other figure of the page has."""
-    from matplotlib import rc_context  # noqa: PLC0415 - EMR does not carry it
+    """Draw a chart and return its <svg>, without metadata and with ids that no other chart of the page has."""
+    from matplotlib import rc_context  # noqa: PLC0415 - EMR does not have it
     from matplotlib.figure import Figure  # noqa: PLC0415 - the same
 
-    written = io.StringIO()
+    file = io.StringIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size)
         draw(figure)
-        figure.savefig(written, format="svg", metadata=NO_METADATA)
-    return _adapt_to_page(written.getvalue())
+        figure.savefig(file, format="svg", metadata=NO_METADATA)
+    return _adapt_to_page(file.getvalue())
 
 
 def _adapt_to_page(text: str) -> str:
-    """Remove the file's head and the ids of groups, which nothing refers to; use the page's colours and font."""
+    """Remove the XML header and the ids of groups, which nothing refers to; use the page's colours and font."""
     inner = text[text.index("<svg") :]
     for color, variable in VARIABLES.items():
         inner = inner.replace(color, f"var(--{variable})")

@@ -153,7 +153,7 @@ def _rows(
             }
             for name, model in task.models.items():
                 request = build_request(row, completions[name], model)
-                yield {**row, "student": name, "key": request.key, "key_of_any_length": request.key_of_any_length}
+                yield {**row, "student": name, "key": request.key, "key_of_any_length": request.key_without_max_tokens}
 
 
 def passages(

@@ -83,7 +83,7 @@ def _write_requests(
             if _applies(metric, row["passages"])
         ]
         requests = [build_request(row, conf, model) for row in rows]
-        keys = ({"key": request.key, "key_of_any_length": request.key_of_any_length} for request in requests)
+        keys = ({"key": request.key, "key_of_any_length": request.key_without_max_tokens} for request in requests)
         yield pa.RecordBatch.from_pylist([row | key for row, key in zip(rows, keys, strict=True)], JUDGE_REQUESTS)
 
 

@@ -80,22 +80,22 @@ def run(conf: config.Config) -> tables.Version:
         own = [
             replace(file, path=file.path.removeprefix(f"{name}/")) for file in files if file.path.startswith(f"{name}/")
         ]
-        beside = FORMATS[name].beside(file.path for file in own)
-        for path, text in {"README.md": card.render(name, own, counts, conf), **beside}.items():
+        extra = FORMATS[name].extra_files(file.path for file in own)
+        for path, text in {"README.md": card.render(name, own, counts, conf), **extra}.items():
             files.append(parquet.write_text(new.storage, f"{name}/{path}", text))
     return tables.publish(new, conf, files, inputs, counts)
 
 
 def joined(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
     """Bring each base row its answer, by the request's key; without one, the class of its last failure; and where a format
-    wants it, in `astray`, the answer to the question of the first distractor's article; lazy.
+    wants it, in `rejected_answer`, the answer to the question of the first distractor's article; lazy.
     """
     found = _original(base, conf) if conf.dataset.answer == "original" else acceptance.best_answers(base, answers, conf)
     rows = base.join(found, "pubid")
     if "preference" not in conf.dataset.formats:
         return rows
     whole = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
-    others = found.select(F.col("pubid").alias("of"), whole.alias("astray"))
+    others = found.select(F.col("pubid").alias("of"), whole.alias("rejected_answer"))
     first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
     return rows.withColumn("of", first).join(others, "of", "left").drop("of")
 
@@ -170,8 +170,8 @@ def _finished(joined: Mapping[str, Any], count: targets.TokenCounter, work: Data
     if passages is None:
         return FinishedRow(joined, Acceptance(("longer than max_tokens",)), None)
     first = next((document["text"] for document in joined["documents"] if not document["oracle"]), None)
-    astray = row.astray if first in passages else None  # the answer to a question of the first distractor's article
-    return FinishedRow(joined, judged, replace(row, passages=passages, astray=astray))
+    rejected = row.rejected_answer if first in passages else None  # that distractor may have been removed
+    return FinishedRow(joined, judged, replace(row, passages=passages, rejected_answer=rejected))
 
 
 def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], work: DatasetTask) -> pa.RecordBatch:

@@ -91,7 +91,7 @@ def _describe_evaluation(counts: Counts) -> str:
 ARTICLES = Stage(
     "articles",
     _run_articles,
-    "Read PubMedQA: check, deduplicate, split and number its articles.",
+    "Read the source: check, deduplicate, split and number its articles.",
     lambda counts: f"{counts['articles']} articles of {counts['read']} records",
     lambda counts: {"rows": counts["articles"], "rejected": counts["quarantined"] + counts["duplicates"]},
     uses=frozenset({"source"}),
@@ -99,14 +99,14 @@ ARTICLES = Stage(
 BASE = Stage(
     "base",
     _run_base,
-    "Draw distractors for each question, keep or leave out the oracle passages, shuffle.",
+    "Draw distractors, keep or leave out the oracle passages, shuffle.",
     _describe_base,
     lambda counts: {"rows": sum(counts["rows"].values())},
 )
 COMPLETIONS = Stage(
     "completions",
     _run_completions,
-    "Ask the teacher model each question once, with the oracle passages alone.",
+    "Ask the teacher model each question once, with the oracle passages only.",
     lambda counts: f"{counts['answered']} answers, {counts['known']} known before",
     lambda counts: {"rows": counts["answered"]},
     uses=frozenset({"teacher"}),
@@ -114,7 +114,7 @@ COMPLETIONS = Stage(
 DATASET = Stage(
     "dataset",
     _run_dataset,
-    "Check the answers, write train, validation and test splits in training formats.",
+    "Check the answers, write train, validation and test splits.",
     _describe_dataset,
     lambda counts: {"rows": sum(counts["kept"].values()), "rejected": sum(counts["rejected"].values())},
     uses=frozenset({"tokenizer"}),

@@ -1,7 +1,8 @@
-"""Settings, a name and a student's folder -> what SageMaker, Auto Scaling, CloudWatch and Bedrock are sent to host it.
+"""Settings, a name and a student's folder -> the requests that SageMaker, Auto Scaling, CloudWatch and Bedrock get to
+host it.
 
-Pure: nothing is contacted, nothing is random. Everything is called raft-spark-NAME, bears the tag `raft-spark`, and a tag that tells
-it from another of the same name.
+Each resource is named raft-spark-NAME and has two tags: `raft-spark` with NAME, and `raft-spark:identity` with a hash
+of the request, by which a resource of another student under the same name is recognized.
 """
 
 import hashlib
@@ -13,10 +14,10 @@ from raft_spark.config import Hosting
 from raft_spark.errors import ConfigError
 
 ApiCall = dict[str, Any]
-TAG = "raft-spark"  # the tag, and the beginning of every name
+TAG = "raft-spark"  # the tag of every resource, and the beginning of every name
 IDENTITY_TAG = "raft-spark:identity"
-LMI = "djl-inference:0.36.0-lmi20.0.0-cu128"  # vLLM 0.15.1; the last that needs no image of its own for the instance
-LMI_ACCOUNT = "763104351884"  # of AWS's deep learning containers in these regions; elsewhere they have others
+LMI = "djl-inference:0.36.0-lmi20.0.0-cu128"  # vLLM 0.15.1; the last one that runs without hosting.ami
+LMI_ACCOUNT = "763104351884"  # of AWS's deep learning containers in LMI_REGIONS; other regions have other accounts
 LMI_REGIONS = frozenset(
     [
         "ap-northeast-1",
@@ -39,27 +40,27 @@ LMI_REGIONS = frozenset(
 )
 VARIANT = "AllTraffic"
 COPY_COUNT = "sagemaker:inference-component:DesiredCopyCount"
-REQUESTS_PER_COPY = 5.0  # open at once, above which another copy starts
+REQUESTS_PER_COPY = 5.0  # requests in flight per copy above which another copy starts
 IDLE_SECONDS = 300
 
 
 def resource_name(name: str) -> str:
-    """Return what everything of a hosting is called."""
+    """Return the name of every resource of a hosting."""
     return f"{TAG}-{name}"
 
 
 def image(conf: Hosting, region: str) -> str:
-    """Return the container's address. Raises ConfigError where it must be given."""
+    """Return the URI of the container image. Raises ConfigError in a region without a default image."""
     if conf.image:
         return conf.image
     if region not in LMI_REGIONS:
-        msg = f"hosting.image must be given in {region or 'a region that is not known'}: the address of {LMI.partition(':')[0]} there"
+        msg = f"hosting.image must be set in {region or 'an unknown region'}: the URI of the image {LMI.partition(':')[0]} there"
         raise ConfigError(msg)
     return f"{LMI_ACCOUNT}.dkr.ecr.{region}.amazonaws.com/{LMI}"
 
 
 def model(conf: Hosting, name: str, student: str, region: str) -> ApiCall:
-    """Return CreateModel: the container, and the student's files as they lie in S3."""
+    """Return the CreateModel request: the container and the folder of the student in S3, uncompressed."""
     source = {"S3Uri": f"{student.rstrip('/')}/", "S3DataType": "S3Prefix", "CompressionType": "None"}
     container = {
         "Image": image(conf, region),
@@ -72,35 +73,33 @@ def model(conf: Hosting, name: str, student: str, region: str) -> ApiCall:
 
 
 def endpoint_config(conf: Hosting, name: str) -> ApiCall:
-    """Return CreateEndpointConfig: one instance; for an inference component one that may be taken away."""
-    machine = {"VariantName": VARIANT, "InstanceType": conf.instance_type, "InitialInstanceCount": 1}
+    """Return the CreateEndpointConfig request: one instance, or with scale_to_zero zero to `max_copies` managed
+    instances.
+    """
+    instance = {"VariantName": VARIANT, "InstanceType": conf.instance_type, "InitialInstanceCount": 1}
     if conf.ami:
-        machine["InferenceAmiVersion"] = conf.ami
-    named = {"EndpointConfigName": resource_name(name)}
+        instance["InferenceAmiVersion"] = conf.ami
+    config_name = {"EndpointConfigName": resource_name(name)}
     if not conf.scale_to_zero:
-        return with_tags(
-            conf,
-            {**named, "ProductionVariants": [{**machine, "ModelName": resource_name(name), **_startup_timeouts(conf)}]},
-            name,
-        )
+        variant = {**instance, "ModelName": resource_name(name), **_startup_timeouts(conf)}
+        return with_tags(conf, {**config_name, "ProductionVariants": [variant]}, name)
     scaling = {"Status": "ENABLED", "MinInstanceCount": 0, "MaxInstanceCount": conf.max_copies}
-    variant = {
-        **machine,
-        "ManagedInstanceScaling": scaling,
-        "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
-    }
-    return with_tags(conf, {**named, "ProductionVariants": [variant], "ExecutionRoleArn": conf.role_arn}, name)
+    routing = {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"}
+    variant = {**instance, "ManagedInstanceScaling": scaling, "RoutingConfig": routing}
+    return with_tags(conf, {**config_name, "ProductionVariants": [variant], "ExecutionRoleArn": conf.role_arn}, name)
 
 
 def endpoint(conf: Hosting, name: str) -> ApiCall:
-    """Return CreateEndpoint."""
+    """Return the CreateEndpoint request."""
     return with_tags(conf, {"EndpointName": resource_name(name), "EndpointConfigName": resource_name(name)}, name)
 
 
 def inference_component(conf: Hosting, name: str) -> ApiCall:
-    """Return CreateInferenceComponent: the model, what a copy reserves, one copy to begin with."""
+    """Return the CreateInferenceComponent request: the model, the resources that a copy reserves, and one copy to begin
+    with.
+    """
     reserved = {"NumberOfAcceleratorDevicesRequired": conf.accelerators, "MinMemoryRequiredInMb": conf.memory_mb}
-    told = {
+    request = {
         "InferenceComponentName": resource_name(name),
         "EndpointName": resource_name(name),
         "VariantName": VARIANT,
@@ -111,7 +110,7 @@ def inference_component(conf: Hosting, name: str) -> ApiCall:
         },
         "RuntimeConfig": {"CopyCount": 1},
     }
-    return with_tags(conf, told, name)
+    return with_tags(conf, request, name)
 
 
 def _startup_timeouts(conf: Hosting) -> dict[str, int]:
@@ -119,12 +118,12 @@ def _startup_timeouts(conf: Hosting) -> dict[str, int]:
     return {"ModelDataDownloadTimeoutInSeconds": seconds, "ContainerStartupHealthCheckTimeoutInSeconds": seconds}
 
 
-# Down to zero copies and back. Target tracking alone never leaves zero: no copy, no requests a copy. So a step policy adds the first
-# one, when CloudWatch sees that a request found none.
+# Scaling to zero copies and back. Target tracking never leaves zero: without copies there are no requests per copy.
+# So a step policy adds the first copy when a CloudWatch alarm sees a request that failed for want of a copy.
 
 
 def scaled_component(name: str) -> ApiCall:
-    """Return what Auto Scaling calls the copies of an inference component."""
+    """Return the fields by which Auto Scaling identifies the copies of an inference component."""
     return {
         "ServiceNamespace": "sagemaker",
         "ResourceId": f"inference-component/{resource_name(name)}",
@@ -133,12 +132,12 @@ def scaled_component(name: str) -> ApiCall:
 
 
 def scalable_target(conf: Hosting, name: str) -> ApiCall:
-    """Return RegisterScalableTarget: from no copy to the most."""
+    """Return the RegisterScalableTarget request: zero to `max_copies` copies."""
     return {**scaled_component(name), "MinCapacity": 0, "MaxCapacity": conf.max_copies}
 
 
 def requests_policy(name: str) -> ApiCall:
-    """Return PutScalingPolicy: as many copies as the open requests want, none after a while without."""
+    """Return the PutScalingPolicy request that follows the requests in flight, to zero after IDLE_SECONDS."""
     metric = {"PredefinedMetricType": "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"}
     tracking = {
         "PredefinedMetricSpecification": metric,
@@ -155,7 +154,7 @@ def requests_policy(name: str) -> ApiCall:
 
 
 def wake_policy(name: str) -> ApiCall:
-    """Return PutScalingPolicy: one copy more, when the alarm says so."""
+    """Return the PutScalingPolicy request that adds one copy when the alarm fires."""
     step = {
         "AdjustmentType": "ChangeInCapacity",
         "MetricAggregationType": "Maximum",
@@ -171,8 +170,8 @@ def wake_policy(name: str) -> ApiCall:
 
 
 def wake_alarm(conf: Hosting, name: str, policy_arn: str) -> ApiCall:
-    """Return PutMetricAlarm: a request found no copy."""
-    told = {
+    """Return the PutMetricAlarm request: the alarm fires when a request fails because there is no copy."""
+    request = {
         "AlarmName": resource_name(name),
         "AlarmActions": [policy_arn],
         "Namespace": "AWS/SageMaker",
@@ -186,23 +185,25 @@ def wake_alarm(conf: Hosting, name: str, policy_arn: str) -> ApiCall:
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",
         "TreatMissingData": "missing",
     }
-    return with_tags(conf, told, name)
+    return with_tags(conf, request, name)
 
 
 # Bedrock
 
 
 def import_job(conf: Hosting, name: str, student: str, last: str) -> ApiCall:
-    """Return CreateModelImportJob; `last` is the job of this name that ended last: a job's name is used once."""
-    told = {
+    """Return the CreateModelImportJob request; `last` is the ARN of the latest job of this name, since a job name
+    cannot be reused.
+    """
+    request = {
         "importedModelName": resource_name(name),
         "roleArn": conf.role_arn,
         "modelDataSource": {"s3DataSource": {"s3Uri": f"{student.rstrip('/')}/"}},
     }
-    token = digest([told, last])
-    tags = [{"key": key, "value": value} for key, value in resource_tags(conf, told, name).items()]
+    token = digest([request, last])
+    tags = [{"key": key, "value": value} for key, value in resource_tags(conf, request, name).items()]
     return {
-        **told,
+        **request,
         "jobName": f"{resource_name(name)}-{token[:12]}",
         "clientRequestToken": token,
         "jobTags": tags,
@@ -214,7 +215,7 @@ def import_job(conf: Hosting, name: str, student: str, last: str) -> ApiCall:
 
 
 def with_tags(conf: Hosting, request: Mapping[str, Any], name: str) -> ApiCall:
-    """Return a request with its tags, as all services but Bedrock write them."""
+    """Return a request with its tags in the form of every service but Bedrock."""
     return {
         **request,
         "Tags": [{"Key": key, "Value": value} for key, value in resource_tags(conf, request, name).items()],
@@ -222,10 +223,10 @@ def with_tags(conf: Hosting, request: Mapping[str, Any], name: str) -> ApiCall:
 
 
 def resource_tags(conf: Hosting, request: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Return a person's tags, the mark of raft-spark, and what tells a request from another of the same name."""
+    """Return the tags of hosting.tags, the tag of raft-spark, and the identity: a hash of the request."""
     return {**conf.tags, TAG: name, IDENTITY_TAG: digest(request)}
 
 
 def digest(value: object) -> str:
-    """Return the same 64 letters for the same value."""
+    """Return the SHA-256 of a value's JSON, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,128 +1,116 @@
-"""A name and settings -> a model of Bedrock's Custom Model Import, made where it is missing, waited for, removed.
+"""Import a student into Bedrock with Custom Model Import, wait for the imported model, and remove it.
 
-An import cannot be stopped; it costs nothing, and the model that it makes is paid for while it is asked, in windows of five minutes.
+A running import cannot be stopped. The import is free; the imported model costs while it answers requests, in windows
+of five minutes.
 """
-
-import time
-from collections.abc import Mapping
-from typing import Any
 
 from botocore.exceptions import ClientError
 
-from raft_spark.common import aws
+from raft_spark.common import aws, background
 from raft_spark.common.aws import AwsClient
 from raft_spark.config import Hosting
 from raft_spark.config.models import Codec
 from raft_spark.errors import RunError
 from raft_spark.students import aws_requests, sagemaker_endpoint
-from raft_spark.students.sagemaker_endpoint import Progress
+from raft_spark.students.sagemaker_endpoint import Progress, ResourceDescription
 
-Told = Mapping[str, Any]
 IMPORT_MINUTES = 180
-WITHOUT_CONVERSE = ("qwen", "gpt")  # how architectures begin that Converse does not speak with
+WITHOUT_CONVERSE = ("qwen", "gpt")  # beginnings of the architectures that Converse does not support
 
 
-def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> Told:
-    """Import what is not there, wait, and return GetImportedModel. Raises TakenError for another, RunError when it fails."""
-    client, called = aws.connect("bedrock", region), aws_requests.resource_name(name)
-    with aws.config_errors(f"{called} cannot be imported"):
-        told = find(client, name)
-        if told is None:
+def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> ResourceDescription:
+    """Import the student unless it is imported already, wait, and return the answer of GetImportedModel.
+
+    Raises NameTakenError when the name belongs to another student, RunError when the import fails.
+    """
+    client, resource_name = aws.connect("bedrock", region), aws_requests.resource_name(name)
+    with aws.config_errors(f"{resource_name} cannot be imported"):
+        model = find(client, name)
+        if model is None:
             arn = running_job(client, name) or _start_job(client, conf, name, student)
-            tell(f"import job {arn.rpartition('/')[2]} of {called}")
-            told = _wait_for_model(client, arn, tell)
+            tell(f"import job {arn.rpartition('/')[2]} of {resource_name} is running")
+            model = _wait_for_model(client, arn)
         wanted = aws_requests.import_job(conf, name, student, "")["importedModelTags"]
-        mark = next(tag["value"] for tag in wanted if tag["key"] == aws_requests.IDENTITY_TAG)
-        if get_tags(client, told["modelArn"]).get(aws_requests.IDENTITY_TAG) != mark:
-            msg = f"imported model {called} is another student or has other settings; first: raft-spark model unhost {name}"
+        identity = next(tag["value"] for tag in wanted if tag["key"] == aws_requests.IDENTITY_TAG)
+        if get_tags(client, model["modelArn"]).get(aws_requests.IDENTITY_TAG) != identity:
+            msg = f"imported model {resource_name} is another student or has other settings; first run: raft-spark model unhost {name}"
             raise sagemaker_endpoint.NameTakenError(msg)
-        tell(f"imported model {called} is there")
-        return told
+        tell(f"imported model {resource_name} is ready")
+        return model
 
 
-def find(client: AwsClient, name: str) -> Told | None:
-    """Return GetImportedModel of the model of this name, None where there is none."""
-    pages = client.get_paginator("list_imported_models").paginate(nameContains=aws_requests.resource_name(name))
-    arns = [
-        model["modelArn"]
-        for page in pages
-        for model in page["modelSummaries"]
-        if model["modelName"] == aws_requests.resource_name(name)
-    ]
-    return dict(client.get_imported_model(modelIdentifier=arns[0])) if arns else None
+def find(client: AwsClient, name: str) -> ResourceDescription | None:
+    """Return the answer of GetImportedModel for the model of this name, None when it does not exist."""
+    resource_name = aws_requests.resource_name(name)
+    pages = client.get_paginator("list_imported_models").paginate(nameContains=resource_name)
+    models = (model for page in pages for model in page["modelSummaries"])
+    arn = next((model["modelArn"] for model in models if model["modelName"] == resource_name), None)
+    return dict(client.get_imported_model(modelIdentifier=arn)) if arn else None
 
 
-def list_jobs(client: AwsClient, name: str) -> list[Told]:
+def list_jobs(client: AwsClient, name: str) -> list[ResourceDescription]:
     """Return the import jobs of this name, the newest first."""
+    resource_name = aws_requests.resource_name(name)
     pages = client.get_paginator("list_model_import_jobs").paginate(
-        nameContains=aws_requests.resource_name(name), sortBy="CreationTime", sortOrder="Descending"
+        nameContains=resource_name, sortBy="CreationTime", sortOrder="Descending"
     )
-    return [
-        job
-        for page in pages
-        for job in page["modelImportJobSummaries"]
-        if job.get("importedModelName", aws_requests.resource_name(name)) == aws_requests.resource_name(name)
-    ]
+    jobs = (job for page in pages for job in page["modelImportJobSummaries"])
+    return [job for job in jobs if job.get("importedModelName", resource_name) == resource_name]
 
 
 def running_job(client: AwsClient, name: str) -> str:
-    """Return the ARN of an import that goes on, "" when none does."""
+    """Return the ARN of the import job that is running, "" when none is."""
     return next((str(job["jobArn"]) for job in list_jobs(client, name) if job["status"] == "InProgress"), "")
 
 
 def get_tags(client: AwsClient, arn: str) -> dict[str, str]:
-    """Return a model's tags."""
+    """Return the tags of a model."""
     return {tag["key"]: tag["value"] for tag in client.list_tags_for_resource(resourceARN=arn)["tags"]}
 
 
 def _start_job(client: AwsClient, conf: Hosting, name: str, student: str) -> str:
-    before = list_jobs(client, name)
-    last = str(before[0]["jobArn"]) if before else ""
+    earlier = list_jobs(client, name)
+    last = str(earlier[0]["jobArn"]) if earlier else ""
     return str(client.create_model_import_job(**aws_requests.import_job(conf, name, student, last))["jobArn"])
 
 
-def _wait_for_model(client: AwsClient, arn: str, tell: Progress) -> Told:
-    """Look at a job until its model is there."""
-    pause, end = sagemaker_endpoint.FIRST, time.monotonic() + IMPORT_MINUTES * 60
-    while time.monotonic() < end:
-        job = client.get_model_import_job(jobIdentifier=arn)
+def _wait_for_model(client: AwsClient, arn: str) -> ResourceDescription:
+    """Wait for the end of an import job; return the model. Raises RunError when the job fails or takes too long."""
+    for job in background.poll(lambda: client.get_model_import_job(jobIdentifier=arn), IMPORT_MINUTES * 60):
         if job["status"] == "Completed":
             return dict(client.get_imported_model(modelIdentifier=job["importedModelArn"]))
         if job["status"] == "Failed":
-            msg = f"import {job['jobName']} failed: {job.get('failureMessage', 'no reason is given')}"
+            msg = f"import {job['jobName']} failed: {job.get('failureMessage', 'AWS gave no reason')}"
             raise RunError(msg)
-        time.sleep(pause)
-        pause = min(sagemaker_endpoint.LONGEST, pause * sagemaker_endpoint.GROWTH)
-    tell(f"import {arn} goes on")
-    msg = f"import {arn} has not ended after {IMPORT_MINUTES} minutes; the same command goes on waiting"
+    msg = (
+        f"import {arn} is still running after {IMPORT_MINUTES} minutes; run the same command again to continue waiting"
+    )
     raise RunError(msg)
 
 
 def remove(name: str, region: str, tell: Progress) -> None:
-    """Delete the imported model; one that is being imported is waited for first, as an import cannot be stopped."""
-    client, called = aws.connect("bedrock", region), aws_requests.resource_name(name)
-    with aws.config_errors(f"{called} cannot be removed"):
+    """Delete the imported model. A running import is waited for first, since it cannot be stopped."""
+    client, resource_name = aws.connect("bedrock", region), aws_requests.resource_name(name)
+    with aws.config_errors(f"{resource_name} cannot be removed"):
         arn = running_job(client, name)
         if arn:
-            tell(f"import of {called} cannot be stopped: waiting for its end")
+            tell(f"the import of {resource_name} cannot be stopped: waiting for its end")
             try:
-                _wait_for_model(client, arn, tell)
+                _wait_for_model(client, arn)
             except RunError as error:
                 tell(str(error))
-        told = find(client, name)
-        if told is None:
+        model = find(client, name)
+        if model is None:
             return
         try:
-            client.delete_imported_model(modelIdentifier=told["modelArn"])
+            client.delete_imported_model(modelIdentifier=model["modelArn"])
         except ClientError as error:
             if not sagemaker_endpoint.is_missing(error):
                 raise
-        tell(f"imported model {called} is removed")
+        tell(f"imported model {resource_name} was removed")
 
 
-def codec(told: Told) -> Codec:
-    """Return how a model is asked: by Converse where it has a chat template that Converse knows, else as OpenAI's chat."""
-    speaks = told.get("instructSupported") and not str(told.get("modelArchitecture", "")).lower().startswith(
-        WITHOUT_CONVERSE
-    )
-    return "converse" if speaks else "openai"
+def codec(model: ResourceDescription) -> Codec:
+    """Return how requests are sent to a model: through Converse where supported, else as OpenAI's chat."""
+    is_supported = not str(model.get("modelArchitecture", "")).lower().startswith(WITHOUT_CONVERSE)
+    return "converse" if model.get("instructSupported") and is_supported else "openai"

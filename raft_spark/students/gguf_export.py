@@ -1,10 +1,11 @@
-"""A trained Llama's safetensors -> one GGUF file in 8 bits (Q8_0), which the embedded engine serves.
+"""Convert a trained Llama from safetensors to one GGUF file in 8 bits (Q8_0), which the embedded engine serves.
 
     python gguf_export.py FOLDER --like SOURCE.gguf --to FILE
 
-Tokenizer, chat template and shape are copied from the file that the student came as; only the weights are new. GGUF has the
-rows of Llama's query and key projections in another order, since llama.cpp rotates neighbouring numbers and transformers
-the two halves of a head. What was written is read back and held against the weights.
+The tokenizer, the chat template and the shapes are copied from SOURCE.gguf, the file from which the training started;
+only the weights are new. GGUF orders the rows of Llama's query and key projections differently: llama.cpp rotates
+neighbouring numbers, transformers the two halves of a head. The file is read back and compared with the weights before
+it gets its name.
 """
 
 import argparse
@@ -20,34 +21,36 @@ from gguf.quants import dequantize, quantize
 from safetensors import safe_open
 
 Q8, F32 = GGMLQuantizationType.Q8_0, GGMLQuantizationType.F32
-BLOCK = 32  # numbers of Q8_0 that share a scale, which is the largest of them / 127
+BLOCK = 32  # numbers of Q8_0 that share one scale: their largest absolute value / 127
 MOSTLY_Q8 = 7  # general.file_type, llama.cpp's LLAMA_FTYPE_MOSTLY_Q8_0
-OWN = ("GGUF.", "general.architecture", "general.file_type")  # what the writer says by itself, and what changes
+NOT_COPIED = ("GGUF.", "general.architecture", "general.file_type")  # fields that the writer sets itself or that change
+DESCRIPTION = "Convert a trained Llama from safetensors to one GGUF file in 8 bits."
 Weights = npt.NDArray[np.float32]
 Reader = Any  # gguf.GGUFReader
+HEADS = {"attn_q": "", "attn_k": "_kv"}  # tensor -> suffix of the field that has its number of heads
 
 
 def main() -> None:
-    """Convert one folder."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--like", type=Path, required=True)
-    parser.add_argument("--to", type=Path, required=True)
-    asked = parser.parse_args()
-    source, part = GGUFReader(asked.like), asked.to.with_suffix(".part")
-    write(source, asked.folder, part)
-    verify(source, asked.folder, part)
-    part.replace(asked.to)
-    print(f"as one file: {asked.to}, {asked.to.stat().st_size / 1e6:.0f} MB", flush=True)  # noqa: T201 - a script's say
+    """Convert one folder: write a part file, verify it, rename it."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION)
+    parser.add_argument("folder", type=Path, help="the folder of the trained student")
+    parser.add_argument("--like", type=Path, required=True, help="the GGUF file from which the training started")
+    parser.add_argument("--to", type=Path, required=True, help="the GGUF file to write")
+    arguments = parser.parse_args()
+    source, part = GGUFReader(arguments.like), arguments.to.with_suffix(".part")
+    write(source, arguments.folder, part)
+    verify(source, arguments.folder, part)
+    part.replace(arguments.to)
+    print(f"wrote {arguments.to}, {arguments.to.stat().st_size / 1e6:.0f} MB", flush=True)  # noqa: T201 - a script's output
 
 
 def write(source: Reader, folder: Path, to: Path) -> None:
-    """Write what the source says of itself, and a folder's weights under the source's names."""
+    """Write the metadata of the source and the weights of a folder under the tensor names of the source."""
     if (architecture := source.get_field("general.architecture").contents()) != "llama":
-        sys.exit(f"the student is a {architecture}; only Llamas are written as GGUF")
+        sys.exit(f"the student is a {architecture}; only a llama can be written as GGUF")
     writer = GGUFWriter(to, architecture)
     for field in source.fields.values():
-        if not field.name.startswith(OWN):
+        if not field.name.startswith(NOT_COPIED):
             inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
     writer.add_file_type(MOSTLY_Q8)
@@ -61,41 +64,49 @@ def write(source: Reader, folder: Path, to: Path) -> None:
 
 
 def verify(source: Reader, folder: Path, written: Path) -> None:
-    """Read the file back: no weight may be further off than half a step of its block, and what a 16-bit scale takes."""
-    there = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in GGUFReader(written).tensors}
+    """Read the file back and exit if a weight differs by more than 0.6 quantization steps: half a step, and a margin
+    for the 16-bit scale.
+    """
+    written_weights = {
+        tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in GGUFReader(written).tensors
+    }
     for name, weights in named_weights(source, folder):
-        off = np.abs(there.pop(name).reshape(weights.shape) - weights)
+        difference = np.abs(written_weights.pop(name).reshape(weights.shape) - weights)
         if weights.ndim > 1:
             step = np.abs(weights).reshape(-1, BLOCK).max(axis=1) / 127
-            off = off.reshape(-1, BLOCK) / np.maximum(step, 1e-6)[:, None]
-        if not off.max() < (0.6 if weights.ndim > 1 else 1e-6):
-            sys.exit(f"{written}: {name} is not what was written, off by {off.max():g} steps")
-    if there:
-        sys.exit(f"{written} holds more than the student: {sorted(there)}")
+            difference = difference.reshape(-1, BLOCK) / np.maximum(step, 1e-6)[:, None]
+        if not difference.max() < (0.6 if weights.ndim > 1 else 1e-6):
+            sys.exit(f"{written}: {name} differs from the trained weights by {difference.max():g} steps")
+    if written_weights:
+        sys.exit(f"{written} has tensors that the student lacks: {sorted(written_weights)}")
 
 
 def named_weights(source: Reader, folder: Path) -> Iterator[tuple[str, Weights]]:
-    """Yield each tensor's name in GGUF and its weights in GGUF's order, as the source has them."""
+    """Yield (name, weights) of each tensor, named and ordered as in GGUF.
+
+    Exits when a name or a shape differs from the source's.
+    """
     blocks = source.get_field("llama.block_count").contents()
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, blocks)
-    heads = {part: source.get_field(f"llama.attention.head_count{more}").contents() for part, more in HEADS.items()}
-    read = {names.get_name(key, (".weight",)): load for key, load in tensor_loaders(folder).items()}
+    heads = {part: source.get_field(f"llama.attention.head_count{suffix}").contents() for part, suffix in HEADS.items()}
+    loaders = {names.get_name(key, (".weight",)): load for key, load in tensor_loaders(folder).items()}
     shapes = {tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in source.tensors}
-    if set(read) != set(shapes):
-        sys.exit(f"{folder} is no student of the source: it differs in {sorted(set(read) ^ set(shapes), key=str)}")
-    for name, load in read.items():
+    if set(loaders) != set(shapes):
+        sys.exit(
+            f"{folder} was not trained from the source: the tensors differ, {sorted(set(loaders) ^ set(shapes), key=str)}"
+        )
+    for name, load in loaders.items():
         weights = load()
         if weights.shape != shapes[name]:
-            sys.exit(f"{folder} is no student of the source: {name} has shape {weights.shape}, there {shapes[name]}")
+            sys.exit(
+                f"{folder} was not trained from the source: {name} has shape {weights.shape}, the source {shapes[name]}"
+            )
         part = name.split(".")[-2]
         yield name, interleave_heads(weights, heads[part]) if part in heads else weights
 
 
-HEADS = {"attn_q": "", "attn_k": "_kv"}
-
-
 def tensor_loaders(folder: Path) -> dict[str, Callable[[], Weights]]:
-    """Return, by name, how to load each tensor of a folder, one at a time."""
+    """Return by name a function that loads one tensor of the folder, so that one tensor at a time is in memory."""
     found: dict[str, Callable[[], Weights]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         file = safe_open(path, "pt")
@@ -104,7 +115,7 @@ def tensor_loaders(folder: Path) -> dict[str, Callable[[], Weights]]:
 
 
 def interleave_heads(weights: Weights, heads: int) -> Weights:
-    """Put the rows of each head from halves, (2, size/2), to neighbours, (size/2, 2)."""
+    """Reorder the rows of each head from two halves, (2, size/2), to neighbouring pairs, (size/2, 2)."""
     return weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
 
 

@@ -1,16 +1,16 @@
-"""A name and settings -> an endpoint of SageMaker with all that belongs to it, made where it is missing, waited for, removed.
+"""Create, wait for and remove a SageMaker endpoint with its model, configuration and inference component.
 
-Each thing is looked for by its name first: a hosting that was interrupted goes on where it was, and a second one finds what stands.
+Every resource is looked up by its name first. So an interrupted hosting continues where it was, and hosting the same
+student twice creates nothing new.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from raft_spark.common import aws
+from raft_spark.common import aws, background
 from raft_spark.common.aws import AwsClient
 from raft_spark.config import Hosting
 from raft_spark.errors import ConfigError, RunError
@@ -18,26 +18,28 @@ from raft_spark.students import aws_requests
 
 Progress = Callable[[str], None]
 ResourceDescription = Mapping[str, Any]
-FIRST, LONGEST, GROWTH = 2.0, 30.0, 1.5  # seconds between two looks: soon at first, then ever less often
-REMOVAL_MINUTES = 60  # how long the removal of a thing is waited for, or the end of what it is in the middle of
-INSTANCE_MINUTES = 15  # for the machine, beside hosting.start_minutes for the container
+REMOVAL_MINUTES = 60  # the longest wait for a removal, or for a state in which a resource can be removed
+INSTANCE_MINUTES = 15  # to start the instance; hosting.start_minutes are those of the container
 MISSING = frozenset({"ResourceNotFoundException", "ResourceNotFound", "ObjectNotFoundException"})
 
 
 class NameTakenError(ConfigError):
-    """Another student, or one with other settings, stands under this name; it is not ours to remove."""
+    """The name belongs to another student, or to the same one with other settings.
+
+    Its resources must not be removed.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceKind:
-    """One kind of thing in SageMaker's words: Endpoint is made by create_endpoint and told of as EndpointName, EndpointStatus."""
+    """One kind of SageMaker resource.
 
-    word: str
-    verb: str
+    `api_name` begins the names of its fields (EndpointName, EndpointStatus), `method` ends the names of boto3's methods
+    (create_endpoint, describe_endpoint).
+    """
 
-    def name(self, request: ResourceDescription) -> str:
-        """Return the name in a request."""
-        return str(request[f"{self.word}Name"])
+    api_name: str
+    method: str
 
 
 MODEL = ResourceKind("Model", "model")
@@ -47,7 +49,10 @@ COMPONENT = ResourceKind("InferenceComponent", "inference_component")
 
 
 def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) -> None:
-    """Make what is missing and wait until it answers. Raises TakenError for another of the same name, RunError when it fails."""
+    """Create the resources that are missing and wait until the endpoint answers.
+
+    Raises NameTakenError when the name belongs to another student, RunError when a resource fails.
+    """
     client = aws.connect("sagemaker", region)
     with aws.config_errors(f"{aws_requests.resource_name(name)} cannot be hosted"):
         for kind, request in (
@@ -64,7 +69,7 @@ def create(conf: Hosting, name: str, student: str, region: str, tell: Progress) 
 
 
 def _set_up_scaling(conf: Hosting, name: str, region: str) -> None:
-    """Let copies go down to none and come back; each of these calls may be repeated."""
+    """Let the number of copies fall to zero and rise again. Each of these calls can be repeated."""
     scaling = aws.connect("application-autoscaling", region)
     scaling.register_scalable_target(**aws_requests.scalable_target(conf, name))
     scaling.put_scaling_policy(**aws_requests.requests_policy(name))
@@ -73,17 +78,18 @@ def _set_up_scaling(conf: Hosting, name: str, region: str) -> None:
 
 
 def _create_missing(client: AwsClient, kind: ResourceKind, request: ResourceDescription, tell: Progress) -> None:
-    """Make a thing that is not there. Raises TakenError when another of its name is."""
-    name = kind.name(request)
-    told = describe(client, kind, name)
-    if told is None:
-        getattr(client, f"create_{kind.verb}")(**request)
-        tell(f"{kind.word} {name} is made")
-    elif get_tags(client, told[f"{kind.word}Arn"]).get(aws_requests.IDENTITY_TAG) != _identity(request):
-        msg = f"{kind.word} {name} stands with another student or other settings; first: raft-spark model unhost {_hosting_name(name)}"
+    """Create a resource that does not exist. Raises NameTakenError when one of its name has another identity."""
+    name = str(request[f"{kind.api_name}Name"])
+    existing = describe(client, kind, name)
+    if existing is None:
+        getattr(client, f"create_{kind.method}")(**request)
+        tell(f"{kind.api_name} {name} was created")
+    elif get_tags(client, existing[f"{kind.api_name}Arn"]).get(aws_requests.IDENTITY_TAG) != _identity(request):
+        command = f"raft-spark model unhost {name.removeprefix(f'{aws_requests.TAG}-')}"
+        msg = f"{kind.api_name} {name} already exists with another student or other settings; first run: {command}"
         raise NameTakenError(msg)
     else:
-        tell(f"{kind.word} {name} is there already")
+        tell(f"{kind.api_name} {name} already exists")
 
 
 def _identity(request: ResourceDescription) -> str:
@@ -91,15 +97,15 @@ def _identity(request: ResourceDescription) -> str:
 
 
 def get_tags(client: AwsClient, arn: str) -> dict[str, str]:
-    """Return a thing's tags."""
+    """Return the tags of a resource."""
     pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
     return {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
 
 
 def describe(client: AwsClient, kind: ResourceKind, name: str) -> ResourceDescription | None:
-    """Return what SageMaker says of a thing, None where there is none."""
+    """Return SageMaker's description of a resource, None when it does not exist."""
     try:
-        return dict(getattr(client, f"describe_{kind.verb}")(**{f"{kind.word}Name": name}))
+        return dict(getattr(client, f"describe_{kind.method}")(**{f"{kind.api_name}Name": name}))
     except ClientError as error:
         if is_missing(error):
             return None
@@ -107,52 +113,45 @@ def describe(client: AwsClient, kind: ResourceKind, name: str) -> ResourceDescri
 
 
 def is_missing(error: ClientError) -> bool:
-    """Say whether an error means that there is no such thing; SageMaker says so in words."""
-    told = error.response["Error"]
-    return told["Code"] in MISSING or (
-        told["Code"] == "ValidationException" and "could not find" in told["Message"].lower()
-    )
+    """Return whether an error means that the resource does not exist; SageMaker says so only in the message."""
+    details = error.response["Error"]
+    is_not_found = details["Code"] == "ValidationException" and "could not find" in details["Message"].lower()
+    return details["Code"] in MISSING or is_not_found
 
 
 def wait_in_service(client: AwsClient, kind: ResourceKind, name: str, minutes: float, tell: Progress) -> None:
-    """Wait until a thing stands. Raises RunError when it failed, goes away, or takes longer than `minutes`."""
-    before, status = "", f"{kind.word}Status"
-    for told in looks(client, kind, aws_requests.resource_name(name), minutes):
-        state = str(told[status]) if told else "gone"
+    """Wait until a resource is InService. Raises RunError when it fails, disappears or needs more than `minutes`."""
+    resource = f"{kind.api_name} {aws_requests.resource_name(name)}"
+    state = ""
+    for found in background.poll(lambda: describe(client, kind, aws_requests.resource_name(name)), minutes * 60):
+        before, state = state, str(found[f"{kind.api_name}Status"]) if found else "gone"
         if state != before:
-            tell(f"{kind.word} {aws_requests.resource_name(name)}: {state}")
+            tell(f"{resource}: {state}")
         if state == "InService":
             return
         if state not in {"Creating", "Updating", "SystemUpdating"}:
-            why = told.get("FailureReason", "no reason is given") if told else "it was removed"
-            msg = f"{kind.word} {aws_requests.resource_name(name)} is {state}: {why}; what is left is removed by: raft-spark model unhost {name}"
+            why = found.get("FailureReason", "AWS gave no reason") if found else "it was removed"
+            msg = f"{resource} is {state}: {why}; to remove what is left, run: raft-spark model unhost {name}"
             raise RunError(msg)
-        before = state
-    msg = f"{kind.word} {aws_requests.resource_name(name)} does not stand after {minutes:g} minutes; it may cost: raft-spark model unhost {name}"
+    msg = f"{resource} is not in service after {minutes:g} minutes and may cost money; to remove it, run: raft-spark model unhost {name}"
     raise RunError(msg)
 
 
-def looks(client: AwsClient, kind: ResourceKind, name: str, minutes: float) -> Iterator[ResourceDescription | None]:
-    """Yield what SageMaker says, ever less often, until `minutes` have passed."""
-    pause, end = FIRST, time.monotonic() + minutes * 60
-    while time.monotonic() < end:
-        yield describe(client, kind, name)
-        time.sleep(pause)
-        pause = min(LONGEST, pause * GROWTH)
-
-
 def remove(name: str, region: str, tell: Progress) -> None:
-    """Remove all that belongs to a hosting, what is half made too; what is not there is passed over."""
-    client, called = aws.connect("sagemaker", region), aws_requests.resource_name(name)
-    with aws.config_errors(f"{called} cannot be removed"):
-        if _remove_and_wait(client, COMPONENT, name, tell):
+    """Remove all resources of a hosting, also of one that was created in part only.
+
+    Resources that do not exist are skipped.
+    """
+    client, resource_name = aws.connect("sagemaker", region), aws_requests.resource_name(name)
+    with aws.config_errors(f"{resource_name} cannot be removed"):
+        if _remove_and_wait(client, COMPONENT, resource_name, tell):
             _remove_scaling(name, region)
         for kind in (ENDPOINT, CONFIG, MODEL):
-            _remove_and_wait(client, kind, name, tell)
+            _remove_and_wait(client, kind, resource_name, tell)
 
 
 def _remove_scaling(name: str, region: str) -> None:
-    """Forget the copies' limits, with their policies, and the alarm."""
+    """Remove the scalable target, its policies with it, and the alarm."""
     scaling = aws.connect("application-autoscaling", region)
     try:
         scaling.deregister_scalable_target(**aws_requests.scaled_component(name))
@@ -162,32 +161,31 @@ def _remove_scaling(name: str, region: str) -> None:
     aws.connect("cloudwatch", region).delete_alarms(AlarmNames=[aws_requests.resource_name(name)])
 
 
-def _remove_and_wait(client: AwsClient, kind: ResourceKind, name: str, tell: Progress) -> bool:
-    """Delete a thing and wait until it is gone; say whether it was there. One that is being made is asked again until it can go."""
-    called, was = aws_requests.resource_name(name), False
+def _remove_and_wait(client: AwsClient, kind: ResourceKind, resource_name: str, tell: Progress) -> bool:
+    """Delete a resource, wait until it no longer exists, and return whether it existed.
+
+    SageMaker refuses to delete a resource that is being created; the deletion is then tried again.
+    """
+    existed = False
     refused: ClientError | None = None
-    for told in looks(client, kind, called, REMOVAL_MINUTES):
-        if told is None:
-            if was:
-                tell(f"{kind.word} {called} is removed")
-            return was
-        was = True
-        if told.get(f"{kind.word}Status") != "Deleting":
-            refused = _try_delete(client, kind, called)
-    msg = f"{kind.word} {called} is still there after {REMOVAL_MINUTES} minutes: {refused or 'it is being removed'}"
+    for found in background.poll(lambda: describe(client, kind, resource_name), REMOVAL_MINUTES * 60):
+        if found is None:
+            if existed:
+                tell(f"{kind.api_name} {resource_name} was removed")
+            return existed
+        existed = True
+        if found.get(f"{kind.api_name}Status") != "Deleting":
+            refused = _try_delete(client, kind, resource_name)
+    msg = f"{kind.api_name} {resource_name} still exists after {REMOVAL_MINUTES} minutes: {refused or 'it is being deleted'}"
     raise RunError(msg)
 
 
-def _try_delete(client: AwsClient, kind: ResourceKind, called: str) -> ClientError | None:
-    """Ask for a removal; return a refusal that may pass, as that of something in the middle of being made."""
+def _try_delete(client: AwsClient, kind: ResourceKind, resource_name: str) -> ClientError | None:
+    """Ask for a deletion; return a refusal that may be temporary, as of a resource that is being created."""
     try:
-        getattr(client, f"delete_{kind.verb}")(**{f"{kind.word}Name": called})
+        getattr(client, f"delete_{kind.method}")(**{f"{kind.api_name}Name": resource_name})
     except ClientError as error:
         if error.response["Error"]["Code"] != "ValidationException":
             raise
         return None if is_missing(error) else error
     return None
-
-
-def _hosting_name(called: str) -> str:
-    return called.removeprefix(f"{aws_requests.TAG}-")

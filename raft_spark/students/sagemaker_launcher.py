@@ -1,8 +1,11 @@
-"""A plan on standard input -> a training job of SageMaker, through the SDK's ModelTrainer; its name on standard output.
+"""Start a SageMaker training job through the SDK's ModelTrainer: read a plan from standard input, print the name of the
+job.
 
-    SDK-PYTHON sagemaker_launcher.py [--dry-run] < plan.json      with --dry-run the request of CreateTrainingJob instead; nothing is contacted
+    SDK-PYTHON sagemaker_launcher.py [--dry-run] < plan.json
 
-Run by the Python that has the SageMaker SDK 3, so it imports nothing of raft_spark. The keys of the plan are those of `submission.plan`.
+With --dry-run it contacts nothing and prints the CreateTrainingJob request instead. The Python environment that runs it
+has the SageMaker SDK 3 and not raft_spark, so the script imports nothing of raft_spark. sagemaker_training.plan
+documents the keys of the plan.
 """
 
 import json
@@ -28,24 +31,24 @@ from sagemaker.train.configs import (
     Tag,
 )
 
-PYTORCH, PYTHON = "2.8.0", "py312"  # of the image
+PYTORCH, PYTHON = "2.8.0", "py312"  # of the container image
 Plan = Mapping[str, Any]
 
 
 class CapturedRequest(Exception):  # noqa: N818 - no error: the end of a dry run
-    """What CreateTrainingJob would have been sent."""
+    """The CreateTrainingJob request that a dry run has built."""
 
 
 class UnsentSession(Session):  # type: ignore[misc] # its class is unknown where it is not installed
-    """A session whose uploads say where they would go."""
+    """A session that uploads nothing and returns where an upload would go."""
 
     def upload_data(self, path: str, bucket: str, key_prefix: str, **_: object) -> str:
-        """Return the folder's address in S3."""
+        """Return the S3 URI of the upload."""
         del path
         return f"s3://{bucket}/{key_prefix}"
 
     def default_bucket(self) -> str:
-        """Return the bucket of the plan; the SDK's own looks whether it is there."""
+        """Return the bucket of the plan; the SDK's method contacts S3 to check that it exists."""
         return str(self._default_bucket_name_override)
 
 
@@ -64,16 +67,16 @@ def main() -> None:
     trainer = build_trainer(plan, session)
     try:
         channels = {"dataset": plan["data"], **({"student": plan["student"]} if plan["student"] else {})}
-        data = [InputData(channel_name=name, data_source=where) for name, where in channels.items()]
+        data = [InputData(channel_name=name, data_source=uri) for name, uri in channels.items()]
         trainer.train(input_data_config=data, wait=False, logs=False)
-    except CapturedRequest as asked:
-        json.dump(asked.args[0], sys.stdout, indent=2)
+    except CapturedRequest as captured:
+        json.dump(captured.args[0], sys.stdout, indent=2)
         return
     print(trainer._latest_training_job.training_job_name)  # noqa: SLF001, T201 - train() returns nothing
 
 
 def build_trainer(plan: Plan, session: Session) -> ModelTrainer:
-    """Return the SDK's trainer: one machine, spot or not, checkpoints, a student that is not packed, metrics of the log."""
+    """Return the SDK's trainer: one instance, checkpoints in S3, an uncompressed model, metrics read from the log."""
     image = plan["image"] or image_uris.retrieve(
         "pytorch",
         region=plan["region"],
@@ -110,7 +113,7 @@ def _fake_credentials() -> dict[str, str]:
 
 
 def _capture_request(model: Any, params: Mapping[str, Any], **_: object) -> tuple[AWSResponse, dict[str, Any]]:  # noqa: ANN401
-    """Take the place of AWS: keep the request of the job, answer anything else with nothing."""
+    """Answer in place of AWS: raise CapturedRequest for the training job, return nothing to other calls."""
     if model.name == "CreateTrainingJob":
         raise CapturedRequest(json.loads(params["body"]))
     return AWSResponse("", 200, {}, None), {}

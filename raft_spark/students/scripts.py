@@ -1,4 +1,4 @@
-"""Name the scripts that another Python runs. Each is one file that imports nothing of this package."""
+"""Locate the scripts that run in another Python environment. Each is one file that imports nothing of raft_spark."""
 
 from pathlib import Path
 

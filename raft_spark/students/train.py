@@ -1,13 +1,15 @@
-"""The current dataset -> a trained student, made by sft_script.py in an environment of its own, since torch takes 6 GB.
+"""Train a student on the current dataset by running sft_script.py in another Python environment, since torch takes 6
+GB.
 
 FOLDER/model/          merged safetensors, config, tokenizer, training.json: what Bedrock imports and SageMaker hosts
-FOLDER/student.gguf    the same in 8 bits for [endpoints.NAME] weights, where the student came as GGUF
-FOLDER/checkpoints/    what an interrupted training goes on from
+FOLDER/student.gguf    the same in 8 bits for the setting `weights` of [endpoints.NAME], if the student was a GGUF file
+FOLDER/checkpoints/    the state from which an interrupted training resumes
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -24,9 +26,11 @@ INSTALL = "pip install 'raft-spark[train]'"
 
 
 def run(conf: config.Config, to: Path) -> Path:
-    """Train the student of [training] on the lake's current dataset; return `to`. What is there already is not made again.
+    """Train the student of [training] on the lake's current dataset and return `to`.
 
-    Raises ConfigError and InputError before anything starts, RunError when the training fails.
+    A training that is complete is not repeated.
+
+    Raises ConfigError or InputError before anything starts, RunError when the training fails.
     """
     python = conf.training.python or sys.executable
     version = tables.require(conf.lake, schemas.DATASET)
@@ -37,48 +41,46 @@ def run(conf: config.Config, to: Path) -> Path:
     student = conf.training.model or str(weights.built_in_path())
     about = {"dataset": version.id, "raft_spark": __version__, "base": conf.base.model_dump()}
     folders = {"data": _local_dataset(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
-    told = {
-        **folders,
-        "model": student,
-        "settings": json.dumps(conf.training.script_settings()),
-        "about": json.dumps(about),
-    }
-    _run_script(
-        python, scripts.SFT_SCRIPT, *(text for name, value in told.items() for text in (f"--{name}", str(value)))
-    )
-    made, whole = to / "student.gguf", to / "model/training.json"
-    if student.endswith(".gguf") and not (made.exists() and made.stat().st_mtime >= whole.stat().st_mtime):
-        _run_script(python, scripts.GGUF_EXPORT, str(to / "model"), "--like", student, "--to", str(made))
+    settings = {"model": student, "settings": json.dumps(conf.training.script_settings()), "about": json.dumps(about)}
+    _run_script(python, scripts.SFT_SCRIPT, *_options({**folders, **settings}))
+    gguf, finished = to / "student.gguf", to / "model/training.json"
+    if student.endswith(".gguf") and not (gguf.exists() and gguf.stat().st_mtime >= finished.stat().st_mtime):
+        _run_script(python, scripts.GGUF_EXPORT, str(to / "model"), "--like", student, "--to", str(gguf))
     return to
 
 
+def _options(values: Mapping[str, object]) -> Iterator[str]:
+    for name, value in values.items():
+        yield from (f"--{name}", str(value))
+
+
 def _check_installed(python: str) -> None:
-    """Raise ConfigError when a Python cannot train, with the way to make it."""
+    """Raise ConfigError with the command to run when a Python lacks a package that training needs."""
     look = f"from importlib.util import find_spec; print(*(n for n in {PACKAGES} if find_spec(n) is None))"
     try:
         missing = subprocess.run([python, "-c", look], check=True, capture_output=True, text=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        msg = f"training.python is {python!r}, which does not run ({error}); it must be the Python of an environment with {INSTALL}"
+        msg = f"training.python is {python!r}, which cannot be run ({error}); it must be the Python of an environment with {INSTALL}"
         raise ConfigError(msg) from error
     if missing:
-        msg = f"training needs {', '.join(missing)}, which {python} lacks: {INSTALL} there, or name another in training.python"
+        msg = f"training needs {', '.join(missing)}, which {python} lacks; run {INSTALL} there, or set training.python to another Python"
         raise ConfigError(msg)
 
 
 def _local_dataset(lake: config.Lake, version: tables.Version, to: Path) -> Path:
-    """Return a folder of this machine with the dataset, copied from the lake's bucket where it lies in one."""
-    at = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
-    if at.is_local:
-        return Path(at.path())
+    """Return a local folder with the dataset; one in a bucket is copied first."""
+    source = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
+    if source.is_local:
+        return Path(source.path())
     copy = to / "data" / version.id
     copy.mkdir(parents=True, exist_ok=True)
-    pafs.copy_files(at.path(), str(copy), at.filesystem, pafs.LocalFileSystem())
+    pafs.copy_files(source.path(), str(copy), source.filesystem, pafs.LocalFileSystem())
     return copy
 
 
 def _run_script(python: str, script: Path, *arguments: str) -> None:
-    """Run a script, which says itself what it does."""
+    """Run a script with its output on the terminal. Raises RunError when it fails."""
     done = subprocess.run([python, "-P", str(script), *arguments], check=False)
     if done.returncode:
-        msg = f"{script.name} ended with status {done.returncode}; its last lines say why. The same command goes on where it was"
+        msg = f"{script.name} ended with status {done.returncode}; its last lines say why. The same command resumes the training"
         raise RunError(msg)

@@ -1,9 +1,9 @@
-"""How fast the base stage draws, beside the notebook's loop and beside the floor, in one run on one machine.
+"""Compare the speed of the base stage with the notebook's loop and with a lower bound, in one run on one machine.
 
     python tests/benchmarks/base.py [--articles 211269] [--loop-rows 20000] [--rounds 3]
 
-Prints one line of JSON and keeps it in build/bench/base.json: rows/s of each, medians over rounds in which the three take
-turns, and the two ratios that are promised: at least 5x the loop, at most 3x the floor's seconds.
+Print one line of JSON and store it in build/bench/base.json: rows/s of each, as medians over rounds in which the three take
+turns, and two ratios with limits: at least 5x the loop, at most 3x the lower bound's seconds.
 """
 
 import argparse

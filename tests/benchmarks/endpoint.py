@@ -1,11 +1,11 @@
-"""How completions asks a slow endpoint, beside a bare boto3 load generator and a peer, in turns on one machine.
+"""Compare how completions uses a slow endpoint with a bare boto3 load generator and a peer, in turns on one machine.
 
     python tests/benchmarks/endpoint.py [--parts throughput capacity cpu memory peer] [--seconds 60] [--rows 1000000]
 
-The endpoint is the fake one in a process of its own, 1 % of its answers take 5 s. Prints one line of JSON and keeps it in
-build/bench/endpoint.json, part by part. With --seconds 60: throughput 20 minutes, capacity 3, cpu 3, memory 35 for a
-million rows, peer 20 (it starts ten a second of what was throttled). The peer wants an environment of its own:
---peer PYTHON, `make bench-peer` makes it.
+The fake endpoint runs in another process; 1 % of its answers take 5 s. Print one line of JSON and store it, part by part,
+in build/bench/endpoint.json. With --seconds 60: throughput 20 minutes, capacity 3, cpu 3, memory 35 for a
+million rows, peer 20 (it starts ten a second of what was throttled). The peer needs its own environment:
+--peer PYTHON, which `make bench-peer` creates.
 """
 
 import argparse
@@ -24,7 +24,7 @@ os.environ |= {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AW
 
 import memory as processes
 import numpy as np
-from stand import SPARE, WARM, Fake, alone, bare, mean_seconds, peer, rows_for, settled, stage, windowed
+from workload import SPARE, WARM, Fake, alone, bare, mean_seconds, peer, rows_for, settled, stage, windowed
 
 from raft_spark import config, endpoints
 from raft_spark.lake import session

@@ -81,7 +81,7 @@ def test_show_shows_every_table(lake: Path, table: str):
 def test_preview_shows_prompt_completion_seconds_and_tokens(lake: Path):
     done = call("preview", lake)
     assert done.exit_code == 0, done.output
-    for expected in ("prompt", "Question:", "completion", " s, ", "tokens in", "out, finished by stop"):
+    for expected in ("prompt", "Question:", "completion", " s, ", "tokens in", "out, finish reason stop"):
         assert expected in done.output
 
 
@@ -135,7 +135,7 @@ def test_a_refresh_with_nothing_new_says_so_and_a_version_can_be_brought_back_pi
     assert call("pin", before, lake).exit_code == 0
     assert "current, pinned" in call("history", "dataset", lake).output
     assert "rolled back" in call("history", "dataset", lake).output
-    assert "nothing has expired" in call("expire", lake).output
+    assert "no version has expired" in call("expire", lake).output
     refused = call("refresh", lake, sets=("base.seed=77",))
     assert refused.exit_code == 6
     assert "share of rows changed is" in " ".join(refused.output.split())

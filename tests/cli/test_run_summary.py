@@ -48,9 +48,14 @@ def base_row(pubid: int, question: str, marked: list[dict[str, Any]]) -> dict[st
 def finished(row: dict[str, Any], answer: str, conf: config.Config) -> TrainingRow:
     passages = [each["text"] for each in row["documents"]]
     facts = {"oracle": ORACLE, "distracted": row["distracted"], "original_answer": "It does."}
-    answers = {"completion": answer, "answer": answer, "astray": "Drug B does."}
+    answers = {"completion": answer, "answer": answer, "rejected_answer": "Drug B does."}
     return TrainingRow(
-        pubid=row["pubid"], question=row["question"], passages=passages, **facts, **answers, asked=conf.completions
+        pubid=row["pubid"],
+        question=row["question"],
+        passages=passages,
+        **facts,
+        **answers,
+        completions=conf.completions,
     )
 
 
@@ -146,10 +151,10 @@ def test_a_run_that_left_nothing_out_says_so():
     assert written(run_summary.omissions_text(config.load(), found)).strip() == "No row was left out."
 
 
-@pytest.mark.parametrize("is_some_left_out", [True, False])
-def test_the_next_commands_are_verbs_with_the_settings_of_the_run(is_some_left_out: bool):  # noqa: FBT001 - a parameter of the test
+@pytest.mark.parametrize("has_omissions", [True, False])
+def test_the_next_commands_are_verbs_with_the_settings_of_the_run(has_omissions: bool):  # noqa: FBT001 - a parameter of the test
     arguments = ["my conf.toml", "--set", 'spark."spark.master"="local[2]"']
-    found = run_summary.commands("raft-spark", arguments, is_some_left_out=is_some_left_out)
+    found = run_summary.commands("raft-spark", arguments, has_omissions=has_omissions)
     assert len(found) == 3
     for command, _ in found:
         typed, verb, *words = shlex.split(command)

@@ -152,10 +152,17 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("base.equal_length=False", 'base.equal_length is "False"; it must be true or false'),
         ("base.strategy=shuffle", 'base.strategy is "shuffle"; it must be one of auto, broadcast, join'),
         ("base.seed=9223372036854775808", "base.seed is 9223372036854775808; it must be a whole number in 0..9223372036854775807"),
-        ("articles.limit=-1", "articles.limit is -1; it must be a whole number in 0.."),
-        ("completions.top_p=0", "completions.top_p is 0; it must be a number above 0..1"),
-        ("completions.timeout_seconds=inf", "completions.timeout_seconds is Infinity; it must be a number above 0..86400"),
-        ("dataset.formats=[]", "dataset.formats is []; it must be a list, each one of messages, prompt_completion, answer_only, preference, notebook, jumpstart, bedrock, alpaca, sharegpt, at least 1 long"),
+        ('dataset.language="english"', 'dataset.language is "english"; it must be text such as en'),
+        ("completions.again_temperatures=[]", "completions.again_temperatures is []; it must be a list of 1 to 10, each a number in 0..2"),
+        ("endpoints.mine=3", "endpoints.mine is 3; it must be a table of settings"),
+        ("endpoints.fake.codec=xyz", 'endpoints.fake.codec is "xyz"; it must be one of "", tgi, lmi, openai, converse, llama'),
+        ("endpoints.fake.codec=tgi", "endpoints.fake has codec 'tgi'; an endpoint of kind fake has no codec"),
+        ("endpoints.fake.input_price=-1", "endpoints.fake.input_price is -1; it must be a number, 0 or more"),
+        ("evaluation.distractors=[0,3]", "evaluation.distractors.0 is 0; it must be a whole number in 1..100"),
+        ("articles.limit=-1", "articles.limit is -1; it must be a whole number, 0 or more"),
+        ("completions.top_p=0", "completions.top_p is 0; it must be a number above 0, at most 1"),
+        ("completions.timeout_seconds=inf", "completions.timeout_seconds is Infinity; it must be a number above 0, at most 86400"),
+        ("dataset.formats=[]", "dataset.formats is []; it must be a list of 1 or more, each one of messages, prompt_completion, answer_only, preference, notebook, jumpstart, bedrock, alpaca, sharegpt"),
         ("dataset.gate=off", 'dataset.gate is "off"; it must be a table of settings'),
         ('spark."spark.executor.cores"=4', "spark.spark.executor.cores is 4; it must be text"),
         ("lake.root=gs://bucket", 'lake.root is "gs://bucket"; it must be a folder or s3://bucket/prefix'),
@@ -163,15 +170,15 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("articles.source=gs://b/x.jsonl", 'articles.source is "gs://b/x.jsonl"; it must be a folder or s3://bucket/prefix'),
         ("articles.source=sample:0", 'articles.source is "sample:0"; it must be sample:N with N from 1 to 999999999'),
         ("articles.source=hf:pubmed", 'articles.source is "hf:pubmed"; it must be hf:OWNER/NAME/CONFIG, for example hf:qiaojin/PubMedQA/pqa_artificial'),
-        ("articles.test_share=0.9", "articles leaves no training row: validation_share + test_share must stay below 1"),
+        ("articles.test_share=0.9", "articles.validation_share + articles.test_share is 1; it must be below 1, so that training rows are left"),
         ("completions.endpoint=gpt", "completions.endpoint is 'gpt'; it must name one of [endpoints.*]: embedded, fake"),
         ("endpoints.fake.url=ftp://host", 'endpoints.fake.url is "ftp://host"; it must be an address such as http://127.0.0.1:8000/v1'),
         ("endpoints.mine.kind=openai", "endpoints.mine needs url and model, as every endpoint of kind openai"),
         ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
-        ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] knows: "
+        ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] has the settings: "
          "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy, variants")),
-        ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] knows: answer, decision, language, length, quote, refusal, truncated"),
-        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] knows: api_key_env, "
+        ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] has the settings: answer, decision, language, length, quote, refusal, truncated"),
+        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] has the settings: api_key_env, "
          "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
          "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
          "route, service_tier, threads, url, weights")),
@@ -259,14 +266,14 @@ def test_a_format_named_twice_is_written_once():
     ("assignment", "sentence"),
     [
         ("emr.code=/builds", 'emr.code is "/builds"; it must be s3://bucket/prefix'),
-        ('emr.code="s3://bucket/a,b"', "it must be s3://bucket/prefix, of letters, digits and _./=-"),
-        ("emr.role_arn=raft-spark-job", "it must be as arn:aws:iam::123456789012:role/NAME"),
-        ("emr.application_id=My-App", "it must be the id of an application, as 00fabc123def4567"),
-        ("emr.label=emr-7.9.0", "it must be emr-spark-8.N.N or emr-7.N.N from 7.10.0 on"),
+        ('emr.code="s3://bucket/a,b"', "it must be s3://bucket/prefix with letters, digits and _./=- only"),
+        ("emr.role_arn=raft-spark-job", "it must be the ARN of a role, such as arn:aws:iam::123456789012:role/NAME"),
+        ("emr.application_id=My-App", "it must be the id of an application, such as 00fabc123def4567"),
+        ("emr.label=emr-7.9.0", "it must be a release label emr-spark-8.N.N, or emr-7.N.N from 7.10.0 on"),
         ("emr.executor_cores=3", "emr.executor_cores is 3; it must be one of 1, 2, 4, 8, 16"),
         ("emr.timeout_minutes=0", "emr.timeout_minutes is 0; it must be a whole number in 5..10080"),
-        ("emr.prometheus_url=https://prometheus.example", "it must be as https://aps-workspaces.REGION.amazonaws.com/workspaces"),
-        ('emr.tags={"who?"="me"}', "at most 190 tags of letters, digits, spaces and /_.:=+@-, unlike who?"),
+        ("emr.prometheus_url=https://prometheus.example", "it must be an address such as https://aps-workspaces.REGION.amazonaws.com/workspaces"),
+        ('emr.tags={"who?"="me"}', "at most 190 tags with letters, digits, spaces and /_.:=+@- only, unlike who?"),
     ],
 )  # fmt: skip
 def test_what_emr_serverless_would_refuse_is_refused_here(assignment: str, sentence: str):
@@ -313,7 +320,7 @@ def test_the_reference_page_has_every_setting_once_with_a_comment_and_nothing_el
 def test_the_reference_page_has_every_section_and_tells_of_every_key_of_an_endpoint():
     page = tomllib.loads(REFERENCE)
     assert sorted(page) == sorted(config.Config.model_fields)
-    about = REFERENCE[REFERENCE.index("# One section a model") : REFERENCE.index("[endpoints.embedded]")]
+    about = REFERENCE[REFERENCE.index("# One section for each model") : REFERENCE.index("[endpoints.embedded]")]
     assert [name for name in config.Endpoint.model_fields if not re.search(rf"\b{name}\b", about)] == []
 
 
@@ -374,5 +381,5 @@ def test_every_file_of_conf_settles(file: Path):
 
 @pytest.mark.parametrize("wanted", ["dataset.absent_answer=answer_only", "dataset.formats=messages,answer_only"])
 def test_an_answer_without_its_thought_must_be_there(wanted: str):
-    with pytest.raises(ConfigError, match=r"gate\.answer must be reject, not flag"):
+    with pytest.raises(ConfigError, match=r"dataset\.gate\.answer is 'flag'; it must be 'reject'"):
         config.load(assignments=[wanted, "dataset.gate.answer=flag"])

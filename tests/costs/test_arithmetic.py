@@ -1,4 +1,4 @@
-"""What some answers took tells what the others take: tokens, hours, dollars, and how far that may be off."""
+"""Extrapolate tokens, hours and dollars from some answers to the remaining requests, with margins."""
 
 import io
 import random
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from raft_spark import config
-from raft_spark.cli import views
+from raft_spark.cli import cost_views
 from raft_spark.costs import arithmetic
 from raft_spark.costs.arithmetic import Amount, AnsweredRequest, Remaining
 from raft_spark.costs.estimate_evaluation import CostBound
@@ -23,12 +23,18 @@ TEACHER = (
     "completions.endpoint=mine",
     "completions.in_flight=10",
 )
-SEEN = [AnsweredRequest(1000, 250, 80, 2.0), AnsweredRequest(2000, 500, 120, 2.0), AnsweredRequest(3000, 750, 100, 2.0)]
-LEFT = Remaining(requests=1300, rows=1000, characters=4_000_000)
+ANSWERED = [
+    AnsweredRequest(1000, 250, 80, 2.0),
+    AnsweredRequest(2000, 500, 120, 2.0),
+    AnsweredRequest(3000, 750, 100, 2.0),
+]
+REMAINING = Remaining(requests=1300, rows=1000, characters=4_000_000)
 
 
-def told(*assignments: str, left: Remaining = LEFT, seen: list[AnsweredRequest] = SEEN) -> arithmetic.Estimate:
-    return arithmetic.estimate(config.load(assignments=[*TEACHER, *assignments]), left, seen)
+def estimated(
+    *assignments: str, remaining: Remaining = REMAINING, answered: list[AnsweredRequest] = ANSWERED
+) -> arithmetic.Estimate:
+    return arithmetic.estimate(config.load(assignments=[*TEACHER, *assignments]), remaining, answered)
 
 
 def dollars(amount: Amount | None) -> float:
@@ -37,20 +43,20 @@ def dollars(amount: Amount | None) -> float:
 
 
 def test_prompt_tokens_follow_the_characters_and_completion_tokens_the_mean():
-    use = told().use
+    use = estimated().use
     assert use.tokens_in == Amount(pytest.approx(1_000_000), pytest.approx(0, abs=1e-6))
     assert use.tokens_out.value == pytest.approx(100_000)
 
 
 def test_tokens_are_paid_at_the_models_price_and_in_batch_jobs_at_half_of_it():
-    bill = told().bill
+    bill = estimated().bill
     assert dollars(bill.on_demand) == pytest.approx(1.0 * 0.06 + 0.1 * 0.24)
     assert dollars(bill.batch) == pytest.approx(1.0 * 0.03 + 0.1 * 0.12)
     assert dollars(bill.total) == pytest.approx(0.084)
 
 
 def test_an_endpoints_own_price_stands_over_the_table():
-    bill = told("endpoints.mine.input_price=3.0").bill
+    bill = estimated("endpoints.mine.input_price=3.0").bill
     assert dollars(bill.on_demand) == pytest.approx(1.0 * 3.0 + 0.1 * 0.24)
 
 
@@ -67,12 +73,12 @@ def test_an_endpoints_own_price_stands_over_the_table():
     ],
 )
 def test_the_slowest_limit_decides_the_time_and_is_named(limits: list[str], seconds: float, bound_by: str):
-    use = told(*limits).use
+    use = estimated(*limits).use
     assert (use.seconds.value, use.bound_by) == (pytest.approx(seconds), bound_by)
 
 
 def test_an_endpoint_of_ones_own_is_paid_by_the_hour():
-    bill = told("endpoints.mine.model=own", "endpoints.mine.hourly_price=9.0").bill
+    bill = estimated("endpoints.mine.model=own", "endpoints.mine.hourly_price=9.0").bill
     assert bill.on_demand is None
     assert dollars(bill.endpoint) == pytest.approx(9.0 * 200 / 3600)
     assert dollars(bill.total) == dollars(bill.endpoint)
@@ -80,20 +86,20 @@ def test_an_endpoint_of_ones_own_is_paid_by_the_hour():
 
 def test_batch_jobs_are_paid_at_the_batch_price_and_tell_no_time():
     role = 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/batch"'
-    estimate = told("completions.mode=batch", role, LAKE)
+    estimate = estimated("completions.mode=batch", role, LAKE)
     assert (estimate.mode, estimate.use.seconds, estimate.bill.emr) == ("batch", None, None)
     assert dollars(estimate.bill.total) == pytest.approx(0.042)
 
 
 def test_too_few_requests_for_a_batch_job_are_told_in_real_time():
     role = 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/batch"'
-    estimate = told("completions.mode=batch", role, left=Remaining(99, 99, 396_000))
+    estimate = estimated("completions.mode=batch", role, remaining=Remaining(99, 99, 396_000))
     assert estimate.mode == "realtime"
     assert estimate.bill.total == estimate.bill.on_demand
 
 
 def test_the_workers_of_emr_are_paid_for_the_asking_and_two_minutes():
-    bill = told(LAKE, "emr.vcpu_hour=0.05", "emr.gb_hour=0.01").bill
+    bill = estimated(LAKE, "emr.vcpu_hour=0.05", "emr.gb_hour=0.01").bill
     hours = 320 / 3600
     assert dollars(bill.vcpu_hours) == pytest.approx(16 * hours)
     assert dollars(bill.gb_hours) == pytest.approx(64 * hours)
@@ -102,11 +108,11 @@ def test_the_workers_of_emr_are_paid_for_the_asking_and_two_minutes():
 
 
 def test_a_lake_in_a_folder_has_no_workers_to_pay():
-    assert told().bill.emr is None
+    assert estimated().bill.emr is None
 
 
 def test_a_size_of_workers_that_nobody_priced_is_still_told():
-    bill = told(LAKE, "emr.vcpu_hour=0.0").bill
+    bill = estimated(LAKE, "emr.vcpu_hour=0.0").bill
     assert bill.vcpu_hours is not None
     assert bill.emr is None
 
@@ -126,65 +132,67 @@ def test_workers_are_those_of_the_settings_for_emr(settings: tuple[str, ...], si
 
 
 def test_max_spend_says_how_many_rows_it_pays_for():
-    assert told().bill.affordable is None
-    assert told("completions.max_spend=0.021").bill.affordable == 250
-    assert told("completions.max_spend=5.0").bill.affordable == 1000
+    assert estimated().bill.affordable is None
+    assert estimated("completions.max_spend=0.021").bill.affordable == 250
+    assert estimated("completions.max_spend=5.0").bill.affordable == 1000
 
 
 def test_a_model_without_a_price_has_an_unknown_bill_and_known_tokens():
-    estimate = told("endpoints.mine.model=nobody-knows", "completions.max_spend=1.0", LAKE)
+    estimate = estimated("endpoints.mine.model=nobody-knows", "completions.max_spend=1.0", LAKE)
     assert estimate.use.tokens_in.value == pytest.approx(1_000_000)
     assert (estimate.bill.on_demand, estimate.bill.batch, estimate.bill.total) == (None, None, None)
     assert estimate.bill.affordable is None
 
 
 def test_a_model_on_the_jobs_own_machines_costs_nothing():
-    assert told("completions.endpoint=embedded").bill.total == Amount(0)
+    assert estimated("completions.endpoint=embedded").bill.total == Amount(0)
 
 
 def test_nothing_to_ask_and_no_answer_to_go_by_tell_no_bill():
-    assert told(left=Remaining(60, 0, 0)).bill is None
-    assert told(seen=[]).use is None
+    assert estimated(remaining=Remaining(60, 0, 0)).bill is None
+    assert estimated(answered=[]).use is None
 
 
 def test_one_answer_tells_no_margin():
-    assert told(seen=SEEN[:1]).use.tokens_out == Amount(80_000, None)
-    assert told(seen=SEEN[:1]).bill.total.margin is None
+    assert estimated(answered=ANSWERED[:1]).use.tokens_out == Amount(80_000, None)
+    assert estimated(answered=ANSWERED[:1]).bill.total.margin is None
 
 
 def test_a_margin_by_hand():
     # mean 100, spread 20, two degrees of freedom: 4.30 * 20 * sqrt(1000 * 1000 / 3 + 1000)
-    assert told().use.tokens_out.margin == pytest.approx(4.30 * 20 * 578.2156, rel=1e-4)
+    assert estimated().use.tokens_out.margin == pytest.approx(4.30 * 20 * 578.2156, rel=1e-4)
 
 
-def shown(*assignments: str, left: Remaining = LEFT, seen: list[AnsweredRequest] = SEEN) -> str:
+def shown(*assignments: str, remaining: Remaining = REMAINING, answered: list[AnsweredRequest] = ANSWERED) -> str:
     written = io.StringIO()
     conf = config.load(assignments=[*TEACHER, *assignments])
-    views.estimate(Console(file=written, width=200), conf, arithmetic.estimate(conf, left, seen, asked_now=3))
+    cost_views.estimate(
+        Console(file=written, width=200), conf, arithmetic.estimate(conf, remaining, answered, asked_now=3)
+    )
     return written.getvalue()
 
 
 def test_a_person_reads_that_rejected_answers_may_be_asked_for_again():
-    assert "each asked for again up to 2 times" in shown("completions.retry=ungrounded")
-    assert "asked for again" not in shown()
-    answered = Remaining(60, 0, 0)
-    assert "Not counted: answers that the dataset rejects" in shown("completions.retry=ungrounded", left=answered)
-    assert shown(left=answered) == "Nothing to pay: all 60 requests are answered.\n"
+    assert "each requested again up to 2 times" in shown("completions.retry=ungrounded")
+    assert "requested again" not in shown()
+    complete = Remaining(60, 0, 0)
+    assert "Not counted: answers that the dataset rejects" in shown("completions.retry=ungrounded", remaining=complete)
+    assert shown(remaining=complete) == "Nothing to pay: all 60 requests are answered.\n"
 
 
 def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():
     page = shown("completions.max_spend=0.021", LAKE)
     for expected in (
         "us.amazon.nova-lite-v1:0",
-        "1,000 to ask, 300 known",
-        "3 answers, 3 of them asked and stored now",
+        "1,000 to send, 300 answered already",
+        "3 answers, 3 of them requested and stored now",
         "1,000,000 ± 0",
         "100,000 ± 49,727",
         "3.3 ± 0.0 minutes, as completions.in_flight allows",
         "$0.0840 ± 0.0119",
         "$0.0420 ± 0.0060",
         "1.42 ± 0.00 vCPU-hours, 5.69 ± 0.00 GB-hours",
-        "$0.02 pay for 250 of 1,000 requests",
+        "$0.02 pays for 250 of 1,000 requests",
     ):
         assert expected in page
 
@@ -192,14 +200,14 @@ def test_a_person_reads_what_is_asked_how_sure_it_is_and_what_decides():
 @pytest.mark.parametrize(
     ("assignments", "key"),
     [
-        (["endpoints.mine.model=unknown"], "give endpoints.mine.input_price and output_price."),
+        (["endpoints.mine.model=unknown"], "set endpoints.mine.input_price and output_price."),
         (
             ["endpoints.mine.model=unknown", "completions.mode=batch", 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/b"'],
-            "give endpoints.mine.batch_input_price and batch_output_price.",
+            "set endpoints.mine.batch_input_price and batch_output_price.",
         ),
         (
             ['endpoints.own={kind="sagemaker", endpoint_name="own"}', "completions.endpoint=own", "completions.template=llama3"],
-            "give endpoints.own.hourly_price, of all its instances.",
+            "set endpoints.own.hourly_price, the price of all its instances together.",
         ),
     ],
 )  # fmt: skip
@@ -208,24 +216,24 @@ def test_a_missing_price_is_named_by_its_setting(assignments: list[str], key: st
 
 
 def test_a_person_reads_that_nothing_is_to_pay_or_that_no_answer_tells():
-    assert "Nothing to pay: all 60 requests are answered." in shown(left=Remaining(60, 0, 0))
-    assert "let it ask some, --ask 5" in shown(seen=[])
+    assert "Nothing to pay: all 60 requests are answered." in shown(remaining=Remaining(60, 0, 0))
+    assert "request some with --ask 5" in shown(answered=[])
 
 
 @given(st.integers(2, 40), st.integers(1, 10_000), st.integers(1, 5))
 def test_more_rows_take_more_and_more_answers_seen_never_widen_the_margin(few: int, rows: int, times: int):
     chance = random.Random(few)
-    seen = [
+    answered = [
         AnsweredRequest(
             chance.randint(500, 5000), chance.randint(100, 1000), chance.randint(5, 400), 1 + chance.random()
         )
         for _ in range(few)
     ]
-    left, more = Remaining(rows, rows, rows * 1500), Remaining(rows + 1, rows + 1, (rows + 1) * 1500)
-    one, larger = told(left=left, seen=seen), told(left=more, seen=seen)
+    remaining, more = Remaining(rows, rows, rows * 1500), Remaining(rows + 1, rows + 1, (rows + 1) * 1500)
+    one, larger = estimated(remaining=remaining, answered=answered), estimated(remaining=more, answered=answered)
     assert larger.use.tokens_in.value > one.use.tokens_in.value
     assert larger.bill.total.value > one.bill.total.value
-    again = told(left=left, seen=seen * (times + 1))
+    again = estimated(remaining=remaining, answered=answered * (times + 1))
     assert again.use.tokens_out.value == pytest.approx(one.use.tokens_out.value)
     assert again.use.tokens_out.margin < one.use.tokens_out.margin or one.use.tokens_out.margin == 0
 
@@ -235,8 +243,8 @@ def test_the_truth_lies_within_the_margin_about_19_times_in_20():
     hits = []
     for _ in range(400):
         rows = [chance.lognormvariate(4, 0.3) for _ in range(205)]
-        seen = [AnsweredRequest(1000, 250, round(out), 1.0) for out in rows[:5]]
-        amount = told(left=Remaining(205, 200, 200_000), seen=seen).use.tokens_out
+        answered = [AnsweredRequest(1000, 250, round(out), 1.0) for out in rows[:5]]
+        amount = estimated(remaining=Remaining(205, 200, 200_000), answered=answered).use.tokens_out
         hits.append(abs(amount.value - sum(rows[5:])) <= amount.margin)
     assert 0.91 < statistics.fmean(hits) < 0.98
 
@@ -247,10 +255,10 @@ def test_a_person_reads_what_an_evaluation_costs_at_most_and_which_price_is_miss
         CostBound("base", "m", 1600, 1_000_000, 64_000, 2.64),
         CostBound("mine", "raft-spark-mine", 9, 900, 90, None),
     ]
-    views.bounds(Console(file=written, width=120), found)
+    cost_views.bounds(Console(file=written, width=120), found)
     assert [cell.strip() for cell in written.getvalue().splitlines()[4].strip("│").split("│")] == [
         *("base", "m", "1,600", "1,000,000", "64,000", "2.64")
     ]
-    assert "No price of mine's tokens is known: give endpoints.mine.input_price and output_price" in written.getvalue()
-    views.bounds(Console(file=written), [CostBound("base", "m", 0, 0, 0, 0.0)])
+    assert "The token prices of mine are unknown: set endpoints.mine.input_price and output_price" in written.getvalue()
+    cost_views.bounds(Console(file=written), [CostBound("base", "m", 0, 0, 0, 0.0)])
     assert written.getvalue().endswith("Nothing to pay: all requests are answered.\n")

@@ -1,4 +1,4 @@
-"""raft-spark estimate on a real Spark and a fake endpoint: what it asks is stored, and the run costs what it said."""
+"""raft-spark estimate with Spark and a fake endpoint: its answers are stored, and the run costs what it estimated."""
 
 import json
 import shutil
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_completions import behave, stored
-from test_completions import told as calls
 
 from conftest import SPARK, Settle
 from raft_spark import config, endpoints
@@ -18,6 +16,7 @@ from raft_spark.costs import arithmetic, estimate
 from raft_spark.errors import EndpointError, InputError
 from raft_spark.lake import session
 from raft_spark.stages import articles, base, completions
+from support.fake_server import behave, calls, stored
 
 pytestmark = pytest.mark.spark
 SETTINGS = (
@@ -37,7 +36,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake of 60 articles, ready to be asked about."""
+    """A lake with the base table of 60 articles."""
     folder = tmp_path_factory.mktemp("estimate") / "lake"
     spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
     conf = config.load(assignments=[*spark, *SETTINGS, f"lake.root={folder}"])
@@ -106,8 +105,8 @@ def test_a_second_estimate_goes_by_the_answers_of_the_first(asking: Settle, url:
 
 
 def test_asking_nothing_costs_nothing_and_says_what_is_missing(asking: Settle, url: str):
-    told = estimate.run(asking(), ask=0)
-    assert (told.to_ask, told.sampled, told.bill) == (60, 0, None)
+    found = estimate.run(asking(), ask=0)
+    assert (found.to_ask, found.sampled, found.bill) == (60, 0, None)
     assert calls(url)["calls"] == 0
 
 
@@ -130,7 +129,7 @@ def test_without_base_the_error_names_the_stage(settled: Settle):
 
 
 def call(conf: config.Config, *words: str) -> str:
-    """Call the verb as a person would; it ends with Spark stopped."""
+    """Run the command as a user would; Spark is stopped at its end."""
     basis = [f"lake.root={conf.lake.root}", "completions.endpoint=fake", f"endpoints.fake.url={conf.teacher.url}"]
     spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
     flags = [part for assignment in (*basis, *spark, *SETTINGS) for part in ("--set", assignment)]

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from test_job_run import EVERYTHING, built, found
 
 from conftest import ROOT
+from support.job_documents import EVERYTHING, built, found
 
 pytestmark = pytest.mark.row
 

@@ -17,37 +17,11 @@ from raft_spark.emr import application, job_run, submit, validation, worker_size
 from raft_spark.emr.release import Release, ReleaseFile
 from raft_spark.errors import ConfigError
 from raft_spark.stages import registry
-from support import aws_model
+from support.job_documents import EVERYTHING, RELEASE, SETTINGS, built, found, settled
 
 pytestmark = pytest.mark.row
 
-FILES = tuple(f"jobs/{job}.py" for job in registry.JOBS)
-ARCHIVES = tuple(f"{kind}-{machine}.tar.gz" for kind in ("environment", "hub") for machine in ("x86_64", "aarch64"))
-RELEASE = Release(
-    Path("unread"),
-    "raft-spark-1.0.0-0123456789ab",
-    "1.0.0",
-    tuple(ReleaseFile(path, 1, "") for path in (*FILES, *ARCHIVES)),
-)
-SETTINGS = (
-    "lake.root=s3://lake/raft",
-    "articles.source=s3://lake/pubmedqa",
-    'endpoints.mine={kind="bedrock", model="us.amazon.nova-lite-v1:0"}',
-    "completions.endpoint=mine",
-    "evaluation.students=mine",
-    "emr.application_id=00f1abcdefgh2345",
-    "emr.role_arn=arn:aws:iam::123456789012:role/raft-spark-job",
-    "emr.code=s3://code/releases/",
-)
 LABELS = ("emr-spark-8.1.0", "emr-7.14.0")
-
-
-def settled(*assignments: str) -> config.Config:
-    return config.load(assignments=[*SETTINGS, *assignments])
-
-
-def built(*assignments: str, job: str = "refresh", release: Release = RELEASE) -> dict[str, Any]:
-    return job_run.build(settled(*assignments), job, (), release)
 
 
 def refused(*assignments: str, job: str = "refresh", release: Release = RELEASE) -> list[str]:
@@ -69,22 +43,6 @@ def read(document: dict[str, Any]) -> config.Config:
 
 
 # The service's model
-
-
-def found(document: dict[str, Any]) -> list[str]:
-    return aws_model.found(
-        "emr-serverless", "StartJobRun", {**document, "clientToken": job_run.client_token(document, "")}
-    )
-
-
-EVERYTHING = (
-    "emr.logs=s3://logs/emr",
-    "emr.log_group=/emr-serverless/raft-spark",
-    "emr.prometheus_url=https://aps-workspaces.us-east-1.amazonaws.com/workspaces/ws-0a1b/api/v1/remote_write",
-    "emr.flex=true",
-    "emr.attempts=10",
-    'emr.tags={team="data science", "cost:center"="12/3"}',
-)
 
 
 @pytest.mark.parametrize("job", registry.JOBS)

@@ -18,10 +18,9 @@ from support.template import (
     APPLICATION,
     BATCH_ROLE,
     BUCKET,
-    CATALOG,
-    DATABASE,
     ENDPOINT,
     FILE,
+    GLUE,
     GROUP,
     HERE,
     JOB,
@@ -86,13 +85,6 @@ BATCHES = {
         Need("bedrock:TagResource", JOB),
         Need("iam:PassRole", BATCH_ROLE, {"iam:PassedToService": "bedrock.amazonaws.com"}),
     ],
-}
-GLUE = {  # of Iceberg's GlueCatalog; tests/test_iceberg.py sees which it makes
-    "GetDatabase": [Need("glue:GetDatabase", CATALOG), Need("glue:GetDatabase", DATABASE)],
-    **{
-        name: [Need(f"glue:{name}", CATALOG), Need(f"glue:{name}", DATABASE), Need(f"glue:{name}", TABLE)]
-        for name in ("GetTable", "CreateTable", "UpdateTable")
-    },
 }
 KEY = {"get_secret_value": [Need("secretsmanager:GetSecretValue", SECRET)]}
 # ... and what EMR Serverless and Spark do in the job's name.

@@ -156,9 +156,9 @@ def generated(reason: str, said: str = "It does.") -> dict[str, object]:
         ),
         (
             {"error": "parameters is no object", "code": 424},
-            Reply(error_class="model_error", error="the answer holds no generated_text: parameters is no object"),
+            Reply(error_class="model_error", error="the answer has no generated_text: parameters is no object"),
         ),
-        ([], Reply(error_class="model_error", error="the answer holds no generated_text: []")),
+        ([], Reply(error_class="model_error", error="the answer has no generated_text: []")),
     ],
 )
 def test_an_answer_of_tgi_or_lmi_is_read(answer, reply):
@@ -179,7 +179,7 @@ def test_an_answer_of_tgi_or_lmi_is_read(answer, reply):
             Reply("It does.", "stop", 12, 3),
         ),
         ({"generation": "It", "stop_reason": "length"}, Reply("It", "length")),
-        ({"outputs": []}, Reply(error_class="model_error", error='the answer holds no generation: {"outputs": []}')),
+        ({"outputs": []}, Reply(error_class="model_error", error='the answer has no generation: {"outputs": []}')),
     ],
 )
 def test_an_answer_of_llama_is_read(answer, reply):
@@ -220,7 +220,7 @@ def unconversed(error_class: str, error: str) -> Reply:
             unconversed("model_error", "the model stopped with malformed_model_output"),
         ),
         (conversed("end_turn", {"image": {}}), unconversed("empty", "the answer is empty")),
-        ({}, Reply(error_class="model_error", error="the answer holds no stopReason: {}")),
+        ({}, Reply(error_class="model_error", error="the answer has no stopReason: {}")),
     ],
 )
 def test_an_answer_of_converse_is_read(answer, reply):
@@ -593,7 +593,7 @@ def test_missing_credentials_are_refused(nobody):
 
 
 def test_a_missing_region_is_refused(nobody):
-    error = "no AWS region is known: set endpoints.NAME.region, or AWS_REGION where the job runs"
+    error = "no AWS region is set: set endpoints.NAME.region, or AWS_REGION where the job runs"
     assert ask(Endpoint(kind="bedrock", model="m"), chat()) == Reply(error_class="refused", error=error)
 
 
@@ -688,7 +688,7 @@ def test_a_key_comes_from_secrets_manager(server, keeper, entry, secret):
 )
 def test_a_secret_without_a_key_is_refused(server, keeper, entry, secret):
     reply = ask(keeper(server.url, entry, **secret), chat())
-    error = f"the secret {entry}, named by api_key_secret, must hold a key: as text, or in JSON as its api_key"
+    error = f"the secret {entry}, named by api_key_secret, must contain a key, as text or as api_key of a JSON object"
     assert reply == Reply(error_class="refused", error=error)
     assert server.seen == []
 

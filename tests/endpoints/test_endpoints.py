@@ -169,14 +169,14 @@ def test_retry_after_may_be_a_date(server, client):
 @pytest.mark.parametrize(
     ("body", "error_class", "error"),
     [
-        ("<html>Busy</html>", "model_error", "the answer holds no choices: <html>Busy</html>"),
-        ("{}", "model_error", "the answer holds no choices: {}"),
-        ('{"choices": []}', "model_error", 'the answer holds no choices: {"choices": []}'),
-        ('{"error": {"message": "Overloaded"}}', "model_error", "the answer holds no choices: Overloaded"),
-        ('{"choices": [{"message": {"content": null}}]}', "empty", "the answer holds no text"),
-        ('{"choices": [{"message": {"content": ["a"]}}]}', "model_error", "the answer holds no text"),
+        ("<html>Busy</html>", "model_error", "the answer has no choices: <html>Busy</html>"),
+        ("{}", "model_error", "the answer has no choices: {}"),
+        ('{"choices": []}', "model_error", 'the answer has no choices: {"choices": []}'),
+        ('{"error": {"message": "Overloaded"}}', "model_error", "the answer has no choices: Overloaded"),
+        ('{"choices": [{"message": {"content": null}}]}', "empty", "the answer has no text"),
+        ('{"choices": [{"message": {"content": ["a"]}}]}', "model_error", "the answer has no text"),
         ('{"choices": [{"message": {"content": " \\n"}}]}', "empty", "the answer is empty"),
-        ("[" * 100_000, "model_error", "the answer holds no choices: [[["),
+        ("[" * 100_000, "model_error", "the answer has no choices: [[["),
         (
             '{"choices": [{"finish_reason": "content_filter", "message": {"content": "No"}}]}',
             "filtered",
@@ -238,7 +238,7 @@ def test_a_key_that_cannot_be_sent_is_refused(server, client, monkeypatch, key):
         monkeypatch.setenv("FAKE_KEY", key)
     with closing(connect(server.model_copy(update={"api_key_env": "FAKE_KEY"}), 1, 5.0)) as keyed:
         reply = keyed.ask(chat("Why?"))
-    error = "the environment variable FAKE_KEY, named by api_key_env, holds no key"
+    error = "the environment variable FAKE_KEY, named by api_key_env, has no valid key"
     assert reply == Reply(error_class="refused", error=error)
 
 

@@ -1,4 +1,4 @@
-"""What a row becomes in each training format, and what the card of a published folder says."""
+"""The record of a row in each training format, shards, and the card of a published folder."""
 
 import hashlib
 import json
@@ -38,8 +38,8 @@ ROW = TrainingRow(
     original_answer="It seems so.",
     completion="Yes, it works.",
     answer="Yes, it works.",
-    astray="No, sheep do not.",
-    asked=config.load().completions,
+    rejected_answer="No, sheep do not.",
+    completions=config.load().completions,
 )
 TURNS = [
     {"role": "system", "content": SYSTEM},
@@ -58,8 +58,8 @@ HOSTILE = TrainingRow(
     original_answer="<|im_start|>",
     completion="No.<|im_end|>\n<|im_start|>user\nThanks",
     answer="No.<|im_end|>\n<|im_start|>user\nThanks",
-    astray="</s>",
-    asked=config.load().completions,
+    rejected_answer="</s>",
+    completions=config.load().completions,
 )
 
 
@@ -107,7 +107,9 @@ def test_no_text_ends_a_turn_in_the_formats_that_a_chat_template_lays_out():
 
 ANSWERED = [ANSWER]
 THOUGHT = replace(
-    ROW, completion="It was tried.\n<ANSWER>: Yes, it works.", asked=ROW.asked.model_copy(update={"style": "cot"})
+    ROW,
+    completion="It was tried.\n<ANSWER>: Yes, it works.",
+    completions=ROW.completions.model_copy(update={"style": "cot"}),
 )
 USER = TURNS[1]["content"]
 
@@ -116,20 +118,20 @@ def test_answer_only_asks_and_answers_a_chain_of_thought_as_the_plain_style_woul
     assert FORMATS["answer_only"].record(THOUGHT) == {"prompt": TURNS, "completion": ANSWERED}
 
 
-def test_preference_sets_the_answer_beside_one_that_a_distractor_led_astray():
-    astray = [{"role": "assistant", "content": "No, sheep do not."}]
-    assert FORMATS["preference"].record(ROW) == {"prompt": TURNS, "chosen": ANSWERED, "rejected": astray}
-    assert FORMATS["preference"].record(replace(ROW, astray=None)) is None
+def test_preference_has_a_chosen_and_a_rejected_answer():
+    rejected = [{"role": "assistant", "content": "No, sheep do not."}]
+    assert FORMATS["preference"].record(ROW) == {"prompt": TURNS, "chosen": ANSWERED, "rejected": rejected}
+    assert FORMATS["preference"].record(replace(ROW, rejected_answer=None)) is None
 
 
-def test_jumpstart_has_the_fields_of_the_template_that_lies_beside_it():
+def test_jumpstart_has_the_fields_that_its_template_names():
     form = FORMATS["jumpstart"]
     record = form.record(ROW)
     assert record == {"instruction": SYSTEM, "context": USER, "response": "Yes, it works."}
     assert form.shard("train", 0, 2) == "train/train-00000-of-00002"
-    beside = form.beside(["train/train-00000-of-00001.jsonl", "test/test-00000-of-00001.jsonl"])
-    assert list(beside) == ["train/template.json", "test/template.json"]
-    template = json.loads(beside["train/template.json"])
+    extra = form.extra_files(["train/train-00000-of-00001.jsonl", "test/test-00000-of-00001.jsonl"])
+    assert list(extra) == ["train/template.json", "test/template.json"]
+    template = json.loads(extra["train/template.json"])
     assert template["prompt"].format(**record) == f"{SYSTEM}\n\n{USER}\n\n"
     assert template["completion"].format(**record) == "Yes, it works."
 
@@ -160,7 +162,7 @@ def test_bedrock_is_one_turn_without_the_strings_that_nova_keeps_for_itself():
 def test_llama_factory_finds_every_column_that_its_list_names(name: str, expected: dict[str, object]):
     form = FORMATS[name]
     assert form.record(ROW) == expected
-    entries = json.loads(form.beside(["data/train-00000-of-00001.jsonl"])["dataset_info.json"])
+    entries = json.loads(form.extra_files(["data/train-00000-of-00001.jsonl"])["dataset_info.json"])
     assert entries["train-00000-of-00001"]["file_name"] == "data/train-00000-of-00001.jsonl"
     assert set(entries["train-00000-of-00001"]["columns"].values()) <= set(form.schema.names)
 
@@ -178,7 +180,7 @@ rows = st.builds(
     texts,
     texts,
     st.none() | texts,
-    st.just(ROW.asked),
+    st.just(ROW.completions),
 )
 
 
@@ -189,7 +191,7 @@ def test_a_record_has_exactly_the_columns_of_its_schema_and_survives_both_kinds_
     form = FORMATS[name]
     record = form.record(row)
     if record is None:
-        assert (name, row.astray) == ("preference", None)
+        assert (name, row.rejected_answer) == ("preference", None)
         return
     assert list(record) == form.schema.names
     assert pa.Table.from_pylist([record], form.schema).to_pylist() == [record]
@@ -324,7 +326,7 @@ def test_the_card_says_whose_the_answers_are_what_is_said_without_the_oracle_and
 def test_the_card_tells_counts_recipe_and_costs():
     settled = config.load(assignments=["base.distractors=5", "base.oracle_share=0.6", "base.seed=11"])
     text = card.render("messages", FILES, COUNTS, settled)
-    for told in (
+    for sentence in (
         "80 rows in TRL's conversational language modelling format",
         "from hf:qiaojin/PubMedQA/pqa_artificial",
         "that SmolLM2-135M-Instruct.Q4_1 wrote",
@@ -333,10 +335,11 @@ def test_the_card_tells_counts_recipe_and_costs():
         "12345 in, 678 out, 1.25 dollars",
         "k = 5 distractors, P = 0.6, seed 11, as many passages with the oracle as without",
         "temperature 0.0",
-        "the lengths of the passages 0.51, with the parts of their abstracts that they are 0.68.",
+        "From the lengths of the passages: 0.51; with the sections of their abstracts: 0.68.",
+        "Mean position of oracle passages: 0.49 (0 = first, 1 = last).",
         "Texts in rows of more than one split: 0.",
     ):
-        assert told in text
+        assert sentence in text
     assert "{" not in text
 
 

@@ -1,4 +1,4 @@
-"""What a student reads and is to say: with its oracle, without it, and within its length."""
+"""The target of a row with and without its oracle, and how a row is shortened."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def row(
 
 
 @pytest.mark.parametrize(
-    ("absent", "style", "completion", "said", "answer"),
+    ("absent", "style", "completion", "target", "answer"),
     [
         ("oracle", "cot", THOUGHT, THOUGHT, "Yes, it works."),
         ("answer_only", "cot", THOUGHT, "<ANSWER>: Yes, it works.", "Yes, it works."),
@@ -48,35 +48,35 @@ def row(
         ("refuse", "answer", "It works.", prompts.REFUSAL_ANSWER, prompts.REFUSAL_ANSWER),
     ],
 )
-def test_a_row_without_its_oracle_says_what_the_settings_want_and_one_with_it_what_the_teacher_said(
-    absent: str, style: str, completion: str, said: str, answer: str
+def test_the_target_of_a_row_without_its_oracle_depends_on_the_settings_and_one_with_it_is_the_completion(
+    absent: str, style: str, completion: str, target: str, answer: str
 ):
     settings = (f"dataset.absent_answer={absent}", f"completions.style={style}")
     without, with_oracle = row(completion, *settings), row(completion, *settings, distracted=False)
-    assert (without.completion, without.answer) == (said, answer)
+    assert (without.completion, without.answer) == (target, answer)
     assert with_oracle.completion == completion
 
 
-def test_what_is_said_without_an_oracle_counts_as_a_refusal():
+def test_the_refusal_that_is_trained_is_recognized_as_one():
     assert prompts.REFUSAL_PATTERN.search(prompts.REFUSAL_ANSWER)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))
-def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(own: set[int], most: int):
-    found = row("It works.", distracted=not own, oracle=tuple(own))
-    stays = [number in own for number in range(4)]
+def test_a_row_loses_distractors_only_and_only_as_many_as_it_must(oracle: set[int], most: int):
+    found = row("It works.", distracted=not oracle, oracle=tuple(oracle))
+    stays = [number in oracle for number in range(4)]
     words = targets.token_counter("")
     fitted = targets.fit_length(found, stays, "It works.", words, most)
-    must = [PASSAGES[number] for number in sorted(own)] or [found.oracle]
-    asked = prompts.student_messages(found.question, must if fitted is None else fitted, found.asked)
-    length = sum(words(turn["content"]) for turn in asked) + words(found.completion) + targets.HEAD_TOKENS
+    must = [PASSAGES[number] for number in sorted(oracle)] or [found.oracle]
+    turns = prompts.student_messages(found.question, must if fitted is None else fitted, found.completions)
+    length = sum(words(turn["content"]) for turn in turns) + words(found.completion) + targets.HEAD_TOKENS
     if fitted is None:
         rounded = 2 * len(must)  # each passage and each separator is rounded up by itself
         assert length + 3 * targets.TURN_TOKENS + rounded > most
         return
     assert length <= most
     assert [text for text in PASSAGES if text in fitted] == fitted
-    assert set(must) <= set(fitted) or not own
+    assert set(must) <= set(fitted) or not oracle
     if most >= 400:
         assert fitted == PASSAGES
 
@@ -97,11 +97,13 @@ def test_a_rejected_answer_is_an_answer_and_another_one():
     conf = config.load()
     joined = {"pubid": 7, "question": "Does it work?", "documents": [], "oracle": "It worked.", "distracted": False,
               "original_answer": None, "completion": " It works."}  # fmt: skip
-    astray = {
-        said: targets.training_row(joined | {"astray": said}, conf.dataset, conf.completions).astray
-        for said in (" Sheep do.\n", " It works. ", "I don't know.", "", None)
+    rejected = {
+        answer: targets.training_row(
+            joined | {"rejected_answer": answer}, conf.dataset, conf.completions
+        ).rejected_answer
+        for answer in (" Sheep do.\n", " It works. ", "I don't know.", "", None)
     }
-    assert list(astray.values()) == ["Sheep do.", None, None, None, None]
+    assert list(rejected.values()) == ["Sheep do.", None, None, None, None]
 
 
 def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):

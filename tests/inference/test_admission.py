@@ -1,4 +1,4 @@
-"""Admission of one task: it never exceeds its dollars, and corrects estimated tokens by the usage; with a fake clock."""
+"""Admission of one task, with a fake clock: it never exceeds its dollars and corrects estimates by the usage."""
 
 import sys
 import threading
@@ -59,7 +59,7 @@ replies = st.one_of(
 @given(st.lists(st.tuples(calls, st.booleans(), replies), max_size=40), st.floats(0, 5_000))
 @settings(deadline=None)
 def test_what_is_spent_and_reserved_never_passes_what_was_granted(steps, dollars: float):
-    """Each step starts a call if admission allows it, and may finish the oldest; its usage is any share of the maximum."""
+    """Each step starts a call if allowed, and may finish the oldest; its usage is any share of the maximum."""
     admission = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
     open_calls: list[InFlightRequest] = []
     for (characters, max_tokens), comes_back, outcome in steps:
@@ -130,21 +130,22 @@ def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
     """Every call costs all that was reserved for it, while another thread reads the sum."""
     admission, is_over = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event()
     switch = sys.getswitchinterval()
-    finished, read_less = 0, []
+    started, read_less = 0, []
 
     def read() -> None:
         while not is_over.is_set():
-            paid = finished * 200.0
+            committed = started * 200.0
             counters = admission.snapshot()
-            read_less.append(counters.spent + counters.reserved < paid)
+            read_less.append(counters.spent + counters.reserved < committed)
 
     reader = threading.Thread(target=read)
     sys.setswitchinterval(1e-6)
     try:
         reader.start()
         for _ in range(1_000):
-            call(admission, answer(None, None))
-            finished += 1
+            sent = admission.start(new_inflight())
+            started += 1
+            admission.finish(replace(sent, reply=answer(None, None)))
     finally:
         sys.setswitchinterval(switch)
         is_over.set()

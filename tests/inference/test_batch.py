@@ -1,4 +1,4 @@
-"""completions.mode = "batch" on a real Spark and a fake Bedrock: in jobs what is enough for one, the rest by calls, all once."""
+"""completions.mode = "batch" with Spark and a fake Bedrock: jobs, the rest by calls, each request answered once."""
 
 import json
 import os
@@ -11,8 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_completions import stored
-from test_completions import told as calls
 
 from conftest import Settle
 from raft_spark import config, endpoints
@@ -22,6 +20,7 @@ from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import batch, batch_jobs
 from raft_spark.monitoring import run_state
 from raft_spark.stages import articles, base, completions
+from support.fake_server import calls, stored
 
 PRICES = ("input_price=4", "output_price=20", "batch_input_price=2", "batch_output_price=10")
 
@@ -55,7 +54,7 @@ def behave(service: str, **fields: object) -> None:
     urllib.request.urlopen(f"{service}/jobs/behave", json.dumps(fields).encode()).close()
 
 
-def told(service: str) -> dict[str, Any]:
+def records(service: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{service}/jobs/records") as answer:
         return dict(json.load(answer))
 
@@ -74,10 +73,10 @@ def test_what_fails_is_asked_in_another_job_and_the_rest_by_calls_and_every_answ
     version = completions.run(conf)
     expected = {"requests": 120, "known": 0, "asked": 120, "answered": 120, "failed": 0, "missing": 0, "paid_twice": 0}
     assert version.counts.items() >= {**expected, "dead": {}}.items()
-    paid = told(service)["answered"]
+    paid = records(service)["answered"]
     assert 120 - 20 < len(paid) < 120
     assert set(paid.values()) == {1}
-    assert sorted(set(told(service)["sent"].values())) == [1, 2]
+    assert sorted(set(records(service)["sent"].values())) == [1, 2]
     answered = [row for row in stored(conf) if row["completion"]]
     in_jobs = [row for row in answered if row["latency_ms"] is None]
     by_calls = [row for row in answered if row["latency_ms"] is not None]
@@ -90,13 +89,13 @@ def test_what_fails_is_asked_in_another_job_and_the_rest_by_calls_and_every_answ
     run = run_state.read(conf.lake)
     assert (run.state, run.total, run.answered, run.failed, run.open) == ("finished", 120, 120, {}, 0)
     assert run.dollars == pytest.approx(dollars(in_jobs, 2, 10) + dollars(by_calls, 4, 20), abs=1e-5)
-    made, called = told(service)["jobs"], calls(service)["calls"]
+    jobs, called = records(service)["jobs"], calls(service)["calls"]
     assert completions.run(asking("completions.mode=realtime", "base.seed=5")).counts["known"] == 120
-    assert (told(service)["jobs"], calls(service)["calls"]) == (made, called)
+    assert (records(service)["jobs"], calls(service)["calls"]) == (jobs, called)
 
 
 def stop_when_submitted(service: str) -> None:
-    while not told(service)["jobs"]:
+    while not records(service)["jobs"]:
         time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -108,30 +107,30 @@ def test_a_run_that_leaves_while_jobs_go_on_is_finished_by_the_next_without_anot
     threading.Thread(target=stop_when_submitted, args=(service,)).start()
     with pytest.raises(StoppedError, match="SIGTERM"):
         completions.run(conf)
-    left = batch_jobs.pending(conf.lake)
-    assert sum(job.records for job in left) == 120
-    assert "submitted" in {job.state for job in left}
+    pending = batch_jobs.pending(conf.lake)
+    assert sum(job.records for job in pending) == 120
+    assert "submitted" in {job.state for job in pending}
     with pytest.raises(InputError, match=r"batch jobs of .* are not collected yet .* completions.mode=batch"):
         completions.run(asking("completions.mode=realtime"))
     counts = completions.run(asking()).counts
     assert (counts["asked"], counts["answered"], counts["missing"]) == (120, 120, 0)
-    assert (told(service)["jobs"], set(told(service)["sent"].values())) == (len(left), {1})
+    assert (records(service)["jobs"], set(records(service)["sent"].values())) == (len(pending), {1})
     assert calls(service)["calls"] == 0
-    # a driver that is lost after it has stored, and before it has said so
-    for job in left:
+    # a driver dies after it has stored the answers and before it has marked the jobs as collected
+    for job in pending:
         batch_jobs._store(asking().lake, replace(job, status=""))
     conf = asking("articles.source=sample:125")
     assert completions.run(conf).counts["missing"] == 0
     assert len(stored(conf)) == len({row["key"] for row in stored(conf)}) == 125
-    assert (told(service)["jobs"], calls(service)["calls"]) == (len(left), 5)
+    assert (records(service)["jobs"], calls(service)["calls"]) == (len(pending), 5)
 
 
 @pytest.mark.spark
 def test_an_estimate_says_what_batch_jobs_will_cost(asking: Settle, service: str):
     conf = asking()
-    said = estimate.run(conf, ask=5)
-    assert (said.mode, said.to_ask) == ("batch", 115)
-    total = said.bill.total
+    found = estimate.run(conf, ask=5)
+    assert (found.mode, found.to_ask) == ("batch", 115)
+    total = found.bill.total
     counts = completions.run(conf).counts
     assert (counts["answered"], calls(service)["calls"]) == (115, 5)
     assert abs(counts["dollars"] - total.value) <= max(total.margin, 0.1 * total.value)
@@ -143,9 +142,9 @@ def test_no_job_is_submitted_that_max_spend_might_not_pay_for(asking: Settle, se
     with pytest.raises(StoppedError, match="another batch job might pass"):
         completions.run(conf)
     assert "completions.max_spend pays for" in capfd.readouterr().err
-    sent = told(service)["sent"]
+    sent = records(service)["sent"]
     assert 20 <= len(sent) < 120
-    assert 120 * 512 * 10 / 1e6 > 0.16  # so that not all could be sent at once
+    assert 120 * 512 * 10 / 1e6 > 0.16  # so that max_spend does not pay for all at once
     run = run_state.read(conf.lake)
     assert 0 < run.dollars <= 0.16
     assert (run.state, run.answered, calls(service)["calls"]) == ("stopped", len(sent), 0)
@@ -155,10 +154,10 @@ def test_no_job_is_submitted_that_max_spend_might_not_pay_for(asking: Settle, se
 def test_jobs_that_answer_nothing_are_not_made_again_nor_asked_by_calls(asking: Settle, service: str):
     behave(service, status="Failed", message="the role cannot read the input")
     with pytest.raises(
-        EndpointError, match=r"endpoint 'b' fails at batch jobs: .* Failed the role cannot read the input"
+        EndpointError, match=r"endpoint 'b' failed in batch mode: .* Failed the role cannot read the input"
     ):
         completions.run(asking())
-    assert (set(told(service)["sent"].values()), calls(service)["calls"]) == ({1}, 0)
+    assert (set(records(service)["sent"].values()), calls(service)["calls"]) == ({1}, 0)
 
 
 @pytest.mark.row
@@ -166,7 +165,7 @@ def test_records_are_paid_for_in_order_at_their_dearest():
     around = Request("x" * 72, "m", {"max_tokens": 100})
     price = config.Price(input_price=1, output_price=10)
     groups = [("000", 1, 0), ("00a", 2, 200), ("fff", 1, 0)]
-    # a record: (72 / 2 + 64) tokens in, 100 out: 100 + 1000 millionths; those of 00a: 2 * 1100 + 200 / 2
+    # one record: (72 / 2 + 64) tokens in, 100 out: 100 + 1000 millionths; those of 00a: 2 * 1100 + 200 / 2
     for millionths, group in ((1_099, "000"), (1_101, "00a"), (3_399, "00a"), (3_401, "fff"), (4_501, "")):
         assert batch.first_unaffordable_group(millionths / 1e6, groups, around, price) == group
 
@@ -181,12 +180,12 @@ def test_batch_tokens_have_their_own_price_and_else_that_on_demand():
 
 @pytest.mark.row
 def test_a_run_waits_for_jobs_until_its_minutes_are_over():
-    nobody = run_state.Run("r", "b", "m", "", "", 0)
-    assert batch.BatchProgress(config.load(), nobody).goes_on()
-    watch = batch.BatchProgress(config.load(assignments=["completions.max_minutes=0.0001"]), nobody)
+    run = run_state.Run("r", "b", "m", "", "", 0)
+    assert batch.BatchProgress(config.load(), run).should_continue()
+    progress = batch.BatchProgress(config.load(assignments=["completions.max_minutes=0.0001"]), run)
     time.sleep(0.01)
-    assert not watch.goes_on()
-    assert watch.stop_reason.startswith("the time set by completions.max_minutes is over")
+    assert not progress.should_continue()
+    assert progress.stop_reason.startswith("the time set by completions.max_minutes is over")
 
 
 @pytest.mark.row

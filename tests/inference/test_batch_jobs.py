@@ -1,4 +1,4 @@
-"""Batch jobs: every request is in one job, every job is at the service once, every answer is found again."""
+"""Batch jobs: every request is in one job, every job is created once, every answer is found."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ ROLE = "arn:aws:iam::123456789012:role/batch"
 CALM = config.load().completions.batch
 RUN = "20261122T170138Z-0123abcd-4567"
 
-# The words of a record
+# Records
 
 
 @pytest.mark.row
@@ -97,15 +97,15 @@ def test_the_reason_for_an_end_decides_and_the_tokens_are_counted_all_the_same(r
 
 @pytest.mark.row
 def test_what_a_model_thinks_is_not_what_it_says():
-    told = answer("")
-    told["output"]["message"]["content"] = [{"reasoningContent": {"text": "Hm."}}, {"text": "Yes"}, {"text": "."}]
-    assert converse.reply(told).completion == "Yes."
+    found = answer("")
+    found["output"]["message"]["content"] = [{"reasoningContent": {"text": "Hm."}}, {"text": "Yes"}, {"text": "."}]
+    assert converse.reply(found).completion == "Yes."
 
 
 @pytest.mark.row
-@pytest.mark.parametrize("told", [None, [], {}, "text", {"output": {"message": {}}, "stopReason": "end_turn"}])
-def test_an_answer_without_words_is_the_models_error(told):
-    assert converse.reply(told).error_class == "model_error"
+@pytest.mark.parametrize("body", [None, [], {}, "text", {"output": {"message": {}}, "stopReason": "end_turn"}])
+def test_an_answer_without_words_is_the_models_error(body):
+    assert converse.reply(body).error_class == "model_error"
 
 
 @pytest.mark.row
@@ -137,7 +137,7 @@ def test_a_record_that_failed_gets_the_class_of_its_error(code, error_class):
     assert (key, reply.error_class, reply.error) == ("0a", error_class, f"error {code}: so it is")
 
 
-# Cutting
+# Input files
 
 
 @pytest.mark.row
@@ -160,10 +160,10 @@ def test_a_file_ends_before_it_is_too_large():
 def test_no_record_is_lost_and_no_limit_passed(lengths, most):
     limits = CALM.model_copy(update={"max_records": most, "max_file_mb": 1})
     rest = iter(lengths)
-    cut = [[next(rest) for _ in range(size)] for size in batch_input.records_per_file(lengths, limits)]
-    assert [length for file in cut for length in file] == lengths
-    assert all(1 <= len(file) <= most for file in cut)
-    assert all(sum(file) <= 1_000_000 or len(file) == 1 for file in cut)
+    divided = [[next(rest) for _ in range(size)] for size in batch_input.records_per_file(lengths, limits)]
+    assert [length for file in divided for length in file] == lengths
+    assert all(1 <= len(file) <= most for file in divided)
+    assert all(sum(file) <= 1_000_000 or len(file) == 1 for file in divided)
 
 
 @pytest.mark.row
@@ -174,7 +174,7 @@ def test_no_file_is_below_the_minimum_that_need_not_be(count, least, more):
     assert not avoidable or min(batch_input.records_per_file([10] * count, limits)) >= least
 
 
-# The join
+# Replies
 
 
 @pytest.mark.row
@@ -217,7 +217,7 @@ def test_a_line_that_comes_twice_counts_once_and_an_answer_outweighs_an_error():
 @pytest.mark.parametrize("root", ["s3://lake", "s3://lake/deep/er"])
 def test_the_service_takes_the_call(settled: Settle, root):
     conf = settled(*bedrock(""), f"lake.root={root}", 'endpoints.b.request_metadata={team = "x"}')
-    call = batch_jobs._call(conf, batch_jobs.run_folder(conf, RUN), f"{RUN}-01234567-00000-0", "0a")
+    call = batch_jobs._job_arguments(conf, batch_jobs.run_folder(conf, RUN), f"{RUN}-01234567-00000-0", "0a")
     assert accepted("bedrock", "CreateModelInvocationJob", call)
     prefix = f"{root}/completions/batches/{RUN}"
     assert call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"] == f"{prefix}/input/{RUN}-01234567-00000-0.jsonl"
@@ -229,7 +229,7 @@ def test_the_service_takes_the_call(settled: Settle, root):
 def test_the_same_input_is_the_same_job_and_another_round_another_one(settled: Settle):
     conf = settled(*bedrock(""), "lake.root=s3://lake")
     calls = [
-        batch_jobs._call(conf, batch_jobs.run_folder(conf, RUN), *of)
+        batch_jobs._job_arguments(conf, batch_jobs.run_folder(conf, RUN), *of)
         for of in (("a", "00"), ("a", "00"), ("a", "01"), ("b", "00"))
     ]
     tokens = [call["clientRequestToken"] for call in calls]
@@ -247,7 +247,7 @@ def test_a_folder_of_ones_own_is_used_and_a_local_one_refused(settled: Settle):
 
 
 def accepted(service: str, operation: str, sent: dict[str, object]) -> bool:
-    """Validate what is sent against the service's own model, patterns included, which botocore leaves to the service."""
+    """Validate arguments against the service's model, including the patterns, which botocore does not check."""
     shape = get_session().get_service_model(service).operation_model(operation).input_shape
     report = ParamValidator().validate(sent, shape)
     assert not report.has_errors(), report.generate_report()
@@ -279,7 +279,7 @@ def test_the_control_plane_may_have_another_address_than_the_model(conf, monkeyp
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    """A control plane of its own, on loopback, in a thread."""
+    """A fake control plane on loopback, in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
     application = Starlette(routes=bedrock_double.routes())
     server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
@@ -295,7 +295,7 @@ def behave(service: str, **fields: object) -> None:
     urllib.request.urlopen(f"{service}/jobs/behave", json.dumps(fields).encode()).close()
 
 
-def told(service: str) -> dict:
+def records(service: str) -> dict:
     with urllib.request.urlopen(f"{service}/jobs/records") as answer:
         return json.load(answer)
 
@@ -326,15 +326,15 @@ def rows(conf: config.Config, count: int) -> list[dict[str, object]]:
     ]
 
 
-def cut(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[batch_jobs.BatchJob]:
-    """Cut and begin jobs for some rows, as a run does."""
+def create_jobs(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[batch_jobs.BatchJob]:
+    """Write input files and register jobs for rows, as a run does."""
     at = batch_jobs.run_folder(conf, run)
     frame = session.start(conf).createDataFrame(pa.Table.from_pylist(missing).to_pandas())
     return batch_jobs.register_jobs(conf, at, batch_input.write_input_files(frame, conf, at, len(missing)))
 
 
-def turns(count: int) -> Callable[[], bool]:
-    """Say that a run may go on, so many times."""
+def continue_times(count: int) -> Callable[[], bool]:
+    """Return a function that returns True `count` times."""
     left = iter([True] * count)
     return lambda: next(left, False)
 
@@ -344,7 +344,7 @@ def ended(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> Iterator[batc
 
 
 def collect(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> dict[str, Reply]:
-    """Submit, watch and collect jobs, as a run does."""
+    """Submit jobs, wait for them and collect their replies, as a run does."""
     store = {}
     for job in ended(conf, jobs):
         ignored: Counter[str] = Counter()
@@ -364,21 +364,23 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
     behave(service, s3=s3, seconds=3)
     asked = rows(conf, 450)
     seen: list[list[str]] = []
-    jobs = cut(conf, asked)
+    jobs = create_jobs(conf, asked)
     assert min(job.records for job in jobs) >= 100
     assert sum(job.records for job in jobs) == 450
     store = {}
-    watched = batch_jobs.submit_and_poll(conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True)
-    for job in itertools.chain.from_iterable(watched):
+    ended_jobs = batch_jobs.submit_and_poll(
+        conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True
+    )
+    for job in itertools.chain.from_iterable(ended_jobs):
         found = batch_jobs.replies(job, Storage.of(conf.lake, job.folder), Counter())
-        store |= {key: (named, reply) for key, named, reply in found}
+        store |= {key: (info, reply) for key, info, reply in found}
         batch_jobs.mark_collected(conf.lake, job)
-    assert {key: named.pubid for key, (named, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
-    for named, reply in store.values():
-        assert named.max_tokens == 512
-        assert reply.completion.startswith(f"Context: It is {named.pubid}. So it is.")
+    assert {key: info.pubid for key, (info, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
+    for info, reply in store.values():
+        assert info.max_tokens == 512
+        assert reply.completion.startswith(f"Context: It is {info.pubid}. So it is.")
         assert reply.prompt_tokens > 5
-    assert set(told(service)["sent"].values()) == {1}
+    assert set(records(service)["sent"].values()) == {1}
     assert batch_jobs.pending(conf.lake) == []
     assert set(seen[0]) <= {"Submitted", "InProgress"}
     assert seen[-1] == ["Completed"] * len(jobs)
@@ -388,100 +390,100 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
 def test_only_the_failed_records_are_sent_again(conf, service):
     behave(service, failed=0.3, left_out=0.2, min_records=1)
     asked = rows(conf, 300)
-    first = collect(conf, cut(conf, asked))
+    first = collect(conf, create_jobs(conf, asked))
     again = [row for row in asked if first[row["key"]].completion is None]
     classes = Counter(reply.error_class for reply in first.values() if reply.error_class)
     assert 60 < classes["model_error"] < 120
     assert 30 < classes["unavailable"] < 90
     behave(service, failed=0, left_out=0)
-    second = collect(conf, cut(conf, again))
+    second = collect(conf, create_jobs(conf, again))
     assert sorted(second) == sorted(row["key"] for row in again)
-    assert set(told(service)["answered"].values()) == {1}
-    assert len(told(service)["answered"]) == 300
+    assert set(records(service)["answered"].values()) == {1}
+    assert len(records(service)["answered"]) == 300
 
 
 @pytest.mark.spark
 def test_a_driver_lost_before_the_call_loses_nothing(conf, service):
     asked = rows(conf, 150)
-    cut(conf, asked)
-    assert told(service)["jobs"] == 0
+    create_jobs(conf, asked)
+    assert records(service)["jobs"] == 0
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
-    assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
+    assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize("weakness", ["forgetful", "unlisted"])
 def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, weakness):
     behave(service, lost=1, **{weakness: True})
-    jobs = cut(conf, rows(conf, 150))
-    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, turns(1))) == []
+    jobs = create_jobs(conf, rows(conf, 150))
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(1))) == []
     assert [(job.state, job.arn) for job in batch_jobs.pending(conf.lake)] == [("submitting", "")]
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
-    assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
+    assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
 
 
 @pytest.mark.spark
 def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
     behave(service, seconds=1)
-    jobs = cut(conf, rows(conf, 150))
-    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, turns(1))) == []
+    jobs = create_jobs(conf, rows(conf, 150))
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(1))) == []
     assert [job.state for job in batch_jobs.pending(conf.lake)] == ["submitted"]
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
-    assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
+    assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
 
 
 @pytest.mark.spark
 def test_a_driver_lost_while_it_collects_collects_again(conf, service):
-    jobs = cut(conf, rows(conf, 150))
+    jobs = create_jobs(conf, rows(conf, 150))
     done = next(ended(conf, jobs))
     next(batch_jobs.replies(done, Storage.of(conf.lake, done.folder), Counter()))
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert batch_jobs.pending(conf.lake) == []
-    assert (told(service)["jobs"], set(told(service)["sent"].values())) == (1, {1})
+    assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
 
 
 @pytest.mark.spark
 def test_throttling_only_delays(conf, service):
     behave(service, throttled=5)
-    assert len(collect(conf, cut(conf, rows(conf, 150)))) == 150
-    assert set(told(service)["sent"].values()) == {1}
+    assert len(collect(conf, create_jobs(conf, rows(conf, 150)))) == 150
+    assert set(records(service)["sent"].values()) == {1}
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize(("status", "answered"), [("Failed", 0), ("Expired", 75), ("Stopped", 75)])
 def test_a_job_that_ends_badly_keeps_what_it_has_and_says_why_the_rest_is_missing(conf, service, status, answered):
     behave(service, status=status, message="the model is gone")
-    store = collect(conf, cut(conf, rows(conf, 150)))
+    store = collect(conf, create_jobs(conf, rows(conf, 150)))
     assert sum(reply.completion is not None for reply in store.values()) == answered
     errors = {(reply.error_class, reply.error) for reply in store.values() if reply.error}
-    assert errors == {("unavailable", f"no answer from the job, which is {status}: the model is gone")}
+    assert errors == {("unavailable", f"no answer from the batch job, which is {status}: the model is gone")}
 
 
 @pytest.mark.spark
 def test_a_job_that_is_refused_is_an_error_and_its_records_are_free_again(conf, service):
-    jobs = cut(conf, rows(conf, 50))
+    jobs = create_jobs(conf, rows(conf, 50))
     with pytest.raises(EndpointError, match="50 records; a job has 100 to 50000"):
         collect(conf, jobs)
     assert batch_jobs.pending(conf.lake) == []
-    assert told(service)["sent"] == {}
+    assert records(service)["sent"] == {}
 
 
 @pytest.mark.spark
 def test_a_job_that_was_never_made_is_dropped_when_another_model_is_asked(conf, settled, service):
-    cut(conf, rows(conf, 150))
+    create_jobs(conf, rows(conf, 150))
     other = settled(*bedrock(service), "endpoints.b.model=amazon.nova-lite-v1:0")
     assert collect(other, batch_jobs.pending(other.lake)) == {}
     assert batch_jobs.pending(other.lake) == []
-    assert told(service)["jobs"] == 0
+    assert records(service)["jobs"] == 0
 
 
 @pytest.mark.spark
 def test_answers_that_the_service_counts_and_nobody_finds_are_not_paid_again(conf, service):
-    jobs = cut(conf, rows(conf, 150))
+    jobs = create_jobs(conf, rows(conf, 150))
     done = next(ended(conf, jobs))
     at = Storage.of(conf.lake, done.folder)
     at.delete("output")
-    with pytest.raises(InputError, match=r"150 answers, and .*/output holds no"):
+    with pytest.raises(InputError, match=r"150 answers, but .*/output holds no"):
         list(batch_jobs.replies(done, at, Counter()))
     assert [job.state for job in batch_jobs.pending(conf.lake)] == ["submitted"]
 
@@ -491,14 +493,14 @@ def test_a_service_out_of_reach_is_waited_for(settled: Settle):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     conf = settled(*bedrock(f"http://127.0.0.1:{port}"))
-    jobs = cut(conf, rows(conf, 150))
-    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, turns(3))) == []
+    jobs = create_jobs(conf, rows(conf, 150))
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(3))) == []
     assert batch_jobs.pending(conf.lake) == jobs
 
 
 @pytest.mark.spark
 def test_without_credentials_nothing_is_dropped(conf, monkeypatch):
-    jobs = cut(conf, rows(conf, 150))
+    jobs = create_jobs(conf, rows(conf, 150))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
@@ -513,7 +515,7 @@ def test_a_job_of_the_service_is_stopped_by_hand(conf, service):
     import boto3
 
     behave(service, seconds=30)
-    jobs = cut(conf, rows(conf, 150))
+    jobs = create_jobs(conf, rows(conf, 150))
     client = boto3.client("bedrock", endpoint_url=service)
 
     def stop(now: list[batch_jobs.BatchJob]) -> None:

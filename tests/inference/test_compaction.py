@@ -1,4 +1,4 @@
-"""The store's small files -> large ones: no row lost, none twice, whatever was interrupted."""
+"""Small files of the answer store become large ones: no row is lost or doubled, whatever was interrupted."""
 
 import datetime as dt
 import uuid
@@ -20,7 +20,7 @@ RUN = "20261122T173500Z-0a1b2c3d-4e5f"
 
 
 def small(at: Storage, pubids: Sequence[int], day: str = "2026-11-22", *, columns: int = 15) -> str:
-    """Store answers as a task does, all but the last columns where `columns` are fewer; return the file's path."""
+    """Store answers as a task does, with the first `columns` columns; return the file's path."""
     schema = schemas.SCHEMAS[schemas.COMPLETIONS]
     now = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
     rows = [
@@ -98,7 +98,9 @@ def names(at: Storage) -> set[str]:
 
 @pytest.mark.spark
 def test_small_files_become_versions_that_stay_readable_whatever_was_interrupted(settled: Settle):
-    """One walk, since a session is dear: publish, grow, crash after the pointer, lose against another run, publish."""
+    """One test for several steps, because a session is slow to start: publish, add answers, crash after the pointer moved,
+    lose against another run, publish.
+    """
     conf = settled()
     at = tables.storage(conf.lake, schemas.COMPLETIONS)
     first_files = [small(at, [1, 2]), small(at, [3], columns=13), small(at, [4], day="2026-11-23")]

@@ -1,4 +1,4 @@
-"""Congestion window, rate limiter, timeout and health in simulated time: an endpoint's capacity is found and followed."""
+"""Congestion window, rate limiter, timeout and health in simulated time, at endpoints of changing capacity."""
 
 import heapq
 import itertools

@@ -1,4 +1,4 @@
-"""Tasks and driver over real sockets: allocations as tasks join and leave, lost tasks and drivers, the state of the run."""
+"""Tasks and driver over real sockets: allocations as tasks join and leave, lost tasks and drivers, the run."""
 
 import itertools
 import os
@@ -131,7 +131,7 @@ def test_tasks_that_spark_knows_have_their_share_kept_for_them():
 
 
 def test_the_first_task_leaves_their_share_to_those_that_have_not_reported_yet(monkeypatch):
-    """Otherwise it opens all calls of the cluster, and its window shrinks below them as soon as the second task reports."""
+    """Otherwise it opens all calls of the cluster, and its window is below them once the second task reports."""
     set_clock(monkeypatch)
     driver = new_coordinator(tasks=2)
     assert driver.heartbeat("0-0", TaskCounters()).in_flight == 8

@@ -3,7 +3,6 @@
 In a process of its own for each line of Spark (see the Makefile), since a session has Iceberg from its start or not at all.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -17,43 +16,24 @@ import pyspark
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-from test_roles import GLUE
 from werkzeug.serving import WSGIRequestHandler
 
 from conftest import ROOT, Settle, article, python, write_articles
 from raft_spark import config
 from raft_spark.errors import CatalogError, ConfigError, InputError
-from raft_spark.lake import browse, dataframes, iceberg, parquet, schemas, session, spark_catalog, tables
+from raft_spark.lake import browse, dataframes, iceberg, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.stages import refresh, registry, retention, runner
+from support.iceberg_lake import holds, iceberg_config, in_catalog, listed, name, with_iceberg
+from support.template import GLUE
 
 pytestmark = pytest.mark.spark
 ROWS = 120
-JARS = ROOT / "build/jars/iceberg"
-SPARK = {
-    "spark.jars": f"{JARS}/{'-'.join(spark_catalog.package().split(':')[1:])}.jar,{JARS}/iceberg-aws-bundle-1.11.0.jar",
-    "spark.sql.extensions": spark_catalog.EXTENSIONS,
-}
-NAMES = (f"catalog_{number}" for number in itertools.count())  # Spark keeps a catalog as long as the session
-
-
-def with_iceberg() -> list[str]:
-    return [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
 
 
 @pytest.fixture
 def conf(settled: Settle, tmp_path: Path, fake: config.Endpoint) -> config.Config:
-    """Settle a lake whose catalog is a folder."""
-    return settled(
-        *with_iceberg(),
-        f"articles.source={tmp_path / 'source'}",
-        "lake.format=iceberg",
-        f"lake.catalog={next(NAMES)}",
-        "completions.endpoint=mine",
-        'endpoints.mine.kind="openai"',
-        f'endpoints.mine.url="{fake.url}"',
-        'endpoints.mine.model="fake"',
-    )
+    return iceberg_config(settled, tmp_path / "source", fake)
 
 
 def in_glue(conf: config.Config, address: str) -> config.Config:
@@ -77,29 +57,6 @@ def write(conf: config.Config, pubids: range, said: str = "it said") -> None:
         article(pubid, [f"Passage {pubid} says what {said if pubid == pubids[0] else 'it said'}."]) for pubid in pubids
     ]
     write_articles(Path(conf.articles.source) / "rows.parquet", records)
-
-
-def name(conf: config.Config, table: str) -> str:
-    return f"{conf.lake.catalog}.{conf.lake.namespace}.{table}"
-
-
-def in_catalog(conf: config.Config, table: str, version: str = "") -> DataFrame:
-    told = f" VERSION AS OF '{version}'" if version else ""
-    return session.start(conf).sql(f"FROM {name(conf, table)}{told} SELECT *")
-
-
-def listed(rows: DataFrame) -> list[str]:
-    """Return all rows in an order of their own, whatever the order of their columns."""
-    return sorted(str(row) for row in rows.select(sorted(rows.columns)).collect())
-
-
-def holds(conf: config.Config) -> bool:
-    """Say whether each table of the catalog has the rows of the lake's current version, now and under its tag."""
-    spark, found = session.start(conf), []
-    for version in filter(None, (tables.current(conf.lake, table) for table in schemas.KEYS)):
-        rows = listed(dataframes.read(spark, conf.lake, version))
-        found += [rows == listed(in_catalog(conf, version.table, at)) for at in ("", version.id)]
-    return bool(found) and all(found)
 
 
 def made(conf: config.Config) -> str:

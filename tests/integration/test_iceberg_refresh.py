@@ -1,18 +1,22 @@
-"""All that a refresh promises, once more with lake.format = "iceberg": and the catalog holds what the lake holds after each."""
+"""The tests of a refresh, with lake.format = "iceberg": after each, the catalog holds what the lake holds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from test_iceberg import conf as _in_a_folder  # noqa: F401 - a fixture
-from test_iceberg import holds
-from test_refresh import *  # noqa: F403 - its tests
 
+from conftest import Settle
 from raft_spark import config
 from raft_spark.lake import iceberg
+from support.iceberg_lake import holds, iceberg_config
+from support.refresh_tests import *  # noqa: F403 - the test functions and the fixture `source`
+
+pytestmark = pytest.mark.spark
 
 
 @pytest.fixture
-def conf(_in_a_folder: config.Config) -> Iterator[config.Config]:  # noqa: F811 - the fixture
-    yield _in_a_folder
-    iceberg.sync(_in_a_folder)
-    assert holds(_in_a_folder)
+def conf(settled: Settle, source: Path, fake: config.Endpoint) -> Iterator[config.Config]:
+    conf = iceberg_config(settled, source, fake)
+    yield conf
+    iceberg.sync(conf)
+    assert holds(conf)

@@ -1,4 +1,4 @@
-"""The dress rehearsal, and what it would not let pass: a broken archive, a lost worker, a killed driver."""
+"""The dress rehearsal with a complete release, a broken archive, a lost worker and a killed driver."""
 
 import platform
 import random
@@ -12,19 +12,18 @@ import boto3
 import pytest
 
 from raft_spark.emr.release import MACHINES, Release
-from rehearsal import checks, machine, play
-from rehearsal import stand as stands
+from rehearsal import checks, machine, scenario, services
 from rehearsal.driver import Driver, RehearsalError
 from rehearsal.machine import LINES, Line
-from rehearsal.play import STAGES, Scene
-from rehearsal.stand import BUCKET, Stand
+from rehearsal.scenario import STAGES, ClusterRun
+from rehearsal.services import BUCKET, Services
 
 pytestmark = pytest.mark.spark
 ROWS = 200
 
 
 @pytest.fixture
-def released(made: tuple[Release, str]) -> Release:
+def release_(made: tuple[Release, str]) -> Release:
     return made[0]
 
 
@@ -40,19 +39,19 @@ def released(made: tuple[Release, str]) -> Release:
     ids=["one job", *(line.label for line in LINES)],
 )
 def test_what_would_be_sent_to_emr_runs_with_nothing_but_the_release_and_survives_a_lost_worker(
-    released: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Line, jobs: Sequence[str]
+    release_: Release, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Line, jobs: Sequence[str]
 ):
-    play.rehearse(released, [line.label], ROWS, tmp_path / "rehearsal", jobs)
+    scenario.rehearse(release_, [line.label], ROWS, tmp_path / "rehearsal", jobs)
     said = capsys.readouterr().out
     assert "all packages come from the archive, in the driver and in " in said
     assert "the worker was lost" in said
-    assert "byte for byte that of the local run" in said
+    assert "byte for byte the same as in the local run" in said
 
 
 @pytest.fixture
-def there(released: Release) -> Iterator[Stand]:
-    with stands.standing(released, ROWS) as standing:
-        yield standing
+def aws_services(release_: Release) -> Iterator[Services]:
+    with services.start_services(release_, ROWS) as running:
+        yield running
 
 
 def without(archive: Path, package: str, to: Path) -> Path:
@@ -74,65 +73,65 @@ def without(archive: Path, package: str, to: Path) -> Path:
     ],
 )
 def test_an_archive_that_lacks_a_package_ends_the_job_with_its_name(
-    there: Stand, tmp_path: Path, package: str, complaint: str
+    aws_services: Services, tmp_path: Path, package: str, complaint: str
 ):
-    with play.scene(there, LINES[0], tmp_path / "scene") as scene:
-        command = scene.command(scene.document("articles"))
-        archive = there.release.folder / command.archives["environment"].rpartition("/")[2]
+    with scenario.start_cluster(aws_services, LINES[0], tmp_path / "run") as run:
+        command = run.command(run.document("articles"))
+        archive = aws_services.release.folder / command.archives["environment"].rpartition("/")[2]
         boto3.client("s3").upload_file(str(without(archive, package, tmp_path / "broken")), BUCKET, "broken.tar.gz")
         broken = {"environment": f"s3://{BUCKET}/broken.tar.gz"}
         with pytest.raises(RehearsalError, match=f"articles failed .*{complaint}"):
-            scene.driven("articles", replace(command, archives=broken)).result()
+            run.start_driver("articles", replace(command, archives=broken)).result()
 
 
 @pytest.mark.timeout(300)
-def test_an_archive_for_the_other_machine_ends_the_job_with_both_names(there: Stand, tmp_path: Path):
+def test_an_archive_for_the_other_machine_ends_the_job_with_both_names(aws_services: Services, tmp_path: Path):
     own = platform.machine()
     other = next(machine for machine in MACHINES.values() if machine != own)
-    with play.scene(there, LINES[0], tmp_path / "scene") as scene:
-        command = scene.command(scene.document("articles"))
+    with scenario.start_cluster(aws_services, LINES[0], tmp_path / "run") as run:
+        command = run.command(run.document("articles"))
         archives = {name: address.replace(own, other) for name, address in command.archives.items()}
         with pytest.raises(
             RehearsalError, match=rf"articles failed .*is built for \S*{other}, but this is Python .* on {own}"
         ):
-            scene.driven("articles", replace(command, archives=archives)).result()
+            run.start_driver("articles", replace(command, archives=archives)).result()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.spark)
 def test_a_lost_worker_and_a_killed_driver_in_every_stage_and_a_refresh_end_in_the_same_dataset(
-    there: Stand, tmp_path: Path, line: Line
+    aws_services: Services, tmp_path: Path, line: Line
 ):
     chance = random.Random(line.spark)
-    first, grown = stands.local_runs(tmp_path / "local", ROWS)
-    there.answers_after(play.SLOW)
-    with play.scene(there, line, tmp_path / "scene") as scene:
+    first, grown = services.local_runs(tmp_path / "local", ROWS)
+    aws_services.set_latency(scenario.SLOW)
+    with scenario.start_cluster(aws_services, line, tmp_path / "run") as run:
         for stage in STAGES:
-            disturbed_and_repeated(scene, stage, chance)
-        assert checks.faults(scene.conf.lake) == []
-        assert checks.digests(scene.conf) == first
-        with stands.grown(ROWS):
-            disturbed_and_repeated(scene, "refresh", chance)
-        assert checks.faults(scene.conf.lake) == []
-        assert checks.digests(scene.conf) == grown
+            disturb_and_repeat(run, stage, chance)
+        assert checks.file_problems(run.conf.lake) == []
+        assert checks.digests(run.conf) == first
+        with services.new_articles(ROWS):
+            disturb_and_repeat(run, "refresh", chance)
+        assert checks.file_problems(run.conf.lake) == []
+        assert checks.digests(run.conf) == grown
 
 
-def disturbed_and_repeated(scene: Scene, job: str, chance: random.Random) -> None:
+def disturb_and_repeat(run: ClusterRun, job: str, chance: random.Random) -> None:
     """Kill the worker while executors run, and the driver while those of another worker do; then let the job run in peace."""
-    run = scene.started(job)
-    for kill in (scene.cluster.lose_the_worker, run.kill):
-        before = executors(scene)
-        wait(lambda before=before: executors(scene) - before, run)
+    run = run.start_job(job)
+    for kill in (run.cluster.replace_worker, run.kill):
+        before = executors(run)
+        wait(lambda before=before: executors(run) - before, run)
         time.sleep(chance.uniform(0, 4))
         kill()
-    scene.started(job, f"{job}-again").result()
-    machine.swept(scene.here.folder)
+    run.start_job(job, f"{job}-again").result()
+    machine.delete_unpacked(run.here.folder)
 
 
-def executors(scene: Scene) -> set[Path]:
+def executors(run: ClusterRun) -> set[Path]:
     """The folders of executors that have unpacked the archive."""
-    return set(scene.cluster.folder.glob("app-*/*/environment/raft_spark"))
+    return set(run.cluster.folder.glob("app-*/*/environment/raft_spark"))
 
 
 def wait(come: Callable[[], object], run: Driver) -> None:

@@ -1,4 +1,4 @@
-"""The page about a run: right numbers from any number of rows, and hostile text harmless."""
+"""The page of a run: correct numbers from any number of rows, and hostile text is escaped."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ from support.run_rows import (
     stored_rows,
 )
 
-# The tally
+# Statistics of rows
 
 amounts = st.none() | st.integers(0, 2**31 - 1)
 ends = st.sampled_from([("text", None), ("x" * 200, None), (None, "timeout"), (None, "filtered"), (None, None)])
@@ -56,7 +56,7 @@ stored = st.builds(
 
 
 @given(st.lists(st.lists(stored, max_size=25), max_size=3))
-def test_a_tally_of_batches_is_that_of_all_their_rows(parts: list[list[dict[str, object]]]):
+def test_the_statistics_of_batches_are_those_of_all_their_rows(parts: list[list[dict[str, object]]]):
     found = reduce(run_stats.add_batch, (batch(*rows) for rows in parts), RunStats())
     rows = [row for part in parts for row in part]
     answered = [row for row in rows if row["completion"] is not None]
@@ -93,10 +93,16 @@ def test_bars_have_every_value_once_and_between_their_edges():
     assert counts == [2, 0, 4, 1]
 
 
-def test_a_row_of_the_page_tells_how_its_text_begins_and_how_it_ended():
+def test_a_row_of_the_page_has_the_start_of_its_text_and_its_finish_reason():
     long = {**ROW, "pubid": 5, "completion": "x" * 121, "latency_ms": 9}
-    wrong = {**FAILED_ROW, "pubid": 6, "error_class": "timeout", "error": "no answer within 60 s", "latency_ms": 60_000}
-    assert stats_of(long, wrong).slowest == (
+    failed = {
+        **FAILED_ROW,
+        "pubid": 6,
+        "error_class": "timeout",
+        "error": "no answer within 60 s",
+        "latency_ms": 60_000,
+    }
+    assert stats_of(long, failed).slowest == (
         CompletionRow(6, 60_000, None, 1, "timeout", failed=True, text="no answer within 60 s"),
         CompletionRow(5, 9, 60, 1, "stop", failed=False, text="x" * 120 + " …"),
     )
@@ -136,19 +142,19 @@ def test_key_numbers_of_a_run():
         tasks=4,
     )
     assert [(number.label, number.value, number.note) for number in run_report.key_numbers(run, RunStats())] == [
-        ("answered", "1,860", "of 2,000 to ask"),
+        ("answered", "1,860", "of 2,000 requests"),
         ("left", "140", "without an answer"),
-        ("failed", "140", "7 % of asked"),
+        ("failed", "140", "7 % of requests"),
         ("cut", "0", ""),
         ("rejected", "\N{EN DASH}", "no dataset of this run yet"),
         ("known before", "7", "not asked again"),
-        ("calls", "2,790", "1.50 an answer"),
+        ("calls", "2,790", "1.50 per answer"),
         ("throttled", "279", "10 % of calls"),
-        ("tokens in", "744,000", "400 an answer"),
-        ("tokens out", "111,600", "60.0 an answer"),
-        ("dollars", "$3.72", "$2.00 for 1,000"),
-        ("answers a second", "0.500", "0.750 calls a second"),
-        ("tokens a second", "230", "in and out"),
+        ("tokens in", "744,000", "400 per answer"),
+        ("tokens out", "111,600", "60.0 per answer"),
+        ("dollars", "$3.72", "$2.00 per 1,000 answers"),
+        ("answers per second", "0.500", "0.750 calls per second"),
+        ("tokens per second", "230", "in and out"),
         ("duration", "1 h 02 min", "on 4 tasks"),
     ]
 
@@ -175,23 +181,23 @@ def test_cut_answers_and_rejected_rows_are_numbers_of_the_page():
 def test_a_page_never_says_that_nothing_went_wrong_when_answers_were_cut_or_rows_rejected():
     whole, cut = stats_of(ROW), stats_of(ROW, {**ROW, "finish_reason": "length"})
     well = dataclasses.replace(made_up_run(), failed={})
-    said = went_wrong(run_report.render(well, cut))
-    assert "Nothing" not in said
-    assert "1 of 2 answers were cut at completions.max_new_tokens" in said
-    said = went_wrong(run_report.render(well, whole, DATASET))
-    assert "Nothing" not in said
-    assert "truncated 2 66.7 %" in said
-    assert "language 1 33.3 %" in said
+    text = went_wrong(run_report.render(well, cut))
+    assert "Nothing" not in text
+    assert "1 of 2 answers were cut at completions.max_new_tokens" in text
+    text = went_wrong(run_report.render(well, whole, DATASET))
+    assert "Nothing" not in text
+    assert "truncated 2 66.7 %" in text
+    assert "language 1 33.3 %" in text
     assert went_wrong(run_report.render(well, whole)) == (
         "Nothing: no request failed and no answer was cut. "
-        "Rejected rows are not known yet: no dataset has been made from this run."
+        "Rejected rows are not known yet: no dataset has been built from this run."
     )
     assert went_wrong(run_report.render(well, whole, {**DATASET, "rejected": {}})) == (
         "Nothing: no request failed, no answer was cut and the dataset rejected no row."
     )
 
 
-def test_a_page_knows_the_rejected_rows_of_the_dataset_that_was_made_from_its_run(tmp_path):
+def test_a_page_knows_the_rejected_rows_of_the_dataset_built_from_its_run(tmp_path):
     lake = lake_with(tmp_path, made_up_run(), [ROW])
     settled = config.load(assignments=[f"lake.root={lake.root}"])
     for inputs, expected in (({"completions": "another"}, "not known yet"), ({"completions": RUN_ID}, "truncated")):
@@ -202,7 +208,7 @@ def test_a_page_knows_the_rejected_rows_of_the_dataset_that_was_made_from_its_ru
 
 @pytest.mark.parametrize("ends", [85.0, 780.0])
 def test_an_axis_over_time_is_as_long_as_the_run(ends: float):
-    """A run of 13 minutes of which the last point tells of second 85, as after a long wait for batch jobs."""
+    """A run of 13 minutes whose last point is at second 85, as after a long wait for batch jobs."""
     series = (Point(5.0, 3, 0, 3, 0, 60, 1, 1), Point(ends, 9, 0, 9, 0, 180, 1, 1))
     updated = "2026-11-22T10:28:00+00:00"
     page = run_report.render(dataclasses.replace(made_up_run(), updated_at=updated, series=series), stats_of(ROW))
@@ -217,7 +223,7 @@ def test_every_table_has_a_caption_and_its_headers_say_what_they_head():
     assert not re.findall(r"<th[^>]*></th>", page)
 
 
-def test_what_spark_did_is_told_in_readable_units():
+def test_spark_measurements_have_readable_units():
     assert [(number.label, number.value) for number in run_report.spark_numbers(SPARK)] == [
         ("tasks ended", "1,208"),
         ("tasks failed", "3"),
@@ -234,17 +240,17 @@ def test_what_spark_did_is_told_in_readable_units():
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "said"),
+    ("milliseconds", "text"),
     [(7.0, "7 ms"), (999.0, "999 ms"), (1234.0, "1.23 s"), (119_000.0, "119 s"), (150_000.0, "2.5 min")],
 )
-def test_a_duration_is_said_in_a_readable_unit(milliseconds: float, said: str):
-    assert run_charts.format_duration(milliseconds) == said
+def test_a_duration_has_a_readable_unit(milliseconds: float, text: str):
+    assert run_charts.format_duration(milliseconds) == text
 
 
 # The page
 
 
-def test_a_page_holds_everything_that_a_run_can_tell():
+def test_a_page_shows_all_parts_of_a_run():
     page = run_report.render(made_up_run(), stats_of(*stored_rows()))
     for expected in (
         "us.meta.llama3-3-70b-instruct-v1:0",
@@ -252,7 +258,7 @@ def test_a_page_holds_everything_that_a_run_can_tell():
         "completions.max_spend = 12.0 dollars is reached",
         "2026-11-22 10:15:00",
         "status 500: the worker died while it decoded",
-        "of 60,000 to ask",
+        "of 60,000 requests",
         "The slowest requests",
         "The longest answers",
         "What Spark did",
@@ -260,7 +266,7 @@ def test_a_page_holds_everything_that_a_run_can_tell():
     ):
         assert expected in page
     assert page.count("<svg") == page.count("</svg>") == 4
-    assert "p95" in page  # text of a figure is text
+    assert "p95" in page  # text in a chart is text
 
 
 def test_the_same_run_makes_the_same_page():
@@ -268,7 +274,7 @@ def test_the_same_run_makes_the_same_page():
     assert run_report.render(run, rows) == run_report.render(run, rows)
 
 
-def test_no_two_figures_share_an_id():
+def test_no_two_charts_share_an_id():
     ids = re.findall(r'\bid="([^"]+)"', run_report.render(made_up_run(), stats_of(*stored_rows(200))))
     assert len(ids) == len(set(ids)) > 8
 
@@ -281,7 +287,7 @@ def test_the_page_of_a_run_that_did_nothing_says_so():
         "still asking",
         "The run stored no measurements over time",
         "no request failed and no answer was cut",
-        "no price is known",
+        "No price of the model is configured",
     ):
         assert expected in page
     assert "What Spark did" not in page
@@ -297,7 +303,7 @@ def test_the_page_of_a_run_that_did_nothing_says_so():
     ],
 )
 @pytest.mark.parametrize("amount", [0, 1, 2**31 - 1])
-def test_a_page_is_made_of_very_small_and_very_large_numbers(series: tuple[Point, ...], amount: int):
+def test_a_page_can_show_very_small_and_very_large_numbers(series: tuple[Point, ...], amount: int):
     run = dataclasses.replace(made_up_run(), series=series, dollars=1e-9 * (amount + 1))
     row = {**ROW, "latency_ms": amount, "prompt_tokens": amount, "completion_tokens": amount}
     page = run_report.render(run, stats_of(row))
@@ -314,7 +320,7 @@ def test_text_of_a_row_stays_text(column: str):
     assert "{{ 7 * 7 }}" in page
 
 
-def test_what_the_run_says_stays_text_too():
+def test_text_of_the_run_stays_text_too():
     run = dataclasses.replace(made_up_run(), reason=HOSTILE, model=HOSTILE, endpoint=HOSTILE, failed={HOSTILE: 1})
     page = run_report.render(run, RunStats())
     assert "<script" not in page
@@ -345,10 +351,10 @@ def test_the_verb_writes_the_page_of_the_last_run_and_prints_where(tmp_path):
 def test_where_there_is_no_run_the_verb_says_so(tmp_path):
     status, printed = call(tmp_path)
     assert status == 3
-    assert "no run of completions; `raft-spark completions` makes one" in printed.replace("\n", "")
+    assert "no run of completions; `raft-spark completions` starts one" in printed.replace("\n", "")
     lake_with(tmp_path, made_up_run())
     status, printed = call(tmp_path, "--run", "nope")
-    assert (status, "knows no run 'nope'" in printed) == (3, True)
+    assert (status, "has no run 'nope'" in printed) == (3, True)
 
 
 def test_a_file_that_is_no_parquet_is_one_sentence(tmp_path):

@@ -1,4 +1,4 @@
-"""The page about a run, where it meets the world: a real browser, a bucket, a Python without matplotlib."""
+"""The page of a run in a real browser, in a bucket, and without matplotlib."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_browser_shows_the_figures_and_nothing_of_a_row_as_markup(page: Path, tmp_path):
+def test_a_browser_shows_the_charts_and_nothing_of_a_row_as_markup(page: Path, tmp_path):
     seen = browse(page, tmp_path, "--dump-dom").stdout
     assert seen.count("<svg") == 4
     assert "<script" not in seen
@@ -73,7 +73,7 @@ def test_a_browser_complains_of_nothing_and_would_refuse_a_script(page: Path, tm
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_screenshot_has_the_figures_colours(page: Path, tmp_path, scheme: str):
+def test_a_screenshot_has_the_colours_of_the_charts(page: Path, tmp_path, scheme: str):
     paper, first = {"light": ((245, 243, 238), (0, 114, 178)), "dark": ((18, 22, 27), (86, 180, 233))}[scheme]
     dark = (
         ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else ["--blink-settings=preferredColorScheme=1"]
@@ -87,15 +87,19 @@ def test_a_screenshot_has_the_figures_colours(page: Path, tmp_path, scheme: str)
     assert len(colours) > 100
 
 
-def asked(page: Path, folder: Path) -> set[str]:
-    """Return the addresses that a page asks for; what the browser asks for by itself has no origin."""
+def requested(page: Path, folder: Path) -> set[str]:
+    """Return the URLs that a page requests; the browser's own requests have no origin."""
     browse(page, folder, f"--log-net-log={folder / 'net.json'}", "--dump-dom")
-    told = [event.get("params", {}) for event in json.loads((folder / "net.json").read_text())["events"]]
-    return {each["url"] for each in told if "url" in each and each.get("initiator", "not an origin") != "not an origin"}
+    parameters = [event.get("params", {}) for event in json.loads((folder / "net.json").read_text())["events"]]
+    return {
+        each["url"]
+        for each in parameters
+        if "url" in each and each.get("initiator", "not an origin") != "not an origin"
+    }
 
 
 def test_a_browser_asks_for_nothing_but_the_page(page: Path, tmp_path):
-    assert asked(page, tmp_path) == set()
-    asking = tmp_path / "asking.html"
-    asking.write_text('<img src="http://127.0.0.1:9/x.png">')
-    assert asked(asking, tmp_path) == {"http://127.0.0.1:9/x.png"}
+    assert requested(page, tmp_path) == set()
+    linking = tmp_path / "linking.html"
+    linking.write_text('<img src="http://127.0.0.1:9/x.png">')
+    assert requested(linking, tmp_path) == {"http://127.0.0.1:9/x.png"}

@@ -1,4 +1,4 @@
-"""What a run says of itself: written while it asks, read back as it was, rates over the last seconds."""
+"""The stored state of a run: written while it runs, read back unchanged, rates over the last seconds."""
 
 import json
 import time
@@ -32,13 +32,13 @@ def point(seconds: float, answered: int = 0, tokens: int = 0) -> Point:
 
 
 def test_a_run_is_read_as_it_was_written(lake: Lake):
-    told = run(failed={"timeout": 2}, dollars=1.25, series=(point(1.0, 5, 100), point(2.5, 9, 180)))
-    run_state.write(lake, told)
-    assert run_state.read(lake) == told
-    assert run_state.read(lake, told.id) == told
+    stored = run(failed={"timeout": 2}, dollars=1.25, series=(point(1.0, 5, 100), point(2.5, 9, 180)))
+    run_state.write(lake, stored)
+    assert run_state.read(lake) == stored
+    assert run_state.read(lake, stored.id) == stored
 
 
-def test_what_is_said_replaces_what_was_said(lake: Lake):
+def test_a_new_state_replaces_the_previous_one(lake: Lake):
     run_state.write(lake, run(answered=1))
     run_state.write(lake, run(answered=2))
     assert run_state.read(lake).answered == 2
@@ -73,22 +73,22 @@ def test_rates_are_those_of_the_last_seconds():
 
 
 @pytest.mark.parametrize("series", [(), (point(3.0, 5),)])
-def test_before_anything_can_be_said_rates_are_nothing(series: tuple[Point, ...]):
+def test_rates_are_zero_with_fewer_than_two_points(series: tuple[Point, ...]):
     assert run(series=series).rates() == (0.0, 0.0)
 
 
-def test_failures_are_told_most_first():
-    told = run(answered=7, failed={"filtered": 1, "timeout": 3})
-    assert (told.failures, told.done) == ("3 timeout, 1 filtered", 11)
+def test_failures_are_listed_most_frequent_first():
+    stored = run(answered=7, failed={"filtered": 1, "timeout": 3})
+    assert (stored.failures, stored.done) == ("3 timeout, 1 filtered", 11)
 
 
 @pytest.mark.parametrize(
-    ("trouble", "stopped", "state"),
+    ("failure", "stop_reason", "state"),
     [("", "", "finished"), ("", "max_spend", "stopped"), ("refuses", "", "failed"), ("refuses", "max_spend", "failed")],
 )
-def test_a_run_that_ended_says_how_and_why(trouble: str, stopped: str, state: str):
-    ended = run_state.finish(run_state.start(run(), 4), trouble, stopped)
-    assert (ended.state, ended.reason, ended.tasks) == (state, trouble or stopped, 4)
+def test_a_run_that_ended_says_how_and_why(failure: str, stop_reason: str, state: str):
+    ended = run_state.finish(run_state.start(run(), 4), failure, stop_reason)
+    assert (ended.state, ended.reason, ended.tasks) == (state, failure or stop_reason, 4)
 
 
 # While it asks
@@ -123,16 +123,16 @@ def test_a_run_is_looked_at_more_often_than_it_is_written(lake: Lake, monkeypatc
     monkeypatch.setattr(run_state, "WRITE_EVERY", 60.0)
     looks: list[int] = []
 
-    def told() -> Run:
+    def stored() -> Run:
         looks.append(1)
         return run(answered=len(looks))
 
-    with run_state.store_periodically(lake, told):
+    with run_state.store_periodically(lake, stored):
         assert within(PATIENT, lambda: len(looks) >= 5)
     assert run_state.read(lake).answered == 1
 
 
-def test_a_write_that_fails_is_made_up_for_by_the_next(lake: Lake, monkeypatch, tmp_path):
+def test_after_a_failed_write_the_next_one_stores_the_run(lake: Lake, monkeypatch, tmp_path):
     quick(monkeypatch)
     folder = tmp_path / "lake/completions/runs"
     folder.parent.mkdir(parents=True)
@@ -146,6 +146,6 @@ def test_a_write_that_fails_is_made_up_for_by_the_next(lake: Lake, monkeypatch, 
 def test_an_endpoint_by_the_hour_has_the_time_that_the_rest_of_max_spend_pays_for():
     own = ["endpoints.fake.hourly_price=2", "completions.max_spend=2", "completions.flush_seconds=10"]
     conf = config.load(assignments=["completions.endpoint=fake", *own])
-    told = Run("a", "fake", "fake", "", "", total=1)
-    assert realtime._seconds(conf, told) == 3600 - 10
-    assert realtime._seconds(conf, replace(told, dollars=1.5)) == 900 - 10
+    stored = Run("a", "fake", "fake", "", "", total=1)
+    assert realtime._seconds(conf, stored) == 3600 - 10
+    assert realtime._seconds(conf, replace(stored, dollars=1.5)) == 900 - 10

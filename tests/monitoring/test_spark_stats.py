@@ -1,4 +1,4 @@
-"""What is taken from Spark's own books; tests/test_walk.py takes it from real ones, of both lines of Spark."""
+"""Measurements from a stand-in for Spark's status store; tests/integration/test_walk.py reads the real one, of both lines of Spark."""
 
 from types import SimpleNamespace as Java
 from typing import Any
@@ -10,7 +10,7 @@ from raft_spark.monitoring import spark_stats
 
 pytestmark = pytest.mark.row
 
-KILLED = "Executor killed by driver."  # what dynamic allocation lets go
+KILLED = "Executor killed by driver."  # what dynamic allocation releases
 SIGKILL = "Command exited with code 137"
 
 
@@ -26,9 +26,9 @@ def seq(found: list[Any]) -> Java:
     return Java(iterator=iterator)
 
 
-def stage(number: int, **told: int) -> Java:
+def stage(number: int, **found: int) -> Java:
     names = ("numCompleteTasks", "numFailedTasks", "executorRunTime", "jvmGcTime")
-    sums = dict.fromkeys([*names, "shuffleReadBytes", "shuffleWriteBytes", "diskBytesSpilled"], 0) | told
+    sums = dict.fromkeys([*names, "shuffleReadBytes", "shuffleWriteBytes", "diskBytesSpilled"], 0) | found
     return Java(stageId=lambda: number, **{name: lambda value=value: value for name, value in sums.items()})
 
 
@@ -50,31 +50,33 @@ def spark(stages: list[Java], executors: list[Java]) -> Any:
     )
 
 
-def test_all_attempts_of_the_stages_since_then_are_summed_up():
+def test_all_attempts_of_later_stages_are_summed():
     before = stage(6, numCompleteTasks=1_000, executorRunTime=9_000)
     first = stage(7, numCompleteTasks=3, numFailedTasks=1, executorRunTime=2_500, jvmGcTime=40, shuffleReadBytes=10)
     again = stage(7, numCompleteTasks=1, executorRunTime=700, shuffleReadBytes=5, shuffleWriteBytes=8)
     session = spark([again, first, before], [executor("driver")])
-    told = spark_stats.measure(session, after=6)
+    found = spark_stats.measure(session, after=6)
     assert spark_stats.last_stage(session) == 7
-    assert told.items() >= {"tasks": 4, "failed_tasks": 1, "task_seconds": 3.2, "gc_seconds": 0.04}.items()
-    assert told.items() >= {"shuffle_read_bytes": 15, "shuffle_written_bytes": 8, "spilled_bytes": 0}.items()
+    assert found.items() >= {"tasks": 4, "failed_tasks": 1, "task_seconds": 3.2, "gc_seconds": 0.04}.items()
+    assert found.items() >= {"shuffle_read_bytes": 15, "shuffle_written_bytes": 8, "spilled_bytes": 0}.items()
 
 
-def test_an_executor_that_spark_let_go_is_not_lost():
+def test_an_executor_that_spark_released_is_not_lost():
     gone = [executor("2", reason=KILLED, active=False), executor("3", heap=90, reason=SIGKILL, active=False)]
-    told = spark_stats.measure(spark([], [executor("driver", heap=500), executor("1", heap=70), *gone]), after=-1)
-    assert (told["executors"], told["executors_lost"]) == (3, 1)
-    assert told["peak_memory_bytes"] == 100  # of one executor, its heap and what lies beside it; the driver is none
+    found = spark_stats.measure(spark([], [executor("driver", heap=500), executor("1", heap=70), *gone]), after=-1)
+    assert (found["executors"], found["executors_lost"]) == (3, 1)
+    assert (
+        found["peak_memory_bytes"] == 100
+    )  # of one executor, its heap and its other memory; the driver is not an executor
 
 
 def test_where_all_is_one_process_the_driver_is_the_executor():
-    told = spark_stats.measure(spark([], [executor("driver", heap=500)]), after=-1)
-    assert (told["executors"], told["peak_memory_bytes"]) == (1, 510)
+    found = spark_stats.measure(spark([], [executor("driver", heap=500)]), after=-1)
+    assert (found["executors"], found["peak_memory_bytes"]) == (1, 510)
     assert spark_stats.last_stage(spark([], [])) == -1
 
 
-def test_a_spark_that_keeps_other_books_ends_no_run(caplog):
+def test_a_spark_without_that_store_ends_no_run(caplog):
     def gone() -> None:
         raise Py4JError("Method statusStore([]) does not exist\n at py4j.Gateway")
 
@@ -83,4 +85,4 @@ def test_a_spark_that_keeps_other_books_ends_no_run(caplog):
     )
     assert spark_stats.last_stage(session) == -1
     assert spark_stats.measure(session, after=-1) == {}
-    assert caplog.messages == ["Spark does not tell what it has done: Method statusStore([]) does not exist"]
+    assert caplog.messages == ["Spark's measurements cannot be read: Method statusStore([]) does not exist"]

@@ -9,17 +9,9 @@ from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.recipe import sampling
 from raft_spark.recipe.corpus import CorpusIndex
+from support.corpus_index import index_of
 
 pytestmark = pytest.mark.row
-
-
-def index_of(counts: NDArray[np.int64], texts: NDArray[np.uint32] | None = None) -> CorpusIndex:
-    """Return an index of articles with so many passages each (0 = an empty number); every text its own by default."""
-    first = np.cumsum(counts) - counts
-    total = int(counts.sum())
-    pubid = np.where(counts > 0, 1_000 + 7 * np.arange(len(counts)), -1)
-    checksum = np.arange(total, dtype=np.uint32) if texts is None else texts
-    return CorpusIndex(pubid, first, counts, checksum, np.arange(total + 1))
 
 
 def conf(*assignments: str) -> config.Base:

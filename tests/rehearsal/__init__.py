@@ -1,5 +1,5 @@
-"""The dress rehearsal: what would be sent to EMR Serverless, run on this machine.   make rehearsal
+"""The dress rehearsal: run on this machine what EMR Serverless would get.   make rehearsal
 
-A Spark standalone cluster, an S3 server and a model server on loopback stand for AWS, a Python with nothing installed for
-EMR's. The command line is derived from the StartJobRun document alone.
+A Spark standalone cluster, an S3 server and a model server on loopback replace AWS, and a Python without packages replaces
+EMR's. The command line is derived from the arguments of StartJobRun only.
 """

@@ -1,4 +1,4 @@
-"""A command -> a driver that runs it: a folder of its own, archives unpacked from S3, spark-submit; and what it said."""
+"""Start a driver with spark-submit in its own folder, with its archives unpacked, and read its result."""
 
 import json
 import re
@@ -12,60 +12,62 @@ from urllib.parse import urlsplit
 import boto3
 
 from rehearsal import machine
-from rehearsal.derived import Command
 from rehearsal.machine import Machine
+from rehearsal.spark_submit import Command
 
 ENDS_WITHIN = 600.0  # seconds
 LAST_LINES = 15
 
 
 class RehearsalError(Exception):
-    """What went wrong, in one sentence for a person, and where its log is."""
+    """A problem in one sentence, with the path of the log."""
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver that runs; what it and its JVM say is in `log`."""
+    """A running driver; `log` has the output of it and its JVM."""
 
     name: str
     process: subprocess.Popen[bytes]
-    begun: float
+    started_at: float
     log: Path
 
     def kill(self) -> None:
-        """Kill it with its JVM, if it runs; executors of a standalone cluster end by themselves then."""
+        """Kill the driver and its JVM if they run; the executors of a standalone cluster end by themselves."""
         if self.process.poll() is None:
-            machine.end(self.process)
+            machine.kill_session(self.process)
 
     def result(self) -> tuple[dict[str, Any], float]:
-        """Wait for the end: (the line of JSON it printed, seconds). Raises RehearsalError when it failed."""
+        """Wait for the end; return the printed line of JSON, and seconds. Raises RehearsalError when the driver failed."""
         try:
             status = self.process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
-            status = f"no end after {ENDS_WITHIN:g} s"
+            status = f"still running after {ENDS_WITHIN:g} s"
         finally:
             self.kill()
         lines = self.log.read_text(errors="replace").splitlines()
         said = [line for line in lines if line.startswith('{"')]
         if status != 0 or not said:
-            msg = f"{self.name} failed ({status}): {sentence(lines)}\n  its log: {self.log}"
+            msg = f"{self.name} failed ({status}): {error_sentence(lines)}\n  its log: {self.log}"
             raise RehearsalError(msg)
-        return json.loads(said[-1]), time.monotonic() - self.begun
+        return json.loads(said[-1]), time.monotonic() - self.started_at
 
 
-def started(on: Machine, name: str, command: Command) -> Driver:
-    """Start a driver; `name` is used once."""
-    begun, folder = time.monotonic(), on.folder / f"driver-{name}"
+def start(on: Machine, name: str, command: Command) -> Driver:
+    """Start a driver; each `name` can be used once."""
+    started_at, folder = time.monotonic(), on.folder / f"driver-{name}"
     folder.mkdir()
     for archive, address in command.archives.items():
-        unpacked(on, address, folder / archive)
+        unpack_archive(on, address, folder / archive)
     words = [str(on.line.home / "bin/spark-submit"), *command.words]
     log = on.folder / f"driver-{name}.log"
-    return Driver(name, machine.begun(words, log, folder, on.environment() | command.environment), begun, log)
+    return Driver(
+        name, machine.start_process(words, log, folder, on.environment() | command.environment), started_at, log
+    )
 
 
-def unpacked(on: Machine, address: str, folder: Path) -> None:
-    """Fetch a tar.gz from S3 and unpack it, as EMR does in the driver's folder."""
+def unpack_archive(on: Machine, address: str, folder: Path) -> None:
+    """Download a tar.gz from S3 and unpack it, as EMR does in the driver's folder."""
     parts, packed = urlsplit(address), folder.with_suffix(".tar.gz")
     boto3.client("s3").download_file(parts.netloc, parts.path.lstrip("/"), str(packed))
     folder.mkdir()
@@ -73,7 +75,7 @@ def unpacked(on: Machine, address: str, folder: Path) -> None:
     packed.unlink()
 
 
-def sentence(lines: list[str]) -> str:
-    """Find what a person must read: the last line that names an error of Python's, else the last lines."""
+def error_sentence(lines: list[str]) -> str:
+    """Return the last line that names a Python error, else the last lines."""
     errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception): ", line)]
     return errors[-1] if errors else "\n".join(lines[-LAST_LINES:])

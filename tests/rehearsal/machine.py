@@ -1,4 +1,4 @@
-"""This machine in the place of EMR's: Spark and Python of one line, and the processes that stand for AWS on loopback."""
+"""Replace EMR by this machine: Spark and Python of one line, a standalone cluster, and processes on loopback."""
 
 import contextlib
 import os
@@ -45,16 +45,14 @@ LINES = (Line("emr-spark-8.1.0", "4.1.1", "3.4.2"), Line("emr-7.14.0", "3.5.8", 
 
 @dataclass(frozen=True)
 class Machine:
-    """A folder that everything is written to, the line that is rehearsed, and where the services of AWS are, as environment
-    variables that boto3 reads.
-    """
+    """The folder for all output, the Spark line, and the environment variables that point boto3 to the services."""
 
     folder: Path
     line: Line
     aws: Mapping[str, str]
 
     def environment(self) -> dict[str, str]:
-        """All that a process finds here: nothing of the environment that the rehearsal itself runs in."""
+        """Return the whole environment of a process, without the environment of the rehearsal itself."""
         home = java.java_home()
         return {
             "PATH": f"{self.folder}/python/bin:{home}/bin:/usr/bin:/bin",
@@ -68,7 +66,7 @@ class Machine:
         }
 
     def additions(self, master: str) -> dict[str, tuple[str, str]]:
-        """Return the settings that no document has and this machine needs: (value, reason)."""
+        """Return the properties that only this machine needs, each with its value and reason."""
         jars, s3 = f"{self.line.jars}/*", "where S3 is, for Spark"
         return {
             "spark.master": (master, "EMR starts the cluster"),
@@ -78,7 +76,7 @@ class Machine:
             ),
             "spark.driver.host": ("127.0.0.1", "loopback"),
             "spark.driver.bindAddress": ("127.0.0.1", "loopback"),
-            "spark.ui.enabled": ("false", "nobody looks"),
+            "spark.ui.enabled": ("false", "nobody opens it"),
             "spark.dynamicAllocation.shuffleTracking.enabled": (
                 "true",
                 "dynamic allocation needs it or a shuffle service",
@@ -93,8 +91,8 @@ class Machine:
         }
 
 
-def made(folder: Path, line: Line, aws: Mapping[str, str]) -> Machine:
-    """Lay out the folder, with a Python of the version that runs this and nothing installed."""
+def create(folder: Path, line: Line, aws: Mapping[str, str]) -> Machine:
+    """Create the folder, with a Python of this version without packages."""
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "venv", "--without-pip", str(folder / "python")]
     subprocess.run(command, check=True)
@@ -102,43 +100,47 @@ def made(folder: Path, line: Line, aws: Mapping[str, str]) -> Machine:
 
 
 class Cluster:
-    """A standalone master and one worker, whose executors are processes of its session: killed with it, as a machine is."""
+    """A standalone master and one worker. Killing the worker's session kills its executors too, like the loss of a machine."""
 
     def __init__(self, machine: Machine, cores: int, memory_gb: int) -> None:
         self._machine, self._workers = machine, 0
         self._size = ("--cores", str(cores), "--memory", f"{memory_gb}g")
-        self._master = self._started("master.Master", "master.log", "--port", "0")
-        self.url = said(self._master, machine.folder / "master.log", r"Starting Spark master at (spark://\S+)")
+        self._master = self._start("master.Master", "master.log", "--port", "0")
+        self.url = wait_for_output(
+            self._master, machine.folder / "master.log", r"Starting Spark master at (spark://\S+)"
+        )
         self.worker = self._new_worker()
 
-    def lose_the_worker(self) -> None:
-        """Kill the worker with its executors and all they started; another one comes in its place."""
-        end(self.worker)
+    def replace_worker(self) -> None:
+        """Kill the worker with its executors and all their processes, and start another one."""
+        kill_session(self.worker)
         self.worker = self._new_worker()
 
     def end(self) -> None:
-        """Leave nothing running."""
-        for started in (self.worker, self._master):
-            end(started)
+        """Kill all processes."""
+        for process in (self.worker, self._master):
+            kill_session(process)
 
     @property
     def folder(self) -> Path:
-        """Where executors have their folders: app-*/NUMBER."""
+        """The parent of the executors' folders, app-*/NUMBER."""
         return self._machine.folder / "worker"
 
     def _new_worker(self) -> subprocess.Popen[bytes]:
         self._workers += 1
-        place = ("--port", "0", "--work-dir", str(self.folder))
-        return self._started("worker.Worker", f"worker-{self._workers}.log", *place, *self._size, self.url)
+        options = ("--port", "0", "--work-dir", str(self.folder))
+        return self._start("worker.Worker", f"worker-{self._workers}.log", *options, *self._size, self.url)
 
-    def _started(self, name: str, log: str, *words: str) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, log: str, *words: str) -> subprocess.Popen[bytes]:
         command = [str(self._machine.line.home / "bin/spark-class"), f"org.apache.spark.deploy.{name}"]
         command += ["--host", "127.0.0.1", "--webui-port", "0", *words]
-        return begun(command, self._machine.folder / log, self._machine.folder, self._machine.environment())
+        return start_process(command, self._machine.folder / log, self._machine.folder, self._machine.environment())
 
 
-def begun(command: list[str], log: Path, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own."""
+def start_process(
+    command: list[str], log: Path, folder: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process in a new session."""
     with log.open("ab") as said:
         return subprocess.Popen(
             command,
@@ -151,20 +153,20 @@ def begun(command: list[str], log: Path, folder: Path, environment: Mapping[str,
         )
 
 
-def said(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
-    """Wait until a process that has started says what is looked for; one that does not is ended."""
+def wait_for_output(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
+    """Wait until the log of a process matches; return the first group. Kill a process that does not start in time."""
     patience = time.monotonic() + STARTS_WITHIN
     while not (found := re.search(pattern, log.read_text(errors="replace"))):
         if time.monotonic() > patience or process.poll() is not None:
-            end(process)
+            kill_session(process)
             msg = f"it did not start within {STARTS_WITHIN:g} s; see {log}"
             raise RuntimeError(msg)
         time.sleep(0.1)
     return found[1]
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all of its session, as a lost machine ends."""
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its whole session, like the loss of a machine."""
     table = subprocess.run(["ps", "-eo", "pid,sid"], capture_output=True, text=True, check=True).stdout
     for pid, sid in (line.split() for line in table.splitlines()[1:]):
         if int(sid) == process.pid:
@@ -173,8 +175,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def swept(folder: Path) -> None:
-    """Delete what executors and drivers unpacked, and keep their logs."""
+def delete_unpacked(folder: Path) -> None:
+    """Delete what executors and drivers unpacked, but keep their logs."""
     for pattern in ("worker/app-*/*/*", "driver-*/*"):
         for unpacked in folder.glob(pattern):
             if unpacked.is_dir():

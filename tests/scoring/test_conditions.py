@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_sampling import index_of
 
 from raft_spark import config
 from raft_spark.errors import ConfigError, InputError
 from raft_spark.scoring import conditions
 from raft_spark.scoring.conditions import Condition
+from support.corpus_index import index_of
 
 pytestmark = pytest.mark.row
 
@@ -101,14 +101,14 @@ def test_students_are_asked_with_the_limits_and_words_of_completions():
         ),
         (
             ["endpoints.twin.kind=fake", "endpoints.twin.model=fake", "evaluation.students=fake,twin"],
-            "students of one model, 'fake'",
+            "which have the same model 'fake'",
         ),
         (
             ["endpoints.old.kind=sagemaker", "endpoints.old.endpoint_name=old", "evaluation.students=old"],
             "names old, whose codec 'tgi' sends one text",
         ),
         (["evaluation.distractors=[0]"], "evaluation.distractors.0 is 0; it must be a whole number in 1..100"),
-        (["evaluation.settings=[]"], "evaluation.settings is .*at least 1 long"),
+        (["evaluation.settings=[]"], "evaluation.settings is .*a list of 1 or more"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_sentence(assignments: list[str], sentence: str):

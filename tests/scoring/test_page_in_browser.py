@@ -20,7 +20,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_figures_and_marked_quotes_and_complains_of_nothing(
+def test_a_browser_shows_charts_and_marked_quotes_and_complains_of_nothing(
     page_file: Path, tmp_path: Path, scheme: str
 ):
     paper, students = {

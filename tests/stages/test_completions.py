@@ -1,11 +1,9 @@
 """base -> completions on a real Spark and a real HTTP server: asked once, stored as it comes, never paid twice."""
 
 import json
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -13,8 +11,9 @@ from conftest import Settle
 from raft_spark import config, endpoints
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import realtime
-from raft_spark.lake import dataframes, session, tables
+from raft_spark.lake import tables
 from raft_spark.stages import articles, base, completions, dataset
+from support.fake_server import behave, calls, stored
 
 pytestmark = pytest.mark.spark
 ALL_TRAIN = ["articles.source=sample:60", "articles.validation_share=0", "articles.test_share=0"]
@@ -38,20 +37,6 @@ def asking(settled: Settle, url: str) -> Settle:
     return settle
 
 
-def told(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/calls") as answer:
-        return dict(json.load(answer))
-
-
-def behave(url: str, *each: object, **how: object) -> None:
-    request = urllib.request.Request(url.removesuffix("/v1") + "/behave", json.dumps(each or how).encode())
-    urllib.request.urlopen(request).close()
-
-
-def stored(conf: config.Config) -> list[dict[str, Any]]:
-    return [row.asDict() for row in dataframes.stored_answers(session.start(conf), conf.lake).collect()]
-
-
 def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: str):
     conf = asking()
     version = completions.run(conf)
@@ -68,7 +53,7 @@ def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: 
         assert row["latency_ms"] >= 5
         assert row["model"] == "fake"
         assert row["run_id"] == version.id
-    assert told(url)["calls"] == 60
+    assert calls(url)["calls"] == 60
 
 
 def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, url: str):
@@ -77,20 +62,20 @@ def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, u
     again = completions.run(asking("base.seed=5", "base.distractors=3", "base.oracle_share=0.5"))
     assert again.id != first.id
     assert again.counts["asked"] == 0
-    assert told(url)["calls"] == 60
+    assert calls(url)["calls"] == 60
 
 
 def test_another_temperature_is_another_question(asking: Settle, url: str):
     completions.run(asking())
     assert completions.run(asking("completions.temperature=0.5")).counts["answered"] == 60
-    assert told(url)["calls"] == 120
+    assert calls(url)["calls"] == 120
 
 
 def test_more_articles_ask_only_the_new_ones(asking: Settle, url: str):
     completions.run(asking())
     counts = completions.run(asking("articles.source=sample:80")).counts
     assert (counts["requests"], counts["asked"]) == (80, 20)
-    assert told(url)["calls"] == 80
+    assert calls(url)["calls"] == 80
 
 
 def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatures_and_no_more(
@@ -105,14 +90,14 @@ def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatu
     counts = completions.run(conf).counts
     left = dataset.run(conf).counts["rejected"]["truncated"]
     assert 0 < left < cut / 2
-    assert told(url)["calls"] == 60 + counts["asked"]
+    assert calls(url)["calls"] == 60 + counts["asked"]
     assert cut + left < counts["asked"] == counts["asked_again"] < 2 * cut
     assert len({row["key"] for row in stored(conf)}) == len(stored(conf)) == 60 + counts["asked"]
     behave(url)
     assert completions.run(conf).counts["asked"] == counts["asked"]  # the version that is there
     assert completions.run(asking()).counts["asked"] == 0
     assert dataset.run(asking()).counts["rejected"] == {"truncated": cut}
-    assert told(url)["calls"] == 60 + counts["asked"]
+    assert calls(url)["calls"] == 60 + counts["asked"]
 
 
 AGAIN = ["completions.retry=ungrounded", "completions.again_temperatures=[0.5, 0.9]", "completions.attempts=1"]
@@ -170,7 +155,7 @@ def test_an_empty_answer_is_paid_once_and_again_only_when_told(asking: Settle, u
     behave(url, fault="empty", share=0.3)
     counts = completions.run(asking(MANY_FAIL)).counts
     assert counts["dead"] == {"empty": counts["failed"]}
-    assert (told(url)["calls"], counts["missing"]) == (60, 0)
+    assert (calls(url)["calls"], counts["missing"]) == (60, 0)
     assert counts["failed"] > 0
     behave(url)
     assert completions.run(asking(MANY_FAIL)).counts == counts
@@ -191,7 +176,7 @@ def test_a_failed_row_keeps_its_reason_and_is_asked_again_by_the_next_run(asking
     counts_again = completions.run(conf).counts
     assert counts_again["asked"] == counts["failed"]
     assert counts_again["missing"] == 0
-    assert told(url)["repeated"] == []
+    assert calls(url)["repeated"] == []
 
 
 def test_a_request_the_endpoint_will_not_take_is_asked_again_only_when_its_class_is_named(asking: Settle, url: str):
@@ -201,13 +186,13 @@ def test_a_request_the_endpoint_will_not_take_is_asked_again_only_when_its_class
     dead = first.counts["dead"]["bad_request"]
     assert dead == first.counts["failed"] > 0
     behave(url)
-    calls = told(url)["calls"]
+    before = calls(url)["calls"]
     assert completions.run(conf).id == first.id
     assert completions.run(asking("completions.retry=filtered")).id == first.id
-    assert told(url)["calls"] == calls
+    assert calls(url)["calls"] == before
     again = completions.run(asking("completions.retry=bad_request,filtered")).counts
     assert (again["asked"], again["answered"], again["dead"]) == (dead, dead, {})
-    assert told(url)["repeated"] == []
+    assert calls(url)["repeated"] == []
 
 
 def test_a_larger_limit_asks_only_the_answers_that_were_cut_and_those_only_if_told_so(asking: Settle, url: str):
@@ -219,7 +204,7 @@ def test_a_larger_limit_asks_only_the_answers_that_were_cut_and_those_only_if_to
     again = completions.run(asking(more, "completions.reuse_truncated=false")).counts
     assert (again["asked"], again["answered"]) == (cut, cut)
     assert completions.run(asking(more, "completions.reuse_truncated=false")).counts["asked"] == cut
-    assert told(url)["calls"] == 60 + cut
+    assert calls(url)["calls"] == 60 + cut
 
 
 def test_a_smaller_limit_asks_only_the_answers_that_are_longer_than_it(asking: Settle, url: str):
@@ -244,7 +229,7 @@ def test_too_many_failures_end_the_stage_after_all_answers_are_stored(asking: Se
     ):
         completions.run(conf)
     answered = sum(row["completion"] is not None for row in stored(conf))
-    assert answered == told(url)["answered"] > 0
+    assert answered == calls(url)["answered"] > 0
 
 
 def test_a_wrong_key_stops_the_job_before_it_has_asked_much(asking: Settle, url: str):
@@ -252,7 +237,7 @@ def test_a_wrong_key_stops_the_job_before_it_has_asked_much(asking: Settle, url:
     conf = asking("completions.in_flight=4")
     with pytest.raises(EndpointError, match="endpoint 'fake' refuses: status 401"):
         completions.run(conf)
-    assert told(url)["calls"] <= 2 * 4
+    assert calls(url)["calls"] <= 2 * 4
     behave(url)
     counts = completions.run(conf).counts
     assert (counts["answered"], counts["missing"], counts["dead"]) == (60, 0, {})

@@ -1,4 +1,6 @@
-"""What AWS is sent to train and host a student: legal by the services' own models; and what is refused before anything is made."""
+"""The requests that train and host a student are valid by the service models of botocore; bad settings are refused
+before any request.
+"""
 
 import datetime as dt
 import json
@@ -39,7 +41,7 @@ def settled(*assignments: str) -> config.Config:
     return config.load(assignments=[f"hosting.role_arn={ROLE}", "hosting.region=us-east-1", *assignments])
 
 
-def told(*assignments: str, name: str = "mine") -> dict[str, Mapping[str, Any]]:
+def requests(*assignments: str, name: str = "mine") -> dict[str, Mapping[str, Any]]:
     return hosting.planned_requests(settled(*assignments).hosting, name, FOLDER)
 
 
@@ -53,22 +55,22 @@ def told(*assignments: str, name: str = "mine") -> dict[str, Mapping[str, Any]]:
         ("hosting.kind=bedrock",),
     ],
 )
-def test_every_request_is_legal_by_the_services_own_model(assignments: tuple[str, ...], name: str):
+def test_every_request_is_valid_by_the_service_model(assignments: tuple[str, ...], name: str):
     found = {
         operation: aws_model.found(SERVICES.get(kind := operation.partition(",")[0], "sagemaker"), kind, dict(request))
-        for operation, request in told(*assignments, name=name).items()
+        for operation, request in requests(*assignments, name=name).items()
     }
     assert [line for lines in found.values() for line in lines] == []
 
 
-def test_the_check_by_the_model_finds_what_is_not_legal():
-    request = {**told()["CreateModel"], "ModelName": "a_b", "Nonsense": 1}
+def test_the_check_by_the_service_model_finds_invalid_requests():
+    request = {**requests()["CreateModel"], "ModelName": "a_b", "Nonsense": 1}
     found = aws_model.found("sagemaker", "CreateModel", request)
     assert [line.split(":")[0] for line in found] == ["document.ModelName", "Unknown parameter in input"]
 
 
-def test_a_student_is_read_as_it_lies_in_s3_by_amazons_container():
-    model = told()["CreateModel"]["PrimaryContainer"]
+def test_amazons_container_reads_the_student_uncompressed_from_s3():
+    model = requests()["CreateModel"]["PrimaryContainer"]
     assert model["Image"] == "763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:0.36.0-lmi20.0.0-cu128"
     assert model["ModelDataSource"]["S3DataSource"] == {
         "S3Uri": "s3://students/one/",
@@ -77,8 +79,8 @@ def test_a_student_is_read_as_it_lies_in_s3_by_amazons_container():
     }
 
 
-def test_an_endpoint_that_scales_to_zero_has_all_that_wakes_it():
-    made = told("hosting.scale_to_zero=true")
+def test_an_endpoint_that_scales_to_zero_has_all_that_starts_it_again():
+    made = requests("hosting.scale_to_zero=true")
     variant = made["CreateEndpointConfig"]["ProductionVariants"][0]
     assert "ModelName" not in variant
     assert variant["ManagedInstanceScaling"]["MinInstanceCount"] == 0
@@ -88,9 +90,9 @@ def test_an_endpoint_that_scales_to_zero_has_all_that_wakes_it():
     assert made["PutScalingPolicy, up from zero"]["PolicyType"] == "StepScaling"
 
 
-def test_everything_bears_the_tag_and_a_persons_own():
+def test_every_resource_has_the_tag_and_those_of_the_settings():
     for assignments in (("hosting.scale_to_zero=true",), ("hosting.kind=bedrock",)):
-        for operation, request in told(*assignments, 'hosting.tags={team="data"}').items():
+        for operation, request in requests(*assignments, 'hosting.tags={team="data"}').items():
             if "Scal" in operation:
                 continue  # goes with its component
             tags = request.get("Tags") or request["importedModelTags"]
@@ -99,7 +101,7 @@ def test_everything_bears_the_tag_and_a_persons_own():
             assert named["team"] == "data"
 
 
-def test_an_import_that_failed_can_be_asked_again_and_a_double_click_cannot():
+def test_a_failed_import_can_be_repeated_and_a_running_one_cannot_be_started_twice():
     conf = settled("hosting.kind=bedrock").hosting
     first, twice = (aws_requests.import_job(conf, "mine", FOLDER, "") for _ in range(2))
     again = aws_requests.import_job(conf, "mine", FOLDER, "arn:of:the:failed:job")
@@ -128,13 +130,15 @@ def test_every_operation_of_the_docs_list_is_known_to_botocore():
         assert {name.strip() for name in operations.split(",")} <= known
 
 
-# A student's folder
+# The checks of a student's folder
 
 GOOD = {"config.json": 1, "tokenizer.json": 1, "tokenizer_config.json": 1, "model.safetensors": 1_000_000}
 LLAMA = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 8192}
 
 
-def wrong(files: Mapping[str, int], conf: Mapping[str, Any] = LLAMA, kind: str = "bedrock", region: str = "us-east-1"):
+def problems(
+    files: Mapping[str, int], conf: Mapping[str, Any] = LLAMA, kind: str = "bedrock", region: str = "us-east-1"
+):
     found = artifact_checks.problems(ModelFolder(FOLDER, files, conf), settled(f"hosting.kind={kind}").hosting, region)
     assert all(sentence.startswith(FOLDER) for sentence in found)
     return [sentence.removeprefix(f"{FOLDER} ") for sentence in found]
@@ -144,36 +148,36 @@ def without(*names: str) -> dict[str, int]:
     return {name: size for name, size in GOOD.items() if name not in names}
 
 
-def test_a_good_student_is_taken():
-    assert wrong(GOOD) == []
-    assert wrong(GOOD, {"architectures": ["NewForCausalLM"]}, kind="sagemaker", region="eu-west-3") == []
+def test_a_complete_student_is_accepted():
+    assert problems(GOOD) == []
+    assert problems(GOOD, {"architectures": ["NewForCausalLM"]}, kind="sagemaker", region="eu-west-3") == []
 
 
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({}, "holds nothing: it must be the folder of a trained student in S3"),
-        (without("config.json"), "holds no config.json"),
-        (without("tokenizer.json", "tokenizer_config.json"), "holds no tokenizer.json, no tokenizer_config.json"),
-        (without("model.safetensors"), "holds no safetensors"),
-        ({**without("model.safetensors"), "model.tar.gz": 1}, "holds no safetensors, but model.tar.gz"),
-        ({**without("model.safetensors"), "checkpoint-1/model.safetensors": 1}, "holds no safetensors"),
+        ({}, "is empty; it must be the folder of a trained student in S3"),
+        (without("config.json"), "has no config.json"),
+        (without("tokenizer.json", "tokenizer_config.json"), "has no tokenizer.json, no tokenizer_config.json"),
+        (without("model.safetensors"), "has no safetensors"),
+        ({**without("model.safetensors"), "model.tar.gz": 1}, "has no safetensors, but model.tar.gz"),
+        ({**without("model.safetensors"), "checkpoint-1/model.safetensors": 1}, "has no safetensors"),
         (
             {**without("model.safetensors"), "model-00001-of-00002.safetensors": 1},
-            "holds 1 of the 2 parts of model.safetensors",
+            "has 1 of the 2 shards of model.safetensors",
         ),
     ],
 )
 @pytest.mark.parametrize("kind", ["sagemaker", "bedrock"])
 def test_a_folder_that_lacks_something_is_refused(files: dict[str, int], sentence: str, kind: str):
-    assert sentence in wrong(files, kind=kind)
+    assert sentence in problems(files, kind=kind)
 
 
 def test_an_adapter_that_is_not_merged_is_refused():
     files = {**without("model.safetensors"), "adapter_config.json": 1, "adapter_model.safetensors": 1}
-    assert wrong(files, kind="sagemaker") == [
-        "holds a LoRA adapter that is not merged; `raft-spark model train` merges it",
-        "holds no safetensors",
+    assert problems(files, kind="sagemaker") == [
+        "has a LoRA adapter that is not merged; `raft-spark model train` merges it",
+        "has no safetensors",
     ]
 
 
@@ -181,29 +185,29 @@ def test_an_adapter_that_is_not_merged_is_refused():
     ("conf", "region", "sentence"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "us-east-1", "is a GPT2LMHeadModel; Bedrock imports"),
-        ({}, "us-east-1", "is a model of no known architecture; Bedrock imports"),
-        ({"architectures": ["GptOssForCausalLM"]}, "us-west-2", "imports in us-east-1 alone"),
+        ({}, "us-east-1", "is a model of unknown architecture; Bedrock imports"),
+        ({"architectures": ["GptOssForCausalLM"]}, "us-west-2", "imports in us-east-1 only"),
         (LLAMA, "eu-west-1", "cannot be imported in eu-west-1; Bedrock imports in eu-central-1, us-east-1"),
         ({**LLAMA, "max_position_embeddings": 262_144}, "us-east-1", "has a context of 262,144 tokens"),
     ],
 )
 def test_what_bedrock_does_not_import_is_refused(conf: dict[str, Any], region: str, sentence: str):
-    assert [found for found in wrong(GOOD, conf, region=region) if sentence in found]
+    assert [found for found in problems(GOOD, conf, region=region) if sentence in found]
 
 
-def test_a_student_that_is_too_heavy_for_bedrock_is_refused():
-    assert "has 250 GB of weights" in wrong({**GOOD, "model.safetensors": 250_000_000_000})[0]
+def test_a_student_that_is_too_large_for_bedrock_is_refused():
+    assert "has 250 GB of weights" in problems({**GOOD, "model.safetensors": 250_000_000_000})[0]
 
 
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
         ("hosting.role_arn=raft", "as arn:aws:iam::123456789012:role/NAME"),
-        ("hosting.instance_type=g5.2xlarge", "an instance type of SageMaker, as ml.g5.2xlarge"),
-        ("hosting.region=Frankfurt", "a region, as us-east-1"),
+        ("hosting.instance_type=g5.2xlarge", "an instance type of SageMaker, such as ml.g5.2xlarge"),
+        ("hosting.region=Frankfurt", "a region, such as us-east-1"),
         ("hosting.kind=vertex", "hosting.kind"),
         ("training.sagemaker.output=/tmp/x", "s3://bucket/prefix"),
-        ("training.sagemaker.max_wait_hours=1", "max_wait_hours below its max_hours"),
+        ("training.sagemaker.max_wait_hours=1", "max_wait_hours is 1; it must be at least max_hours, 6"),
         ("training.sagemaker.instance_type=p4d", "an instance type of SageMaker"),
     ],
 )
@@ -212,17 +216,19 @@ def test_a_wrong_setting_is_one_sentence(assignment: str, sentence: str):
         settled(assignment)
 
 
-def test_a_region_whose_container_is_not_known_wants_its_address():
-    with pytest.raises(ConfigError, match=r"hosting\.image must be given in eu-south-2"):
-        told("hosting.region=eu-south-2")
+def test_a_region_without_a_default_image_needs_hosting_image():
+    with pytest.raises(ConfigError, match=r"hosting\.image must be set in eu-south-2"):
+        requests("hosting.region=eu-south-2")
     own = "1.dkr.ecr.eu-south-2.amazonaws.com/djl-inference:0.36.0-lmi20.0.0-cu128"
-    assert told("hosting.region=eu-south-2", f"hosting.image={own}")["CreateModel"]["PrimaryContainer"]["Image"] == own
+    assert (
+        requests("hosting.region=eu-south-2", f"hosting.image={own}")["CreateModel"]["PrimaryContainer"]["Image"] == own
+    )
 
 
-# What it costs
+# Costs
 
 
-def test_what_is_left_is_told_with_its_age_its_cost_and_how_it_goes():
+def test_a_leftover_is_described_with_its_age_its_cost_and_how_to_remove_it():
     since = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
     now = since + dt.timedelta(hours=30)
     left = inventory.Leftover(
@@ -242,7 +248,7 @@ def test_cost_is_price_times_instances_times_hours():
     assert inventory.dollars(0.0, 2, 10.0) == (None, None)
 
 
-def test_a_model_of_bedrock_costs_its_units():
+def test_an_imported_model_costs_its_units():
     conf = settled('prices={"bedrock-custom-model-unit-v1.0"={hourly_price=3.0}}')
     units = {"customModelUnits": {"customModelUnitsPerModelCopy": 2, "customModelUnitsVersion": "v1.0"}}
     assert hosting.imported_model_price(conf, units) == 6.0
@@ -257,17 +263,17 @@ def test_a_model_of_bedrock_costs_its_units():
         ({"instructSupported": True, "modelArchitecture": "Qwen2ForCausalLM"}, "openai"),
     ],
 )
-def test_a_model_is_asked_as_it_can_be(model: dict[str, Any], codec: str):
+def test_converse_is_used_where_it_is_supported(model: dict[str, Any], codec: str):
     assert bedrock_import.codec(model) == codec
 
 
-def test_a_printed_section_settles_as_settings(tmp_path: Path):
+def test_a_printed_section_can_be_loaded_as_settings(tmp_path: Path):
     endpoint = config.Endpoint(kind="sagemaker", endpoint_name="raft-spark-a-1", codec="openai", hourly_price=1.5)
     (tmp_path / "a.toml").write_text(hosting.to_toml("a-1", endpoint))
     assert config.load([str(tmp_path / "a.toml")]).endpoints["a-1"] == endpoint
 
 
-def test_a_student_that_wakes_is_waited_for_ten_minutes_and_more():
+def test_a_student_that_starts_again_is_retried_for_ten_minutes_and_more():
     reply = Reply(error_class="throttled", error="ModelNotReadyException: waking")
     waking = InFlightRequest(
         1, Request("k", "m", {}), attempts=40, throttles=40, reply=reply, first_sent=time.monotonic() - 590
@@ -296,7 +302,7 @@ def plan(*assignments: str, held: Version | None = None) -> dict[str, Any]:
     return sagemaker_training.plan(config.load(assignments=[*TRAINING, *assignments]), held or version(), "us-east-1")
 
 
-def test_the_same_training_has_the_same_name_and_checkpoints_and_another_has_others():
+def test_name_and_checkpoints_identify_a_training():
     first, again, other = plan(), plan(), plan("training.seed=5")
     assert first == again
     assert first["name"].startswith("raft-spark-train-")
@@ -307,12 +313,12 @@ def test_the_same_training_has_the_same_name_and_checkpoints_and_another_has_oth
 @pytest.mark.parametrize(
     "assignment", ["spot=false", "max_hours=12", "instance_type=ml.g6.2xlarge", "disk_gb=200", f"role_arn={ROLE}2"]
 )
-def test_more_hours_or_another_machine_go_on_from_the_same_checkpoints(assignment: str):
+def test_more_hours_or_another_machine_resume_from_the_same_checkpoints(assignment: str):
     other = plan(f"training.sagemaker.{assignment}")
     assert (other["name"], other["checkpoints"]) == (plan()["name"], plan()["checkpoints"])
 
 
-def test_the_container_runs_training_py_with_every_setting():
+def test_the_container_runs_sft_script_with_every_setting():
     words = shlex.split(plan("training.sagemaker.spot=true")["command"])
     given = dict(zip(words[2::2], words[3::2], strict=True))
     assert words[:2] == ["python", "sft_script.py"]
@@ -329,13 +335,13 @@ def test_a_student_in_s3_is_a_channel_of_its_own():
     assert "--model /opt/ml/input/data/student" in made["command"]
 
 
-def test_a_dataset_lies_in_s3_or_is_uploaded_from_here(tmp_path: Path):
+def test_a_dataset_is_in_s3_or_is_uploaded_from_here(tmp_path: Path):
     assert plan()["data"].startswith("s3://lake/raft/")
     assert plan()["data"].endswith("/v-1/prompt_completion/")
     assert plan(f"lake.root={tmp_path}")["data"].startswith(str(tmp_path))
 
 
-def test_metrics_are_read_from_what_training_py_prints():
+def test_metrics_are_read_from_the_output_of_sft_script():
     line = "train_loss=0.9 eval_loss=1.1 learning_rate=2e-05 grad_norm=0.5 step=10 epoch=0.5 seconds_per_step=4.2"
     found = {name: re.search(regex, line)[1] for name, regex in plan()["metrics"].items()}
     assert found["learning_rate"] == "2e-05"
@@ -346,9 +352,12 @@ def test_metrics_are_read_from_what_training_py_prints():
 @pytest.mark.parametrize(
     ("assignments", "sentence"),
     [
-        (("training.sagemaker.role_arn=", "training.sagemaker.output="), "role_arn, training.sagemaker.output must be"),
-        (("training.model=",), "training.model is ''; SageMaker reads a name on the hub"),
-        (("training.model=build/student.gguf.x/y/z",), "SageMaker reads a name on the hub"),
+        (
+            ("training.sagemaker.role_arn=", "training.sagemaker.output="),
+            "role_arn, training.sagemaker.output must be set",
+        ),
+        (("training.model=",), "training.model is ''; for SageMaker it must be a name on the hub"),
+        (("training.model=build/student.gguf.x/y/z",), "for SageMaker it must be a name on the hub"),
     ],
 )
 def test_what_sagemaker_cannot_train_with_is_refused(assignments: tuple[str, ...], sentence: str):

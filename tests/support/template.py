@@ -187,6 +187,15 @@ class Need:
     context: Mapping[str, str] = field(default_factory=dict)
 
 
+GLUE = {  # what each call of Iceberg's GlueCatalog needs; test_iceberg.py compares the names with the calls made
+    "GetDatabase": [Need("glue:GetDatabase", CATALOG), Need("glue:GetDatabase", DATABASE)],
+    **{
+        name: [Need(f"glue:{name}", CATALOG), Need(f"glue:{name}", DATABASE), Need(f"glue:{name}", TABLE)]
+        for name in ("GetTable", "CreateTable", "UpdateTable")
+    },
+}
+
+
 def is_allowed(statements: Sequence[Mapping[str, Any]], need: Need) -> bool:
     return any(_allows(statement, need) for statement in statements)
 

@@ -32,7 +32,7 @@ FACTS = ("helped 4 of 9 nurses", "did nothing for sleep", "was worse than tea", 
 
 
 def rows(count: int) -> list[TrainingRow]:
-    asked = config.load().completions
+    completions = config.load().completions
     return [
         TrainingRow(
             pubid=number,
@@ -43,8 +43,8 @@ def rows(count: int) -> list[TrainingRow]:
             original_answer=None,
             completion=f"It {FACTS[number % 4]}.",
             answer=f"It {FACTS[number % 4]}.",
-            astray=f"It {FACTS[(number + 1) % 4]}.",
-            asked=asked,
+            rejected_answer=f"It {FACTS[(number + 1) % 4]}.",
+            completions=completions,
         )
         for number in range(count)
     ]

@@ -1,1 +1,1 @@
-"""A model server for tests: it speaks every protocol and fails as asked."""
+"""Imitate the model services for tests, with faults on request."""

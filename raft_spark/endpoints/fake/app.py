@@ -1,17 +1,17 @@
-"""Request -> a made-up answer over HTTP, as OpenAI, SageMaker or Bedrock lay it out, and trouble on request.
+"""Serve made-up answers over HTTP as OpenAI, SageMaker and Bedrock do, with faults on request.
 
-python -m raft_spark.endpoints.fake '{"kind": "fake", "latency_ms": 5}' ['{"capacity": 50}']
+python -m raft_spark.endpoints.fake.app '{"kind": "fake", "latency_ms": 5}' ['{"capacity": 50}']
 
-The answer is a function of the request alone: the first two sentences of what the user said and a hash of all that
-was sent. How it is laid out is told in `protocols` and `trouble`, what can go wrong in `behaviour`. Beside the services'
-own routes:
+An answer is a function of its request: the first two sentences of the user's last message and a hash of all that was
+sent. `protocols` and `errors` have the schemas of the services, `faults` what can go wrong. The server has these routes
+of its own:
 
-    POST /behave        a Behaviour or a list of them: the next calls misbehave; {} is good behaviour
-    POST /manner        some fields of a Manner: they change, the others stay; GET tells them all
-    GET /calls          what was asked and what became of it; DELETE forgets it
-    GET /calls/keys     the same for each request, by the caller's own key for it, else by hash
-    GET /calls/seconds  the same for each second: [second, calls, answered, throttled]
-    POST /jobs/behave, GET /jobs/records        of Bedrock's batch jobs, see `fake_jobs`
+    POST /behave        a FaultRule or a list of them for the next calls; {} ends all faults
+    POST /manner        fields of ServerOptions to change; GET returns all fields
+    GET /calls          the number of calls and their outcomes; DELETE resets them
+    GET /calls/keys     the outcomes by the caller's key of the request, else by its hash
+    GET /calls/seconds  the outcomes by second: [second, calls, answered, throttled]
+    POST /jobs/behave, GET /jobs/records        for Bedrock's batch jobs, see `batch_jobs`
 """
 
 import asyncio
@@ -50,25 +50,25 @@ MODEL_ROUTES = (
     "/model/{model:path}/converse",
     "/model/{model:path}/invoke",
 )
-FALSE_LENGTH = (b"content-length", b"1000")  # promised, and then the connection is closed
+FALSE_LENGTH = (b"content-length", b"1000")  # announced before the connection is closed without a body
 FILTERED_TEXT = "This cannot be answered."
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
-SLOW_PIECES = 20  # of a body that drips
+SLOW_PIECES = 20  # into which the fault `slow` divides a body
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingCall:
-    """A call and the way back to its caller."""
+    """A call, and the ASGI functions that receive from its caller and send to it."""
 
     path: str
     headers: dict[bytes, bytes]
-    sent: bytes
+    body: bytes
     name: RequestName
     receive: Receive
     send: Send
 
-    async def is_left(self, seconds: float | None) -> bool:
-        """Wait, and say whether the caller left meanwhile; with None, wait until it does."""
+    async def is_disconnected_within(self, seconds: float | None) -> bool:
+        """Wait for `seconds`, or without end for None; return early, and True, when the caller disconnects."""
         try:
             async with asyncio.timeout(seconds):
                 while (await self.receive())["type"] != "http.disconnect":
@@ -79,180 +79,177 @@ class IncomingCall:
 
 
 class FakeServer:
-    """What was asked so far, and how to behave next. Called with an ASGI scope, it answers a call of any service."""
+    """The options, the faults and the counts of the server. As an ASGI application it answers a call of any service."""
 
-    def __init__(self, manner: ServerOptions) -> None:
-        self._manner = manner
-        self._temper = FaultSchedule()
-        self._counts = ServerStats()
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self._faults = FaultSchedule()
+        self._stats = ServerStats()
         self._bucket = TokenBucket()
-        self._busy = 0  # calls open, without those turned away
+        self._admitted = 0  # open calls, without the throttled ones
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a call, or fail as told."""
-        path, headers, sent = scope["path"], dict(scope["headers"]), await _read_body(receive)
-        digest = sha256(path.encode() + sent).hexdigest()[:16]
-        call = IncomingCall(
-            path, headers, sent, RequestName(digest, protocols.caller_key(path, headers, sent) or digest), receive, send
-        )
-        attempt = self._counts.came(call.name, scope["client"])
+        """Answer a call, or fail as the fault rules say."""
+        path, headers, body = scope["path"], dict(scope["headers"]), await _read_body(receive)
+        digest = sha256(path.encode() + body).hexdigest()[:16]
+        name = RequestName(digest, protocols.caller_key(path, headers, body) or digest)
+        call = IncomingCall(path, headers, body, name, receive, send)
+        attempt = self._stats.count_call(name, scope["client"])
         try:
             if self._is_full():
-                busy = ServiceError(
-                    TOO_MANY_REQUESTS, "Too many requests, please wait.", retry_after=self._manner.retry_after or None
-                )
-                await self._sent(call, error_response(path, busy), FaultRule())
+                wait = self._options.retry_after or None
+                error = ServiceError(TOO_MANY_REQUESTS, "Too many requests, please wait.", retry_after=wait)
+                await self._send(call, error_response(path, error), FaultRule())
             else:
-                await self._admitted(call, draw(digest, attempt))
+                await self._admit(call, draw(digest, attempt))
         finally:
-            self._counts.went()
+            self._stats.count_end()
 
     def _is_full(self) -> bool:
-        capacity, rate = self._manner.capacity, self._manner.requests_per_second
-        if capacity and self._busy >= capacity:
+        capacity, rate = self._options.capacity, self._options.requests_per_second
+        if capacity and self._admitted >= capacity:
             return True
         return bool(rate) and not self._bucket.take(rate, time.monotonic())
 
-    async def _admitted(self, call: IncomingCall, drawn: Draw) -> None:
-        self._busy += 1
+    async def _admit(self, call: IncomingCall, drawn: Draw) -> None:
+        self._admitted += 1
         try:
-            await self._answered(call, self._temper.next(drawn), self._manner.seconds(drawn))
+            await self._respond(call, self._faults.next(drawn), self._options.latency_seconds(drawn))
         finally:
-            self._busy -= 1
+            self._admitted -= 1
 
-    async def _answered(self, call: IncomingCall, behaviour: FaultRule, seconds: float) -> None:
-        if behaviour.fault == "hang":
-            self._counts.hung()
-            await call.is_left(None)
-        elif not (seconds and await call.is_left(seconds)):
-            bad = _fault_response(behaviour, call, self._manner.container)
-            laid = bad or self._laid(call, behaviour)
-            if await self._sent(call, laid, behaviour) and not bad and laid.status == 200:  # noqa: PLR2004 - OK
-                self._counts.answered(call.name)
+    async def _respond(self, call: IncomingCall, rule: FaultRule, seconds: float) -> None:
+        if rule.fault == "hang":
+            self._stats.count_hung()
+            await call.is_disconnected_within(None)
+        elif not (seconds and await call.is_disconnected_within(seconds)):
+            failure = _fault_response(rule, call, self._options.container)
+            response = failure or self._response(call, rule)
+            is_sent = await self._send(call, response, rule)
+            if is_sent and not failure and response.status == 200:  # noqa: PLR2004 - OK
+                self._stats.count_answer(call.name)
 
-    def _laid(self, call: IncomingCall, behaviour: FaultRule) -> RawResponse:
+    def _response(self, call: IncomingCall, rule: FaultRule) -> RawResponse:
         try:
-            asked = protocols.parse(call.path, call.sent, self._manner.container)
-        except ServiceError as trouble:
-            return error_response(call.path, trouble, self._manner.container)
-        echo = self._manner.echo or behaviour.fault == "echo"
-        return protocols.render(call.path, _make_answer(asked, call.name.digest, behaviour, echo=echo), asked.lay_out)
+            request = protocols.parse(call.path, call.body, self._options.container)
+        except ServiceError as error:
+            return error_response(call.path, error, self._options.container)
+        echo = self._options.echo or rule.fault == "echo"
+        answer = _make_answer(request, call.name.digest, rule, echo=echo)
+        return protocols.render(call.path, answer, request.render)
 
-    async def _sent(self, call: IncomingCall, laid: RawResponse, behaviour: FaultRule) -> bool:
-        """Send a response as far as the behaviour goes; say whether it went out whole, to a caller still there."""
-        self._counts.began(laid.status, throttled=laid.throttled)
-        body, drops = laid.body, behaviour.fault == "drop"
-        length = FALSE_LENGTH if drops else (b"content-length", b"%d" % len(body))
+    async def _send(self, call: IncomingCall, response: RawResponse, rule: FaultRule) -> bool:
+        """Send a response, in part only if the rule says so; return whether the caller got the whole of it."""
+        self._stats.count_response(response.status, throttled=response.throttled)
+        body, is_dropped = response.body, rule.fault == "drop"
+        length = FALSE_LENGTH if is_dropped else (b"content-length", b"%d" % len(body))
         trace = [] if service_of(call.path) == "openai" else [(b"x-amzn-requestid", call.name.digest.encode())]
-        headers = [*laid.headers, length, *trace]
-        await call.send({"type": "http.response.start", "status": laid.status, "headers": headers})
-        if drops:
+        headers = [*response.headers, length, *trace]
+        await call.send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if is_dropped:
             return False
-        if behaviour.fault == "half":
+        if rule.fault == "half":
             await call.send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
             return False
-        if behaviour.fault == "slow" and not await _send_slowly(call, body, behaviour.seconds):
+        if rule.fault == "slow" and not await _send_slowly(call, body, rule.seconds):
             return False
-        await call.send({"type": "http.response.body", "body": b"" if behaviour.fault == "slow" else body})
+        await call.send({"type": "http.response.body", "body": b"" if rule.fault == "slow" else body})
         return True
 
     async def calls(self, request: Request) -> Response:
-        """Tell what came and what became of it, or forget it."""
+        """Return the counts of all calls; DELETE resets them first."""
         if request.method == "DELETE":
-            self._counts.reset()
-        return JSONResponse(self._counts.told())
+            self._stats.reset()
+        return JSONResponse(self._stats.summary())
 
     async def keys(self, _: Request) -> Response:
-        """Tell it for each key."""
-        return JSONResponse(self._counts.keys())
+        """Return the counts by key."""
+        return JSONResponse(self._stats.keys())
 
     async def seconds(self, _: Request) -> Response:
-        """Tell it for each second."""
-        return JSONResponse(self._counts.seconds())
+        """Return the counts by second."""
+        return JSONResponse(self._stats.seconds())
 
     async def behave(self, request: Request) -> Response:
-        """Take a Behaviour, or a list of them."""
+        """Replace the fault rules by one rule or a list of rules."""
         try:
-            told = await request.json()
-            behaviours = [FaultRule.model_validate(one) for one in (told if isinstance(told, list) else [told])]
-            self._temper = FaultSchedule(behaviours)
-        except ValueError as error:  # a ValidationError is one, too
+            sent = await request.json()
+            rules = [FaultRule.model_validate(rule) for rule in (sent if isinstance(sent, list) else [sent])]
+            self._faults = FaultSchedule(rules)
+        except ValueError as error:  # or a ValidationError, its subclass
             return JSONResponse(error_body(str(error)), 400)
         return JSONResponse({})
 
     async def manner(self, request: Request) -> Response:
-        """Tell the Manner, after changing what is sent of it."""
+        """Return the options; POST changes the fields that it sends first."""
         try:
-            changed = await request.json() if request.method == "POST" else {}
-            self._manner = ServerOptions.model_validate({**self._manner.model_dump(), **changed})
+            changes = await request.json() if request.method == "POST" else {}
+            self._options = ServerOptions.model_validate({**self._options.model_dump(), **changes})
         except (TypeError, ValueError) as error:
             return JSONResponse(error_body(str(error)), 400)
-        return JSONResponse(self._manner.model_dump())
+        return JSONResponse(self._options.model_dump())
 
 
 async def _read_body(receive: Receive) -> bytes:
-    """Read what was sent, as far as it came."""
+    """Read the body of a call, as far as the caller sent it."""
     message = await receive()
-    pieces = [message.get("body", b"")]
+    chunks = [message.get("body", b"")]
     while message.get("more_body"):
         message = await receive()
-        pieces.append(message.get("body", b""))
-    return b"".join(pieces)
+        chunks.append(message.get("body", b""))
+    return b"".join(chunks)
 
 
-def _fault_response(behaviour: FaultRule, call: IncomingCall, container: str) -> RawResponse | None:
-    """Return what goes wrong with this call before it is even read, None when nothing does."""
+def _fault_response(rule: FaultRule, call: IncomingCall, container: str) -> RawResponse | None:
+    """Return the response of a fault that does not depend on the request, None when there is none."""
     key = call.headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
-    wait, status, original = behaviour.retry_after, behaviour.status, behaviour.original_status
-    if behaviour.key and key != behaviour.key:
+    wait, status, original = rule.retry_after, rule.status, rule.original_status
+    if rule.key and key != rule.key:
         return error_response(call.path, ServiceError(401, f"Incorrect API key provided: {key}"))
-    if behaviour.body is not None:
-        return RawResponse(
-            status, json_headers([], wait), behaviour.body.encode(), throttled=status == TOO_MANY_REQUESTS
-        )
+    if rule.body is not None:
+        is_throttled = status == TOO_MANY_REQUESTS
+        return RawResponse(status, json_headers([], wait), rule.body.encode(), throttled=is_throttled)
     if status != 200 or original:  # noqa: PLR2004 - OK
         message = f"told to fail with {original or status}"
-        return error_response(call.path, ServiceError(status, message, behaviour.error, original, wait), container)
-    if behaviour.fault == "garbage":
+        return error_response(call.path, ServiceError(status, message, rule.error, original, wait), container)
+    if rule.fault == "garbage":
         return RawResponse(200, json_headers([]), b'{"choices": [{"message": {"content": "As far')
     return None
 
 
-def _make_answer(asked: ParsedRequest, digest: str, behaviour: FaultRule, *, echo: bool) -> ModelAnswer:
-    """Make up the answer to the last thing said; a token is a word."""
-    said = asked.question if echo else " ".join(SENTENCE.split(asked.question.strip(), 2)[:2])
-    words = f"{said} [{digest[:8]}]".split()
-    limit = len(words) if echo else asked.limit or len(words)
-    if behaviour.fault == "truncated":
+def _make_answer(request: ParsedRequest, digest: str, rule: FaultRule, *, echo: bool) -> ModelAnswer:
+    """Make up the answer to the user's last message; a token is a word."""
+    start = request.question if echo else " ".join(SENTENCE.split(request.question.strip(), 2)[:2])
+    words = f"{start} [{digest[:8]}]".split()
+    limit = len(words) if echo else request.limit or len(words)
+    if rule.fault == "truncated":
         limit = min(limit, max(1, len(words) // 2))
-    finish = {"filtered": "content_filter", "error": "error"}.get(behaviour.fault)
-    made_up = f"{said} [{digest[:8]}]" if echo and limit >= len(words) else " ".join(words[:limit])
-    text = {"filtered": FILTERED_TEXT, "error": "", "empty": ""}.get(behaviour.fault, made_up)
+    reason = {"filtered": "content_filter", "error": "error"}.get(rule.fault)
+    made_up = f"{start} [{digest[:8]}]" if echo and limit >= len(words) else " ".join(words[:limit])
+    text = {"filtered": FILTERED_TEXT, "error": "", "empty": ""}.get(rule.fault, made_up)
     return ModelAnswer(
-        text=text if behaviour.text is None else behaviour.text,
-        finish_reason=behaviour.finish_reason or finish or ("length" if len(words) > limit else "stop"),
-        prompt_tokens=asked.prompt_tokens,
+        text=text if rule.text is None else rule.text,
+        finish_reason=rule.finish_reason or reason or ("length" if len(words) > limit else "stop"),
+        prompt_tokens=request.prompt_tokens,
         completion_tokens=min(limit, len(words)),
     )
 
 
 async def _send_slowly(call: IncomingCall, body: bytes, seconds: float) -> bool:
-    """Send a body piece by piece; say whether the caller stayed for all of it."""
+    """Send a body in SLOW_PIECES over `seconds`; return whether the caller stayed to the end."""
     size = max(1, -(-len(body) // SLOW_PIECES))
     for start in range(0, len(body), size):
-        if await call.is_left(seconds / SLOW_PIECES):
+        if await call.is_disconnected_within(seconds / SLOW_PIECES):
             return False
         await call.send({"type": "http.response.body", "body": body[start : start + size], "more_body": True})
     return True
 
 
-def application(manner: ServerOptions) -> Starlette:
-    """Return the fake server."""
-    quiet = logging.getLogger(
-        "uvicorn.error"
-    )  # which complains of each answer that is broken off, as it was told to be
-    quiet.addFilter(lambda record: "without completing response" not in record.getMessage())
-    fake = FakeServer(manner)
+def application(options: ServerOptions) -> Starlette:
+    """Return the fake server as a Starlette application."""
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(lambda record: "without completing response" not in record.getMessage())  # faults do that on purpose
+    fake = FakeServer(options)
     return Starlette(
         routes=[
             *(Route(path, fake, methods=["POST"]) for path in MODEL_ROUTES),
@@ -268,5 +265,5 @@ def application(manner: ServerOptions) -> Starlette:
 
 if __name__ == "__main__":
     conf = Endpoint.model_validate_json(sys.argv[1])
-    chosen = ServerOptions.model_validate_json(sys.argv[2] if sys.argv[2:] else "{}")
-    serve(application(chosen.model_copy(update={"latency_ms": conf.latency_ms})))
+    options = ServerOptions.model_validate_json(sys.argv[2] if sys.argv[2:] else "{}")
+    serve(application(options.model_copy(update={"latency_ms": conf.latency_ms})))

@@ -1,7 +1,7 @@
-"""An error of the fake endpoint -> bytes, as OpenAI, SageMaker and Bedrock lay theirs out.
+"""An error of the fake endpoint -> a response in the schema of OpenAI, SageMaker or Bedrock.
 
-AWS's are rest-json: the header x-amzn-errortype names the exception, and botocore makes its members of the body. The names
-are those of botocore's models of sagemaker-runtime and bedrock-runtime.
+AWS uses the protocol rest-json: the header x-amzn-errortype names the exception, and the body has its members. The
+names are those in botocore's models of sagemaker-runtime and bedrock-runtime.
 """
 
 import json
@@ -38,7 +38,7 @@ ERRORS: Mapping[str, Mapping[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """A response, ready to be sent."""
+    """The status, headers and body of a response."""
 
     status: int
     headers: Headers
@@ -48,8 +48,10 @@ class RawResponse:
 
 @dataclass(eq=False)
 class ServiceError(Exception):
-    """An error to be laid out: `name` is AWS's name for it, "" the usual one of its status; `original_status` is the
-    container's own, 0 for an error that is the service's.
+    """An error of a service.
+
+    `name` is its AWS name, "" for the usual one of its status. `original_status` is the status of the container that
+    caused it, 0 for an error of the service itself.
     """
 
     status: int
@@ -60,51 +62,53 @@ class ServiceError(Exception):
 
 
 def service_of(path: str) -> Literal["openai", "sagemaker", "bedrock"]:
-    """Tell whose call this is."""
+    """Return the service to which a path belongs."""
     if path.startswith("/endpoints/"):
         return "sagemaker"
     return "bedrock" if path.startswith("/model/") else "openai"
 
 
-def error_response(path: str, trouble: ServiceError, container: str = "tgi") -> RawResponse:
-    """Lay an error out as its service does; a container's own error reaches the caller as a ModelError."""
-    owner = service_of(path)
-    if owner == "openai":
-        status = trouble.status if trouble.status != 200 else trouble.original_status  # noqa: PLR2004 - OK
-        return _raw_response(trouble, status, error_body(trouble.message), [])
-    status = 424 if trouble.original_status else trouble.status
-    name = trouble.name or ERRORS[owner].get(status) or ERRORS[owner][max(4, status // 100)]
-    body: dict[str, object] = {"Message" if owner == "sagemaker" else "message": trouble.message}
+def error_response(path: str, error: ServiceError, container: str = "tgi") -> RawResponse:
+    """Return an error in the schema of its service; an error of the container becomes a ModelError."""
+    service = service_of(path)
+    if service == "openai":
+        status = error.status if error.status != 200 else error.original_status  # noqa: PLR2004 - OK
+        return _raw_response(error, status, error_body(error.message), [])
+    status = 424 if error.original_status else error.status
+    name = error.name or ERRORS[service].get(status) or ERRORS[service][max(4, status // 100)]
+    body: dict[str, object] = {"Message" if service == "sagemaker" else "message": error.message}
     if name == "ModelError":
-        body = _model_error(trouble, container)
+        body = _model_error(error, container)
     if name == "ModelErrorException":
-        body |= {"originalStatusCode": trouble.original_status or 500, "resourceName": path.split("/")[2]}
-    kind = name if owner == "sagemaker" else f"{name}:http://internal.amazon.com/coral/com.amazon.bedrock/"
-    return _raw_response(trouble, status, body, [(b"x-amzn-errortype", kind.encode())])
+        body |= {"originalStatusCode": error.original_status or 500, "resourceName": path.split("/")[2]}
+    kind = name if service == "sagemaker" else f"{name}:http://internal.amazon.com/coral/com.amazon.bedrock/"
+    return _raw_response(error, status, body, [(b"x-amzn-errortype", kind.encode())])
 
 
-def _model_error(trouble: ServiceError, container: str) -> dict[str, object]:
-    """Lay out what SageMaker says when the container fails; the container's words are in its own layout."""
-    status = trouble.original_status or 500
+def _model_error(error: ServiceError, container: str) -> dict[str, object]:
+    """Return SageMaker's body for an error of the container, whose own body it contains."""
+    status = error.original_status or 500
     kind = {422: "validation", 424: "generation", 429: "overloaded"}.get(status, "incomplete_generation")
-    said = json.dumps({"error": trouble.message, **({"error_type": kind} if container == "tgi" else {"code": status})})
+    original = json.dumps(
+        {"error": error.message, **({"error_type": kind} if container == "tgi" else {"code": status})}
+    )
     fault = "client" if status < 500 else "server"  # noqa: PLR2004 - as HTTP divides them
     return {
         "ErrorCode": f"{fault.upper()}_ERROR_FROM_MODEL",
         "LogStreamArn": "arn:aws:logs:us-east-1:000000000000:log-group:/aws/sagemaker/Endpoints/fake",
-        "Message": f'Received {fault} error ({status}) from primary with message "{said}".',
-        "OriginalMessage": said,
+        "Message": f'Received {fault} error ({status}) from primary with message "{original}".',
+        "OriginalMessage": original,
         "OriginalStatusCode": status,
     }
 
 
-def _raw_response(trouble: ServiceError, status: int, body: Mapping[str, object], extra: Headers) -> RawResponse:
-    throttled = TOO_MANY_REQUESTS in {status, trouble.original_status} or trouble.name == "ThrottlingException"
-    return RawResponse(status, json_headers(extra, trouble.retry_after), json.dumps(body).encode(), throttled)
+def _raw_response(error: ServiceError, status: int, body: Mapping[str, object], extra: Headers) -> RawResponse:
+    throttled = TOO_MANY_REQUESTS in {status, error.original_status} or error.name == "ThrottlingException"
+    return RawResponse(status, json_headers(extra, error.retry_after), json.dumps(body).encode(), throttled)
 
 
 def json_headers(extra: Headers, retry_after: str | float | None = None) -> Headers:
-    """Return the headers of a JSON body; a number of seconds is told as the services do, 7 and not 7.0."""
+    """Return the headers of a JSON body; a number of seconds is written as the services do, 7 and not 7.0."""
     wait = retry_after if isinstance(retry_after, str | None) else f"{retry_after:g}"
     return [
         (b"content-type", b"application/json"),

@@ -1,6 +1,6 @@
-"""(request, attempt) -> how the fake endpoint answers it: how late, and how wrong. No clock decides it and no state.
+"""(request, attempt) -> the latency and the fault of the fake endpoint's answer, drawn by hash.
 
-The same request on the same attempt meets the same luck in every run, so that a failure that was seen can be seen again.
+The same attempt of the same request has the same outcome in every run, so that a failure can be reproduced.
 """
 
 from collections.abc import Sequence
@@ -19,42 +19,54 @@ Fault = Literal["", "hang", "drop", "half", "slow", "garbage", "empty", "truncat
 
 
 class ServerOptions(Section):
-    """How the fake endpoint answers while nothing goes wrong."""
+    """The options of the fake endpoint: latency, limits and schema. Faults come from FaultRule."""
 
-    latency_ms: Milliseconds = Field(5, description="The time an answer takes, ms: the median.")
-    jitter: Share = Field(0, description="Answers take up to this share less or more.")
+    latency_ms: Milliseconds = Field(5, description="The median latency of an answer, ms.")
+    jitter: Share = Field(0, description="Latencies vary by up to this share, up and down.")
     tail_share: Share = Field(
-        0, description="The share of calls that take tail-ms, by hash of the request and its attempt."
+        0, description="The share of calls with a latency of tail-ms, drawn by hash of request and attempt."
     )
-    tail_ms: Milliseconds = Field(5000, description="The time a call of the tail takes, ms.")
-    capacity: int = Field(0, ge=0, le=1_000_000, description="Calls open at once; more get 429 at once. 0 = no limit.")
+    tail_ms: Milliseconds = Field(5000, description="The latency of the calls of tail-share, ms.")
+    capacity: int = Field(
+        0, ge=0, le=1_000_000, description="Limit of open calls; others get status 429 at once. 0 = no limit."
+    )
     requests_per_second: Limit = Field(
-        0, description="Calls a second, with a second's burst; more get 429. 0 = no limit."
+        0, description="Limit of calls per second, with a burst of one second; others get status 429. 0 = no limit."
     )
-    retry_after: Limit = Field(1, description="The seconds such a 429 asks to wait. 0 = it does not say.")
-    container: Literal["tgi", "lmi"] = Field("tgi", description="What the SageMaker endpoint runs.")
-    echo: bool = Field(default=False, description="Answer with all that the user said last, and a hash of the request.")
+    retry_after: Limit = Field(1, description="Retry-After of such a response, s. 0 = without Retry-After.")
+    container: Literal["tgi", "lmi"] = Field("tgi", description="The container that the SageMaker endpoint imitates.")
+    echo: bool = Field(
+        default=False, description="Answer with the whole last message of the user and a hash of the request."
+    )
 
-    def seconds(self, luck: "Draw") -> float:
-        """Return how long an answer takes."""
-        if luck.tail < self.tail_share:
+    def latency_seconds(self, drawn: "Draw") -> float:
+        """Return the latency of an answer."""
+        if drawn.tail < self.tail_share:
             return self.tail_ms / 1000
-        return self.latency_ms / 1000 * (1 + self.jitter * (2 * luck.jitter - 1))
+        return self.latency_ms / 1000 * (1 + self.jitter * (2 * drawn.jitter - 1))
 
 
 class FaultRule(Section):
-    """How calls go wrong: `share` of them (chosen by hash, anew at each attempt), the next `for_calls` (0 = all).
+    """A fault for a `share` of the calls, drawn by hash anew at each attempt, and for `for_calls` calls at most (0 =
+    all).
 
-    status: anything but 200 is an error, laid out as the service does, with `retry_after` as its header; error: its name at
-    AWS, where it is not the status' usual one; original_status: what SageMaker's or Bedrock's ModelError says of the
-    container; body: sent as it is; text, finish_reason: in place of the made-up ones; key: calls without this bearer key
-    get status 401, which repeats the key they came with. fault is one of
-
-    hang       never answers                            empty      status 200, no text
-    drop       closes the connection before the body    truncated  half of the text, finish_reason length
-    half       closes it in the middle of the body      filtered   as the service's content filter says it
-    slow       drips the body over `seconds`            error      status 200, no text, finish_reason error, as LMI fails
-    garbage    status 200 and no JSON                   echo       all that the user said last, and a hash of the request
+    status           other than 200 an error in the service's schema, with `retry_after` as its header
+    error            the AWS name of the error, if not the usual one of the status
+    original_status  the container's status in a ModelError of SageMaker or Bedrock
+    body             sent as it is
+    text             the text of the answer, in place of the made-up one
+    finish_reason    the finish reason of the answer, likewise
+    key              calls without this bearer key get status 401, with a message that repeats theirs
+    fault            hang       never answers
+                     drop       closes the connection before the body
+                     half       closes it in the middle of the body
+                     slow       sends the body over `seconds`
+                     garbage    status 200, a body that is not JSON
+                     empty      status 200, no text
+                     truncated  half of the text, finish_reason length
+                     filtered   the answer of the service's content filter
+                     error      status 200, no text, finish_reason error, as LMI does
+                     echo       the whole last message of the user and a hash of the request
     """
 
     status: Annotated[int, Field(ge=200, le=599)] = 200
@@ -75,49 +87,49 @@ NO_FAULT = FaultRule()
 
 
 class FaultSchedule:
-    """The behaviours in force, each for as many calls as it was told for; their shares add up to 1 at most."""
+    """The fault rules in effect, with the number of calls that each has left. Their shares sum to at most 1."""
 
-    def __init__(self, behaviours: Sequence[FaultRule] = ()) -> None:
-        if sum(behaviour.share for behaviour in behaviours) > 1 + 1e-9:
-            raise ValueError("the shares of the behaviours add up to more than 1")
-        self._behaviours = behaviours
-        self._ends = list(accumulate(behaviour.share for behaviour in behaviours))
-        self._left = [behaviour.for_calls or -1 for behaviour in behaviours]
+    def __init__(self, rules: Sequence[FaultRule] = ()) -> None:
+        if sum(rule.share for rule in rules) > 1 + 1e-9:
+            raise ValueError("the shares of the fault rules sum to more than 1; they must sum to at most 1")
+        self._rules = rules
+        self._ends = list(accumulate(rule.share for rule in rules))
+        self._left = [rule.for_calls or -1 for rule in rules]
 
-    def next(self, luck: "Draw") -> FaultRule:
-        """Return how the call with this luck behaves, and count it."""
-        for place, end in enumerate(self._ends):
-            if luck.behaviour < end:
-                if not self._left[place]:
+    def next(self, drawn: "Draw") -> FaultRule:
+        """Return the rule for a call and count it, NO_FAULT if none applies."""
+        for index, end in enumerate(self._ends):
+            if drawn.rule < end:
+                if not self._left[index]:
                     return NO_FAULT
-                self._left[place] -= 1
-                return self._behaviours[place]
+                self._left[index] -= 1
+                return self._rules[index]
         return NO_FAULT
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Numbers in [0, 1), one for each thing that chance decides."""
+    """Random numbers in [0, 1), one for each choice."""
 
-    behaviour: float
+    rule: float
     tail: float
     jitter: float
 
 
 def draw(digest: str, attempt: int) -> Draw:
-    """Draw the luck of a request's attempt, which counts from 1."""
+    """Return the draw for an attempt of a request; attempts count from 1."""
     bits = sha256(f"{digest} {attempt}".encode()).digest()
     return Draw(*(int.from_bytes(bits[start : start + 4]) / 2**32 for start in (0, 4, 8)))
 
 
 class TokenBucket:
-    """A token bucket that holds a second's worth, and one token at least."""
+    """A token bucket with a capacity of one second, and of at least one token."""
 
     def __init__(self) -> None:
         self._tokens, self._at = float("inf"), 0.0
 
     def take(self, per_second: float, now: float) -> bool:
-        """Take a token if there is one; `now` is in seconds, of any clock that does not go back."""
+        """Take a token and return whether there was one; `now` is in seconds of a monotonic clock."""
         self._tokens = min(max(per_second, 1.0), self._tokens + (now - self._at) * per_second)
         self._at = now
         has_one = self._tokens >= 1

@@ -1,11 +1,11 @@
-"""Bytes of a call -> what is asked, and an answer -> bytes: the server's side of three services.
+"""The body of a call -> ParsedRequest; an answer -> the body of a response: the server's side of three services.
 
     /v1/chat/completions, /v1/completions      OpenAI
     /endpoints/NAME/invocations                SageMaker: TGI's or LMI's {"inputs"}, or OpenAI's two
     /model/ID/converse, /model/ID/invoke       Bedrock: Converse; Llama's own {"prompt", "max_gen_len"}, or OpenAI's two
 
-Sources: botocore's models of sagemaker-runtime and bedrock-runtime (rest-json); TGI's router (validation and defaults); the
-LMI documents of djl-serving; Bedrock's user guide on Llama and imported models.
+Sources: botocore's models of sagemaker-runtime and bedrock-runtime (rest-json); TGI's router (validation and defaults);
+the LMI documents of djl-serving; Bedrock's user guide on Llama and imported models.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 from raft_spark.endpoints.fake.errors import Headers, RawResponse, ServiceError, json_headers, service_of
 from raft_spark.endpoints.local.process import ModelAnswer, answer_body
 
-LMI_TOKENS = 30  # what LMI generates when max_new_tokens is not said
-LLAMA_TOKENS = 512  # the same for max_gen_len
+LMI_TOKENS = 30  # LMI's default of max_new_tokens
+LLAMA_TOKENS = 512  # Llama's default of max_gen_len
 USER_HEADER, END_OF_TURN = "<|start_header_id|>user<|end_header_id|>", "<|eot_id|>"
 CONTAINER_REASONS = {"stop": "eos_token"}
 CONVERSE_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "guardrail_intervened"}
@@ -25,44 +25,46 @@ CONVERSE_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter"
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A call, read: the last thing the user said, the words of all that was sent (a word is a token), how many tokens to
-    answer at most, and how to lay the answer out.
+    """A parsed call.
+
+    `question` is the user's last message, `prompt_tokens` the number of words in all messages, `limit` the most tokens
+    of the answer, and `render` turns an answer into the service's schema.
     """
 
     question: str
     prompt_tokens: int
     limit: int | None
-    lay_out: Callable[[ModelAnswer], object]
+    render: Callable[[ModelAnswer], object]
 
 
-def caller_key(path: str, headers: Mapping[bytes, bytes], sent: bytes) -> str:
-    """Return the name the caller gave the request, "" when it gave none."""
+def caller_key(path: str, headers: Mapping[bytes, bytes], body: bytes) -> str:
+    """Return the caller's key of the request, from a header or the metadata, "" if it sent none."""
     name = {"openai": b"idempotency-key", "sagemaker": b"x-amzn-sagemaker-inference-id"}.get(service_of(path), b"")
     if name in headers:
         return headers[name].decode("latin-1")
     if service_of(path) == "bedrock":
-        metadata = headers.get(b"x-amzn-bedrock-request-metadata") or (sent if b'"requestMetadata"' in sent else b"")
+        metadata = headers.get(b"x-amzn-bedrock-request-metadata") or (body if b'"requestMetadata"' in body else b"")
         match _json_or_none(metadata):
-            case {"requestMetadata": {"key": str(given)}} | {"key": str(given)}:
-                return given
+            case {"requestMetadata": {"key": str(key)}} | {"key": str(key)}:
+                return key
     return ""
 
 
-def parse(path: str, sent: bytes, container: str) -> ParsedRequest:
-    """Read a call as its service does. Raises Trouble for a body that the real one would not take."""
-    body = _json_or_none(sent)
+def parse(path: str, body: bytes, container: str) -> ParsedRequest:
+    """Parse a call as its service does. Raises ServiceError for a body that the real service would refuse."""
+    parsed = _json_or_none(body)
     try:
-        found = _parse_body(path, body, container) if isinstance(body, dict) else None
-    except (AttributeError, KeyError, TypeError):  # a value of another type than it must have
-        found = None
-    if found is None:
-        raise _invalid(path, f"{path} does not take this body: {sent[:100].decode(errors='replace')}")
-    return found
+        request = _parse_body(path, parsed, container) if isinstance(parsed, dict) else None
+    except (AttributeError, KeyError, TypeError):  # a value has another type than it must have
+        request = None
+    if request is None:
+        raise _invalid(path, f"{path} does not take this body: {body[:100].decode(errors='replace')}")
+    return request
 
 
-def _json_or_none(sent: bytes) -> Any:  # noqa: ANN401 - what a stranger sends
+def _json_or_none(body: bytes) -> Any:  # noqa: ANN401 - any JSON
     try:
-        return json.loads(sent)
+        return json.loads(body)
     except (ValueError, RecursionError):
         return None
 
@@ -72,14 +74,14 @@ def _invalid(path: str, message: str) -> ServiceError:
 
 
 def _parse_body(path: str, body: Mapping[str, Any], container: str) -> ParsedRequest | None:
-    owner = service_of(path)
-    if owner == "openai":
+    service = service_of(path)
+    if service == "openai":
         return _openai(body, body["model"], chat=path.endswith("/chat/completions"))
     if path.endswith("/converse"):
         return _converse(body["messages"], body)
-    if owner == "sagemaker" and "inputs" in body:
+    if service == "sagemaker" and "inputs" in body:
         return (_tgi if container == "tgi" else _lmi)(body["inputs"], body.get("parameters") or {})
-    if owner == "bedrock" and "prompt" in body and "max_tokens" not in body:
+    if service == "bedrock" and "prompt" in body and "max_tokens" not in body:
         return _llama(body["prompt"], body)
     return _openai(body, body.get("model", ""), chat="messages" in body)
 
@@ -99,12 +101,12 @@ def _count_words(contents: list[str]) -> int:
 
 
 def _question(prompt: str) -> str:
-    """Take the last user's turn out of a prompt in the Llama 3 layout; any other prompt is one turn."""
+    """Return the last user turn of a prompt in the Llama 3 template; any other prompt is one turn."""
     return prompt.rpartition(USER_HEADER)[2].partition(END_OF_TURN)[0].strip() if USER_HEADER in prompt else prompt
 
 
 def _tgi(text: str, parameters: Mapping[str, Any]) -> ParsedRequest:
-    """Read TGI's own call, as strict as its router; that returns the prompt as well, unless told not to."""
+    """Parse a call of TGI as strictly as its router. TGI returns the prompt too, unless return_full_text is false."""
     temperature, top_p = parameters.get("temperature"), parameters.get("top_p")
     if temperature is not None and temperature <= 0:
         raise _tgi_error("`temperature` must be strictly positive")
@@ -115,9 +117,9 @@ def _tgi(text: str, parameters: Mapping[str, Any]) -> ParsedRequest:
         raise _tgi_error("`max_new_tokens` must be strictly positive")
     if not text:
         raise _tgi_error("`inputs` cannot be empty")
-    before = text if parameters.get("return_full_text", True) else ""
+    prefix = text if parameters.get("return_full_text", True) else ""
     return ParsedRequest(
-        _question(text), _count_words([text]), limit, lambda answer: [_generated_body(before, answer, parameters)]
+        _question(text), _count_words([text]), limit, lambda answer: [_generated_body(prefix, answer, parameters)]
     )
 
 
@@ -127,17 +129,17 @@ def _tgi_error(message: str) -> ServiceError:
 
 def _lmi(text: str, parameters: Mapping[str, Any]) -> ParsedRequest:
     limit = parameters.get("max_new_tokens", LMI_TOKENS)
-    before = text if parameters.get("return_full_text") else ""
+    prefix = text if parameters.get("return_full_text") else ""
     return ParsedRequest(
-        _question(text), _count_words([text]), limit, lambda answer: _generated_body(before, answer, parameters)
+        _question(text), _count_words([text]), limit, lambda answer: _generated_body(prefix, answer, parameters)
     )
 
 
-def _generated_body(before: str, answer: ModelAnswer, parameters: Mapping[str, Any]) -> dict[str, object]:
-    """Lay an answer out as TGI and LMI do; details come to those who asked for them."""
+def _generated_body(prefix: str, answer: ModelAnswer, parameters: Mapping[str, Any]) -> dict[str, object]:
+    """Return an answer in the schema of TGI and LMI, with details if the request asks for them."""
     finish = CONTAINER_REASONS.get(answer.finish_reason, answer.finish_reason)
     details = {"finish_reason": finish, "generated_tokens": answer.completion_tokens, "prefill": [], "tokens": []}
-    return {"generated_text": before + answer.text, **({"details": details} if parameters.get("details") else {})}
+    return {"generated_text": prefix + answer.text, **({"details": details} if parameters.get("details") else {})}
 
 
 def _converse(turns: list[Any], body: Mapping[str, Any]) -> ParsedRequest:
@@ -192,8 +194,8 @@ def _llama_body(answer: ModelAnswer) -> dict[str, object]:
     }
 
 
-def render(path: str, answer: ModelAnswer, lay_out: Callable[[ModelAnswer], object]) -> RawResponse:
-    """Lay an answer out; the services add what they know to the headers."""
+def render(path: str, answer: ModelAnswer, to_body: Callable[[ModelAnswer], object]) -> RawResponse:
+    """Return the response for an answer, with the headers that its service adds."""
     extra: Headers = []
     match service_of(path):
         case "sagemaker":
@@ -203,4 +205,4 @@ def render(path: str, answer: ModelAnswer, lay_out: Callable[[ModelAnswer], obje
             extra = [
                 (b"x-amzn-bedrock-%s-token-count" % kind.encode(), b"%d" % count) for kind, count in counts.items()
             ]
-    return RawResponse(200, json_headers(extra), json.dumps(lay_out(answer), separators=(",", ":")).encode())
+    return RawResponse(200, json_headers(extra), json.dumps(to_body(answer), separators=(",", ":")).encode())

@@ -1,4 +1,4 @@
-"""What the fake endpoint was asked, and what became of it: the other side of the bill, for tests and benchmarks."""
+"""Count the calls of the fake endpoint and their outcomes, to compare with the reports of raft-spark in tests."""
 
 import time
 from collections import Counter, defaultdict
@@ -7,69 +7,73 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RequestName:
-    """What a call is counted under: the hash of all that was sent, and the caller's own key (else that hash again)."""
+    """The names by which a call is counted: a hash of the whole request, and the caller's key, else the hash again."""
 
     digest: str
     key: str
 
 
 class ServerStats:
-    """Calls since the start or the last reset. `answered` is a whole and sound answer, sent to a caller still there."""
+    """Counts since the start or the last reset.
+
+    `answered` counts complete answers without a fault that the caller received.
+    """
 
     def __init__(self) -> None:
         self._open = 0
         self.reset()
 
     def reset(self) -> None:
-        """Forget all calls but those that are open."""
+        """Reset the counts; calls that are open stay counted as open."""
         self._start = time.monotonic()
         self._most_open = self._open
         self._hung = 0
-        self._asked: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
         self._answered: Counter[str] = Counter()
         self._by_status: Counter[int] = Counter()
         self._callers: set[object] = set()
         self._keys: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # calls, answered
         self._seconds: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])  # calls, answered, throttled
 
-    def came(self, name: RequestName, caller: object) -> int:
-        """Count a call; return which attempt of its request it is, from 1."""
+    def count_call(self, name: RequestName, caller: object) -> int:
+        """Count a new call; return the number of its attempt, from 1."""
         self._open += 1
         self._most_open = max(self._most_open, self._open)
-        self._asked[name.digest] += 1
+        self._calls[name.digest] += 1
         self._keys[name.key][0] += 1
         self._now()[0] += 1
         self._callers.add(caller)
-        return self._asked[name.digest]
+        return self._calls[name.digest]
 
-    def hung(self) -> None:
-        """Count a call that gets no answer."""
+    def count_hung(self) -> None:
+        """Count a call that never gets an answer."""
         self._hung += 1
 
-    def began(self, status: int, *, throttled: bool) -> None:
-        """Count an answer by its status, as it is begun."""
+    def count_response(self, status: int, *, throttled: bool) -> None:
+        """Count a response by its status, before it is sent."""
         self._by_status[status] += 1
         self._now()[2] += throttled
 
-    def answered(self, name: RequestName) -> None:
-        """Count a sound answer that is wholly sent."""
+    def count_answer(self, name: RequestName) -> None:
+        """Count a complete answer without a fault."""
         self._answered[name.digest] += 1
         self._keys[name.key][1] += 1
         self._now()[1] += 1
 
-    def went(self) -> None:
-        """Count a call as closed, however it ended."""
+    def count_end(self) -> None:
+        """Count a call as closed, with any outcome."""
         self._open -= 1
 
-    def told(self) -> dict[str, object]:
-        """Say how many calls came, how they ended, of how many requests, and which of these were answered twice.
+    def summary(self) -> dict[str, object]:
+        """Return the totals: calls, distinct requests, outcomes, and the digests of requests answered more than once.
 
-        most_open is how many were open at once at most, with those turned away; by_status counts the answers begun.
+        `most_open` is the largest number of calls open at once, including throttled ones. `by_status` counts responses,
+        including those that were not sent completely.
         """
         return {
-            "calls": self._asked.total(),
+            "calls": self._calls.total(),
             "answered": self._answered.total(),
-            "distinct": len(self._asked),
+            "distinct": len(self._calls),
             "repeated": sorted(digest for digest, times in self._answered.items() if times > 1),
             "connections": len(self._callers),
             "throttled": sum(throttled for _, _, throttled in self._seconds.values()),
@@ -80,11 +84,11 @@ class ServerStats:
         }
 
     def keys(self) -> dict[str, dict[str, int]]:
-        """Say for each key how many calls came and how many were answered."""
+        """Return by key the numbers of calls and of answers."""
         return {key: {"calls": calls, "answered": answered} for key, (calls, answered) in self._keys.items()}
 
     def seconds(self) -> list[list[int]]:
-        """List every second up to the last with a call: which second since the start, calls, answered, throttled."""
+        """Return [second, calls, answered, throttled] for each second from the start to the last call."""
         return [[second, *self._seconds.get(second, (0, 0, 0))] for second in range(max(self._seconds, default=-1) + 1)]
 
     def _now(self) -> list[int]:

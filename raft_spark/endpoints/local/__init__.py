@@ -1,1 +1,1 @@
-"""Servers that raft-spark starts on this machine."""
+"""Run model servers on this machine."""

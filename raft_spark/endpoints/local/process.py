@@ -1,8 +1,8 @@
-"""Endpoint -> an address that answers: a model server of our own, in its own process, for the time of a run.
+"""Run a model server in a child process for the duration of a run.
 
-The child ends when its standard input does: at the end of the block, and also when the parent is killed outright, for
-then the system closes the pipe. It lives in a session of its own, so that Ctrl-C reaches the parent alone, which may
-still want answers.
+The child ends when its standard input closes: at the end of the `with` block, and also when the parent is killed, since
+the system then closes the pipe. The child has its own session, so Ctrl-C reaches only the parent, which may still need
+answers.
 """
 
 import json
@@ -27,11 +27,11 @@ from raft_spark.errors import EndpointError
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-START_SECONDS = 300.0  # the embedded model loads in about 8 s; a busy machine takes longer
+START_SECONDS = 300.0  # the embedded model loads in about 8 s, on a busy machine more
 STOP_SECONDS = 2.0
-MODULES = {"fake": "raft_spark.endpoints.fake.app", "embedded": "raft_spark.endpoints.local.embedded"}  # run in a child
+MODULES = {"fake": "raft_spark.endpoints.fake.app", "embedded": "raft_spark.endpoints.local.embedded"}
 INSTALL_LOCAL = "pip install 'raft-spark[local]'"
-REQUIREMENTS = {
+REQUIREMENTS = {  # package -> how to install it
     "fake": {"starlette": INSTALL_LOCAL, "uvicorn": INSTALL_LOCAL},
     "embedded": {
         "starlette": INSTALL_LOCAL,
@@ -52,27 +52,27 @@ def start_server(conf: Endpoint) -> Iterator[str]:
     command = [sys.executable, "-P", "-m", MODULES[conf.kind], conf.model_dump_json()]
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     with (
-        tempfile.TemporaryFile() as complaints,
+        tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=stderr,
             start_new_session=True,
         ) as child,
     ):
         try:
-            yield f"http://127.0.0.1:{_wait_for_port(child, conf.kind, complaints)}/v1"
+            yield f"http://127.0.0.1:{_wait_for_port(child, conf.kind, stderr)}/v1"
             if child.poll() is not None:
                 log = logging.getLogger(__name__)
-                log.warning("the %s server ended by itself, %s", conf.kind, _describe_exit(child, complaints))
+                log.warning("the %s server ended unexpectedly, %s", conf.kind, _describe_exit(child, stderr))
         finally:
             _stop(child)
 
 
 def check_installed(kind: str) -> None:
-    """Raise EndpointError when a package that a server of `kind` needs is missing, with the way to get it."""
+    """Raise EndpointError with the command to run when a package that a server of `kind` needs is missing."""
     missing = {package: fix for package, fix in REQUIREMENTS[kind].items() if find_spec(package) is None}
     if missing:
         fixes = " and ".join(dict.fromkeys(missing.values()))
@@ -80,27 +80,27 @@ def check_installed(kind: str) -> None:
         raise EndpointError(msg)
 
 
-def _wait_for_port(child: subprocess.Popen[bytes], kind: str, complaints: IO[bytes]) -> int:
-    """Wait until the child says where it listens; whatever else it prints is passed over."""
-    limit = threading.Timer(START_SECONDS, child.kill)
-    limit.daemon = True
-    limit.start()
+def _wait_for_port(child: subprocess.Popen[bytes], kind: str, stderr: IO[bytes]) -> int:
+    """Wait until the child prints its port; any other output is ignored. Raises EndpointError when it ends first."""
+    timer = threading.Timer(START_SECONDS, child.kill)
+    timer.daemon = True
+    timer.start()
     try:
         for line in child.stdout or ():
             if line.startswith(b'{"port"'):
                 return int(json.loads(line)["port"])
     finally:
-        limit.cancel()
-    msg = f"the {kind} server did not start within {START_SECONDS:g} s, {_describe_exit(child, complaints)}"
+        timer.cancel()
+    msg = f"the {kind} server did not start within {START_SECONDS:g} s, {_describe_exit(child, stderr)}"
     raise EndpointError(msg)
 
 
-def _describe_exit(child: subprocess.Popen[bytes], complaints: IO[bytes]) -> str:
-    """Say how the child ended: its status and its last lines."""
+def _describe_exit(child: subprocess.Popen[bytes], stderr: IO[bytes]) -> str:
+    """Return the child's exit status and its last lines on standard error."""
     status = child.wait()
-    complaints.seek(0)
-    lines = complaints.read().decode(errors="replace").strip().splitlines()
-    return f"exit status {status}: {' | '.join(lines[-3:]) or 'it said nothing'}"
+    stderr.seek(0)
+    lines = stderr.read().decode(errors="replace").strip().splitlines()
+    return f"exit status {status}: {' | '.join(lines[-3:]) or 'no output'}"
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
@@ -113,29 +113,31 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def serve(application: "Starlette") -> None:
-    """Answer on a free port of 127.0.0.1 until standard input ends; the child's side of `started`.
+    """Serve on a free port of 127.0.0.1 until standard input ends; this is the child's side of `start_server`.
 
-    The port is bound before it is told, and told as one line of JSON, so that nobody can call too early.
+    The port is printed as one line of JSON once it is bound, so that no call can come too early.
     """
-    import uvicorn  # noqa: F401, PLC0415 - where it cannot be loaded, no port is told
+    import uvicorn  # noqa: F401, PLC0415 - if the import fails, no port is printed
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
     listener = listen(0)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)  # noqa: T201 - the parent reads it
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on: a full pipe would stop a later print
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the parent reads no further, and a full pipe would block print
     run_server(application, listener)
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket of 127.0.0.1 that takes calls; port 0 is any free one. Raises OSError when the port is taken."""
+    """Return a listening socket of 127.0.0.1; port 0 is any free one. Raises OSError when the port is in use."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; without it every answer waits 40 ms
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # connections inherit it; without it each answer waits 40 ms
     return listener
 
 
 def run_server(application: "Starlette", listener: socket.socket) -> None:
-    """Answer what comes to a socket; does not return by itself."""
-    import uvicorn  # noqa: PLC0415 - the parent side works without it, and says what is missing
+    """Serve an application on a socket, without end."""
+    import uvicorn  # noqa: PLC0415 - the parent works without it, and reports what is missing
 
     settings = uvicorn.Config(application, log_level="error", lifespan="off", timeout_keep_alive=600, access_log=False)
     uvicorn.Server(settings).run(sockets=[listener])
@@ -148,7 +150,7 @@ def _die_with_parent() -> None:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """What a model said: finish_reason is stop or length."""
+    """The answer of a model; finish_reason is stop or length."""
 
     text: str
     finish_reason: str
@@ -157,14 +159,14 @@ class ModelAnswer:
 
 
 def answer_body(answer: ModelAnswer, model: str, *, chat: bool) -> dict[str, object]:
-    """Lay an answer out as OpenAI does; no clock and no number, so that equal requests get equal bytes."""
-    said = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
+    """Return an answer in OpenAI's schema, without time or random id, so that equal requests get equal bytes."""
+    content = {"message": {"role": "assistant", "content": answer.text}} if chat else {"text": answer.text}
     return {
         "id": "raft-spark",
         "object": "chat.completion" if chat else "text_completion",
         "created": 0,
         "model": model,
-        "choices": [{"index": 0, **said, "finish_reason": answer.finish_reason}],
+        "choices": [{"index": 0, **content, "finish_reason": answer.finish_reason}],
         "usage": {
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
@@ -174,5 +176,5 @@ def answer_body(answer: ModelAnswer, model: str, *, chat: bool) -> dict[str, obj
 
 
 def error_body(message: str) -> dict[str, object]:
-    """Lay an error out as OpenAI does."""
+    """Return an error in OpenAI's schema."""
     return {"error": {"message": message, "type": "error", "code": None}}

@@ -1,4 +1,4 @@
-"""What stands for AWS: an S3 server with a release and articles in it, a teacher; and what a run on a laptop gives."""
+"""Start the substitutes for AWS: an S3 server with a release and articles, and a teacher. Run the stages locally."""
 
 import json
 import os
@@ -29,14 +29,14 @@ HERE = Path(__file__).parent
 SETTINGS = str(HERE / "settings.toml")
 BUCKET = "rehearsal"
 FILE_ROWS, ROW_GROUP_ROWS = 400, 100
-GROWTH = 0.03  # share of articles that are new when the source has grown; one is withdrawn
+GROWTH = 0.03  # share of new articles in the larger source; one article is withdrawn
 REGION = "us-east-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal", "AWS_REGION": REGION}
 
 
 @dataclass(frozen=True)
-class Stand:
-    """The addresses of S3 and of the teacher, and what is rehearsed."""
+class Services:
+    """The addresses of S3 and of the teacher, and the release to rehearse."""
 
     s3: str
     teacher: str
@@ -44,59 +44,59 @@ class Stand:
 
     @property
     def aws(self) -> dict[str, str]:
-        """Return the environment variables by which every SDK finds these services, with keys that open them."""
+        """Return the environment variables that point every SDK to these services."""
         return {**KEYS, "AWS_ENDPOINT_URL_S3": self.s3, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": self.teacher}
 
     def settings(self, line: Line) -> config.Config:
-        """Settle what is rehearsed on a line, with a lake of its own."""
+        """Load the settings of a Spark line, which has its own lake."""
         architecture = next(name for name, machine in MACHINES.items() if machine == platform.machine())
-        own = [
+        assignments = [
             f"lake.root=s3://{BUCKET}/lake-{line.spark}",
             f"emr.label={line.label}",
             f"emr.architecture={architecture}",
         ]
-        return config.load([SETTINGS], own)
+        return config.load([SETTINGS], assignments)
 
     def calls(self) -> int:
-        """Return how often the teacher was asked since it was last told to be so slow."""
+        """Return the number of calls to the teacher since the last `set_latency`."""
         with urllib.request.urlopen(f"{self.teacher}/calls") as answer:
             return int(json.load(answer)["calls"])
 
-    def answers_after(self, milliseconds: int) -> None:
-        """Let the teacher take its time, and forget what it was asked."""
+    def set_latency(self, milliseconds: int) -> None:
+        """Set how long an answer takes, and reset the number of calls."""
         body = json.dumps({"latency_ms": milliseconds}).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.teacher}/manner", body)).close()
         urllib.request.urlopen(urllib.request.Request(f"{self.teacher}/calls", method="DELETE")).close()
 
 
 @contextmanager
-def standing(release: Release, rows: int) -> Iterator[Stand]:
-    """Start S3 and the teacher, each for itself, and bring the release and so many articles there.
+def start_services(release: Release, rows: int) -> Iterator[Services]:
+    """Start S3 and the teacher as processes, and upload the release and the articles.
 
-    While the block runs, this process finds them as the services of AWS too.
+    While the block runs, this process uses them as the services of AWS as well.
     """
     with s3_server() as s3, endpoints.serving(config.load().endpoints["fake"]) as teacher:
-        there = Stand(s3, teacher.url.removesuffix("/v1"), release)
-        with environment({**there.aws, "AWS_DEFAULT_REGION": REGION}):
-            filled(release, rows)
-            yield there
+        services = Services(s3, teacher.url.removesuffix("/v1"), release)
+        with environment({**services.aws, "AWS_DEFAULT_REGION": REGION}):
+            fill_bucket(release, rows)
+            yield services
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Serve S3 on loopback, from a process of its own; yield its address."""
+    """Serve S3 on loopback from another process; yield its address."""
     with tempfile.NamedTemporaryFile(prefix="s3-", suffix=".log") as log:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-        server = machine.begun(command, Path(log.name), ROOT, os.environ)
+        server = machine.start_process(command, Path(log.name), ROOT, os.environ)
         try:
-            yield machine.said(server, Path(log.name), r"Running on (http://127\.0\.0\.1:\d+)")
+            yield machine.wait_for_output(server, Path(log.name), r"Running on (http://127\.0\.0\.1:\d+)")
         finally:
-            machine.end(server)
+            machine.kill_session(server)
 
 
 @contextmanager
 def environment(aws: dict[str, str]) -> Iterator[None]:
-    """Put these variables of AWS in the place of all others, so that nothing of a real account is found."""
+    """Replace all environment variables of AWS, so that no real account can be used."""
     before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     try:
         for name in before:
@@ -109,37 +109,37 @@ def environment(aws: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def filled(release: Release, rows: int) -> None:
-    """Lay everything into the bucket that a run finds there: the release as it is submitted, articles, the soundcheck."""
+def fill_bucket(release: Release, rows: int) -> None:
+    """Create the bucket with everything that a run reads: the release, the articles, the import report."""
     s3 = aws.connect("s3")
     s3.create_bucket(Bucket=BUCKET)
     upload.upload_release(s3, release, job_run.release_uri(config.load([SETTINGS]), release), lambda _: None)
-    s3.upload_file(str(HERE / "soundcheck.py"), BUCKET, "soundcheck.py")
-    laid(rows)
+    s3.upload_file(str(HERE / "import_report.py"), BUCKET, "import_report.py")
+    upload_articles(rows)
 
 
-def laid(rows: int) -> None:
-    """Lay out so many articles as the source that is rehearsed."""
+def upload_articles(rows: int) -> None:
+    """Upload `rows` articles as the source."""
     for begin in range(0, rows, FILE_ROWS):
-        put(begin // FILE_ROWS, begin, min(rows, begin + FILE_ROWS))
+        upload_file(begin // FILE_ROWS, begin, min(rows, begin + FILE_ROWS))
 
 
-def put(number: int, begin: int, end: int) -> None:
-    """Put one file of the source into the bucket."""
+def upload_file(number: int, begin: int, end: int) -> None:
+    """Upload one file of the source."""
     aws.connect("s3").put_object(Bucket=BUCKET, Key=f"articles/{number}.parquet", Body=articles(begin, end))
 
 
 @contextmanager
-def grown(rows: int) -> Iterator[int]:
-    """Let the source have a few more articles while the block runs, and the first withdrawn; yield how many are new."""
+def new_articles(rows: int) -> Iterator[int]:
+    """Add new articles to the source and withdraw the first one while the block runs; yield the number of new ones."""
     new, last = max(1, int(rows * GROWTH)), -(-rows // FILE_ROWS)
-    put(0, 1, min(rows, FILE_ROWS))
-    put(last, rows, rows + new)
+    upload_file(0, 1, min(rows, FILE_ROWS))
+    upload_file(last, rows, rows + new)
     try:
         yield new
     finally:
         aws.connect("s3").delete_object(Bucket=BUCKET, Key=f"articles/{last}.parquet")
-        laid(rows)
+        upload_articles(rows)
 
 
 def articles(begin: int, end: int) -> bytes:
@@ -150,17 +150,17 @@ def articles(begin: int, end: int) -> bytes:
 
 
 def local_runs(folder: Path, rows: int) -> list[dict[str, Any]]:
-    """Run the stages in this environment, with the lake on disk, before the source grows and after; return the digests."""
+    """Run the stages in this environment, with the lake on disk, with the first and with the larger source; return the digests."""
     first = local_run(folder)
-    with grown(rows):
+    with new_articles(rows):
         return [first, local_run(folder)]
 
 
 def local_run(folder: Path) -> dict[str, Any]:
-    """Run the stages in this environment, with the lake on disk; return the digests of what came out."""
-    command = [sys.executable, str(ROOT / "tests/walk_digest.py"), SETTINGS, f"--set=lake.root={folder}"]
+    """Run the stages in this environment, with the lake on disk; return the digests of the tables."""
+    command = [sys.executable, str(ROOT / "tests/integration/walk_digest.py"), SETTINGS, f"--set=lake.root={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
-        msg = f"the local run failed: {driver.sentence((done.stdout + done.stderr).splitlines())}"
+        msg = f"the local run failed: {driver.error_sentence((done.stdout + done.stderr).splitlines())}"
         raise RehearsalError(msg)
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -1,7 +1,7 @@
-"""Where does each package come from, in the driver and in each executor? One line of JSON, as the jobs print theirs.
+"""Report from where the driver and each executor import their packages, as one line of JSON.
 
-The entry point of a job that is submitted before the others, with their settings. It looks at everything that is loaded
-after all of raft-spark is imported.
+This is the entry point of a job that runs before the others, with their settings. It reports every module that is loaded
+after the import of raft-spark.
 """
 
 import json
@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession  # noqa: E402 - after the check, as in the 
 TASKS = 4
 
 
-def told(_: object = None) -> dict[str, object]:
-    """Import the package as its tasks do, and tell the file of each loaded module, by its first name."""
+def report(_: object = None) -> dict[str, object]:
+    """Import the package as its tasks do; return the file of each loaded top-level module."""
     import importlib
     import platform
 
@@ -42,6 +42,6 @@ def told(_: object = None) -> dict[str, object]:
 
 if __name__ == "__main__":
     spark = SparkSession.builder.getOrCreate()
-    executors = spark.sparkContext.parallelize(range(TASKS), TASKS).map(told).collect()
-    sys.stdout.write(json.dumps({"spark": spark.version, "driver": told(), "executors": executors}) + "\n")
+    executors = spark.sparkContext.parallelize(range(TASKS), TASKS).map(report).collect()
+    sys.stdout.write(json.dumps({"spark": spark.version, "driver": report(), "executors": executors}) + "\n")
     spark.stop()

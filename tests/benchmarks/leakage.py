@@ -1,6 +1,6 @@
-"""What gives a missing oracle away: python tests/benchmarks/tells.py   (the areas of the README's table, about a minute)
+"""Measure how well the length of a row tells whether its oracle is missing: python tests/benchmarks/leakage.py   (a minute)
 
-Real rows are those of the Parquet file that RAFT_SPARK_REAL_ARTICLES names, where it names one.
+The real rows come from the Parquet file that RAFT_SPARK_REAL_ARTICLES names, if it is set.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""What the benchmark of completions stands on: the fake endpoint, lakes with base rows, and those who ask.
+"""Provide the benchmark of completions with the fake endpoint, lakes with base rows, and the clients to compare.
 
-All are measured at the server: whole and sound answers a second, in a window that leaves out the start and the end.
+All clients are measured at the server: complete answers a second, in a window without start and end.
 """
 
 import contextlib
