@@ -1,7 +1,7 @@
-"""(question, passages) -> the words that are sent to the teacher, and the words a student is trained on.
+"""question and passages -> the prompts of the teacher, the students and the judge.
 
-Pure functions, the only place where text from articles meets the words of a prompt. Text from articles is data: `as_data`
-breaks every control token of a chat template in it, so that no passage can end a turn or speak for somebody else.
+All prompts are built here. Text from articles is data: `escape_markup` breaks each control token of a chat template in it, so
+that no passage can end a turn or start one in another role.
 """
 
 import re
@@ -15,7 +15,7 @@ VERSIONS = {
     "cot": 1,
     "finding": 1,
     "judge": 1,
-}  # of the words of each style; a change of them changes their requests' keys by itself
+}  # raise a style's number when its words change; the keys of its requests then change by themselves
 SEPARATOR = "\n\n"
 TEACHER = (
     "You answer questions about medical research. Use only the given context, and answer in at most five sentences. "
@@ -45,7 +45,7 @@ STUDENT_STYLES = {
     "answer": "",
     "cot": f" {COT_INSTRUCTION}.",
     "finding": f" {FINDING_INSTRUCTION}",
-}  # a student's, after STUDENT
+}  # what follows STUDENT
 JUDGE = {
     "faithfulness": (
         "You check an answer against passages. Take the answer apart into short statements that can be understood alone, and say of "
@@ -59,7 +59,7 @@ JUDGE = {
     ),
 }
 REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
-REFUSAL_PATTERN = re.compile(  # wherever it stands; "It works. I don't know why." is none
+REFUSAL_PATTERN = re.compile(  # anywhere in an answer, but not "It works. I don't know why."
     r"(?<!what )(?<![^\W_])i(?:\s+(?:really\s+)?(?:do\s+not|don['\u2019]?t)(?:\s+really)?\s+know|\s+can(?:\s*not|['\u2019]?t)\s+answer"
     r"|(?:\s+am|['\u2019]m)\s+(?:not\s+sure|unable\s+to\s+(?:answer|say|tell)))(?![^\W_])(?!\s+(?:exactly\s+)?(?:why|how)\b)",
     re.IGNORECASE,
@@ -67,7 +67,7 @@ REFUSAL_PATTERN = re.compile(  # wherever it stands; "It works. I don't know why
 
 # Control tokens by family: <|...|> (Llama 3, ChatML, Phi), its full-width twin (DeepSeek) and [|...|] (EXAONE); <<SYS>>;
 # <s>, </s>, <bos>, <think> and kin; every <word_word>, as <start_of_turn> (Gemma), <tool_call> (Qwen), <EOS_TOKEN> (Cohere);
-# [INST] and other bracketed words (Llama 2, Mistral). Only the opening is broken: |r|>0.5 stays.
+# [INST] and other bracketed words (Llama 2, Mistral). Only the opening bracket matches: |r|>0.5 stays.
 _CONTROL = re.compile(
     r"[<\uff1c\[](?=[|\uff5c])"
     r"|<(?=</?SYS>)"
@@ -78,45 +78,44 @@ _CONTROL = re.compile(
 
 
 def escape_markup(text: str) -> str:
-    """Put a space into every control token of a known chat template, so that a tokenizer reads it as plain letters."""
+    """Insert a space into each control token of a known chat template, so that a tokenizer reads it as plain text."""
     return _CONTROL.sub(r"\g<0> ", text)
 
 
 def teacher_request(question: str, oracle: str, model: str, conf: Completions) -> Request:
-    """Ask the teacher, from the oracle alone; the layout is completions.template."""
+    """Return the request to the teacher about the oracle alone, in the layout of completions.template."""
     parameters = _parameters(conf)
     user = f"Context: {escape_markup(oracle)}\n\nQuestion: {escape_markup(question)}"
-    user += (
-        f"\n\n{FINDING_INSTRUCTION}" if conf.style == "finding" else ""
-    )  # a small model forgets what it reads before the context
-    thinks = conf.style == "cot"
+    if conf.style == "finding":
+        user += f"\n\n{FINDING_INSTRUCTION}"  # last, because a small model forgets what comes before the context
     system = TEACHERS[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
     if conf.template == "llama3":
-        return Request(_llama3(system, user, opening="Reasoning:" if thinks else "Answer:"), model, parameters)
+        opening = "Reasoning:" if conf.style == "cot" else "Answer:"
+        return Request(_llama3(system, user, opening), model, parameters)
     return Request(_messages(system, user), model, parameters)
 
 
 def student_messages(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
-    """Return the messages that a student is trained on, and later asked and served with; it answers in the teacher's style."""
+    """Return the messages of a student, which are the same in training, evaluation and serving."""
     context = SEPARATOR.join(map(escape_markup, passages))
     system = STUDENT + STUDENT_STYLES[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
     return _messages(system, f"Context: {context}\n\nQuestion: {escape_markup(question)}")
 
 
 def student_request(question: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
-    """Ask a student, as it was trained."""
+    """Return the request to a student, with the prompt of its training."""
     return Request(student_messages(question, passages, conf), model, _parameters(conf))
 
 
 def judge_request(
-    figure: str, question: str, answer: str, passages: Sequence[str], model: str, conf: Completions
+    metric: str, question: str, answer: str, passages: Sequence[str], model: str, conf: Completions
 ) -> Request:
-    """Ask a judge for what a figure is made of; the one of relevance is not told the question."""
-    context, said = SEPARATOR.join(map(escape_markup, passages)), f"Answer: {escape_markup(answer)}"
-    shown = (
-        f"Passages: {context}\n\nQuestion: {escape_markup(question)}\n\n{said}" if figure == "faithfulness" else said
-    )
-    return Request(_messages(JUDGE[figure], shown), model, _parameters(conf))
+    """Return the request to the judge for a metric. For relevance the judge does not see the question."""
+    user = f"Answer: {escape_markup(answer)}"
+    if metric == "faithfulness":
+        context = SEPARATOR.join(map(escape_markup, passages))
+        user = f"Passages: {context}\n\nQuestion: {escape_markup(question)}\n\n{user}"
+    return Request(_messages(JUDGE[metric], user), model, _parameters(conf))
 
 
 def _parameters(conf: Completions) -> Mapping[str, float]:
@@ -128,9 +127,10 @@ def _messages(system: str, user: str) -> list[Message]:
 
 
 def _llama3(system: str, user: str, opening: str) -> str:
-    """Lay out one text as Llama 3 Instruct reads it, the assistant's turn begun with `opening`. The server adds the
-    begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format").
+    """Return the prompt as one text in the format of Llama 3 Instruct; the assistant's turn begins with `opening`.
+
+    The server adds the begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format").
     """
-    turns = (("system", system), ("user", user))
-    told = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in turns)
-    return f"{told}<|start_header_id|>assistant<|end_header_id|>\n\n{opening}"
+    messages = (("system", system), ("user", user))
+    turns = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in messages)
+    return f"{turns}<|start_header_id|>assistant<|end_header_id|>\n\n{opening}"
