@@ -1,4 +1,4 @@
-"""PubMedQA -> articles.   spark-submit jobs/articles.py conf/emr.toml [--set section.key=value]"""
+"""source -> articles.   spark-submit jobs/articles.py conf/emr.toml [--set section.key=value]"""
 
 import sys
 from functools import partial

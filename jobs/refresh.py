@@ -1,4 +1,4 @@
-"""source -> dataset, when there is something new.   spark-submit jobs/refresh.py conf/emr.toml [--set section.key=value]"""
+"""source -> dataset, if the source or the settings have changed.   spark-submit jobs/refresh.py conf/emr.toml [--set section.key=value]"""
 
 import sys
 

@@ -1,19 +1,19 @@
-"""raft-spark: PubMedQA -> a RAFT fine-tuning dataset, as Spark jobs.
+"""Make a RAFT fine-tuning dataset from PubMedQA with Spark, and evaluate students that were trained on it.
 
-    articles     PubMedQA -> cleaned, deduplicated, numbered articles with a split        raft_spark/stages/articles.py
-    base         articles -> rows with oracle and distractor passages, shuffled           raft_spark/stages/base.py
-    completions  base -> the teacher model's answers, asked once, from the oracle alone   raft_spark/stages/completions.py
-    dataset      base + completions -> train/validation/test in training formats          raft_spark/stages/dataset.py
-    evaluation   articles -> what students answer, with and without the oracle, scored    raft_spark/stages/evaluation.py
+    articles     PubMedQA -> cleaned, deduplicated, numbered articles with a split         raft_spark/stages/articles.py
+    base         articles -> rows with oracle and distractor passages, shuffled            raft_spark/stages/base.py
+    completions  base -> the teacher model's answers, from the oracle alone                raft_spark/stages/completions.py
+    dataset      base + completions -> train, validation and test in training formats      raft_spark/stages/dataset.py
+    evaluation   articles -> the answers of students, with and without the oracle, scored  raft_spark/stages/evaluation.py
 
-Each stage reads tables and writes the one that bears its name (raft_spark/lake/tables.py). The recipe is RAFT
-(Zhang et al. 2024, arXiv 2403.10131). A student is trained and hosted beside the stages (raft_spark/students).
+Each stage reads tables and writes the table of its name (raft_spark/lake/tables.py). The recipe is RAFT (Zhang et al. 2024,
+arXiv 2403.10131). Training and hosting of students are not stages (raft_spark/students).
 
-The functions here are the Python API. Each does what the command of the same name does, and returns what it did.
+The functions here are the Python API. Each does what the command of the same name does, and returns the result.
 
-A function that needs Spark uses the session that runs, and otherwise starts one, which later calls use too. It stops
-neither: `SparkSession.getActiveSession().stop()` does, and so does the end of the process. A running session keeps its
-settings, except those that `raft_spark.lake.session.DEFAULTS` and the section `[spark]` name and Spark can still change.
+A function that needs Spark uses the active session. If there is none, it starts one, which later calls use too. No function
+stops a session: call `SparkSession.getActiveSession().stop()`, or let the process end. An active session keeps its settings,
+except those that `raft_spark.lake.session.DEFAULTS` or the section `[spark]` sets and that Spark can change at run time.
 """
 
 import os
@@ -115,22 +115,23 @@ def load_config(*files: str | os.PathLike[str], overrides: Mapping[str, object] 
 
 
 def run(conf: "Config") -> "RunResult":
-    """Run all stages from articles to dataset. A stage that has nothing to do takes no time.
+    """Run all stages from articles to dataset. A stage whose table is up to date does nothing.
 
     Args:
         conf: The settings.
 
     Returns:
-        For each stage the version of its table, its counts and its seconds.
+        The version of each stage's table, its counts and its seconds.
 
     Raises:
         ConfigError: Java is missing, or the lake's catalog does not answer.
         InputError: The source is missing or has another schema.
-        EndpointError: The teacher refuses the requests, or too many of them failed. What was answered is stored.
-        StoppedError: A signal, `completions.max_spend` or `completions.max_minutes` stopped the run. Run it again to go on.
+        EndpointError: The teacher refuses the requests, or too many of them failed. All answers are stored.
+        StoppedError: A signal, `completions.max_spend` or `completions.max_minutes` stopped the run. All answers are
+            stored, and another run continues from them.
 
     Examples:
-        The teacher is not asked here: the dataset gets the articles' own answers.
+        This example uses the articles' own answers, so that no teacher is asked.
 
         >>> import raft_spark as rs
         >>> conf = rs.load_config(overrides={"articles.source": "sample:200", "dataset.answer": "original"})
@@ -147,7 +148,7 @@ def run(conf: "Config") -> "RunResult":
 
 
 def run_stage(name: str, conf: "Config") -> "StageResult":
-    """Run one stage, on the tables that the stages before it made.
+    """Run one stage. It reads the current tables of the stages before it.
 
     Args:
         name: `articles`, `base`, `completions`, `dataset` or `evaluation`.
@@ -157,10 +158,10 @@ def run_stage(name: str, conf: "Config") -> "StageResult":
         The version of the stage's table, its counts and its seconds.
 
     Raises:
-        ConfigError: There is no such stage; and as `run`.
-        InputError: A table that the stage reads is missing; and as `run`.
-        EndpointError: As `run`.
-        StoppedError: As `run`.
+        ConfigError: There is no such stage, or as for `run`.
+        InputError: A table that the stage reads is missing, or as for `run`.
+        EndpointError: As for `run`.
+        StoppedError: As for `run`.
 
     Examples:
         >>> import raft_spark as rs
@@ -177,10 +178,10 @@ def run_stage(name: str, conf: "Config") -> "StageResult":
 
 
 def open_table(conf: "Config", name: str, version: str = "") -> "Table":
-    """Open a table, to read its rows or to find its files.
+    """Open a table to read its rows or to get the path of its files.
 
     Args:
-        conf: The settings. Only the section `[lake]` matters.
+        conf: The settings. Only the section `[lake]` is used.
         name: `articles`, `base`, `completions`, `dataset` or `evaluation`.
         version: The id of an older version. "" opens the current one.
 
@@ -211,22 +212,22 @@ def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[False] = False
 @overload
 def estimate(conf: "Config", ask: int = 5, *, evaluation: Literal[True]) -> "list[CostBound]": ...
 def estimate(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Estimate | list[CostBound]":
-    """Estimate what the completions would cost, or what the evaluation would cost at most.
+    """Estimate the cost of the completions, or an upper bound for the cost of the evaluation.
 
-    The estimate uses stored answers. If there are too few, it asks the teacher some requests and stores the answers, so
-    that nothing is paid twice. The tables `articles` and `base` must be there.
+    The estimate is based on stored answers. If there are too few, it sends some requests to the teacher and stores the
+    answers, so that none is paid for twice. The tables `articles` and `base` must exist.
 
     Args:
         conf: The settings.
-        ask: How many answers to ask for if none are stored. 0 asks for none.
-        evaluation: Whether to return the upper bounds of the evaluation instead. Nothing is asked for them.
+        ask: The number of requests to send if no answer is stored. 0 sends none.
+        evaluation: Return the upper bounds of the evaluation instead. This sends no request.
 
     Returns:
-        Requests, tokens, seconds and dollars of the completions. With `evaluation`, requests, tokens and dollars of each
-        student, and last of the judge.
+        Requests, tokens, seconds and dollars of the completions. With `evaluation`, a list with the requests, tokens and
+        dollars of each student, and those of the judge at the end.
 
     Raises:
-        InputError: There is no base table yet; with `evaluation`, no articles table.
+        InputError: There is no base table yet or, with `evaluation`, no articles table.
         EndpointError: The teacher answered none of the requests.
 
     Examples:
@@ -248,7 +249,7 @@ def estimate(conf: "Config", ask: int = 5, *, evaluation: bool = False) -> "Esti
 
 
 def preview(conf: "Config", pubid: int | None = None) -> "Preview":
-    """Ask the teacher one question of the base table. Nothing is stored.
+    """Ask the teacher one question of the base table, without storing the answer.
 
     Args:
         conf: The settings.
@@ -281,15 +282,15 @@ def evaluate(conf: "Config") -> "EvaluationResult":
     """Ask students the questions of the test split, with and without the oracle, and score their answers.
 
     Args:
-        conf: The settings. `evaluation.students` names the endpoints that are asked.
+        conf: The settings. `evaluation.students` names the endpoints of the students.
 
     Returns:
         The version of the table `evaluation`, its counts and seconds, and the metrics of each student.
 
     Raises:
         InputError: There is no articles table yet, the test split is too small, or a package is missing.
-        EndpointError: A student refuses the requests. What was answered is stored.
-        StoppedError: As `run`.
+        EndpointError: A student or the judge refuses the requests. All answers are stored.
+        StoppedError: As for `run`.
 
     Examples:
         >>> import raft_spark as rs
@@ -310,16 +311,16 @@ def refresh(conf: "Config") -> "RefreshRecord":
     """Bring all tables up to date with the source and the settings. Readers see all the new versions at once, or none.
 
     Args:
-        conf: The settings. The section `[refresh]` says how much may change.
+        conf: The settings. The section `[refresh]` limits how much may change.
 
     Returns:
-        What was published, with the versions before and after, the changed rows and the checks.
+        The outcome, the versions before and after, the numbers of changed rows, and the results of the gates.
 
     Raises:
-        GateError: A check refused the new versions. The tables stay as they were.
-        InputError: Another run published these tables meanwhile; and as `run`.
-        EndpointError: As `run`.
-        StoppedError: As `run`.
+        GateError: A gate refused the new versions. The tables stay as they were.
+        InputError: Another run published these tables in the meantime, or as for `run`.
+        EndpointError: As for `run`.
+        StoppedError: As for `run`.
 
     Examples:
         >>> import raft_spark as rs
@@ -340,11 +341,11 @@ def rollback(conf: "Config", version: str) -> dict[str, str]:
     """Make an older version current again, with the versions it was made from.
 
     Args:
-        conf: The settings. Only the section `[lake]` matters, and `[spark]` if the lake has a catalog.
+        conf: The settings. Only the section `[lake]` is used, and `[spark]` if the lake has a catalog.
         version: The id of a version of any table, for example `result.stages["dataset"].version` of an earlier run.
 
     Returns:
-        The id of the version that is current now, by table. Completions are never rolled back, so they are left out.
+        The ids of the versions that are current now, by table. Completions are not among them: they are never rolled back.
 
     Raises:
         InputError: There is no such version.

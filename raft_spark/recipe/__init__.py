@@ -1,1 +1,1 @@
-"""RAFT itself, as pure functions: which passages a row shows, the prompts, and the checks of answers."""
+"""The RAFT recipe as pure functions: draws of passages, prompts, checks of answers, label leakage."""

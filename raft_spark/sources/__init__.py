@@ -1,1 +1,1 @@
-"""Read articles: files, the Hugging Face hub, or built-in articles."""
+"""Read articles from files, from the Hugging Face hub, or from the built-in generator."""

@@ -17,7 +17,7 @@ from raft_spark.stages import registry, retention
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What one stage did.
+    """The result of one stage.
 
     Attributes:
         manifest: The version of the stage's table that is current now, with its files and settings.
@@ -47,7 +47,7 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         stages: The result of each stage by its name, in the order of the data.
@@ -60,7 +60,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult(StageResult):
-    """What the evaluation did.
+    """The result of the evaluation.
 
     Attributes:
         metrics: A dictionary for each metric of a student, a setting and a number of distractors: its `value`, and its
