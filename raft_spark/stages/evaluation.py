@@ -1,11 +1,11 @@
-"""articles -> evaluation: ask students the questions of the test split, with and without the oracle, and score what they answer.
+"""articles -> evaluation: ask students the questions of the test split, with and without the oracle, and score the answers.
 
-    ROOT/evaluation/data/day=.../*.parquet               answers, stored as those of completions: nothing is paid twice
-    versions/ID/data/split=test/part-00000.parquet       a row an article, student, setting and k: the answer and its scores
-    versions/ID/metrics/metrics.parquet                  figures with 95 % intervals, also of each student less each before it
-    versions/ID/evaluation.md, evaluation.html           the same to be read; the page where matplotlib is installed
+    ROOT/evaluation/data/day=.../*.parquet               answers, stored like those of completions, so none is paid for twice
+    versions/ID/data/split=test/part-00000.parquet       a row for each article, student, setting and k: the answer, its scores
+    versions/ID/metrics/metrics.parquet                  metrics with 95 % intervals, and their differences between students
+    versions/ID/evaluation.md, evaluation.html           the metrics to read; the page only if matplotlib is installed
 
-A request that fails is a row with its class: wrong, and counted, never dropped. The next run asks it again.
+A failed request is a row with its error class. It counts as wrong, and is never dropped; the next run asks it again.
 """
 
 from collections import Counter
@@ -34,14 +34,14 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
-SCORING_VERSION = 4  # a change of how answers are scored makes other versions
+SCORING_VERSION = 4  # raise it when scoring changes, so that a new version of the table is made
 DATA, METRICS, PAGE = f"data/split={conditions.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """What every task that scores gets; `majority` is the decision of most articles, None where none has one."""
+    """What every Spark task that scores needs. `majority` is the decision of most articles, None if none has a decision."""
 
     at: Storage
     style: str
@@ -51,45 +51,46 @@ class EvaluationTask:
 
 
 def run(conf: config.Config) -> tables.Version:
-    """Ask every student what was never asked, score, report; return the version that is current then.
+    """Ask all students the requests without a stored answer, score the answers and report; return the current version.
 
-    Raises InputError when the test split is too small or a package is missing; EndpointError when an endpoint refuses the
-    job or is dead, StoppedError when a signal or a limit ended the run: in both cases after every answer is stored.
+    Raises InputError when the test split is too small or a package is missing. Raises EndpointError when an endpoint
+    refuses the job or stops answering, and StoppedError when a signal or a limit ended the run; in both cases all answers
+    that arrived are stored.
     """
     articles = tables.require(conf.lake, schemas.ARTICLES)
     identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
-    made = tables.find_existing(conf.lake, schemas.EVALUATION, identity)
-    if made and not _to_ask(made.counts, conf) and (_has_page(made) or not _can_draw()):
-        return made
+    existing = tables.find_existing(conf.lake, schemas.EVALUATION, identity)
+    if existing and not _to_ask(existing.counts, conf) and (_has_page(existing) or not _can_draw()):
+        return existing
     _refuse_without_packages()
     spark = session.start(conf, "evaluation: look up answers")
-    new = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
+    draft = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
-        pieces = _pieces(conf, articles)
-        asked, up_to = cases(spark, conf, articles, new.id)
-        told = _ask(spark, conf, asked)
-        said = with_answers(spark, asked, conf)
+        row_groups = _test_row_groups(conf, articles)
+        all_cases, last_hash = cases(spark, conf, articles, draft.id)
+        run = _ask_students(spark, conf, all_cases)
+        answered = with_answers(spark, all_cases, conf)
         if conf.evaluation.judge:
-            said = _judged(spark, conf, said, told)
-        majority, judge = _majority(pieces, up_to), bool(conf.evaluation.judge)
-        scoring = EvaluationTask(new.storage, conf.completions.style, majority, conf.lake.row_group_rows, judge)
+            answered = _ask_judge(spark, conf, answered, run)
+        majority, is_judged = _majority(row_groups, last_hash), bool(conf.evaluation.judge)
+        task = EvaluationTask(draft.storage, conf.completions.style, majority, conf.lake.row_group_rows, is_judged)
         with progress.spark_tasks(spark, "evaluation: score answers"):
-            files = dataframes.collect_files(build(said, scoring))
-    rows = metrics.read_rows(new.storage, files)
-    files += _reported(new, summary.EvaluationSummary(conf, new.id, rows, metrics.compute_metrics(rows, conf)), pieces)
-    return tables.publish(new, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
+            files = dataframes.collect_files(build(answered, task))
+    rows = metrics.read_rows(draft.storage, files)
+    results = summary.EvaluationSummary(conf, draft.id, rows, metrics.compute_metrics(rows, conf))
+    files += _write_reports(draft, results, row_groups)
+    return tables.publish(draft, conf, files, {schemas.ARTICLES: articles}, _counts(rows))
 
 
 def _settings(conf: config.Config) -> dict[str, Any]:
-    """Return all that figures depend on, beside the articles."""
+    """Return everything that the metrics depend on, except the articles."""
+    judge_endpoint = conf.evaluation.judge
     return {
         **conf.evaluation.model_dump(),
         **conf.completions.model_dump(include={"style", "decision"}),
         "models": [conf.endpoints[name].model for name in conf.evaluation.students],
         "prompt": prompts.VERSIONS[conf.completions.style],
-        "judge": [conf.endpoints[conf.evaluation.judge].model, prompts.VERSIONS["judge"]]
-        if conf.evaluation.judge
-        else [],
+        "judge": [conf.endpoints[judge_endpoint].model, prompts.VERSIONS["judge"]] if judge_endpoint else [],
         "base": [conf.base.seed, conf.base.distractors],
         "scores": SCORING_VERSION,
     }
@@ -102,203 +103,213 @@ def _refuse_without_packages() -> None:
         raise InputError(msg)
 
 
-def _pieces(conf: config.Config, articles: tables.Version) -> list[dict[str, Any]]:
-    """Return the pieces of the test split."""
-    return [piece for piece in tables.row_groups(conf.lake, articles) if piece["split"] == conditions.SPLIT]
+def _test_row_groups(conf: config.Config, articles: tables.Version) -> list[dict[str, Any]]:
+    return [group for group in tables.row_groups(conf.lake, articles) if group["split"] == conditions.SPLIT]
 
 
 def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
-    """Return all that students are asked, in the schema conditions.CASES, lazy, and the hash of the last article. Brings the
-    passages of the test split to every machine, under this name; no other split is needed.
+    """Return all cases, in the schema conditions.CASES, lazy; and the hash of the last article that is selected.
+
+    The corpus files with the passages of the test split are distributed to every machine under `name`.
     """
-    pieces = _pieces(conf, articles)
-    if not pieces:
+    row_groups = _test_row_groups(conf, articles)
+    if not row_groups:
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
     folder = corpus_files.make_folder(spark)
-    corpus.build(pieces, articles.counts["numbers"], folder, with_texts=True)
+    corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=True)
     index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
     conditions.check_split_size(index, conf.evaluation)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
-    work = conditions.ConditionTask(
-        conf, corpus_files.distribute(spark, folder, name), models, conditions.last_hash(index, conf.evaluation.rows)
-    )
-    return conditions.build(
-        dataframes.assign_tasks(spark, pieces, spark.sparkContext.defaultParallelism), work
-    ), work.last_hash
+    last_hash = conditions.last_hash(index, conf.evaluation.rows)
+    task = conditions.ConditionTask(conf, corpus_files.distribute(spark, folder, name), models, last_hash)
+    tasks = dataframes.assign_tasks(spark, row_groups, spark.sparkContext.defaultParallelism)
+    return conditions.build(tasks, task), last_hash
 
 
-def _ask(spark: SparkSession, conf: config.Config, asked: DataFrame) -> run_state.Run:
-    """Ask every student what the store does not know, one after the other; return the run that did, whose limits hold for all.
+def _ask_students(spark: SparkSession, conf: config.Config, all_cases: DataFrame) -> run_state.Run:
+    """Ask the students the missing requests, one student after the other; return the run. Its limits hold for all students.
+
     Raises EndpointError and StoppedError, as `run` does.
     """
-    missing = missing_from_students(spark, conf, asked)
+    missing = missing_from_students(spark, conf, all_cases)
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
     now = ids.now()
-    told = run_state.Run(ids.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
+    run = run_state.Run(ids.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
     for student in conf.evaluation.students:
         if student in counts:
-            mine = missing.where(F.col("student") == student)
-            told = _ask_one(
-                spark,
+            settings, of_student = (
                 conditions.endpoint_settings(conf, student),
-                mine,
-                counts[student],
-                conditions.build_request,
-                told,
+                missing.where(F.col("student") == student),
             )
+            run = _ask(spark, settings, of_student, counts[student], conditions.build_request, run)
     missing.unpersist()
-    return told
+    return run
 
 
-def _judged(spark: SparkSession, conf: config.Config, said: DataFrame, told: run_state.Run) -> DataFrame:
-    """Ask the judge what the store does not know, and bring each answered case what it said, `judged`. Raises as `_ask` does."""
-    own, missing = judge.endpoint_settings(conf), missing_from_judge(spark, conf, said)
+def _ask_judge(spark: SparkSession, conf: config.Config, answered: DataFrame, run: run_state.Run) -> DataFrame:
+    """Ask the judge the missing requests, and add its replies to each answered case in the column `judged`.
+
+    Raises EndpointError and StoppedError, as `run` does.
+    """
+    settings, missing = judge.endpoint_settings(conf), missing_from_judge(spark, conf, answered)
     count = missing.count()
     if count:
-        _ask_one(spark, own, missing, count, judge.build_request, told)
+        _ask(spark, settings, missing, count, judge.build_request, run)
     missing.unpersist()
-    found = requests.look_up(
-        judge.build(said, conf), dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions
-    )
-    return said.join(judge.collect_replies(found), judge.CASE_KEYS, "left")
+    replies = _look_up(spark, settings, judge.build(answered, conf))
+    return answered.join(judge.collect_replies(replies), judge.CASE_KEYS, "left")
 
 
-def missing_from_students(spark: SparkSession, conf: config.Config, asked: DataFrame) -> DataFrame:
-    """Return what students are to be asked: each request once that the store cannot answer, persisted."""
-    own = conditions.endpoint_settings(
-        conf, conf.evaluation.students[0]
-    )  # in all that is looked up, students are alike
-    return _missing(spark, own, asked.drop("article_passages", "reference", "final_decision"))
+def missing_from_students(spark: SparkSession, conf: config.Config, all_cases: DataFrame) -> DataFrame:
+    """Return the requests to the students that have no stored answer, each once; persisted."""
+    asked = all_cases.drop("article_passages", "reference", "final_decision")
+    return _missing(spark, _any_student_settings(conf), asked)
 
 
-def missing_from_judge(spark: SparkSession, conf: config.Config, said: DataFrame) -> DataFrame:
-    """Return what the judge is to be asked of these answers: each request once that the store cannot answer, persisted."""
-    return _missing(spark, judge.endpoint_settings(conf), judge.build(said, conf))
+def missing_from_judge(spark: SparkSession, conf: config.Config, answered: DataFrame) -> DataFrame:
+    """Return the requests to the judge about these answers that have no stored reply, each once; persisted."""
+    return _missing(spark, judge.endpoint_settings(conf), judge.build(answered, conf))
 
 
-def _missing(spark: SparkSession, own: config.Config, wanted: DataFrame) -> DataFrame:
+def _any_student_settings(conf: config.Config) -> config.Config:
+    """Return the settings to look up answers with, which are the same for all students."""
+    return conditions.endpoint_settings(conf, conf.evaluation.students[0])
+
+
+def _missing(spark: SparkSession, settings: config.Config, keyed: DataFrame) -> DataFrame:
     order = F.struct("pubid", "setting", "distractors")
-    first = F.min_by(F.struct(*(name for name in wanted.columns if name != "key")), order).alias("first")
-    distinct = wanted.groupBy("key").agg(first).select("key", "first.*")
-    known = requests.look_up(distinct, dataframes.stored_answers(spark, own.lake, schemas.EVALUATION), own.completions)
-    return known.where(requests.needs_asking(own.completions)).select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
+    first = F.min_by(F.struct(*(name for name in keyed.columns if name != "key")), order).alias("first")
+    distinct = keyed.groupBy("key").agg(first).select("key", "first.*")
+    missing = _look_up(spark, settings, distinct).where(requests.needs_asking(settings.completions))
+    return missing.select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
 
 
-def _ask_one(
+def _look_up(spark: SparkSession, settings: config.Config, keyed: DataFrame) -> DataFrame:
+    stored = dataframes.stored_answers(spark, settings.lake, schemas.EVALUATION)
+    return requests.look_up(keyed, stored, settings.completions)
+
+
+def _ask(
     spark: SparkSession,
     conf: config.Config,
     missing: DataFrame,
     count: int,
-    worded: Callable[..., Request],
-    told: run_state.Run,
+    build_request: Callable[..., Request],
+    run: run_state.Run,
 ) -> run_state.Run:
-    """Ask the student, or the judge, that stands in the teacher's place; return the run, on top of what it had done before."""
+    """Ask one student or the judge, whose endpoint `conf.completions` names; return the run with what it has added.
+
+    Raises EndpointError and StoppedError, as `run` does.
+    """
     name, model = conf.completions.endpoint, conf.teacher.model
-    told = replace(told, endpoint=name, model=model, total=told.total + count)
-    told = realtime.ask(spark, missing, conf, told, partial(worded, conf=conf.completions, model=model))
-    stored = f"{told.answered} answers are stored, and a rerun asks only the others"
-    if told.state == "failed":
-        msg = f"endpoint {name!r} {told.reason}; {stored}"
+    begun = replace(run, endpoint=name, model=model, total=run.total + count)
+    ended = realtime.ask(spark, missing, conf, begun, partial(build_request, conf=conf.completions, model=model))
+    stored = f"{ended.answered} answers are stored, and a rerun asks only the others"
+    if ended.state == "failed":
+        msg = f"endpoint {name!r} {ended.reason}; {stored}"
         raise EndpointError(msg)
-    if told.state == "stopped":
-        msg = f"{told.reason}; {stored}"
+    if ended.state == "stopped":
+        msg = f"{ended.reason}; {stored}"
         raise StoppedError(msg)
-    return told
+    return ended
 
 
-def with_answers(spark: SparkSession, asked: DataFrame, conf: config.Config) -> DataFrame:
-    """Bring each case its `answer`, null where the request failed, and the class of its `last_error`; lazy."""
-    own = conditions.endpoint_settings(conf, conf.evaluation.students[0])
-    return requests.look_up(asked, dataframes.stored_answers(spark, conf.lake, schemas.EVALUATION), own.completions)
+def with_answers(spark: SparkSession, all_cases: DataFrame, conf: config.Config) -> DataFrame:
+    """Add to each case its `answer`, null if the request failed, and the class of its `last_error`; lazy."""
+    return _look_up(spark, _any_student_settings(conf), all_cases)
 
 
-def build(rows: DataFrame, work: EvaluationTask) -> DataFrame:
-    """Answered cases -> the files of evaluation, in the schema schemas.FILES; lazy."""
-    spread = rows.repartition("pubid").sortWithinPartitions("pubid", "student", "setting", "distractors")
-    return map_in_arrow(spread, partial(_write, work=work), schemas.FILES)
+def build(answered: DataFrame, task: EvaluationTask) -> DataFrame:
+    """Score the answered cases; return the files of evaluation, in the schema schemas.FILES; lazy."""
+    sorted_rows = answered.repartition("pubid").sortWithinPartitions("pubid", "student", "setting", "distractors")
+    return map_in_arrow(sorted_rows, partial(_write, task=task), schemas.FILES)
 
 
-def _write(batches: Iterator[pa.RecordBatch], work: EvaluationTask) -> Iterator[pa.RecordBatch]:
+def _write(batches: Iterator[pa.RecordBatch], task: EvaluationTask) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
+    task_id = context.partitionId() if context else 0
     rows = (row for batch in batches for row in batch.to_pylist())
-    with parquet.PartitionedWriter(
-        work.at, _SCHEMA, context.partitionId() if context else 0, work.row_group_rows
-    ) as written:
-        for _, own in groupby(rows, lambda row: row["pubid"]):
-            written.write(DATA, pa.Table.from_pylist(list(_scored(list(own), work)), _SCHEMA))
-    yield parquet.files_batch(written.files)
+    with parquet.PartitionedWriter(task.at, _SCHEMA, task_id, task.row_group_rows) as writer:
+        for _, of_article in groupby(rows, lambda row: row["pubid"]):
+            writer.write(DATA, pa.Table.from_pylist(list(_score_article(list(of_article), task)), _SCHEMA))
+    yield parquet.files_batch(writer.files)
 
 
-def _scored(rows: list[Mapping[str, Any]], work: EvaluationTask) -> Iterator[dict[str, Any]]:
-    """Score all answers about one article, and beside them those that need no model."""
+def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Iterator[dict[str, Any]]:
+    """Score all answers about one article, and the baseline answers that need no model."""
     for row in rows:
-        said, judged = row["answer"] and row["answer"]["completion"], dict(row.get("judged") or ())
-        told = judge.score(row["question"], said, row["passages"], judged) if work.is_judged else {}
-        yield scored(row, row["answer"], work.style) | told
+        scored = _score(row, row["answer"], task.style)
+        if task.is_judged:
+            scored |= judge.score(row["question"], scored["answer"], row["passages"], dict(row.get("judged") or ()))
+        yield scored
     first = rows[0]
-    bare = {**first, "setting": metrics.BASELINE, "distractors": 0, "passages": [], "last_error": None}
-    for name, answer in scores.baseline_answers(
-        first["question"], first["article_passages"], first["reference"] or "", work.majority
-    ).items():
-        yield scored({**bare, "student": name}, {"completion": answer, "finish_reason": "stop"}, "answer")
+    baseline = {**first, "setting": metrics.BASELINE, "distractors": 0, "passages": [], "last_error": None}
+    answers = scores.baseline_answers(
+        first["question"], first["article_passages"], first["reference"] or "", task.majority
+    )
+    for name, text in answers.items():
+        yield _score({**baseline, "student": name}, {"completion": text, "finish_reason": "stop"}, "answer")
 
 
-def scored(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str) -> dict[str, Any]:
-    """Return the row of the table for a case and its answer."""
-    said = answer["completion"] if answer else None
-    oracle = [document["oracle"] for document in row["passages"]]
-    others = [document["text"] for document in row["passages"] if not document["oracle"]]
-    kept = ("pubid", "student", "setting", "distractors", "question", "reference", "final_decision")
+def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str) -> dict[str, Any]:
+    """Return the row of the table for one case and its answer."""
+    completion = answer["completion"] if answer else None
+    is_oracle = [document["oracle"] for document in row["passages"]]
+    distractors = [document["text"] for document in row["passages"] if not document["oracle"]]
+    copied = ("pubid", "student", "setting", "distractors", "question", "reference", "final_decision")
     return {
-        **{name: row[name] for name in kept},
-        "shown": len(oracle),
-        "position": oracle.index(True) if any(oracle) else None,
-        "answer": said,
+        **{name: row[name] for name in copied},
+        "shown": len(is_oracle),
+        "position": is_oracle.index(True) if any(is_oracle) else None,
+        "answer": completion,
         "error_class": None if answer else row["last_error"] or "unavailable",
         "cut": bool(answer and answer["finish_reason"] == "length"),
-        **scores.score(said, row["reference"] or "", row["article_passages"], others, style),
+        **scores.score(completion, row["reference"] or "", row["article_passages"], distractors, style),
     }
 
 
-def _reported(
-    new: tables.Draft, told: summary.EvaluationSummary, pieces: Sequence[Mapping[str, Any]]
+def _write_reports(
+    draft: tables.Draft, results: summary.EvaluationSummary, row_groups: Sequence[Mapping[str, Any]]
 ) -> Iterator[parquet.DataFile]:
-    """Write the figures, and the same to be read; no page where matplotlib is missing, as on EMR."""
-    yield parquet.write_file(new.storage, METRICS, told.metrics)
-    yield parquet.write_text(new.storage, "evaluation.md", summary.markdown(told))
+    """Write the metrics as Parquet and as Markdown; and as a page, unless matplotlib is missing, as on EMR."""
+    yield parquet.write_file(draft.storage, METRICS, results.metrics)
+    yield parquet.write_text(draft.storage, "evaluation.md", summary.markdown(results))
     if _can_draw():
-        html = page.render(told, _shown(pieces, examples.choose_articles(told)))
-        yield parquet.write_text(new.storage, PAGE, html)
+        html = page.render(results, _passages(row_groups, examples.choose_articles(results)))
+        yield parquet.write_text(draft.storage, PAGE, html)
 
 
 def _can_draw() -> bool:
     return bool(find_spec("matplotlib") and find_spec("jinja2"))
 
 
-def _has_page(made: tables.Version) -> bool:
-    return any(file.path == PAGE for file in made.files)
+def _has_page(version: tables.Version) -> bool:
+    return any(file.path == PAGE for file in version.files)
 
 
-def _majority(pieces: Sequence[Mapping[str, Any]], up_to: int) -> str | None:
-    """Return the decision that most of the asked articles have; two columns of the test split pass through the driver."""
+def _majority(row_groups: Sequence[Mapping[str, Any]], last_hash: int) -> str | None:
+    """Return the decision of most selected articles. Two columns of the test split pass through the driver."""
     counts: Counter[str] = Counter()
-    for piece in pieces:
-        table = parquet.read_row_group(piece, ["pubid", "final_decision"])
-        asked = table.filter(pa.array(conditions.is_selected(table["pubid"].to_numpy(), up_to)))
-        counts.update(decision for decision in asked["final_decision"].to_pylist() if decision)
+    for group in row_groups:
+        table = parquet.read_row_group(group, ["pubid", "final_decision"])
+        selected = table.filter(pa.array(conditions.is_selected(table["pubid"].to_numpy(), last_hash)))
+        counts.update(decision for decision in selected["final_decision"].to_pylist() if decision)
     return max(counts, key=lambda decision: (counts[decision], decision), default=None)
 
 
-def _shown(pieces: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, list[str]]:
-    """Return the passages of some articles, in this order."""
-    tables_of_pieces = (parquet.read_row_group(piece, ["pubid", "passages"]) for piece in pieces if pubids)
-    wanted = pa.array(pubids, pa.int64())
-    found = [row for table in tables_of_pieces for row in table.filter(pc.is_in(table["pubid"], wanted)).to_pylist()]
-    return {row["pubid"]: row["passages"] for row in sorted(found, key=lambda row: pubids.index(row["pubid"]))}
+def _passages(row_groups: Sequence[Mapping[str, Any]], pubids: list[int]) -> dict[int, list[str]]:
+    """Return the passages of these articles, in this order."""
+    if not pubids:
+        return {}
+    chosen = pa.array(pubids, pa.int64())
+    row_tables = (parquet.read_row_group(group, ["pubid", "passages"]) for group in row_groups)
+    rows = [row for table in row_tables for row in table.filter(pc.is_in(table["pubid"], chosen)).to_pylist()]
+    by_pubid = {row["pubid"]: row["passages"] for row in rows}
+    return {pubid: by_pubid[pubid] for pubid in pubids}
 
 
 def _counts(rows: pa.Table) -> dict[str, Any]:
-    """Sum up."""
+    """Return the counts of the version."""
     failed, unjudged = (Counter(rows[name].drop_null().to_pylist()) for name in ("error_class", "judge_error"))
     of_students = pc.sum(pc.not_equal(rows["setting"], metrics.BASELINE)).as_py()
     return {
@@ -311,6 +322,6 @@ def _counts(rows: pa.Table) -> dict[str, Any]:
 
 
 def _to_ask(counts: Mapping[str, Any], conf: config.Config) -> int:
-    """Return how many answers of a version the next run asks for again."""
+    """Return how many failed answers of a version the next run asks for again."""
     failed = Counter(counts["failed"]) + Counter(counts["unjudged"])
     return sum(failed[name] for name in retried_classes(conf.completions))
