@@ -72,7 +72,7 @@ def read(made: dict[str, Any]) -> config.Config:
 
 
 def found(made: dict[str, Any]) -> list[str]:
-    return aws_model.found("emr-serverless", "StartJobRun", {**made, "clientToken": job_run.token(made, "")})
+    return aws_model.problems("emr-serverless", "StartJobRun", {**made, "clientToken": job_run.token(made, "")})
 
 
 EVERYTHING = (
