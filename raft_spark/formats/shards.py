@@ -17,7 +17,7 @@ BATCH_ROWS = 1_000
 
 
 class ShardWriter:
-    """Writes one shard. After the `with` block `file` describes it; it is None if no record was written or the block raised."""
+    """Writes one shard. After the `with` block, `file` describes it, or is None if no shard was written."""
 
     def __init__(self, storage: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
         self.file: parquet.DataFile | None = None

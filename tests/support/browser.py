@@ -8,7 +8,8 @@ import pytest
 
 
 def browse(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Open a page in headless Chromium with its own profile and without network; skip the test if there is no Chromium."""
+    """Open a page in headless Chromium with its own profile and without network; skip the test if there is no Chromium.
+    """
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("no chromium on PATH")
