@@ -1,4 +1,4 @@
-"""Requests to a judge and the metrics from its replies: ragas' definitions, computed by hand, and no score from an unreadable reply."""
+"""Requests to a judge and the metrics from its replies, computed by hand; an unreadable reply gives no score."""
 
 import json
 
