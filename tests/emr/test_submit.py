@@ -277,9 +277,9 @@ def test_a_second_double_of_the_service_is_asked_the_same_way(
     assert done.exit_code == 0, done.output
     assert "note: the application may use 12 vCPUs, and the settings ask for 16" in done.output
     run_id = re.search(r"run (\w+) (started|exists already)", done.output)[1]  # it knows the day of a run, not the time
-    told = client.get_job_run(applicationId=at, jobRunId=run_id)["jobRun"]
-    assert (told["name"], told["state"], told["tags"]["team"]) == ("raft-spark-base", "SUCCESS", "data")
-    assert "environment-x86_64.tar.gz#environment" in told["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
+    run = client.get_job_run(applicationId=at, jobRunId=run_id)["jobRun"]
+    assert (run["name"], run["state"], run["tags"]["team"]) == ("raft-spark-base", "SUCCESS", "data")
+    assert "environment-x86_64.tar.gz#environment" in run["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
 
 
 # How it ends
