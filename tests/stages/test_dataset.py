@@ -194,7 +194,7 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
     written = dataset.build(
         joined, dataset.DatasetTask(conf.dataset, conf.completions, new.storage, {"train": 1}), 0
     ).collect()
-    counts = dataset._counted(written, conf.price)
+    counts = dataset._counts(written, conf.price)
     assert counts["kept"] == {"train": 50}
     assert counts["rejected"] == {"false quote": 30, "truncated": 20}
     assert counts["flagged"] == {"another decision": 10}
