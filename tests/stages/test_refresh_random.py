@@ -25,7 +25,7 @@ from raft_spark.lake.filesystem import Storage, sha256
 from raft_spark.stages import gates, refresh, registry, retention
 
 ARTICLES, BASE, COMPLETIONS, DATASET = schemas.ARTICLES, schemas.BASE, schemas.COMPLETIONS, schemas.DATASET
-WRITES = ("write", "swap", "delete")
+WRITES = ("write", "compare_and_swap", "delete")
 Rows = Mapping[int, str]
 
 
@@ -216,7 +216,7 @@ def disturbed(at: int, what: Callable[[], None], monkeypatch: pytest.MonkeyPatch
             try:
                 if count == at:
                     what()
-                holds = write.__name__ in {"swap", "noting"}
+                holds = write.__name__ in {"compare_and_swap", "noting"}
                 try:
                     done = write(*arguments)
                 finally:
@@ -254,7 +254,7 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.WALK)
     monkeypatch.setattr(registry, "WALK", walk)
     monkeypatch.setattr(refresh, "_looked_at", world.looked_at)
-    monkeypatch.setattr(Storage, "swap", world.noted(Storage.swap))
+    monkeypatch.setattr(Storage, "compare_and_swap", world.noted(Storage.compare_and_swap))
     for _ in range(steps):
         stored = set(world.answers())
         world.changes()
