@@ -1,8 +1,8 @@
-"""hf:OWNER/NAME/CONFIG -> Parquet files and a marker: a dataset of the Hugging Face hub as of one commit.
+"""Copy a dataset of the Hugging Face hub (hf:OWNER/NAME/CONFIG), as of one commit, to Parquet files and a marker file.
 
-The one door to `datasets`, which says what files a configuration has. pyarrow reads them: streamed by `datasets`, all
-that was read stays in memory, and stopped midway the process can hang at exit (apache/arrow#45214). One request with a
-short timeout goes ahead of all others: the libraries would try for minutes to reach a hub behind a closed network.
+`datasets` lists the files of a configuration and pyarrow reads them. If `datasets` streamed them, all rows would stay in
+memory, and a process that stops midway could hang at exit (apache/arrow#45214). The first request has a short timeout,
+because the libraries try for minutes to reach the hub from a closed network.
 """
 # ruff: noqa: PLC0415 - the client libraries take a second to import and are only in the extra `local`
 
@@ -19,14 +19,15 @@ from pyarrow import fs, parquet
 
 from raft_spark.errors import InputError
 
-ROWS, FILE_ROWS, FILE_BYTES = 4_000, 48_000, 64 << 20  # of a row group; the group that reaches a limit ends its file
-FIRST_TIMEOUT = 5.0  # wait for the first answer, per address; huggingface.co has several, tried one after the other
+ROWS = 4_000  # in a row group
+FILE_ROWS, FILE_BYTES = 48_000, 64 << 20  # the row group that reaches a limit ends its file
+FIRST_TIMEOUT = 5.0  # seconds for the first request, for each of the several addresses of huggingface.co
 ALTERNATIVES = "articles.source may also be a folder or glob of Parquet or JSON Lines (/path/*.parquet), or sample:N"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All rows of a source as of one commit, in the Parquet files of a folder."""
+    """A folder of Parquet files with all rows of a source as of one commit."""
 
     folder: str
     revision: str
@@ -34,27 +35,28 @@ class Snapshot:
 
 
 def revision(source: str) -> str:
-    """Return the newest commit of the source's repository, 40 hexadecimal digits. Raises InputError."""
-    with _door(source) as api:
-        return str(api.dataset_info(_split(source)[0], timeout=FIRST_TIMEOUT).sha)
+    """Return the newest commit of the source's repository: 40 hexadecimal digits. Raises InputError if the hub does not give it."""
+    with _hub(source) as api:
+        return str(api.dataset_info(_parse(source)[0], timeout=FIRST_TIMEOUT).sha)
 
 
 def download(source: str, revision: str, folder: str, filesystem: fs.FileSystem) -> Snapshot:
-    """Copy split `train` as of `revision` into `folder`, emptied first, a row group at a time. Raises InputError.
+    """Copy the split `train` as of `revision` to `folder`, a row group at a time. The folder is emptied first.
 
-    source.json is written last; where it already names this source and revision, the hub is not even asked.
+    The marker source.json is written last. If it already names this source and revision, nothing is requested from the hub.
+    Raises InputError if the hub does not give the dataset.
     """
     marker, wanted, found = f"{folder}/source.json", {"source": source, "revision": revision}, dict[str, Any]()
     with suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(marker) as stream:
-        found = json.loads(stream.read())  # ValueError: it was not written to its end
+        found = json.loads(stream.read())  # ValueError: the marker is incomplete
     if wanted.items() <= found.items():
         return Snapshot(folder, revision, found["rows"])
     with closing(_batches(source, revision)) as batches:
-        first = list(itertools.islice(batches, 1))  # a source that cannot be read leaves the folder as it is
+        first = list(itertools.islice(batches, 1))  # read before the folder is emptied: the source may be unreadable
         if found:
-            filesystem.delete_file(marker)  # before the rest, or it could stand beside half of the files
+            filesystem.delete_file(marker)  # first, so that there is never a marker with only some of its files
         filesystem.delete_dir_contents(folder, missing_dir_ok=True)
-        if filesystem.type_name != "s3":  # there a folder needs no making, and a role may be denied it
+        if filesystem.type_name != "s3":  # S3 needs no folder, and the role may lack the permission
             filesystem.create_dir(folder, recursive=True)
         rows = _write(itertools.chain(first, batches), folder, filesystem)
     with filesystem.open_output_stream(marker) as sink:
@@ -63,20 +65,20 @@ def download(source: str, revision: str, folder: str, filesystem: fs.FileSystem)
 
 
 def _batches(source: str, revision: str) -> Generator[pa.RecordBatch, None, None]:
-    """Yield all rows in the hub's order, ROWS at a time."""
-    with tempfile.TemporaryDirectory() as cache, _door(source) as api:
-        repo, name = _split(source)
+    """Yield all rows in the order of the hub, ROWS at a time."""
+    with tempfile.TemporaryDirectory() as cache, _hub(source) as api:
+        repo, name = _parse(source)
         api.dataset_info(repo, revision=revision, timeout=FIRST_TIMEOUT)
         import datasets
         from huggingface_hub import HfFileSystem
 
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # asks a host that is not the hub
-        # Without hf:// and an empty cache, a local folder named like the repository or an older copy could be taken.
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # this would call another host than the hub
+        # Without hf://, a local folder named like the repository could be read; without an empty cache, an older copy.
         builder = datasets.load_dataset_builder(f"hf://datasets/{repo}", name, revision=revision, cache_dir=cache)
         if "train" not in builder.config.data_files:
             raise ValueError("it has no split train")
         for file in builder.config.data_files["train"]:
-            # A group's columns and the next group's take turns: a few blocks of 5 MB, and each is asked for once.
+            # Reads alternate between the columns of two row groups. With six blocks of 5 MB each block is fetched once.
             with HfFileSystem().open(file, cache_type="blockcache", cache_options={"maxblocks": 6}) as opened:
                 yield from parquet.ParquetFile(opened, pre_buffer=False).iter_batches(ROWS, use_threads=False)
 
@@ -96,13 +98,13 @@ def _write(batches: Iterator[pa.RecordBatch], folder: str, filesystem: fs.FileSy
 
 
 @contextmanager
-def _door(source: str) -> Iterator[Any]:
-    """Yield the hub's HfApi, and turn what it or `datasets` raises into an InputError of one sentence."""
+def _hub(source: str) -> Iterator[Any]:
+    """Yield the hub's HfApi, and turn the errors of the hub and of `datasets` into an InputError of one sentence."""
     try:
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's, by version
 
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # else a list of coding agents is asked for first
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # otherwise a list of coding agents is fetched first
         yield HfApi()
     except ImportError as error:
         message = f"{source} needs the package {error.name} (pip install 'raft-spark[local]'); {ALTERNATIVES}"
@@ -113,9 +115,9 @@ def _door(source: str) -> Iterator[Any]:
             cause = cause.__cause__
         status = getattr(getattr(cause, "response", None), "status_code", None)
         what = f"status {status}" if status else f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-        reason = f"cannot give it ({what})"
+        reason = f"fails ({what})"
         if constants.HF_HUB_OFFLINE:
-            reason = "is not asked, because HF_HUB_OFFLINE is set"
+            reason = "is not contacted, because HF_HUB_OFFLINE is set"
         elif status in (401, 403, 404) or type(error).__name__ == "DatasetNotFoundError":
             reason = f"denies it ({what}): wrong name or revision, or private or gated (accept its terms, set HF_TOKEN)"
         elif not status and isinstance(error, (ConnectionError, TimeoutError, HTTPError)):
@@ -124,6 +126,7 @@ def _door(source: str) -> Iterator[Any]:
         raise InputError(message) from error
 
 
-def _split(source: str) -> tuple[str, str]:
+def _parse(source: str) -> tuple[str, str]:
+    """Return repository and configuration."""
     repo, _, name = source.removeprefix("hf:").rpartition("/")
     return repo, name

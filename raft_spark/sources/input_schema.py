@@ -1,6 +1,6 @@
-"""Columns of a file -> all that is wrong with them, as a sentence: the columns that the articles need and may have.
+"""columns of a file -> all faults in one sentence: the columns that articles require, and the optional ones.
 
-A column's type is put in words that hold for Parquet and JSON alike. A column inside of `context` is named `context.NAME`.
+The words for a column's type are the same for Parquet and JSON. A column inside `context` is named `context.NAME`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ REQUIRED = {
 }
 OPTIONAL = {"final_decision": "text", "context.labels": TEXT_LIST, "context.meshes": TEXT_LIST}
 OTHER_LIST = "a list of other values"
-NULL = "null"  # of which nothing is known but that it holds no value
+NULL = "null"  # the type of a column without values
 DOCS_SECTION = 'docs/dataset.md, "Input schema"'
 _KINDS = {
     "an integer": [pa.types.is_integer],
@@ -53,26 +53,26 @@ def record_columns(record: Mapping[str, Any]) -> Columns:
     return {name: _kind_of_value(value) for name, value in {**record, **below}.items()}
 
 
-def problem(columns: Columns, needed: Columns = REQUIRED) -> str:
-    """Return all that is wrong with the columns in one sentence, "" when nothing is."""
-    missing = [name for name in needed if name not in columns]
+def problem(columns: Columns, required: Columns = REQUIRED) -> str:
+    """Return all faults of the columns in one sentence, or "" if there is none."""
+    missing = [name for name in required if name not in columns]
     if "context" in missing or columns.get("context") not in ("a table", None):
-        missing = [name for name in missing if name != "context.contexts"]  # one fault is named once
-    wrong = [
+        missing = [name for name in missing if name != "context.contexts"]  # one fault is reported once
+    wrong_types = [
         f"{name} is {columns[name]} and must be {kind}"
-        for name, kind in {**needed, **OPTIONAL}.items()
+        for name, kind in {**required, **OPTIONAL}.items()
         if columns.get(name, NULL) not in (kind, NULL)
     ]
-    found = [f"it has no column {', '.join(missing)}"] * bool(missing) + wrong
-    if not found:
+    faults = [f"it has no column {', '.join(missing)}"] * bool(missing) + wrong_types
+    if not faults:
         return ""
-    return f"{'; '.join(found)}. It has {_listed(columns)}. Needed: {_listed(needed)}; optional: {_listed(OPTIONAL)} ({DOCS_SECTION})"
+    return f"{'; '.join(faults)}. It has {_list(columns)}. Needed: {_list(required)}; optional: {_list(OPTIONAL)} ({DOCS_SECTION})"
 
 
-def _listed(columns: Columns) -> str:
-    listed = [f"{name} ({kind})" for name, kind in columns.items()]
-    more = [f"and {len(listed) - MAX_LISTED} more"] if len(listed) > MAX_LISTED else []
-    return ", ".join([*listed[:MAX_LISTED], *more]) or "no column"
+def _list(columns: Columns) -> str:
+    texts = [f"{name} ({kind})" for name, kind in columns.items()]
+    more = [f"and {len(texts) - MAX_LISTED} more"] if len(texts) > MAX_LISTED else []
+    return ", ".join([*texts[:MAX_LISTED], *more]) or "no column"
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -1,4 +1,4 @@
-"""Record -> article or reason: what a good PubMedQA record is. Pure; called for every row of the articles stage."""
+"""record -> article, or the reason why it is rejected: the checks of a PubMedQA record."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _MAX_PUBID = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """A clean record. `fingerprint` is a hash of all the rest; texts are stripped of surrounding white space."""
+    """A valid record. `fingerprint` is a hash of its content. White space around texts is stripped."""
 
     pubid: int
     question: str
@@ -27,18 +27,18 @@ class Article:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that goes to quarantine, and why."""
+    """A record that goes to the quarantine, and the reason."""
 
     pubid: int | None
     reason: str
 
 
 class _RejectError(Exception):
-    """Carries a reason out of the checks below; never leaves this module."""
+    """Carries a reason from a check to `check_record`; other modules never see it."""
 
 
 def check_record(record: Any, conf: Articles) -> Article | Rejected:  # noqa: ANN401 - a source may hold anything
-    """Check one record as the source gives it (texts as str or bytes)."""
+    """Check one record of a source; its texts are str or bytes, and an invalid line of JSON is its ValueError."""
     pubid = None
     try:
         fields = _fields(record)
@@ -49,14 +49,15 @@ def check_record(record: Any, conf: Articles) -> Article | Rejected:  # noqa: AN
 
 
 def passage_hash(text: str) -> int:
-    """Return 64 bits that stand for a passage's exact text."""
+    """Return a 64-bit hash of the exact text of a passage."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
 def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a source may hold anything
+    if isinstance(record, UnicodeDecodeError):
+        raise _RejectError("invalid UTF-8 in the line")
     if isinstance(record, ValueError):
-        broken = isinstance(record, UnicodeDecodeError)
-        raise _RejectError("invalid UTF-8 in the line" if broken else "invalid JSON")
+        raise _RejectError("invalid JSON")
     if not isinstance(record, dict):
         raise _RejectError(f"wrong type: the record is {_kind(record)}")
     return record
@@ -104,7 +105,7 @@ def _texts(name: str, values: Any, conf: Articles) -> list[str]:  # noqa: ANN401
 
 
 def _text(name: str, value: Any, conf: Articles) -> str:  # noqa: ANN401 - a source may hold anything
-    """Return the stripped text, "" for None."""
+    """Return the stripped text, or "" for None."""
     if value is None:
         return ""
     if not isinstance(value, str | bytes):

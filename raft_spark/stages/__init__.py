@@ -1,1 +1,1 @@
-"""The stages of the pipeline, one module each, and what runs them."""
+"""The stages of the pipeline, one module each, with the registry and the functions that run them."""

@@ -21,7 +21,7 @@ class StageResult:
 
     Attributes:
         manifest: The version of the stage's table that is current now, with its files and settings.
-        is_new: Whether the stage published this version now. False: it was there already, and there was nothing to do.
+        is_new: Whether the stage made this version now. False means that the table was already up to date.
         seconds: How long the stage took.
     """
 
@@ -73,7 +73,7 @@ class EvaluationResult(StageResult):
 
 
 def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -> RunResult:
-    """Run all stages from articles to dataset, and call `watch` after each of them. Raises what a stage raises."""
+    """Run all stages from articles to dataset, and call `watch` with the result of each. Raises what a stage raises."""
     begin = time.monotonic()
     done: dict[str, StageResult] = {}
     for stage in registry.PIPELINE:
@@ -107,23 +107,23 @@ def evaluate(conf: Config) -> EvaluationResult:
 
 
 def rollback(conf: Config, version: str) -> dict[str, str]:
-    """Make a version current again, with the versions it was made from, also in the lake's catalog; return them by table.
+    """Make a version current again, with the versions it was made from, also in the lake's catalog; return their ids by table.
 
     Raises InputError if there is no such version.
     """
-    with _catalog_followed(conf):
+    with _catalog_updated(conf):
         return retention.roll_back(conf.lake, version)
 
 
 def expire(conf: Config) -> list[str]:
-    """Delete the versions that `lake.keep_versions` and `lake.keep_days` no longer keep, also from the lake's catalog."""
-    with _catalog_followed(conf):
+    """Delete the versions that `lake.keep_versions` and `lake.keep_days` do not retain, also from the lake's catalog."""
+    with _catalog_updated(conf):
         return retention.expire(conf.lake)
 
 
 @contextmanager
-def _catalog_followed(conf: Config) -> Iterator[None]:
-    """Bring the lake's catalog up to date after the block. That takes Spark: if it is not installed, the block does not run."""
+def _catalog_updated(conf: Config) -> Iterator[None]:
+    """Bring the lake's catalog up to date after the block. If the Spark this needs is not installed, the block does not run."""
     if conf.lake.format != "iceberg":
         yield
         return

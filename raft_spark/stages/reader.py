@@ -64,9 +64,9 @@ class Table:
         Raises:
             InputError: The dataset was not written in this format.
         """
-        read = list(self._read(form))
+        parts = list(self._read(form))
         empty = self._schema(form).append(pa.field(self._partition, pa.string())).empty_table()
-        return pa.concat_tables([empty, *read])
+        return pa.concat_tables([empty, *parts])
 
     def to_pandas(self, form: str = "") -> "pd.DataFrame":
         """Read all rows into memory as a pandas DataFrame. Arguments, columns and errors are those of `to_arrow`.
@@ -96,7 +96,7 @@ class Table:
 
         if self.name != schemas.DATASET:
             return dataframes.read(spark, self.lake, self.manifest)
-        schema, at = from_arrow_schema(self._schema(form)), self._place
+        schema, at = from_arrow_schema(self._schema(form)), self._storage
         rows = spark.createDataFrame([], schema).withColumn("split", F.lit(""))
         for file in self._files(form):
             kind = "json" if file.path.endswith(".jsonl") else "parquet"
@@ -105,7 +105,7 @@ class Table:
         return rows
 
     @property
-    def _place(self) -> Storage:
+    def _storage(self) -> Storage:
         at = tables.storage(self.lake, self.name)
         return at if self.name == schemas.COMPLETIONS else at.at("versions", self.version)
 
@@ -117,25 +117,25 @@ class Table:
         return FORMATS[self._format(form)].schema if self.name == schemas.DATASET else schemas.SCHEMAS[self.name]
 
     def _format(self, form: str) -> str:
-        """Return the name of a format of the dataset. Raises InputError if the dataset lacks it."""
-        known = list(self.manifest.settings["dataset"]["formats"])
-        if form and form not in known:
-            msg = f"dataset {self.version} has no format {form!r}; it has: {', '.join(known)}"
+        """Return the name of a format of the dataset, the first for "". Raises InputError if the dataset lacks it."""
+        formats = list(self.manifest.settings["dataset"]["formats"])
+        if form and form not in formats:
+            msg = f"dataset {self.version} has no format {form!r}; it has: {', '.join(formats)}"
             raise InputError(msg)
-        return form or str(known[0])
+        return form or str(formats[0])
 
     def _files(self, form: str) -> list[parquet.DataFile]:
-        """Return the files with rows; those of a dataset in the order train, validation, test."""
+        """Return the files with rows. Those of a dataset come in the order train, validation, test."""
         if self.name != schemas.DATASET:
             return self.manifest.data()
         folder = f"{self._format(form)}/"
-        found = [file for file in self.manifest.files if file.path.startswith(folder) and file.rows]
-        return sorted(found, key=lambda file: (schemas.SPLITS.index(_split(file)), file.path))
+        files = [file for file in self.manifest.files if file.path.startswith(folder) and file.rows]
+        return sorted(files, key=lambda file: (schemas.SPLITS.index(_split(file)), file.path))
 
     def _read(self, form: str) -> Iterator[pa.Table]:
         schema = self._schema(form)
         for file in self._files(form):
-            data = self._place.read(file.path) or b""
+            data = self._storage.read(file.path) or b""
             if file.path.endswith(".jsonl"):
                 rows = pa.Table.from_pylist([json.loads(line) for line in data.splitlines()], schema)
             else:
@@ -145,14 +145,14 @@ class Table:
 
 
 def _split(file: parquet.DataFile) -> str:
-    """Return the split of a file's rows, which the folder names, or in a dataset the file: train-00000-of-00001.jsonl."""
+    """Return the split of a file's rows. The folder names it or, in a dataset, the file: train-00000-of-00001.jsonl."""
     return file.split or file.path.rpartition("/")[2].partition("-")[0]
 
 
 def open_table(lake: Lake, name: str, version: str = "") -> Table:
-    """Open a table at a version, "" = the current one. Raises InputError if there is no such table or version."""
-    known = (*schemas.SCHEMAS, schemas.DATASET)
-    if name not in known:
-        msg = f"there is no table {name!r}; the tables are {', '.join(known)}"
+    """Open a version of a table; "" is the current one. Raises InputError if there is no such table or version."""
+    names = (*schemas.SCHEMAS, schemas.DATASET)
+    if name not in names:
+        msg = f"there is no table {name!r}; the tables are {', '.join(names)}"
         raise InputError(msg)
     return Table(lake, tables.load(lake, name, version) if version else tables.require(lake, name))

@@ -36,8 +36,8 @@ class RefreshRecord:
 
     `before` and `after` name the versions by table. `changes` counts the rows of articles and base by kind of change.
 
-    A record that stays `publishing` is of a refresh that crashed just before or after it moved the pointers. The pointers
-    show which.
+    A record that stays `publishing` is of a refresh that crashed just before or after it moved the refs. The refs show
+    which.
     """
 
     id: str
@@ -63,11 +63,11 @@ def run(conf: config.Config) -> RefreshRecord:
     Raises GateError when a gate refuses the new versions, InputError when another refresh published first, and what a
     stage raises. In each case the record is written and the tables stay as they were.
     """
-    pointers, begin = refs.read(conf.lake), time.monotonic()
-    record = RefreshRecord(ids.new_id(), ids.now(), pointers.tables)
+    before, begin = refs.read(conf.lake), time.monotonic()
+    record = RefreshRecord(ids.new_id(), ids.now(), before.tables)
     branch = conf.lake.model_copy(update={"branch": refs.REFRESH + record.id})
     refs.sweep(conf.lake)
-    refs.update(branch, lambda _: pointers)
+    refs.update(branch, lambda _: before)
     try:
         record = _run_stages(conf.model_copy(update={"lake": branch}), record)
         if record.outcome == "published":

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 Counts = Mapping[str, Any]
 Use = Literal["source", "teacher", "students", "tokenizer"]
-REFRESH = "refresh"  # the job that runs all of WALK
+REFRESH = "refresh"  # the job that runs the whole PIPELINE
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage and the table of its name.
+    """A stage, which writes the table of the same name.
 
-    `run` makes the table's current version from the settings. `help` is one sentence for the command line. `describe`
-    says a version's counts in a few words, `rows` as numbers: the rows written, and those rejected where rows are judged.
-    `uses` names what the stage reads or asks beyond tables. `run` and `refresh` walk the stages that are `in_pipeline`.
+    `run` brings the table up to date with the settings and returns its current version. `help` is one sentence for the
+    command line. `describe` puts the counts of a version into a few words. `rows` gives them as numbers: the rows written
+    and, if the stage checks rows, the rows rejected. `uses` names what the stage needs besides tables. The commands `run`
+    and `refresh` run the stages that are `in_pipeline`.
     """
 
     name: str
@@ -136,10 +137,10 @@ JOBS = (*NAMES, REFRESH)
 
 
 def find(name: str) -> Stage:
-    """Return the stage of a name, which is also that of its table."""
+    """Return the stage of this name. The table of the stage has the same name."""
     return next(stage for stage in STAGES if stage.name == name)
 
 
 def stages_of_job(job: str) -> tuple[Stage, ...]:
-    """Return the stages that a job runs: all of WALK for `refresh`, else its own."""
+    """Return the stages that a job runs: the whole PIPELINE for `refresh`, else the stage of the job's name."""
     return PIPELINE if job == REFRESH else (find(job),)

@@ -1,4 +1,7 @@
-"""Old versions -> gone, or current again. Nothing goes that is current, pinned, in a branch, or the source of one that is."""
+"""Delete old versions, pin them, or make one current again.
+
+A version is never deleted while it is current, pinned or in a branch, or while such a version was made from it.
+"""
 
 import datetime as dt
 from collections.abc import Iterable
@@ -11,90 +14,94 @@ from raft_spark.stages import registry
 
 
 def expire(lake: Lake) -> list[str]:
-    """Delete the versions that lake.keep_versions and lake.keep_days no longer keep; return their ids.
+    """Delete the versions that lake.keep_versions and lake.keep_days do not retain; return their ids.
 
-    Answers stay: of completions only the lists go. The manifest goes first, so that a version is never half there, and what
-    was made from others goes before them.
+    Stored answers are not deleted: a version of completions is only a list of files. The manifest of a version is deleted
+    first, so that no reader finds an incomplete version. Versions are deleted before those they were made from.
     """
     known = {table: tables.history(lake, table) for table in registry.NAMES}
     recent = {version.id for versions in known.values() for version in versions[-lake.keep_versions :]}
     young = {version.id for versions in known.values() for version in versions if _age_days(version) < lake.keep_days}
-    kept = _with_sources(_pointed(lake) | recent | young, known)
-    gone = [version for table in reversed(registry.NAMES) for version in known[table] if version.id not in kept]
-    for version in gone:
+    retained = _with_sources(_referenced(lake) | recent | young, known)
+    expired = [version for table in reversed(registry.NAMES) for version in known[table] if version.id not in retained]
+    for version in expired:
         at = tables.storage(lake, version.table).at("versions")
         at.delete(f"{version.id}/manifest.json")
         at.delete(version.id)
-    return [version.id for version in gone]
+    return [version.id for version in expired]
 
 
 def roll_back(lake: Lake, version: str) -> dict[str, str]:
-    """Make an old version current again, with the versions it was made from; return them by table, answers left out.
+    """Make an old version current again, with the versions it was made from; return their ids by table, without completions.
 
-    A refresh does not publish the dataset again that was left. Raises InputError when there is no such version.
+    A refresh does not publish the dataset that was rolled back again. Raises InputError when there is no such version.
     """
-    found = find_anywhere(lake, version)
-    sources = {table: name for table, name in _lineage(lake, found).items() if table != schemas.COMPLETIONS}
+    lineage = _lineage(lake, find_anywhere(lake, version))
+    targets = {table: name for table, name in lineage.items() if table != schemas.COMPLETIONS}
 
-    def back(now: refs.Refs) -> refs.Refs:
-        rest = tuple(name for name in now.left if name not in sources.values())
-        leaves = [now.tables[table] for table in sources if table == schemas.DATASET and table in now.tables]
-        left = tuple(name for name in leaves if name not in sources.values())
-        return replace(now, tables={**now.tables, **sources}, left=rest + left)
+    def move(now: refs.Refs) -> refs.Refs:
+        rolled_back = [name for name in now.left if name not in targets.values()]
+        if schemas.DATASET in targets:
+            current = now.tables.get(schemas.DATASET)
+            rolled_back += [current] if current and current != targets[schemas.DATASET] else []
+        return replace(now, tables={**now.tables, **targets}, left=tuple(rolled_back))
 
-    before = refs.read(lake)
-    refs.update(lake, back)
-    if not all(tables.find(lake, table, name) for table, name in sources.items()):
-        refs.compare_and_swap(
-            lake, {table: before.tables[table] for table in sources if table in before.tables}, sources
-        )
+    before = refs.read(lake).tables
+    refs.update(lake, move)
+    if not all(tables.find(lake, table, name) for table, name in targets.items()):
+        refs.compare_and_swap(lake, {table: before[table] for table in targets if table in before}, targets)
         msg = f"version {version} expired just now; the lake stays as it was"
         raise InputError(msg)
-    return sources
+    return targets
 
 
 def pin(lake: Lake, version: str, *, off: bool = False) -> None:
-    """Keep a version, and those it was made from, for ever, or no longer. Raises InputError when there is no such version."""
-    found = find_anywhere(lake, version).id
+    """Pin a version, so that it and those it was made from never expire; `off` unpins it.
 
-    def pinned(now: refs.Refs) -> refs.Refs:
-        rest = tuple(name for name in now.pinned if name != found)
-        return replace(now, pinned=rest if off else (*rest, found))
+    Raises InputError when there is no such version.
+    """
+    pinned = find_anywhere(lake, version).id
 
-    refs.update(lake, pinned)
+    def change(now: refs.Refs) -> refs.Refs:
+        others = tuple(name for name in now.pinned if name != pinned)
+        return replace(now, pinned=others if off else (*others, pinned))
+
+    refs.update(lake, change)
 
 
 def find_anywhere(lake: Lake, version: str) -> tables.Version:
-    """Find a version by its id in any table. Raises InputError where there is none."""
+    """Find a version by its id in any table. Raises InputError when there is no such version."""
     for table in registry.NAMES:
-        if there := tables.find(lake, table, version):
-            return there
+        if found := tables.find(lake, table, version):
+            return found
     msg = f"{lake.root} has no version {version!r}; `raft-spark history TABLE` lists them"
     raise InputError(msg)
 
 
 def _lineage(lake: Lake, version: tables.Version) -> dict[str, str]:
-    found = {version.table: version.id}
+    """Return the version and all versions it was made from, by table."""
+    lineage = {version.table: version.id}
     for table, name in version.inputs.items():
-        found |= _lineage(lake, tables.load(lake, table, name))
-    return found
+        lineage |= _lineage(lake, tables.load(lake, table, name))
+    return lineage
 
 
-def _pointed(lake: Lake) -> set[str]:
+def _referenced(lake: Lake) -> set[str]:
+    """Return the versions that are pinned, or current in the lake or in a branch."""
     main = refs.read(lake.model_copy(update={"branch": ""}))
-    lines = [main, *refs.branches(lake).values()]
-    return {*main.pinned, *(name for line in lines for name in line.tables.values())}
+    branches = [main, *refs.branches(lake).values()]
+    return {*main.pinned, *(name for branch in branches for name in branch.tables.values())}
 
 
 def _with_sources(names: Iterable[str], known: dict[str, list[tables.Version]]) -> set[str]:
-    """Add to versions those that they were made from, to any depth."""
+    """Return the versions with all versions they were made from, directly or not."""
     inputs = {version.id: set(version.inputs.values()) for versions in known.values() for version in versions}
-    kept: set[str] = set()
-    left = set(names)
-    while left:
-        kept |= left
-        left = set().union(*(inputs.get(name, set()) for name in left)) - kept
-    return kept
+    found: set[str] = set()
+    added = set(names)
+    while added:
+        found |= added
+        added = set().union(*(inputs.get(name, set()) for name in added)) - found
+    return found
 
 
 def _age_days(version: tables.Version) -> float:

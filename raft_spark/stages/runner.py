@@ -1,4 +1,4 @@
-"""A stage -> the same, watched: its lines name it, the catalog follows it, and its end, good or bad, is told with metrics and lineage."""
+"""Run a stage: set the fields of its log lines, log its metrics and lineage, and bring the lake's catalog up to date."""
 
 import json
 import logging
@@ -20,45 +20,47 @@ LOG = logging.getLogger(__name__)
 
 
 def run(stage: Stage, conf: Config) -> Version:
-    """Run a stage, and bring the lake's catalog up to date; return and raise what they do."""
+    """Run a stage and then bring the lake's catalog up to date; return the version. Raises what the two raise."""
     logs.configure(conf.log.format, stage=stage.name, run_id="")
     begin = time.time()
     try:
         version = stage.run(conf)
     except BaseException as error:
-        _tell(conf, stage, begin, error)
+        _log_end(conf, stage, begin, error)
         raise
-    _tell(conf, stage, begin, version)
+    _log_end(conf, stage, begin, version)
     iceberg.sync(conf)
     return version
 
 
-def _tell(conf: Config, stage: Stage, begin: float, ended: Version | BaseException) -> None:
-    """Say how a stage ended, in JSON only: a person reads the stage's own last line."""
+def _log_end(conf: Config, stage: Stage, begin: float, outcome: Version | BaseException) -> None:
+    """Log how the stage ended as JSON fields; in text format the stage's last line already says it."""
     if not logs.is_json():
         return
     run_id, seconds = logs.context("run_id"), round(time.time() - begin, 3)
-    values = {"seconds": seconds, "errors": int(_state(ended) == "failed")}
-    new = not isinstance(ended, Version) or ended.id == run_id
-    rows = stage.rows(ended.counts) if isinstance(ended, Version) and new else {}
-    told = cloudwatch.embedded_metrics(
+    values = {"seconds": seconds, "errors": int(_state(outcome) == "failed")}
+    is_new = not isinstance(outcome, Version) or outcome.id == run_id
+    rows = stage.rows(outcome.counts) if isinstance(outcome, Version) and is_new else {}
+    metrics = cloudwatch.embedded_metrics(
         values | rows, stage.name, conf.completions.endpoint if "teacher" in stage.uses else ""
     )
-    LOG.info("%s %s after %.1f s", stage.name, _state(ended), seconds, extra=logs.fields(state=_state(ended), **told))
-    for event in lineage.events(conf, stage.name, run_id, begin, ended, rows) if run_id and new else ():
+    LOG.info(
+        "%s %s after %.1f s", stage.name, _state(outcome), seconds, extra=logs.fields(state=_state(outcome), **metrics)
+    )
+    for event in lineage.events(conf, stage.name, run_id, begin, outcome, rows) if run_id and is_new else ():
         LOG.info("lineage: %s", event["eventType"], extra=logs.fields(openlineage=event))
 
 
-def _state(ended: Version | BaseException) -> str:
-    if isinstance(ended, Version):
+def _state(outcome: Version | BaseException) -> str:
+    if isinstance(outcome, Version):
         return "finished"
-    return "stopped" if isinstance(ended, (StoppedError, KeyboardInterrupt)) else "failed"
+    return "stopped" if isinstance(outcome, (StoppedError, KeyboardInterrupt)) else "failed"
 
 
 def run_job(run: Callable[[Config], Any], argv: Sequence[str]) -> None:
-    """Be a job's main: settle the settings, run the stage, print what it tells as one line of JSON.
+    """Run a job from its command line: load the settings, call `run`, and print a summary of the result as one line of JSON.
 
-    Exits with the status of a RaftError after one sentence on standard error.
+    A RaftError is printed as one sentence on standard error, and ends the process with its exit status.
     """
     logs.configure("text")  # until the settings are known
     try:

@@ -274,7 +274,7 @@ def test_a_hub_out_of_reach_is_one_sentence_within_seconds(
     [
         ("hf:qiaojin/PubMedQA/pqa", {}, ["'pqa' not found", "['pqa_artificial', 'pqa_labeled']"]),
         ("hf:qiaojin/PubMed/pqa_labeled", {}, ["status 401", "wrong name", "HF_TOKEN"]),
-        (SOURCE, {"HF_HUB_OFFLINE": "1"}, ["not asked, because HF_HUB_OFFLINE is set"]),
+        (SOURCE, {"HF_HUB_OFFLINE": "1"}, ["not contacted, because HF_HUB_OFFLINE is set"]),
         (SOURCE, {"HF_DATASETS_OFFLINE": "1"}, ["OfflineModeIsEnabled"]),
     ],
 )
@@ -292,14 +292,14 @@ def test_what_the_hub_lacks_or_may_not_be_asked(
     [
         ("/api/datasets/", (401, ""), "denies it (status 401)"),
         ("/api/datasets/", (404, "RevisionNotFound"), "denies it (status 404): wrong name or revision"),
-        ("/api/datasets/", (503, ""), "cannot give it (status 503)"),
+        ("/api/datasets/", (503, ""), "fails (status 503)"),
         (
             "/resolve/.*README",
             (403, "GatedRepo"),
             "denies it (DatasetNotFoundError: Dataset 'qiaojin/PubMedQA' is a gated",
         ),
         ("/resolve/.*parquet", (403, "GatedRepo"), "denies it (status 403)"),
-        ("/storage/", (500, ""), "cannot give it (status 500)"),
+        ("/storage/", (500, ""), "fails (status 500)"),
     ],
 )
 def test_a_refusal_names_its_status(
@@ -319,14 +319,14 @@ def test_a_refusal_names_its_status(
         (
             DATA,
             b"PAR1 is how it begins, and there it ends",
-            "cannot give it (ArrowInvalid: Parquet magic bytes not found",
+            "fails (ArrowInvalid: Parquet magic bytes not found",
         ),
         (
             "README.md",
             README.replace("split: train", "split: test").encode(),
-            "cannot give it (ValueError: it has no split train)",
+            "fails (ValueError: it has no split train)",
         ),
-        ("PubMedQA.py", b"import datasets", "cannot give it (RuntimeError: Dataset scripts are no longer supported"),
+        ("PubMedQA.py", b"import datasets", "fails (RuntimeError: Dataset scripts are no longer supported"),
     ],
 )
 def test_what_the_client_does_not_read_is_no_traceback(

@@ -136,7 +136,7 @@ NEEDED = (
 )
 def test_parquet_of_another_shape_is_told_all_it_lacks_at_once(tmp_path, record: dict[str, Any], wrong: str, has: str):
     path = write_articles(tmp_path / "a.parquet", [record])
-    assert refused(tmp_path) == f"{path} has another shape than articles need: {wrong}. It has {has}. {NEEDED}"
+    assert refused(tmp_path) == f"{path} does not have the columns that articles need: {wrong}. It has {has}. {NEEDED}"
 
 
 def checked_lines(where: object) -> None:
@@ -150,7 +150,7 @@ def test_json_lines_of_another_shape_are_told_all_they_lack_at_once(tmp_path):
     with pytest.raises(InputError) as caught:
         checked_lines(tmp_path)
     assert str(caught.value) == (
-        f"{path} has another shape than articles need: it has no column context.contexts; pubid is a decimal number and must "
+        f"{path} does not have the columns that articles need: it has no column context.contexts; pubid is a decimal number and must "
         "be an integer; question is a list of texts and must be text; context.labels is text and must be a list of texts. "
         "It has id (an integer), question (a list of texts), context (a table), pubid (a decimal number), "
         f"context.labels (text). {NEEDED.replace(', long_answer (text)', '')}"
