@@ -99,7 +99,7 @@ def _console() -> Console:
 
 
 def _log_run(before: Run, read_run: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
-    """Say every LINE_EVERY seconds, and at the end, how a run goes, with what it has added since as metrics."""
+    """Log a run's status every LOG_EVERY seconds and at the end, with CloudWatch metrics of its progress since then."""
     over = False
     while not over:
         over = is_over(LOG_EVERY)

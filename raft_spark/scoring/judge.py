@@ -22,7 +22,7 @@ from raft_spark.endpoints.base import MAY_PASS, Request
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks, prompts
 from raft_spark.scoring import conditions
-from raft_spark.scoring.scores import FAITHFULNESS, JUDGED, chrf
+from raft_spark.scoring.scores import FAITHFULNESS, JUDGE_METRICS, chrf
 
 CASE_KEYS = ["pubid", "student", "setting", "distractors"]  # the key of an answer
 MIN_TOKENS = 1024  # of a reply: enough for about twenty statements
@@ -79,7 +79,7 @@ def _write_requests(
         rows = [
             {**row, "metric": metric}
             for row in batch.to_pylist()
-            for metric in JUDGED
+            for metric in JUDGE_METRICS
             if _applies(metric, row["passages"])
         ]
         requests = [build_request(row, conf, model) for row in rows]
@@ -109,10 +109,10 @@ def collect_replies(looked_up: DataFrame) -> DataFrame:
 def score(question: str, answer: str | None, passages: Sequence[object], replies: Replies) -> dict[str, Any]:
     """Return the metrics of an answer, None if not applicable or not judged, and the `judge_error`."""
     if answer is None:
-        return {metric: 0.0 if _applies(metric, passages) else None for metric in JUDGED} | {"judge_error": None}
-    scores: dict[str, Any] = dict.fromkeys(JUDGED)
+        return {metric: 0.0 if _applies(metric, passages) else None for metric in JUDGE_METRICS} | {"judge_error": None}
+    scores: dict[str, Any] = dict.fromkeys(JUDGE_METRICS)
     errors: list[str] = []
-    for metric in filter(replies.get, JUDGED):
+    for metric in filter(replies.get, JUDGE_METRICS):
         reply, error = replies[metric]["reply"], replies[metric]["error"]
         try:
             scores[metric] = parse_reply(metric, reply, question)

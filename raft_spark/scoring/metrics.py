@@ -129,7 +129,7 @@ def to_columns(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     correct = labelled & (truth == decision)
     derived = {"final_decision": truth, "decision": decision, "labelled": labelled, "correct": correct}
     derived["referenced"] = np.array([bool((text or "").strip()) for text in rows["reference"].to_pylist()], bool)
-    for name in scores.JUDGED:
+    for name in scores.JUDGE_METRICS:
         value = columns[name].astype(np.float64)
         derived |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
     failed, unjudged = (

@@ -24,7 +24,7 @@ QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the best sentence",
     "the majority's decision",
 )
-FAITHFULNESS, RELEVANCE = JUDGED = ("faithfulness", "relevance")  # metrics from a judge, see scoring.judge
+FAITHFULNESS, RELEVANCE = JUDGE_METRICS = ("faithfulness", "relevance")  # metrics from a judge, see scoring.judge
 
 
 @dataclass(frozen=True, slots=True)

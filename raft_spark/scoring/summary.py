@@ -200,7 +200,10 @@ def summary_tables(summary: EvaluationSummary) -> list[SummaryTable]:
     if summary.conf.evaluation.judge:
         tables.append(
             _metrics_table(
-                summary, f"As judged by {summary.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGE_CAPTION
+                summary,
+                f"As judged by {summary.conf.evaluation.judge}",
+                (*scores.JUDGE_METRICS, "unjudged"),
+                JUDGE_CAPTION,
             )
         )
     tables += [_differences_table(summary, other) for other in summary.students]
