@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 
 from conftest import ROOT
 from raft_spark.cli.main import main
-from raft_spark.emr import driver_logs, follow, release, upload
+from raft_spark.common import background
+from raft_spark.emr import driver_logs, release, upload
 from raft_spark.errors import ConfigError
 from raft_spark.stages import registry
 from support import loopback_emr
@@ -38,7 +39,7 @@ def emr(monkeypatch: pytest.MonkeyPatch, s3: str) -> Iterator[Service]:
     with loopback_emr.serving() as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_EMR_SERVERLESS", service.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
-        monkeypatch.setattr(follow, "FIRST_PAUSE", 0.05)
+        monkeypatch.setattr(background, "FIRST_PAUSE", 0.05)
         monkeypatch.setattr(driver_logs, "PAUSES", (0.0,))
         yield service
 

@@ -83,7 +83,8 @@ def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_
 def test_of_a_chain_of_thought_the_answer_alone_is_to_be_relevant():
     row = {"question": QUESTION, "text": "It is long.\n<ANSWER>: Yes, it does.", "passages": ["It did."]}
     sent = {
-        metric: judge.build_request({**row, "metric": metric}, CONF, "judge").prompt[-1] for metric in scores.JUDGE_METRICS
+        metric: judge.build_request({**row, "metric": metric}, CONF, "judge").prompt[-1]
+        for metric in scores.JUDGE_METRICS
     }
     assert sent["relevance"]["content"] == "Answer: Yes, it does."
     assert "It is long." in sent["faithfulness"]["content"]
