@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from raft_spark.common import wording
 from raft_spark.config import Config, Lake
 from raft_spark.lake import browse, schemas, tables
 from raft_spark.lake.filesystem import Storage
@@ -158,25 +159,13 @@ def layout(row: ExampleRow) -> RenderableType:
     lines = Table.grid(padding=(0, 2))
     lines.add_column(no_wrap=True)
     lines.add_column()
-    lines.add_row(Text("question", "bold"), Text(_visible(row.question), "bold"))
+    lines.add_row(Text("question", "bold"), Text(wording.visible(row.question), "bold"))
     for is_oracle, passage in row.passages:
         mark, style = ("ORACLE", "green") if is_oracle else ("distractor", "dim")
-        lines.add_row(Text(mark, f"bold {style}"), Text(_visible(passage), style))
-    lines.add_row(Text("answer", "bold cyan"), Text(_visible(row.answer.strip()), "cyan"))
+        lines.add_row(Text(mark, f"bold {style}"), Text(wording.visible(passage), style))
+    lines.add_row(Text("answer", "bold cyan"), Text(wording.visible(row.answer.strip()), "cyan"))
     heading = Text(f"A row of the {row.split} split (pubid {row.pubid})", "bold")
     return Group(Text(), heading, Padding(lines, (0, 0, 1, 2)))
-
-
-def _visible(text: str) -> str:
-    """Return text that is safe for a terminal: a space for other white space, escapes for control characters."""
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else " "
-        if character.isspace()
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def next_steps(conf: Config, dataset: tables.Version, arguments: Sequence[str]) -> Iterator[Text]:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,14 +9,13 @@ import click
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from raft_spark.common import aws
+from raft_spark.common import aws, background
 from raft_spark.common.aws import AwsClient
 from raft_spark.config import Config
 from raft_spark.emr import driver_logs
 from raft_spark.errors import INTERRUPTED, ConfigError, RunError, StoppedError
 
 END_STATES = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
-FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 2.0, 30.0, 1.5  # seconds between two requests
 MAX_FAILED_POLLS = 5  # in a row, each after the SDK's own retries
 JobRun = Mapping[str, Any]  # as GetJobRun returns it
 
@@ -77,15 +75,22 @@ def wait_until_ended(client: AwsClient, conf: Config, run_id: str, console: Cons
 
 def _poll(client: AwsClient, conf: Config, run_id: str) -> Iterator[JobRun]:
     """Yield the run again and again, with growing pauses; stop after MAX_FAILED_POLLS failures in a row."""
-    pause, failures = FIRST_PAUSE, 0
-    while failures < MAX_FAILED_POLLS:
-        try:
-            yield client.get_job_run(**_names(conf, run_id))["jobRun"]
-            failures = 0
-        except (ClientError, BotoCoreError):
-            failures += 1
-        time.sleep(pause)
-        pause = min(LONGEST_PAUSE, pause * PAUSE_GROWTH)
+    failures = 0
+    for job_run in background.poll(lambda: _read_run(client, conf, run_id)):
+        failures = 0 if job_run else failures + 1
+        if failures == MAX_FAILED_POLLS:
+            return
+        if job_run:
+            yield job_run
+
+
+def _read_run(client: AwsClient, conf: Config, run_id: str) -> JobRun | None:
+    """Return the run, None if AWS does not answer."""
+    try:
+        job_run: JobRun = client.get_job_run(**_names(conf, run_id))["jobRun"]
+    except (ClientError, BotoCoreError):
+        return None
+    return job_run
 
 
 def status_line(job_run: JobRun) -> str:

@@ -46,8 +46,8 @@ def _split(file: parquet.DataFile) -> str:
 def _front_matter(name: str, by_split: Mapping[str, Shards]) -> str:
     """Return the YAML that `datasets` reads: shards by split, and features.
 
-    `datasets` derives the name of its cache from the front matter alone. Without a digest of the shards in it, loading a new
-    version of the dataset would return the cached rows of an old one.
+    `datasets` derives the name of its cache from the front matter alone. Without a digest of the shards in it, loading
+    a new version of the dataset would return the cached rows of an old one.
     """
     shards = sorted((file for found in by_split.values() for file in found), key=lambda file: file.path)
     digest = hashlib.sha256("".join(file.sha256 for file in shards).encode()).hexdigest()
@@ -75,7 +75,8 @@ def _contents(name: str, shards: Shards, conf: config.Config) -> str:
     return (
         f"{rows} rows in {FORMATS[name].about}, made by raft-spark {__version__} from {describe_source(conf)}.\n"
         f"Each holds a question, passages of which some answer it (for {_oracle_share(conf)} of the rows) and "
-        f"{conf.base.distractors} or more do not,\nand an answer that {_describe_author(conf)} (RAFT, arXiv 2403.10131)."
+        f"{conf.base.distractors} or more do not,\n"
+        f"and an answer that {_describe_author(conf)} (RAFT, arXiv 2403.10131)."
         f"{_ABSENT[conf.dataset.absent_answer]}"
     )
 
@@ -105,7 +106,8 @@ def _recipe(conf: config.Config) -> str:
     lengths = (
         "as many passages with the oracle as without" if conf.base.equal_length else "k passages without the oracle"
     )
-    recipe = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, seed {conf.base.seed}, {lengths}"
+    recipe = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, "
+    recipe += f"seed {conf.base.seed}, {lengths}"
     if conf.dataset.answer == "completion":
         temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.retry_temperatures)))
         recipe += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
@@ -116,8 +118,8 @@ def _leakage(leakage: Mapping[str, Any]) -> str:
     lengths, sections = leakage["area"]["lengths"], leakage["area"]["lengths and sections"]
     return (
         "Label leakage: how well a small classifier finds the rows without oracle, as the area under its ROC curve\n"
-        f"(0.5 = not at all, 1 = always). From the lengths of the passages: {lengths}; with the sections of their abstracts: "
-        f"{sections}.\nMean position of oracle passages: {leakage['oracle_place']} (0 = first, 1 = last). "
+        f"(0.5 = not at all, 1 = always). From the lengths of the passages: {lengths}; with the sections of their "
+        f"abstracts: {sections}.\nMean position of oracle passages: {leakage['oracle_place']} (0 = first, 1 = last). "
         f"Texts in rows of more than one split: {leakage['in_two_splits']}."
     )
 
@@ -140,7 +142,7 @@ def _rights(conf: config.Config) -> str:
 
 
 def describe_source(conf: config.Config) -> str:
-    """Return where the articles come from. Of a path or a glob only the last name is shown, because a card is published."""
+    """Return where the articles come from; of a path or a glob only the last name, because cards are published."""
     location = conf.articles.source
     if location.startswith("sample:"):
         return f"{location}, articles that raft-spark invents"

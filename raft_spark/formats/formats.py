@@ -1,8 +1,9 @@
-"""TrainingRow -> one record of a training format. To add a format, add a function here, its name to FORMATS and to config.fields.
+"""TrainingRow -> one record of a training format. To add a format, add a function here, its name to FORMATS and to
+config.fields.
 
-Each record follows the documentation of its consumer: TRL ("Dataset formats"), SageMaker JumpStart ("Fine-tune a large language
-model using prompt instructions"), Bedrock ("Prepare data for fine-tuning"), LLaMA-Factory (data/README), and the original
-notebook. In every format but the notebook's, the prompt comes from prompts.student_messages.
+Each record follows the documentation of its consumer: TRL ("Dataset formats"), SageMaker JumpStart ("Fine-tune a large
+language model using prompt instructions"), Bedrock ("Prepare data for fine-tuning"), LLaMA-Factory (data/README), and
+the original notebook. In every format but the notebook's, the prompt comes from prompts.student_messages.
 """
 
 import json
@@ -24,8 +25,9 @@ from raft_spark.recipe import prompts
 class TrainingRow:
     """A base row with the prompt and the target of a student; `passages` are in the order shown.
 
-    `completion` is the target, `answer` the same without reasoning and quotes. `rejected_answer` is the answer to the question of an
-    article whose passage is shown as a distractor, or None. `completions` has the settings that the prompt depends on.
+    `completion` is the target, `answer` the same without reasoning and quotes. `rejected_answer` is the answer to the
+    question of an article whose passage is shown as a distractor, or None. `completions` has the settings that the
+    prompt depends on.
     """
 
     pubid: int
@@ -51,9 +53,10 @@ def _no_extra_files(_: Iterable[str]) -> Mapping[str, str]:
 class Format:
     """A training format: how a row becomes a record, the schema of records, and what the card says about them.
 
-    `record` returns None for a row that the format cannot express. `is_jsonl` is true when the consumer reads JSON Lines only.
-    `by_split` gives each split its own folder; otherwise all shards are in data/, which holds nothing else, so that Parquet readers
-    can open it. `extra_files` maps the paths of the shards to further files that the consumer needs: texts by path.
+    `record` returns None for a row that the format cannot express. `is_jsonl` is true when the consumer reads JSON
+    Lines only. `by_split` gives each split its own folder; otherwise all shards are in data/, which holds nothing else,
+    so that Parquet readers can open it. `extra_files` maps the paths of the shards to further files that the consumer
+    needs: texts by path.
     """
 
     record: Callable[[TrainingRow], Record | None]
@@ -74,7 +77,7 @@ def messages(row: TrainingRow) -> Record:
 
 
 def prompt_completion(row: TrainingRow) -> Record:
-    """Return the conversation split into prompt and completion, so that a trainer computes the loss on the completion only."""
+    """Return the conversation split into prompt and completion: trainers compute the loss on the completion."""
     return {"prompt": _prompt(row), "completion": [_assistant_turn(row.completion)]}
 
 

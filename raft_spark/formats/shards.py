@@ -16,7 +16,7 @@ BATCH_ROWS = 1_000
 
 
 class ShardWriter(AtomicWriter):
-    """Write one shard; `files` describes it after the block, and is empty when no record came."""
+    """Writes one shard. After the `with` block, `files` holds its description, or is empty if no record was written."""
 
     def __init__(self, at: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
         super().__init__(at)

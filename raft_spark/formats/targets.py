@@ -1,8 +1,8 @@
 """A base row with its completion -> the row that a student is trained on, shortened to dataset.max_tokens.
 
-The target of a row with its oracle is the teacher's completion. The target of a row without it depends on dataset.absent_answer:
-the completion as in RAFT (Zhang et al. 2024, section 3: the student must remember it), the answer without reasoning and quotes, or
-a refusal.
+The target of a row with its oracle is the teacher's completion. The target of a row without it depends on
+dataset.absent_answer: the completion as in RAFT (Zhang et al. 2024, section 3: the student must remember it), the
+answer without reasoning and quotes, or a refusal.
 """
 
 import zlib
@@ -22,8 +22,8 @@ TokenCounter = Callable[[str], int]
 
 
 def training_row(joined: Mapping[str, Any], conf: Dataset, completions: Completions) -> TrainingRow:
-    """Return the row that formats write, with all its passages. The rejected answer is None when it is missing, the same as the
-    completion, or a refusal.
+    """Return the row that formats write, with all its passages. The rejected answer is None when it is missing, the
+    same as the completion, or a refusal.
     """
     completion = joined["completion"].strip()
     answer = answer_checks.parse(completion).answer or completion if completions.style == "cot" else completion
@@ -61,12 +61,12 @@ def _rejected_answer(completion: str | None, target: str, completions: Completio
 def fit_length(
     row: TrainingRow, oracle: Sequence[bool], completion: str, count: TokenCounter, max_tokens: int
 ) -> list[str] | None:
-    """Return the passages that fit, with the prompt and the longest answer, into `max_tokens`, in the order shown; None when the
-    oracle and the answer alone do not fit.
+    """Return the passages that fit, with the prompt and the longest answer, into `max_tokens`, in the order shown; None
+    when the oracle and the answer alone do not fit.
 
-    `oracle` marks the passages that are never removed; a hash decides which of the others is removed first. A row without its
-    oracle must have room for the oracle and for the teacher's `completion` too: otherwise rows with the oracle would be rejected
-    more often, and their share would fall below base.oracle_share.
+    `oracle` marks the passages that are never removed; a hash decides which of the others is removed first. A row
+    without its oracle must have room for the oracle and for the teacher's `completion` too: otherwise rows with the
+    oracle would be rejected more often, and their share would fall below base.oracle_share.
     """
     bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.completions)]
     answer = max(count(text) for text in (row.completion, completion, row.rejected_answer or ""))
@@ -87,8 +87,8 @@ def fit_length(
 
 
 def token_counter(tokenizer: str) -> TokenCounter:
-    """Return a function that counts the tokens of a text. `tokenizer` is the content of a tokenizer.json; with "" every 3 bytes
-    count as a token, which is more than most texts of PubMed have.
+    """Return a function that counts the tokens of a text. `tokenizer` is the content of a tokenizer.json; with "" every
+    3 bytes count as a token, which is more than most texts of PubMed have.
     """
     if not tokenizer:
         return lambda text: -(-len(text.encode()) // 3)
@@ -101,7 +101,7 @@ def token_counter(tokenizer: str) -> TokenCounter:
 
 
 def read_tokenizer(conf: Dataset, lake: Lake) -> str:
-    """Return the content of the file dataset.tokenizer, "" when that is empty. Raises InputError when the file is no tokenizer."""
+    """Return the content of the file dataset.tokenizer, "" if not set. Raises InputError if it is no tokenizer."""
     if not conf.tokenizer:
         return ""
     folder, _, name = conf.tokenizer.rpartition("/")

@@ -103,7 +103,7 @@ class QuotaLedger:
 
     @property
     def is_budget_spent(self) -> bool:
-        """Return whether no task can pay for another call, nor will after its open calls cost less than reserved."""
+        """Return whether no task can pay for its next call, and no open call may still free reserved dollars."""
         if not (self._limits.dollars and self._demands):
             return False
         free = self._free(demand.spent + demand.reserved for demand in self._demands.values())

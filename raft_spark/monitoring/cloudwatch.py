@@ -1,11 +1,13 @@
-"""Counts of a run -> fields of a log line in CloudWatch's embedded metric format, from which CloudWatch Logs extracts metrics.
+"""Counts of a run -> fields of a log line in CloudWatch's embedded metric format, from which CloudWatch Logs extracts
+metrics.
 
     {"_aws": {"Timestamp": 1795378909123, "CloudWatchMetrics": [{"Namespace": "RaftSpark",
      "Dimensions": [["stage"], ["stage", "endpoint"]], "Metrics": [{"Name": "answered", "Unit": "Count"}]}]},
      "stage": "completions", "endpoint": "teacher", "answered": 40}
 
-A count is the increase since the previous line, so its Sum is right over any period and any number of runs. failed_share is that
-of the whole run so far. Source: Amazon CloudWatch User Guide, "Specification: Embedded metric format".
+A count is the increase since the previous line, so its Sum is right over any period and any number of runs.
+failed_share is that of the whole run so far. Source: Amazon CloudWatch User Guide, "Specification: Embedded metric
+format".
 """
 
 import time

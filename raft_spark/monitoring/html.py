@@ -1,7 +1,7 @@
 """(template, values) -> one HTML page that loads no other file.
 
-Text of rows is untrusted: it reaches a page only through jinja2's escaping, and the page's policy allows no script. jinja2 is
-imported when a page is written, because EMR does not have it.
+Text of rows is untrusted: it reaches a page only through jinja2's escaping, and the page's policy allows no script.
+jinja2 is imported when a page is written, because EMR does not have it.
 """
 
 from collections.abc import Callable, Mapping

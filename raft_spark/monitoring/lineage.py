@@ -1,8 +1,8 @@
 """Ended stage -> OpenLineage events: the versions of the tables it read, the version it wrote, and the number of rows.
 
-OpenLineage's listener for Spark cannot report them: stages read and write Parquet inside their tasks, so Spark sees no tables. Both
-events of a run, START and COMPLETE (or ABORT, FAIL), are sent when it ends. Tables have OpenLineage's names: bucket and key, or path.
-The format: openlineage.io/spec/2-0-2/OpenLineage.json.
+OpenLineage's listener for Spark cannot report them: stages read and write Parquet inside their tasks, so Spark sees no
+tables. Both events of a run, START and COMPLETE (or ABORT, FAIL), are sent when it ends. Tables have OpenLineage's
+names: bucket and key, or path. The format: openlineage.io/spec/2-0-2/OpenLineage.json.
 """
 
 import datetime as dt
@@ -26,7 +26,8 @@ Event = dict[str, Any]
 def events(
     conf: Config, stage: str, run_id: str, begin: float, ended: Version | BaseException, rows: Mapping[str, int]
 ) -> list[Event]:
-    """Return the events START and COMPLETE, ABORT or FAIL of a stage's run, which began at `begin` (seconds since 1970) and ends now.
+    """Return the events START and COMPLETE, ABORT or FAIL of a stage's run, which began at `begin` (seconds since 1970)
+    and ends now.
 
     `ended` is the published version or the exception; `rows` has the counts of the version.
     """

@@ -63,7 +63,8 @@ def spark_tasks(spark: "SparkSession", label: str, total: int = 0) -> Iterator[N
 
 @contextmanager
 def stages(spark: "SparkSession", label: str) -> Iterator["Callable[[], list[SparkStageInfo]]"]:
-    """Yield a function that returns the Spark stages of the jobs that the `with` block has started so far; any thread may call it.
+    """Yield a function that returns the Spark stages of the jobs that the `with` block has started so far; any thread
+    may call it.
 
     Spark's UI and event log describe these jobs by the label, and later jobs by the part of the label before the colon.
     """
@@ -84,7 +85,7 @@ def stages(spark: "SparkSession", label: str) -> Iterator["Callable[[], list[Spa
 
 @contextmanager
 def show_run(read_run: Callable[[], Run], arithmetic: str) -> Iterator[None]:
-    """Log how the run's limits are divided, `arithmetic`, then show the progress of the run while the `with` block runs."""
+    """Log `arithmetic`, how the limits are divided, then show a run's progress while the `with` block runs."""
     LOG.info(arithmetic)
     console = _console()
     show = partial(follow, console=console) if console.is_terminal else partial(_log_run, read_run())
@@ -98,7 +99,7 @@ def _console() -> Console:
 
 
 def _log_run(before: Run, read_run: Callable[[], Run], is_over: Callable[[float], bool]) -> None:
-    """Say every LINE_EVERY seconds, and at the end, how a run goes, with what it has added since as metrics."""
+    """Log a run's status every LOG_EVERY seconds and at the end, with CloudWatch metrics of its progress since then."""
     over = False
     while not over:
         over = is_over(LOG_EVERY)
@@ -109,8 +110,8 @@ def _log_run(before: Run, read_run: Callable[[], Run], is_over: Callable[[float]
 
 
 def follow(read_run: Callable[[], Run], is_over: Callable[[float], bool], console: Console) -> None:
-    """Show a run until it `is_over`, which is asked with how long it may wait: live in a terminal, else a plain line every
-    LINE_EVERY seconds.
+    """Show a run until `is_over(seconds)`, which waits at most that long, returns true: live in a terminal, else as a
+    line every LOG_EVERY seconds.
     """
     if not console.is_terminal:
         while not is_over(LOG_EVERY):

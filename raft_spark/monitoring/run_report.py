@@ -1,8 +1,9 @@
 """Write the HTML page of a run of completions, ROOT/completions/runs/RUN_ID.html, which loads no other file.
 
-The numbers come from the stored state of the run (run_state), the distributions from the rows it stored (run_stats), the rejected
-rows from the counts of the dataset. Text of rows is untrusted: it reaches the page only through jinja2's escaping, and the page allows no script.
-jinja2 and matplotlib are imported when a page is written, because EMR does not have them.
+The numbers come from the stored state of the run (run_state), the distributions from the rows it stored (run_stats),
+the rejected rows from the counts of the dataset. Text of rows is untrusted: it reaches the page only through jinja2's
+escaping, and the page allows no script. jinja2 and matplotlib are imported when a page is written, because EMR does not
+have them.
 """
 
 import functools
@@ -83,7 +84,7 @@ def _dataset(lake: Lake, run_id: str) -> Mapping[str, Any] | None:
 
 
 def render(run: Run, stats: RunStats, dataset: Mapping[str, Any] | None = None) -> str:
-    """Return the page of a run; `stats` are those of its stored rows, `dataset` the counts of the dataset built from them."""
+    """Return the page of a run, from the statistics of its stored rows and the counts of its dataset."""
     filters: Mapping[str, Callable[..., str]] = {
         "duration": run_charts.format_duration,
         "count": "{:,}".format,
@@ -196,7 +197,7 @@ def _full_series(run: Run) -> tuple[Point, ...]:
 
 
 def _errors(run: Run, stats: RunStats) -> list[Bar]:
-    """Return the failed rows by class, most frequent first, as the run counted them, each with an example from the stored rows."""
+    """Return the failed rows by class, most frequent first, each with an example from the stored rows."""
     return _bars(_most_frequent_first({**stats.errors, **run.failed}), stats.examples)
 
 

@@ -2,7 +2,8 @@
 
     ROOT/STAGE/runs/RUN_ID.json
 
-The driver writes it. The driver's own progress line, `raft-spark progress` in another process and the run's HTML page read it.
+The driver writes it. The driver's own progress line, `raft-spark progress` in another process and the run's HTML page
+read it.
 """
 
 import dataclasses
@@ -31,7 +32,8 @@ State = Literal["asking", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The state of a run `seconds` after its `started_at`: totals since the start, and the `open` calls and `window` at that time.
+    """The state of a run `seconds` after its `started_at`: totals since the start, and the `open` calls and `window` at
+    that time.
 
     Answers are counted when they arrive, failed rows when they are stored.
     """
@@ -50,10 +52,10 @@ class Point:
 class Run:
     """The last stored state of a run.
 
-    `total` requests were to be sent; `known` others already had a stored answer. `answered` and `failed` (by error class) count
-    stored rows; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a run stopped or failed.
-    `series` has at most a few hundred points, in order. `spark` has the measurements of spark_stats, empty until the stage has
-    ended. `stage` is the stage that sends the requests and stores the answers.
+    `total` requests were to be sent; `known` others already had a stored answer. `answered` and `failed` (by error
+    class) count stored rows; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a
+    run stopped or failed. `series` has at most a few hundred points, in order. `spark` has the measurements of
+    spark_stats, empty until the stage has ended. `stage` is the stage that sends the requests and stores the answers.
     """
 
     id: str
@@ -118,15 +120,15 @@ def start(run: Run, tasks: int) -> Run:
 
 
 def finish(run: Run, failure: str, stop_reason: str) -> Run:
-    """Return the run as it ended: failed when `failure` has the endpoint's error, else stopped when there is a `stop_reason`, else
-    finished.
+    """Return the run as it ended: failed when `failure` has the endpoint's error, else stopped when there is a
+    `stop_reason`, else finished.
     """
     state: State = "failed" if failure else "stopped" if stop_reason else "finished"
     return replace(run, state=state, reason=failure or stop_reason)
 
 
 def join(before: Run, now: Run) -> Run:
-    """Return the run that `now` continues, for example with calls after batch jobs: the totals of `before` and `now` added."""
+    """Return `now`, which continues the run `before` (calls after batch jobs), with the totals of both."""
     names = ("answered", "calls", "throttled", "prompt_tokens", "completion_tokens", "dollars")
     sums = {name: getattr(before, name) + getattr(now, name) for name in names}
     last = before.series[-1] if before.series else Point(0, 0, 0, 0, 0, 0, 0, 0)
@@ -141,7 +143,7 @@ def _offset(last: Point, point: Point) -> Point:
 
 @contextmanager
 def store_periodically(lake: Lake, read_run: Callable[[], Run]) -> Iterator[None]:
-    """Store the run that `read_run` returns every WRITE_EVERY seconds while the `with` block runs; log a write that fails."""
+    """Store the run every WRITE_EVERY seconds while the `with` block runs; a write that fails is logged."""
 
     def store(over: threading.Event) -> None:
         last = float("-inf")

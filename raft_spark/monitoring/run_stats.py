@@ -1,7 +1,7 @@
 """Stored rows of a run -> RunStats: the statistics that the run's page shows, added up batch by batch.
 
-The size of RunStats does not depend on the number of rows: latencies and tokens become histograms with 100 bins per power of ten
-(2.3 % wide), and only the slowest rows and the longest answers are kept.
+The size of RunStats does not depend on the number of rows: latencies and tokens become histograms with 100 bins per
+power of ten (2.3 % wide), and only the slowest rows and the longest answers are kept.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ Histogram = Counter[int]  # by bin; bin i holds EDGES[i] <= value < EDGES[i + 1]
 
 @dataclass(frozen=True, slots=True)
 class CompletionRow:
-    """One stored row; `text` is the start of the answer or, when `failed`, of the error. Values that are not known are None."""
+    """One stored row; `text` is the start of the answer, or of the error when `failed`. None is not known."""
 
     pubid: int
     latency_ms: int | None
@@ -53,9 +53,11 @@ class CompletionRow:
 
 @dataclass(frozen=True, slots=True)
 class RunStats:
-    """Statistics of rows. Latencies (ms) and tokens are those of answers; `cut` counts the answers that ended at the token limit.
+    """Statistics of rows. Latencies (ms) and tokens are those of answers; `cut` counts the answers that ended at the
+    token limit.
 
-    `attempts` counts rows by number of calls, `errors` rows by error class; `examples` has the first error of each class.
+    `attempts` counts rows by number of calls, `errors` rows by error class; `examples` has the first error of each
+    class.
     """
 
     rows: int = 0
@@ -109,8 +111,8 @@ def add_batch(stats: RunStats, batch: pa.RecordBatch) -> RunStats:
 
 
 def percentile(histogram: Histogram, share: float) -> int:
-    """Return the value that `share` of the rows do not exceed (nearest rank), with an error of at most 1.2 %, rounded to a whole
-    number. The histogram must not be empty.
+    """Return the value that `share` of the rows do not exceed (nearest rank), with an error of at most 1.2 %, rounded
+    to a whole number. The histogram must not be empty.
     """
     rank, count = share * histogram.total(), 0
     for number in sorted(histogram):
@@ -121,7 +123,7 @@ def percentile(histogram: Histogram, share: float) -> int:
 
 
 def widen_bins(histogram: Histogram, times: int) -> tuple[list[float], list[int]]:
-    """Return (edges, counts) of bins that are `times` as wide, from the first to the last that is not empty, for a chart."""
+    """Return (edges, counts) of bins `times` as wide, from the first to the last that is not empty."""
     wide = Counter[int]()
     for number, count in histogram.items():
         wide[number // times] += count

@@ -1,8 +1,8 @@
 """Measure what Spark did in a session: tasks, shuffles, executors, memory.
 
-Reads Spark's AppStatusStore, the store behind the Spark UI, through py4j (`sparkContext._jsc.sc().statusStore()`). It exists even
-when the UI is off, but it is a private API of Spark: if a release of Spark changes it, a warning is logged and the run's page has
-no measurements of Spark.
+Reads Spark's AppStatusStore, the store behind the Spark UI, through py4j (`sparkContext._jsc.sc().statusStore()`). It
+exists even when the UI is off, but it is a private API of Spark: if a release of Spark changes it, a warning is logged
+and the run's page has no measurements of Spark.
 """
 
 import logging
@@ -35,7 +35,7 @@ def last_stage(spark: SparkSession) -> int:
 
 
 def measure(spark: SparkSession, after: int) -> dict[str, float]:
-    """Return the measurements of all attempts of the Spark stages after the id `after`, and of all executors of the session."""
+    """Return measurements of the Spark stages with ids above `after`, all attempts, and of all executors."""
     try:
         return {**_stage_sums([stage for stage in _stages(spark) if stage.stageId() > after]), **_executor_stats(spark)}
     except Py4JError as error:
@@ -59,7 +59,7 @@ def _executor_stats(spark: SparkSession) -> dict[str, float]:
 
 
 def _peak_memory(executor: Any) -> int:  # noqa: ANN401 - a Java object
-    """Return the peak memory of an executor in bytes: of the JVM and, with spark.executor.processTreeMetrics, its Python workers."""
+    """Return an executor's peak memory in bytes, with its Python workers if processTreeMetrics is enabled."""
     peaks = executor.peakMemoryMetrics()
     return sum(int(peaks.get().getMetricValue(name)) for name in MEMORY_METRICS) if peaks.isDefined() else 0
 
@@ -68,7 +68,8 @@ def _stages(spark: SparkSession) -> Iterator[Any]:
     """Yield every attempt of every Spark stage, without its tasks."""
     context: Any = spark.sparkContext
     no_quantiles = context._gateway.new_array(context._jvm.double, 0)  # noqa: SLF001 - as pyspark's own calls do
-    yield from _iterate(_status_store(spark).stageList(None, False, False, no_quantiles, None))  # noqa: FBT003 - Scala's own defaults
+    stages = _status_store(spark).stageList(None, False, False, no_quantiles, None)  # noqa: FBT003 - Scala's defaults
+    yield from _iterate(stages)
 
 
 def _status_store(spark: SparkSession) -> Any:  # noqa: ANN401 - a Java object

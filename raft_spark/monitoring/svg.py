@@ -1,7 +1,7 @@
 """Draw charts with matplotlib as SVG text in the colours of the surrounding page, light or dark.
 
-A chart is drawn with placeholder colours, and each placeholder becomes a CSS variable of the page. The same numbers give the same
-text. matplotlib is imported when a chart is drawn, because EMR does not have it.
+A chart is drawn with placeholder colours, and each placeholder becomes a CSS variable of the page. The same numbers
+give the same text. matplotlib is imported when a chart is drawn, because EMR does not have it.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Draw the charts of an evaluation's page as SVG: metrics over k and by setting, differences, quotes, positions of the oracle."""
+"""Draw the charts of an evaluation's page as SVG."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -128,9 +128,14 @@ def _draw_baseline(axes: "Axes", summary: EvaluationSummary, name: str) -> None:
     if baseline:
         axes.axhline(baseline["value"], color=MUTED, linewidth=1.3, linestyle=(0, (1, 2)))
         axes.annotate(
-            label, (0.01, baseline["value"]), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-            fontsize=9.5, color=MUTED,
-        )  # fmt: skip
+            label,
+            (0.01, baseline["value"]),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=MUTED,
+        )
 
 
 def _draw_legend(figure: "Figure") -> None:

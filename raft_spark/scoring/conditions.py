@@ -1,7 +1,9 @@
-"""articles + evaluation.settings -> the passages that students are shown for each article and condition, and each student's request.
+"""articles + evaluation.settings -> the passages that students are shown for each article and condition, and each
+student's request.
 
-Distractors are drawn as in base, so the test prompts are built like the training prompts. The distractors of a smaller k are among
-those of a larger k, in the same order, and `without` shows as many passages as `with`: two conditions differ only in what they test.
+Distractors are drawn as in base, so the test prompts are built like the training prompts. The distractors of a smaller
+k are among those of a larger k, in the same order, and `without` shows as many passages as `with`: two conditions
+differ only in what they test.
 
 A case is one article, asked of one student under one condition: a row of CASES.
 """
@@ -49,20 +51,20 @@ Passages = Sequence[Mapping[str, Any]]  # {"text", "oracle"}, in the order shown
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One of evaluation.settings, and its number of distractors: k for `with` and `without`, 0 for `alone` and `closed`."""
+    """One of evaluation.settings with its number of distractors: k, or 0 for `alone` and `closed`."""
 
     setting: str
     distractors: int
 
 
 def comparison_k(conf: config.Config) -> int:
-    """Return the k at which settings and positions are compared: of evaluation.distractors, the one nearest to base.distractors."""
+    """Return the k for comparisons: the one in evaluation.distractors that is nearest to base.distractors."""
     return min(conf.evaluation.distractors, key=lambda k: abs(k - conf.base.distractors))
 
 
 @dataclass(frozen=True)
 class ConditionTask:
-    """What every Spark task gets. `models` has each student's model; articles whose hash is at most `last_hash` are asked."""
+    """What every Spark task gets: `models` by student, and the hash of the last article that is asked."""
 
     conf: config.Config
     corpus: corpus_files.CorpusFiles
@@ -77,7 +79,7 @@ def all_conditions(conf: config.Evaluation) -> list[Condition]:
 
 
 def endpoint_settings(conf: config.Config, student: str) -> config.Config:
-    """Return settings whose completions section asks the student in place of the teacher, with the evaluation's own parameters."""
+    """Return settings that ask the student in place of the teacher, with the evaluation's parameters."""
     sampling_parameters = {"temperature": conf.evaluation.temperature, "max_new_tokens": conf.evaluation.max_new_tokens}
     fixed = {"top_p": 1.0, "mode": "realtime", "template": "chat", "reuse_truncated": False}
     completions = conf.completions.model_copy(update={"endpoint": student, **sampling_parameters, **fixed})
@@ -107,8 +109,9 @@ def check_split_size(index: corpus.CorpusIndex, conf: config.Evaluation) -> None
     need = max((condition.distractors for condition in all_conditions(conf)), default=0) + replaced
     if available <= need or not available:
         msg = (
-            f"the test split has {available} articles, but a row needs distractors from {need} others; take more articles, a larger "
-            f"articles.test_share or smaller numbers in evaluation.distractors ({', '.join(map(str, conf.distractors))})"
+            f"the test split has {available} articles, but a row needs distractors from {need} others; take "
+            "more articles, a larger articles.test_share or smaller numbers in evaluation.distractors "
+            f"({', '.join(map(str, conf.distractors))})"
         )
         raise InputError(msg)
 

@@ -19,7 +19,7 @@ QUOTED = re.compile(rf"{re.escape(prompts.BEGIN)}\s*({_NO_MARK}*?)\s*{re.escape(
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A part of a text. `source` is where a quote was found (oracle, distractor or nowhere), "" for text that is no quote."""
+    """A part of a text. `source` of a quote is oracle, distractor or nowhere; it is "" for other text."""
 
     text: str
     source: str = ""
@@ -41,7 +41,7 @@ class ExampleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An article: its question, its own answer (`reference`, `decision`), its passages with quotes marked, and each student's answers."""
+    """An article with its own answer (`reference`, `decision`), its marked passages, and students' answers."""
 
     pubid: int
     question: str
@@ -52,8 +52,8 @@ class Example:
 
 
 def choose_articles(summary: EvaluationSummary) -> list[int]:
-    """Return the pubids of the articles to show: first those on which students' decisions differ in the main condition, then the
-    others, each in the order in which articles were selected.
+    """Return the pubids of the articles to show: first those on which students' decisions differ in the main condition,
+    then the others, each in the order in which articles were selected.
     """
     decisions: dict[int, set[Any]] = {pubid: set() for pubid in summary.rows["pubid"].to_pylist()}
     for row in summary.rows.select(["pubid", "setting", "distractors", "decision", "error_class"]).to_pylist():
@@ -63,7 +63,7 @@ def choose_articles(summary: EvaluationSummary) -> list[int]:
         ):
             decisions[row["pubid"]].add(row["decision"])
     hashes = dict(zip(decisions, conditions.article_hashes(np.array([*decisions], np.int64)).tolist(), strict=True))
-    order = sorted(decisions, key=lambda pubid: (len(decisions[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004 - they differ
+    order = sorted(decisions, key=lambda pubid: (len(decisions[pubid]) < 2, hashes[pubid]))  # noqa: PLR2004
     return order[: summary.conf.evaluation.examples]
 
 
@@ -106,8 +106,9 @@ def _example_answer(row: Row, *, has_verdict: bool) -> ExampleAnswer:
 
 
 def split_at_quotes(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
-    """Split an answer into its quotes and the text between them. `quoted` has the source of every quote of the answer; an unclosed
-    quote gets no span of its own. Quote marks that answer_checks.parse does not count, as in the answer line, give no source.
+    """Split an answer into its quotes and the text between them. `quoted` has the source of every quote of the answer;
+    an unclosed quote gets no span of its own. Quote marks that answer_checks.parse does not count, as in the answer
+    line, give no source.
     """
     sources = (source for quote, source in zip(answer_checks.parse(answer).quotes, quoted, strict=False) if quote)
     for number, text in enumerate(QUOTED.split(answer)):
@@ -116,7 +117,7 @@ def split_at_quotes(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
 
 
 def highlight(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
-    """Split a passage into the parts that one of the quotes covers and those that none covers; texts are compared as in scoring."""
+    """Split a passage into the parts that quotes cover and the text between them."""
     normalized = [(sign, at) for at, letter in enumerate(passage) for sign in answer_checks.normalize(letter)]
     text, quoted = answer_checks.QuoteSearch("".join(sign for sign, _ in normalized)), bytearray(len(passage))
     for begin, end in filter(None, map(text.find, map(answer_checks.comparable_quote, quotes))):

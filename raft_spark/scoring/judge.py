@@ -1,11 +1,11 @@
 """Students' answers -> requests to a judge, and its replies -> two metrics, defined as in ragas 0.4.
 
 faithfulness   the share of the answer's statements that can be inferred from the passages shown, 0..1
-relevance      how similar the question is to the questions that the answer would answer, 0..1; 0 for an evasive answer. ragas
-               measures similarity with embeddings. Here chrF does, which needs no second model; its values are lower, so compare
-               them between students only.
+relevance      the similarity of the question to the questions that the answer would answer, 0..1; 0 if evasive
 
-A failed request of a student scores 0. A reply of the judge that is not the requested JSON gives no score, and is counted.
+ragas measures that similarity with embeddings. Here chrF does, which needs no second model. Its values are lower, so
+compare them between students only. A failed request of a student scores 0. A reply of the judge that is not the
+requested JSON gives no score, and is counted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from raft_spark.endpoints.base import MAY_PASS, Request
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks, prompts
 from raft_spark.scoring import conditions
-from raft_spark.scoring.scores import FAITHFULNESS, JUDGED, chrf
+from raft_spark.scoring.scores import FAITHFULNESS, JUDGE_METRICS, chrf
 
 CASE_KEYS = ["pubid", "student", "setting", "distractors"]  # the key of an answer
 MIN_TOKENS = 1024  # of a reply: enough for about twenty statements
@@ -79,7 +79,7 @@ def _write_requests(
         rows = [
             {**row, "metric": metric}
             for row in batch.to_pylist()
-            for metric in JUDGED
+            for metric in JUDGE_METRICS
             if _applies(metric, row["passages"])
         ]
         requests = [build_request(row, conf, model) for row in rows]
@@ -93,26 +93,26 @@ def _applies(metric: str, passages: Sequence[object]) -> bool:
 
 
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
-    """Return the request to the judge for a row of JUDGE_REQUESTS. Relevance is asked of the answer line of a chain of thought."""
+    """Return the request for a row of JUDGE_REQUESTS; for relevance it has the answer line only."""
     text, metric = row["text"], row["metric"]
     judged = text if metric == FAITHFULNESS else answer_checks.parse(text).answer or text
     return prompts.judge_request(metric, row["question"], judged, row["passages"], model, conf)
 
 
 def collect_replies(looked_up: DataFrame) -> DataFrame:
-    """Return a row per case from looked-up JUDGE_REQUESTS; `judged` maps each metric to its reply, or the class of its failure; lazy."""
+    """Return a row per case; its column `judged` maps metrics to the reply or the error class; lazy."""
     reply = F.struct(F.col("answer.completion").alias("reply"), F.col("last_error").alias("error"))
     judged = F.map_from_entries(F.collect_list(F.struct("metric", reply))).alias("judged")
     return looked_up.groupBy(*CASE_KEYS).agg(judged)
 
 
 def score(question: str, answer: str | None, passages: Sequence[object], replies: Replies) -> dict[str, Any]:
-    """Return the metrics of an answer, None for one that does not apply or was not judged, and as `judge_error` the reason."""
+    """Return the metrics of an answer, None if not applicable or not judged, and the `judge_error`."""
     if answer is None:
-        return {metric: 0.0 if _applies(metric, passages) else None for metric in JUDGED} | {"judge_error": None}
-    scores: dict[str, Any] = dict.fromkeys(JUDGED)
+        return {metric: 0.0 if _applies(metric, passages) else None for metric in JUDGE_METRICS} | {"judge_error": None}
+    scores: dict[str, Any] = dict.fromkeys(JUDGE_METRICS)
     errors: list[str] = []
-    for metric in filter(replies.get, JUDGED):
+    for metric in filter(replies.get, JUDGE_METRICS):
         reply, error = replies[metric]["reply"], replies[metric]["error"]
         try:
             scores[metric] = parse_reply(metric, reply, question)
@@ -127,7 +127,7 @@ def _finality(error: str) -> tuple[bool, bool]:
 
 
 def parse_reply(metric: str, reply: str | None, question: str) -> float | None:
-    """Return the metric that a reply gives, None for an answer without statements. Raises ValueError when it is not the JSON asked for."""
+    """Return the metric of a reply, None for an answer without statements. Raises ValueError on other JSON."""
     begin, end = (reply or "").find("{"), (reply or "").rfind("}")
     text = (reply or "")[begin : end + 1]
     if metric == FAITHFULNESS:

@@ -1,9 +1,9 @@
 """Scored rows -> metrics of each student, setting and k, with 95 % intervals, in NumPy.
 
-Intervals come from a paired bootstrap with percentiles (Efron and Tibshirani 1993, chapter 13): articles are resampled with
-replacement, all rows of an article together, and every metric uses the same resamples. The interval of a difference of two
-students is therefore computed on the same articles. Every metric is a function of sums over articles, so all resamples of a
-metric are one matrix product.
+Intervals come from a paired bootstrap with percentiles (Efron and Tibshirani 1993, chapter 13): articles are resampled
+with replacement, all rows of an article together, and every metric uses the same resamples. The interval of a
+difference of two students is therefore computed on the same articles. Every metric is a function of sums over articles,
+so all resamples of a metric are one matrix product.
 """
 
 import itertools
@@ -32,8 +32,8 @@ LOW, HIGH = 2.5, 97.5  # percentiles
 
 @dataclass(frozen=True, slots=True)
 class MetricDefinition:
-    """How a metric is computed: `terms` of each row, shape (rows, c), are summed over articles; `combine` maps the sums, shape
-    (..., c), to the metric, shape (...).
+    """How a metric is computed: `terms` of each row, shape (rows, c), are summed over articles; `combine` maps the
+    sums, shape (..., c), to the metric, shape (...).
     """
 
     terms: Callable[[Mapping[str, NDArray[np.generic]]], Array]
@@ -49,8 +49,8 @@ def ratio(sums: Array) -> Array:
 def macro_f1(sums: Array) -> Array:
     """Return the mean F1 over the labels that occur, from the flattened confusion matrix of _confusion_terms.
 
-    This is scikit-learn's f1_score(average="macro"), as in PubMedQA's evaluation. An answer without a decision counts as a false
-    negative of its true label, and as a false positive of no label.
+    This is scikit-learn's f1_score(average="macro"), as in PubMedQA's evaluation. An answer without a decision counts
+    as a false negative of its true label, and as a false positive of no label.
     """
     counts = sums.reshape(*sums.shape[:-1], len(LABELS), len(LABELS) + 1)
     hits = np.diagonal(counts[..., :-1], axis1=-2, axis2=-1)
@@ -119,7 +119,7 @@ def compute_metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
 
 
 def to_columns(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
-    """Return the columns that metrics are computed from: those of the table without its texts, and some derived from them."""
+    """Return the columns that metrics are computed from, as arrays."""
     texts = {"question", "answer", "reference", "quoted"}
     names = [field.name for field in rows.schema if field.name not in texts]
     columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in names}
@@ -129,7 +129,7 @@ def to_columns(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     correct = labelled & (truth == decision)
     derived = {"final_decision": truth, "decision": decision, "labelled": labelled, "correct": correct}
     derived["referenced"] = np.array([bool((text or "").strip()) for text in rows["reference"].to_pylist()], bool)
-    for name in scores.JUDGED:
+    for name in scores.JUDGE_METRICS:
         value = columns[name].astype(np.float64)
         derived |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
     failed, unjudged = (
@@ -189,7 +189,7 @@ class _Resampler:
         self._columns, self._article, self._counts = {**columns, "place": place}, article, counts
 
     def metric(self, name: str, **values: object) -> Array:
-        """Return a metric of the rows whose columns have these values: first over all articles, then over each resample."""
+        """Return a metric of the rows with these values: over all articles, then over each resample."""
         mask = np.logical_and.reduce([self._columns[column] == value for column, value in values.items()])
         terms = DEFINITIONS[name].terms({column: array[mask] for column, array in self._columns.items()})
         sums = np.zeros((self._counts.shape[1], terms.shape[1]))

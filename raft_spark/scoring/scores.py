@@ -1,8 +1,8 @@
 """(answer, reference, passages) -> scores: compare an answer with the article's own answer and with the passages shown.
 
-The answer of a failed request is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) gives exactly the values of
-the package rouge-score without stemmer; that package has no wheel, so EMR cannot install it. BLEU (Papineni et al. 2002, by
-sentence) and chrF (Popovic 2015) come from sacrebleu, divided by 100.
+The answer of a failed request is scored as an empty answer: wrong, and 0 everywhere. ROUGE (Lin 2004) gives exactly the
+values of the package rouge-score without stemmer; that package has no wheel, so EMR cannot install it. BLEU (Papineni
+et al. 2002, by sentence) and chrF (Popovic 2015) come from sacrebleu, divided by 100.
 """
 
 import functools
@@ -24,7 +24,7 @@ QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the best sentence",
     "the majority's decision",
 )
-FAITHFULNESS, RELEVANCE = JUDGED = ("faithfulness", "relevance")  # metrics from a judge, see scoring.judge
+FAITHFULNESS, RELEVANCE = JUDGE_METRICS = ("faithfulness", "relevance")  # metrics from a judge, see scoring.judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Overlap:
 def score(
     answer: str | None, reference: str, oracle: Sequence[str], distractors: Sequence[str], style: str
 ) -> dict[str, Any]:
-    """Return the scores of one answer by column of the table `evaluation`. `answer` is None for a failed request; `oracle` has all
-    passages of the article, `distractors` those that were shown.
+    """Return the scores of one answer by column of the table `evaluation`. `answer` is None for a failed request;
+    `oracle` has all passages of the article, `distractors` those that were shown.
     """
     parsed = answer_checks.parse(answer or "")
     line = parsed.answer if style == "cot" else answer or ""
@@ -101,8 +101,8 @@ def chrf(text: str, reference: str) -> float:
 
 
 def locate_quotes(quotes: Sequence[str], oracle: Sequence[str], distractors: Sequence[str]) -> list[QuoteSource]:
-    """Return where each quote is found word for word: in a passage of the article, shown or not, else in a distractor, else
-    nowhere. An unclosed quote, or one below answer_checks.SHORTEST characters, counts as found nowhere.
+    """Return where each quote is found word for word: in a passage of the article, shown or not, else in a distractor,
+    else nowhere. An unclosed quote, or one below answer_checks.SHORTEST characters, counts as found nowhere.
     """
     in_oracle, in_distractors = (
         [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (oracle, distractors)

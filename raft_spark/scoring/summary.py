@@ -1,4 +1,4 @@
-"""Build the tables of an evaluation that people read, as Markdown and for the HTML page: metrics by student, setting and k."""
+"""Build the tables of an evaluation that people read, as Markdown and for the HTML page."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,29 +37,29 @@ TABLES: Mapping[str, tuple[Sequence[str], str]] = {
     "Decisions": (
         (*DECISION_METRICS, "decided"),
         (
-            "The yes, no or maybe at the start of the answer, compared with final_decision (PubMedQA's measures). A missing answer, "
-            "or one that says none of the three, counts as wrong."
+            "The yes, no or maybe at the start of the answer, compared with final_decision (PubMedQA's metrics). A "
+            "missing answer, or one that says none of the three, counts as wrong."
         ),
     ),
     "Words": (
         OVERLAP_METRICS,
         (
-            "The answer compared with the article's own long_answer; articles without one are left out. The best sentence of the "
-            "oracle is chosen by that comparison, so it is an upper bound for copying and no baseline."
+            "The answer compared with the article's own long_answer; articles without one are left out. The best "
+            "sentence of the oracle is chosen by that comparison, so it is an upper bound for copying and no baseline."
         ),
     ),
     "Oracle and quotes": (
         ("abstained", "quoting", "quotes_of_oracle", "quotes_of_distractors", "cut", "failed"),
         (
-            "Abstaining is right without the oracle and wrong with it. A quote is found if it occurs word for word; the shares are "
-            "of all quotes. A quote that is neither in the oracle nor in a distractor is invented."
+            "Abstaining is right without the oracle and wrong with it. A quote is found if it occurs word for word; "
+            "the shares are of all quotes. A quote that is neither in the oracle nor in a distractor is invented."
         ),
     ),
 }
 JUDGE_CAPTION = (
-    "As in ragas. Faithfulness: the share of an answer's statements that follow from the passages shown. Relevance: how similar the "
-    "question is, by chrF, to the questions that the answer would answer. The last column counts the answers for which the judge did "
-    "not keep to the requested form; no other metric includes them."
+    "As in ragas. Faithfulness: the share of an answer's statements that follow from the passages shown. Relevance: "
+    "how similar the question is, by chrF, to the questions that the answer would answer. The last column counts the "
+    "answers for which the judge did not keep to the requested form; no other metric includes them."
 )
 COMPARED_METRICS = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
 Metric = Mapping[str, Any]  # a row of schemas.METRICS
@@ -177,15 +177,16 @@ def markdown(summary: EvaluationSummary) -> str:
 def introduction(summary: EvaluationSummary) -> Iterator[str]:
     """Yield the sentences that introduce the tables: students, intervals, and what is left out."""
     teacher, models = summary.conf.completions, {name: summary.conf.endpoints[name].model for name in summary.students}
-    yield f"{summary.articles} articles of the test split. Students: {', '.join(f'{name} ({model})' for name, model in models.items())}."
+    students = ", ".join(f"{name} ({model})" for name, model in models.items())
+    yield f"{summary.articles} articles of the test split. Students: {students}."
     yield (
-        f"Brackets: 95 % intervals from {summary.conf.evaluation.resamples} resamples of the articles, the same for every metric. A request "
-        "that failed counts as a wrong answer with score 0."
+        f"Brackets: 95 % intervals from {summary.conf.evaluation.resamples} resamples of the articles, the same "
+        "for every metric. A request that failed counts as a wrong answer with score 0."
     )
     if not teacher.decision:
         yield (
-            "completions.decision is false: students were not asked to begin with yes, no or maybe, so accuracy and macro-F1 are "
-            "left out here. The folder metrics/ has them."
+            "completions.decision is false: students were not asked to begin with yes, no or maybe, so accuracy and "
+            "macro-F1 are left out here. The folder metrics/ has them."
         )
 
 
@@ -199,7 +200,10 @@ def summary_tables(summary: EvaluationSummary) -> list[SummaryTable]:
     if summary.conf.evaluation.judge:
         tables.append(
             _metrics_table(
-                summary, f"As judged by {summary.conf.evaluation.judge}", (*scores.JUDGED, "unjudged"), JUDGE_CAPTION
+                summary,
+                f"As judged by {summary.conf.evaluation.judge}",
+                (*scores.JUDGE_METRICS, "unjudged"),
+                JUDGE_CAPTION,
             )
         )
     tables += [_differences_table(summary, other) for other in summary.students]
@@ -248,8 +252,9 @@ def _positions_table(summary: EvaluationSummary) -> SummaryTable:
         if summary.metric_at(student, position, POSITION_METRICS[1])
     ]
     caption = (
-        f"With the oracle, k = {summary.k}: the position of its first passage among all passages shown. The articles differ from "
-        "position to position, so compare students at one position, and positions only where the metrics are far apart."
+        f"With the oracle, k = {summary.k}: the position of its first passage among all passages shown. The articles "
+        "differ from position to position, so compare students at one position, and positions only where the "
+        "metrics are far apart."
     )
     return SummaryTable(
         "Position of the oracle", caption, ["student", "position", *(METRIC_TITLES[name] for name in names)], rows
@@ -261,7 +266,9 @@ def _failures_table(summary: EvaluationSummary) -> SummaryTable:
         [student, label(Condition(setting, k)), error, f"{count:,}"]
         for (student, setting, k, error), count in sorted(summary.failures().items())
     ]
-    caption = "Requests without an answer. Every metric above counts them as wrong. The next run retries those that may succeed."
+    caption = (
+        "Requests without an answer. All metrics count them as wrong. The next run retries those that may succeed."
+    )
     return SummaryTable("Failed", caption, ["student", "setting", "class", "requests"], rows)
 
 

@@ -85,8 +85,8 @@ def one_round(conf: config.Config, source: Path, folder: Path, loop_rows: int) -
     if place.list():
         place.delete("")
     stage = timed(lambda: base.run(conf))
-    made = list(read(conf, schemas.BASE))
-    floor = timed(lambda: read_and_write_once(conf, made, folder))
+    base_tables = list(read(conf, schemas.BASE))
+    floor = timed(lambda: read_and_write_once(conf, base_tables, folder))
     data = datasets.Dataset.from_parquet(str(source), cache_dir=str(folder / "cache"))
     return {"stage": stage, "floor": floor, "loop": timed(lambda: notebook_loop(data, folder, loop_rows))}
 
@@ -105,18 +105,18 @@ def read(conf: config.Config, table: str) -> Iterator[pa.Table]:
         yield pq.read_table(f"{browse.folder(conf.lake, version)}/{file.path}", partitioning=None)
 
 
-def read_and_write_once(conf: config.Config, made: list[pa.Table], folder: Path) -> None:
+def read_and_write_once(conf: config.Config, base_tables: list[pa.Table], folder: Path) -> None:
     """The floor: read all articles and write all base rows, once, with pyarrow's defaults and all its threads."""
     for _ in read(conf, schemas.ARTICLES):
         pass
-    for number, table in enumerate(made):
+    for number, table in enumerate(base_tables):
         pq.write_table(table, folder / f"floor-{number}.parquet")
 
 
 def notebook_loop(data: datasets.Dataset, folder: Path, rows: int) -> None:
     """The original notebook's way: random access to `datasets`, one row at a time, written once at the end."""
     chance = random.Random(0)
-    made = []
+    written_rows = []
     for index in range(rows):
         item = data[index]
         passages = []
@@ -127,7 +127,7 @@ def notebook_loop(data: datasets.Dataset, folder: Path, rows: int) -> None:
         own = item["context"]["contexts"]
         shown = passages if distracted else own + passages
         chance.shuffle(shown)
-        made.append(
+        written_rows.append(
             {
                 "question": item["question"],
                 "context": "\n\n".join(shown),
@@ -137,7 +137,7 @@ def notebook_loop(data: datasets.Dataset, folder: Path, rows: int) -> None:
             }
         )
     with (folder / "base_data.json").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in made)
+        file.writelines(json.dumps(row) + "\n" for row in written_rows)
 
 
 if __name__ == "__main__":

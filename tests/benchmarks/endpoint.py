@@ -51,7 +51,7 @@ def main() -> None:
         "capacity": capacity,
         "cpu": cpu,
         "memory": memory,
-        "peer": beside_peer,
+        "peer": compare_peer,
     }
     options = chosen(list(parts))
     kept = Path("build/bench/endpoint.json")
@@ -157,10 +157,10 @@ def memory(fake: Fake, folder: Path, options: argparse.Namespace) -> Result:
     over.set()
     watcher.join()
     half = [one for one in samples if one["answers"] >= samples[-1]["answers"] / 2]
-    asked = [one["answers"] for one in half]
+    answers = [one["answers"] for one in half]
     kinds = ("driver", "worker", "jvm")
-    slopes = {kind: float(np.polyfit(asked, [one[kind] for one in half], 1)[0]) for kind in kinds}
-    grown = {kind: round(slope * (asked[-1] - asked[0]), 1) for kind, slope in slopes.items()}
+    slopes = {kind: float(np.polyfit(answers, [one[kind] for one in half], 1)[0]) for kind in kinds}
+    grown = {kind: round(slope * (answers[-1] - answers[0]), 1) for kind, slope in slopes.items()}
     return {
         "rows": options.rows,
         "failed": counts["failed"],
@@ -185,7 +185,7 @@ def watch(fake: Fake, samples: list[dict[str, float]], over: threading.Event) ->
         before = answers
 
 
-def beside_peer(fake: Fake, folder: Path, options: argparse.Namespace) -> Result:
+def compare_peer(fake: Fake, folder: Path, options: argparse.Namespace) -> Result:
     """Let the stage and the peer ask the same rows, as many at once, over OpenAI's protocol, of an endpoint with and without
     room for all.
     """

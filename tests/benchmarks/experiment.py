@@ -58,15 +58,15 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="section.key=value")
-    asked = parser.parse_args()
-    for source in asked.sources:
-        folder = asked.folder / source
-        own = [f"articles.source={sources[source]}", *asked.assignments]
-        for recipe in filter(RECIPES.get, asked.recipes):
+    options = parser.parse_args()
+    for source in options.sources:
+        folder = options.folder / source
+        own = [f"articles.source={sources[source]}", *options.assignments]
+        for recipe in filter(RECIPES.get, options.recipes):
             trained(folder / recipe, [*own, *RECIPES[recipe]])
-        students = told(folder, asked.recipes)
+        students = told(folder, options.recipes)
         made = evaluated(folder, [*own, *RECIPES["raft-100"]], students)
-        table = "\n".join(lines(pq.read_table(made / "metrics/metrics.parquet").to_pylist(), asked.recipes))
+        table = "\n".join(lines(pq.read_table(made / "metrics/metrics.parquet").to_pylist(), options.recipes))
         (folder / "table.md").write_text(table + "\n")
         sys.stdout.write(f"{made}/evaluation.html\n\n{table}\n")
 

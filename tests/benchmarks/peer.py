@@ -54,8 +54,8 @@ def main() -> None:
             "require_all_responses": False,
         },
     )
-    asked = [{"number": number, "messages": one["messages"]} for number, one in enumerate(requests)]
-    answer = teacher(asked, working_dir=folder)
+    rows = [{"number": number, "messages": one["messages"]} for number, one in enumerate(requests)]
+    answer = teacher(rows, working_dir=folder)
     failed = len(requests) - len(answer.dataset)
     versions = {package: version(package) for package in PACKAGES}
     sys.stdout.write("\n" + json.dumps({"peer": versions, "failed": failed}) + "\n")

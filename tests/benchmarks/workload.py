@@ -56,16 +56,16 @@ class Fake:
     def behave(self, latency_ms: float, capacity: int = 0, tail_share: float = TAIL_SHARE) -> None:
         """Set how it answers, and forget what it was asked."""
         manner = {"latency_ms": latency_ms, "capacity": capacity, "tail_share": tail_share, "tail_ms": TAIL_MS}
-        self._told("POST", "/manner", json.dumps(manner).encode())
-        self._told("DELETE", "/calls")
+        self._request("POST", "/manner", json.dumps(manner).encode())
+        self._request("DELETE", "/calls")
 
     def calls(self) -> dict[str, Any]:
         """Return what was asked."""
-        return self._told("GET", "/calls")
+        return self._request("GET", "/calls")
 
     def seconds(self) -> list[tuple[int, int, int]]:
         """Return calls, answers and throttled calls of each second, from the first with an answer to the last."""
-        found = [tuple(numbers) for _, *numbers in self._told("GET", "/calls/seconds")]
+        found = [tuple(numbers) for _, *numbers in self._request("GET", "/calls/seconds")]
         good = [second for second, (_, answered, _) in enumerate(found) if answered]
         return found[good[0] : good[-1] + 1] if good else []
 
@@ -78,7 +78,7 @@ class Fake:
         calls, answered, throttled = (sum(numbers) for numbers in zip(*measured, strict=True))
         return {"answers_per_second": round(answered / seconds, 1), "throttled_share": round(throttled / calls, 4)}
 
-    def _told(self, method: str, path: str, data: bytes | None = None) -> Any:
+    def _request(self, method: str, path: str, data: bytes | None = None) -> Any:
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data, method=method)) as answer:
             return json.load(answer)
 

@@ -46,8 +46,8 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("more", [(), EVERYTHING])
 def test_airflow_is_given_what_submit_sends(more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    made = built(*more)
-    (tmp_path / "refresh.json").write_text(json.dumps(made))
+    document = built(*more)
+    (tmp_path / "refresh.json").write_text(json.dumps(document))
     monkeypatch.chdir(tmp_path)
     given = operator_of(SNIPPET, monkeypatch)
     assert set(given) <= PARAMETERS
@@ -60,7 +60,7 @@ def test_airflow_is_given_what_submit_sends(more: tuple[str, ...], tmp_path: Pat
         **given["config"],
     }
     assert found(sent) == []
-    assert sent == made
+    assert sent == document
 
 
 def test_airflow_waits_as_long_as_the_run_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -31,13 +31,13 @@ def small(
     for path, content in files.items():
         (folder / "packages" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "packages" / path).write_bytes(content.encode("latin-1"))
-    made = folder / "release"
-    (made / "jobs").mkdir(parents=True)
-    (made / "jobs/base.py").write_text("print(1)\n")
-    archive.pack(folder / "packages", made / "environment-aarch64.tar.gz")
+    target = folder / "release"
+    (target / "jobs").mkdir(parents=True)
+    (target / "jobs/base.py").write_text("print(1)\n")
+    archive.pack(folder / "packages", target / "environment-aarch64.tar.gz")
     packages = (Package("fast", "1.0", 30, 20), Package("idna", "3.0", 30, 20))
-    release.seal(made, "0.1.0", {"environment-aarch64.tar.gz": packages})
-    return made
+    release.seal(target, "0.1.0", {"environment-aarch64.tar.gz": packages})
+    return target
 
 
 def test_a_release_knows_its_files_and_what_each_archive_is_for(tmp_path: Path):

@@ -392,13 +392,15 @@ def test_the_table_has_every_call_of_whoever_submits():
 def needed(method: str, target: str) -> Need:
     """Return what a request asks of IAM (S3's user guide, "Required permissions for Amazon S3 API operations")."""
     path, _, query = target.partition("?")
-    asked = dict(parse_qsl(query, keep_blank_values=True))
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
     bucket, _, key = unquote(path).lstrip("/").partition("/")
     if not key and method in {"GET", "HEAD"}:
         return Need(
-            "s3:ListBucket", f"arn:aws:s3:::{bucket}", {"s3:prefix": asked["prefix"]} if "prefix" in asked else {}
+            "s3:ListBucket",
+            f"arn:aws:s3:::{bucket}",
+            {"s3:prefix": parameters["prefix"]} if "prefix" in parameters else {},
         )
-    if "delete" in asked:
+    if "delete" in parameters:
         return Need("s3:DeleteObject", f"arn:aws:s3:::{bucket}/lake/any")
     actions = {
         "GET": "GetObject",
@@ -407,7 +409,7 @@ def needed(method: str, target: str) -> Need:
         "POST": "PutObject",
         "DELETE": "DeleteObject",
     }
-    aborts = method == "DELETE" and "uploadId" in asked
+    aborts = method == "DELETE" and "uploadId" in parameters
     return Need("s3:AbortMultipartUpload" if aborts else f"s3:{actions[method]}", f"arn:aws:s3:::{bucket}/{key}")
 
 

@@ -53,8 +53,10 @@ DOORS = ("s3", "logs", "sagemaker.runtime", "bedrock-runtime", "bedrock", "secre
 
 
 def doors(template: Template) -> set[str]:
-    made = [found["Properties"] for found in template.resources.values() if found["Type"] == "AWS::EC2::VPCEndpoint"]
-    return {door["ServiceName"].removeprefix("com.amazonaws.us-east-1.") for door in made}
+    resources = [
+        found["Properties"] for found in template.resources.values() if found["Type"] == "AWS::EC2::VPCEndpoint"
+    ]
+    return {door["ServiceName"].removeprefix("com.amazonaws.us-east-1.") for door in resources}
 
 
 @pytest.mark.row
@@ -76,9 +78,9 @@ def test_the_network_reaches_what_a_run_asks_and_no_more(parameters, expected):
 
 @pytest.mark.row
 def test_workers_run_in_the_network_that_is_given_or_made():
-    made = of("bedrock")
-    assert made.properties("Application")["NetworkConfiguration"]["SubnetIds"] == ["FirstSubnet", "SecondSubnet"]
-    blocks = [made.properties(name)["CidrBlock"] for name in ("FirstSubnet", "SecondSubnet")]
+    template = of("bedrock")
+    assert template.properties("Application")["NetworkConfiguration"]["SubnetIds"] == ["FirstSubnet", "SecondSubnet"]
+    blocks = [template.properties(name)["CidrBlock"] for name in ("FirstSubnet", "SecondSubnet")]
     assert blocks == ["10.86.0.0/21", "10.86.8.0/21"]
     given = of("bedrock", VpcId="vpc-1", SubnetIds="subnet-1,subnet-2", RouteTableIds="rtb-1")
     assert given.properties("Application")["NetworkConfiguration"]["SubnetIds"] == ["subnet-1", "subnet-2"]

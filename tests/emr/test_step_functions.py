@@ -36,8 +36,10 @@ RELEASE = Release(Path("unread"), "raft-spark-1-0a", "1", tuple(ReleaseFile(path
 
 def built(*assignments: str) -> dict[str, Any]:
     """Return the document of a refresh with the settings that the stack gives."""
-    told = tomllib.loads(Template().outputs()["Settings"])
-    given = [f"{section}.{key}={json.dumps(value)}" for section, keys in told.items() for key, value in keys.items()]
+    settings = tomllib.loads(Template().outputs()["Settings"])
+    given = [
+        f"{section}.{key}={json.dumps(value)}" for section, keys in settings.items() for key, value in keys.items()
+    ]
     teacher = ['endpoints.nova={kind="bedrock", model="amazon.nova-lite-v1:0"}', "completions.endpoint=nova"]
     more = ["articles.source=s3://bucket/articles", 'emr.tags={costCenter="lower"}']
     return job_run.build(config.load(assignments=[*given, *teacher, *more, *assignments]), "refresh", (), RELEASE)
@@ -108,20 +110,20 @@ def ran(cloud: SimpleNamespace, *ends: tuple[str, str], **parameters: int) -> En
     role = "arn:aws:iam::123456789012:role/RefreshRole"
     made = machines.create_state_machine(name=f"refresh-{next(numbers)}", definition=text, roleArn=role)
     arn = machines.start_execution(stateMachineArn=made["stateMachineArn"], input="{}", name="one")["executionArn"]
-    told = _ended(machines, arn)
+    execution = _ended(machines, arn)
     events = machines.get_execution_history(executionArn=arn)["events"]
     entered = [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]
     heard = cloud.client["sqs"].receive_message(QueueUrl=cloud.queue).get("Messages", [])
     message = json.loads(heard[0]["Body"])["Message"] if heard else ""
-    return Ended(told["status"], told.get("cause", ""), entered, message)
+    return Ended(execution["status"], execution.get("cause", ""), entered, message)
 
 
 def _ended(machines: Any, arn: str) -> dict[str, Any]:
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        told = machines.describe_execution(executionArn=arn)
-        if told["status"] != "RUNNING":
-            return told
+        execution = machines.describe_execution(executionArn=arn)
+        if execution["status"] != "RUNNING":
+            return execution
         time.sleep(0.05)
     raise AssertionError("the execution does not end")
 
@@ -203,12 +205,12 @@ def test_who_cannot_be_told_changes_nothing(cloud):
 
 @pytest.mark.row
 def test_names_begin_with_a_capital_and_a_persons_own_keys_stay():
-    told = step_functions.parameters(DOCUMENT)
-    assert told["JobDriver"]["SparkSubmit"]["EntryPoint"] == "s3://bucket/code/raft-spark-1-0a/jobs/refresh.py"
-    logs = told["ConfigurationOverrides"]["MonitoringConfiguration"]
+    converted = step_functions.parameters(DOCUMENT)
+    assert converted["JobDriver"]["SparkSubmit"]["EntryPoint"] == "s3://bucket/code/raft-spark-1-0a/jobs/refresh.py"
+    logs = converted["ConfigurationOverrides"]["MonitoringConfiguration"]
     assert logs["S3MonitoringConfiguration"] == {"LogUri": "s3://bucket/logs/"}
-    assert told["Tags"] == DOCUMENT["tags"]
-    assert told["Tags"]["costCenter"] == "lower"
+    assert converted["Tags"] == DOCUMENT["tags"]
+    assert converted["Tags"]["costCenter"] == "lower"
 
 
 @pytest.mark.row

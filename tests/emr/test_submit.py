@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 
 from conftest import ROOT
 from raft_spark.cli.main import main
-from raft_spark.emr import driver_logs, follow, release, upload
+from raft_spark.common import background
+from raft_spark.emr import driver_logs, release, upload
 from raft_spark.errors import ConfigError
 from raft_spark.stages import registry
 from support import loopback_emr
@@ -38,7 +39,7 @@ def emr(monkeypatch: pytest.MonkeyPatch, s3: str) -> Iterator[Service]:
     with loopback_emr.serving() as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_EMR_SERVERLESS", service.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3)
-        monkeypatch.setattr(follow, "FIRST_PAUSE", 0.05)
+        monkeypatch.setattr(background, "FIRST_PAUSE", 0.05)
         monkeypatch.setattr(driver_logs, "PAUSES", (0.0,))
         yield service
 
@@ -277,9 +278,9 @@ def test_a_second_double_of_the_service_is_asked_the_same_way(
     assert done.exit_code == 0, done.output
     assert "note: the application may use 12 vCPUs, and the settings ask for 16" in done.output
     run_id = re.search(r"run (\w+) (started|exists already)", done.output)[1]  # it knows the day of a run, not the time
-    told = client.get_job_run(applicationId=at, jobRunId=run_id)["jobRun"]
-    assert (told["name"], told["state"], told["tags"]["team"]) == ("raft-spark-base", "SUCCESS", "data")
-    assert "environment-x86_64.tar.gz#environment" in told["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
+    run = client.get_job_run(applicationId=at, jobRunId=run_id)["jobRun"]
+    assert (run["name"], run["state"], run["tags"]["team"]) == ("raft-spark-base", "SUCCESS", "data")
+    assert "environment-x86_64.tar.gz#environment" in run["jobDriver"]["sparkSubmit"]["sparkSubmitParameters"]
 
 
 # How it ends

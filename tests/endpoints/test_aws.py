@@ -1,4 +1,4 @@
-"""The clients of SageMaker and Bedrock: codecs by hand, real botocore against loopback servers, secrets."""
+"""The clients of SageMaker and Bedrock: codecs, real botocore clients against loopback servers, secrets."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ USER = {"role": "user", "content": "Does it work?"}
 NOTEBOOK = {"temperature": 0.9, "top_p": 0.9, "max_tokens": 512}
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 300}
 READERS = (codecs.openai_reply, codecs.generate_reply, codecs.llama_reply, converse.reply)
-TEXTS = st.text(st.characters(exclude_categories=()))  # half characters too, as JSON may hold them
+TEXTS = st.text(st.characters(exclude_categories=()))  # with unpaired surrogates, which JSON may have
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
@@ -64,11 +64,11 @@ def chat(**parameters: float) -> Request:
     return Request([SYSTEM, USER], "m", parameters)
 
 
-# --- codecs: what is sent
+# --- codecs: requests
 
 
 @pytest.mark.row
-def test_tgi_gets_the_request_of_the_notebook_and_three_flags():
+def test_tgi_gets_the_request_of_the_notebook_and_three_options():
     assert codecs.generate_body(text(**NOTEBOOK)) == {
         "inputs": "Does it work?",
         "parameters": {
@@ -95,7 +95,7 @@ def test_tgi_gets_the_request_of_the_notebook_and_three_flags():
         ({}, {"max_new_tokens": 512, "do_sample": False}),
     ],
 )
-def test_tgi_and_lmi_never_get_what_they_refuse_and_always_a_limit(parameters, sent):
+def test_tgi_and_lmi_get_no_parameter_that_they_refuse_and_always_a_limit(parameters, sent):
     body = codecs.generate_body(text(**parameters))
     assert body["parameters"] == {**sent, "details": True, "return_full_text": False}
 
@@ -114,7 +114,7 @@ def test_llama_gets_its_own_names():
 
 
 @pytest.mark.row
-def test_converse_gets_the_system_apart():
+def test_converse_gets_the_system_message_separately():
     assert converse.body(chat(**GREEDY)) == {
         "messages": [{"role": "user", "content": [{"text": "Does it work?"}]}],
         "system": [{"text": "Be brief."}],
@@ -126,7 +126,7 @@ def test_converse_gets_the_system_apart():
     }
 
 
-# --- codecs: what comes back
+# --- codecs: answers
 
 
 def generated(reason: str, said: str = "It does.") -> dict[str, object]:
@@ -229,8 +229,8 @@ def test_an_answer_of_converse_is_read(answer, reply):
 
 @pytest.mark.row
 @given(ANYTHING | NEAR)
-@example({"error": "half a character: \ud83d"})
-def test_whatever_is_answered_is_a_completion_or_an_error(answer):
+@example({"error": "an unpaired surrogate: \ud83d"})
+def test_any_json_becomes_a_completion_or_an_error(answer):
     for read in READERS:
         reply = read(answer)
         assert (reply.completion is None) != (reply.error is None)
@@ -240,12 +240,12 @@ def test_whatever_is_answered_is_a_completion_or_an_error(answer):
 
 @pytest.mark.row
 @given(st.binary())
-def test_whatever_bytes_come_are_a_value(body):
+def test_any_bytes_become_a_message(body):
     responses.one_line(responses.message_in(responses.parse_json(body)))
 
 
 @pytest.mark.row
-def test_a_count_that_no_table_can_hold_is_none():
+def test_a_count_beyond_32_bits_is_none():
     usage = {"prompt_tokens": 2**31, "completion_tokens": True}
     reply = codecs.openai_reply({"choices": [{"text": "x", "finish_reason": []}], "usage": usage})
     assert reply == Reply("x", "stop")
@@ -256,7 +256,7 @@ def test_a_count_that_no_table_can_hold_is_none():
 
 @dataclass
 class Server:
-    """What a loopback server was sent, and what it answers with."""
+    """The requests of a loopback server and its answer."""
 
     url: str
     status: int = 200
@@ -288,19 +288,19 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = bool(ours.fault)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-class Quiet(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of callers that hung up."""
+        """Log nothing about callers that disconnect."""
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Quiet(("127.0.0.1", 0), Handler) as listener:
+    with QuietServer(("127.0.0.1", 0), Handler) as listener:
         listener.ours = Server(f"http://127.0.0.1:{listener.server_port}")
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -334,7 +334,7 @@ def test_sagemaker_is_called_by_the_name_of_its_endpoint(server):
     assert json.loads(body)["inputs"] == "Does it work?"
 
 
-def test_a_component_and_a_route_are_named_where_they_are_set(server):
+def test_a_component_and_a_route_are_sent_if_set(server):
     server.answers({"choices": [{"text": "It does.", "finish_reason": "stop"}]})
     conf = sagemaker(server.url, "openai", inference_component="small", route="/v1/completions", model="m")
     assert ask(conf, text()).completion == "It does."
@@ -342,7 +342,7 @@ def test_a_component_and_a_route_are_named_where_they_are_set(server):
     assert headers["x-amzn-sagemaker-inference-component"] == "small"
     assert headers["x-amzn-sagemaker-custom-attributes"] == "route=/v1/completions"
     assert ask(sagemaker(server.url, "openai"), text()).completion == "It does."
-    assert "x-amzn-sagemaker-custom-attributes" not in server.seen[1][1]  # the container tells by the body
+    assert "x-amzn-sagemaker-custom-attributes" not in server.seen[1][1]  # the container recognizes it by the body
 
 
 def test_converse_is_called_with_tier_and_metadata(server):
@@ -371,7 +371,7 @@ def test_an_imported_model_is_invoked(server):
     assert not {"x-amzn-bedrock-service-tier", "x-amzn-bedrock-request-metadata"} & headers.keys()
 
 
-def test_an_imported_model_may_speak_as_openai(server):
+def test_an_imported_model_may_use_openais_schema(server):
     server.answers({"choices": [{"message": {"content": "It does."}, "finish_reason": "length"}]})
     conf = bedrock(server.url, "openai", service_tier="default", request_metadata={"team": "raft"})
     assert ask(conf, chat(max_tokens=5)) == Reply("It does.", "length")
@@ -393,7 +393,7 @@ def test_what_is_too_large_is_not_sent(conf, limit):
 
 
 def test_messages_are_not_sent_where_one_text_belongs():
-    error = "codec tgi sends one text, and the request holds messages"
+    error = "codec tgi sends one text, but the prompt is a list of messages"
     assert ask(sagemaker("http://127.0.0.1:9"), chat()) == Reply(error_class="bad_request", error=error)
 
 
@@ -439,7 +439,7 @@ SAGEMAKER_ERRORS = [
 def test_every_error_of_aws_has_its_class(server, status, code, body, error_class, error):
     server.answers(body, status, code)
     assert ask(sagemaker(server.url), text()) == Reply(error_class=error_class, error=error)
-    assert len(server.seen) == 1  # no retry hides here
+    assert len(server.seen) == 1  # without a retry
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_the_status_behind_a_model_error_of_bedrock_decides(server):
     assert ask(bedrock(server.url), chat()) == Reply(error_class="model_error", error="ModelErrorException: Broken")
 
 
-def test_the_wait_that_aws_asks_for_is_told(server):
+def test_retry_after_of_aws_is_read(server):
     server.answers({"message": "Wait"}, 429, "ThrottlingException", **{"Retry-After": "7"})
     assert ask(bedrock(server.url), chat()).retry_after == 7.0
 
@@ -512,14 +512,14 @@ def test_the_wait_that_aws_asks_for_is_told(server):
 )
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("codec", ["converse", "llama"])
-def test_an_answer_of_another_shape_is_an_error(server, answer, status, codec):
+def test_an_answer_of_another_schema_is_an_error(server, answer, status, codec):
     server.answers(answer, status)
     reply = ask(bedrock(server.url, codec), text())
     assert (reply.completion, reply.error_class) == (None, "model_error")
     assert 0 < len(reply.error) <= 300
 
 
-def test_a_server_that_hangs_is_left_in_time(server):
+def test_a_server_that_hangs_is_a_timeout(server):
     server.fault = "hang"
     for conf in (sagemaker(server.url), bedrock(server.url)):
         start = time.monotonic()
@@ -536,7 +536,7 @@ def test_an_answer_that_breaks_off_is_unavailable(server):
     assert reply.error.startswith("no answer: ")
 
 
-def test_nobody_there_is_unavailable_at_once():
+def test_a_refused_connection_is_unavailable_at_once():
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     start = time.monotonic()
@@ -546,29 +546,29 @@ def test_nobody_there_is_unavailable_at_once():
     assert time.monotonic() - start < 3
 
 
-def test_patience_comes_in_steps(server):
+def test_timeouts_come_in_steps(server):
     server.answers([generated("eos_token")])
     with closing(connect(sagemaker(server.url), 2, 120.0)) as client:
         for seconds in (0.5, 10, 11, 33, 69, 90, None):
             assert client.ask(text(), seconds).completion
-        assert sorted(client._door._clients) == [10, 20, 40, 70]  # a container has 60 s
+        assert sorted(client._connection._clients) == [10, 20, 40, 70]  # a container has 60 s
     with closing(connect(bedrock(server.url, "llama"), 2, 120.0)) as client:
         for seconds in (90, 100, None):
             client.ask(text(), seconds)
-        assert sorted(client._door._clients) == [120]
+        assert sorted(client._connection._clients) == [120]
 
 
 def test_many_threads_share_a_client(server):
     server.answers([generated("eos_token")])
     with closing(connect(sagemaker(server.url), 4, 120.0)) as client, ThreadPoolExecutor(16) as pool:
         replies = list(pool.map(lambda number: client.ask(text(max_tokens=number), 5 + number), range(1, 33)))
-        assert sorted(client._door._clients) == [10, 20, 40]
+        assert sorted(client._connection._clients) == [10, 20, 40]
     assert {reply.completion for reply in replies} == {"It does."}
     assert len(server.seen) == 32
 
 
 @pytest.mark.row
-def test_what_went_wrong_is_one_short_line():
+def test_an_error_is_one_short_line():
     lost = EndpointConnectionError(endpoint_url="http://" + "x" * 400, error="a\nb")
     assert len(aws_errors.reply(lost, 5.0).error) == 300
 
@@ -577,8 +577,8 @@ def test_what_went_wrong_is_one_short_line():
 
 
 @pytest.fixture
-def nobody(monkeypatch, tmp_path):
-    """Take away every place where AWS credentials come from."""
+def no_credentials(monkeypatch, tmp_path):
+    """Remove every source of AWS credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -587,35 +587,35 @@ def nobody(monkeypatch, tmp_path):
     return monkeypatch
 
 
-def test_missing_credentials_are_refused(nobody):
+def test_missing_credentials_are_refused(no_credentials):
     error = "no AWS credentials were found: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
     assert ask(sagemaker("http://127.0.0.1:9"), text()) == Reply(error_class="refused", error=error)
 
 
-def test_a_missing_region_is_refused(nobody):
+def test_a_missing_region_is_refused(no_credentials):
     error = "no AWS region is set: set endpoints.NAME.region, or AWS_REGION where the job runs"
     assert ask(Endpoint(kind="bedrock", model="m"), chat()) == Reply(error_class="refused", error=error)
 
 
-def test_a_region_may_come_from_where_the_job_runs(nobody):
-    nobody.setenv("AWS_REGION", "eu-west-1")
+def test_a_region_may_come_from_the_environment_of_the_job(no_credentials):
+    no_credentials.setenv("AWS_REGION", "eu-west-1")
     assert ask(Endpoint(kind="bedrock", model="m"), chat()).error.startswith("no AWS credentials were found")
 
 
-def test_an_unknown_profile_is_refused(nobody):
-    nobody.setenv("AWS_PROFILE", "gone")
+def test_an_unknown_profile_is_refused(no_credentials):
+    no_credentials.setenv("AWS_PROFILE", "gone")
     reply = ask(bedrock("http://127.0.0.1:9"), chat())
     assert reply == Reply(error_class="refused", error="The config profile (gone) could not be found")
 
 
-def test_half_a_credential_is_refused(nobody):
-    nobody.setenv("AWS_ACCESS_KEY_ID", "half")
+def test_an_incomplete_credential_is_refused(no_credentials):
+    no_credentials.setenv("AWS_ACCESS_KEY_ID", "half")
     reply = ask(bedrock("http://127.0.0.1:9"), chat())
     assert reply.error_class == "refused"
     assert "AWS_SECRET_ACCESS_KEY" in reply.error
 
 
-def test_no_credential_is_told(server):
+def test_credentials_are_removed_from_errors(server):
     message = (
         "The signature of ASIAIOSFODNN7EXAMPLE does not match.\n\nThe Canonical String for this request should have been\n"
         "'POST\nx-amz-security-token:IQoJb3JpZ2luX2VjEXAMPLE'"
@@ -625,14 +625,14 @@ def test_no_credential_is_told(server):
     assert ask(bedrock(server.url), chat()) == Reply(error_class="refused", error=error)
 
 
-def test_an_endpoint_of_aws_needs_no_server_here():
+def test_an_endpoint_of_aws_starts_no_server():
     conf = Endpoint(kind="sagemaker", endpoint_name="teacher")
     with serving(conf) as served:
         assert served is conf
 
 
 @pytest.mark.row
-def test_what_a_call_names_fits_the_service():
+def test_keys_and_bodies_fit_the_limits_of_the_service():
     runtime = boto3.client("sagemaker-runtime", region_name="us-east-1").meta.service_model
     fields = runtime.operation_model("InvokeEndpoint").input_shape.members
     assert len(text().key) <= fields["InferenceId"].metadata["max"]
@@ -647,16 +647,16 @@ def test_what_a_call_names_fits_the_service():
 
 
 @pytest.fixture
-def keeper(s3, monkeypatch):
-    """Return a function that stores a secret and names an endpoint that wants it."""
+def endpoint_with_secret(s3, monkeypatch):
+    """Return a function that stores a secret and returns an endpoint that uses it."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
 
-    def keep(url: str, entry: str, **secret: object) -> Endpoint:
+    def store(url: str, entry: str, **secret: object) -> Endpoint:
         if secret:
             boto3.client("secretsmanager", region_name="eu-west-1").create_secret(Name=entry, **secret)
         return Endpoint(kind="openai", url=f"{url}/v1", model="m", region="eu-west-1", api_key_secret=entry)
 
-    return keep
+    return store
 
 
 @pytest.mark.parametrize(
@@ -667,10 +667,10 @@ def keeper(s3, monkeypatch):
         ("only", '{"OPENAI": "sk-0123456789"}'),
     ],
 )
-def test_a_key_comes_from_secrets_manager(server, keeper, entry, secret):
+def test_a_key_comes_from_secrets_manager(server, endpoint_with_secret, entry, secret):
     server.answers({"choices": [{"message": {"content": "It does."}}]})
     request = chat()
-    assert ask(keeper(server.url, entry, SecretString=secret), request).completion == "It does."
+    assert ask(endpoint_with_secret(server.url, entry, SecretString=secret), request).completion == "It does."
     headers = server.seen[0][1]
     assert headers["authorization"] == "Bearer sk-0123456789"
     assert headers["idempotency-key"] == request.key
@@ -686,37 +686,37 @@ def test_a_key_comes_from_secrets_manager(server, keeper, entry, secret):
         ("bytes", {"SecretBinary": b"sk-0123456789"}),
     ],
 )
-def test_a_secret_without_a_key_is_refused(server, keeper, entry, secret):
-    reply = ask(keeper(server.url, entry, **secret), chat())
+def test_a_secret_without_a_key_is_refused(server, endpoint_with_secret, entry, secret):
+    reply = ask(endpoint_with_secret(server.url, entry, **secret), chat())
     error = f"the secret {entry}, named by api_key_secret, must contain a key, as text or as api_key of a JSON object"
     assert reply == Reply(error_class="refused", error=error)
     assert server.seen == []
 
 
-def test_a_secret_that_is_not_there_is_refused(server, keeper):
-    reply = ask(keeper(server.url, "gone"), chat())
+def test_a_missing_secret_is_refused(server, endpoint_with_secret):
+    reply = ask(endpoint_with_secret(server.url, "gone"), chat())
     assert reply.error_class == "refused"
     assert reply.error.startswith(
         "the secret gone, named by api_key_secret, cannot be read: ResourceNotFoundException: "
     )
 
 
-def test_a_key_is_in_no_repr_error_or_traceback(server, keeper):
-    conf = keeper(server.url, "told", SecretString="sk-0123456789")
+def test_a_key_is_in_no_repr_error_or_traceback(server, endpoint_with_secret):
+    conf = endpoint_with_secret(server.url, "told", SecretString="sk-0123456789")
     server.answers({"error": {"message": "Incorrect API key provided: sk-0123456789"}}, 401)
     with closing(connect(conf, 1, 5.0)) as client:
         reply = client.ask(chat())
         assert reply == Reply(error_class="refused", error="status 401: Incorrect API key provided: ***")
-        told = [repr(client), str(vars(conf)), repr(reply)]
+        texts = [repr(client), str(vars(conf)), repr(reply)]
         try:
-            client.ask(Request(object(), "m", {}))  # a mistake of ours, so that there is a traceback
+            client.ask(Request(object(), "m", {}))  # an invalid request, which raises
         except TypeError:
-            told.append(traceback.format_exc())
-    assert len(told) == 4
-    assert "sk-0123456789" not in "".join(told)
+            texts.append(traceback.format_exc())
+    assert len(texts) == 4
+    assert "sk-0123456789" not in "".join(texts)
 
 
-def test_an_endpoint_is_its_models_name_in_keys_and_no_model_in_bodies():
+def test_the_name_of_an_endpoint_is_the_model_in_keys_and_not_in_bodies():
     own = Endpoint(kind="sagemaker", endpoint_name="mine", codec="openai")
     assert own.model == "mine"
     assert Endpoint(kind="sagemaker", endpoint_name="mine", inference_component="part").model == "part"
@@ -725,7 +725,7 @@ def test_an_endpoint_is_its_models_name_in_keys_and_no_model_in_bodies():
     with closing(
         connect(own.model_copy(update={"region": "us-east-1", "url": "http://127.0.0.1:9"}), 1, 10.0)
     ) as client:
-        client._door.ask = lambda _, arguments, *__: sent.append(arguments["Body"])
+        client._connection.ask = lambda _, arguments, *__: sent.append(arguments["Body"])
         for model in ("mine", "llama"):
             client.ask(replace(chat(), model=model))
     assert [json.loads(body).get("model") for body in sent] == [None, "llama"]

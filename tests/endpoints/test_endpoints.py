@@ -1,4 +1,4 @@
-"""The real client against the real servers, each in a process of its own."""
+"""The client of OpenAI's API against the real servers, each in its own process."""
 
 import json
 import os
@@ -85,8 +85,8 @@ def embedded():
         yield client
 
 
-def behave(server: Endpoint, **behaviour: object) -> None:
-    ask_control(server, "behave", json.dumps(behaviour).encode())
+def behave(server: Endpoint, **rule: object) -> None:
+    ask_control(server, "behave", json.dumps(rule).encode())
 
 
 def ask_control(server: Endpoint, route: str, body: bytes | None = None) -> dict[str, object]:
@@ -109,7 +109,7 @@ def answers(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def dies(url: str) -> bool:
+def stops_answering(url: str) -> bool:
     deadline = time.monotonic() + 10
     while (alive := answers(url)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -133,8 +133,8 @@ def test_a_text_gets_an_answer(client):
 
 def test_an_answer_is_a_function_of_the_request_alone(client):
     first = client.ask(chat("Why?"))
-    with serving(Endpoint(kind="fake", latency_ms=1)) as other, closing(connect(other, 1, 5.0)) as stranger:
-        assert stranger.ask(chat("Why?")) == first
+    with serving(Endpoint(kind="fake", latency_ms=1)) as other, closing(connect(other, 1, 5.0)) as other_client:
+        assert other_client.ask(chat("Why?")) == first
     assert client.ask(chat("Why?", temperature=0.5)).completion != first.completion
 
 
@@ -147,7 +147,7 @@ def test_every_status_has_its_class(server, client, status, error_class):
 
 
 @pytest.mark.parametrize("body", ['{"error": "no %s"}', '{"message": "no %s"}', '{"detail": "no %s"}', "no\n %s"])
-def test_the_words_of_the_server_are_kept_short(server, client, body):
+def test_the_error_of_the_server_is_shortened(server, client, body):
     behave(server, status=500, body=body % ("x" * 1000))
     assert client.ask(chat("Why?")).error == "status 500: no " + "x" * 285
 
@@ -156,7 +156,7 @@ def test_the_words_of_the_server_are_kept_short(server, client, body):
     ("header", "seconds"),
     [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("soon", None), ("inf", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
 )
-def test_retry_after_is_told_in_seconds(server, client, header, seconds):
+def test_retry_after_is_read_in_seconds(server, client, header, seconds):
     behave(server, status=429, retry_after=header)
     assert client.ask(chat("Why?")).retry_after == seconds
 
@@ -184,7 +184,7 @@ def test_retry_after_may_be_a_date(server, client):
         ),
     ],
 )
-def test_a_useless_answer_is_an_error(server, client, body, error_class, error):
+def test_an_answer_without_a_text_is_an_error(server, client, body, error_class, error):
     behave(server, body=body)
     reply = client.ask(chat("Why?"))
     assert (reply.completion, reply.error_class) == (None, error_class)
@@ -198,19 +198,19 @@ def test_a_filter_may_come_as_a_bad_request(server, client):
     assert client.ask(chat("Why?")) == Reply(error_class="filtered", error="status 400: Not this.")
 
 
-def test_an_empty_answer_was_paid_for(server, client):
+def test_an_empty_answer_has_its_token_counts(server, client):
     behave(server, text="")
     reply = client.ask(chat("Why?"))
     assert (reply.error_class, reply.error) == ("empty", "the answer is empty")
     assert (reply.prompt_tokens, reply.completion_tokens) == (3, 2)
 
 
-def test_half_a_character_is_replaced(server, client):
+def test_an_unpaired_surrogate_is_replaced(server, client):
     behave(server, body='{"choices": [{"text": "x \\ud83d", "finish_reason": "eos"}]}')
     assert client.ask(chat("Why?")) == Reply(completion="x ?", finish_reason="stop")
 
 
-def test_a_cut_answer_says_so(server, client):
+def test_a_truncated_answer_has_finish_reason_length(server, client):
     behave(server, finish_reason="length")
     assert client.ask(chat("Why?")).finish_reason == "length"
 
@@ -223,7 +223,7 @@ def test_the_key_is_sent(server, client, monkeypatch):
     assert client.ask(chat("Why?")).error_class == "refused"
 
 
-def test_the_key_is_never_told(server, client, monkeypatch):
+def test_the_key_is_removed_from_errors(server, client, monkeypatch):
     behave(server, key="sesame")
     monkeypatch.setenv("FAKE_KEY", "sk-0123456789")
     with closing(connect(server.model_copy(update={"api_key_env": "FAKE_KEY"}), 1, 5.0)) as keyed:
@@ -242,14 +242,14 @@ def test_a_key_that_cannot_be_sent_is_refused(server, client, monkeypatch, key):
     assert reply == Reply(error_class="refused", error=error)
 
 
-def test_a_server_that_hangs_is_left_in_time(server, client):
+def test_a_server_that_hangs_is_a_timeout(server, client):
     behave(server, fault="hang")
-    with closing(connect(server, 1, 0.3)) as hasty:
+    with closing(connect(server, 1, 0.3)) as impatient:
         start = time.monotonic()
-        assert hasty.ask(chat("Why?")) == Reply(error_class="timeout", error="no answer within 0.3 s")
+        assert impatient.ask(chat("Why?")) == Reply(error_class="timeout", error="no answer within 0.3 s")
         assert 0.25 < time.monotonic() - start < 2
         behave(server)
-        assert hasty.ask(chat("Why?")).completion  # the one connection is free again
+        assert impatient.ask(chat("Why?")).completion  # the one connection is free again
 
 
 def trickle(listener: socket.socket, calls: int) -> None:
@@ -264,7 +264,7 @@ def trickle(listener: socket.socket, calls: int) -> None:
                     break
 
 
-def test_the_limit_covers_the_whole_answer():
+def test_the_timeout_covers_the_whole_answer():
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         server = threading.Thread(target=trickle, args=(listener, 2), daemon=True)
@@ -286,7 +286,7 @@ def test_a_dropped_connection_is_unavailable(server, client):
     assert client.ask(chat("Why?")).completion
 
 
-def test_nobody_there_is_unavailable_at_once():
+def test_a_refused_connection_is_unavailable_at_once():
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     with closing(connect(Endpoint(kind="openai", url=url, model="m"), 1, 60.0)) as client:
@@ -318,7 +318,7 @@ def test_the_fake_fails_the_next_calls(server, client):
     assert [client.ask(chat("Next?")).error_class for _ in range(4)] == ["model_error", "model_error", None, None]
 
 
-def test_the_fake_tells_which_request_it_answered_twice(server, client):
+def test_the_fake_reports_which_request_it_answered_twice(server, client):
     before = ask_control(server, "calls")["repeated"]
     behave(server, status=500, for_calls=1)
     for _ in range(2):
@@ -327,13 +327,13 @@ def test_the_fake_tells_which_request_it_answered_twice(server, client):
     assert len(ask_control(server, "calls")["repeated"]) - len(before) == 1
 
 
-def test_the_fake_wants_what_the_protocol_wants(server):
+def test_the_fake_refuses_a_body_without_a_required_field(server):
     with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
         ask_control(server, "v1/completions", b'{"model": "fake", "messages": []}')
     refusal.value.close()
 
 
-def test_the_fake_knows_what_it_can_do(server):
+def test_the_fake_refuses_an_unknown_fault(server):
     with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
         behave(server, mood="bad")
     refusal.value.close()
@@ -354,21 +354,21 @@ def parent():
         process.kill()
 
 
-def test_a_server_dies_with_a_parent_that_is_killed():
+def test_a_server_ends_with_a_parent_that_is_killed():
     with parent() as (process, url):
         assert answers(url)
         process.kill()
         process.wait()
-        assert dies(url)
+        assert stops_answering(url)
 
 
-def test_a_server_outlives_ctrl_c_as_long_as_its_parent_needs_it():
+def test_a_server_continues_after_ctrl_c_while_its_parent_runs():
     with parent() as (process, url):
         os.killpg(process.pid, signal.SIGINT)
-        said, complaints = process.communicate(timeout=20)
-        assert said.startswith("Still there? [")
-        assert complaints == ""
-        assert dies(url)
+        output, errors = process.communicate(timeout=20)
+        assert output.startswith("Still there? [")
+        assert errors == ""
+        assert stops_answering(url)
 
 
 def test_a_server_ends_with_its_block():
@@ -382,11 +382,11 @@ def signal_child(endpoint: Endpoint, number: signal.Signals) -> None:
     os.kill(int(found), number)
 
 
-def test_a_server_that_ended_by_itself_is_reported(caplog):
+def test_a_server_that_ends_unexpectedly_is_reported(caplog):
     with serving(Endpoint(kind="fake", latency_ms=7)) as endpoint:
         signal_child(endpoint, signal.SIGKILL)
-        assert dies(endpoint.url)
-    assert "the fake server ended by itself, exit status -9: it said nothing" in caplog.text
+        assert stops_answering(endpoint.url)
+    assert "the fake server ended unexpectedly, exit status -9: no output" in caplog.text
 
 
 def test_a_server_that_does_not_end_is_killed():
@@ -412,7 +412,7 @@ def test_missing_weights_are_named_with_their_fix(monkeypatch, tmp_path):
         pass
 
 
-def test_the_last_words_of_a_server_that_cannot_start_are_told(monkeypatch, tmp_path):
+def test_the_last_output_of_a_server_that_cannot_start_is_reported(monkeypatch, tmp_path):
     (tmp_path / "starlette").mkdir()
     (tmp_path / "starlette/__init__.py").write_text("raise OSError('no such luck')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -420,7 +420,7 @@ def test_the_last_words_of_a_server_that_cannot_start_are_told(monkeypatch, tmp_
         pass
 
 
-def test_the_model_answers_alone_as_in_company(embedded):
+def test_an_answer_does_not_depend_on_the_batch(embedded):
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda question: embedded.ask(about(question, max_tokens=24)), QUESTIONS))
     for reply in replies:
@@ -447,13 +447,13 @@ def test_the_model_continues_a_text(embedded):
 @pytest.mark.parametrize(
     ("text", "parameters", "error"),
     [
-        ("word " * 9000, {"max_tokens": 5}, "exceed the 8192 of the context"),
-        ("word", {"max_tokens": 8192}, "exceed the 8192 of the context"),
-        ("", {}, "neither a message nor a prompt"),
+        ("word " * 9000, {"max_tokens": 5}, "exceed the context of 8192 tokens"),
+        ("word", {"max_tokens": 8192}, "exceed the context of 8192 tokens"),
+        ("", {}, "neither messages nor a prompt"),
         ("word", {"temperature": 3}, "less than or equal to 2"),
     ],
 )
-def test_the_model_says_what_it_cannot_do(embedded, text, parameters, error):
+def test_an_invalid_request_is_a_bad_request(embedded, text, parameters, error):
     reply = embedded.ask(Request(text, "SmolLM2-135M-Instruct.Q4_1", parameters))
     assert reply.error_class == "bad_request"
     assert error in reply.error
@@ -462,4 +462,4 @@ def test_the_model_says_what_it_cannot_do(embedded, text, parameters, error):
 def test_another_model_is_refused(embedded):
     reply = embedded.ask(Request("word", "gpt-6", {}))
     assert reply.error_class == "refused"
-    assert reply.error == "status 404: the model gpt-6 is not here; this server has SmolLM2-135M-Instruct.Q4_1"
+    assert reply.error == "status 404: the model gpt-6 does not exist; this server has SmolLM2-135M-Instruct.Q4_1"

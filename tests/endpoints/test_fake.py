@@ -1,4 +1,4 @@
-"""The fake endpoint from outside: real HTTP and real boto3 clients against its process."""
+"""The fake endpoint: real HTTP and boto3 clients against its process."""
 
 import http.client
 import json
@@ -28,8 +28,8 @@ from raft_spark.config import Endpoint
 from raft_spark.endpoints import serving
 
 MODEL = "arn:aws:bedrock:us-east-1:123456789012:imported-model/a1b2c3"
-SAID = "Water boils at 100 degrees. Ice melts. It rains."
-QUIET = {
+QUESTION = "Water boils at 100 degrees. Ice melts. It rains."
+NO_LIMITS = {
     "latency_ms": 0,
     "jitter": 0,
     "tail_share": 0,
@@ -56,9 +56,9 @@ def server():
 
 @pytest.fixture
 def fake(server):
-    told(server, "behave", {})
-    told(server, "manner", QUIET)
-    told(server, "calls", method="DELETE")
+    call_admin(server, "behave", {})
+    call_admin(server, "manner", NO_LIMITS)
+    call_admin(server, "calls", method="DELETE")
     return server
 
 
@@ -90,7 +90,7 @@ def bedrock(server):
         yield client
 
 
-def told(url, route, body=None, method=None):
+def call_admin(url, route, body=None, method=None):
     sent = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(urllib.request.Request(f"{url}/{route}", sent, method=method), timeout=10) as answer:
         return json.load(answer)
@@ -102,10 +102,12 @@ def invoke(client, body, **more):
 
 
 def generate(client, **parameters):
-    return invoke(client, {"inputs": SAID, "parameters": {"return_full_text": False, "details": True, **parameters}})
+    return invoke(
+        client, {"inputs": QUESTION, "parameters": {"return_full_text": False, "details": True, **parameters}}
+    )
 
 
-def converse(client, text=SAID, **more):
+def converse(client, text=QUESTION, **more):
     return client.converse(modelId=MODEL, messages=[{"role": "user", "content": [{"text": text}]}], **more)
 
 
@@ -113,8 +115,8 @@ def model(client, body):
     return json.loads(client.invoke_model(modelId=MODEL, body=json.dumps(body))["body"].read())
 
 
-def chat(url, text=SAID, **headers):
-    """Return status, headers and body of a chat call; a key of the headers with _ for -."""
+def chat(url, text=QUESTION, **headers):
+    """Return status, headers and body of a chat call; the names of headers have _ for -."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
     with closing(connection):
         sent = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]})
@@ -140,13 +142,13 @@ def test_tgi_answers_a_list_of_one(fake, sagemaker):
     assert (answer["details"]["finish_reason"], answer["details"]["generated_tokens"]) == ("eos_token", 8)
 
 
-def test_tgi_returns_the_prompt_and_no_details_unless_told(fake, sagemaker):
-    (answer,) = invoke(sagemaker, {"inputs": SAID})
-    assert answer["generated_text"].startswith(SAID + "Water boils at 100 degrees. Ice melts. [")
+def test_tgi_returns_the_prompt_and_no_details_by_default(fake, sagemaker):
+    (answer,) = invoke(sagemaker, {"inputs": QUESTION})
+    assert answer["generated_text"].startswith(QUESTION + "Water boils at 100 degrees. Ice melts. [")
     assert set(answer) == {"generated_text"}
 
 
-def test_tgi_cuts_at_the_length_asked_for(fake, sagemaker):
+def test_tgi_stops_at_max_new_tokens(fake, sagemaker):
     (answer,) = generate(sagemaker, max_new_tokens=2)
     assert answer["generated_text"] == "Water boils"
     assert (answer["details"]["finish_reason"], answer["details"]["generated_tokens"]) == ("length", 2)
@@ -170,17 +172,17 @@ def test_tgi_is_as_strict_as_the_real_one(fake, sagemaker, parameters, words):
     }
 
 
-def test_lmi_answers_an_object_of_30_tokens_unless_told(fake, sagemaker):
-    told(fake, "manner", {"container": "lmi"})
+def test_lmi_answers_an_object_of_30_tokens_by_default(fake, sagemaker):
+    call_admin(fake, "manner", {"container": "lmi"})
     answer = invoke(sagemaker, {"inputs": "word " * 40, "parameters": {"details": True, "temperature": 0.0}})
     assert answer["generated_text"] == " ".join(["word"] * 30)
     assert (answer["details"]["finish_reason"], answer["details"]["generated_tokens"]) == ("length", 30)
 
 
-def test_a_prompt_in_the_llama_layout_is_answered_from_its_last_turn(fake, sagemaker):
+def test_a_prompt_in_the_llama_template_is_answered_from_its_last_turn(fake, sagemaker):
     prompt = (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-        f"<|start_header_id|>user<|end_header_id|>\n\n{SAID}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        f"<|start_header_id|>user<|end_header_id|>\n\n{QUESTION}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     )
     (answer,) = invoke(sagemaker, {"inputs": prompt, "parameters": {"return_full_text": False}})
     assert answer["generated_text"].startswith("Water boils at 100 degrees. Ice melts. [")
@@ -189,11 +191,11 @@ def test_a_prompt_in_the_llama_layout_is_answered_from_its_last_turn(fake, sagem
 @pytest.mark.parametrize(
     "ask", [lambda to, body: invoke(to["sagemaker"], body), lambda to, body: model(to["bedrock"], body)]
 )
-def test_openai_bodies_are_taken_by_all(fake, sagemaker, bedrock, ask):
+def test_openai_bodies_are_accepted_by_all(fake, sagemaker, bedrock, ask):
     to = {"sagemaker": sagemaker, "bedrock": bedrock}
-    chatted = ask(to, {"messages": [{"role": "user", "content": SAID}], "max_tokens": 2})
+    chatted = ask(to, {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 2})
     assert chatted["choices"][0]["message"]["content"] == "Water boils"
-    completed = ask(to, {"prompt": SAID, "max_tokens": 2})
+    completed = ask(to, {"prompt": QUESTION, "max_tokens": 2})
     assert (completed["choices"][0]["text"], completed["choices"][0]["finish_reason"]) == ("Water boils", "length")
     assert completed["usage"] == {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
@@ -209,8 +211,8 @@ def test_converse_answers(fake, bedrock):
     assert converse(bedrock, inferenceConfig={"maxTokens": 2})["stopReason"] == "max_tokens"
 
 
-def test_llama_answers_in_its_own_words(fake, bedrock):
-    assert model(bedrock, {"prompt": SAID, "max_gen_len": 2}) == {
+def test_llama_answers_in_its_own_schema(fake, bedrock):
+    assert model(bedrock, {"prompt": QUESTION, "max_gen_len": 2}) == {
         "generation": "Water boils",
         "prompt_token_count": 9,
         "generation_token_count": 2,
@@ -223,12 +225,12 @@ def test_converse_is_as_strict_as_the_real_one(fake, bedrock):
         assert fails(bad)["Error"]["Code"] == "ValidationException"
 
 
-def test_a_body_that_is_none_is_refused_by_each_service(fake, sagemaker, bedrock):
+def test_an_invalid_body_is_refused_by_each_service(fake, sagemaker, bedrock):
     failure = fails(lambda: sagemaker.invoke_endpoint(EndpointName="e", Body=b"no JSON"))
     assert (failure["Error"]["Code"], failure["OriginalStatusCode"]) == ("ModelError", 400)
     assert fails(lambda: model(bedrock, {"inputs": [3]}))["Error"]["Code"] == "ValidationException"
     with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
-        told(fake, "v1/chat/completions", {"model": "m", "messages": [{"content": 3}]})
+        call_admin(fake, "v1/chat/completions", {"model": "m", "messages": [{"content": 3}]})
     refusal.value.close()
 
 
@@ -246,23 +248,23 @@ def test_a_body_that_is_none_is_refused_by_each_service(fake, sagemaker, bedrock
     ],
 )
 def test_sagemaker_errors_have_their_names(fake, sagemaker, how, name, status):
-    told(fake, "behave", how)
+    call_admin(fake, "behave", how)
     failure = fails(lambda: generate(sagemaker))
     assert failure["Error"] == {"Code": name, "Message": f"told to fail with {status}"}
     assert failure["ResponseMetadata"]["HTTPStatusCode"] == status
 
 
 def test_a_container_that_fails_is_a_model_error(fake, sagemaker):
-    told(fake, "behave", {"status": 424, "original_status": 429, "retry_after": 7})
+    call_admin(fake, "behave", {"status": 424, "original_status": 429, "retry_after": 7})
     with pytest.raises(sagemaker.exceptions.ModelError) as failure:
         generate(sagemaker)
-    told_by = failure.value.response
-    assert (told_by["OriginalStatusCode"], told_by["ResponseMetadata"]["HTTPStatusCode"]) == (429, 424)
-    assert json.loads(told_by["OriginalMessage"]) == {"error": "told to fail with 429", "error_type": "overloaded"}
-    assert told_by["Error"]["Message"].startswith("Received client error (429) from primary with message")
-    assert told_by["LogStreamArn"].startswith("arn:aws:logs:")
-    assert told_by["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "7"
-    assert told(fake, "calls")["throttled"] == 1
+    response = failure.value.response
+    assert (response["OriginalStatusCode"], response["ResponseMetadata"]["HTTPStatusCode"]) == (429, 424)
+    assert json.loads(response["OriginalMessage"]) == {"error": "told to fail with 429", "error_type": "overloaded"}
+    assert response["Error"]["Message"].startswith("Received client error (429) from primary with message")
+    assert response["LogStreamArn"].startswith("arn:aws:logs:")
+    assert response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "7"
+    assert call_admin(fake, "calls")["throttled"] == 1
 
 
 @pytest.mark.parametrize(
@@ -280,23 +282,23 @@ def test_a_container_that_fails_is_a_model_error(fake, sagemaker):
     ],
 )
 def test_bedrock_errors_have_their_names(fake, bedrock, how, name, status):
-    told(fake, "behave", how)
-    for call in (lambda: converse(bedrock), lambda: model(bedrock, {"prompt": SAID})):
+    call_admin(fake, "behave", how)
+    for call in (lambda: converse(bedrock), lambda: model(bedrock, {"prompt": QUESTION})):
         failure = fails(call)
         assert failure["Error"] == {"Code": name, "Message": f"told to fail with {status}"}
         assert failure["ResponseMetadata"]["HTTPStatusCode"] == status
     assert hasattr(bedrock.exceptions, name)
 
 
-def test_bedrock_says_what_the_model_said(fake, bedrock):
-    told(fake, "behave", {"original_status": 503})
+def test_bedrock_has_the_status_of_the_container(fake, bedrock):
+    call_admin(fake, "behave", {"original_status": 503})
     with pytest.raises(bedrock.exceptions.ModelErrorException) as failure:
         converse(bedrock)
     assert failure.value.response["originalStatusCode"] == 503
 
 
 def test_openai_fails_with_its_status(fake):
-    told(fake, "behave", {"status": 503, "retry_after": "3"})
+    call_admin(fake, "behave", {"status": 503, "retry_after": "3"})
     status, headers, body = chat(fake)
     assert (status, headers["retry-after"]) == (503, "3")
     assert json.loads(body)["error"]["message"] == "told to fail with 503"
@@ -304,27 +306,27 @@ def test_openai_fails_with_its_status(fake):
 
 def test_an_answer_can_break_off(fake, sagemaker):
     whole = len(chat(fake)[2])
-    told(fake, "behave", {"fault": "half"})
+    call_admin(fake, "behave", {"fault": "half"})
     with pytest.raises(http.client.IncompleteRead) as broken:
         chat(fake)
     assert len(broken.value.partial) == whole // 2
-    told(fake, "behave", {"fault": "drop"})
+    call_admin(fake, "behave", {"fault": "drop"})
     with pytest.raises(http.client.IncompleteRead) as broken:
         chat(fake)
     assert broken.value.partial == b""
-    assert told(fake, "calls")["answered"] == 1
+    assert call_admin(fake, "calls")["answered"] == 1
 
 
 def test_an_answer_can_be_garbage(fake):
-    told(fake, "behave", {"fault": "garbage"})
+    call_admin(fake, "behave", {"fault": "garbage"})
     status, _, body = chat(fake)
     with pytest.raises(ValueError, match="Unterminated"):
         json.loads(body)
-    assert (status, told(fake, "calls")["answered"]) == (200, 0)
+    assert (status, call_admin(fake, "calls")["answered"]) == (200, 0)
 
 
-def test_an_answer_can_drip(fake):
-    told(fake, "behave", {"fault": "slow", "seconds": 0.4})
+def test_an_answer_can_be_sent_slowly(fake):
+    call_admin(fake, "behave", {"fault": "slow", "seconds": 0.4})
     start = time.monotonic()
     with raw(fake) as caller:
         pieces = [caller.recv(4096)]
@@ -333,89 +335,89 @@ def test_an_answer_can_drip(fake):
     assert 0.35 < time.monotonic() - start < 2
     assert len(pieces) > 10
     assert json.loads(b"".join(pieces).partition(b"\r\n\r\n")[2])["choices"][0]["text"].startswith("A [")
-    assert told(fake, "calls")["answered"] == 1
+    assert call_admin(fake, "calls")["answered"] == 1
 
 
 def test_an_answer_may_never_come(fake):
-    told(fake, "behave", {"fault": "hang"})
+    call_admin(fake, "behave", {"fault": "hang"})
     with raw(fake) as caller:
         caller.settimeout(0.3)
         with pytest.raises(TimeoutError):
             caller.recv(1)
-        counts = told(fake, "calls")
+        counts = call_admin(fake, "calls")
         assert (counts["hung"], counts["open"], counts["by_status"]) == (1, 1, {})
     assert closes(fake)
 
 
 def closes(url):
     deadline = time.monotonic() + 5
-    while (opened := told(url, "calls")["open"]) and time.monotonic() < deadline:
+    while (opened := call_admin(url, "calls")["open"]) and time.monotonic() < deadline:
         time.sleep(0.02)
     return opened == 0
 
 
-def test_an_answer_can_be_empty_in_every_layout(fake, sagemaker, bedrock):
-    told(fake, "behave", {"fault": "empty"})
+def test_an_answer_can_be_empty_in_every_schema(fake, sagemaker, bedrock):
+    call_admin(fake, "behave", {"fault": "empty"})
     assert content(chat(fake)) == ""
     assert generate(sagemaker)[0]["generated_text"] == ""
     assert converse(bedrock)["output"]["message"]["content"] == []
-    assert model(bedrock, {"prompt": SAID})["generation"] == ""
+    assert model(bedrock, {"prompt": QUESTION})["generation"] == ""
 
 
-def test_an_answer_can_be_cut_in_every_layout(fake, sagemaker, bedrock):
-    told(fake, "behave", {"fault": "truncated"})
+def test_an_answer_can_be_truncated_in_every_schema(fake, sagemaker, bedrock):
+    call_admin(fake, "behave", {"fault": "truncated"})
     assert json.loads(chat(fake)[2])["choices"][0]["finish_reason"] == "length"
     assert content(chat(fake)) == "Water boils at 100"
     assert generate(sagemaker)[0]["details"]["finish_reason"] == "length"
     assert converse(bedrock)["stopReason"] == "max_tokens"
-    assert model(bedrock, {"prompt": SAID})["stop_reason"] == "length"
+    assert model(bedrock, {"prompt": QUESTION})["stop_reason"] == "length"
 
 
-def test_an_answer_can_be_filtered_in_every_layout(fake, bedrock):
-    told(fake, "behave", {"fault": "filtered"})
+def test_an_answer_can_be_filtered_in_every_schema(fake, bedrock):
+    call_admin(fake, "behave", {"fault": "filtered"})
     assert json.loads(chat(fake)[2])["choices"][0]["finish_reason"] == "content_filter"
     assert converse(bedrock)["stopReason"] == "guardrail_intervened"
-    assert model(bedrock, {"prompt": SAID})["amazon-bedrock-guardrailAction"] == "INTERVENED"
+    assert model(bedrock, {"prompt": QUESTION})["amazon-bedrock-guardrailAction"] == "INTERVENED"
 
 
 def test_lmi_can_fail_with_status_200(fake, sagemaker):
-    told(fake, "manner", {"container": "lmi"})
-    told(fake, "behave", {"fault": "error"})
+    call_admin(fake, "manner", {"container": "lmi"})
+    call_admin(fake, "behave", {"fault": "error"})
     answer = generate(sagemaker)
     assert (answer["generated_text"], answer["details"]["finish_reason"]) == ("", "error")
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50))
-def test_an_echo_holds_all_that_was_said(fake, text):
-    told(fake, "manner", {"echo": True})
+def test_an_echo_has_the_whole_message(fake, text):
+    call_admin(fake, "manner", {"echo": True})
     assert re.fullmatch(re.escape(text) + r" \[[0-9a-f]{8}\]", content(chat(fake, text)))
 
 
-def test_an_echo_may_be_a_behaviour(fake):
-    told(fake, "behave", [{"fault": "echo"}])
-    assert content(chat(fake)).startswith(SAID + " [")
+def test_an_echo_can_be_a_fault_rule(fake):
+    call_admin(fake, "behave", [{"fault": "echo"}])
+    assert content(chat(fake)).startswith(QUESTION + " [")
 
 
-def test_behaviours_share_the_calls(fake):
-    told(fake, "behave", [{"status": 429, "share": 0.2}, {"status": 503, "share": 0.3}])
+def test_fault_rules_share_the_calls(fake):
+    call_admin(fake, "behave", [{"status": 429, "share": 0.2}, {"status": 503, "share": 0.3}])
     first = [chat(fake, f"Question {number}?")[0] for number in range(200)]
     assert 25 < first.count(429) < 60
     assert 40 < first.count(503) < 80
     assert first.count(429) + first.count(503) + first.count(200) == 200
     second = [chat(fake, f"Question {number}?")[0] for number in range(200)]
-    assert sum(one != other for one, other in zip(first, second, strict=True)) > 40  # another attempt, another luck
-    told(fake, "calls", method="DELETE")
+    assert sum(one != other for one, other in zip(first, second, strict=True)) > 40  # another attempt, another draw
+    call_admin(fake, "calls", method="DELETE")
     assert [chat(fake, f"Question {number}?")[0] for number in range(200)] == first
 
 
-def test_a_behaviour_of_a_list_ends_after_its_calls(fake):
-    told(fake, "behave", [{"status": 503, "for_calls": 2}])
+def test_a_fault_rule_ends_after_its_calls(fake):
+    call_admin(fake, "behave", [{"status": 503, "for_calls": 2}])
     assert [chat(fake)[0] for _ in range(3)] == [503, 503, 200]
 
 
 @pytest.mark.parametrize(
-    ("route", "wrong"),
+    ("route", "invalid"),
     [
         ("behave", [{"status": 429, "share": 0.6}, {"status": 503, "share": 0.5}]),
         ("behave", {"fault": "sulk"}),
@@ -425,43 +427,43 @@ def test_a_behaviour_of_a_list_ends_after_its_calls(fake):
         ("manner", [1]),
     ],
 )
-def test_what_cannot_be_is_refused(fake, route, wrong):
+def test_invalid_rules_and_options_are_refused(fake, route, invalid):
     with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
-        told(fake, route, wrong)
+        call_admin(fake, route, invalid)
     refusal.value.close()
 
 
-def test_the_call_beyond_the_capacity_is_turned_away_at_once(fake):
-    told(fake, "manner", {"latency_ms": 2000, "capacity": 50, "retry_after": 2.5})
+def test_the_call_beyond_the_capacity_gets_429_at_once(fake):
+    call_admin(fake, "manner", {"latency_ms": 2000, "capacity": 50, "retry_after": 2.5})
     with ThreadPoolExecutor(51) as pool:
         held = [pool.submit(chat, fake, f"Held {number}?") for number in range(50)]
-        while told(fake, "calls")["open"] < 50:
+        while call_admin(fake, "calls")["open"] < 50:
             time.sleep(0.01)
         start = time.monotonic()
         status, headers, _ = chat(fake, "One more?")
         assert (status, headers["retry-after"]) == (429, "2.5")
         assert time.monotonic() - start < 0.5
         assert [call.result()[0] for call in held] == [200] * 50
-    counts = told(fake, "calls")
+    counts = call_admin(fake, "calls")
     assert (counts["most_open"], counts["throttled"], counts["open"]) == (51, 1, 0)
     assert counts["by_status"] == {"200": 50, "429": 1}
     assert chat(fake, "And now?")[0] == 200
 
 
-def test_a_caller_who_leaves_makes_room(fake):
-    told(fake, "manner", {"latency_ms": 60_000, "capacity": 1})
+def test_a_caller_that_disconnects_frees_its_place(fake):
+    call_admin(fake, "manner", {"latency_ms": 60_000, "capacity": 1})
     with raw(fake):
-        while not told(fake, "calls")["open"]:
+        while not call_admin(fake, "calls")["open"]:
             time.sleep(0.01)
         assert chat(fake)[0] == 429
     assert closes(fake)
-    told(fake, "manner", {"latency_ms": 0})
+    call_admin(fake, "manner", {"latency_ms": 0})
     assert chat(fake)[0] == 200
-    assert told(fake, "calls")["answered"] == 1
+    assert call_admin(fake, "calls")["answered"] == 1
 
 
-def test_calls_a_second_are_capped(fake, sagemaker):
-    told(fake, "manner", {"requests_per_second": 2, "retry_after": 0})
+def test_calls_per_second_are_limited(fake, sagemaker):
+    call_admin(fake, "manner", {"requests_per_second": 2, "retry_after": 0})
     answers = [chat(fake, f"Question {number}?") for number in range(4)]
     assert [status for status, _, _ in answers] == [200] * 2 + [429] * 2
     assert "retry-after" not in answers[-1][1]
@@ -470,11 +472,11 @@ def test_calls_a_second_are_capped(fake, sagemaker):
     assert chat(fake)[0] == 200
 
 
-def test_the_tail_is_the_same_every_time(fake):
-    told(fake, "manner", {"tail_share": 0.2, "tail_ms": 1000})
+def test_the_slow_calls_are_the_same_every_time(fake):
+    call_admin(fake, "manner", {"tail_share": 0.2, "tail_ms": 1000})
 
     def late():
-        told(fake, "calls", method="DELETE")
+        call_admin(fake, "calls", method="DELETE")
         times = [time.monotonic()]
         for number in range(24):
             chat(fake, f"Question {number}?")
@@ -486,15 +488,17 @@ def test_the_tail_is_the_same_every_time(fake):
     assert late() == first
 
 
-def test_calls_are_counted_by_the_callers_own_key(fake, sagemaker, bedrock):
-    told(fake, "behave", [{"status": 503, "for_calls": 1}])
+def test_calls_are_counted_by_the_callers_key(fake, sagemaker, bedrock):
+    call_admin(fake, "behave", [{"status": 503, "for_calls": 1}])
     for _ in range(2):
         chat(fake, Idempotency_Key="k1")
-    invoke(sagemaker, {"inputs": SAID}, InferenceId="k2")
+    invoke(sagemaker, {"inputs": QUESTION}, InferenceId="k2")
     converse(bedrock, requestMetadata={"key": "k3"})
-    bedrock.invoke_model(modelId=MODEL, body=json.dumps({"prompt": SAID}), requestMetadata=json.dumps({"key": "k4"}))
+    bedrock.invoke_model(
+        modelId=MODEL, body=json.dumps({"prompt": QUESTION}), requestMetadata=json.dumps({"key": "k4"})
+    )
     generate(sagemaker)
-    counts = told(fake, "calls/keys")
+    counts = call_admin(fake, "calls/keys")
     assert counts.pop("k1") == {"calls": 2, "answered": 1}
     assert [counts.pop(key) for key in ("k2", "k3", "k4")] == [{"calls": 1, "answered": 1}] * 3
     ((digest, times),) = counts.items()
@@ -503,21 +507,21 @@ def test_calls_are_counted_by_the_callers_own_key(fake, sagemaker, bedrock):
 
 
 def test_calls_are_counted_by_the_second(fake):
-    told(fake, "behave", [{"status": 429, "for_calls": 1}])
+    call_admin(fake, "behave", [{"status": 429, "for_calls": 1}])
     chat(fake)
     chat(fake)
     time.sleep(1.05)
     chat(fake)
-    seconds = told(fake, "calls/seconds")
+    seconds = call_admin(fake, "calls/seconds")
     assert [second for second, *_ in seconds] == list(range(len(seconds)))
     assert [sum(column) for column in zip(*seconds, strict=True)][1:] == [3, 2, 1]
     assert seconds[-1][1:] == [1, 1, 0]
 
 
-def test_counts_can_be_forgotten(fake):
+def test_counts_can_be_reset(fake):
     chat(fake)
-    told(fake, "calls", method="DELETE")
-    assert told(fake, "calls") == {
+    call_admin(fake, "calls", method="DELETE")
+    assert call_admin(fake, "calls") == {
         "calls": 0,
         "answered": 0,
         "distinct": 0,
@@ -529,11 +533,11 @@ def test_counts_can_be_forgotten(fake):
         "most_open": 0,
         "by_status": {},
     }
-    assert (told(fake, "calls/keys"), told(fake, "calls/seconds")) == ({}, [])
+    assert (call_admin(fake, "calls/keys"), call_admin(fake, "calls/seconds")) == ({}, [])
 
 
 @contextmanager
-def by_hand(*options):
+def command_line(*options):
     command = [sys.executable, "-c", "from raft_spark.cli.main import main; main()", "fake-endpoint", *options]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=ROOT, text=True) as process:
@@ -541,29 +545,29 @@ def by_hand(*options):
         process.kill()
 
 
-def test_the_verb_answers_until_ctrl_c_and_says_how_to_be_asked():
-    with by_hand("--container", "lmi", "--latency-ms", "0", "--retry-after", "4") as process:
+def test_the_command_serves_until_ctrl_c_and_prints_how_to_use_it():
+    with command_line("--container", "lmi", "--latency-ms", "0", "--retry-after", "4") as process:
         lines = [process.stdout.readline() for _ in range(12)]
         base = re.search(r"http://127\.0\.0\.1:\d+", lines[0])[0]
         runs = [re.findall(r"--set (\S+)", line) for line in lines if "--set" in line]
         kinds = [config.load((), assignments).teacher.kind for assignments in runs]
         assert kinds == ["openai", "sagemaker", "bedrock"]
-        assert told(base, "manner")["container"] == "lmi"
-        told(base, "behave", [{"fault": "half", "for_calls": 1}])
+        assert call_admin(base, "manner")["container"] == "lmi"
+        call_admin(base, "behave", [{"fault": "half", "for_calls": 1}])
         with pytest.raises(http.client.IncompleteRead):
             chat(base)
         assert chat(base)[0] == 200
         process.send_signal(signal.SIGINT)
-        said, complaints = process.communicate(timeout=10)
-        assert (process.returncode, said.strip(), complaints) == (0, "", "")
+        output, errors = process.communicate(timeout=10)
+        assert (process.returncode, output.strip(), errors) == (0, "", "")
 
 
-def test_the_verb_says_what_is_wrong():
-    with by_hand("--tail-share", "2") as process:
+def test_the_command_reports_invalid_options():
+    with command_line("--tail-share", "2") as process:
         assert "tail_share is 2.0; it must be a number in 0..1" in process.communicate(timeout=20)[0]
         assert process.returncode == 2
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        with by_hand("--port", str(port)) as process:
+        with command_line("--port", str(port)) as process:
             assert f"cannot listen on port {port} of 127.0.0.1" in process.communicate(timeout=20)[0]
             assert process.returncode == 4

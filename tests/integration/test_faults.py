@@ -45,7 +45,7 @@ class Fake:
     process: subprocess.Popen[bytes]
     url: str
 
-    def told(self, what: str = "calls") -> Any:
+    def stats(self, what: str = "calls") -> Any:
         with urllib.request.urlopen(f"{self.url}/{what}") as answer:
             return json.load(answer)
 
@@ -60,11 +60,11 @@ class Fake:
 
     @property
     def calls(self) -> int:
-        return int(self.told()["calls"])
+        return int(self.stats()["calls"])
 
     @property
     def calls_beyond_the_first(self) -> int:
-        return sum(counts["calls"] - 1 for counts in self.told("calls/keys").values())
+        return sum(counts["calls"] - 1 for counts in self.stats("calls/keys").values())
 
 
 @pytest.fixture
@@ -80,16 +80,16 @@ class Lakes:
     """Lakes with articles and base, each made once."""
 
     folder: Path
-    made: dict[int, Path] = field(default_factory=dict)
+    originals: dict[int, Path] = field(default_factory=dict)
 
     def copied(self, rows: int, to: Path) -> str:
-        if rows not in self.made:
-            made = self.folder / str(rows)
-            conf = settled(str(made), *all_train(rows))
+        if rows not in self.originals:
+            original = self.folder / str(rows)
+            conf = settled(str(original), *all_train(rows))
             articles.run(conf)
             base.run(conf)
-            self.made[rows] = made
-        return str(shutil.copytree(self.made[rows], to))
+            self.originals[rows] = original
+        return str(shutil.copytree(self.originals[rows], to))
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_killed_executors_and_a_killed_driver_lose_no_answer_and_pay_little_twic
     assert before.items() <= undisturbed.items()
     at_risk = in_flight + in_flight / (latency_ms / 1000) * (FLUSH + 0.5)
     assert 3 <= fake.calls_beyond_the_first <= 3 * at_risk
-    assert fake.told()["most_open"] <= in_flight
+    assert fake.stats()["most_open"] <= in_flight
 
 
 def test_calls_open_at_once_stay_below_the_limit_with_fewer_executors_than_tasks_and_after_one_is_lost(
@@ -265,7 +265,7 @@ def test_calls_open_at_once_stay_below_the_limit_with_fewer_executors_than_tasks
     assert last_run(root).tasks == 5
     assert len(answers(root)) == MORE
     assert fake.calls_beyond_the_first <= 7 + 7 / 0.3 * (FLUSH + 0.5)  # the tasks that were not lost ask nothing twice
-    assert fake.told()["most_open"] == 7
+    assert fake.stats()["most_open"] == 7
     assert fake.calls_beyond_the_first > 0
 
 
@@ -281,7 +281,7 @@ def test_a_signal_stores_what_is_open_and_the_rerun_asks_only_the_rest(lake, fak
             os.killpg(run.pid, number)  # as a terminal does
         assert run.wait(30) == StoppedError.exit_status == 5
         until(lambda: not family(run), seconds=10)
-    done = fake.told()
+    done = fake.stats()
     assert done["answered"] == done["calls"] == len(answers(root)) < FEW
     assert last_run(root).state == "stopped"
     assert last_run(root).reason == number.name
@@ -335,16 +335,16 @@ def test_in_chaos_every_row_ends_with_its_own_answer_or_a_reason_and_every_call_
     assert failed
     assert set(failed) <= {"model_error", "unavailable", "timeout"}
     assert all(row["error"] for row in rows_stored if row["completion"] is None)
-    told = fake.told()
-    assert told["calls"] == counts["calls"] == sum(row["attempts"] for row in rows_stored) > rows * 1.05
-    assert told["throttled"] == counts["throttled"] > 0
-    assert told["hung"] > 0
-    assert told["answered"] == counts["answered"] == rows - failed.total()
+    stats = fake.stats()
+    assert stats["calls"] == counts["calls"] == sum(row["attempts"] for row in rows_stored) > rows * 1.05
+    assert stats["throttled"] == counts["throttled"] > 0
+    assert stats["hung"] > 0
+    assert stats["answered"] == counts["answered"] == rows - failed.total()
     assert counts["failed_by_class"] == failed
     fake.behave()
     again = completions.run(conf).counts
     assert (again["asked"], again["answered"], again["missing"]) == (failed.total(), failed.total(), 0)
-    assert fake.told()["repeated"] == []
+    assert fake.stats()["repeated"] == []
     assert_own_answers(conf, rows)
 
 
@@ -386,7 +386,7 @@ def test_what_was_asked_by_three_tasks_is_not_asked_again_by_seventeen_nor_for_o
     assert completions.run(settled(root, *wanted, *seventeen)).counts["answered"] == missing
     assert last_run(root).tasks == 17
     assert fake.calls == FEW + missing
-    assert fake.told()["repeated"] == []
+    assert fake.stats()["repeated"] == []
     other = settled(
         root,
         *wanted,
@@ -413,7 +413,7 @@ def test_rates_are_those_of_the_whole_cluster_with_fewer_executors_than_asked_fo
     assert counts["answered"] == FEW
     tokens = sum(counts["tokens"].values()) / FEW
     a_second = 12 if "requests" in rate else 200_000 / 60 / tokens
-    calls = [calls for _, calls, *_ in itertools.dropwhile(lambda second: not second[1], fake.told("calls/seconds"))]
+    calls = [calls for _, calls, *_ in itertools.dropwhile(lambda second: not second[1], fake.stats("calls/seconds"))]
     assert max(map(sum, itertools.pairwise(calls))) <= 2 * a_second * 1.2
     assert len(calls) < 2 * FEW / a_second + 2, "far less is asked than may be"
 
@@ -429,7 +429,7 @@ def test_a_limit_of_time_or_money_stops_the_run_and_the_rerun_goes_on(lake, fake
     ):
         completions.run(conf)
     assert StoppedError.exit_status == 5
-    done, first = fake.told(), last_run(root)
+    done, first = fake.stats(), last_run(root)
     assert done["answered"] == done["calls"] == first.answered == len(answers(root))
     assert 0 < first.answered < FEW
     assert first.state == "stopped"
@@ -486,7 +486,7 @@ def test_an_endpoint_that_dies_half_way_ends_the_run_with_all_answers_stored(lak
 
 def killed_half_way(fake: Fake, rows: int, seen: list[dict[str, int]]) -> None:
     while not seen or seen[-1]["answered"] < rows / 2:
-        seen.append(fake.told())
+        seen.append(fake.stats())
     fake.process.kill()
 
 
@@ -503,5 +503,5 @@ def test_each_service_answers_every_row_with_one_call(lake, fake: Fake, kind: st
     teacher = f"endpoints.mine={TEACHERS[kind] % fake.url}"
     version = completions.run(settled(root, teacher, "completions.endpoint=mine", files=files))
     assert (version.counts["answered"], version.counts["missing"]) == (FEW, 0)
-    assert set(answers(root)) == set(fake.told("calls/keys")), "the service is told each request's own key"
-    assert fake.told("calls/keys") == {key: {"calls": 1, "answered": 1} for key in answers(root)}
+    assert set(answers(root)) == set(fake.stats("calls/keys")), "the service is told each request's own key"
+    assert fake.stats("calls/keys") == {key: {"calls": 1, "answered": 1} for key in answers(root)}

@@ -38,11 +38,11 @@ def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path,
     for stage in stages:
         done = submit(stage, tmp_path, "log.format=json")
         assert done.returncode == 0, done.stderr[-2000:]
-        *lines, told = map(json.loads, done.stdout.splitlines())  # Spark joins standard error: all lines are JSON
-        assert told["table"] == stage
+        *lines, result = map(json.loads, done.stdout.splitlines())  # Spark joins standard error: all lines are JSON
+        assert result["table"] == stage
         assert {line["stage"] for line in lines} == {stage}
         (ended,) = (line for line in lines if "state" in line)
-        assert (ended["state"], ended["run_id"], ended["rows"]) == ("finished", told["version"], 150)
+        assert (ended["state"], ended["run_id"], ended["rows"]) == ("finished", result["version"], 150)
         assert [line["openlineage"]["eventType"] for line in lines if "openlineage" in line] == ["START", "COMPLETE"]
     done = submit("refresh", tmp_path)  # which does what is left to do
     assert done.returncode == 0, done.stderr[-2000:]
@@ -55,8 +55,8 @@ def test_the_job_of_evaluation_runs_under_spark_submit_too(tmp_path: Path):
     for stage in ("articles", "evaluation"):
         done = submit(stage, tmp_path, "articles.test_share=0.4", "evaluation.students=fake", "evaluation.rows=3")
         assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["table"], told["counts"]["articles"], told["counts"]["answers"]) == ("evaluation", 3, 3 * 8)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["table"], result["counts"]["articles"], result["counts"]["answers"]) == ("evaluation", 3, 3 * 8)
 
 
 def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_path: Path):

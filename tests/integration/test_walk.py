@@ -65,15 +65,15 @@ def test_the_same_bytes_on_every_spark_master_and_strategy(
 ):
     found = walk(str(tmp_path), f'spark."spark.master"="{master}"', f"base.strategy={strategy}", spark=spark)
     assert found == undisturbed
-    told = run_state.read(
+    stats = run_state.read(
         config.load(assignments=[f"lake.root={tmp_path}"]).lake
     ).spark  # what this Spark's own books say
     executors = 2 if "cluster" in master else 1
-    assert told.items() >= {"executors": executors, "executors_lost": 0, "failed_tasks": 0}.items()
-    assert told["tasks"] >= 2
-    assert told["task_seconds"] > told["gc_seconds"] >= 0
-    assert told["shuffle_written_bytes"] > 1_000
-    assert 10_000_000 < told["peak_memory_bytes"] < 1_500_000_000
+    assert stats.items() >= {"executors": executors, "executors_lost": 0, "failed_tasks": 0}.items()
+    assert stats["tasks"] >= 2
+    assert stats["task_seconds"] > stats["gc_seconds"] >= 0
+    assert stats["shuffle_written_bytes"] > 1_000
+    assert 10_000_000 < stats["peak_memory_bytes"] < 1_500_000_000
 
 
 @pytest.mark.parametrize("spark", ["4.1.1", pytest.param("3.5.8", marks=pytest.mark.slow)])
@@ -210,10 +210,10 @@ def test_articles_of_a_hub_are_brought_to_the_lake_once(tmp_path: Path):
         arguments = sets(conf.lake.root, f"articles.source={conf.articles.source}", "base.distractors=2")
         done = python("integration/walk_digest.py", *arguments, **environment)
         assert done.returncode == 0, done.stderr[-3000:]
-        asked = len([request for request in hub.requests if "/storage/" in request])
+        downloads = len([request for request in hub.requests if "/storage/" in request])
         again = python("integration/walk_digest.py", *arguments, **environment)
         assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
-        assert len([request for request in hub.requests if "/storage/" in request]) == asked > 0
+        assert len([request for request in hub.requests if "/storage/" in request]) == downloads > 0
     version = tables.require(conf.lake, schemas.ARTICLES)
     assert version.counts["articles"] == version.counts["read"] == ARTICLES
     assert version.counts["source"] == f"{conf.articles.source}@{revision}"

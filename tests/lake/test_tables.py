@@ -1,22 +1,15 @@
-"""Versions, pointer and sweep, on a disk and on a real S3 protocol server alike."""
+"""Versions, the current version and the sweep, on a disk and on an S3 server."""
 
 import json
 import os
-import random
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.lake import browse, parquet, schemas, tables
+from raft_spark.lake import parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
 
 ROWS = pa.table(
@@ -49,66 +42,9 @@ def test_a_published_version_is_read_back_as_it_was(conf: config.Config):
     assert tables.current(conf.lake, schemas.BASE) == version
     assert version.files[0].rows == 2
     assert version.settings["lake"]["root"] == conf.lake.root
-    (piece,) = tables.row_groups(conf.lake, version)
-    assert parquet.read_row_group(piece).to_pylist() == ROWS.to_pylist()
-    assert piece["split"] == "train"
-
-
-def spoiled(path: Path, before: int) -> bytes:
-    """Return a file's bytes with what lies between this place and the footer made unreadable."""
-    whole = path.read_bytes()
-    footer = int.from_bytes(whole[-8:-4], "little") + 8
-    return whole[:before] + b"\xff" * (len(whole) - footer - before) + whole[-footer:]
-
-
-def test_the_first_rows_are_read_without_the_rest_of_the_file(conf: config.Config, tmp_path: Path):
-    local, name = tmp_path / "rows.parquet", "data/split=train/part-00000.parquet"
-    rows = [{"pubid": number, "question": f"{number}" * 1_000, "documents": []} for number in range(1_000)]
-    pq.write_table(pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]), local, row_group_size=10)
-    group = pq.read_metadata(local).row_group(2)
-    begin = group.column(0).dictionary_page_offset or group.column(0).data_page_offset
-    new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
-    new.storage.write(name, spoiled(local, begin))
-    version = tables.publish(new, conf, [parquet.describe(local, name)], {}, {"rows": 1_000})
-    found = browse.head(conf.lake, version, 15)
-    assert [row["pubid"] for row in found] == list(range(15))
-    assert found[0]["split"] == "train"
-    with pytest.raises(OSError, match=r"\w"):
-        browse.head(conf.lake, version, 21)  # the rest is unreadable indeed
-
-
-def test_show_of_a_bucket_fetches_the_rows_it_shows(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)  # where the server writes what it records
-    root = f"s3://lake/{tmp_path.name}"
-    conf = config.load(assignments=[f"lake.root={root}", f"lake.s3_endpoint={s3}"])
-    noise = random.Random(0)
-    rows = [{"pubid": number, "question": noise.randbytes(500).hex()} for number in range(20_000)]
-    new = tables.open_draft(conf.lake, schemas.BASE, "0" * 16)
-    with parquet.PartitionedWriter(new.storage, schemas.SCHEMAS["base"], 0, 100) as written:
-        written.write("data/split=train", pa.Table.from_pylist(rows, schemas.SCHEMAS["base"]))
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    file = parquet.write_text(new.storage, "messages/data/train-00000-of-00001.jsonl", lines)
-    version = tables.publish(new, conf, [*written.files, replace(file, rows=20_000)], {}, {"rows": 20_000})
-    assert min(each.bytes for each in version.files) > 10_000_000
-    with recorded(s3) as requests:
-        assert browse.head(conf.lake, replace(version, files=written.files), 3)[2]["pubid"] == 2
-        lists = [each for each in version.files if each.path.startswith("messages/")]
-        assert browse.head(conf.lake, replace(version, files=lists), 3) == rows[:3]
-    ranges = [request["headers"].get("Range", "bytes=0-99999999") for request in requests if request["method"] == "GET"]
-    assert ranges
-    assert sum(stop - start for start, stop in (map(int, each[6:].split("-")) for each in ranges)) < 1_500_000
-
-
-@contextmanager
-def recorded(s3: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield the list that holds the requests of the block when it has ended."""
-    requests: list[dict[str, Any]] = []
-    for verb in ("reset-recording", "start-recording"):
-        urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/recorder/{verb}", b"")).close()
-    yield requests
-    urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/recorder/stop-recording", b"")).close()
-    with urllib.request.urlopen(f"{s3}/moto-api/recorder/download-recording") as answer:
-        requests += [json.loads(line) for line in answer]
+    (group,) = tables.row_groups(conf.lake, version)
+    assert parquet.read_row_group(group).to_pylist() == ROWS.to_pylist()
+    assert group["split"] == "train"
 
 
 def test_any_version_can_be_read_later(conf: config.Config):
@@ -155,13 +91,13 @@ def test_a_fresh_draft_is_not_swept(conf: config.Config):
 
 def test_a_digest_in_the_manifest_is_that_of_the_file(conf: config.Config):
     version = published(conf)
-    place = tables.storage(conf.lake, schemas.BASE)
-    stored = place.read(f"versions/{version.id}/{version.files[0].path}")
+    storage = tables.storage(conf.lake, schemas.BASE)
+    stored = storage.read(f"versions/{version.id}/{version.files[0].path}")
     import hashlib
 
     assert version.files[0].sha256 == hashlib.sha256(stored).hexdigest()
     assert version.files[0].bytes == len(stored)
-    assert json.loads(place.read(f"versions/{version.id}/manifest.json"))["code"] == tables.__version__
+    assert json.loads(storage.read(f"versions/{version.id}/manifest.json"))["code"] == tables.__version__
 
 
 def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: pytest.MonkeyPatch):

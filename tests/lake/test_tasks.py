@@ -1,4 +1,4 @@
-"""An error that a worker raises reaches the driver whole, whatever Spark writes around it."""
+"""A RaftError that a worker raises reaches the driver with its type and message, whatever Spark writes around it."""
 
 from collections.abc import Iterator
 
@@ -26,22 +26,20 @@ def test_a_text_without_an_error_of_ours_is_none() -> None:
     assert tasks.decode("raft_spark.errors.InputError: said by nobody") is None
 
 
-def _refuse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    from raft_spark.errors import InputError
+def raises(error: Exception) -> tasks.ArrowFunction:
+    """Return a function that raises after its first batch; an inner one, since workers cannot import this module."""
 
-    yield next(batches)
-    raise InputError("first line\nsecond line")
+    def function(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield next(batches)
+        raise error
 
-
-def _crash(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield next(batches)
-    raise ValueError("no error of ours")
+    return function
 
 
 @pytest.mark.spark
 def test_the_driver_raises_what_the_worker_raised(settled: Settle) -> None:
     spark = session.start(settled())
-    rows = tasks.map_in_arrow(spark.range(1), _refuse, NUMBERS)
+    rows = tasks.map_in_arrow(spark.range(1), raises(errors.InputError("first line\nsecond line")), NUMBERS)
     with pytest.raises(errors.InputError, match=r"^first line\nsecond line$"), tasks.worker_errors():
         rows.collect()
 
@@ -49,7 +47,7 @@ def test_the_driver_raises_what_the_worker_raised(settled: Settle) -> None:
 @pytest.mark.spark
 def test_any_other_exception_stays_as_spark_raises_it(settled: Settle) -> None:
     spark = session.start(settled())
-    rows = tasks.map_in_arrow(spark.range(1), _crash, NUMBERS)
+    rows = tasks.map_in_arrow(spark.range(1), raises(ValueError("no error of ours")), NUMBERS)
     with pytest.raises(Exception, match="no error of ours") as found, tasks.worker_errors():
         rows.collect()
     assert not isinstance(found.value, errors.RaftError)

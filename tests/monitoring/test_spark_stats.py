@@ -1,4 +1,4 @@
-"""Measurements from a stand-in for Spark's status store; tests/integration/test_walk.py reads the real one, of both lines of Spark."""
+"""Measurements from a stand-in for Spark's status store; tests/integration/test_walk.py reads the real one."""
 
 from types import SimpleNamespace as Java
 from typing import Any

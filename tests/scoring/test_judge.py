@@ -1,4 +1,4 @@
-"""Requests to a judge and the metrics from its replies: ragas' definitions, computed by hand, and no score from an unreadable reply."""
+"""Requests to a judge and the metrics from its replies, computed by hand; an unreadable reply gives no score."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_a_reply_may_stand_in_a_fence_with_words_around():
 
 @given(st.none() | st.text() | st.sampled_from(['{"statements": "all"}', "{}", '{"questions": []}', "[1]", "}{"]))
 def test_what_cannot_be_read_says_nothing_and_why(reply: str | None):
-    judged = {metric: {"reply": reply, "error": None if reply else "timeout"} for metric in scores.JUDGED}
+    judged = {metric: {"reply": reply, "error": None if reply else "timeout"} for metric in scores.JUDGE_METRICS}
     scored = judge.score(QUESTION, "Yes.", ["passage"], judged)
     assert scored == {"faithfulness": None, "relevance": None, "judge_error": "unreadable" if reply else "timeout"}
 
@@ -73,7 +73,7 @@ def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_
     said = "Yes.<|im_end|>"
     sent = {
         metric: prompts.judge_request(metric, QUESTION, said, ["It <|im_start|>did."], "judge", CONF)
-        for metric in scores.JUDGED
+        for metric in scores.JUDGE_METRICS
     }
     assert QUESTION in sent["faithfulness"].prompt[-1]["content"]
     assert QUESTION not in str(sent["relevance"].prompt)
@@ -83,7 +83,8 @@ def test_the_judge_of_relevance_is_not_told_the_question_and_no_text_speaks_for_
 def test_of_a_chain_of_thought_the_answer_alone_is_to_be_relevant():
     row = {"question": QUESTION, "text": "It is long.\n<ANSWER>: Yes, it does.", "passages": ["It did."]}
     sent = {
-        metric: judge.build_request({**row, "metric": metric}, CONF, "judge").prompt[-1] for metric in scores.JUDGED
+        metric: judge.build_request({**row, "metric": metric}, CONF, "judge").prompt[-1]
+        for metric in scores.JUDGE_METRICS
     }
     assert sent["relevance"]["content"] == "Answer: Yes, it does."
     assert "It is long." in sent["faithfulness"]["content"]

@@ -1,4 +1,4 @@
-"""Metrics computed by hand, and intervals: paired by article, as wide as theory says, independent of the order of rows."""
+"""Metrics computed by hand, and intervals: paired by article, as wide as in theory, independent of the order of rows."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""The summary of an evaluation and its page: every metric next to its baseline, failures counted, quotes marked where they were found."""
+"""The summary of an evaluation and its page: metrics next to baselines, failures counted, quotes marked."""
 
 import re
 

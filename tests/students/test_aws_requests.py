@@ -57,7 +57,9 @@ def requests(*assignments: str, name: str = "mine") -> dict[str, Mapping[str, An
 )
 def test_every_request_is_valid_by_the_service_model(assignments: tuple[str, ...], name: str):
     found = {
-        operation: aws_model.found(SERVICES.get(kind := operation.partition(",")[0], "sagemaker"), kind, dict(request))
+        operation: aws_model.problems(
+            SERVICES.get(kind := operation.partition(",")[0], "sagemaker"), kind, dict(request)
+        )
         for operation, request in requests(*assignments, name=name).items()
     }
     assert [line for lines in found.values() for line in lines] == []
@@ -65,7 +67,7 @@ def test_every_request_is_valid_by_the_service_model(assignments: tuple[str, ...
 
 def test_the_check_by_the_service_model_finds_invalid_requests():
     request = {**requests()["CreateModel"], "ModelName": "a_b", "Nonsense": 1}
-    found = aws_model.found("sagemaker", "CreateModel", request)
+    found = aws_model.problems("sagemaker", "CreateModel", request)
     assert [line.split(":")[0] for line in found] == ["document.ModelName", "Unknown parameter in input"]
 
 

@@ -42,7 +42,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, s3: str, tmp_path: Path) -> Iterator[Se
         monkeypatch.setattr(background, "PAUSE_GROWTH", 1.0)
         monkeypatch.chdir(tmp_path)
         yield service
-        assert service.illegal == []
+        assert service.invalid == []
 
 
 @pytest.fixture
@@ -311,11 +311,11 @@ def test_another_import_under_the_same_name_is_refused(aws: Service, student: st
 def test_leftovers_are_listed_with_their_cost(aws: Service, student: str):
     assert "no endpoint, imported model or training exists" in call("list").output
     host(student, "--keep")
-    aws.things["Endpoint", RESOURCE_NAME].born = time.time() - 10 * 3600
-    aws.made(
+    aws.things["Endpoint", RESOURCE_NAME].created = time.time() - 10 * 3600
+    aws.add(
         "Model", "raft-spark-half", {"ModelName": "raft-spark-half", "Tags": [{"Key": "raft-spark", "Value": "half"}]}
     )
-    aws.made("Endpoint", "raft-spark-of-others", {"EndpointName": "raft-spark-of-others", "EndpointConfigName": "x"})
+    aws.add("Endpoint", "raft-spark-of-others", {"EndpointName": "raft-spark-of-others", "EndpointConfigName": "x"})
     host(student, "--keep", sets=BEDROCK)
     done = call("list")
     lines = done.output.splitlines()
@@ -451,7 +451,7 @@ def test_the_sdk_makes_a_legal_request_and_contacts_nobody(tmp_path: Path):
     done = subprocess.run(command, input=json.dumps(plan), env=nowhere, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     request = json.loads(done.stdout)
-    assert aws_model.found("sagemaker", "CreateTrainingJob", request) == []
+    assert aws_model.problems("sagemaker", "CreateTrainingJob", request) == []
     assert request["EnableManagedSpotTraining"] is True
     assert request["OutputDataConfig"]["CompressionType"] == "NONE"
     assert request["CheckpointConfig"]["LocalPath"] == "/opt/ml/checkpoints"

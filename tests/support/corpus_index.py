@@ -7,7 +7,9 @@ from raft_spark.recipe.corpus import CorpusIndex
 
 
 def index_of(counts: NDArray[np.int64], texts: NDArray[np.uint32] | None = None) -> CorpusIndex:
-    """Return the index of articles with these numbers of passages (0 = no article); by default no two texts are the same."""
+    """Return the index of articles with these numbers of passages (0 = no article); by default no two texts are the
+    same.
+    """
     first = np.cumsum(counts) - counts
     total = int(counts.sum())
     pubid = np.where(counts > 0, 1_000 + 7 * np.arange(len(counts)), -1)

@@ -1,7 +1,7 @@
-"""What moto's interpreter of state machines leaves out: emr-serverless:startJobRun.sync, and the texts that aws-sdk:s3 gives.
+"""Add emr-serverless:startJobRun.sync and the text of S3 objects to moto's interpreter of state machines.
 
-The first is made as moto's own of Glue is: the run is started by a real client, which checks the document against the service's model,
-then looked at until it has ended. How each run ends is said beforehand, since moto's runs all end well at once.
+The first follows moto's own integration of Glue: a real client starts the run, which validates the document by the
+service model, and the run is read until it has ended. A test sets how each run ends, since moto's runs succeed at once.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
 class JobRuns(StateTaskServiceCallback):
-    """The integration. `ends` is (state, state details) of each run in turn; `documents` are those that were sent."""
+    """The integration. `ends` has (state, state details) of each run in order, `documents` the requests sent."""
 
     ends: ClassVar[list[tuple[str, str]]] = []
     documents: ClassVar[list[dict[str, Any]]] = []
@@ -42,7 +42,7 @@ class JobRuns(StateTaskServiceCallback):
         patterns = {
             ResourceCondition.Sync,
             ResourceCondition.WaitForTaskToken,
-        }  # of tasks without a token moto cannot be rid
+        }  # moto needs the second one for tasks without a token
         super().__init__(supported_integration_patterns=patterns)
 
     def _get_supported_parameters(self) -> set[str]:
@@ -63,11 +63,11 @@ class JobRuns(StateTaskServiceCallback):
 
         def look() -> dict[str, Any] | None:
             run = client.get_job_run(applicationId=known["ApplicationId"], jobRunId=known["JobRunId"])["jobRun"]
-            told = {**known, "State": run["state"], "StateDetails": run["stateDetails"]}
+            output = {**known, "State": run["state"], "StateDetails": run["stateDetails"]}
             if run["state"] in {"FAILED", "CANCELLED"}:
                 name = StatesErrorName(typ=StatesErrorNameType.StatesTaskFailed)
-                raise FailureEventException(self._failure(env, name, to_json_str(told)))
-            return told if run["state"] == "SUCCESS" else None
+                raise FailureEventException(self._failure(env, name, to_json_str(output)))
+            return output if run["state"] == "SUCCESS" else None
 
         return look
 
@@ -93,7 +93,7 @@ class JobRuns(StateTaskServiceCallback):
 
 
 class Sdk(StateTaskServiceAwsSdk):
-    """Any call of the SDK; an object's bytes become text."""
+    """Any call of the SDK; the bytes of an object become text."""
 
     def _normalise_response(self, response: dict[str, Any], **_: object) -> None:
         for name, value in response.items():
@@ -102,7 +102,7 @@ class Sdk(StateTaskServiceAwsSdk):
 
 
 def _small(value: Any, shape: Shape) -> Any:
-    """Give names the small first letter of the API; a name that it does not know is a KeyError."""
+    """Replace the capital first letters of names by those of the API. Raises KeyError for an unknown name."""
     match shape.type_name:
         case "structure":
             names = {f"{name[0].upper()}{name[1:]}": name for name in shape.members}

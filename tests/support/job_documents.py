@@ -48,4 +48,4 @@ def built(*assignments: str, job: str = "refresh", release: Release = RELEASE) -
 
 def found(made: dict[str, Any]) -> list[str]:
     """Return what the service's own model finds wrong with a job's document."""
-    return aws_model.found("emr-serverless", "StartJobRun", {**made, "clientToken": job_run.client_token(made, "")})
+    return aws_model.problems("emr-serverless", "StartJobRun", {**made, "clientToken": job_run.client_token(made, "")})

@@ -1,7 +1,7 @@
-"""EMR Serverless on loopback, as far as raft-spark asks it: one application whose runs go the way a test lays out for them.
+"""Serve EMR Serverless on loopback, as far as raft-spark uses it: one application, whose runs take a test's states.
 
-POST   /applications/A/jobruns              start; the same clientToken gives the same run
-GET    /applications/A/jobruns[/R]          list; look, which takes a run one state on
+POST   /applications/A/jobruns              start; calls with the same clientToken start one run
+GET    /applications/A/jobruns[/R]          list, or get a run, which then passes to its next state
 DELETE /applications/A/jobruns/R            cancel
 GET    /applications/A/jobruns/R/dashboard
 """
@@ -22,7 +22,7 @@ LABEL = "emr-spark-8.1.0"
 
 @dataclass
 class Run:
-    """A run: what was sent to start it, and its states, of which each look takes one away until the last."""
+    """A run: the request that started it, and its states; each GetJobRun removes one until the last."""
 
     id: str
     sent: dict[str, Any]
@@ -53,13 +53,13 @@ class Run:
 
 @dataclass
 class Service:
-    """What a test lays out, and what was asked."""
+    """The behaviour that a test sets, and the calls that were made."""
 
     url: str = ""
-    states: tuple[str, ...] = ("SUCCESS",)  # of the next run that starts
-    application: dict[str, Any] = field(default_factory=dict)  # over the usual answer
-    is_listing: bool = True  # False: a listing that does not know of anything yet
-    refuses: dict[str, int] = field(default_factory=dict)  # method -> how many calls get a 500
+    states: tuple[str, ...] = ("SUCCESS",)  # of the next run
+    application: dict[str, Any] = field(default_factory=dict)  # fields that replace those of the usual answer
+    is_listing: bool = True  # False: new runs are not listed yet
+    refuses: dict[str, int] = field(default_factory=dict)  # method -> the number of calls that get status 500
     runs: dict[str, Run] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""files -> a dataset repository on 127.0.0.1: the part of the Hugging Face hub that the real client asks for.
+"""Serve files as a dataset repository on 127.0.0.1: the part of the Hugging Face hub that its client uses.
 
-Written from what datasets 5.2 and huggingface_hub 2.4 send. As on the real hub, Parquet files lie behind a redirect to
-a storage address, and a stranger who asks for a repository that does not exist gets a 401.
+It answers the requests of datasets 5.2 and huggingface_hub 2.4. As on the real hub, Parquet files are reached by a
+redirect to storage, and an anonymous request for a repository that does not exist gets status 401.
 """
 
 import functools
@@ -24,16 +24,16 @@ BLOCK = 1 << 16  # bytes sent at once
 
 
 class BrokenOffError(Exception):
-    """Raised within an answer, so that the server closes the connection."""
+    """Raised during a response to make the server close the connection."""
 
 
 @dataclass
 class Failure:
-    """How requests are answered whose `METHOD /path` matches the pattern."""
+    """A failure of the requests whose `METHOD /path` matches the pattern."""
 
     pattern: str
     status: int  # 0: the connection is closed halfway through the answer
-    good: int  # so many requests are answered well before the first failure
+    good: int  # the number of requests that succeed before the first failure
     code: str  # the hub's X-Error-Code
 
 
@@ -80,11 +80,11 @@ class LoopbackHub:
         return revision
 
     def fail(self, pattern: str, status: int, good: int = 0, code: str = "") -> None:
-        """After `good` answers to requests that match `pattern`, answer them with `status`, or with 0 break off."""
+        """After `good` requests that match `pattern` fail them with `status`; 0 closes the connection midway."""
         self._failure = Failure(pattern, status, good, code)
 
     def heal(self) -> None:
-        """Answer all requests well again."""
+        """End the failure."""
         self._failure = None
 
     async def _info(self, request: Request) -> Response:
@@ -109,14 +109,14 @@ class LoopbackHub:
 
     async def _storage(self, request: Request) -> Response:
         _, content, headers = self._file(request)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
-        start, end = (int(asked[1]), min(int(asked[2]) + 1, len(content))) if asked else (0, len(content))
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+        start, end = (int(span[1]), min(int(span[2]) + 1, len(content))) if span else (0, len(content))
         headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
         blocks = _blocks(content[start:end], whole=not self._fails(request))
-        return StreamingResponse(blocks, 206 if asked else 200, headers)
+        return StreamingResponse(blocks, 206 if span else 200, headers)
 
     def _file(self, request: Request) -> tuple[str, bytes, dict[str, str]]:
-        """Return path, content and headers of the file that the request names, or refuse it."""
+        """Return path, content and headers of the requested file. Raises HTTPException if it does not exist."""
         files, path = self._files(request), request.path_params["path"]
         if path not in files:
             raise _refusal(404, "EntryNotFound")
@@ -127,7 +127,7 @@ class LoopbackHub:
         raise _refusal(404, "")
 
     def _files(self, request: Request) -> dict[str, bytes]:
-        """Note the request and return the files of the revision that it names, or refuse it."""
+        """Record the request; return the files of the requested revision. Raises HTTPException if it does not exist."""
         self.requests.append(_line(request))
         if self._failure and re.search(self._failure.pattern, self.requests[-1]):
             self._failure.good -= 1
@@ -144,8 +144,8 @@ class LoopbackHub:
         return failure is not None and failure.good < 0 and re.search(failure.pattern, _line(request)) is not None
 
     def _revision(self, request: Request) -> str:
-        asked: str = request.path_params.get("revision", "main")
-        return list(self._commits)[-1] if asked == "main" else asked
+        name: str = request.path_params.get("revision", "main")
+        return list(self._commits)[-1] if name == "main" else name
 
 
 def _line(request: Request) -> str:
@@ -177,6 +177,6 @@ def _lies_in(path: object, folder: str, *, deep: bool) -> bool:
     return str(path).startswith(prefix) and inner != "" and (deep or "/" not in inner)
 
 
-@functools.cache  # a large file is asked for in many ranges
+@functools.cache  # a large file is requested in many ranges
 def _digest(content: bytes) -> str:
     return hashlib.sha1(content, usedforsecurity=False).hexdigest()

@@ -1,7 +1,8 @@
-"""SageMaker and Bedrock on loopback, as far as raft-spark asks them to host: every request is held against botocore's model.
+"""Serve SageMaker and Bedrock on loopback, as far as hosting needs them; validate requests by botocore's service models.
 
-SageMaker takes a target in a header; what is made goes through the states that a test lays out, one a look, and stays in the last.
-Bedrock takes paths; an import job's states likewise, and its model is there when it is Completed.
+SageMaker names the operation in a header. A resource passes through the states that a test gives it, one state a
+Describe call, and stays in the last. Bedrock names the operation in the path. An import job passes through its states
+likewise, and its model exists once the job is Completed.
 """
 
 import json
@@ -31,26 +32,26 @@ class RefusedError(Exception):
 class Thing:
     sent: dict[str, Any]
     states: list[str]
-    born: float = field(default_factory=time.time)
+    created: float = field(default_factory=time.time)
 
 
 @dataclass
 class Service:
-    """What a test lays out, and what was asked."""
+    """The behaviour that a test sets, and the calls that were made."""
 
     url: str = ""
-    states: dict[str, tuple[str, ...]] = field(default_factory=dict)  # kind -> of the next that is made
+    states: dict[str, tuple[str, ...]] = field(default_factory=dict)  # kind -> the states of the next resource
     things: dict[tuple[str, str], Thing] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
-    illegal: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
     scaling: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    refuses: dict[str, str] = field(default_factory=dict)  # operation -> the code it is refused with
+    refuses: dict[str, str] = field(default_factory=dict)  # operation -> the error code of its refusal
 
     def names(self, kind: str) -> list[str]:
         return [name for known, name in self.things if known == kind]
 
-    def made(self, kind: str, name: str, sent: dict[str, Any]) -> Thing:
+    def add(self, kind: str, name: str, sent: dict[str, Any]) -> Thing:
         if (kind, name) in self.things:
             raise RefusedError("ValidationException", f"Cannot create already existing {kind} {name}")
         return self.things.setdefault((kind, name), Thing(sent, list(self.states.get(kind, ("InService",)))))
@@ -61,8 +62,8 @@ class Service:
             raise RefusedError("ValidationException", f'Could not find {kind} "{name}".')
         return thing
 
-    def stepped(self, kind: str, name: str) -> str:
-        """Return the state, and go one on; what is Deleting is gone after its last look."""
+    def next_state(self, kind: str, name: str) -> str:
+        """Return the state and pass to the next; a resource that is Deleting disappears after its last state."""
         thing = self.look(kind, name)
         state = thing.states[0]
         if len(thing.states) > 1:
@@ -81,23 +82,23 @@ class Service:
         if kind in {"TrainingJob", "TrainingJobs"}:
             return self.training(verb, sent)
         if verb == "List":
-            return {f"{kind}": [self.told(kind[:-1], name) for name in self.names(kind[:-1])]}
+            return {f"{kind}": [self.description(kind[:-1], name) for name in self.names(kind[:-1])]}
         name = sent[f"{kind}Name"]
         if verb == "Create":
-            self.made(kind, name, sent)
+            self.add(kind, name, sent)
             return {f"{kind}Arn": arn(kind, name)}
         if verb == "Delete":
-            return self.deleted(kind, name)
+            return self.delete(kind, name)
         self.look(kind, name)
-        state = self.stepped(kind, name) if kind in STATED else ""
+        state = self.next_state(kind, name) if kind in STATED else ""
         told = (
-            self.told(kind, name)
+            self.description(kind, name)
             if (kind, name) in self.things
             else {f"{kind}Name": name, f"{kind}Arn": arn(kind, name)}
         )
         return {**told, **({f"{kind}Status": state} if state else {})}
 
-    def told(self, kind: str, name: str) -> dict[str, Any]:
+    def description(self, kind: str, name: str) -> dict[str, Any]:
         thing = self.look(kind, name)
         more = {"FailureReason": "no capacity in this zone"} if thing.states[0] == "Failed" else {}
         if kind == "Endpoint":
@@ -108,12 +109,12 @@ class Service:
             **{key: value for key, value in thing.sent.items() if key not in {"Tags", "RuntimeConfig"}},
             f"{kind}Arn": arn(kind, name),
             **({f"{kind}Status": thing.states[0]} if kind in STATED else {}),
-            "CreationTime": thing.born,
-            "LastModifiedTime": thing.born,
+            "CreationTime": thing.created,
+            "LastModifiedTime": thing.created,
             **more,
         }
 
-    def deleted(self, kind: str, name: str) -> dict[str, Any]:
+    def delete(self, kind: str, name: str) -> dict[str, Any]:
         thing = self.look(kind, name)
         if kind == "Endpoint" and thing.states[0] == "Creating":
             raise RefusedError("ValidationException", f"Cannot delete in-progress endpoint {name}")
@@ -132,10 +133,10 @@ class Service:
             }
         return self.trainings[sent["TrainingJobName"]]
 
-    # Application Auto Scaling: what is registered, and its policies
+    # Application Auto Scaling: the scalable target and its policies
 
     def autoscaling(self, operation: str, sent: dict[str, Any]) -> dict[str, Any]:
-        self.illegal += aws_model.found("application-autoscaling", operation, sent)
+        self.invalid += aws_model.problems("application-autoscaling", operation, sent)
         if operation == "DeregisterScalableTarget":
             if not self.scaling:
                 raise RefusedError("ObjectNotFoundException", "No scalable target found")
@@ -153,10 +154,10 @@ class Service:
         match method, kind, bool(rest):
             case "POST", "model-import-jobs", _:
                 self.asked.append("CreateModelImportJob")
-                self.illegal += aws_model.found("bedrock", "CreateModelImportJob", sent)
+                self.invalid += aws_model.problems("bedrock", "CreateModelImportJob", sent)
                 job = f"{len(self.names('Job')) + 1:012d}"
                 self.states.setdefault("Job", ("Completed",))
-                self.made("Job", job, sent)
+                self.add("Job", job, sent)
                 return {"jobArn": arn("model-import-job", job, "bedrock")}
             case "GET", "model-import-jobs", False:
                 return {"modelImportJobSummaries": [self.job(job) for job in reversed(self.names("Job"))]}
@@ -175,9 +176,9 @@ class Service:
 
     def job(self, name: str, *, steps: bool = False) -> dict[str, Any]:
         thing = self.look("Job", name)
-        state = self.stepped("Job", name) if steps else thing.states[0]
+        state = self.next_state("Job", name) if steps else thing.states[0]
         if steps and state == "Completed" and ("Imported", name) not in self.things:
-            self.made("Imported", name, thing.sent)
+            self.add("Imported", name, thing.sent)
         return {
             "jobArn": arn("model-import-job", name, "bedrock"),
             "jobName": thing.sent["jobName"],
@@ -205,7 +206,7 @@ class Service:
         self.asked.append(operation)
         if door == "AnyScaleFrontendService":
             return self.autoscaling(operation, sent)
-        self.illegal += aws_model.found("sagemaker", operation, sent)
+        self.invalid += aws_model.problems("sagemaker", operation, sent)
         if operation in self.refuses:
             raise RefusedError(self.refuses[operation], "you may not")
         return self.sagemaker(operation, sent)

@@ -1,4 +1,5 @@
-"""Test functions of a refresh, for every format of the lake: only new work is done and paid for, and a closed gate stops it.
+"""Test functions of a refresh, for every format of the lake: only new work is done and paid for, and a closed gate
+stops it.
 
 A module that imports them defines the fixture `conf`, a lake whose articles come from the fixture `source`.
 """

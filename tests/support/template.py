@@ -1,6 +1,7 @@
-"""emr/stack.yaml with its parameters -> the resources that are made, all functions computed; policies, evaluated.
+"""emr/stack.yaml with parameters -> the resources that it creates, with functions computed and policies to evaluate.
 
-What AWS would name or number has a made-up name of the right form, so that ARNs of statements can be compared with those of calls.
+Names and ids that AWS would choose are made up in the right form, so that the ARNs of statements can be compared with
+those of calls.
 """
 
 import functools
@@ -25,7 +26,7 @@ PSEUDO = {
 }
 HERE = "us-east-1:123456789012"
 APPLICATION = f"arn:aws:emr-serverless:{HERE}:/applications/00fabc123def4567"
-NAMES = {  # what Ref gives where it is not the logical name
+NAMES = {  # the value of Ref if it is not the logical name
     "Bucket": "bucket",
     "Application": "00fabc123def4567",
     "JobLogs": "/aws/emr-serverless/raft-spark",
@@ -55,7 +56,7 @@ TEACHERS = {"sagemaker": ENDPOINT, "bedrock": MODEL, "bedrock-batch": MODEL, "ot
 
 
 class Template:
-    """The file as it is with these parameters."""
+    """The template with its parameters applied."""
 
     def __init__(self, **parameters: Any) -> None:
         self.raw: dict[str, Any] = _file()
@@ -161,7 +162,7 @@ class Template:
 
 
 def of(teacher: str, **parameters: object) -> Template:
-    """Return the template with all that can be had beside a teacher."""
+    """Return the template with every option enabled, for a kind of teacher."""
     more = {
         "SecretArn": SECRET,
         "PrometheusWorkspaceArn": WORKSPACE,
@@ -180,7 +181,7 @@ def _file() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Need:
-    """An action on a resource, as a call asks for it, with what else is known of the request."""
+    """An action on a resource that a call needs, and the context keys of its request."""
 
     action: str
     resource: str
@@ -201,7 +202,7 @@ def is_allowed(statements: Sequence[Mapping[str, Any]], need: Need) -> bool:
 
 
 def without(statements: Mapping[str, Mapping[str, Any]], sid: str, action: str = "") -> list[Mapping[str, Any]]:
-    """Return the statements but one, or all with one action less."""
+    """Return the statements without one of them, or without one action of it."""
     rest = [statement for name, statement in statements.items() if name != sid]
     left = [other for other in listed(statements[sid]["Action"]) if other != action]
     return [*rest, {**statements[sid], "Action": left}] if action and left else rest

@@ -1,6 +1,6 @@
-"""A student trained, killed, resumed, merged and served by those who will do so: TRL, transformers, OpenVINO.
+"""Train, kill, resume, merge and serve a student with the real packages: TRL, transformers, OpenVINO.
 
-Most tests train a Llama of 2 layers with the built-in student's tokenizer, in seconds.
+Most tests train a Llama of 2 layers with the tokenizer of the built-in student, in seconds.
 """
 
 import json
@@ -25,7 +25,7 @@ from raft_spark.endpoints.local import weights
 from raft_spark.formats.formats import FORMATS, TrainingRow
 from raft_spark.students import sft_script
 
-pytestmark = pytest.mark.filterwarnings("default")  # those packages warn of their own next versions
+pytestmark = pytest.mark.filterwarnings("default")  # these packages warn about their next versions
 SCRIPT = ROOT / "raft_spark/students/sft_script.py"
 ENDS = [2, 198]  # <|im_end|> and the line's end after it
 FACTS = ("helped 4 of 9 nurses", "did nothing for sleep", "was worse than tea", "raised the pulse by 3")
@@ -51,7 +51,7 @@ def rows(count: int) -> list[TrainingRow]:
 
 
 def written(folder: Path, form: str, more: str = "") -> Path:
-    """A dataset's folder as the stage makes it: 24 rows to train on, 4 to look at."""
+    """Write the folder of a dataset as the stage does: 24 rows for training, 4 for validation."""
     folder.mkdir(parents=True)
     parts = {"train": rows(24), "validation": rows(4)}
     for split, made in parts.items():
@@ -80,15 +80,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
     return folder
 
 
-def told(**changes: object) -> str:
-    few = {"max_steps": 6, "batch_rows": 4, "checkpoint_steps": 2, "evaluate_steps": 0, "learning_rate": 0.01}
-    return json.dumps({**config.load().training.script_settings(), **few, **changes})
+def settings(**changes: object) -> str:
+    short = {"max_steps": 6, "batch_rows": 4, "checkpoint_steps": 2, "evaluate_steps": 0, "learning_rate": 0.01}
+    return json.dumps({**config.load().training.script_settings(), **short, **changes})
 
 
 def command(model: Path, data: Path, to: Path, **changes: object) -> list[str]:
-    where = {"--model": model, "--data": data, "--to": to / "model", "--checkpoints": to / "checkpoints"}
-    said = [str(word) for pair in where.items() for word in pair]
-    return [sys.executable, "-P", str(SCRIPT), *said, "--settings", told(**changes)]
+    paths = {"--model": model, "--data": data, "--to": to / "model", "--checkpoints": to / "checkpoints"}
+    options = [str(word) for pair in paths.items() for word in pair]
+    return [sys.executable, "-P", str(SCRIPT), *options, "--settings", settings(**changes)]
 
 
 def run(*words: object, **changes: object) -> subprocess.CompletedProcess[str]:
@@ -102,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path, data: Path) -> Path:
-    """A training that nothing came between."""
+    """Return the folder of an uninterrupted training."""
     to = tmp_path_factory.mktemp("whole")
     done = run(tiny, data, to)
     assert done.returncode == 0, done.stderr
@@ -114,12 +114,12 @@ def test_trl_takes_a_step_on_the_format_and_learns_the_end_of_the_turn(
     form: str, tiny: Path, tokenizer, tmp_path: Path
 ):
     read = load_dataset(str(written(tmp_path / form, form)), cache_dir=str(tmp_path / "cache"))
-    asked = SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, max_length=None, use_cpu=True, bf16=False,
         report_to="none", save_strategy="no",
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    trainer = SFTTrainer(model=model, args=asked, train_dataset=read["train"], processing_class=tokenizer)
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=read["train"], processing_class=tokenizer)
     labels = next(iter(trainer.get_train_dataloader()))["labels"][0]
     learned = labels[labels != -100].tolist()
     assert learned[-2:] == ENDS
@@ -129,12 +129,12 @@ def test_trl_takes_a_step_on_the_format_and_learns_the_end_of_the_turn(
 
 def test_trl_takes_a_step_on_preference_pairs_and_learns_to_prefer(tiny: Path, tokenizer, tmp_path: Path):
     read = load_dataset(str(written(tmp_path / "preference", "preference")), cache_dir=str(tmp_path / "cache"))
-    asked = DPOConfig(
+    arguments = DPOConfig(
         output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=0.05, max_length=None, use_cpu=True,
         bf16=False, report_to="none", save_strategy="no", logging_steps=1,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    trainer = DPOTrainer(model=model, args=asked, train_dataset=read["train"], processing_class=tokenizer)
+    trainer = DPOTrainer(model=model, args=arguments, train_dataset=read["train"], processing_class=tokenizer)
     assert trainer.train().global_step == 3
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
@@ -153,8 +153,6 @@ def test_the_script_learns_the_answer_and_its_end_and_nothing_else(tokenizer):
 
 
 def test_a_template_that_does_not_end_an_answer_is_refused(tiny: Path, data: Path, tmp_path: Path):
-    import shutil
-
     shutil.copytree(tiny, tmp_path / "open")
     template = "{% for m in messages %}{{ m['role'] + '\\n' + m['content'] + '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}"
     (tmp_path / "open/chat_template.jinja").write_text(template)
@@ -163,7 +161,7 @@ def test_a_template_that_does_not_end_an_answer_is_refused(tiny: Path, data: Pat
     assert "the chat template does not end an answer with <|im_end|>" in done.stderr
 
 
-def test_a_training_tells_its_losses_and_what_it_was_made_of(whole: Path):
+def test_a_training_records_its_losses_and_its_inputs(whole: Path):
     made = json.loads((whole / "model/training.json").read_text())
     losses = [entry["loss"] for entry in made["log"] if "loss" in entry]
     assert len(losses) == made["steps"] == 6
@@ -176,7 +174,7 @@ def test_a_training_tells_its_losses_and_what_it_was_made_of(whole: Path):
     assert set(made["packages"]) >= {"torch", "trl", "peft"}
 
 
-def test_what_was_merged_reloads_with_what_was_learned_and_no_adapter(whole: Path, tiny: Path):
+def test_the_merged_student_reloads_with_changed_weights_and_no_adapter(whole: Path, tiny: Path):
     merged, before = load_file(whole / "model/model.safetensors"), load_file(tiny / "model.safetensors")
     assert set(merged) == set(before)
     changed = {
@@ -201,7 +199,7 @@ def test_older_transformers_find_the_same_rotation_type_and_tokenizer(whole: Pat
     assert "<|im_start|>" in words["chat_template"]
 
 
-def test_a_training_that_is_killed_goes_on_and_ends_with_the_same_weights(
+def test_a_training_that_is_killed_resumes_and_ends_with_the_same_weights(
     whole: Path, tiny: Path, data: Path, tmp_path: Path
 ):
     with subprocess.Popen(
@@ -215,15 +213,15 @@ def test_a_training_that_is_killed_goes_on_and_ends_with_the_same_weights(
     (tmp_path / "checkpoints/checkpoint-3").mkdir()  # as a kill within a write leaves it
     done = run(tiny, data, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"going on from {tmp_path}/checkpoints/checkpoint-2" in done.stdout
+    assert f"resuming from {tmp_path}/checkpoints/checkpoint-2" in done.stdout
     assert " step=1 " not in done.stdout
-    told_first, again = (json.loads((at / "model/training.json").read_text()) for at in (whole, tmp_path))
-    assert [entry.get("loss") for entry in again["log"]] == [entry.get("loss") for entry in told_first["log"]]
+    uninterrupted, resumed = (json.loads((at / "model/training.json").read_text()) for at in (whole, tmp_path))
+    assert [entry.get("loss") for entry in resumed["log"]] == [entry.get("loss") for entry in uninterrupted["log"]]
     first, second = (load_file(at / "model/model.safetensors") for at in (whole, tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_training_that_is_told_to_end_saves_first(tiny: Path, data: Path, tmp_path: Path):
+def test_a_training_saves_a_checkpoint_after_sigterm(tiny: Path, data: Path, tmp_path: Path):
     words = command(tiny, data, tmp_path, checkpoint_steps=100, max_steps=50)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as going:
         for line in going.stdout:
@@ -233,20 +231,18 @@ def test_a_training_that_is_told_to_end_saves_first(tiny: Path, data: Path, tmp_
     assert sft_script.last_complete_checkpoint(tmp_path / "checkpoints") is not None
 
 
-def test_what_is_done_is_not_done_again_and_another_training_does_not_go_on_from_it(
-    whole: Path, tiny: Path, data: Path
-):
+def test_a_complete_training_is_not_repeated_and_another_does_not_resume_from_it(whole: Path, tiny: Path, data: Path):
     before = (whole / "model/training.json").read_text()
     done = run(tiny, data, whole)
-    assert (done.returncode, done.stdout) == (0, f"{whole}/model holds this student already\n")
+    assert (done.returncode, done.stdout) == (0, f"{whole}/model already has this student\n")
     other = run(tiny, data, whole, lora_rank=4)
     assert other.returncode == 1
-    assert "holds a student of another dataset or other settings" in other.stderr
+    assert "has a student of another dataset or other settings" in other.stderr
     assert (whole / "model/training.json").read_text() == before
     (whole / "model/training.json").rename(whole / "model/aside")
     other = run(tiny, data, whole, lora_rank=4)
     (whole / "model/aside").rename(whole / "model/training.json")
-    assert "holds checkpoints of another dataset or other settings" in other.stderr
+    assert "has checkpoints of another dataset or other settings" in other.stderr
 
 
 def test_other_weights_of_the_same_name_and_size_are_another_student(
@@ -259,10 +255,10 @@ def test_other_weights_of_the_same_name_and_size_are_another_student(
     file.write_bytes(content)
     other = run(tmp_path / "tiny", data, whole)
     assert other.returncode == 1
-    assert "holds a student of another dataset or other settings" in other.stderr
+    assert "has a student of another dataset or other settings" in other.stderr
 
 
-def test_no_row_is_cut(tiny: Path, tmp_path: Path):
+def test_no_row_is_truncated(tiny: Path, tmp_path: Path):
     data = written(tmp_path / "data", "prompt_completion", more=" long" * 300)
     refused = run(tiny, data, tmp_path / "a", max_tokens=256)
     assert refused.returncode == 1
@@ -284,7 +280,7 @@ def test_a_setting_that_is_missing_or_unknown_is_named(tiny: Path, data: Path, t
 
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in student, trained one small step, as GGUF."""
+    """Return the folder of the built-in student after one small step, with its GGUF file."""
     to = tmp_path_factory.mktemp("student")
     data = written(to / "data", "prompt_completion")
     done = run(weights.built_in_path(), data, to, max_steps=1, batch_rows=1, learning_rate=1e-6, evaluate_rows=1)
@@ -305,7 +301,7 @@ def test_the_embedded_engine_serves_the_trained_student(student: Path):
     assert reply.finish_reason == "stop"
 
 
-def test_a_question_is_laid_out_as_it_was_trained_on(student: Path, tokenizer):
+def test_a_question_has_the_tokens_of_the_training(student: Path, tokenizer):
     from raft_spark.endpoints.local.embedded import Engine
 
     record = FORMATS["prompt_completion"].record(rows(1)[0])
@@ -318,7 +314,7 @@ def test_a_question_is_laid_out_as_it_was_trained_on(student: Path, tokenizer):
     ]
 
 
-def test_a_file_of_another_student_is_told(student: Path, whole: Path, tmp_path: Path):
+def test_another_student_as_source_is_refused(student: Path, whole: Path, tmp_path: Path):
     words = [str(whole / "model"), "--like", str(weights.built_in_path()), "--to", str(tmp_path / "no.gguf")]
     done = subprocess.run(
         [sys.executable, "-P", str(SCRIPT.with_name("gguf_export.py")), *words],
@@ -327,5 +323,5 @@ def test_a_file_of_another_student_is_told(student: Path, whole: Path, tmp_path:
         check=False,
     )
     assert done.returncode == 1
-    assert "is no student of the source: it differs in ['blk.10.attn_k.weight'" in done.stderr
+    assert "was not trained from the source: the tensors differ, ['blk.10.attn_k.weight'" in done.stderr
     assert not (tmp_path / "no.gguf").exists()

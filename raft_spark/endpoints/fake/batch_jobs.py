@@ -116,9 +116,7 @@ class FakeBatchService:
             return _error("ValidationException", f"the input cannot be read: {error!r}", 400)
         least, most = self._fault.min_records, self._fault.max_records
         if not least <= len(records) <= most:
-            return _error(
-                "ValidationException", f"the input has {len(records)} records; a job must have {least} to {most}", 400
-            )
+            return _error("ValidationException", f"{len(records)} records; a job has {least} to {most}", 400)
         return self._add_job(call, records)
 
     async def get(self, request: Request) -> Response:

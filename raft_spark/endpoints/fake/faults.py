@@ -33,7 +33,7 @@ class ServerOptions(Section):
     requests_per_second: Limit = Field(
         0, description="Limit of calls per second, with a burst of one second; others get status 429. 0 = no limit."
     )
-    retry_after: Limit = Field(1, description="Retry-After of such a response, s. 0 = without Retry-After.")
+    retry_after: Limit = Field(1, description="Retry-After of a response with status 429, s. 0 = no header.")
     container: Literal["tgi", "lmi"] = Field("tgi", description="The container that the SageMaker endpoint imitates.")
     echo: bool = Field(
         default=False, description="Answer with the whole last message of the user and a hash of the request."
@@ -47,8 +47,9 @@ class ServerOptions(Section):
 
 
 class FaultRule(Section):
-    """A fault for a `share` of the calls, drawn by hash anew at each attempt, and for `for_calls` calls at most (0 =
-    all).
+    """A fault of the fake endpoint, for a `share` of its calls.
+
+    The calls are drawn by hash, anew at each attempt. `for_calls` limits their number, 0 = no limit. The other fields:
 
     status           other than 200 an error in the service's schema, with `retry_after` as its header
     error            the AWS name of the error, if not the usual one of the status

@@ -100,8 +100,8 @@ class Engine:
         Raises ValueError when the request is empty or too long.
         """
         chat = [message.model_dump() for message in generation.messages]
-        text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True) if chat else generation.prompt
-        tokens = self._tokenizer.encode(text, add_special_tokens=False).input_ids
+        prompt = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True) if chat else generation.prompt
+        tokens = self._tokenizer.encode(prompt, add_special_tokens=False).input_ids
         length = tokens.shape[1]
         if not length:
             raise ValueError("the request has neither messages nor a prompt")
@@ -117,8 +117,9 @@ class Engine:
         return ModelAnswer(text, finish, length, len(output.generated_ids))
 
     def _generate(self) -> None:
-        """Add new requests to the batch, generate one token, deliver finished answers; an error of the engine ends the
-        server.
+        """Add new requests to the batch, generate one token of each, deliver finished answers, and repeat.
+
+        An error of the engine ends the server.
         """
         running: list[tuple[Any, Future[Any]]] = []
         try:
