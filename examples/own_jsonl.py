@@ -26,13 +26,13 @@ file = Path("build/own/articles.jsonl").absolute()
 file.parent.mkdir(parents=True, exist_ok=True)
 file.write_text("".join(json.dumps(article) + "\n" for article in articles), encoding="utf-8")
 
-own = {
+settings = {
     "articles.source": str(file.parent),  # a folder, a file or a glob
     "articles.validation_share": 0.0,  # 40 articles are too few for three splits
     "articles.test_share": 0.0,
-    "dataset.answer": "original",  # take `long_answer`; "completion", the default, asks the teacher
+    "dataset.answer": "original",  # use `long_answer`; "completion", the default, asks the teacher
 }
-conf = rs.load_config(*sys.argv[1:], overrides=own)
+conf = rs.load_config(*sys.argv[1:], overrides=settings)
 counts = rs.run(conf).stages["articles"].counts
 print(f"{counts['articles']} of {counts['read']} records became articles; left out: {counts['reasons']}")
 print(rs.open_table(conf, "dataset").to_arrow()["messages"][0].as_py())

@@ -11,14 +11,14 @@ from pathlib import Path
 import raft_spark as rs
 
 folder = Path("build/growing").absolute()
-own = {
+settings = {
     "articles.source": str(folder),
     "articles.validation_share": 0.0,  # so few articles are too few for three splits
     "articles.test_share": 0.0,
-    "dataset.answer": "original",  # take `long_answer`; "completion", the default, asks the teacher
+    "dataset.answer": "original",  # use `long_answer`; "completion", the default, asks the teacher
     "refresh.max_changed_share": 0.5,  # new articles change the distractors of some rows
 }
-conf = rs.load_config(*sys.argv[1:], overrides=own)
+conf = rs.load_config(*sys.argv[1:], overrides=settings)
 
 
 def write(numbers: Iterable[int]) -> None:

@@ -74,9 +74,9 @@ def assign(
     is_first = np.zeros(n, bool)
     is_first[np.unique(pubids, return_index=True)[1]] = True
     leaks = _leaks(splits, is_first, np.repeat(np.arange(n), lengths), hashes)
-    kept = is_first & ~leaks
-    kept[_beyond_limit(pubids, kept, conf.limit)] = False
-    codes = np.select([kept, leaks, ~is_first], [splits, HELD_OUT, DUPLICATE], BEYOND_LIMIT)
+    is_kept = is_first & ~leaks
+    is_kept[_beyond_limit(pubids, is_kept, conf.limit)] = False
+    codes = np.select([is_kept, leaks, ~is_first], [splits, HELD_OUT, DUPLICATE], BEYOND_LIMIT)
     numbers, sizes = np.full(n, -1), []
     for split in (TRAIN, VALIDATION, TEST):
         rows = np.flatnonzero(codes == split)
@@ -107,11 +107,11 @@ def _leaks(
     return leaks
 
 
-def _beyond_limit(pubids: Int64Array, kept: NDArray[np.bool_], limit: int) -> Int64Array:
+def _beyond_limit(pubids: Int64Array, is_kept: NDArray[np.bool_], limit: int) -> Int64Array:
     """Return the indices of the kept records beyond the `limit` lowest hashes; none if the limit is 0."""
     if not limit:
         return _EMPTY
-    rows = np.flatnonzero(kept)
+    rows = np.flatnonzero(is_kept)
     order = np.lexsort((pubids[rows], hashing.hash64(0, Stream.LIMIT, pubids[rows])))
     return rows[order[limit:]]
 
