@@ -27,10 +27,10 @@ def test_a_text_without_an_error_of_ours_is_none() -> None:
 
 
 def raises(error: Exception) -> tasks.ArrowFunction:
-    """Return a function that raises after its first batch; an inner one, since workers cannot import this module."""
+    """Return a function that raises after its batches; an inner one, since workers cannot import this module."""
 
     def function(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield next(batches)
+        yield from batches
         raise error
 
     return function
