@@ -104,7 +104,7 @@ def test_the_version_folder_has_the_manifest_and_an_unknown_format_is_named_with
         assert (Path(printed(table, "--version-folder", *lake)) / "manifest.json").is_file()
     done = CliRunner().invoke(main, ["path", "dataset", "--format", "alpaca", *lake], env={"COLUMNS": "300"})
     assert done.exit_code == 3
-    assert "has no format 'alpaca'; it has: jumpstart, messages, notebook" in done.output
+    assert "has no format 'alpaca'; it has: jumpstart, messages, notebook" in " ".join(done.output.split())
     done = CliRunner().invoke(main, ["path", "base", "--format", "messages", *lake], env={"COLUMNS": "300"})
     assert done.exit_code == 2
-    assert "only dataset has formats" in done.output
+    assert "only dataset has formats" in " ".join(done.output.split())
