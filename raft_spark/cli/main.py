@@ -127,7 +127,7 @@ main.add_command(model)
 def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
     """Ask the teacher one question and show its answer.
 
-    The question is one of the base table. The output has prompt, completion, seconds and tokens; nothing is stored.
+    The question is one of the base table. The command prints prompt, completion, seconds and tokens, and stores nothing.
     """
     with error_exit():
         from raft_spark.cli import views
@@ -157,7 +157,7 @@ def estimate_costs(
 ) -> None:
     """Estimate the cost of the completions from a few answers.
 
-    Answers that it requests are stored, so that a run does not pay for them again.
+    The command stores the answers that it requests, so that a run does not pay for them again.
     """
     with error_exit():
         from raft_spark.cli import cost_views

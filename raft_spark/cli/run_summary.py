@@ -36,7 +36,7 @@ REASONS = {
     "broken quote": "a quote of the answer has no beginning or no end",
     "no quote": "the answer quotes nothing",
     "no answer line": "the answer has no last line that begins with <ANSWER>:",
-    "another decision": "the answer says another of yes, no and maybe than the article does",
+    "another decision": "the answer says yes, no or maybe, and the article says another of them",
     "no decision": "the answer does not begin with yes, no or maybe",
     "too short": "the answer has fewer words than dataset.min_words = {dataset.min_words}",
     "too long": "the answer has more words than dataset.max_words = {dataset.max_words}",

@@ -139,7 +139,8 @@ def status_line(run: Run) -> str:
 
 
 def _panel(run: Run) -> Group:
-    return Group(ProgressBar(total=max(1, run.total), completed=run.done), Text(status_line(run)))
+    bar = ProgressBar(total=max(1, run.total), completed=run.done)
+    return Group(Text(status_line(run)), bar)  # a bar ends without a newline, so what follows it would be cut off
 
 
 def _show_bar(console: Console, label: str, total: int, count: Callable[[], int], over: threading.Event) -> None:

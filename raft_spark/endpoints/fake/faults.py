@@ -21,20 +21,26 @@ Fault = Literal["", "hang", "drop", "half", "slow", "garbage", "empty", "truncat
 class ServerOptions(Section):
     """The options of the fake endpoint: latency, limits and schema. Faults come from FaultRule."""
 
-    latency_ms: Milliseconds = Field(5, description="The median latency of an answer, ms.")
-    jitter: Share = Field(0, description="Latencies vary by up to this share, up and down.")
+    latency_ms: Milliseconds = Field(5, description="Median latency of an answer, in ms.")
+    jitter: Share = Field(0, description="Vary each latency by up to this share of it, up or down.")
     tail_share: Share = Field(
-        0, description="The share of calls with a latency of tail-ms, drawn by hash of request and attempt."
+        0, description="Share of calls with the latency --tail-ms; a hash of request and attempt chooses them."
     )
-    tail_ms: Milliseconds = Field(5000, description="The latency of the calls of tail-share, ms.")
+    tail_ms: Milliseconds = Field(5000, description="Latency of the calls that --tail-share chooses, in ms.")
     capacity: int = Field(
-        0, ge=0, le=1_000_000, description="Limit of open calls; others get status 429 at once. 0 = no limit."
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Most calls open at once; a call above that gets status 429 at once. 0 = no limit.",
     )
     requests_per_second: Limit = Field(
-        0, description="Limit of calls per second, with a burst of one second; others get status 429. 0 = no limit."
+        0,
+        description="Most calls per second, with a burst of one second; a call above that gets status 429. 0 = no limit.",
     )
-    retry_after: Limit = Field(1, description="Retry-After of a response with status 429, s. 0 = no header.")
-    container: Literal["tgi", "lmi"] = Field("tgi", description="The container that the SageMaker endpoint imitates.")
+    retry_after: Limit = Field(
+        1, description="Seconds in the header Retry-After of a response with status 429. 0 = no header."
+    )
+    container: Literal["tgi", "lmi"] = Field("tgi", description="Container that the SageMaker endpoint imitates.")
     echo: bool = Field(
         default=False, description="Answer with the whole last message of the user and a hash of the request."
     )
