@@ -122,7 +122,6 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 200
 
 
-@pytest.mark.skipif(not (ROOT / "raft_spark/recipe").is_dir(), reason="the pages name the files where they move to")
 def test_every_module_named_is_there():
     named = set(re.findall(r"^((?:raft_spark|tests|jobs|conf|emr)/[\w./-]+\.\w+)$", CODE, re.MULTILINE))
     assert len(named) > 40
