@@ -143,7 +143,7 @@ def test_tables_are_found_shown_and_brought_back_without_spark(alone: Path, tmp_
     assert tables.require(conf.lake, "base").id != first.id  # nothing has moved that the catalog could not follow
     assert call(alone, "rollback", first.id, "--set", lake)[0] == 0
     assert tables.require(conf.lake, "base").id == first.id
-    assert call(alone, "path", "base", "--set", lake) == (0, browse.folder(conf.lake, first) + "\n")
+    assert call(alone, "path", "base", "--set", lake) == (0, browse.rows_folder(conf.lake, first) + "\n")
     assert call(alone, "pin", first.id, "--set", lake) == (0, "")
     said = call(alone, "history", "base", "--set", lake)[1]
     assert "current, pinned" in said

@@ -107,4 +107,4 @@ def test_the_version_folder_has_the_manifest_and_an_unknown_format_is_named_with
     assert "has no format 'alpaca'; it has: jumpstart, messages, notebook" in " ".join(done.output.split())
     done = CliRunner().invoke(main, ["path", "base", "--format", "messages", *lake], env={"COLUMNS": "300"})
     assert done.exit_code == 2
-    assert "only dataset has formats" in " ".join(done.output.split())
+    assert "only the table dataset has formats" in " ".join(done.output.split())
