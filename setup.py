@@ -1,4 +1,4 @@
-"""Run setuptools: pyproject.toml holds the metadata. Here stands what it cannot say, a package that lies beside another."""
+"""Run setuptools. pyproject.toml holds the metadata; this file adds conf/ as a package, since conf/ lies outside raft_spark/."""
 
 from setuptools import find_packages, setup
 
