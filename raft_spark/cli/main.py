@@ -7,7 +7,6 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, get_args
 
@@ -64,26 +63,29 @@ def run(files: Sequence[str], assignments: Sequence[str]) -> None:
 
         conf = config.load(files, assignments)
         with _run_page(conf):
-            result = pipeline.run(conf, partial(_show_result, conf))
+            result = pipeline.run(conf, _print_result)
+        if not result.stages[registry.COMPLETIONS.name].is_new:  # else the page is written already, after the dataset
+            _update_run_page(conf, result.stages[registry.DATASET.name])
         stop_spark()
         stages = [(each.name, each.manifest, each.is_new, each.seconds) for each in result.stages.values()]
         arguments = [*files, *(word for assignment in assignments for word in ("--set", assignment))]
         views.summary(console, conf, stages, result.seconds, arguments)
 
 
-def _show_result(conf: config.Config, result: "pipeline.StageResult") -> None:
+def _print_result(result: "pipeline.StageResult") -> None:
     from raft_spark.cli import views
 
     console.print(views.stage_line((result.name, result.manifest, result.is_new, result.seconds)), highlight=False)
-    if result.name == registry.DATASET.name and result.is_new:
-        _update_run_page(conf, result.manifest.inputs[registry.COMPLETIONS.name])
 
 
-def _update_run_page(conf: config.Config, run_id: str) -> None:
+def _update_run_page(conf: config.Config, dataset: "pipeline.StageResult") -> None:
     """Rewrite the page of the run that answered a new dataset, which now has rejected rows to show."""
     from raft_spark.monitoring import run_report, run_state
 
-    if run_state.read(conf.lake, run_id) and find_spec("matplotlib"):
+    if not dataset.is_new or not find_spec("matplotlib"):
+        return
+    run_id = dataset.manifest.inputs[registry.COMPLETIONS.name]
+    if run_state.read(conf.lake, run_id):
         run_report.write(conf.lake, run_id)
 
 
@@ -109,7 +111,10 @@ def _stage_command(stage: registry.Stage) -> click.Command:
 
             conf = config.load(files, assignments)
             with _run_page(conf) if "teacher" in stage.uses else nullcontext():
-                _show_result(conf, pipeline.run_stage(stage.name, conf))
+                result = pipeline.run_stage(stage.name, conf)
+                _print_result(result)
+            if stage == registry.DATASET:
+                _update_run_page(conf, result)
             stop_spark()
 
     return click.command(stage.name, help=stage.help)(command)

@@ -22,13 +22,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from raft_spark import __version__, config
 from raft_spark.common import aws, background
 from raft_spark.common.aws import AwsClient
-from raft_spark.errors import ConfigError, InputError, RunError
+from raft_spark.errors import ConfigError, RunError
 from raft_spark.lake import schemas, tables
-from raft_spark.students import aws_requests, scripts
+from raft_spark.students import aws_requests, scripts, train
 from raft_spark.students.sagemaker_endpoint import Progress
 
 Plan = dict[str, Any]
-FORMAT = "prompt_completion"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DATA_CHANNEL, STUDENT_CHANNEL = "/opt/ml/input/data/dataset", "/opt/ml/input/data/student"
 # What AWS's image of PyTorch lacks, at the versions that sft_script.py is tested with.
@@ -99,10 +98,7 @@ def problems(conf: config.Config, region: str) -> list[str]:
 
 def dataset_location(lake: config.Lake, version: tables.Version) -> str:
     """Return the S3 URI of the dataset, or its local folder, which the SDK uploads below the output."""
-    if not any(file.path.startswith(f"{FORMAT}/") for file in version.files):
-        msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
-        raise InputError(msg)
-    at = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
+    at = train.training_data(lake, version)
     return str(Path(at.path()).absolute()) if at.is_local else f"s3://{at.path()}/"
 
 

@@ -18,6 +18,7 @@ from raft_spark import __version__, config
 from raft_spark.endpoints.local import weights
 from raft_spark.errors import ConfigError, InputError, RunError
 from raft_spark.lake import schemas, tables
+from raft_spark.lake.filesystem import Storage
 from raft_spark.students import scripts
 
 FORMAT = "prompt_completion"
@@ -34,13 +35,15 @@ def run(conf: config.Config, to: Path) -> Path:
     """
     python = conf.training.python or sys.executable
     version = tables.require(conf.lake, schemas.DATASET)
-    if not any(file.path.startswith(f"{FORMAT}/") for file in version.files):
-        msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
-        raise InputError(msg)
+    source = training_data(conf.lake, version)
     _check_installed(python)
     student = conf.training.model or str(weights.built_in_path())
     about = {"dataset": version.id, "raft_spark": __version__, "base": conf.base.model_dump()}
-    folders = {"data": _local_dataset(conf.lake, version, to), "to": to / "model", "checkpoints": to / "checkpoints"}
+    folders = {
+        "data": _local_dataset(source, to / "data" / version.id),
+        "to": to / "model",
+        "checkpoints": to / "checkpoints",
+    }
     settings = {"model": student, "settings": json.dumps(conf.training.script_settings()), "about": json.dumps(about)}
     _run_script(python, scripts.SFT_SCRIPT, *_options({**folders, **settings}))
     gguf, finished = to / "student.gguf", to / "model/training.json"
@@ -67,12 +70,18 @@ def _check_installed(python: str) -> None:
         raise ConfigError(msg)
 
 
-def _local_dataset(lake: config.Lake, version: tables.Version, to: Path) -> Path:
-    """Return a local folder with the dataset; one in a bucket is copied first."""
-    source = tables.storage(lake, version.table).at("versions", version.id, FORMAT)
+def training_data(lake: config.Lake, version: tables.Version) -> Storage:
+    """Return the folder of the format that students are trained on. Raises InputError when the dataset lacks it."""
+    if not any(file.path.startswith(f"{FORMAT}/") for file in version.files):
+        msg = f"dataset {version.id} has no format {FORMAT!r}; add it to dataset.formats and run `raft-spark dataset` again"
+        raise InputError(msg)
+    return tables.storage(lake, version.table).at("versions", version.id, FORMAT)
+
+
+def _local_dataset(source: Storage, copy: Path) -> Path:
+    """Return a local folder with the dataset; one in a bucket is copied to `copy` first."""
     if source.is_local:
         return Path(source.path())
-    copy = to / "data" / version.id
     copy.mkdir(parents=True, exist_ok=True)
     pafs.copy_files(source.path(), str(copy), source.filesystem, pafs.LocalFileSystem())
     return copy

@@ -121,7 +121,9 @@ def test_any_two_rows_have_different_names(first, second, seed):
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 4), (LAST, LAST + 1)])
 def test_rows_that_do_not_exist_are_refused(start, stop):
-    with pytest.raises(InputError, match=f"sample rows {start}..{stop} do not exist; 0 <= start <= stop <= 8788000 is required"):
+    with pytest.raises(
+        InputError, match=f"sample rows {start}..{stop} do not exist; 0 <= start <= stop <= 8788000 is required"
+    ):
         synthetic.articles(start, stop, seed=1)
 
 
