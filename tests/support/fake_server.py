@@ -8,9 +8,9 @@ from raft_spark import config
 from raft_spark.lake import dataframes, session
 
 
-def calls(url: str) -> dict[str, Any]:
-    """Return the fake server's counts of its calls."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/calls") as answer:
+def calls(url: str, path: str = "calls") -> dict[str, Any]:
+    """Return the fake server's counts of its calls; at `calls/keys` those of each request by its key."""
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/{path}") as answer:
         return dict(json.load(answer))
 
 
