@@ -4,6 +4,8 @@ The limits of the settings hold for the whole cluster. An answer is stored at mo
 """
 
 import contextlib
+import dataclasses
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,15 +20,16 @@ from raft_spark import config, endpoints
 from raft_spark.common import logs
 from raft_spark.endpoints.base import Request
 from raft_spark.inference import answer_store, coordinator, executor, quota
-from raft_spark.inference.admission import Admission
+from raft_spark.inference.admission import Admission, TaskCounters
 from raft_spark.inference.coordinator import Coordinator, CoordinatorAddress
 from raft_spark.inference.quota import UNLIMITED, Allocation, ClusterLimits
-from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.lake import session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
 
 MIN_DOLLARS = 1e-9  # the limit of a run whose max_spend is used up: it pays for no call, while 0 would mean no limit
+REPORT = pa.schema([("task", pa.string()), ("counters", pa.string()), ("stop_reason", pa.string())])
 RequestBuilder = Callable[[Mapping[str, Any]], Request]  # a row -> its request; it is sent to the tasks
 
 
@@ -92,7 +95,9 @@ def ask(
             run.id,
             conf.log.format,
         )
-        map_in_arrow(missing.repartition(tasks, "key"), partial(_ask_partition, task=task), schemas.FILES).collect()
+        reports = map_in_arrow(missing.repartition(tasks, "key"), partial(_ask_partition, task=task), REPORT).collect()
+        for report in reports:
+            driver.settle(report.task, TaskCounters(**json.loads(report.counters)), report.stop_reason)
     finished = run_state.finish(current(), driver.endpoint_error, driver.stop_reason)
     run_state.write(conf.lake, finished)
     return finished
@@ -123,7 +128,7 @@ def _seconds(conf: config.Config, run: run_state.Run) -> float:
 
 
 def _ask_partition(batches: Iterator[pa.RecordBatch], task: AskTask) -> Iterator[pa.RecordBatch]:
-    """Send the requests of one partition, except those that a lost attempt has stored; describe each stored file."""
+    """Send the requests of one partition, except those that a lost attempt has stored; report the counters at the end."""
     conf, context = task.conf, TaskContext.get()
     partition, attempt = (context.partitionId(), context.taskAttemptId()) if context else (0, 0)
     name = f"{partition}-{attempt}"
@@ -143,12 +148,13 @@ def _ask_partition(batches: Iterator[pa.RecordBatch], task: AskTask) -> Iterator
         for inflight in executor.ask_all(requests, client.ask, limits, admission):
             if inflight is not None and not (inflight.reply.completion is None and _is_replaced(admission)):
                 store.add(answer_store.answer_row(inflight, task.endpoint.model, task.run_id))
-            for file in store.flush_due():
-                yield parquet.files_batch([file])
-        for file in store.close():
-            yield parquet.files_batch([file])
+            list(store.flush_due())
+        list(store.close())
         if _is_replaced(admission):
             raise RuntimeError(coordinator.REPLACED)  # so that Spark does not count its rows as done
+    counters = json.dumps(dataclasses.asdict(admission.snapshot()))
+    report = {"task": name, "counters": counters, "stop_reason": admission.allocation.stop_reason}
+    yield pa.RecordBatch.from_pylist([report], REPORT)
 
 
 def _is_replaced(admission: Admission) -> bool:
