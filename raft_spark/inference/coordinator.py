@@ -68,7 +68,9 @@ class Coordinator:
 
     def __init__(self, limits: ClusterLimits, run: Run, hourly_price: float, max_seconds: float) -> None:
         self.running_tasks = 0  # as Spark counts them; the thread that asks Spark sets it
+        self.must_stop: Callable[[], str] = str  # returns why the whole run must stop, "" while it may go on
         self.endpoint_error = ""  # why the endpoint cannot be used, as a task reported it
+        self.store_error = ""  # why answers cannot be stored, as a task reported it
         self._stop_reason = ""
         self._ledger, self._run, self._hourly_price = QuotaLedger(limits), run, hourly_price
         self._counters: dict[str, TaskCounters] = {}  # of all tasks, also those that have left
@@ -89,7 +91,7 @@ class Coordinator:
     @property
     def stop_reason(self) -> str:
         """Return why no task starts a call any more, "" while tasks may."""
-        return self.endpoint_error or self._stop_reason
+        return self.endpoint_error or self.store_error or self._stop_reason
 
     def stop(self, reason: str) -> None:
         """Let no task start another call; only the first reason counts."""
@@ -103,6 +105,7 @@ class Coordinator:
             if self._has_attempt(task, is_older=True):
                 return Allocation(0, 0.0, 0.0, 0.0, self.stop_reason, must_wait=True)
             self.endpoint_error = self.endpoint_error or counters.endpoint_error
+            self.store_error = self.store_error or counters.store_error
             running = max(self.running_tasks, self._starting_tasks())
             allocation = self._ledger.allocate(task, counters.demand, running)
             self._check_limits()
@@ -125,6 +128,8 @@ class Coordinator:
         return self._run.tasks - ended if now - self._first_heartbeat < STARTUP_SECONDS else 0
 
     def _check_limits(self) -> None:
+        if reason := self.must_stop():
+            self.stop(reason)
         if time.monotonic() > self._end:
             self.stop(TIME_IS_OVER)
         if self._ledger.is_budget_spent:
@@ -144,6 +149,7 @@ class Coordinator:
         with self._lock:
             self._counters[task] = replace(counters, open=0, window=0, reserved=0.0)
             self.endpoint_error = self.endpoint_error or counters.endpoint_error
+            self.store_error = self.store_error or counters.store_error
             self.stop(stop_reason)
 
     def run(self) -> Run:
@@ -265,8 +271,10 @@ def _serve(opened: socket.socket, handshakes: Handshakes, coordinator: Coordinat
 def report_to_driver(address: CoordinatorAddress, task: str, admission: Admission) -> Iterator[None]:
     """Get the first `admission.allocation`, then keep it up to date while the block runs."""
     try:
+        sent = time.monotonic()
         connection = _connect_again(address)
         admission.allocation = _heartbeat(connection, task, admission)
+        admission.valid_until = sent + HEARTBEAT_TIMEOUT
     except CONNECTION_ERRORS as error:
         LOG.warning(
             "cannot reach the driver at %s (%s); this task keeps a static share of the limits",
@@ -301,13 +309,15 @@ def _report(
 ) -> None:
     """Send heartbeats until the block is over, and then the last one. Reconnect when the connection is lost.
 
-    Until it is back, the task starts no call.
+    Until it is back, the task starts no call, nor after a pause of the process in which the driver gave its part away.
     """
     is_last = False
     while not is_last:
         is_last = over.wait(HEARTBEAT_SECONDS)
+        sent = time.monotonic()
         try:
             admission.allocation = _heartbeat(connection, task, admission, is_last=is_last)
+            admission.valid_until = sent + HEARTBEAT_TIMEOUT
         except CONNECTION_ERRORS:
             admission.allocation = replace(admission.allocation, in_flight=0)
             connection.close()

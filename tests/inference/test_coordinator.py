@@ -384,7 +384,7 @@ def test_the_key_is_not_shown():
 # Stops
 
 
-@pytest.mark.parametrize("reason", ["a person's", "a task's"])
+@pytest.mark.parametrize("reason", ["a person's", "a task's", "the store's", "the lease's"])
 def test_a_reason_to_stop_reaches_every_task_within_a_second(reason: str):
     driver, admissions = new_coordinator(), [new_admission() for _ in range(4)]
     with serving(driver) as address, ExitStack() as tasks:
@@ -393,10 +393,24 @@ def test_a_reason_to_stop_reaches_every_task_within_a_second(reason: str):
         assert not any(one.stop_reason for one in admissions)
         if reason == "a person's":
             driver.stop(reason)
-        else:
+        elif reason == "a task's":
             admissions[2].counters.endpoint_error = reason
+        elif reason == "the store's":
+            admissions[2].counters.store_error = reason
+        else:
+            driver.must_stop = lambda: reason
         assert within(1, lambda: all(one.stop_reason == reason for one in admissions))
-    assert (driver.stop_reason, driver.endpoint_error) == (reason, "" if reason == "a person's" else reason)
+    assert driver.stop_reason == reason
+    assert driver.endpoint_error == (reason if reason == "a task's" else "")
+    assert driver.store_error == (reason if reason == "the store's" else "")
+
+
+def test_an_allocation_is_valid_while_the_driver_counts_the_task_as_alive():
+    one = new_admission()
+    with serving(new_coordinator()) as address, report_to_driver(address, "1", one):
+        first = one.valid_until
+        assert first <= time.monotonic() + coordinator.HEARTBEAT_TIMEOUT
+        assert within(2, lambda: one.valid_until > first)
 
 
 def test_the_first_reason_stays():
