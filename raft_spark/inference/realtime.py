@@ -120,18 +120,18 @@ def ask(
 
 def _fail(lake: config.Lake, run: run_state.Run, error: str, rescued: unstored.Rescued) -> NoReturn:
     """Raise InputError that says what became of the answers that were not stored."""
+    storage = tables.storage(lake, run.stage)
     failed = sum((file.failed for file in rescued.stored), Counter(run.failed))
     answered = run.answered + sum(file.answered for file in rescued.stored)
-    if lease.is_present(tables.storage(lake, run.stage)):
+    lost = run.series[-1].answered - answered - rescued.kept
+    if lease.is_present(storage):
         run_state.try_write(lake, replace(run, answered=answered, failed=dict(failed)))
-    kept = (
-        f", {rescued.kept} more are kept in {unstored.folder(tables.storage(lake, run.stage)).root} until the next run on "
-        "this machine stores them"
-    )
-    msg = (
-        f"{error}; nothing more was sent. {answered} answers are stored{kept * bool(rescued.kept)}"
-        f"{f', {rescued.lost} are lost' * bool(rescued.lost)}. Make room or restore the access; a rerun asks only the others"
-    )
+    parts = [f"{answered} answers are stored"]
+    if rescued.kept:
+        parts.append(f"{rescued.kept} are kept in {unstored.folder(storage).root}, and the next run here stores them")
+    if lost > 0:
+        parts.append(f"{lost} are lost")
+    msg = f"{error}; nothing more was sent. {'; '.join(parts)}. Make room or restore the access; a rerun asks only the others"
     raise InputError(msg)
 
 

@@ -20,11 +20,10 @@ from raft_spark.lake.filesystem import Storage
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """What became of answers that the tasks could not store: files `stored` now, and numbers of answers."""
+    """What became of answers that the tasks could not store: the files that are `stored` now, and how many answers are `kept`."""
 
     stored: tuple[AnswerFile, ...]
     kept: int
-    lost: int
 
 
 def folder(storage: Storage) -> Storage:
@@ -44,15 +43,13 @@ def _is_own(path: Path) -> bool:
 
 def rescue(storage: Storage, files: Iterable[AnswerFile]) -> Rescued:
     """Write files that a task could not write: to the store once more, else to the folder of this machine."""
-    stored, kept, lost = [], 0, 0
+    stored, kept = [], 0
     for file in files:
         if lease.is_present(storage) and _try_write(storage, file):
             stored.append(file)
         elif _try_keep(storage, file):
             kept += file.answered
-        else:
-            lost += file.answered
-    return Rescued(tuple(stored), kept, lost)
+    return Rescued(tuple(stored), kept)
 
 
 def restore(storage: Storage) -> int:

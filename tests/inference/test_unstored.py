@@ -40,14 +40,14 @@ def refuse(store: Storage) -> None:
 
 
 def test_a_store_that_takes_the_answers_now_gets_them(store: Storage, temporary: Path):
-    assert unstored.rescue(store, FILES) == unstored.Rescued(tuple(FILES), 0, 0)
+    assert unstored.rescue(store, FILES) == unstored.Rescued(tuple(FILES), 0)
     assert store.read(FILES[0].path) == b"one"
     assert list(temporary.iterdir()) == []
 
 
 def test_what_the_store_refuses_again_is_kept_and_stored_by_the_next_run(store: Storage, temporary: Path):
     refuse(store)
-    assert unstored.rescue(store, FILES) == unstored.Rescued((), 5, 0)
+    assert unstored.rescue(store, FILES) == unstored.Rescued((), 5)
     with pytest.raises(InputError, match=r"answers of an earlier run, kept in .*, cannot be stored in .*completions"):
         unstored.restore(store)
     store.delete("data")
@@ -77,17 +77,17 @@ def test_only_this_user_can_read_what_is_kept(store: Storage, temporary: Path):
     assert folder.stat().st_mode & 0o077 == 0
 
 
-def test_what_can_be_kept_nowhere_is_counted_as_lost(store: Storage, temporary: Path):
+def test_what_can_be_kept_nowhere_is_not_counted_as_kept(store: Storage, temporary: Path):
     refuse(store)
     temporary.rmdir()
     temporary.write_text("no folder")
-    assert unstored.rescue(store, FILES) == unstored.Rescued((), 0, 5)
+    assert unstored.rescue(store, FILES) == unstored.Rescued((), 0)
 
 
 def test_a_folder_that_somebody_else_made_is_not_used(store: Storage, temporary: Path, tmp_path: Path):
     unstored._user_folder().symlink_to(tmp_path / "foreign", target_is_directory=True)
     (tmp_path / "foreign").mkdir()
     refuse(store)
-    assert unstored.rescue(store, FILES).lost == 5
+    assert unstored.rescue(store, FILES).kept == 0
     assert list((tmp_path / "foreign").iterdir()) == []
     assert unstored.restore(store) == 0

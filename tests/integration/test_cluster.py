@@ -29,7 +29,8 @@ def run(folder: Path, verb: str, *settings: str) -> subprocess.CompletedProcess[
         "lake.root=lake",
         "articles.source=source/*.jsonl",
         "dataset.answer=original",
-        "base.distractors=1",
+        "articles.test_share=0",
+        "articles.validation_share=0",
         *settings,
     ]
     command = [
@@ -48,7 +49,9 @@ def run(folder: Path, verb: str, *settings: str) -> subprocess.CompletedProcess[
 def folder(tmp_path: Path) -> Path:
     """A working directory with a source of 40 articles and a tokenizer."""
     (tmp_path / "source").mkdir()
-    records = [article(number, [f"Passage {number} says {number * 7}.", "Patients were seen."]) for number in range(40)]
+    records = [
+        article(number, [f"Study {number} saw {number * 7} patients."], f"Did {number}?") for number in range(40)
+    ]
     (tmp_path / "source/a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     words = {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))

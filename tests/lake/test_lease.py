@@ -33,7 +33,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     return [f"lake.root=s3://lake/{tmp_path.name}", f"lake.s3_endpoint={request.getfixturevalue('s3')}"]
 
 
-def lake(root: list[str], seconds: float = 1, minutes: float = 0) -> config.Lake:
+def lake(root: list[str], seconds: float = 3, minutes: float = 0) -> config.Lake:
     more = [f"lake.lease_seconds={seconds}", f"lake.lease_wait_minutes={minutes}"]
     return config.load(assignments=[*root, *more]).lake
 
@@ -71,7 +71,7 @@ def holder(root: list[str], seconds: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_run_is_told_who_asks_and_since_when(root: list[str]):
-    with holder(root, 1) as first:
+    with holder(root, 3) as first:
         with (
             pytest.raises(
                 StoppedError,
@@ -94,11 +94,11 @@ def test_a_lease_that_was_given_back_is_free_at_once(root: list[str]):
         raise KeyError
     with lease.hold(lake(root, 3600), TABLE):
         pass
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
 
 
 def test_a_run_that_waits_takes_the_lease_when_the_other_one_ends(root: list[str]):
-    with holder(root, 1) as first:
+    with holder(root, 3) as first:
         terminator = subprocess.Popen(
             [sys.executable, "-c", f"import os, time; time.sleep(2); os.kill({first.pid}, 9)"]
         )
@@ -110,18 +110,18 @@ def test_a_run_that_waits_takes_the_lease_when_the_other_one_ends(root: list[str
 
 
 def test_a_run_waits_no_longer_than_set(root: list[str]):
-    with holder(root, 1):
+    with holder(root, 3):
         begin = time.monotonic()
         with pytest.raises(StoppedError), lease.hold(lake(root, minutes=1 / 60), TABLE):
             pass
-        assert 1 <= time.monotonic() - begin < 10
+        assert 1 <= time.monotonic() - begin < 30
 
 
 def test_a_lease_of_another_machine_is_taken_over_when_it_was_not_renewed_for_its_own_time(root: list[str]):
     write(root, seconds=1)
     begin = time.monotonic()
     with lease.hold(lake(root, 3600), TABLE) as held:
-        assert 1 <= time.monotonic() - begin < 10
+        assert 1 <= time.monotonic() - begin < 30
         assert not held.problem()
 
 
@@ -130,7 +130,7 @@ def test_a_killed_process_of_this_machine_is_followed_at_once(root: list[str]):
         first.kill()  # and not waited for: a zombie asks nothing
         begin = time.monotonic()
         with lease.hold(lake(root, 3600), TABLE) as held:
-            assert time.monotonic() - begin < 10
+            assert time.monotonic() - begin < 30
             assert not held.problem()
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_lease_expires_like_any_other(tmp_path: Path, text: bytes):
     storage(root).write("lease.json", text)
     begin = time.monotonic()
     with lease.hold(lake(root, 1), TABLE):
-        assert 1 <= time.monotonic() - begin < 10
+        assert 1 <= time.monotonic() - begin < 30
 
 
 def test_a_paused_process_loses_its_lease_and_knows_it_as_soon_as_it_goes_on(root: list[str]):
