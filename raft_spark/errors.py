@@ -2,9 +2,9 @@
 
 RaftError
 |- ConfigError    the settings or the installation are wrong; nothing was started
-|- InputError     a table or a source is missing or has another shape; nothing was published
+|- InputError     a table or a source is missing or has another shape, or the lake cannot be written; nothing was published
 |- EndpointError  the endpoint refuses, does not answer or failed too often; answers that were paid for are stored
-|- StoppedError   a signal, or a limit of time or money, stopped the run; the same command continues it
+|- StoppedError   a signal, a limit of time or money, or another run stopped the run; the same command continues it
 |- GateError      a gate of a refresh failed; readers keep the versions that they had
 |- RunError       a job on EMR Serverless, a training or a hosting failed, or its state is unknown
 `- CatalogError   the lake is published, but its Iceberg catalog is not up to date; the next run updates it
@@ -28,7 +28,7 @@ class ConfigError(RaftError):
 
 
 class InputError(RaftError):
-    """A table or a source is missing or has another shape; nothing was published."""
+    """A table or a source is missing or has another shape, or the lake cannot be written; nothing was published."""
 
     exit_status = 3
 
@@ -40,7 +40,7 @@ class EndpointError(RaftError):
 
 
 class StoppedError(RaftError):
-    """A signal, or a limit of time or money, stopped the run; answers that were paid for are stored.
+    """A signal, a limit of time or money, or another run that asks stopped the run; answers paid for are stored.
 
     The same command continues from there.
     """

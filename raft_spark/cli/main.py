@@ -17,7 +17,7 @@ from raft_spark.cli import emr, fake_endpoint
 from raft_spark.cli.model import model
 from raft_spark.cli.options import console, error_exit, settings, stop_spark
 from raft_spark.config.fields import FormatName
-from raft_spark.errors import ConfigError
+from raft_spark.errors import ConfigError, InputError
 from raft_spark.stages import registry
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ def _run_page(conf: config.Config) -> Iterator[None]:
     finally:
         run = run_state.read(conf.lake)
         if run and find_spec("matplotlib") and (last is None or run.id != last.id):
-            console.print(f"{'':<12} report: {run_report.write(conf.lake, run.id)}", soft_wrap=True, highlight=False)
+            try:
+                said = run_report.write(conf.lake, run.id)
+            except (OSError, InputError) as error:  # which must not hide why the run ended
+                said = f"not written: {error}"
+            console.print(f"{'':<12} report: {said}", soft_wrap=True, highlight=False)
 
 
 def _stage_command(stage: registry.Stage) -> click.Command:

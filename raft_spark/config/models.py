@@ -59,6 +59,8 @@ class Lake(Section):
     keep_versions: Annotated[int, Field(ge=1, le=10_000)]
     keep_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
     sweep_after_hours: Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
+    lease_seconds: Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+    lease_wait_minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
     s3_endpoint: Url
     s3_region: str
 

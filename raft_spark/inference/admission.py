@@ -48,7 +48,7 @@ class TaskCounters:
 
     `answered_stored` and `failed_stored` (by error class) count final replies once they are stored, the other fields
     count every call. `draining` means that no request is left to send; `endpoint_error` says why the endpoint cannot
-    be used.
+    be used, `store_error` why answers cannot be stored.
     """
 
     calls: int = 0
@@ -65,6 +65,7 @@ class TaskCounters:
     next_call: float = 0.0
     draining: bool = False
     endpoint_error: str = ""
+    store_error: str = ""
 
     @property
     def demand(self) -> Demand:
@@ -79,6 +80,7 @@ class Admission:
         self, allocation: Allocation, price: Price, max_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.allocation = allocation
+        self.valid_until = UNLIMITED  # on the clock, until when the allocation holds unless the driver renews it
         self.counters = TaskCounters()
         self._lock = threading.Lock()  # a call's dollars move from reserved to spent in one step
         self._price, self._clock = price, clock
@@ -90,7 +92,7 @@ class Admission:
     @property
     def stop_reason(self) -> str:
         """Return why no call may start any more, "" while calls may."""
-        return self.counters.endpoint_error or self.allocation.stop_reason
+        return self.counters.endpoint_error or self.counters.store_error or self.allocation.stop_reason
 
     def snapshot(self) -> TaskCounters:
         """Return a copy of the counters, for any thread: each call's dollars are either reserved or spent in it."""
@@ -104,7 +106,7 @@ class Admission:
         counters.window = self._window.size
         counters.next_call = self._max_cost(request)
         is_too_expensive = counters.spent + counters.reserved + counters.next_call > allocation.dollars
-        if counters.open >= self._window.size or is_too_expensive:
+        if counters.open >= self._window.size or is_too_expensive or now > self.valid_until:
             return UNLIMITED
         delays = [self._window.delay(now)]
         if allocation.requests_per_second < UNLIMITED:

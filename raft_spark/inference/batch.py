@@ -28,7 +28,7 @@ from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store, batch_input, batch_jobs
 from raft_spark.inference.admission import MIN_CHARS_PER_TOKEN, TEMPLATE_TOKENS, InFlightRequest
 from raft_spark.inference.quota import UNLIMITED
-from raft_spark.lake import dataframes, parquet, schemas, session, tables
+from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
@@ -46,7 +46,8 @@ Group = tuple[str, int, int]  # prefix of its keys, number of requests, characte
 class BatchProgress:
     """Hold the state of the run. The thread that polls the jobs updates `run`; other threads show and store it."""
 
-    def __init__(self, conf: config.Config, run: run_state.Run) -> None:
+    def __init__(self, conf: config.Config, run: run_state.Run, must_stop: Callable[[], str] = str) -> None:
+        self._must_stop = must_stop  # returns why the run must stop, "" while it may go on
         self.run = run_state.start(run, 0)
         self.stop_reason = ""
         self.is_short_of_money = False  # max_spend did not pay for all requests of the last round
@@ -60,7 +61,9 @@ class BatchProgress:
         self.stop_reason = self.stop_reason or reason
 
     def should_continue(self) -> bool:
-        """Return whether the run may still wait for jobs."""
+        """Return whether the run may still submit jobs and wait for them."""
+        if problem := self._must_stop():
+            self.stop(problem)
         if time.monotonic() > self._end:
             self.stop(
                 "the time set by completions.max_minutes is over; Bedrock continues the batch jobs, and the next run "
@@ -113,14 +116,18 @@ def _point(run: run_state.Run, seconds: float) -> run_state.Point:
 
 
 def ask(
-    spark: SparkSession, conf: config.Config, run: run_state.Run, missing: Callable[[], DataFrame]
+    held: lease.Lease,
+    spark: SparkSession,
+    conf: config.Config,
+    run: run_state.Run,
+    missing: Callable[[], DataFrame],
 ) -> run_state.Run:
     """Send requests in batch jobs until fewer than min_records are missing; return the run at its end.
 
     `missing` looks up the requests that have no answer now: key, pubid, question, oracle. Raises ConfigError, before
     anything starts, if Bedrock could not read the jobs' input.
     """
-    folder, batch, error = batch_jobs.run_folder(conf, run.id), BatchProgress(conf, run), ""
+    folder, batch, error = batch_jobs.run_folder(conf, run.id), BatchProgress(conf, run, held.problem), ""
     limits = conf.completions.batch
     records = f"{limits.min_records:,} to {limits.max_records:,} records"
     line = f"batch jobs of {records}, polled every {limits.poll_seconds:g} s"
@@ -237,7 +244,12 @@ def _collect(
         rows = [{"job": asdict(job), "rows": job.records} for job in ended]
         outcomes = map_in_arrow(
             dataframes.assign_tasks(spark, rows, len(rows)),
-            partial(_store_answers, lake=conf.lake, run_id=batch.run.id, log_format=conf.log.format),
+            partial(
+                _store_answers,
+                storage=tables.storage(conf.lake, schemas.COMPLETIONS),
+                run_id=batch.run.id,
+                log_format=conf.log.format,
+            ),
             OUTCOMES_SCHEMA,
         )
         batch.add(outcomes.collect())  # some ten rows a job
@@ -248,21 +260,21 @@ def _collect(
 
 
 def _store_answers(
-    batches: Iterator[pa.RecordBatch], lake: config.Lake, run_id: str, log_format: logs.LogFormat
+    batches: Iterator[pa.RecordBatch], storage: Storage, run_id: str, log_format: logs.LogFormat
 ) -> Iterator[pa.RecordBatch]:
     """Store all answers of each job; yield their outcomes."""
     logs.configure(log_format, stage=schemas.COMPLETIONS, run_id=run_id)
-    storage = tables.storage(lake, schemas.COMPLETIONS)
     for _, rows in parquet.by_task(batches):
         for job in (batch_jobs.BatchJob(**row["job"]) for row in rows):
             ignored: Counter[str] = Counter()
-            replies = batch_jobs.replies(job, Storage.of(lake, job.folder), ignored)
+            replies = batch_jobs.replies(job, replace(storage, root=job.folder), ignored)
             answers = (_answer_row(answer, job, run_id) for answer in replies)
             for number in itertools.count():
                 chunk = list(itertools.islice(answers, ROWS_PER_FILE))
                 if not chunk:
                     break
-                answer_store.write_answers(storage, job.day, f"{job.name}-c{number:05d}", chunk)
+                with answer_store.store_errors(storage):
+                    answer_store.write_answers(storage, job.day, f"{job.name}-c{number:05d}", chunk)
                 yield _outcomes(chunk)
             if ignored:
                 LOG.warning("output of batch job %s: ignored lines: %s", job.name, wording.counts(ignored))

@@ -17,6 +17,7 @@ twice. A run collects all pending jobs before it creates new ones.
 import dataclasses
 import datetime as dt
 import io
+import itertools
 import json
 import time
 from collections import Counter
@@ -136,7 +137,7 @@ def submit_and_poll(
     known = {job.name: job for job in jobs}
     waiting = list(known)
     while waiting and should_continue():
-        for name in waiting:
+        for name in itertools.takewhile(lambda _: should_continue(), waiting):
             known[name] = _advance(client, conf, known[name])
         on_poll(list(known.values()))
         ended = [known[name] for name in waiting if known[name].ended]

@@ -1,9 +1,11 @@
 """Divide the limits of a run among its tasks: each task reports to a socket of the driver twice a second.
 
 A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the
-run's key. A task that cannot reach the driver when it starts keeps its static allocation. A task that loses the
-connection starts no call until it has another, because the driver gives its part to the other tasks. So the limits
-hold with fewer executors than requested, with more, and after some are lost.
+run's key. A task that cannot reach the driver when it starts keeps its static allocation until the run's time is over.
+A task that loses the connection starts no call until it has another, because the driver gives its part to the other
+tasks. So the limits hold with fewer executors than requested, with more, and after some are lost.
+
+Anybody may connect to the port; whoever does not prove in time to have the key is disconnected (see handshakes.py).
 
 A task's name is PARTITION-ATTEMPT. When an executor is lost together with shuffle output of its tasks, Spark starts
 all unfinished tasks again and lets their old attempts run: both would send the same requests. So the older attempt
@@ -13,6 +15,7 @@ gets a reason to stop, and the newer one waits until the older one has stored th
 import dataclasses
 import json
 import logging
+import random
 import socket
 import threading
 import time
@@ -20,34 +23,44 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
-from raft_spark.common import ids
+from raft_spark.common import ids, sockets
 from raft_spark.common.background import in_background
 from raft_spark.inference.admission import Admission, TaskCounters
-from raft_spark.inference.quota import Allocation, ClusterLimits, QuotaLedger
+from raft_spark.inference.handshakes import CONNECTION_ERRORS, Handshakes, authenticate
+from raft_spark.inference.quota import UNLIMITED, Allocation, ClusterLimits, QuotaLedger
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
 
+LOG = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MAX_POINTS
 MAX_POINTS = 600
 STARTUP_SECONDS = 10.0  # after the first heartbeat, in which tasks that have not reported yet have their part reserved
 REPLY_TIMEOUT = 2.0  # seconds after which a task counts the driver as lost
 HEARTBEAT_TIMEOUT = 5.0  # seconds after which the driver counts a task as lost and gives its part to others
+ACCEPT_SECONDS = 0.2  # between two looks at the age of handshakes
+CONNECT_ATTEMPTS = 3  # a driver that many tasks or strangers call at once may drop a task
+SILENT_SECONDS = 30.0  # after which the driver warns that tasks run and none of them has reached it
+TIME_IS_OVER = "the time set by completions.max_minutes or max_spend is over"
+MONEY_IS_SPENT = "another request might pass completions.max_spend"
 REPLACED = "another attempt of this task has begun"
-CONNECTION_ERRORS = (OSError, EOFError, AuthenticationError)
 
 
 @dataclass(frozen=True)
 class CoordinatorAddress:
-    """Where tasks connect to the driver. `key` authenticates them and is valid for this run only."""
+    """Where tasks connect to the driver; port 0 if it does not listen.
+
+    `key` authenticates them and is valid for this run only. `ends_at` is the Unix time after which a task that does not
+    reach the driver starts no call.
+    """
 
     host: str
     port: int
     key: bytes = dataclasses.field(repr=False)
+    ends_at: float = UNLIMITED
 
 
 class Coordinator:
@@ -55,7 +68,9 @@ class Coordinator:
 
     def __init__(self, limits: ClusterLimits, run: Run, hourly_price: float, max_seconds: float) -> None:
         self.running_tasks = 0  # as Spark counts them; the thread that asks Spark sets it
+        self.must_stop: Callable[[], str] = str  # returns why the whole run must stop, "" while it may go on
         self.endpoint_error = ""  # why the endpoint cannot be used, as a task reported it
+        self.store_error = ""  # why answers cannot be stored, as a task reported it
         self._stop_reason = ""
         self._ledger, self._run, self._hourly_price = QuotaLedger(limits), run, hourly_price
         self._counters: dict[str, TaskCounters] = {}  # of all tasks, also those that have left
@@ -63,14 +78,20 @@ class Coordinator:
         self._lock = threading.Lock()
         self._begin = time.monotonic()
         self._end = self._begin + max_seconds
+        self.ends_at = time.time() + max_seconds
         self._first_heartbeat: float | None = None
         self._points: list[Point] = []
         self._point_every = POINT_EVERY
 
     @property
+    def has_heard(self) -> bool:
+        """Return whether any task has reached the driver."""
+        return self._first_heartbeat is not None
+
+    @property
     def stop_reason(self) -> str:
         """Return why no task starts a call any more, "" while tasks may."""
-        return self.endpoint_error or self._stop_reason
+        return self.endpoint_error or self.store_error or self._stop_reason
 
     def stop(self, reason: str) -> None:
         """Let no task start another call; only the first reason counts."""
@@ -84,6 +105,7 @@ class Coordinator:
             if self._has_attempt(task, is_older=True):
                 return Allocation(0, 0.0, 0.0, 0.0, self.stop_reason, must_wait=True)
             self.endpoint_error = self.endpoint_error or counters.endpoint_error
+            self.store_error = self.store_error or counters.store_error
             running = max(self.running_tasks, self._starting_tasks())
             allocation = self._ledger.allocate(task, counters.demand, running)
             self._check_limits()
@@ -106,10 +128,12 @@ class Coordinator:
         return self._run.tasks - ended if now - self._first_heartbeat < STARTUP_SECONDS else 0
 
     def _check_limits(self) -> None:
+        if reason := self.must_stop():
+            self.stop(reason)
         if time.monotonic() > self._end:
-            self.stop("the time set by completions.max_minutes or max_spend is over")
+            self.stop(TIME_IS_OVER)
         if self._ledger.is_budget_spent:
-            self.stop("another request might pass completions.max_spend")
+            self.stop(MONEY_IS_SPENT)
 
     def release(self, task: str, *, has_finished: bool) -> None:
         """Free a task's part of the limits. If it has not finished, its open calls count at their maximum cost."""
@@ -119,6 +143,14 @@ class Coordinator:
             self._ledger.release(task, counters.spent if has_finished else None)
             spent = counters.spent if has_finished else counters.spent + counters.reserved
             self._counters[task] = replace(counters, open=0, window=0, reserved=0.0, spent=spent)
+
+    def settle(self, task: str, counters: TaskCounters, stop_reason: str) -> None:
+        """Record the last counters of a task that has ended, which may never have reached the driver."""
+        with self._lock:
+            self._counters[task] = replace(counters, open=0, window=0, reserved=0.0)
+            self.endpoint_error = self.endpoint_error or counters.endpoint_error
+            self.store_error = self.store_error or counters.store_error
+            self.stop(stop_reason)
 
     def run(self) -> Run:
         """Return the run as it is now. Its series has fewer than MAX_POINTS points, and the last one is the present."""
@@ -166,37 +198,66 @@ def serve(
 ) -> Iterator[CoordinatorAddress]:
     """Serve the tasks while the block runs, on a free port of the address `bind`, which they reach as `host`.
 
-    `count_running` returns how many tasks Spark runs; a background thread calls it.
+    Where no port can be bound, a warning says so and the tasks keep their static allocations. `count_running` returns
+    how many tasks Spark runs; a background thread calls it.
     """
+    address = CoordinatorAddress(sockets.bare_host(host), 0, key, coordinator.ends_at)
+    try:
+        listener = sockets.listen(sockets.bare_host(bind), address.host)
+    except OSError as error:
+        LOG.warning("the driver cannot listen at %s (%s); each task keeps a static share of the limits", bind, error)
+        yield address
+        return
+    address = replace(address, port=listener.getsockname()[1])
+    with (
+        listener,
+        in_background(lambda over: _count(coordinator, address, count_running, over)),
+        in_background(lambda over: _accept(listener, coordinator, key, over)),
+    ):
+        yield address
 
-    def count(over: threading.Event) -> None:
-        while not over.wait(HEARTBEAT_SECONDS):
-            coordinator.running_tasks = count_running()
 
-    over = threading.Event()
-    with Listener((bind, 0), backlog=256) as listener, in_background(count):
-        port = listener.address[1]
-        threading.Thread(target=_accept, args=(listener, coordinator, key, over), daemon=True).start()
-        try:
-            yield CoordinatorAddress(host, port, key)
-        finally:
-            over.set()
-            socket.create_connection((bind, port)).close()  # wakes the thread in accept(), which closing would not
+def _count(
+    coordinator: Coordinator, address: CoordinatorAddress, count_running: Callable[[], int], over: threading.Event
+) -> None:
+    """Count the running tasks again and again. Warn once if tasks run for SILENT_SECONDS and none has come."""
+    since: float | None = None
+    while not over.wait(HEARTBEAT_SECONDS):
+        coordinator.running_tasks = count_running()
+        if coordinator.has_heard or not coordinator.running_tasks:
+            since = None
+        elif since is None:
+            since = time.monotonic()
+        elif since + SILENT_SECONDS < time.monotonic():
+            since = UNLIMITED
+            where = sockets.location(address.host, address.port)
+            LOG.warning("no task reaches the driver at %s; each keeps a static share of the limits", where)
 
 
-def _accept(listener: Listener, coordinator: Coordinator, key: bytes, over: threading.Event) -> None:
-    """Accept connections; serve each in its own thread, so that a stranger without the key blocks no task."""
+def _accept(listener: socket.socket, coordinator: Coordinator, key: bytes, over: threading.Event) -> None:
+    """Accept connections, each served in its own thread, so that a stranger without the key blocks no task.
+
+    When the system gives no file or thread for another one, drop handshakes and go on.
+    """
+    handshakes = Handshakes()
+    listener.settimeout(ACCEPT_SECONDS)
     while not over.is_set():
-        arguments = (listener.accept(), coordinator, key)
-        threading.Thread(target=_serve, args=arguments, daemon=True).start()
+        handshakes.drop(0)
+        try:
+            opened, _ = listener.accept()
+            handshakes.enter(opened)
+            threading.Thread(target=_serve, args=(opened, handshakes, coordinator, key), daemon=True).start()
+        except TimeoutError:
+            continue
+        except (OSError, RuntimeError):
+            handshakes.drop(len(handshakes))
+            over.wait(ACCEPT_SECONDS)
 
 
-def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None:
+def _serve(opened: socket.socket, handshakes: Handshakes, coordinator: Coordinator, key: bytes) -> None:
     """Answer one task's heartbeats until it reports its last or the connection breaks."""
     task, has_finished = "", False
-    with suppress(*CONNECTION_ERRORS), connection:
-        deliver_challenge(connection, key)
-        answer_challenge(connection, key)
+    with suppress(*CONNECTION_ERRORS), authenticate(opened, handshakes, key) as connection:
         while not has_finished:
             report = _receive(connection, HEARTBEAT_TIMEOUT)
             task, has_finished = report["task"], report["is_last"]
@@ -210,19 +271,31 @@ def _serve(connection: Connection, coordinator: Coordinator, key: bytes) -> None
 def report_to_driver(address: CoordinatorAddress, task: str, admission: Admission) -> Iterator[None]:
     """Get the first `admission.allocation`, then keep it up to date while the block runs."""
     try:
-        connection = _connect(address)
+        sent = time.monotonic()
+        connection = _connect_again(address)
         admission.allocation = _heartbeat(connection, task, admission)
+        admission.valid_until = sent + HEARTBEAT_TIMEOUT
     except CONNECTION_ERRORS as error:
-        logging.getLogger(__name__).warning(
-            "cannot reach the driver at %s:%d (%s); this task keeps a static share of the limits",
-            address.host,
-            address.port,
+        LOG.warning(
+            "cannot reach the driver at %s (%s); this task keeps a static share of the limits",
+            sockets.location(address.host, address.port),
             error,
         )
-        yield
+        with in_background(lambda over: _stop_at_limits(address.ends_at, admission, over)):
+            yield
         return
     with in_background(lambda over: _report(connection, address, task, admission, over)):
         yield
+
+
+def _stop_at_limits(ends_at: float, admission: Admission, over: threading.Event) -> None:
+    """Let a task with a static allocation start no call after the Unix time `ends_at`, or when its dollars are spent."""
+    while not over.wait(HEARTBEAT_SECONDS):
+        counters, allocation = admission.snapshot(), admission.allocation
+        if time.time() > ends_at:
+            admission.allocation = replace(allocation, stop_reason=TIME_IS_OVER)
+        elif not counters.open and counters.spent + counters.next_call > allocation.dollars:
+            admission.allocation = replace(allocation, stop_reason=MONEY_IS_SPENT)
 
 
 def wait_for_previous_attempt(admission: Admission) -> None:
@@ -236,13 +309,15 @@ def _report(
 ) -> None:
     """Send heartbeats until the block is over, and then the last one. Reconnect when the connection is lost.
 
-    Until it is back, the task starts no call.
+    Until it is back, the task starts no call, nor after a pause of the process in which the driver gave its part away.
     """
     is_last = False
     while not is_last:
         is_last = over.wait(HEARTBEAT_SECONDS)
+        sent = time.monotonic()
         try:
             admission.allocation = _heartbeat(connection, task, admission, is_last=is_last)
+            admission.valid_until = sent + HEARTBEAT_TIMEOUT
         except CONNECTION_ERRORS:
             admission.allocation = replace(admission.allocation, in_flight=0)
             connection.close()
@@ -251,6 +326,15 @@ def _report(
                 if is_last:
                     _heartbeat(connection, task, admission, is_last=True)
     connection.close()
+
+
+def _connect_again(address: CoordinatorAddress) -> Connection:
+    """Connect like `_connect`, several times if the driver answers but drops the connection."""
+    for _ in range(CONNECT_ATTEMPTS - 1):
+        with suppress(EOFError, ConnectionResetError, BrokenPipeError):
+            return _connect(address)
+        time.sleep(random.uniform(0, HEARTBEAT_SECONDS))  # noqa: S311 - no secret
+    return _connect(address)
 
 
 def _connect(address: CoordinatorAddress) -> Connection:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -47,6 +48,15 @@ class Storage:
     def of(cls, lake: config.Lake, root: str = "") -> "Storage":
         """Return the lake's root, or another root with the lake's endpoint and region."""
         return cls(root or lake.root, lake.s3_endpoint, lake.s3_region)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Give another process an absolute path: an executor has another working directory."""
+        return Storage, tuple(self.location().values())
+
+    def location(self) -> dict[str, str]:
+        """Return the fields by name, with an absolute path: what `Storage(**location)` needs in another process."""
+        root = str(Path(self.root).absolute()) if self.is_local else self.root
+        return {"root": root, "endpoint": self.endpoint, "region": self.region}
 
     @property
     def is_local(self) -> bool:

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from raft_spark.common import logs
 from raft_spark.common.java import java_home
 from raft_spark.config import Config
-from raft_spark.lake import spark_catalog, spark_output
+from raft_spark.lake import shared_disk, spark_catalog, spark_output
 
 LOG = logging.getLogger(__name__)
 DEFAULTS = {
@@ -46,7 +46,8 @@ def start(conf: Config, description: str = "raft-spark") -> SparkSession:
 
     `description` labels the jobs that follow in Spark's UI and event log: a stage, or a stage and its step as in "base: draw".
 
-    Raises ConfigError when Java is not found, or when the lake's catalog does not answer.
+    Raises ConfigError when Java is not found, or when the lake's catalog does not answer, and InputError when an executor
+    does not see the lake.
     """
     logs.configure(conf.log.format)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
@@ -72,6 +73,7 @@ def start(conf: Config, description: str = "raft-spark") -> SparkSession:
     spark.sparkContext.setJobDescription(description)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's handler turns Ctrl-C into a Py4JError
+    shared_disk.check_lake(spark, conf.lake)
     spark_catalog.check(spark, conf)
     return spark
 

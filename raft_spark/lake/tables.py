@@ -154,7 +154,7 @@ def finished_ids(lake: Lake, table: str) -> list[str]:
 def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
     """Return where each row group of a version is, in order, and its number of rows: the input of bulk stages' tasks."""
     folder = storage(lake, version.table).at("versions", version.id)
-    at = {**dataclasses.asdict(folder), "table": version.table}
+    at = {**folder.location(), "table": version.table}
     return [
         {**at, "path": file.path, "split": file.split, "row_group": number, "rows": rows}
         for file in version.data()
@@ -199,7 +199,8 @@ def publish(
 ) -> Version:
     """Write the manifest, make the version the current one, then sweep.
 
-    Raises InputError, and leaves the current version, when another run has published since the draft was opened.
+    Raises InputError, and leaves the current version, when another run has published since the draft was opened, or when
+    a file is not there with all its bytes.
     """
     version = Version(
         table=new.table,
@@ -214,10 +215,33 @@ def publish(
         created_at=ids.now(),
         merged_from=tuple(merged_from),
     )
+    _require_files(conf.lake, new, version)
     new.storage.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())
     _make_current(conf.lake, version, new.previous)
     sweep(conf.lake, new.table)
     return version
+
+
+def _require_files(lake: Lake, new: Draft, version: Version) -> None:
+    """Raise InputError when a file of the version is missing or has another size, as on an executor's own disk."""
+    folder = storage(lake, new.table) if new.table == COMPLETIONS else new.storage
+    names = {file.path.partition("/")[0] for file in version.files if "/" in file.path}
+    found = {f"{name}/{file.path}": file.size for name in names for file in folder.at(name).list()}
+    if any("/" not in file.path for file in version.files):
+        found |= {file.path: file.size for file in folder.list(recursive=False)}
+    wrong = [file for file in version.files if found.get(file.path) != file.bytes]
+    if wrong:
+        is_there = (
+            f"has {found.get(wrong[0].path, 0):,} of {wrong[0].bytes:,} bytes"
+            if wrong[0].path in found
+            else "is missing"
+        )
+        msg = (
+            f"table {new.table} is not published, because {len(wrong)} of {len(version.files)} files that tasks wrote are "
+            f"not in {folder.root}: {wrong[0].path} {is_there}; lake.root must be a folder that the driver and all executors "
+            "share, or s3://bucket/prefix"
+        )
+        raise InputError(msg)
 
 
 def _make_current(lake: Lake, version: Version, previous: str | None) -> None:

@@ -150,14 +150,15 @@ def store_periodically(lake: Lake, read_run: Callable[[], Run]) -> Iterator[None
         while not over.wait(CHECK_EVERY):
             run = read_run()
             if time.monotonic() - last >= WRITE_EVERY:
-                _try_write(lake, run)
+                try_write(lake, run)
                 last = time.monotonic()
 
     with in_background(store):
         yield
 
 
-def _try_write(lake: Lake, run: Run) -> None:
+def try_write(lake: Lake, run: Run) -> None:
+    """Store the state of a run; log it if that is not possible."""
     try:
         write(lake, run)
     except (OSError, InputError) as error:

@@ -71,6 +71,12 @@ def input_splits(conf: Config, state: str) -> list[InputSplit]:
     return [input_split for file in files for input_split in _split_file(storage, file)]
 
 
+def local_files(input_splits: Sequence[InputSplit]) -> set[str]:
+    """Return the absolute paths of the source's files that are on a disk."""
+    found = ((_storage(split), split["path"]) for split in input_splits if split["kind"] != "sample")
+    return {storage.path(path) for storage, path in found if storage.is_local}
+
+
 def read_split(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
     """Yield (where, record) of one input split, in the order of the source. The record of an invalid JSON line is its ValueError.
 
@@ -129,7 +135,7 @@ def _open(storage: Storage, path: str) -> Iterator[pa.NativeFile]:
 
 def _split_file(storage: Storage, file: FileInfo) -> Iterator[InputSplit]:
     """Cut one file: Parquet by row group, plain JSON Lines by bytes. Compressed JSON Lines stay whole."""
-    location = {**asdict(storage), "path": file.path}
+    location = {**storage.location(), "path": file.path}
     if file.path.endswith(".parquet"):
         for group, rows in enumerate(_row_groups(storage, file)):
             yield {"kind": "parquet", **location, "row_group": group, "rows": rows}

@@ -24,7 +24,7 @@ from raft_spark import config
 from raft_spark.common import wording
 from raft_spark.common.hashing import Int64Array
 from raft_spark.errors import InputError
-from raft_spark.lake import dataframes, parquet, schemas, session, tables
+from raft_spark.lake import dataframes, parquet, schemas, session, shared_disk, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
@@ -63,6 +63,7 @@ def run(conf: config.Config) -> tables.Version:
     input_splits = sources.input_splits(conf, state)
     sources.check_json_columns(input_splits)
     spark = session.start(conf, schemas.ARTICLES)
+    shared_disk.check_files(spark, "articles.source", sources.local_files(input_splits))
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
     tasks = dataframes.assign_tasks(spark, input_splits, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):

@@ -19,8 +19,8 @@ from raft_spark import config
 from raft_spark.common import ids
 from raft_spark.endpoints.base import retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
-from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, requests
-from raft_spark.lake import dataframes, schemas, session, tables
+from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, requests, unstored
+from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.monitoring import run_state, spark_stats
 
 
@@ -45,18 +45,29 @@ def run(conf: config.Config) -> tables.Version:
     """Ask what the current base needs and the store lacks; return the current version.
 
     Raises EndpointError when the endpoint refuses the job or stops answering, or when more requests failed than
-    `completions.max_failed_share` allows. Raises StoppedError when a signal or a limit ended the run early. In each case
-    all answers that arrived are stored.
+    `completions.max_failed_share` allows. Raises StoppedError when a signal, a limit or another run that asks ended the
+    run early. In each case all answers that arrived are stored.
     """
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)
     if complete is not None:
         return complete
+    with lease.hold(conf.lake, schemas.COMPLETIONS) as held:
+        return _run(conf, held)
+
+
+def _run(conf: config.Config, held: lease.Lease) -> tables.Version:
+    base = tables.require(conf.lake, schemas.BASE)
+    complete = complete_version(conf, base)  # another run may have asked while this one waited
+    if complete is not None:
+        return complete
     _refuse_to_pay_twice(conf)
+    unstored.restore(tables.storage(conf.lake, schemas.COMPLETIONS))
     spark = session.start(conf, "completions: look up answers")
     last_stage = spark_stats.last_stage(spark)
     draft = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
-    result = _ask(spark, conf, dataframes.read(spark, conf.lake, base), _new_run(draft.id, conf))
+    result = _ask(held, conf, dataframes.read(spark, conf.lake, base), _new_run(draft.id, conf))
+    held.require()
     if result.run.tasks or result.run.calls:
         run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
     if result.run.state == "failed":
@@ -102,11 +113,12 @@ def _new_run(run_id: str, conf: config.Config) -> run_state.Run:
     return run_state.Run(run_id, conf.completions.endpoint, model, now, now, total=0, state="finished")
 
 
-def _ask(spark: SparkSession, conf: config.Config, base: DataFrame, run: run_state.Run) -> AskResult:
+def _ask(held: lease.Lease, conf: config.Config, base: DataFrame, run: run_state.Run) -> AskResult:
     """Ask all missing requests of the rows of base: in batch jobs if so set, then in real time, then at further temperatures."""
+    spark = base.sparkSession
     if conf.completions.mode == "batch":
         run = batch.ask(
-            spark, conf, run, lambda: distinct_requests(spark, conf, base).where(is_missing(conf.completions))
+            held, spark, conf, run, lambda: distinct_requests(spark, conf, base).where(is_missing(conf.completions))
         )
     looked_up = distinct_requests(spark, conf, base)
     looked_up.persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
@@ -115,9 +127,9 @@ def _ask(spark: SparkSession, conf: config.Config, base: DataFrame, run: run_sta
         # of the failures of batch jobs, only the permanent ones count: the others are asked again here
         begun = replace(result.run, failed=_permanent_failures(result.run, conf.completions))
         missing = looked_up.where(is_missing(conf.completions))
-        result = replace(result, run=_ask_in_real_time(spark, missing, conf, begun))
+        result = replace(result, run=_ask_in_real_time(held, missing, conf, begun))
     looked_up.unpersist()
-    return _ask_again(spark, conf, base, result)
+    return _ask_again(held, conf, base, result)
 
 
 def distinct_requests(spark: SparkSession, conf: config.Config, base: DataFrame) -> DataFrame:
@@ -171,15 +183,14 @@ def _is_asked_in_real_time(run: run_state.Run, conf: config.Completions) -> bool
     return run.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
 
 
-def _ask_in_real_time(
-    spark: SparkSession, missing: DataFrame, conf: config.Config, run: run_state.Run
-) -> run_state.Run:
+def _ask_in_real_time(held: lease.Lease, missing: DataFrame, conf: config.Config, run: run_state.Run) -> run_state.Run:
     build_request = partial(requests.build_request, conf=conf.completions, model=conf.teacher.model)
-    return realtime.ask(spark, missing, conf, run, build_request)
+    return realtime.ask(held, missing, conf, run, build_request)
 
 
-def _ask_again(spark: SparkSession, conf: config.Config, base: DataFrame, result: AskResult) -> AskResult:
+def _ask_again(held: lease.Lease, conf: config.Config, base: DataFrame, result: AskResult) -> AskResult:
     """Ask again, at each further temperature, where the dataset rejects every answer so far. This is always in real time."""
+    spark = base.sparkSession
     for count, settings in enumerate(acceptance.attempt_settings(conf)[1:], 1):
         if result.run.state != "finished":
             break
@@ -192,7 +203,7 @@ def _ask_again(spark: SparkSession, conf: config.Config, base: DataFrame, result
         missing = sum(by_class.values()) - dead.total()
         if missing:
             begun = replace(result.run, total=result.run.total + missing)
-            ended = _ask_in_real_time(spark, looked_up.where(is_missing(conf.completions)), settings, begun)
+            ended = _ask_in_real_time(held, looked_up.where(is_missing(conf.completions)), settings, begun)
             result = replace(result, run=ended)
         looked_up.unpersist()
     return result

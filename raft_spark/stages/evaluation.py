@@ -26,8 +26,8 @@ from raft_spark import config
 from raft_spark.common import ids
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
-from raft_spark.inference import realtime, requests
-from raft_spark.lake import dataframes, parquet, schemas, session, tables
+from raft_spark.inference import realtime, requests, unstored
+from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
@@ -59,19 +59,33 @@ def run(conf: config.Config) -> tables.Version:
     """
     articles = tables.require(conf.lake, schemas.ARTICLES)
     identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
-    existing = tables.find_existing(conf.lake, schemas.EVALUATION, identity)
-    if existing and not _to_ask(existing.counts, conf) and (_has_page(existing) or not _can_draw()):
-        return existing
+    complete = _complete_version(conf, identity)
+    if complete is not None:
+        return complete
     _refuse_without_packages()
+    with lease.hold(conf.lake, schemas.EVALUATION) as held:  # another run may have asked while this one waited
+        return _complete_version(conf, identity) or _run(conf, held, articles, identity)
+
+
+def _complete_version(conf: config.Config, identity: str) -> tables.Version | None:
+    """Return the version with this identity if it leaves nothing to ask or to draw, else None."""
+    existing = tables.find_existing(conf.lake, schemas.EVALUATION, identity)
+    is_complete = existing and not _to_ask(existing.counts, conf) and (_has_page(existing) or not _can_draw())
+    return existing if is_complete else None
+
+
+def _run(conf: config.Config, held: lease.Lease, articles: tables.Version, identity: str) -> tables.Version:
+    unstored.restore(tables.storage(conf.lake, schemas.EVALUATION))
     spark = session.start(conf, "evaluation: look up answers")
     draft = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
         row_groups = _test_row_groups(conf, articles)
         all_cases, last_hash = cases(spark, conf, articles, draft.id)
-        run = _ask_students(spark, conf, all_cases)
+        run = _ask_students(held, conf, all_cases)
         answered = with_answers(spark, all_cases, conf)
         if conf.evaluation.judge:
-            answered = _ask_judge(spark, conf, answered, run)
+            answered = _ask_judge(held, conf, answered, run)
+        held.require()
         majority, is_judged = _majority(row_groups, last_hash), bool(conf.evaluation.judge)
         task = EvaluationTask(draft.storage, conf.completions.style, majority, conf.lake.row_group_rows, is_judged)
         with progress.spark_tasks(spark, "evaluation: score answers"):
@@ -126,12 +140,12 @@ def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, na
     return conditions.build(tasks, task), last_hash
 
 
-def _ask_students(spark: SparkSession, conf: config.Config, all_cases: DataFrame) -> run_state.Run:
+def _ask_students(held: lease.Lease, conf: config.Config, all_cases: DataFrame) -> run_state.Run:
     """Ask the students the missing requests, one student after the other; return the run. Its limits hold for all students.
 
     Raises EndpointError and StoppedError, as `run` does.
     """
-    missing = missing_from_students(spark, conf, all_cases)
+    missing = missing_from_students(all_cases.sparkSession, conf, all_cases)
     counts = {row["student"]: row["count"] for row in missing.groupBy("student").count().collect()}
     now = ids.now()
     run = run_state.Run(ids.new_id(), "", "", now, now, total=0, stage=schemas.EVALUATION)
@@ -141,20 +155,21 @@ def _ask_students(spark: SparkSession, conf: config.Config, all_cases: DataFrame
                 conditions.endpoint_settings(conf, student),
                 missing.where(F.col("student") == student),
             )
-            run = _ask(spark, settings, of_student, counts[student], conditions.build_request, run)
+            run = _ask(held, settings, of_student, counts[student], conditions.build_request, run)
     missing.unpersist()
     return run
 
 
-def _ask_judge(spark: SparkSession, conf: config.Config, answered: DataFrame, run: run_state.Run) -> DataFrame:
+def _ask_judge(held: lease.Lease, conf: config.Config, answered: DataFrame, run: run_state.Run) -> DataFrame:
     """Ask the judge the missing requests, and add its replies to each answered case in the column `judged`.
 
     Raises EndpointError and StoppedError, as `run` does.
     """
-    settings, missing = judge.endpoint_settings(conf), missing_from_judge(spark, conf, answered)
+    spark, settings = answered.sparkSession, judge.endpoint_settings(conf)
+    missing = missing_from_judge(spark, conf, answered)
     count = missing.count()
     if count:
-        _ask(spark, settings, missing, count, judge.build_request, run)
+        _ask(held, settings, missing, count, judge.build_request, run)
     missing.unpersist()
     replies = _look_up(spark, settings, judge.build(answered, conf))
     return answered.join(judge.collect_replies(replies), judge.CASE_KEYS, "left")
@@ -190,7 +205,7 @@ def _look_up(spark: SparkSession, settings: config.Config, keyed: DataFrame) -> 
 
 
 def _ask(
-    spark: SparkSession,
+    held: lease.Lease,
     conf: config.Config,
     missing: DataFrame,
     count: int,
@@ -203,7 +218,7 @@ def _ask(
     """
     name, model = conf.completions.endpoint, conf.teacher.model
     begun = replace(run, endpoint=name, model=model, total=run.total + count)
-    ended = realtime.ask(spark, missing, conf, begun, partial(build_request, conf=conf.completions, model=model))
+    ended = realtime.ask(held, missing, conf, begun, partial(build_request, conf=conf.completions, model=model))
     stored = f"{ended.answered} answers are stored, and a rerun asks only the others"
     if ended.state == "failed":
         msg = f"endpoint {name!r} {ended.reason}; {stored}"

@@ -47,6 +47,17 @@ def call(admission: Admission, reply: Reply, inflight: InFlightRequest | None = 
     return admission.finish(replace(admission.start(inflight or new_inflight()), latency=0.1, reply=reply))
 
 
+def test_no_call_starts_while_the_driver_has_not_renewed_the_allocation():
+    clock = Clock()
+    admission = Admission(OPEN, Price(), 60.0, clock)
+    admission.valid_until = clock.now + 5
+    assert admission.delay(new_inflight().request) == 0
+    clock.now += 5.1
+    assert admission.delay(new_inflight().request) == UNLIMITED
+    admission.valid_until = clock.now + 5
+    assert admission.delay(new_inflight().request) == 0
+
+
 # Money
 
 calls = st.tuples(st.integers(0, 400), st.integers(1, 100))

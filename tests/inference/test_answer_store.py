@@ -164,26 +164,51 @@ def break_storage(at: Storage) -> None:
     at.write("data", b"in the way")
 
 
-def test_what_goes_wrong_in_writing_surfaces_while_the_task_goes_on(at: Storage):
+def test_the_first_write_that_fails_is_told_at_once_and_is_the_last(at: Storage):
     break_storage(at)
     counters = TaskCounters()
     store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.0, counters)
     store.add(answered(1))
-    with pytest.raises(OSError, match="data"):
-        next(flushed_in_time(store))
-    assert counters.answered_stored == 0
-    assert [found.path for found in at.list()] == ["data"]
+    end = time.monotonic() + PATIENT
+    while not counters.store_error and time.monotonic() < end:
+        assert list(store.flush_due()) == []
+    assert counters.store_error.startswith(f"answers cannot be stored in {at.root}: ")
+    at.delete("data")
+    store.add(failed(2))
+    assert list(store.close()) == []
+    assert at.list() == []
+    assert (counters.answered_stored, counters.failed_stored) == (0, {})
+    rest = store.unstored()
+    assert (rest.answered, rest.failed) == (1, {"timeout": 1})
+    at.write(rest.path, rest.data)
+    assert answer_store.stored_keys(at, answer_store.file_prefix(RUN, 3)) == {key(1), key(2)}
 
 
-def test_what_goes_wrong_in_the_last_file_surfaces(at: Storage):
-    break_storage(at)
-    with pytest.raises(OSError, match="data"):
-        stored(at, answer_store.file_prefix(RUN, 3), [answered(1)])
+def test_after_writes_that_succeed_nothing_is_unstored(at: Storage):
+    store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 60.0, TaskCounters())
+    store.add(answered(1))
+    assert len(list(store.close())) == 1
+    assert store.unstored() is None
 
 
-def test_a_row_that_cannot_be_stored_leaves_nothing_half_written(at: Storage):
-    with pytest.raises((TypeError, ValueError)):
-        stored(at, answer_store.file_prefix(RUN, 3), [answered(1), answered(2) | {"pubid": "no number"}])
+def test_nothing_is_written_to_a_folder_that_was_removed(at: Storage):
+    counters = TaskCounters()
+    store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 60.0, counters, lambda: False)
+    store.add(answered(1))
+    assert list(store.close()) == []
+    assert "the folder was removed, or its disk is no longer mounted" in counters.store_error
+    assert at.list() == []
+    assert store.unstored().answered == 1
+
+
+def test_a_row_that_cannot_be_stored_stops_the_run_too_and_leaves_nothing_half_written(at: Storage):
+    counters = TaskCounters()
+    store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 60.0, counters)
+    store.add(answered(1))
+    store.add(answered(2) | {"pubid": "no number"})
+    assert list(store.close()) == []
+    assert f"answers cannot be stored in {at.root}: " in counters.store_error
+    assert store.unstored() is None
     assert at.list() == []
 
 

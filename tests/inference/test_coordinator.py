@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -242,6 +244,67 @@ def test_a_driver_of_another_run_is_no_driver(caplog):
     assert "another" not in caplog.text
 
 
+@pytest.mark.parametrize("bind", ["::1", "[::1]", "[0:0:0:0:0:0:0:1%lo]", "2001:db8::7"])
+@pytest.mark.parametrize("host", ["::1", "[::1]", "[0:0:0:0:0:0:0:1%lo]"])
+def test_a_driver_with_an_ipv6_address_is_reached_at_it(bind: str, host: str):
+    one = new_admission()
+    with serve(new_coordinator(), bind, host, KEY, lambda: 0) as address, report_to_driver(address, "1", one):
+        assert address.host == "::1"
+        assert one.allocation.in_flight == 16
+
+
+def test_a_driver_without_a_port_says_so_and_its_tasks_keep_their_static_shares(caplog):
+    """Under a limit of open files, no socket can be opened."""
+    one = new_admission()
+    with no_more_files():
+        served = ExitStack()
+        address = served.enter_context(serve(new_coordinator(), "127.0.0.1", "127.0.0.1", KEY, lambda: 0))
+    with served, report_to_driver(address, "1", one):
+        assert one.allocation == STATIC
+    assert "the driver cannot listen at 127.0.0.1" in caplog.text
+    assert "Too many open files" in caplog.text
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_tasks_that_never_reach_a_driver_are_missed(monkeypatch, caplog):
+    monkeypatch.setattr(coordinator, "SILENT_SECONDS", 0.1)
+    with serve(new_coordinator(), "127.0.0.1", "::1", KEY, lambda: 2) as address:
+        assert within(PATIENT, lambda: f"no task reaches the driver at [::1]:{address.port}" in caplog.text)
+        time.sleep(0.3)
+    assert caplog.text.count("no task reaches") == 1
+
+
+@pytest.mark.parametrize(
+    ("ends_in", "spent", "reason"),
+    [(-1.0, 0.0, "max_minutes"), (1e9, 0.7, "max_spend"), (1e9, 0.5, "")],
+    ids=["time", "money", "neither"],
+)
+def test_a_task_without_a_driver_ends_when_its_time_or_its_money_is_over(ends_in: float, spent: float, reason: str):
+    one = new_admission()
+    one.counters = TaskCounters(spent=spent, next_call=0.4)
+    with report_to_driver(CoordinatorAddress("127.0.0.1", 0, KEY, time.time() + ends_in), "1", one):
+        assert within(PATIENT if reason else 0.2, lambda: bool(one.stop_reason)) == bool(reason)
+        assert reason in one.stop_reason
+
+
+def test_the_last_counters_of_a_task_count_though_it_never_reached_the_driver():
+    driver = new_coordinator()
+    driver.settle("0-0", TaskCounters(calls=3, answered_stored=2, failed_stored={"empty": 1}, spent=0.5, window=8), "")
+    driver.settle("1-1", TaskCounters(endpoint_error="refuses: no such model"), "it is late")
+    run = driver.run()
+    assert (run.calls, run.answered, run.failed, run.dollars, run.window) == (3, 2, {"empty": 1}, 0.5, 0)
+    assert (driver.endpoint_error, driver.stop_reason) == ("refuses: no such model", "refuses: no such model")
+
+
 # Strangers
 
 
@@ -265,6 +328,55 @@ def test_strangers_who_say_nothing_hold_up_nobody():
         assert time.monotonic() - begin < 2
 
 
+DRIVER = """
+import resource, sys, time
+from raft_spark.inference.coordinator import Coordinator, serve
+from raft_spark.inference.quota import ClusterLimits
+from raft_spark.monitoring.run_state import Run
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+run = Run("r", "e", "m", "2026-11-22T17:35:00+00:00", "2026-11-22T17:35:00+00:00", total=100)
+with serve(Coordinator(ClusterLimits(16), run, 0.0, 1e9), "127.0.0.1", "127.0.0.1", sys.argv[1].encode(), lambda: 0) as address:
+    print(address.port, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_flood_of_strangers_ends_no_driver():
+    """2,100 connections that say nothing, at a limit of 1,024 files; then some that say only half a word."""
+    command = [sys.executable, "-c", DRIVER, KEY.decode()]
+    with (
+        many_files(4096),
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver,
+        ExitStack() as strangers,
+    ):
+        address = CoordinatorAddress("127.0.0.1", int(driver.stdout.readline()), KEY)
+        one, two, three = (new_admission() for _ in range(3))
+        with report_to_driver(address, "1", one):
+            for _ in range(2_100):
+                strangers.enter_context(socket.create_connection((address.host, address.port), timeout=PATIENT))
+            with report_to_driver(address, "2", two):
+                assert within(PATIENT, lambda: (one.allocation.in_flight, two.allocation.in_flight) == (8, 8))
+            for _ in range(200):
+                strangers.enter_context(socket.create_connection((address.host, address.port))).sendall(b"\0\0")
+            with report_to_driver(address, "3", three):
+                assert within(PATIENT, lambda: (one.allocation.in_flight, three.allocation.in_flight) == (8, 8))
+        assert within(PATIENT, lambda: sum(1 for _ in Path(f"/proc/{driver.pid}/fd").iterdir()) < 30)
+        driver.stdin.close()
+        assert driver.wait(PATIENT) == 0
+
+
+@contextmanager
+def many_files(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count:
+        pytest.skip(f"this machine allows {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_the_key_is_not_shown():
     assert "key of this run" not in repr(CoordinatorAddress("127.0.0.1", 1, KEY))
 
@@ -272,7 +384,7 @@ def test_the_key_is_not_shown():
 # Stops
 
 
-@pytest.mark.parametrize("reason", ["a person's", "a task's"])
+@pytest.mark.parametrize("reason", ["a person's", "a task's", "the store's", "the lease's"])
 def test_a_reason_to_stop_reaches_every_task_within_a_second(reason: str):
     driver, admissions = new_coordinator(), [new_admission() for _ in range(4)]
     with serving(driver) as address, ExitStack() as tasks:
@@ -281,10 +393,24 @@ def test_a_reason_to_stop_reaches_every_task_within_a_second(reason: str):
         assert not any(one.stop_reason for one in admissions)
         if reason == "a person's":
             driver.stop(reason)
-        else:
+        elif reason == "a task's":
             admissions[2].counters.endpoint_error = reason
+        elif reason == "the store's":
+            admissions[2].counters.store_error = reason
+        else:
+            driver.must_stop = lambda: reason
         assert within(1, lambda: all(one.stop_reason == reason for one in admissions))
-    assert (driver.stop_reason, driver.endpoint_error) == (reason, "" if reason == "a person's" else reason)
+    assert driver.stop_reason == reason
+    assert driver.endpoint_error == (reason if reason == "a task's" else "")
+    assert driver.store_error == (reason if reason == "the store's" else "")
+
+
+def test_an_allocation_is_valid_while_the_driver_counts_the_task_as_alive():
+    one = new_admission()
+    with serving(new_coordinator()) as address, report_to_driver(address, "1", one):
+        first = one.valid_until
+        assert first <= time.monotonic() + coordinator.HEARTBEAT_TIMEOUT
+        assert within(2, lambda: one.valid_until > first)
 
 
 def test_the_first_reason_stays():

@@ -24,11 +24,11 @@ import pytest
 
 from conftest import ROOT, SPARK
 from raft_spark import config
-from raft_spark.errors import EndpointError, StoppedError
-from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.errors import EndpointError, InputError, StoppedError
+from raft_spark.lake import lease, parquet, schemas, session, tables
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
-from raft_spark.stages import articles, base, completions
+from raft_spark.stages import articles, base, completions, evaluation, refresh
 
 pytestmark = pytest.mark.spark
 
@@ -175,6 +175,11 @@ def said(root: str) -> str:
     return " ".join(Path(f"{root}.log").read_text().split())
 
 
+def squeezed(text: str) -> str:
+    """Return the text without spaces: the command line breaks long paths."""
+    return "".join(text.split())
+
+
 def family(run: subprocess.Popen[bytes], word: str = "") -> list[int]:
     """The processes of a run that still live, whose command line holds `word`."""
     table = subprocess.run(["ps", "-ww", "-eo", "pid,sid,stat,args"], capture_output=True, text=True, check=True).stdout
@@ -202,6 +207,143 @@ def until(come: Callable[[], object], run: subprocess.Popen[bytes] | None = None
         assert run is None or run.poll() is None, "the run ended before it could be disturbed"
         time.sleep(0.05)
     pytest.fail("it did not come")
+
+
+# One run asks at a time
+
+
+def test_a_second_run_ends_or_waits_and_no_request_is_paid_for_twice(lake, fake: Fake):
+    root = lake(MORE)
+    fake.manner(latency_ms=400)
+    words = (at(fake), 'spark."spark.master"="local[2]"', "lake.lease_seconds=6")
+    with started(root, *words) as first:
+        until(lambda: fake.calls >= MORE / 10, first)
+        with started(root, *words) as second:
+            assert second.wait(60) == StoppedError.exit_status == 5
+        assert f"another run, process {first.pid} on {os.uname().nodename}, asks for the answers of" in said(root)
+        assert first.poll() is None
+        with started(root, *words, "lake.lease_wait_minutes=5") as third:
+            assert first.wait(120) == 0, said(root)
+            assert third.wait(60) == 0, said(root)
+    assert (fake.calls, fake.calls_beyond_the_first, len(answers(root))) == (MORE, 0, MORE)
+    assert len(stored(root)) == MORE
+    assert tables.require(settled(root).lake, schemas.COMPLETIONS).counts["paid_twice"] == 0
+
+
+def test_a_paused_run_is_followed_when_its_lease_has_expired_and_sends_nothing_when_it_goes_on(lake, fake: Fake):
+    root = lake(MORE)
+    fake.manner(latency_ms=400)
+    words = (at(fake), 'spark."spark.master"="local[2]"', "lake.lease_seconds=3")
+    with started(root, *words) as first:
+        until(lambda: fake.calls >= MORE / 10, first)
+        paused = family(first)
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        before = fake.calls
+        with started(root, *words) as second:
+            until(lambda: fake.calls >= before + MORE / 10, second)
+            for pid in paused:
+                os.kill(pid, signal.SIGCONT)
+            assert first.wait(60) == StoppedError.exit_status, said(root)
+            assert second.wait(120) == 0, said(root)
+    assert "was not renewed for 2.25 s" in said(root)
+    assert len(answers(root)) == MORE
+    assert fake.calls_beyond_the_first <= 8 + 8 / 0.4 * (FLUSH + 0.5)
+    (version,) = tables.history(settled(root).lake, schemas.COMPLETIONS)
+    assert version.counts["missing"] == 0
+
+
+def ask_in_batch_jobs(conf: config.Config) -> object:
+    teacher = "{kind='bedrock', model='fake', region='us-east-1', role_arn='arn:aws:iam::123456789012:role/x', batch_folder='s3://bucket/x'}"
+    mine = ("completions.mode=batch", f"endpoints.mine={teacher}", "completions.endpoint=mine")
+    return completions.run(settled(conf.lake.root, *mine, "lake.lease_seconds=3"))
+
+
+@pytest.mark.parametrize(
+    ("table", "ask"),
+    [
+        (schemas.COMPLETIONS, completions.run),
+        (schemas.COMPLETIONS, ask_in_batch_jobs),
+        (schemas.COMPLETIONS, refresh.run),
+        (schemas.EVALUATION, evaluation.run),
+    ],
+)
+def test_nothing_asks_while_another_run_holds_the_lease(lake, fake: Fake, table: str, ask: Callable[..., object]):
+    conf = settled(lake(FEW), *all_train(FEW), at(fake), "lake.lease_seconds=3", "evaluation.students=fake")
+    with lease.hold(conf.lake, table):
+        with pytest.raises(StoppedError, match=f"another run, process {os.getpid()} on .*{table} since"):
+            ask(conf)
+        assert fake.calls == 0
+
+
+# A store that refuses
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, whose size a test can set."""
+    folder = tmp_path / "lake"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("this user may not mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("refusal", ["full", "read-only"])
+def test_a_disk_that_refuses_a_write_ends_the_run_and_nothing_is_paid_for_twice(
+    lakes: Lakes, small_disk: Path, tmp_path: Path, fake: Fake, refusal: str
+):
+    rows, root = 1_500, str(small_disk)
+    original = lakes.copied(rows, tmp_path / "original")
+    shutil.copytree(original, root, dirs_exist_ok=True)
+    if refusal == "full":
+        remount(small_disk, f"size={shutil.disk_usage(root).used + 200_000}")
+    (tmp_path / "tmp").mkdir()
+    words = (at(fake), 'spark."spark.master"="local[2]"', "completions.in_flight=16")
+    with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
+        if refusal == "read-only":
+            until(lambda: fake.calls > rows / 4, run)
+            until(lambda: remount(small_disk, "ro"))
+        assert run.wait(120) == InputError.exit_status == 3, said(root)
+    reason = "No space left on device" if refusal == "full" else "Read-only file system"
+    assert squeezed(f"answers cannot be stored in {root}/completions: ") in squeezed(said(root))
+    assert squeezed(f"{reason}; nothing more was sent. ") in squeezed(said(root))
+    assert "Traceback" not in said(root)
+    remount(small_disk, "rw,size=50m")
+    first = fake.stats()
+    kept = len(list((tmp_path / "tmp").rglob("*.parquet")))
+    assert kept > 0
+    assert 0 < first["answered"] == first["calls"] < rows
+    with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
+        assert run.wait(180) == 0, said(root)
+    assert (fake.calls, fake.calls_beyond_the_first, len(answers(root))) == (rows, 0, rows)
+
+
+def remount(folder: Path, options: str) -> bool:
+    return not subprocess.run(["mount", "-o", f"remount,{options}", folder], check=False).returncode
+
+
+def test_a_lake_that_is_removed_ends_the_run_and_nothing_is_paid_for_twice(lake, tmp_path: Path, fake: Fake):
+    root = lake(MORE)
+    (tmp_path / "tmp").mkdir()
+    fake.manner(latency_ms=200)
+    words = (at(fake), 'spark."spark.master"="local[2]"')
+    with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
+        until(lambda: stored(root), run)
+        Path(root).rename(tmp_path / "away")
+        assert run.wait(60) == InputError.exit_status, said(root)
+    assert not stored(root), "what was removed is not made anew"
+    assert squeezed(f"answers cannot be stored in {root}/completions: the folder was removed, or its") in squeezed(
+        said(root)
+    )
+    first = fake.calls
+    shutil.rmtree(root, ignore_errors=True)
+    (tmp_path / "away").rename(root)
+    with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
+        assert run.wait(120) == 0, said(root)
+    assert (fake.calls, fake.calls_beyond_the_first, len(answers(root))) == (MORE, 0, MORE)
+    assert first < MORE
 
 
 SHORT, LONG = (600, 400, 16), (20_000, 200, 64)  # rows, milliseconds an answer takes, calls in flight

@@ -10,14 +10,18 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from conftest import ROOT
-from raft_spark.stages import registry
+from conftest import ROOT, Settle
+from raft_spark import config, endpoints
+from raft_spark.stages import articles, base, registry
+from support.fake_server import behave
 
 FEW = ("--conf", "spark.sql.shuffle.partitions=2")
 STAGES = ("articles", "base", "completions", "dataset")
 
 
-def submit(stage: str, lake: Path, *assignments: str, flags: Sequence[str] = FEW) -> subprocess.CompletedProcess[str]:
+def submit(
+    stage: str, lake: Path, *assignments: str, flags: Sequence[str] = FEW, address: str = "127.0.0.1"
+) -> subprocess.CompletedProcess[str]:
     spark_home = Path(pyspark.__file__).parent
     sets = [f"lake.root={lake}", "articles.source=sample:150", "completions.endpoint=fake", *assignments]
     settings = [part for assignment in sets for part in ("--set", assignment)]
@@ -29,7 +33,12 @@ def submit(stage: str, lake: Path, *assignments: str, flags: Sequence[str] = FEW
         str(ROOT / f"jobs/{stage}.py"),
         *settings,
     ]
-    environment = {**os.environ, "SPARK_HOME": str(spark_home), "PYSPARK_PYTHON": sys.executable}
+    environment = {
+        **os.environ,
+        "SPARK_HOME": str(spark_home),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": address,
+    }
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
@@ -57,6 +66,33 @@ def test_the_job_of_evaluation_runs_under_spark_submit_too(tmp_path: Path):
         assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["table"], result["counts"]["articles"], result["counts"]["answers"]) == ("evaluation", 3, 3 * 8)
+
+
+NO_NAME = ("--conf", "spark.driver.host=driver.invalid", "--conf", "spark.driver.bindAddress=127.0.0.1")
+
+
+@pytest.mark.slow
+def test_requests_are_sent_by_a_driver_with_an_ipv6_address_and_by_one_that_no_task_reaches(settled: Settle):
+    conf = settled("articles.source=sample:60", "articles.validation_share=0", "articles.test_share=0")
+    articles.run(conf)
+    base.run(conf)
+    lake = Path(conf.lake.root)
+    for temperature, address, flags, is_reached in (
+        (0.1, "[::1]", FEW, True),
+        (0.2, "::1%lo", FEW, True),
+        (0.3, "127.0.0.1", (*FEW, *NO_NAME), False),
+    ):
+        done = submit("completions", lake, f"completions.temperature={temperature}", flags=flags, address=address)
+        assert done.returncode == 0, done.stdout[-2000:]
+        counts = json.loads(done.stdout.splitlines()[-1])["counts"]
+        assert [counts[name] for name in ("asked", "answered", "calls", "missing")] == [60, 60, 60, 0]
+        assert ("this task keeps a static share of the limits" in done.stdout) != is_reached
+    with endpoints.serving(config.load().endpoints["fake"]) as refusing:
+        behave(refusing.url, status=401)
+        url = f"endpoints.fake.url={refusing.url}"
+        done = submit("completions", lake, url, "completions.temperature=0.4", flags=(*FEW, *NO_NAME))
+    assert done.returncode == 4, done.stdout[-2000:]
+    assert "EndpointError: endpoint 'fake' refuses: status 401" in done.stdout
 
 
 def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_path: Path):

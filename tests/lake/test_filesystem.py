@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +168,16 @@ def test_a_place_below_and_another_root_are_reached_the_same_way():
     lake = config.load(assignments=["lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_region=eu-west-1"]).lake
     assert Storage.of(lake) == Storage("build/lake", "http://127.0.0.1:9000", "eu-west-1")
     assert Storage.of(lake, "s3://b").at("x") == Storage("s3://b/x", "http://127.0.0.1:9000", "eu-west-1")
+
+
+def test_another_process_gets_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    here, there = Storage("sub/lake", "http://127.0.0.1:9000", "eu-west-1"), Storage("s3://bucket/lake")
+    sent = pickle.dumps((here, there))
+    monkeypatch.chdir("/")
+    received, bucket = pickle.loads(sent)  # noqa: S301 - made two lines above
+    assert received == Storage(f"{tmp_path}/sub/lake", "http://127.0.0.1:9000", "eu-west-1")
+    assert bucket == there
 
 
 # Swapping

@@ -65,6 +65,25 @@ def test_an_unknown_version_is_named_with_the_known_ones(conf: config.Config):
         tables.load(conf.lake, schemas.BASE, "nothing")
 
 
+@pytest.mark.parametrize("fault", ["missing", "cut"])
+def test_a_version_whose_files_are_not_there_with_their_bytes_is_not_published(conf: config.Config, fault: str):
+    before = published(conf)
+    new = tables.open_draft(conf.lake, schemas.BASE, "4" * 16)
+    names = [f"data/split=train/part-0000{number}.parquet" for number in range(2)]
+    files = [parquet.write_file(new.storage, name, ROWS) for name in names]
+    if fault == "missing":
+        new.storage.delete(names[1])
+    else:
+        new.storage.write(names[1], b"PAR1")
+    there = "is missing" if fault == "missing" else f"has 4 of {files[1].bytes:,} bytes"
+    with pytest.raises(
+        InputError, match=f"1 of 2 files that tasks wrote are not in .*part-00001.parquet {there}; lake.root"
+    ):
+        tables.publish(new, conf, files, {}, {})
+    assert tables.current(conf.lake, schemas.BASE) == before
+    assert tables.history(conf.lake, schemas.BASE) == [before]
+
+
 def test_of_two_writers_one_wins_and_the_other_says_so(conf: config.Config):
     late = tables.open_draft(conf.lake, schemas.BASE, "3" * 16)
     winner = published(conf)
