@@ -96,7 +96,7 @@ def submit(job: str, files: Sequence[str], assignments: Sequence[str], **options
 @settings
 @click.option("--wait", is_flag=True, help="Follow the run until it has ended.")
 def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wait: bool) -> None:
-    """Show the state of a run. After its end, show its cost; after a failure, the last lines of the driver's log."""
+    """Show the state of a run. After its end, show its cost; after a failure, why it failed."""
     with error_exit():
         from raft_spark.common import aws
         from raft_spark.emr import follow

@@ -286,23 +286,61 @@ def test_a_second_double_of_the_service_is_asked_the_same_way(
 # How it ends
 
 
-def log(bucket: Any, path: str, *lines: str) -> None:
+def log(bucket: Any, path: str, *lines: str, name: str = "stderr") -> None:
     text = gzip.compress("".join(f"{line}\n" for line in lines).encode())
-    bucket.put_object(Key=f"logs/{LOG}/{path}/SPARK_DRIVER/stderr.gz".replace("//", "/"), Body=text)
+    bucket.put_object(Key=f"logs/{LOG}/{path}/SPARK_DRIVER/{name}.gz".replace("//", "/"), Body=text)
 
 
-def test_a_failed_run_prints_the_end_of_its_drivers_log_and_where_to_look(
+def test_a_failed_run_prints_its_reason_the_ends_of_both_logs_and_where_to_look(
     emr: Service, settings: list[str], bucket: Any
 ):
+    """spark-submit joins Python's standard error into standard output: the reason is in stdout.gz."""
     emr.states = ("RUNNING", "FAILED")
-    log(bucket, "", *(f"line {number}" for number in range(100)), "InputError: [table] base is missing")
+    log(bucket, "", "InputError: [table] base is missing", *(f"out {number}" for number in range(100)), name="stdout")
+    jvm = "org.apache.spark.SparkUserAppException: User application exited with 3"
+    log(bucket, "", *(f"jvm {number}" for number in range(100)), jvm)
     done = call("submit", "completions", settings=settings)
     assert done.exit_code == 7
-    assert "InputError: [table] base is missing" in done.output
-    assert "line 61\n" in done.output
-    assert "line 60\n" not in done.output
+    lines = done.output.splitlines()
+    first = lines.index("reason: InputError: [table] base is missing")
+    folder = f"s3://{bucket.name}/logs/{LOG}/SPARK_DRIVER"
+    assert lines[first + 1 : first + 3] == [f"last lines of {folder}/stdout.gz:", "out 60"]
+    assert lines[first + 42 : first + 44] == [f"last lines of {folder}/stderr.gz:", "jvm 61"]
+    assert lines[first + 82] == jvm
+    assert "out 59\n" not in done.output
     assert "dashboard: https://p-00frun1.emrappui.example/" in done.output
     assert f"RunError run {RUN} FAILED: Job failed, please check the logs" in done.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["InputError: it is missing", "py4j.protocol.Py4JNetworkError: Answer from Java side is empty"], "InputError: it is missing"),
+        (
+            ["Traceback (most recent call last):", '  File "a.py", line 3', "ModuleNotFoundError: No module named 'raft_spark'"],
+            "ModuleNotFoundError: No module named 'raft_spark'",
+        ),
+        (
+            ['{"time": "t", "level": "error", "message": "GateError: growth is 9 %", "exit_status": 6}', '{"level": "info", "message": "ValueError: no"}'],
+            "GateError: growth is 9 %",
+        ),
+        (['{"level": "critical", "message": "KeyError: \'a\'", "traceback": "..."}', "{broken"], "KeyError: 'a'"),
+        (["java.lang.OutOfMemoryError: Java heap space", "bye"], "java.lang.OutOfMemoryError: Java heap space"),
+        (["26/11/28 19:01:36 INFO all is well", '{"level": "warning", "message": "OSError: slow"}', "[1]"], ""),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure_is_found_in_a_log(lines: list[str], reason: str):
+    assert driver_logs.read_lines(lines).reason == reason
+
+
+def test_where_standard_output_gives_no_reason_the_jvm_may(emr: Service, settings: list[str], bucket: Any):
+    emr.states = ("FAILED",)
+    log(bucket, "attempts/2", "Started", name="stdout")
+    log(bucket, "attempts/2", 'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space')
+    log(bucket, "attempts/1", "InputError: of the first attempt", name="stdout")
+    done = call("submit", "base", settings=settings)
+    assert 'reason: Exception in thread "main" java.lang.OutOfMemoryError: Java heap space\n' in done.output
+    assert "of the first attempt" not in done.output
 
 
 def test_of_several_attempts_the_last_ones_log_is_printed(emr: Service, settings: list[str], bucket: Any):
