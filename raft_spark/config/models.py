@@ -282,6 +282,9 @@ class Emr(Section):
     tags: Tags
     vcpu_hour: Money
     gb_hour: Money
+    arm64_vcpu_hour: Money
+    arm64_gb_hour: Money
+    disk_gb_hour: Money
     source: str
     date: str
 
@@ -295,9 +298,18 @@ class Emr(Section):
         """The memory that a run may use at once, in GB, in its driver and all executors."""
         return self.driver_memory_gb + self.max_executors * self.executor_memory_gb
 
-    def dollars(self, vcpu_hours: float, gb_hours: float) -> float:
-        """Return the price of workers in dollars; 0 when a price is unknown."""
-        return vcpu_hours * self.vcpu_hour + gb_hours * self.gb_hour if self.vcpu_hour and self.gb_hour else 0.0
+    @property
+    def billed_disk_gb(self) -> int:
+        """The disk of one worker that is billed, in GB: 20 GB are free."""
+        return self.disk_gb - 20
+
+    def dollars(self, vcpu_hours: float, gb_hours: float, disk_gb_hours: float) -> float:
+        """Return the price of workers in dollars, with the disk that is billed; 0 when a price is unknown."""
+        is_arm = self.architecture == "arm64"
+        vcpu_hour, gb_hour = (self.arm64_vcpu_hour, self.arm64_gb_hour) if is_arm else (self.vcpu_hour, self.gb_hour)
+        if not (vcpu_hour and gb_hour):
+            return 0.0
+        return vcpu_hours * vcpu_hour + gb_hours * gb_hour + disk_gb_hours * self.disk_gb_hour
 
 
 class Refresh(Section):

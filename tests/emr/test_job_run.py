@@ -493,5 +493,5 @@ def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catal
     copied = tmp_path / "my-emr.toml"
     copied.write_text(re.sub(r'^# (?=format = "iceberg"|"spark\.)', "", text, flags=re.MULTILINE))
     conf = config.load([copied], SETTINGS)
-    assert validation.problems(conf, "refresh", RELEASE) == []
+    assert validation.problems(conf, "refresh") == []
     assert job_run.spark_settings(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")

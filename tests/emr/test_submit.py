@@ -95,7 +95,10 @@ def test_a_run_is_started_followed_and_priced(emr: Service, settings: list[str],
     assert "3 executors x 4 cores = 12 tasks" in done.output
     assert f"run {RUN} started" in done.output
     assert re.findall(r"\d\d:\d\d:\d\d (\w+), ", done.output) == ["SCHEDULED", "RUNNING", "SUCCESS"]
-    assert "billed 2.00 vCPU-hours, 8.00 GB-hours: $0.18 at the prices of [emr], of 2026-06" in done.output
+    assert (
+        "billed 2.00 vCPU-hours, 8.00 GB-hours, 0.50 GB-hours of disk above 20 GB: $0.18 at the prices of [emr], of 2026-06"
+        in done.output
+    )
     dry = call("submit", "refresh", "--dry-run", settings=settings)
     assert {"applicationId": "00f1abcdefgh2345", **emr.runs[RUN].sent} == json.loads(dry.output)
 
@@ -250,6 +253,54 @@ def test_an_application_that_is_not_there_is_one_sentence(emr: Service, settings
     assert done.exit_code == 2
     assert "run 00fnothere cannot be read" in done.output
     assert "ResourceNotFoundException" in done.output
+
+
+def test_a_dry_run_needs_no_release_and_names_missing_settings_first(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = call("submit", "refresh", "--dry-run", settings=[])
+    assert done.exit_code == 2
+    assert "emr.application_id, emr.role_arn, emr.code must be set" in done.output
+    assert "emr package" not in done.output
+    whole = call("submit", "refresh", "--dry-run", settings=settings[2:])
+    assert whole.exit_code == 0, whole.output
+    assert "there is no release in build/release; the arguments name raft-spark-" in whole.stderr
+    document = json.loads(whole.stdout)
+    assert document["jobDriver"]["sparkSubmit"]["entryPoint"].endswith("-UNBUILT/jobs/refresh.py")
+    assert call("submit", "refresh", settings=settings[2:]).exit_code == 3
+
+
+def test_batch_jobs_that_outlive_the_driver_are_refused_and_a_small_driver_is_advised(
+    emr: Service, settings: list[str]
+):
+    role = 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/batch"'
+    batch = [*settings, "--set", "completions.mode=batch", "--set", role]
+    done = call("submit", "completions", "--dry-run", settings=batch)
+    assert done.exit_code == 2
+    assert (
+        "emr.timeout_minutes is 720, but batch jobs may take 24 hours (completions.batch.timeout_hours); "
+        "set emr.timeout_minutes to at least 1500"
+    ) in done.output
+    assert call("submit", "dataset", "--dry-run", settings=batch).exit_code == 0  # it asks nobody
+    done = call("submit", "completions", settings=[*batch, "--set", "emr.timeout_minutes=1500"])
+    assert done.exit_code == 0, done.output
+    assert (
+        "batch jobs may take 24 hours, in which the driver waits: $8.64" in done.output
+    )  # 24 * (4 * 0.05 + 16 * 0.01)
+    assert "for $2.16 in 24 hours and not $8.64: emr.driver_cores = 1, emr.driver_memory_gb = 4" in done.output
+    small = ["--set", "emr.driver_cores=1", "--set", "emr.driver_memory_gb=4", "--set", "emr.timeout_minutes=1500"]
+    done = call("submit", "completions", settings=[*batch, *small])
+    assert "in which the driver waits: $2.16" in done.output
+    assert "is enough to wait" not in done.output
+
+
+def test_disk_above_20_gb_is_billed(emr: Service, settings: list[str]):
+    done = call("submit", "base", settings=[*settings, "--set", "emr.disk_gb_hour=0.5"])
+    # 2 * 0.05 + 8 * 0.01 + 0.5 * 0.5
+    assert (
+        "billed 2.00 vCPU-hours, 8.00 GB-hours, 0.50 GB-hours of disk above 20 GB: $0.43 at the prices" in done.output
+    )
 
 
 def test_a_release_that_is_not_there_is_one_sentence(emr: Service, settings: list[str], tmp_path: Path):
