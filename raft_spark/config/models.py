@@ -19,6 +19,7 @@ from raft_spark.config.fields import (
     Money,
     ReleaseLabel,
     RemoteWrite,
+    RequestMetadata,
     RetryReasons,
     RoleArn,
     S3Prefix,
@@ -32,6 +33,7 @@ from raft_spark.config.fields import (
     Temperatures,
     Url,
     VariableName,
+    unfit_as_tags,
 )
 from raft_spark.config.student import Evaluation, Hosting, Training
 
@@ -194,7 +196,7 @@ class Endpoint(Section):
     codec: Literal["", "tgi", "lmi", "openai", "converse", "llama"] = ""
     route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$", examples=["/v1/completions"])] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
-    request_metadata: dict[str, str] = Field(default={}, max_length=15)
+    request_metadata: RequestMetadata = Field(default={}, max_length=15)
     role_arn: Annotated[
         str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$", examples=["arn:aws:iam::123456789012:role/NAME"])
     ] = ""
@@ -366,6 +368,12 @@ class Config(Section):
             raise ValueError(msg)
         if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
             msg = f"completions.mode is 'batch'; endpoints.{name} must have kind 'bedrock', and role_arn, the role of the batch jobs"
+            raise ValueError(msg)
+        if self.completions.mode == "batch" and (unfit := unfit_as_tags(teacher.request_metadata)):
+            msg = (
+                f"completions.mode is 'batch'; endpoints.{name}.request_metadata becomes tags of the batch jobs, so {unfit[0]!r} "
+                "must have letters, digits, spaces and ._:/=+@- only, in name and value, and at most 128 letters in its name"
+            )
             raise ValueError(msg)
         return self
 

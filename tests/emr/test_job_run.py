@@ -174,9 +174,13 @@ def test_the_job_settles_to_the_same_settings_with_no_file():
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["7", "true", "1e3", "2026-11-22", "inf", "a.b"]
 )
+tags = st.text("aZ9 :_@$#=/+,.-", max_size=256)  # as Bedrock accepts them
 fields = st.fixed_dictionaries(
     {"kind": st.just("bedrock"), "model": words.filter(bool), "inference_component": words},
-    optional={"request_metadata": st.dictionaries(words, words, max_size=3), "input_price": st.floats(0, 1e9)},
+    optional={
+        "request_metadata": st.dictionaries(tags.filter(bool), tags, max_size=3),
+        "input_price": st.floats(0, 1e9),
+    },
 )
 
 
