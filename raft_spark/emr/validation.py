@@ -135,4 +135,5 @@ def _is_loopback(url: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
+    actual = getattr(address, "ipv4_mapped", None) or address
+    return bool(actual.is_loopback or actual.is_unspecified)

@@ -299,6 +299,7 @@ def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(
         ("completions.endpoint=fake", "of kind fake, which runs on this machine only"),
         ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', which is this machine"),
         ("endpoints.mine.url=http://[::1]:8000/v1", "endpoints.mine.url is 'http://[::1]:8000/v1', which is this machine"),
+        ("endpoints.mine.url=http://[::ffff:127.0.0.1]/v1", "endpoints.mine.url is 'http://[::ffff:127.0.0.1]/v1', which is this machine"),
         ("endpoints.mine.api_key_env=KEY", "endpoints.mine.api_key_env names an environment variable, which EMR's workers do not have"),
         ("emr.driver_memory_gb=7", "emr.driver_memory_gb is 7 GB with 4 vCPUs; such a worker has 8 to 30 GB"),
         ("emr.executor_cores=8", ""),

@@ -214,6 +214,15 @@ def test_workers_run_in_the_network_that_is_given_or_made():
 
 
 @pytest.mark.row
+def test_workers_reach_aws_over_either_family_of_addresses():
+    rules = of("bedrock").properties("Workers")["SecurityGroupEgress"]
+    assert [(rule.get("CidrIp"), rule.get("CidrIpv6"), rule["FromPort"]) for rule in rules] == [
+        ("0.0.0.0/0", None, 443),
+        (None, "::/0", 443),
+    ]
+
+
+@pytest.mark.row
 def test_what_is_not_wanted_is_not_made():
     bare = set(Template(Teacher="other").resources)
     assert bare.isdisjoint(
