@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 
 from raft_spark.errors import ConfigError
 
+MAX_NAMED = 3  # missing files
 EMR_EXTRA = "extra == .emr."
 HINT = "package the job again, for the architecture of the application (emr.architecture)"
 
@@ -66,9 +67,10 @@ def _problems(name: str, found: Distribution | None) -> Iterator[str]:
     if found is None:
         yield f"the package {name} is not installed"
         return
-    missing = [module for module in _modules(found) if not found.locate_file(module).exists()]  # type: ignore[attr-defined]
+    missing = _missing(found, _modules(found)) or _missing(found, _packed_files(found))
     if missing:
-        yield f"the package {name} {found.version} is installed without its files {', '.join(missing)}"
+        others = f" and {len(missing) - MAX_NAMED} others" if len(missing) > MAX_NAMED else ""
+        yield f"the package {name} {found.version} is installed without its files {', '.join(missing[:MAX_NAMED])}{others}"
     tags = re.findall(r"^Tag: (\S+)$", found.read_text("WHEEL") or "", re.MULTILINE)
     if tags and not any(map(_fits, tags)):
         here = f"Python {platform.python_version()} on {platform.machine()}"
@@ -83,6 +85,19 @@ def _modules(found: Distribution) -> list[str]:
     ]
     folders = {parts[0] for parts in files if parts[1:] == ("__init__.py",)}
     return sorted(folders | {parts[0] for parts in files if len(parts) == 1})
+
+
+def _packed_files(found: Distribution) -> list[str]:
+    """Return the modules of a distribution in an archive of raft-spark, whose RECORD has no hashes, as paths.
+
+    Other installations may lack files of their RECORD, such as tests.
+    """
+    rows = csv.reader((found.read_text("RECORD") or "").splitlines())
+    return [path for path, *rest in rows if not any(rest) and PurePosixPath(path).suffix in {".py", ".so"}]
+
+
+def _missing(found: Distribution, files: Sequence[str]) -> list[str]:
+    return [file for file in files if not found.locate_file(file).exists()]  # type: ignore[attr-defined]
 
 
 def _fits(tag: str) -> bool:

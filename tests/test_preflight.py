@@ -25,7 +25,11 @@ def installed(folder: Path, name: str, module: str, tag: str = "py3-none-any", n
     wanted = "".join(f"Requires-Dist: {need}\n" for need in needs)
     (described / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.2\n{wanted}")
     (described / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
-    (described / "RECORD").write_text(f"{module}/__init__.py,,\n{module}/tests/part.py,,\n{described.name}/RECORD,,\n")
+    files = ("__init__.py", *(f"part{number}.py" for number in range(5)))
+    for file in files:
+        (folder / module / file).write_text("")
+    listed = "".join(f"{module}/{file},,\n" for file in files)  # without hashes, as in a release
+    (described / "RECORD").write_text(f"{listed}{module}/tests/part.py,sha256=abc,9\n{described.name}/RECORD,,\n")
 
 
 @pytest.fixture
@@ -61,6 +65,17 @@ def test_a_missing_package_is_named_also_one_that_another_needs(archive: Path, n
 def test_a_package_of_which_only_the_description_is_there_is_named(archive: Path):
     removed(archive, "pyarrow")
     assert preflight.problems([str(archive)]) == ["the package pyarrow 1.2 is installed without its files pyarrow"]
+
+
+def test_a_module_that_a_package_lacks_is_named(archive: Path):
+    (archive / "pyarrow/part2.py").unlink()
+    lacks = "the package pyarrow 1.2 is installed without its files"
+    assert preflight.problems([str(archive)]) == [f"{lacks} pyarrow/part2.py"]
+    for number in (0, 1, 3, 4):
+        (archive / f"pyarrow/part{number}.py").unlink()
+    assert preflight.problems([str(archive)]) == [
+        f"{lacks} pyarrow/part0.py, pyarrow/part1.py, pyarrow/part2.py and 2 others"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from raft_spark import config
 from raft_spark.costs import arithmetic
+from raft_spark.emr import worker_sizes
 
 if TYPE_CHECKING:  # needs Spark
     from collections.abc import Sequence
@@ -32,9 +33,11 @@ def estimate(console: Console, conf: config.Config, result: arithmetic.Estimate)
         table.add_row("not counted", not_counted)
     table.add_row("estimated from", f"{result.sampled} answers, {result.asked_now} of them requested and stored now")
     if result.use and result.bill:
-        for name, text in [*_use(result.use, result.mode), *_bill(conf, result.bill, result.mode, result.to_ask)]:
+        for name, text in [*_use(result.use, conf), *_bill(conf, result.bill, result.mode, result.to_ask)]:
             table.add_row(name, text)
     console.print(table)
+    if result.mode == "batch" and result.bill and result.bill.emr and (advice := worker_sizes.batch_wait(conf).advice):
+        console.print(f"Note: {advice}.", markup=False, highlight=False)
     if not result.use:
         console.print("No stored answer has token counts: request some with --ask 5.", highlight=False)
     elif result.bill and result.bill.model is None:
@@ -66,14 +69,15 @@ def bounds(console: Console, endpoints: "Sequence[CostBound]") -> None:
             console.print(f"{problem}: set {keys}, unless it is billed by the hour.", markup=False, highlight=False)
 
 
-def _use(use: arithmetic.Usage, mode: str) -> Iterator[tuple[str, str]]:
+def _use(use: arithmetic.Usage, conf: config.Config) -> Iterator[tuple[str, str]]:
     yield "tokens in", _amount(use.tokens_in, ",.0f")
     yield "tokens out", _amount(use.tokens_out, ",.0f")
     if use.seconds:
         unit, name = next(unit for unit in UNITS if use.seconds.value < 120 * unit[0] or unit == UNITS[-1])
         yield "time", f"{_amount(use.seconds * (1 / unit), ',.1f')} {name}, as completions.{use.bound_by} allows"
     else:
-        yield "time", f"some hours: {mode} jobs run when the service has capacity"
+        hours = conf.completions.batch.timeout_hours
+        yield "time", f"at most {hours} hours: batch jobs run when the service has capacity"
 
 
 def _bill(conf: config.Config, bill: arithmetic.Bill, mode: str, rows: int) -> Iterator[tuple[str, str]]:
@@ -84,7 +88,10 @@ def _bill(conf: config.Config, bill: arithmetic.Bill, mode: str, rows: int) -> I
         yield "endpoint hours", _dollars(bill.endpoint)
     if bill.vcpu_hours and bill.gb_hours:
         hours = f"{_amount(bill.vcpu_hours, ',.2f')} vCPU-hours, {_amount(bill.gb_hours, ',.2f')} GB-hours"
-        yield "EMR Serverless", f"{_dollars(bill.emr, 'emr.vcpu_hour and emr.gb_hour are 0')} ({hours})"
+        yield (
+            "EMR driver, at most" if mode == "batch" else "EMR Serverless",
+            f"{_dollars(bill.emr, 'a price of [emr] is 0')} ({hours})",
+        )
     yield f"total, {mode}", _dollars(bill.total, "unknown")
     if bill.affordable is not None:
         yield "max_spend", f"${conf.completions.max_spend:,.2f} pays for {bill.affordable:,} of {rows:,} requests"

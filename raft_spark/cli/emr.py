@@ -70,7 +70,7 @@ def package_release(to: Path) -> None:
     callback=_check_token,
     help="Start at most one run with this token, ever.  [default: at most one run of the same settings at a time]",
 )
-@click.option("--dry-run", is_flag=True, help="Print the arguments of StartJobRun as JSON, without any network access.")
+@click.option("--dry-run", is_flag=True, help="Print the arguments of StartJobRun as JSON, without network or release.")
 @click.option("--no-wait", is_flag=True, help="Print the run's id and exit, while the run continues.")
 def submit(job: str, files: Sequence[str], assignments: Sequence[str], **options: Unpack[SubmitOptions]) -> None:
     """Upload the release if necessary, start a run of a job, and follow it to its end.
@@ -81,11 +81,14 @@ def submit(job: str, files: Sequence[str], assignments: Sequence[str], **options
         from raft_spark.emr import follow, job_run
         from raft_spark.emr import submit as submission
 
-        conf, release = config.load(files, assignments), submission.find_release(options["release"])
+        conf = config.load(files, assignments)
+        job_run.check(conf, job)
         if options["dry_run"]:
+            release = submission.release_to_show(options["release"], partial(click.echo, err=True))
             token = {"clientToken": options["token"]} if options["token"] else {}
             click.echo(json.dumps({**job_run.build(conf, job, (), release), **token}, indent=2))
             return
+        release = submission.find_release(options["release"])
         run_id = submission.run(conf, job, release, options["token"], partial(follow.print_line, console))
         if not options["no_wait"]:
             follow.run(conf, run_id, console)
@@ -96,7 +99,7 @@ def submit(job: str, files: Sequence[str], assignments: Sequence[str], **options
 @settings
 @click.option("--wait", is_flag=True, help="Follow the run until it has ended.")
 def status(run_id: str, files: Sequence[str], assignments: Sequence[str], *, wait: bool) -> None:
-    """Show the state of a run. After its end, show its cost; after a failure, the last lines of the driver's log."""
+    """Show the state of a run. After its end, show its cost; after a failure, why it failed."""
     with error_exit():
         from raft_spark.common import aws
         from raft_spark.emr import follow

@@ -87,6 +87,33 @@ def _check_tags(tags: dict[str, str]) -> dict[str, str]:
     return tags
 
 
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Refuse request metadata that Bedrock would not accept, by the patterns of RequestMetadata in its API."""
+    allowed = r"[a-zA-Z0-9\s:_@$#=/+,.-]"
+    for name, value in metadata.items():
+        if not (re.fullmatch(f"{allowed}{{1,256}}", name) and re.fullmatch(f"{allowed}{{0,256}}", value)):
+            msg = (
+                f"has the entry {name!r}; name and value must have at most 256 letters, digits, spaces and :_@$#=/+,.-"
+            )
+            raise ValueError(msg)
+    if "key" in metadata:
+        msg = (
+            "has the entry 'key'; it must have another name, because raft-spark sends the key of each request under it"
+        )
+        raise ValueError(msg)
+    return metadata
+
+
+def unfit_as_tags(metadata: dict[str, str]) -> list[str]:
+    """Return the names of request metadata that Bedrock does not accept as tags of batch jobs."""
+    allowed = r"[a-zA-Z0-9\s._:/=+@-]"
+    return [
+        name
+        for name, value in metadata.items()
+        if not (re.fullmatch(f"{allowed}{{1,128}}", name) and re.fullmatch(f"{allowed}{{0,256}}", value))
+    ]
+
+
 def _matching(pattern: str, example: str) -> AfterValidator:
     """Return a check for text that matches `pattern`; "" passes, as the value that is not set yet."""
 
@@ -212,6 +239,7 @@ ContainerImage = Annotated[
         "an image such as REGISTRY/REPOSITORY:TAG",
     ),
 ]
+RequestMetadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
 Tags = Annotated[dict[str, str], AfterValidator(_check_tags)]
 StorageRoot = Annotated[str, AfterValidator(_check_root)]
 ArticlesSource = Annotated[str, AfterValidator(_check_source)]

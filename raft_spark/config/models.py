@@ -19,6 +19,7 @@ from raft_spark.config.fields import (
     Money,
     ReleaseLabel,
     RemoteWrite,
+    RequestMetadata,
     RetryReasons,
     RoleArn,
     S3Prefix,
@@ -32,6 +33,7 @@ from raft_spark.config.fields import (
     Temperatures,
     Url,
     VariableName,
+    unfit_as_tags,
 )
 from raft_spark.config.student import Evaluation, Hosting, Training
 
@@ -196,7 +198,7 @@ class Endpoint(Section):
     codec: Literal["", "tgi", "lmi", "openai", "converse", "llama"] = ""
     route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$", examples=["/v1/completions"])] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
-    request_metadata: dict[str, str] = Field(default={}, max_length=15)
+    request_metadata: RequestMetadata = Field(default={}, max_length=15)
     role_arn: Annotated[
         str, Field(pattern=r"^(arn:[a-z-]+:iam::\d{12}:role/.+)?$", examples=["arn:aws:iam::123456789012:role/NAME"])
     ] = ""
@@ -284,6 +286,9 @@ class Emr(Section):
     tags: Tags
     vcpu_hour: Money
     gb_hour: Money
+    arm64_vcpu_hour: Money
+    arm64_gb_hour: Money
+    disk_gb_hour: Money
     source: str
     date: str
 
@@ -297,9 +302,18 @@ class Emr(Section):
         """The memory that a run may use at once, in GB, in its driver and all executors."""
         return self.driver_memory_gb + self.max_executors * self.executor_memory_gb
 
-    def dollars(self, vcpu_hours: float, gb_hours: float) -> float:
-        """Return the price of workers in dollars; 0 when a price is unknown."""
-        return vcpu_hours * self.vcpu_hour + gb_hours * self.gb_hour if self.vcpu_hour and self.gb_hour else 0.0
+    @property
+    def billed_disk_gb(self) -> int:
+        """The disk of one worker that is billed, in GB: 20 GB are free."""
+        return self.disk_gb - 20
+
+    def dollars(self, vcpu_hours: float, gb_hours: float, disk_gb_hours: float) -> float:
+        """Return the price of workers in dollars, with the disk that is billed; 0 when a price is unknown."""
+        is_arm = self.architecture == "arm64"
+        vcpu_hour, gb_hour = (self.arm64_vcpu_hour, self.arm64_gb_hour) if is_arm else (self.vcpu_hour, self.gb_hour)
+        if not (vcpu_hour and gb_hour):
+            return 0.0
+        return vcpu_hours * vcpu_hour + gb_hours * gb_hour + disk_gb_hours * self.disk_gb_hour
 
 
 class Refresh(Section):
@@ -356,6 +370,12 @@ class Config(Section):
             raise ValueError(msg)
         if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
             msg = f"completions.mode is 'batch'; endpoints.{name} must have kind 'bedrock', and role_arn, the role of the batch jobs"
+            raise ValueError(msg)
+        if self.completions.mode == "batch" and (unfit := unfit_as_tags(teacher.request_metadata)):
+            msg = (
+                f"completions.mode is 'batch'; endpoints.{name}.request_metadata becomes tags of the batch jobs, so {unfit[0]!r} "
+                "must have letters, digits, spaces and ._:/=+@- only, in name and value, and at most 128 letters in its name"
+            )
             raise ValueError(msg)
         return self
 

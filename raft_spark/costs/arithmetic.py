@@ -70,8 +70,8 @@ class Bill:
     """Expected dollars; None if the price is unknown or does not apply.
 
     `on_demand` and `batch` are the tokens at either price, `endpoint` the hours of an endpoint with an hourly price.
-    `model` is the sum of these that completions.mode implies, `emr` the EMR workers (for a lake on S3), `total` both
-    together. `affordable` is the number of requests that completions.max_spend pays for.
+    `model` is the sum of these that completions.mode implies, `emr` the EMR workers (for a lake on S3; in batch mode the
+    most that the driver may cost), `total` both together. `affordable` is the number of requests that completions.max_spend pays for.
     """
 
     on_demand: Amount | None
@@ -146,7 +146,7 @@ def bill(conf: Config, mode: str, rows: int, usage: Usage) -> Bill:
     batch = _token_dollars(usage, price.batch_input_price, price.batch_output_price)
     hours = usage.seconds * (1 / 3600) if usage.seconds else None
     endpoint = hours * price.hourly_price if hours and price.hourly_price else None
-    vcpu_hours, gb_hours, emr = _emr(conf, hours)
+    vcpu_hours, gb_hours, emr = _emr(conf, mode, hours)
     model = batch if mode == "batch" else _sum_known(on_demand, endpoint)
     total = _sum_known(model, emr) if model else None
     return Bill(
@@ -161,12 +161,24 @@ def affordable(conf: Completions, rows: int, model: Amount | None) -> int | None
     return rows if model.value <= conf.max_spend else math.floor(rows * conf.max_spend / model.value)
 
 
-def _emr(conf: Config, hours: Amount | None) -> tuple[Amount | None, Amount | None, Amount | None]:
-    """Return vCPU-hours, GB-hours and dollars; None for a local lake, which EMR cannot read, and for batch jobs."""
-    if hours is None or "://" not in conf.lake.root:
+def _emr(conf: Config, mode: str, hours: Amount | None) -> tuple[Amount | None, Amount | None, Amount | None]:
+    """Return vCPU-hours, GB-hours and dollars; None for a local lake, which EMR cannot read.
+
+    For batch jobs these are the most that the driver may use alone: Spark releases the executors while it waits.
+    """
+    if "://" not in conf.lake.root:
         return None, None, None
-    vcpus, memory = conf.emr.vcpus, conf.emr.memory_gb
-    running, hourly = hours + Amount(EMR_STARTUP_SECONDS / 3600), conf.emr.dollars(vcpus, memory)
+    emr, size = conf.emr, (conf.emr.vcpus, conf.emr.memory_gb, 1 + conf.emr.max_executors)
+    if mode == "batch":
+        hours = Amount(conf.completions.batch.timeout_hours)
+        size = (emr.driver_cores, emr.driver_memory_gb, 1)
+    vcpus, memory, workers = size
+    if hours is None:
+        return None, None, None
+    running, hourly = (
+        hours + Amount(EMR_STARTUP_SECONDS / 3600),
+        emr.dollars(vcpus, memory, emr.billed_disk_gb * workers),
+    )
     return running * vcpus, running * memory, running * hourly if hourly else None
 
 

@@ -1,5 +1,6 @@
 """Folder of packages -> .tar.gz with reproducible bytes; .tar.gz -> the packages in it and what would not load."""
 
+import csv
 import gzip
 import re
 import tarfile
@@ -14,6 +15,7 @@ from raft_spark import preflight
 
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine, bytes 18 and 19 of a shared object
 ELF_HEADER = 20  # bytes
+MAX_NAMED = 3  # missing files
 COMPRESSION_LEVEL = 6  # level 9 saves 1.5 % and takes three times as long
 
 
@@ -45,26 +47,41 @@ def inspect(path: Path, machine: str, python: str) -> tuple[dict[str, Distributi
     """Return the packages in an archive by name, and a sentence for each file that this machine or Python cannot load."""
     packages: dict[str, Distribution] = {}
     problems: list[str] = []
+    names: set[str] = set()
+    records: dict[str, bytes] = {}
     for name, content in _descriptive_files(path):
-        if name.endswith("/METADATA"):
+        names.add(name)
+        if content is None:
+            continue
+        if name.endswith("/RECORD"):
+            records[name] = content
+        elif name.endswith("/METADATA"):
             package = parse_metadata(content)
             packages[package.name] = package
         elif name.endswith("/WHEEL"):
             problems += _tag_problems(name, content, machine, python)
         else:
             problems += _object_problems(name, content, machine, python)
+    problems += (problem for name, content in records.items() for problem in _missing_files(name, content, names))
     return packages, problems + ["it contains pyspark, which EMR provides"] * ("pyspark" in packages)
 
 
-def _descriptive_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each METADATA and WHEEL file, and name and ELF header of each shared object."""
+def _descriptive_files(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the name of each file, with the content of METADATA, WHEEL and RECORD, and the ELF header of shared objects."""
     with tarfile.open(path, "r|gz") as tar:
         for member in tar:
-            is_metadata = any(fnmatch(member.name, f"*.dist-info/{name}") for name in ("METADATA", "WHEEL"))
+            is_metadata = any(fnmatch(member.name, f"*.dist-info/{name}") for name in ("METADATA", "WHEEL", "RECORD"))
             is_wanted = is_metadata or re.search(r"\.so(\.|$)", member.name)
             opened = tar.extractfile(member) if is_wanted else None
-            if opened:
-                yield member.name, opened.read() if is_metadata else opened.read(ELF_HEADER)
+            yield member.name, (opened.read() if is_metadata else opened.read(ELF_HEADER)) if opened else None
+
+
+def _missing_files(record: str, content: bytes, names: set[str]) -> Iterator[str]:
+    """Yield a sentence if files that a package lists are not in the archive."""
+    missing = sorted({path for path, *_ in csv.reader(content.decode().splitlines())} - names)
+    if missing:
+        others = f" and {len(missing) - MAX_NAMED} others" if len(missing) > MAX_NAMED else ""
+        yield f"{', '.join(missing[:MAX_NAMED])}{others} of {record} missing"
 
 
 def parse_metadata(content: bytes) -> Distribution:

@@ -122,10 +122,10 @@ def billed(conf: Config, job_run: JobRun) -> str:
     if not used:
         return "EMR has not said yet what it bills for this run"
     vcpu, memory, disk = (used.get(name, 0.0) for name in ("vCPUHour", "memoryGBHour", "storageGBHour"))
-    dollars = conf.emr.dollars(vcpu, memory)
+    dollars = conf.emr.dollars(vcpu, memory, disk)
     priced = f": ${dollars:,.2f} at the prices of [emr], of {conf.emr.date}" if dollars else ""
-    extra = f"; {disk:,.2f} GB-hours of disk are not included" if disk else ""
-    return f"billed {vcpu:,.2f} vCPU-hours, {memory:,.2f} GB-hours{priced}{extra}"
+    extra = f", {disk:,.2f} GB-hours of disk above 20 GB" if disk else ""
+    return f"billed {vcpu:,.2f} vCPU-hours, {memory:,.2f} GB-hours{extra}{priced}"
 
 
 def dashboard_url(client: AwsClient, job_run: JobRun) -> str:

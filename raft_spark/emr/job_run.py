@@ -30,7 +30,8 @@ def build(conf: Config, job: str, arguments: Sequence[str], release: Release) ->
 
     `arguments` are passed to the job after the settings. Raises ConfigError with every problem of the settings.
     """
-    problems = validation.problems(conf, job, release)
+    check(conf, job)
+    problems = list(validation.release_problems(job, release))
     if problems:
         raise ConfigError("\n".join(problems))
     document = {
@@ -46,6 +47,13 @@ def build(conf: Config, job: str, arguments: Sequence[str], release: Release) ->
     }
     tags = {"raft-spark:job": job, "raft-spark:release": release.name, IDENTITY: _digest(document)}
     return {**document, "tags": {**conf.emr.tags, **tags}}
+
+
+def check(conf: Config, job: str) -> None:
+    """Raise ConfigError with every problem of the settings."""
+    problems = validation.problems(conf, job)
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def client_token(document: Mapping[str, Any], last: str) -> str:

@@ -72,6 +72,13 @@ class Release:
         return wanted
 
 
+def unbuilt(version: str, jobs: Iterable[str]) -> Release:
+    """Return a release that nobody has built, to show the arguments of a run."""
+    archives = (f"{kind}-{machine}.tar.gz" for kind in ("environment", "hub") for machine in MACHINES.values())
+    paths = (*(f"jobs/{job}.py" for job in jobs), *archives)
+    return Release(Path(), f"raft-spark-{version}-UNBUILT", version, tuple(ReleaseFile(path, 0, "") for path in paths))
+
+
 def load(folder: Path) -> Release:
     """Read a release and check its files and archives. Raises InputError with every problem."""
     try:

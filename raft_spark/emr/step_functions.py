@@ -13,31 +13,43 @@ from typing import Any
 
 from botocore.model import Shape
 from botocore.session import Session
+from botocore.validate import ParamValidator
 
 from raft_spark.errors import ConfigError
 
 # EMR's defaults, left out because the integration of Step Functions does not know them; it retries runs itself.
+MAX_CHARACTERS = 500  # of a message
 OMITTED: Mapping[str, Any] = {"mode": "BATCH", "retryPolicy": {"maxAttempts": 1}}
 REQUIRED: Mapping[str, Any] = {"configurationOverrides": {}, "tags": {}}
 
 
 def parameters(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of startJobRun.sync. Raises ConfigError for arguments that it does not support."""
+    """Return the parameters of startJobRun.sync. Raises ConfigError for what are no arguments of StartJobRun, or unsupported."""
+    shape = Session().get_service_model("emr-serverless").operation_model("StartJobRun").input_shape
+    _check(document, shape)
     if document.get("flexExecution", {}).get("enabled"):
         raise ConfigError(
             "emr.flex is true; Step Functions cannot start flexible runs: set it to false for a scheduled refresh"
         )
-    attempts = document.get("retryPolicy", OMITTED["retryPolicy"])["maxAttempts"]
+    attempts = document.get("retryPolicy", {}).get("maxAttempts", 1)
     if attempts != 1:
         msg = f"emr.attempts is {attempts}; Step Functions repeats a scheduled refresh (the stack's parameter Attempts): set it to 1"
         raise ConfigError(msg)
     arguments = {
         name: value for name, value in document.items() if name not in {*OMITTED, "flexExecution", "clientToken"}
     }
-    model = Session().get_service_model("emr-serverless")
-    shape = model.operation_model("StartJobRun").input_shape
     capitalized: dict[str, Any] = _capitalize_names({**REQUIRED, **arguments}, shape)
     return capitalized
+
+
+def _check(document: object, shape: Shape) -> None:
+    """Raise ConfigError with each part of a document that StartJobRun does not accept."""
+    filled = {"clientToken": "0", **document} if isinstance(document, dict) else document  # the SDK adds a token
+    report = ParamValidator().validate(filled, shape)
+    if report.has_errors():
+        found = " ".join(report.generate_report().split())
+        msg = f"these are no arguments of StartJobRun, as `raft-spark emr submit --dry-run` prints them: {found[:MAX_CHARACTERS]}"
+        raise ConfigError(msg)
 
 
 def _capitalize_names(value: Any, shape: Shape) -> Any:  # noqa: ANN401 - JSON
@@ -56,7 +68,7 @@ def main() -> None:
     """Convert the JSON that `raft-spark emr submit --dry-run` prints; exit with status 2 and a sentence when it is none."""
     try:
         converted = parameters(json.load(sys.stdin))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         sys.exit(_refuse(f"standard input is no JSON document: {error}"))
     except ConfigError as error:
         sys.exit(_refuse(str(error)))

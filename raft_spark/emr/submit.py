@@ -18,11 +18,21 @@ from raft_spark.emr.follow import END_STATES
 from raft_spark.emr.release import Release
 from raft_spark.errors import ConfigError, InputError
 from raft_spark.inference import quota
+from raft_spark.stages import registry
 
 RELEASES = Path("build/release")
 LOOKBACK = dt.timedelta(days=30)  # runs that were created earlier are not searched
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)  # between this machine's clock and EMR's
 Document = Mapping[str, Any]
+
+
+def release_to_show(folder: str, say: Callable[[str], None]) -> Release:
+    """Return the release whose run is shown: `find_release`'s, or one that nobody has built. Raises InputError."""
+    if folder or list(RELEASES.glob(f"raft-spark-{__version__}-*")):
+        return find_release(folder)
+    unbuilt = release.unbuilt(__version__, registry.JOBS)
+    say(f"note: there is no release in {RELEASES}; the arguments name {unbuilt.name}, which EMR does not find")
+    return unbuilt
 
 
 def find_release(folder: str) -> Release:
@@ -50,7 +60,12 @@ def run(conf: Config, job: str, package: Release, token: str, say: Callable[[str
     problems = application.problems(details, conf)
     if problems:
         raise ConfigError("\n".join(problems))
-    for line in (*worker_lines(conf), *quota_lines(conf, job), *application.notes(details, conf, job)):
+    for line in (
+        *worker_lines(conf),
+        *batch_lines(conf, job),
+        *quota_lines(conf, job),
+        *application.notes(details, conf, job),
+    ):
         say(line)
     sent = upload.upload_release(aws.connect("s3"), package, job_run.release_uri(conf, package), say)
     say(f"release {package.name}: {f'{sent / 1e6:,.1f} MB uploaded' if sent else 'already uploaded'}")
@@ -69,9 +84,19 @@ def worker_lines(conf: Config) -> Iterator[str]:
     ):
         heap = worker_sizes.heap_mb(gigabytes, factor)
         yield f"{what} {cores} vCPU, {gigabytes} GB: {heap:,} MB for Spark's heap, {gigabytes * 1024 - heap:,} MB for Python"
-    dollars = emr.dollars(vcpus, memory)
+    dollars = emr.dollars(vcpus, memory, emr.billed_disk_gb * (1 + emr.max_executors))
     priced = f": ${dollars:,.2f} an hour while all of them run" if dollars else ""
     yield f"together {vcpus} vCPU, {memory} GB{priced}"
+
+
+def batch_lines(conf: Config, job: str) -> Iterator[str]:
+    """Yield a line on what the driver costs while it waits for batch jobs, and what a small one would cost."""
+    if not ("teacher" in validation.uses(job) and conf.completions.mode == "batch"):
+        return
+    wait = worker_sizes.batch_wait(conf)
+    yield f"batch jobs may take {wait.hours} hours, in which the driver waits{f': ${wait.dollars:,.2f}' if wait.dollars else ''}"
+    if wait.advice:
+        yield f"note: {wait.advice}"
 
 
 def quota_lines(conf: Config, job: str) -> Iterator[str]:

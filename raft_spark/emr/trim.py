@@ -1,4 +1,8 @@
-"""Remove from a folder of installed packages what no job needs, so that each worker downloads less."""
+"""Remove from a folder of installed packages what no job needs, so that each worker downloads less.
+
+The RECORD of each package then lists the files that are left, without hashes, so that a file which gets lost later is
+noticed: by `archive.inspect` before a run is submitted, by `preflight` at its start.
+"""
 
 import csv
 from fnmatch import fnmatch
@@ -20,9 +24,8 @@ PATTERNS = (
     "lxml/*/*",  # sacrebleu imports only lxml.etree
     "lxml/objectify.*",
     "regex/*",  # for sacrebleu's tokenizer `intl`, which is not used; its dist-info stays, since sacrebleu requires the package
-    # These three differ from machine to machine, and a release has reproducible bytes.
+    # These differ from machine to machine, and a release has reproducible bytes.
     "bin/*",
-    "*.dist-info/RECORD",
     "*.dist-info/INSTALLER",
 )
 # botocore's models that stay: the services that the jobs call, and those that credentials may come from.
@@ -49,12 +52,21 @@ def trim_folder(folder: Path) -> tuple[Package, ...]:
     for file in [file for file in folder.rglob("*") if file.is_file()]:
         if is_unneeded(file.relative_to(folder).as_posix()):
             file.unlink()
+    for info in folder.glob("*.dist-info"):
+        _write_record(info)
     after = [sum(file.stat().st_size for file in files if file.exists()) for _, files in installed]
     packages = (
         Package(package.name, package.version, *sizes)
         for (package, _), *sizes in zip(installed, before, after, strict=True)
     )
     return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def _write_record(info: Path) -> None:
+    """List the files that a package has, in place of pip's RECORD, which differs from machine to machine."""
+    paths = sorted(file.relative_to(info.parent).as_posix() for file in _files(info))
+    with (info / "RECORD").open("w", newline="") as record:
+        csv.writer(record, lineterminator="\n").writerows((path, "", "") for path in paths)
 
 
 def is_unneeded(path: str) -> bool:
@@ -72,4 +84,4 @@ def _files(info: Path) -> list[Path]:
     """Return the files of a package's RECORD that exist; with --target, pip puts scripts elsewhere than RECORD says."""
     with (info / "RECORD").open(newline="") as record:
         listed = [info.parent / path for path, *_ in csv.reader(record)]
-    return [path for path in listed if path.is_file()]
+    return [path for path in listed if path.is_file() and path.resolve().is_relative_to(info.parent.resolve())]

@@ -11,6 +11,8 @@ from raft_spark.emr.release import Release
 from raft_spark.lake import filesystem
 from raft_spark.stages import registry
 
+BATCH_MARGIN = 60  # minutes for what a run does before and after its batch jobs
+MAX_TIMEOUT = 10_080  # minutes, of EMR Serverless
 REQUIRED = ("application_id", "role_arn", "code")
 
 
@@ -35,15 +37,15 @@ def endpoints_of(conf: Config, job: str) -> dict[str, str]:
     return students | ({conf.evaluation.judge: "evaluation.judge is"} if conf.evaluation.judge else {})
 
 
-def problems(conf: Config, job: str, release: Release) -> list[str]:
-    """Return a sentence for each problem."""
+def problems(conf: Config, job: str) -> list[str]:
+    """Return a sentence for each problem of the settings; those that are missing come first."""
     return [
         *_missing_settings(conf),
         *_lake(conf),
         *_workers(conf),
         *(_source(conf) if "source" in uses(job) else ()),
         *(sentence for name, setting in endpoints_of(conf, job).items() for sentence in _endpoint(conf, name, setting)),
-        *_release(job, release),
+        *_timeout(conf, job),
     ]
 
 
@@ -105,7 +107,19 @@ def _endpoint(conf: Config, name: str, setting: str) -> Iterator[str]:
         )
 
 
-def _release(job: str, release: Release) -> Iterator[str]:
+def _timeout(conf: Config, job: str) -> Iterator[str]:
+    """EMR would cancel the driver, and nobody would collect what the batch jobs answer later."""
+    hours, minutes = conf.completions.batch.timeout_hours, conf.emr.timeout_minutes
+    least = min(hours * 60 + BATCH_MARGIN, MAX_TIMEOUT)
+    if "teacher" in uses(job) and conf.completions.mode == "batch" and minutes < least:
+        yield (
+            f"emr.timeout_minutes is {minutes}, but batch jobs may take {hours} hours (completions.batch.timeout_hours); "
+            f"set emr.timeout_minutes to at least {least}"
+        )
+
+
+def release_problems(job: str, release: Release) -> Iterator[str]:
+    """Yield a sentence for each reason why this raft-spark cannot submit the job from a release."""
     digests = {file.path: file.sha256 for file in release.files}
     if f"jobs/{job}.py" not in digests:
         yield f"release {release.name} has no jobs/{job}.py; build another: raft-spark emr package"
@@ -121,4 +135,5 @@ def _is_loopback(url: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
+    actual = getattr(address, "ipv4_mapped", None) or address
+    return bool(actual.is_loopback or actual.is_unspecified)

@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import json
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -171,7 +172,13 @@ def write(lake: Lake, run: Run) -> None:
 
 
 def read(lake: Lake, run_id: str = "") -> Run | None:
-    """Return a run of completions, by default the one that started last; None when there is none."""
+    """Return a run of completions, by default the one that started last; None when there is none.
+
+    Raises InputError when `run_id` is no id of a run.
+    """
+    if run_id and not re.fullmatch(r"\w[\w.-]*", run_id):
+        msg = f"{run_id!r} is no id of a run; it must be like 20261122T202130.123456Z-1a2b3c4d-5e6f"
+        raise InputError(msg)
     folder = _folder(lake, schemas.COMPLETIONS)
     name = (
         f"{run_id}.json"

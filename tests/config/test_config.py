@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import botocore.session
 import pydantic
 import pytest
 from hypothesis import given
@@ -157,6 +158,10 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.mine=3", "endpoints.mine is 3; it must be a table of settings"),
         ("endpoints.fake.codec=xyz", 'endpoints.fake.codec is "xyz"; it must be one of "", tgi, lmi, openai, converse, llama'),
         ("endpoints.fake.codec=tgi", "endpoints.fake has codec 'tgi'; an endpoint of kind fake has no codec"),
+        ('endpoints.fake.request_metadata={team="a;b"}', "endpoints.fake.request_metadata has the entry 'team'; name and value must have at most 256 letters, digits, spaces and :_@$#=/+,.-"),
+        ('endpoints.fake.request_metadata={"caf\u00e9"="a"}', "endpoints.fake.request_metadata has the entry 'caf\u00e9'; name and value must have at most 256 letters, digits, spaces and :_@$#=/+,.-"),
+        ('endpoints.fake.request_metadata={""="a"}', "endpoints.fake.request_metadata has the entry ''; name and value must have at most 256 letters, digits, spaces and :_@$#=/+,.-"),
+        ('endpoints.fake.request_metadata={key="a"}', "endpoints.fake.request_metadata has the entry 'key'; it must have another name, because raft-spark sends the key of each request under it"),
         ("endpoints.fake.input_price=-1", "endpoints.fake.input_price is -1; it must be a number, 0 or more"),
         ("evaluation.distractors=[0,3]", "evaluation.distractors.0 is 0; it must be a whole number in 1..100"),
         ("articles.limit=-1", "articles.limit is -1; it must be a whole number, 0 or more"),
@@ -383,3 +388,41 @@ def test_every_file_of_conf_settles(file: Path):
 def test_an_answer_without_its_thought_must_be_there(wanted: str):
     with pytest.raises(ConfigError, match=r"dataset\.gate\.answer is 'flag'; it must be 'reject'"):
         config.load(assignments=[wanted, "dataset.gate.answer=flag"])
+
+
+METADATA = "[a-zA-Z0-9\\s:_@$#=/+,-.]"  # of Converse; a tag's key and value have [a-zA-Z0-9\s._:/=+@-]
+
+
+def test_request_metadata_has_the_patterns_of_bedrock():
+    service = botocore.session.get_session().get_service_model("bedrock-runtime")
+    metadata = service.operation_model("Converse").input_shape.members["requestMetadata"]
+    assert metadata.key.metadata["pattern"] == f"{METADATA}{{1,256}}"
+    assert metadata.value.metadata["pattern"] == f"{METADATA}{{0,256}}"
+    assert metadata.metadata["max"] == 15 + 1  # one is the key of the request
+    given = {"team:a_b@c$d#e=f/g+h,i-j.k": "l m", "x" * 256: "y" * 256, "empty": ""}
+    assert (
+        config.load(assignments=[f"endpoints.fake.request_metadata={toml(given)}"]).endpoints["fake"].request_metadata
+        == given
+    )
+    for name, value in (("x" * 257, ""), ("x", "y" * 257), ("x", "(a)"), ("x*", "")):
+        assert "name and value must have at most 256 letters" in refused(
+            f"endpoints.fake.request_metadata={toml({name: value})}"
+        )
+
+
+def test_request_metadata_that_batch_jobs_cannot_have_as_tags_is_refused():
+    service = botocore.session.get_session().get_service_model("bedrock")
+    tag = service.operation_model("CreateModelInvocationJob").input_shape.members["tags"].member.members
+    assert tag["key"].metadata["pattern"] == tag["value"].metadata["pattern"] == "[a-zA-Z0-9\\s._:/=+@-]*"
+    assert tag["key"].metadata["max"] == 128
+    role = 'role_arn="arn:aws:iam::123456789012:role/batch"'
+    for name, value in (("cost,center", "7"), ("center", "$7"), ("x" * 129, "7")):
+        endpoint = f'endpoints.b={{kind="bedrock", model="m", {role}, request_metadata={toml({name: value})}}}'
+        batch = (endpoint, "completions.endpoint=b", "completions.mode=batch")
+        with pytest.raises(ConfigError, match=r"becomes tags of the batch jobs, so '.*' must have letters"):
+            config.load(assignments=batch)
+        assert config.load(assignments=batch[:2]).teacher.request_metadata == {name: value}
+
+
+def toml(table: dict[str, str]) -> str:
+    return "{" + ", ".join(f'"{name}"="{value}"' for name, value in table.items()) + "}"

@@ -87,8 +87,29 @@ def test_an_endpoint_of_ones_own_is_paid_by_the_hour():
 def test_batch_jobs_are_paid_at_the_batch_price_and_tell_no_time():
     role = 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/batch"'
     estimate = estimated("completions.mode=batch", role, LAKE)
-    assert (estimate.mode, estimate.use.seconds, estimate.bill.emr) == ("batch", None, None)
-    assert dollars(estimate.bill.total) == pytest.approx(0.042)
+    assert (estimate.mode, estimate.use.seconds) == ("batch", None)
+    assert dollars(estimate.bill.model) == pytest.approx(0.042)
+
+
+def test_batch_jobs_keep_the_driver_alone_waiting_for_a_day_at_most():
+    role = 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/batch"'
+    prices = ("emr.vcpu_hour=0.05", "emr.gb_hour=0.01")
+    bill = estimated("completions.mode=batch", role, LAKE, *prices).bill
+    hours = 24 + 1 / 30  # and two minutes
+    assert dollars(bill.vcpu_hours) == pytest.approx(4 * hours)
+    assert dollars(bill.gb_hours) == pytest.approx(16 * hours)
+    assert dollars(bill.total) == pytest.approx(0.042 + 0.36 * hours)
+    assert estimated("completions.mode=batch", role).bill.emr is None  # a lake in a folder
+
+
+def test_arm_workers_have_their_own_price_and_disk_above_20_gb_is_paid():
+    prices = ("emr.vcpu_hour=0.05", "emr.gb_hour=0.01", "emr.arm64_vcpu_hour=0.04", "emr.arm64_gb_hour=0.005")
+    hours = 320 / 3600
+    arm = estimated(LAKE, *prices, "emr.architecture=arm64").bill
+    assert dollars(arm.emr) == pytest.approx((16 * 0.04 + 64 * 0.005) * hours)
+    disk = estimated(LAKE, *prices, "emr.disk_gb=120", "emr.disk_gb_hour=0.001").bill
+    assert dollars(disk.emr) == pytest.approx((16 * 0.05 + 64 * 0.01 + 4 * 100 * 0.001) * hours)
+    assert estimated(LAKE, *prices, "emr.architecture=arm64", "emr.arm64_gb_hour=0.0").bill.emr is None
 
 
 def test_too_few_requests_for_a_batch_job_are_told_in_real_time():

@@ -174,9 +174,13 @@ def test_the_job_settles_to_the_same_settings_with_no_file():
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["7", "true", "1e3", "2026-11-22", "inf", "a.b"]
 )
+tags = st.text("aZ9 :_@$#=/+,.-", max_size=256)  # as Bedrock accepts them
 fields = st.fixed_dictionaries(
     {"kind": st.just("bedrock"), "model": words.filter(bool), "inference_component": words},
-    optional={"request_metadata": st.dictionaries(words, words, max_size=3), "input_price": st.floats(0, 1e9)},
+    optional={
+        "request_metadata": st.dictionaries(tags.filter(bool), tags, max_size=3),
+        "input_price": st.floats(0, 1e9),
+    },
 )
 
 
@@ -295,6 +299,7 @@ def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(
         ("completions.endpoint=fake", "of kind fake, which runs on this machine only"),
         ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', which is this machine"),
         ("endpoints.mine.url=http://[::1]:8000/v1", "endpoints.mine.url is 'http://[::1]:8000/v1', which is this machine"),
+        ("endpoints.mine.url=http://[::ffff:127.0.0.1]/v1", "endpoints.mine.url is 'http://[::ffff:127.0.0.1]/v1', which is this machine"),
         ("endpoints.mine.api_key_env=KEY", "endpoints.mine.api_key_env names an environment variable, which EMR's workers do not have"),
         ("emr.driver_memory_gb=7", "emr.driver_memory_gb is 7 GB with 4 vCPUs; such a worker has 8 to 30 GB"),
         ("emr.executor_cores=8", ""),
@@ -493,5 +498,5 @@ def test_the_lines_for_iceberg_that_the_file_to_copy_offers_are_all_that_a_catal
     copied = tmp_path / "my-emr.toml"
     copied.write_text(re.sub(r'^# (?=format = "iceberg"|"spark\.)', "", text, flags=re.MULTILINE))
     conf = config.load([copied], SETTINGS)
-    assert validation.problems(conf, "refresh", RELEASE) == []
+    assert validation.problems(conf, "refresh") == []
     assert job_run.spark_settings(conf, "refresh", RELEASE)["spark.jars"].startswith("/usr/share/aws/iceberg/lib/")

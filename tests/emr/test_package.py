@@ -124,7 +124,7 @@ def test_no_pyspark_is_inside_and_no_trace_of_the_machine_that_made_it(made: tup
             names = [entry.name for entry in entries]
             assert names == sorted(names)
             assert not [
-                name for name in names if re.search(r"^py(spark|4j)|__pycache__|RECORD|direct_url.json|INSTALLER", name)
+                name for name in names if re.search(r"^py(spark|4j)|__pycache__|direct_url.json|INSTALLER", name)
             ]
 
 

@@ -157,6 +157,33 @@ def test_a_package_that_is_listed_but_not_inside_is_named(tmp_path: Path):
         release.load(folder)
 
 
+def test_a_file_that_a_package_lists_but_the_archive_lacks_is_named(tmp_path: Path):
+    """The description of the package is there, so only the list of its files tells."""
+    info = tmp_path / "packages/fast-1.0.dist-info"
+    info.mkdir(parents=True)
+    core = "fast/core.cpython-311-aarch64-linux-gnu.so"
+    (info / "RECORD").write_text(f"fast-1.0.dist-info/METADATA,,\n{core},,\nfast/__init__.py,,\n")
+    with pytest.raises(
+        InputError, match=r"environment-aarch64.tar.gz: fast/__init__.py of fast-1.0.dist-info/RECORD missing"
+    ):
+        release.load(small(tmp_path))
+
+
+def test_what_is_left_of_a_trimmed_package_is_listed(tmp_path: Path):
+    files = ("idna/__init__.py", "idna/tests/test_core.py", "idna/core.py", "idna-3.0.dist-info/INSTALLER")
+    for path in files:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("1")
+    info = tmp_path / "idna-3.0.dist-info"
+    (info / "METADATA").write_text("Name: idna\nVersion: 3.0\n")
+    listed = (*files, "idna-3.0.dist-info/METADATA", "../../bin/idna", "idna-3.0.dist-info/RECORD")
+    (info / "RECORD").write_text("".join(f"{path},sha256=abc,1\n" for path in listed))
+    trim.trim_folder(tmp_path)
+    assert (info / "RECORD").read_text() == (
+        "idna-3.0.dist-info/METADATA,,\nidna-3.0.dist-info/RECORD,,\nidna/__init__.py,,\nidna/core.py,,\n"
+    )
+
+
 def test_pyspark_inside_is_refused(tmp_path: Path):
     (tmp_path / "packages/pyspark-4.1.1.dist-info").mkdir(parents=True)
     (tmp_path / "packages/pyspark-4.1.1.dist-info/METADATA").write_text("Name: pyspark\nVersion: 4.1.1\n")
@@ -203,7 +230,7 @@ def test_every_service_that_the_code_calls_has_its_model_in_the_archive():
         "pyarrow/libarrow_flight.so.2600",
         "pyarrow/libarrow_python.so",
         "pyarrow/libarrow_python.so.2600.1.0",
-        "numpy-2.4.6.dist-info/RECORD",
+        "numpy-2.4.6.dist-info/INSTALLER",
         "lxml/objectify.cpython-311-x86_64-linux-gnu.so",
         "lxml/html/diff.py",
         "lxml/isoschematron/__init__.py",

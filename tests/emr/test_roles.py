@@ -295,7 +295,13 @@ def test_everything_is_allowed_by_name_unless_a_comment_says_why_not():
     lines = FILE.read_text().splitlines()
     wild = [number for number, line in enumerate(lines) if re.search(r"Resource: (\"\*\"|.*log-group:\*)", line)]
     begins = [max(begin for begin in range(number) if "- Sid:" in lines[begin]) for number in wild]
-    assert [lines[begin].split()[-1] for begin in begins] == ["FindLogGroup", "FindBatches", "LogDelivery"]
+    assert [lines[begin].split()[-1] for begin in begins] == [
+        "FindLogGroup",
+        "FindBatches",
+        "ReachLogs",
+        "ReachBatches",
+        "LogDelivery",
+    ]
     assert all(lines[begin - 1].strip().startswith("#") for begin in begins)
     for teacher, role, *_ in STATEMENTS:
         statements = of(teacher).statements(role)

@@ -247,7 +247,26 @@ def test_the_command_writes_what_the_state_machine_reads():
 
 
 @pytest.mark.row
-@pytest.mark.parametrize("text", ["", "{", json.dumps({**DOCUMENT, "retryPolicy": {"maxAttempts": 2}})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        "{}",
+        "[" * 100_000,
+        '{"jobDriver": 3}',
+        json.dumps({**DOCUMENT, "retryPolicy": {"maxAttempts": 2}}),
+        json.dumps({**DOCUMENT, "retryPolicy": {"maxAttempts": "two"}}),
+        json.dumps({**DOCUMENT, "retryPolicy": None}),
+        json.dumps({**DOCUMENT, "flexExecution": True}),
+        json.dumps({**DOCUMENT, "retries": 3}),
+        json.dumps({**DOCUMENT, "jobDriver": {"sparkSubmit": {"entryPoint": ["a"]}}}),
+        json.dumps({"ApplicationId": "00a", "ExecutionRoleArn": "arn"}),  # already converted
+    ],
+)
 def test_the_command_writes_nothing_when_there_is_nothing_to_write(text):
     done = run(text)
     assert (done.returncode, done.stdout) == (2, "")

@@ -95,7 +95,10 @@ def test_a_run_is_started_followed_and_priced(emr: Service, settings: list[str],
     assert "3 executors x 4 cores = 12 tasks" in done.output
     assert f"run {RUN} started" in done.output
     assert re.findall(r"\d\d:\d\d:\d\d (\w+), ", done.output) == ["SCHEDULED", "RUNNING", "SUCCESS"]
-    assert "billed 2.00 vCPU-hours, 8.00 GB-hours: $0.18 at the prices of [emr], of 2026-06" in done.output
+    assert (
+        "billed 2.00 vCPU-hours, 8.00 GB-hours, 0.50 GB-hours of disk above 20 GB: $0.18 at the prices of [emr], of 2026-06"
+        in done.output
+    )
     dry = call("submit", "refresh", "--dry-run", settings=settings)
     assert {"applicationId": "00f1abcdefgh2345", **emr.runs[RUN].sent} == json.loads(dry.output)
 
@@ -252,6 +255,54 @@ def test_an_application_that_is_not_there_is_one_sentence(emr: Service, settings
     assert "ResourceNotFoundException" in done.output
 
 
+def test_a_dry_run_needs_no_release_and_names_missing_settings_first(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = call("submit", "refresh", "--dry-run", settings=[])
+    assert done.exit_code == 2
+    assert "emr.application_id, emr.role_arn, emr.code must be set" in done.output
+    assert "emr package" not in done.output
+    whole = call("submit", "refresh", "--dry-run", settings=settings[2:])
+    assert whole.exit_code == 0, whole.output
+    assert "there is no release in build/release; the arguments name raft-spark-" in whole.stderr
+    document = json.loads(whole.stdout)
+    assert document["jobDriver"]["sparkSubmit"]["entryPoint"].endswith("-UNBUILT/jobs/refresh.py")
+    assert call("submit", "refresh", settings=settings[2:]).exit_code == 3
+
+
+def test_batch_jobs_that_outlive_the_driver_are_refused_and_a_small_driver_is_advised(
+    emr: Service, settings: list[str]
+):
+    role = 'endpoints.mine.role_arn="arn:aws:iam::123456789012:role/batch"'
+    batch = [*settings, "--set", "completions.mode=batch", "--set", role]
+    done = call("submit", "completions", "--dry-run", settings=batch)
+    assert done.exit_code == 2
+    assert (
+        "emr.timeout_minutes is 720, but batch jobs may take 24 hours (completions.batch.timeout_hours); "
+        "set emr.timeout_minutes to at least 1500"
+    ) in done.output
+    assert call("submit", "dataset", "--dry-run", settings=batch).exit_code == 0  # it asks nobody
+    done = call("submit", "completions", settings=[*batch, "--set", "emr.timeout_minutes=1500"])
+    assert done.exit_code == 0, done.output
+    assert (
+        "batch jobs may take 24 hours, in which the driver waits: $8.64" in done.output
+    )  # 24 * (4 * 0.05 + 16 * 0.01)
+    assert "for $2.16 in 24 hours and not $8.64: emr.driver_cores = 1, emr.driver_memory_gb = 4" in done.output
+    small = ["--set", "emr.driver_cores=1", "--set", "emr.driver_memory_gb=4", "--set", "emr.timeout_minutes=1500"]
+    done = call("submit", "completions", settings=[*batch, *small])
+    assert "in which the driver waits: $2.16" in done.output
+    assert "is enough to wait" not in done.output
+
+
+def test_disk_above_20_gb_is_billed(emr: Service, settings: list[str]):
+    done = call("submit", "base", settings=[*settings, "--set", "emr.disk_gb_hour=0.5"])
+    # 2 * 0.05 + 8 * 0.01 + 0.5 * 0.5
+    assert (
+        "billed 2.00 vCPU-hours, 8.00 GB-hours, 0.50 GB-hours of disk above 20 GB: $0.43 at the prices" in done.output
+    )
+
+
 def test_a_release_that_is_not_there_is_one_sentence(emr: Service, settings: list[str], tmp_path: Path):
     done = call("submit", "refresh", "--release", str(tmp_path / "none"), settings=settings[2:])
     assert done.exit_code == 3
@@ -286,23 +337,61 @@ def test_a_second_double_of_the_service_is_asked_the_same_way(
 # How it ends
 
 
-def log(bucket: Any, path: str, *lines: str) -> None:
+def log(bucket: Any, path: str, *lines: str, name: str = "stderr") -> None:
     text = gzip.compress("".join(f"{line}\n" for line in lines).encode())
-    bucket.put_object(Key=f"logs/{LOG}/{path}/SPARK_DRIVER/stderr.gz".replace("//", "/"), Body=text)
+    bucket.put_object(Key=f"logs/{LOG}/{path}/SPARK_DRIVER/{name}.gz".replace("//", "/"), Body=text)
 
 
-def test_a_failed_run_prints_the_end_of_its_drivers_log_and_where_to_look(
+def test_a_failed_run_prints_its_reason_the_ends_of_both_logs_and_where_to_look(
     emr: Service, settings: list[str], bucket: Any
 ):
+    """spark-submit joins Python's standard error into standard output: the reason is in stdout.gz."""
     emr.states = ("RUNNING", "FAILED")
-    log(bucket, "", *(f"line {number}" for number in range(100)), "InputError: [table] base is missing")
+    log(bucket, "", "InputError: [table] base is missing", *(f"out {number}" for number in range(100)), name="stdout")
+    jvm = "org.apache.spark.SparkUserAppException: User application exited with 3"
+    log(bucket, "", *(f"jvm {number}" for number in range(100)), jvm)
     done = call("submit", "completions", settings=settings)
     assert done.exit_code == 7
-    assert "InputError: [table] base is missing" in done.output
-    assert "line 61\n" in done.output
-    assert "line 60\n" not in done.output
+    lines = done.output.splitlines()
+    first = lines.index("reason: InputError: [table] base is missing")
+    folder = f"s3://{bucket.name}/logs/{LOG}/SPARK_DRIVER"
+    assert lines[first + 1 : first + 3] == [f"last lines of {folder}/stdout.gz:", "out 60"]
+    assert lines[first + 42 : first + 44] == [f"last lines of {folder}/stderr.gz:", "jvm 61"]
+    assert lines[first + 82] == jvm
+    assert "out 59\n" not in done.output
     assert "dashboard: https://p-00frun1.emrappui.example/" in done.output
     assert f"RunError run {RUN} FAILED: Job failed, please check the logs" in done.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["InputError: it is missing", "py4j.protocol.Py4JNetworkError: Answer from Java side is empty"], "InputError: it is missing"),
+        (
+            ["Traceback (most recent call last):", '  File "a.py", line 3', "ModuleNotFoundError: No module named 'raft_spark'"],
+            "ModuleNotFoundError: No module named 'raft_spark'",
+        ),
+        (
+            ['{"time": "t", "level": "error", "message": "GateError: growth is 9 %", "exit_status": 6}', '{"level": "info", "message": "ValueError: no"}'],
+            "GateError: growth is 9 %",
+        ),
+        (['{"level": "critical", "message": "KeyError: \'a\'", "traceback": "..."}', "{broken"], "KeyError: 'a'"),
+        (["java.lang.OutOfMemoryError: Java heap space", "bye"], "java.lang.OutOfMemoryError: Java heap space"),
+        (["26/11/28 19:01:36 INFO all is well", '{"level": "warning", "message": "OSError: slow"}', "[1]"], ""),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure_is_found_in_a_log(lines: list[str], reason: str):
+    assert driver_logs.read_lines(lines).reason == reason
+
+
+def test_where_standard_output_gives_no_reason_the_jvm_may(emr: Service, settings: list[str], bucket: Any):
+    emr.states = ("FAILED",)
+    log(bucket, "attempts/2", "Started", name="stdout")
+    log(bucket, "attempts/2", 'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space')
+    log(bucket, "attempts/1", "InputError: of the first attempt", name="stdout")
+    done = call("submit", "base", settings=settings)
+    assert 'reason: Exception in thread "main" java.lang.OutOfMemoryError: Java heap space\n' in done.output
+    assert "of the first attempt" not in done.output
 
 
 def test_of_several_attempts_the_last_ones_log_is_printed(emr: Service, settings: list[str], bucket: Any):

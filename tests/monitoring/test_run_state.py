@@ -9,6 +9,7 @@ import pytest
 
 from raft_spark import config
 from raft_spark.config import Lake
+from raft_spark.errors import InputError
 from raft_spark.inference import realtime
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
@@ -149,3 +150,10 @@ def test_an_endpoint_by_the_hour_has_the_time_that_the_rest_of_max_spend_pays_fo
     stored = Run("a", "fake", "fake", "", "", total=1)
     assert realtime._seconds(conf, stored) == 3600 - 10
     assert realtime._seconds(conf, replace(stored, dollars=1.5)) == 900 - 10
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/../../b", ".", "/etc/x", "a b"])
+def test_what_is_no_id_of_a_run_is_refused(tmp_path, run_id: str):
+    lake = config.load(assignments=[f"lake.root={tmp_path}"]).lake
+    with pytest.raises(InputError, match=r"is no id of a run; it must be like 2026"):
+        run_state.read(lake, run_id)

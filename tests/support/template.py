@@ -52,7 +52,12 @@ JOB = f"arn:aws:bedrock:{HERE}:model-invocation-job/abcdef123456"
 GROUP = f"arn:aws:logs:{HERE}:log-group:/aws/emr-serverless/raft-spark"
 RUN = f"{APPLICATION}/jobruns/00fxyz987"
 BATCH_ROLE, JOB_ROLE = (f"arn:aws:iam::123456789012:role/{name}" for name in ("BatchRole", "JobRole"))
-TEACHERS = {"sagemaker": ENDPOINT, "bedrock": MODEL, "bedrock-batch": MODEL, "other": ""}
+TEACHERS = {
+    "sagemaker": {"SageMakerArns": ENDPOINT},
+    "bedrock": {"BedrockArns": MODEL},
+    "bedrock-batch": {"BedrockArns": MODEL},
+    "other": {},
+}
 
 
 class Template:
@@ -83,6 +88,23 @@ class Template:
         assert len({statement["Sid"] for statement in found}) == len(found)
         return {statement["Sid"]: statement for statement in found}
 
+    def refusals(self) -> list[str]:
+        """Return why CloudFormation refuses the parameters: those that their pattern refuses, and the rules that do not hold."""
+        patterns = {
+            name: re.compile(declared["AllowedPattern"])
+            for name, declared in self.raw["Parameters"].items()
+            if "AllowedPattern" in declared
+        }
+        found = [
+            name
+            for name, pattern in patterns.items()
+            for value in (self._values[name] if isinstance(self._values[name], list) else [self._values[name]])
+            if not pattern.search(value)
+        ]
+        rules = [rule for rule in self.raw["Rules"].values() if self._holds(rule["RuleCondition"])]
+        assertions = [assertion for rule in rules for assertion in rule["Assertions"]]
+        return found + [each["AssertDescription"] for each in assertions if not self._holds(each["Assert"])]
+
     def computed(self, node: Any) -> Any:
         if isinstance(node, list):
             return [part for part in map(self.computed, node) if part is not None]
@@ -95,7 +117,7 @@ class Template:
         computed = {name: self.computed(part) for name, part in node.items()}
         return {name: part for name, part in computed.items() if part is not None}
 
-    def _function(self, name: str, given: Any) -> Any:  # noqa: PLR0911 - a function a line
+    def _function(self, name: str, given: Any) -> Any:  # noqa: C901, PLR0911 - a function a line
         match name, given:
             case "Ref", str(what):
                 return self._reference(what)
@@ -111,6 +133,8 @@ class Template:
                 return self.computed(yes if self._holds({"Condition": condition}) else no)
             case "Select", [index, values]:
                 return self.computed(values)[int(index)]
+            case "Join", [separator, values]:
+                return separator.join(self.computed(values))
             case "GetAZs", _:
                 return ["us-east-1a", "us-east-1b"]
             case "Cidr", [block, count, bits]:
@@ -158,6 +182,8 @@ class Template:
                 return all(map(self._holds, given))
             case "Fn::Or":
                 return any(map(self._holds, given))
+            case "Fn::EachMemberEquals":
+                return all(value == given[1] for value in self.computed(given[0]))
         raise AssertionError(name)
 
 
@@ -171,7 +197,7 @@ def of(teacher: str, **parameters: object) -> Template:
         "AlarmEmail": "a@b.c",
     }
     money = {"MaximumDollars": 20, "MonthlyBudget": 500}
-    return Template(**{"Teacher": teacher, "TeacherArns": TEACHERS[teacher]} | more | money | parameters)
+    return Template(**{"Teacher": teacher} | TEACHERS[teacher] | more | money | parameters)
 
 
 @functools.cache
@@ -223,11 +249,11 @@ def _allows(statement: Mapping[str, Any], need: Need) -> bool:
 
 def _holds(conditions: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]) -> Iterator[bool]:
     for operator, asked in conditions.items():
-        assert operator in {"StringEquals", "StringLike", "StringLikeIfExists"}
+        assert operator in {"StringEquals", "ArnEquals", "StringLike", "StringLikeIfExists"}
         for key, patterns in asked.items():
             if key not in context:
                 yield operator.endswith("IfExists")
-            elif operator == "StringEquals":
+            elif operator in {"StringEquals", "ArnEquals"}:
                 yield context[key] in listed(patterns)
             else:
                 yield any(fnmatchcase(context[key], pattern) for pattern in listed(patterns))
