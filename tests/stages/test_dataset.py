@@ -1,16 +1,18 @@
 """base + completions -> dataset: each format loads with `datasets`, gates reject with a reason, the bytes do not change."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Settle
+from conftest import Settle, article
 from raft_spark import config
 from raft_spark.config.fields import FormatName
 from raft_spark.errors import InputError
@@ -231,6 +233,58 @@ def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Sett
     with pytest.raises(InputError, match=r"no training row is left of 300; reasons: 300 truncated$"):
         walked(conf)
     assert tables.storage(conf.lake, schemas.DATASET).list() == []
+
+
+def test_too_many_rejected_rows_are_an_error_that_names_them_and_the_answers_stay(settled: Settle):
+    conf = settled("dataset.min_words=1000", "dataset.gate.length=reject", "articles.source=sample:60")
+    for stage in (articles, base, completions):
+        stage.run(conf)
+    with pytest.raises(InputError, match="no training row is left of 60; reasons: 60 too short"):
+        dataset.run(conf)
+    originals = settled("dataset.answer=original", "dataset.min_words=12", "articles.source=sample:60")
+    version = dataset.run(
+        originals.model_copy(update={"dataset": originals.dataset.model_copy(update={"max_rejected_share": 1.0})})
+    )
+    rejected, kept = version.counts["rejected"]["too short"], sum(version.counts["kept"].values())
+    assert rejected + kept == 60
+    assert rejected > 3, "the built-in conclusions are of 8 to 20 words"
+    narrow = settled(
+        "dataset.answer=original",
+        "dataset.min_words=13",
+        "articles.source=sample:60",
+        "dataset.max_rejected_share=0.05",
+    )
+    with pytest.raises(InputError) as caught:
+        dataset.run(narrow)
+    found = re.fullmatch(
+        r"(\d+) of 60 rows \(\d+\.\d %\) are rejected, more than dataset\.max_rejected_share = 0\.05; nothing was published, and the "
+        r"answers are stored\. Reasons: (\d+) too short\. Set the checks of \[dataset\.gate\] that may fail to flag, or raise the "
+        r"setting to go on without these rows",
+        str(caught.value),
+    )
+    assert found
+    assert found[1] == found[2] != "60"
+    assert tables.require(narrow.lake, schemas.DATASET).id == version.id
+
+
+def test_a_first_file_without_conclusions_still_gives_formats_that_load(settled: Settle, tmp_path: Path):
+    source = tmp_path / "source"
+    found = [
+        article(number, [f"Trial {number} had {number} patients."], f"Does drug {number} help?")
+        for number in range(120)
+    ]
+    whole = pa.Table.from_pylist(found)
+    source.mkdir()
+    pq.write_table(whole.slice(0, 60).drop_columns("long_answer"), source / "a.parquet")
+    lines = [{**each, "long_answer": float("nan") if each["pubid"] % 2 else "It does."} for each in found[60:]]
+    (source / "b.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    shares = ["articles.validation_share=0.2", "articles.test_share=0.2"]
+    conf = settled(ALL, f"articles.source={source}", *shares, "dataset.shard_rows=30")
+    version = walked(conf)
+    for name in get_args(FormatName):
+        parts = loaded(conf, version, name, tmp_path / name)
+        if name != "preference":
+            assert {split: part["rows"] for split, part in parts.items()} == version.counts["kept"]
 
 
 def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):
