@@ -15,7 +15,7 @@ HEAD_BYTES = 1 << 20  # of a file, from which `is_document` decides
 CHUNK = 1 << 20  # characters that are read at once
 _SPACE = re.compile(r"\s*")
 _ARRAY = re.compile(r"\[\s*[{\]]")
-_KEYED = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*\{')
+_KEYED = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*\{\s*(?:"((?:[^"\\]|\\.)*)")?')  # key and first name in its object
 _FIELDS = frozenset({"pubid", "question", "context", "contexts", "labels", "meshes", "long_answer", "final_decision"})
 _IN_CONTEXT = ("contexts", "labels", "meshes")
 _KEY_CHARS = 1_000  # in which the first key of an object ends
@@ -120,7 +120,7 @@ class _Document:
         self._at += 1
 
     def is_keyed(self) -> bool:
-        """Say whether an object comes next whose first value is an object and whose first name is no name of a column."""
+        """Say whether an object keyed by pubid comes next, and not a record that begins with an object, such as its context."""
         while len(self._buffer) - self._at < _KEY_CHARS and self._read():
             pass
         return _is_keyed(self._buffer[self._at : self._at + _KEY_CHARS])
@@ -168,7 +168,9 @@ class _Document:
 
 def _is_keyed(text: str) -> bool:
     found = _KEYED.match(text)
-    return found is not None and found[1].lower() not in _FIELDS
+    if found is None or found[1].lower() in _FIELDS:
+        return False
+    return found[1].isdecimal() or (found[2] or "").lower() in _FIELDS
 
 
 def _with_hub_names(record: Any) -> Any:  # noqa: ANN401 - JSON may hold anything

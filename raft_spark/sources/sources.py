@@ -31,6 +31,7 @@ SAMPLE_ROWS = 8_192  # in an input split of built-in articles
 JSON_BYTES = 32_000_000  # in an input split of JSON Lines
 RECORDS_CHECKED = 20
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
+_BEGINS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"PAR1": ".parquet"}
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = 1_024  # a pointer is shorter
 
@@ -140,12 +141,16 @@ def _refuse_pointer(storage: Storage, file: FileInfo) -> None:
 
 
 def _head(storage: Storage, file: FileInfo) -> bytes:
-    """Return the first bytes of a JSON file, decompressed. Raises InputError if they are UTF-16."""
+    """Return the first bytes of a JSON file, decompressed. Raises InputError if they are no UTF-8 but of a known kind."""
     with _open_json(storage, file.path) as stream:
         head = stream.read(json_files.HEAD_BYTES)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         msg = f"{storage.root}/{file.path} is UTF-16; it must be UTF-8: iconv -f UTF-16 -t UTF-8 converts it"
         raise InputError(msg)
+    for begin, ending in _BEGINS.items():
+        if head.startswith(begin):
+            msg = f"{storage.root}/{file.path} is no JSON; it begins as a {ending} file does, and its name must end so"
+            raise InputError(msg)
     return head
 
 
@@ -203,10 +208,19 @@ def _row_groups(storage: Storage, file: FileInfo) -> list[int]:
     """Return the number of rows of each row group. Raises InputError when the file has the wrong columns."""
     with _open(storage, file.path) as stream, pq.ParquetFile(stream) as parquet:
         footer, schema = parquet.metadata, parquet.schema_arrow
-    problem = input_schema.problem(input_schema.parquet_columns(schema))
+    columns = {**input_schema.parquet_columns(schema), **dict.fromkeys(_all_nan(footer, schema), input_schema.NULL)}
+    problem = input_schema.problem(columns)
     if problem:
         raise _wrong_columns(storage, file.path, problem)
     return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
+
+
+def _all_nan(footer: pq.FileMetaData, schema: pa.Schema) -> set[str]:
+    """Return the columns of decimal numbers without a value: pandas writes a text column that is missing as NaN."""
+    groups = (footer.row_group(index) for index in range(footer.num_row_groups))
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    valued = {each.path_in_schema for each in columns if each.statistics is None or each.statistics.has_min_max}
+    return {field.name for field in schema if pa.types.is_floating(field.type) and field.name not in valued}
 
 
 def _read_parquet(input_split: InputSplit) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,10 @@
 """Records of a JSON file are the same whether it is JSON Lines, an array or an object keyed by pubid, however it is laid out."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ LAYOUTS = {
     "array of official records": json.dumps(FLAT, indent=1),
     "records over several lines": "\n".join(json.dumps(each, indent=2) for each in HUB),
     "records without a line break": "".join(map(json.dumps, HUB)),
+    "records that begin with an object": json.dumps({"meta": {"a": 1}, **HUB[0]}, indent=1) + json.dumps(HUB[1]),
+    "keyed, the first name is another": json.dumps({key: {"YEAR": "2011", **each} for key, each in OFFICIAL.items()}),
     "lines of an old Macintosh": "\r".join(map(json.dumps, HUB)),
 }
 
@@ -163,6 +168,24 @@ def test_ids_that_are_text_are_refused_with_a_way_to_convert_them(tmp_path):
     assert (
         "pubid is text and must be an integer. Turn text ids into integers, for example with int.from_bytes(" in message
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "ending"),
+    [
+        (gzip.compress(b"{}"), ".gz"),
+        (bz2.compress(b"{}"), ".bz2"),
+        (lzma.compress(b"{}"), ".xz"),
+        (b"\x28\xb5\x2f\xfd\x00", ".zst"),
+        (b"PAR1", ".parquet"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_the_ending_that_would_be_right(tmp_path, content: bytes, ending: str):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path} is no JSON; it begins as a {ending} file does, and its name must end so"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])

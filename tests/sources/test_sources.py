@@ -254,6 +254,17 @@ def test_shards_with_other_types_other_columns_and_another_order_are_one_source(
     ]
 
 
+def test_a_text_column_that_pandas_wrote_as_nan_is_missing(tmp_path):
+    table = pa.Table.from_pylist([article(number, ["p"]) for number in range(4)])
+    at = table.schema.get_field_index("long_answer")
+    numbers = [float("nan"), None, float("nan"), float("nan")]
+    pq.write_table(table.set_column(at, "long_answer", pa.array(numbers)), tmp_path / "a.parquet", row_group_size=2)
+    checked = [records.check_record(record, config.load().articles) for record in read(tmp_path)]
+    assert [(each.pubid, each.long_answer) for each in checked] == [(0, None), (1, None), (2, None), (3, None)]
+    pq.write_table(table.set_column(at, "long_answer", pa.array([*numbers[:3], 1.5])), tmp_path / "a.parquet")
+    assert "long_answer is a decimal number and must be text" in refused(tmp_path)
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 
 
