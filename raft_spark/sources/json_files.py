@@ -96,11 +96,20 @@ class _Document:
     """The text of a document from the place that is parsed next on. `line` is the number of that place's line, from 1 on."""
 
     def __init__(self, text: TextIO) -> None:
-        self._text, self._buffer, self._at, self._lines_before = text, "", 0, 0
+        self._text, self._buffer, self._at = text, "", 0
+        self._line, self._counted = (
+            1,
+            0,
+        )  # the number of the line at the place in the buffer up to which lines are counted
 
     @property
     def line(self) -> int:
-        return self._lines_before + self._buffer.count("\n", 0, self._at) + 1
+        self._count_lines()
+        return self._line
+
+    def _count_lines(self) -> None:
+        self._line += self._buffer.count("\n", self._counted, self._at)
+        self._counted = self._at
 
     def peek(self) -> str:
         """Skip white space; return the next character without taking it, "" at the end."""
@@ -151,7 +160,8 @@ class _Document:
         place = getattr(error, "pos", self._at)
         if place >= len(self._buffer):
             return self._end("}")
-        return f"line {self._lines_before + self._buffer.count(chr(10), 0, place) + 1}: {getattr(error, 'msg', error)}"
+        line = self.line + self._buffer.count("\n", self._at, place)
+        return f"line {line}: {getattr(error, 'msg', error)}"
 
     def _end(self, expected: str) -> str:
         return f"it ends at line {self.line} without its last {expected!r}"
@@ -161,8 +171,8 @@ class _Document:
         more = self._text.read(max(CHUNK, len(self._buffer) - self._at))
         if not more:
             return False
-        self._lines_before += self._buffer.count("\n", 0, self._at)
-        self._buffer, self._at = self._buffer[self._at :] + more, 0
+        self._count_lines()
+        self._buffer, self._at, self._counted = self._buffer[self._at :] + more, 0, 0
         return True
 
 
