@@ -41,14 +41,9 @@ def read(conf: Config) -> Int64Array:
     return pubids
 
 
-def check(conf: Config, holdout: Int64Array, pubids: Int64Array) -> None:
-    """Raise InputError when none of the held-out pubids is among those of the source."""
-    if len(holdout) and not np.isin(holdout, pubids).any():
-        msg = (
-            f"articles.holdout is {conf.articles.holdout!r}: none of its {len(holdout)} pubids is in {conf.articles.source}; "
-            "it must name articles of the source"
-        )
-        raise InputError(msg)
+def count(holdout: Int64Array, pubids: Int64Array) -> dict[str, int]:
+    """Return how many pubids are held out, and how many of them the source has."""
+    return {"pubids": len(holdout), "found": int(np.isin(holdout, pubids).sum())}
 
 
 def _values(content: bytes) -> Iterator[tuple[str, Any]]:

@@ -70,7 +70,11 @@ def run(conf: config.Config) -> tables.Version:
         checked = check(tasks, conf, draft.storage).collect()
     checked.sort(key=lambda row: row.task)
     assignment = assign_all(conf, previous, checked, holdout)
-    counts = {**_counts(checked, assignment), "ignored_files": sources.ignored_files(conf)}
+    counts = {
+        **_counts(checked, assignment),
+        "holdout": _count_held_out(checked, holdout),
+        "ignored_files": sources.ignored_files(conf),
+    }
     if problem := _problem(counts, conf):
         draft.storage.delete("")
         raise InputError(problem)
@@ -101,16 +105,12 @@ def assign_all(
     checked: Sequence[Any],
     holdout: Int64Array = splits.NO_PUBIDS,
 ) -> splits.Assignment:
-    """Assign split and number to all checked records. Pubids and hashes of the whole source are in the driver's memory here.
-
-    Raises InputError when the source has no pubid of the holdout.
-    """
+    """Assign split and number to all checked records. Pubids and hashes of the whole source are in the driver's memory here."""
     pubids, lengths, hashes = (
         np.concatenate([np.frombuffer(row[name], kind) for row in checked])
         for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
     )
     before = splits.NO_ARTICLES if previous is None else _numbered_articles(conf, previous)
-    held_out.check(conf, holdout, pubids)
     return splits.assign(pubids, lengths, hashes, conf.articles, before, holdout)
 
 
@@ -161,12 +161,21 @@ def _counts(checked: Sequence[Any], assignment: splits.Assignment) -> dict[str, 
     }
 
 
+def _count_held_out(checked: Sequence[Any], holdout: Int64Array) -> dict[str, int]:
+    return held_out.count(holdout, np.concatenate([np.frombuffer(row.pubids, np.int64) for row in checked]))
+
+
 def _problem(counts: Mapping[str, Any], conf: config.Config) -> str:
     """Return why the version must not be published, "" if it may."""
     read, quarantined, source = counts["read"], counts["quarantined"], conf.articles.source
     reasons, limit = wording.counts(counts["reasons"]), conf.articles.max_quarantined_share
     if not counts["articles"]:
         return f"no article is left of {read} records of {source}; reasons: {reasons}"
+    if counts["holdout"]["pubids"] and not counts["holdout"]["found"]:
+        return (
+            f"articles.holdout is {conf.articles.holdout!r}: none of its {counts['holdout']['pubids']} pubids is in {source}; "
+            "it must name articles of the source"
+        )
     if quarantined <= limit * read:
         return ""
     return (

@@ -81,9 +81,13 @@ def _describe_articles(counts: Counts) -> str:
     reasons = dict(counts["reasons"])
     if counts["beyond_limit"]:
         reasons["beyond articles.limit"] = counts["beyond_limit"]
-    ignored = counts.get("ignored_files", "")
-    not_read = f"; not read: files of other endings ({ignored})" if ignored else ""
-    return f"{counts['articles']} articles of {counts['read']} records{wording.left_out(reasons, counts['read'])}{not_read}"
+    line = f"{counts['articles']} articles of {counts['read']} records{wording.left_out(reasons, counts['read'])}"
+    held_out = counts.get("holdout", {"pubids": 0})
+    if held_out["pubids"]:
+        line += f"; {held_out['found']} of {held_out['pubids']} held-out pubids are in the source"
+    if counts.get("ignored_files"):
+        line += f"; not read: files of other endings ({counts['ignored_files']})"
+    return line
 
 
 def _describe_base(counts: Counts) -> str:

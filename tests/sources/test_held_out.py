@@ -80,10 +80,6 @@ def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path: Path):
         read(tmp_path)
 
 
-def test_a_holdout_that_the_source_has_nothing_of_is_refused():
-    conf = config.load(assignments=["articles.holdout=ids", "articles.source=a.jsonl"])
-    held_out.check(conf, np.array([1, 2]), np.array([2, 3]))
-    with pytest.raises(
-        InputError, match=r"'ids': none of its 2 pubids is in a.jsonl; it must name articles of the source"
-    ):
-        held_out.check(conf, np.array([1, 2]), np.array([3]))
+def test_how_many_of_the_pubids_the_source_has_is_counted():
+    assert held_out.count(np.array([1, 2, 4]), np.array([2, 3, 4, 4])) == {"pubids": 3, "found": 2}
+    assert held_out.count(np.array([], np.int64), np.array([2])) == {"pubids": 0, "found": 0}

@@ -182,6 +182,7 @@ def test_held_out_articles_are_in_test_with_the_passages_they_share(tmp_path: Pa
     )
     version = articles.run(conf)
     assert version.counts["splits"] == {"train": 58, "validation": 0, "test": 2}
+    assert version.counts["holdout"] == {"pubids": 3, "found": 2}
     assert {pubid: row["split"] for pubid, row in rows(conf).items() if pubid in (7, 8, 9, 900)} == {
         7: "test",
         8: "train",

@@ -80,6 +80,8 @@ def test_the_lines_of_articles_and_completions_name_what_was_left_out_and_why():
         registry.ARTICLES.describe({"articles": 40, "read": 40, "reasons": {}, "beyond_limit": 0})
         == "40 articles of 40 records"
     )
+    held_out = {"articles": 9, "read": 9, "reasons": {}, "beyond_limit": 0, "holdout": {"pubids": 500, "found": 2}}
+    assert registry.ARTICLES.describe(held_out) == "9 articles of 9 records; 2 of 500 held-out pubids are in the source"
     answers = {"answered": 8, "known": 1, "asked": 10, "failed_by_class": {"timeout": 2}}
     assert registry.COMPLETIONS.describe(answers) == "8 answers, 1 known before; left out: 2 of 10, 20.0 % (2 timeout)"
     assert registry.COMPLETIONS.describe({**answers, "failed_by_class": {}}) == "8 answers, 1 known before"
