@@ -91,24 +91,22 @@ def omissions_text(conf: Config, versions: Iterable[tables.Version]) -> Renderab
     """Lay out what the stages omitted, with the share of their rows."""
     blocks: list[RenderableType] = []
     for version in versions:
+        if ignored := version.counts.get("ignored_files"):
+            blocks += [Text(f"Not read: files of other endings ({ignored})", "bold"), Text()]
         omitted = omissions(conf, version)
         if not omitted:
             continue
         count, total = sum(each.count for each in omitted), omitted[0].total
         what = "records" if version.table == schemas.ARTICLES else "rows"
-        heading = f"Left out of {version.table}: {count:,} of {total:,} {what} ({_percent(count, total)})"
+        heading = f"Left out of {version.table}: {count:,} of {total:,} {what} ({wording.share(count, total)})"
         lines = Table.grid(padding=(0, 2))
         lines.add_column(justify="right", no_wrap=True)
         lines.add_column(justify="right", no_wrap=True)
         lines.add_column()
         for each in omitted:
-            lines.add_row(f"{each.count:,}", _percent(each.count, each.total), Text(each.reason))
+            lines.add_row(f"{each.count:,}", wording.share(each.count, each.total), Text(each.reason))
         blocks += [Text(heading, "bold"), Padding(lines, (0, 0, 1, 2))]
     return Group(*blocks) if blocks else Text("No row was left out.\n", "bold")
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %"
 
 
 def example(lake: Lake, base: tables.Version, dataset: tables.Version) -> ExampleRow | None:

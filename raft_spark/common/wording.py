@@ -14,6 +14,17 @@ def counts(by_name: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(by_name.items(), key=lambda pair: -pair[1])) or "none"
 
 
+def share(part: int, whole: int) -> str:
+    """Return a share as `12.5 %`."""
+    return f"{100 * part / whole:.1f} %"
+
+
+def left_out(by_reason: Mapping[str, int], total: int) -> str:
+    """Return `; left out: 4 of 40, 10.0 % (3 no question, 1 too long)`; "" when nothing was left out."""
+    count = sum(by_reason.values())
+    return f"; left out: {count} of {total}, {share(count, total)} ({counts(by_reason)})" if count else ""
+
+
 def visible(text: str) -> str:
     r"""Return the text with each control character as its escape, such as \x1b or \u202e; newline and tab stay."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -4,6 +4,7 @@ A check takes the value from the file and returns the value of the Config. Pydan
 puts the setting's name and value before a text that starts with "it must", else the name alone.
 """
 
+import os
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ class Section(BaseModel):
 
 def _check_source(text: str) -> str:
     """Check the form of articles.source; whether the source exists is checked when it is read."""
-    if not text or "://" in text:
+    if not text or "://" in text or text.startswith("~"):
         return _check_root(text)
     if text.startswith("sample:") and not re.fullmatch(r"sample:[1-9]\d{0,8}", text):
         msg = "it must be sample:N with N from 1 to 999999999"
@@ -30,11 +31,17 @@ def _check_source(text: str) -> str:
     return text
 
 
+def _check_path(text: str) -> str:
+    """Accept a path on the disk or in a bucket; "" is the value that is not set."""
+    return text and _check_root(text)
+
+
 def _check_root(text: str) -> str:
-    """Accept a folder or an S3 prefix, without its trailing slash."""
+    """Accept a folder or an S3 prefix, without its trailing slash; ~ becomes the home folder."""
     if not text or ("://" in text and not re.match(r"s3a?://[a-z0-9][a-z0-9.-]+(/|$)", text)):
         msg = "it must be a folder or s3://bucket/prefix"
         raise ValueError(msg)
+    text = os.path.expanduser(text)  # noqa: PTH111 - Path raises for a user that does not exist
     return text.rstrip("/") if len(text) > 1 else text
 
 
@@ -242,6 +249,7 @@ ContainerImage = Annotated[
 RequestMetadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
 Tags = Annotated[dict[str, str], AfterValidator(_check_tags)]
 StorageRoot = Annotated[str, AfterValidator(_check_root)]
+StoragePath = Annotated[str, AfterValidator(_check_path)]
 ArticlesSource = Annotated[str, AfterValidator(_check_source)]
 SparkSettings = Annotated[dict[str, str], AfterValidator(_check_spark)]
 Url = Annotated[str, AfterValidator(_check_url)]

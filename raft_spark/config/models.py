@@ -27,6 +27,7 @@ from raft_spark.config.fields import (
     Section,
     Share,
     SparkSettings,
+    StoragePath,
     StorageRoot,
     Tags,
     Temperature,
@@ -75,6 +76,8 @@ class Articles(Section):
     sample_seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
     validation_share: Share
     test_share: Share
+    holdout: StoragePath
+    max_quarantined_share: Share
     max_passages: Annotated[int, Field(ge=1, le=10_000)]
     max_text_chars: Annotated[int, Field(ge=100, le=10_000_000)]
 
@@ -167,6 +170,7 @@ class Dataset(Section):
     quote_distance: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
     min_words: Annotated[int, Field(ge=0, le=100_000)]
     max_words: Annotated[int, Field(ge=0, le=100_000)]
+    max_rejected_share: Share
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$", examples=["en"])]
     gate: DatasetGate
 

@@ -88,6 +88,8 @@ def _workers(conf: Config) -> Iterator[str]:
 def _source(conf: Config) -> Iterator[str]:
     if not conf.articles.source.startswith(("hf:", "sample:", "s3://", "s3a://")):
         yield f"articles.source is {conf.articles.source!r}, a folder of this machine; EMR reads hf:, s3:// and sample: sources"
+    if conf.articles.holdout and "://" not in conf.articles.holdout:
+        yield f"articles.holdout is {conf.articles.holdout!r}, a file of this machine; EMR reads it from s3://bucket/name"
 
 
 def _endpoint(conf: Config, name: str, setting: str) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
 from raft_spark.config import Articles
+from raft_spark.sources.input_schema import is_missing
 
 DECISIONS = ("yes", "no", "maybe")
 _MAX_PUBID = 2**63 - 1
@@ -67,10 +69,9 @@ def _article(pubid: int, record: dict[str, Any], conf: Articles) -> Article:
     question = _text("question", record.get("question"), conf)
     if not question:
         raise _RejectError("no question")
-    context = record.get("context")
-    if not isinstance(context, dict | None):
+    context = {} if is_missing(record.get("context")) else record["context"]
+    if not isinstance(context, dict):
         raise _RejectError(f"wrong type: context is {_kind(context)}")
-    context = context or {}
     passages = _texts("contexts", context.get("contexts"), conf)
     if not passages:
         raise _RejectError("no passage")
@@ -78,7 +79,7 @@ def _article(pubid: int, record: dict[str, Any], conf: Articles) -> Article:
         raise _RejectError("blank passage")
     if len(passages) > conf.max_passages:
         raise _RejectError("too many passages")
-    decision = _text("final_decision", record.get("final_decision"), conf) or None
+    decision = _text("final_decision", record.get("final_decision"), conf).lower() or None
     if decision not in (*DECISIONS, None):
         raise _RejectError("final_decision is not yes, no or maybe")
     labels, meshes = (_texts(name, context.get(name), conf) for name in ("labels", "meshes"))
@@ -89,8 +90,10 @@ def _article(pubid: int, record: dict[str, Any], conf: Articles) -> Article:
 
 
 def _pubid(value: Any) -> int:  # noqa: ANN401 - a source may hold anything
-    if value is None:
+    if is_missing(value):
         raise _RejectError("no pubid")
+    if isinstance(value, Decimal):  # of a column that an SQL database wrote; its scale is 0
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise _RejectError(f"wrong type: pubid is {_kind(value)}")
     if not 0 <= value <= _MAX_PUBID:
@@ -99,14 +102,15 @@ def _pubid(value: Any) -> int:  # noqa: ANN401 - a source may hold anything
 
 
 def _texts(name: str, values: Any, conf: Articles) -> list[str]:  # noqa: ANN401 - a source may hold anything
-    if not isinstance(values, list | None):
+    values = [] if is_missing(values) else values
+    if not isinstance(values, list):
         raise _RejectError(f"wrong type: {name} is {_kind(values)}")
-    return [_text(name, value, conf) for value in values or ()]
+    return [_text(name, value, conf) for value in values]
 
 
 def _text(name: str, value: Any, conf: Articles) -> str:  # noqa: ANN401 - a source may hold anything
-    """Return the stripped text, or "" for None."""
-    if value is None:
+    """Return the stripped text, or "" for a missing one."""
+    if is_missing(value):
         return ""
     if not isinstance(value, str | bytes):
         raise _RejectError(f"wrong type: {name} is {_kind(value)}")

@@ -1,19 +1,19 @@
-"""Cut a source into input splits and read their records: Parquet, JSON Lines, the Hugging Face hub or built-in articles.
+"""Cut a source into input splits and read their records: Parquet, JSON, the Hugging Face hub or built-in articles.
 
-An input split is a row group of a Parquet file, a byte range of a JSON Lines file or a range of built-in articles. A record
-is a plain dict in the PubMedQA schema, not checked yet. Texts of Parquet files stay bytes, since they may be invalid UTF-8.
+An input split is a row group of a Parquet file, a byte range of a JSON Lines file, a whole JSON document, or a range of built-in
+articles. A record is a plain dict in the PubMedQA schema, not checked yet. Texts of Parquet files stay bytes, since they may be
+invalid UTF-8.
 """
 
-import gzip
+import codecs
 import hashlib
 import io
 import json
+import lzma
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from fnmatch import fnmatch
 from itertools import islice
 from typing import Any
 
@@ -23,14 +23,17 @@ import pyarrow.parquet as pq
 from raft_spark.config import Config
 from raft_spark.errors import InputError
 from raft_spark.lake.filesystem import FileInfo, Storage
-from raft_spark.sources import huggingface, input_schema, synthetic
+from raft_spark.sources import huggingface, input_schema, json_files, listing, synthetic
 
 InputSplit = Mapping[str, Any]
 COLUMNS = ("pubid", "question", "context", "long_answer", "final_decision")
 SAMPLE_ROWS = 8_192  # in an input split of built-in articles
 JSON_BYTES = 32_000_000  # in an input split of JSON Lines
 RECORDS_CHECKED = 20
-_ENDINGS = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz")
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
+_BEGINS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"PAR1": ".parquet"}
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_BYTES = 1_024  # a pointer is shorter
 
 
 def identity(conf: Config) -> str:
@@ -40,15 +43,21 @@ def identity(conf: Config) -> str:
         return f"{source}:{conf.articles.sample_seed}"
     if source.startswith("hf:"):
         return f"{source}@{huggingface.revision(source)}"
-    storage, files = _list_files(conf, source)
-    listing = json.dumps([storage.root, [asdict(file) for file in files]])
-    return f"{source}@{hashlib.sha256(listing.encode()).hexdigest()[:16]}"
+    found = _list_files(conf, source)
+    files = json.dumps([found.storage.root, [asdict(file) for file in found.files]])
+    return f"{source}@{hashlib.sha256(files.encode()).hexdigest()[:16]}"
+
+
+def ignored_files(conf: Config) -> str:
+    """Return the names of the files in the source's folder or glob that are not read because of their endings; "" for none."""
+    source = conf.articles.source
+    return "" if source.startswith(("sample:", "hf:")) else listing.names(_list_files(conf, source).ignored)
 
 
 def input_splits(conf: Config, state: str) -> list[InputSplit]:
     """Cut the source into input splits. `state` is its `identity`. A dataset of the hub is first copied to the lake.
 
-    Raises InputError when no file is found, or when a Parquet file has the wrong columns.
+    Raises InputError when no file is found, when one cannot be read, or when a Parquet file has the wrong columns.
     """
     source = conf.articles.source
     if source.startswith("sample:"):
@@ -67,8 +76,8 @@ def input_splits(conf: Config, state: str) -> list[InputSplit]:
         copy = Storage.of(conf.lake).at("sources", re.sub(r"\W+", "-", source), revision)
         huggingface.download(source, revision, copy.path(), copy.filesystem)
         source = f"{copy.root}/*.parquet"
-    storage, files = _list_files(conf, source)
-    return [input_split for file in files for input_split in _split_file(storage, file)]
+    found = _list_files(conf, source)
+    return [input_split for file in found.files for input_split in _split_file(found.storage, file)]
 
 
 def local_files(input_splits: Sequence[InputSplit]) -> set[str]:
@@ -87,34 +96,13 @@ def read_split(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
         rows = synthetic.articles(start, stop, input_split["seed"]).to_pylist()
         yield from ((f"sample#{start + index}", row) for index, row in enumerate(rows))
         return
-    yield from (_read_json if input_split["kind"] == "json" else _read_parquet)(input_split)
+    readers = {"json": _read_lines, "document": _read_document, "parquet": _read_parquet}
+    yield from readers[input_split["kind"]](input_split)
 
 
-def _list_files(conf: Config, source: str) -> tuple[Storage, list[FileInfo]]:
-    """List the data files of a folder (at any depth), of one file, or of a glob (each * within one folder); sorted."""
-    root, pattern = source.rstrip("/"), "**"
-    if re.search(r"[*?\[]", source):
-        root = re.split(r"[*?\[]", source)[0].rpartition("/")[0]
-        pattern = source[len(root) :].lstrip("/")
-    elif not Storage.of(conf.lake, source).is_folder:
-        root, _, pattern = source.rpartition("/")
-    storage, deep = Storage.of(conf.lake, root or ("/" if source.startswith("/") else ".")), "**" in pattern
-    with _as_input_error(storage):
-        files = [
-            file
-            for file in storage.list(recursive=deep or "/" in pattern)
-            if fnmatch(file.path, pattern)
-            and (deep or file.path.count("/") == pattern.count("/"))
-            and file.path.endswith(_ENDINGS)
-            and not re.search(r"(^|/)[._]", file.path)
-        ]
-    if not files:
-        msg = (
-            f"articles.source is {source!r}: no Parquet or JSON Lines file is there; it must be a folder or glob with "
-            f"files that end in {', '.join(_ENDINGS)}, hf:OWNER/NAME/CONFIG, or sample:N"
-        )
-        raise InputError(msg)
-    return storage, files
+def _list_files(conf: Config, source: str) -> listing.Listing:
+    with _as_input_error(Storage.of(conf.lake, source)):
+        return listing.list_files(conf, source)
 
 
 @contextmanager
@@ -122,8 +110,8 @@ def _as_input_error(storage: Storage, path: str = "") -> Iterator[None]:
     """Turn the errors of a damaged or unreadable file into an InputError that names the file."""
     try:
         yield
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-        msg = f"{storage.root}/{path} cannot be read: {error}"
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:
+        msg = f"{f'{storage.root}/{path}'.rstrip('/')} cannot be read: {error}"
         raise InputError(msg) from error
 
 
@@ -134,28 +122,72 @@ def _open(storage: Storage, path: str) -> Iterator[pa.NativeFile]:
 
 
 def _split_file(storage: Storage, file: FileInfo) -> Iterator[InputSplit]:
-    """Cut one file: Parquet by row group, plain JSON Lines by bytes. Compressed JSON Lines stay whole."""
+    """Cut one file: Parquet by row group, plain JSON Lines by bytes. Compressed JSON Lines and JSON documents stay whole."""
+    _refuse_pointer(storage, file)
     location = {**storage.location(), "path": file.path}
-    if file.path.endswith(".parquet"):
+    if file.path.lower().endswith(listing.PARQUET):
         for group, rows in enumerate(_row_groups(storage, file)):
             yield {"kind": "parquet", **location, "row_group": group, "rows": rows}
+    elif json_files.is_document(_head(storage, file)):
+        yield {"kind": "document", **location, "rows": file.size}
     else:
-        step = max(1, file.size) if file.path.endswith(".gz") else JSON_BYTES
+        step = max(1, file.size) if _codec(file.path) else JSON_BYTES
         for start in range(0, max(1, file.size), step):
             yield {"kind": "json", **location, "start": start, "stop": start + step, "rows": step}
 
 
+def _refuse_pointer(storage: Storage, file: FileInfo) -> None:
+    """Raise InputError if the file only names the one that git-lfs would put in its place."""
+    if file.size < _LFS_BYTES:
+        with _open(storage, file.path) as stream:
+            is_pointer = stream.read(_LFS_BYTES).startswith(_LFS_POINTER)
+        if is_pointer:
+            msg = f"{storage.root}/{file.path} is a pointer of git-lfs, not the file itself; get it with `git lfs pull`"
+            raise InputError(msg)
+
+
+def _head(storage: Storage, file: FileInfo) -> bytes:
+    """Return the first bytes of a JSON file, decompressed. Raises InputError if they are no UTF-8 but of a known kind."""
+    with _open_json(storage, file.path) as stream:
+        head = stream.read(json_files.HEAD_BYTES)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        msg = f"{storage.root}/{file.path} is UTF-16; it must be UTF-8: iconv -f UTF-16 -t UTF-8 converts it"
+        raise InputError(msg)
+    for begin, ending in _BEGINS.items():
+        if head.startswith(begin):
+            msg = f"{storage.root}/{file.path} is no JSON; it begins as a {ending} file does, and its name must end so"
+            raise InputError(msg)
+    return head
+
+
+def _codec(path: str) -> str:
+    """Return the name of the compression that the file's ending names, "" for none."""
+    return next((codec for ending, codec in _CODECS.items() if path.lower().endswith(ending)), "")
+
+
+@contextmanager
+def _open_json(storage: Storage, path: str) -> Iterator[io.BufferedReader]:
+    """Open a JSON file for reading, decompressed."""
+    codec = _codec(path)
+    with _open(storage, path) as stream:
+        if not codec or not stream.size():
+            yield io.BufferedReader(stream, 1 << 20)
+        elif codec == "xz":
+            with lzma.open(stream) as decompressed:
+                yield io.BufferedReader(decompressed, 1 << 20)
+        else:
+            with pa.CompressedInputStream(stream, codec) as decompressed:
+                yield io.BufferedReader(decompressed, 1 << 20)
+
+
 def check_json_columns(input_splits: Sequence[InputSplit]) -> None:
-    """Check the columns of the first records of JSON Lines, until one record has all required columns.
+    """Check the columns of the first records of JSON files, until one record has all required columns.
 
     Raises InputError, which names all faults of the first record, when none of RECORDS_CHECKED records has them.
     """
-    required = {
-        name: kind for name, kind in input_schema.REQUIRED.items() if name != "long_answer"
-    }  # it may be missing from JSON
     first: InputError | None = None
     for input_split, record in islice(_json_records(input_splits), RECORDS_CHECKED):
-        problem = input_schema.problem(input_schema.record_columns(record), required)
+        problem = input_schema.problem(input_schema.record_columns(record))
         if not problem:
             return
         first = first or _wrong_columns(_storage(input_split), input_split["path"], problem)
@@ -164,9 +196,9 @@ def check_json_columns(input_splits: Sequence[InputSplit]) -> None:
 
 
 def _json_records(input_splits: Sequence[InputSplit]) -> Iterator[tuple[InputSplit, Mapping[str, Any]]]:
-    """Yield the records of JSON Lines. A line without a record is skipped here and rejected later by `check_record`."""
+    """Yield the records of JSON files. A line without a record is skipped here and rejected later by `check_record`."""
     for input_split in input_splits:
-        if input_split["kind"] == "json":
+        if input_split["kind"] in ("json", "document"):
             yield from ((input_split, record) for _, record in read_split(input_split) if isinstance(record, dict))
 
 
@@ -182,10 +214,19 @@ def _row_groups(storage: Storage, file: FileInfo) -> list[int]:
     """Return the number of rows of each row group. Raises InputError when the file has the wrong columns."""
     with _open(storage, file.path) as stream, pq.ParquetFile(stream) as parquet:
         footer, schema = parquet.metadata, parquet.schema_arrow
-    problem = input_schema.problem(input_schema.parquet_columns(schema))
+    columns = {**input_schema.parquet_columns(schema), **dict.fromkeys(_all_nan(footer, schema), input_schema.NULL)}
+    problem = input_schema.problem(columns)
     if problem:
         raise _wrong_columns(storage, file.path, problem)
     return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
+
+
+def _all_nan(footer: pq.FileMetaData, schema: pa.Schema) -> set[str]:
+    """Return the columns of decimal numbers without a value: pandas writes a text column that is missing as NaN."""
+    groups = (footer.row_group(index) for index in range(footer.num_row_groups))
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    valued = {each.path_in_schema for each in columns if each.statistics is None or each.statistics.has_min_max}
+    return {field.name for field in schema if pa.types.is_floating(field.type) and field.name not in valued}
 
 
 def _read_parquet(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
@@ -205,37 +246,39 @@ def _as_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _bytes_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        wrap = pa.list_ if pa.types.is_list(kind) else pa.large_list
-        return wrap(kind.value_field.with_type(_bytes_type(kind.value_type)))
+    if pa.types.is_dictionary(kind):
+        return _bytes_type(kind.value_type)
+    if any(is_text(kind) for is_text in input_schema.IS_TEXT):
+        return pa.large_binary()
+    if any(is_list(kind) for is_list in input_schema.IS_LIST):
+        return pa.large_list(kind.value_field.with_type(_bytes_type(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_bytes_type(field.type)) for field in kind])
     return kind
 
 
-def _read_json(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
+def _read_lines(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
     """Read the lines that start in the byte range of the input split; the last one may end after it."""
     path, at = input_split["path"], input_split["start"]
-    with _open(_storage(input_split), path) as stream:
-        is_compressed = path.endswith(".gz")
-        lines = gzip.open(stream) if is_compressed else io.BufferedReader(stream, 1 << 20)  # noqa: SIM115 - closed with the stream
+    with _open_json(_storage(input_split), path) as lines:
+        is_whole = bool(_codec(path))
         if at:
             lines.seek(at - 1)
             at += len(lines.readline()) - 1
         for line in lines:
-            if not is_compressed and at >= input_split["stop"]:
+            if not is_whole and at >= input_split["stop"]:
                 return
             where, at = f"{path}@{at}", at + len(line)
-            if line.strip():
-                yield where, _parse_line(line)
+            if line.removeprefix(codecs.BOM_UTF8).strip():
+                yield where, json_files.parse_line(line)
 
 
-def _parse_line(line: bytes) -> Any:  # noqa: ANN401 - a line of JSON may hold anything
-    try:
-        return json.loads(line.decode("utf-8-sig"))  # a file may begin with a byte-order mark
-    except ValueError as error:
-        return error
-    except RecursionError:
-        return ValueError("nested too deeply")
+def _read_document(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
+    """Read the records of a whole file. Raises InputError with the line that is no JSON."""
+    storage, path = _storage(input_split), input_split["path"]
+    with _open_json(storage, path) as stream:
+        try:
+            yield from ((f"{path}:{line}", record) for line, record in json_files.parse_document(stream))
+        except ValueError as error:
+            msg = f"{storage.root}/{path} is no JSON: {error}; it must be JSON Lines, an array of records, or an object of records by pubid"
+            raise InputError(msg) from error

@@ -1,6 +1,6 @@
 """pubids and passage hashes of all records -> which records stay, in which split, under which number.
 
-Pure NumPy over the whole source. A hash of the pubid decides on the split, so an article never changes its split. Numbers
+Pure NumPy over the whole source. A hash of the pubid decides on the split, or the file articles.holdout, so an article never changes its split. Numbers
 are dense within a split: at first in pubid order, later new articles are appended. An article keeps its number, because
 distractors are drawn by number.
 """
@@ -52,25 +52,30 @@ class NumberedArticles:
     sizes: tuple[int, ...]
 
 
-_EMPTY = np.empty(0, np.int64)
-NO_ARTICLES = NumberedArticles(_EMPTY, _EMPTY, _EMPTY, (0, 0, 0))
+NO_PUBIDS = np.empty(0, np.int64)
+NO_ARTICLES = NumberedArticles(NO_PUBIDS, NO_PUBIDS, NO_PUBIDS, (0, 0, 0))
 
 
 def assign(
-    pubids: Int64Array, lengths: Int64Array, hashes: UInt64Array, conf: config.Articles, previous: NumberedArticles
+    pubids: Int64Array,
+    lengths: Int64Array,
+    hashes: UInt64Array,
+    conf: config.Articles,
+    previous: NumberedArticles,
+    holdout: Int64Array = NO_PUBIDS,
 ) -> Assignment:
     """Deduplicate, split and number the records.
 
     `pubids` and `lengths` (passages of a record) have the shape (n,), `hashes` (of all passages) has (lengths.sum(),).
 
-    Of the records with one pubid the first stays. A record that shares a passage with a split held out from its own (test
+    The pubids of `holdout` are in the test split, whatever their hash. Of the records with one pubid the first stays. A record that shares a passage with a split held out from its own (test
     from validation and train, validation from train) is left out, so that no held-out text is trained on. Of the rest,
     those with the `limit` lowest hashes stay. An article keeps its number, and the number of a withdrawn article stays
     empty; new articles are appended in pubid order. If less than half of the numbers of a split would still be in use,
     the split is numbered anew.
     """
     n = len(pubids)
-    splits = split_of(pubids, conf)
+    splits = np.where(np.isin(pubids, holdout), TEST, split_of(pubids, conf))
     is_first = np.zeros(n, bool)
     is_first[np.unique(pubids, return_index=True)[1]] = True
     leaks = _leaks(splits, is_first, np.repeat(np.arange(n), lengths), hashes)
@@ -110,7 +115,7 @@ def _leaks(
 def _beyond_limit(pubids: Int64Array, is_kept: NDArray[np.bool_], limit: int) -> Int64Array:
     """Return the indices of the kept records beyond the `limit` lowest hashes; none if the limit is 0."""
     if not limit:
-        return _EMPTY
+        return NO_PUBIDS
     rows = np.flatnonzero(is_kept)
     order = np.lexsort((pubids[rows], hashing.hash64(0, Stream.LIMIT, pubids[rows])))
     return rows[order[limit:]]

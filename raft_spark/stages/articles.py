@@ -6,6 +6,7 @@ hashes of passages reach the driver, which decides which records stay, in which 
 shuffle.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from raft_spark.lake import dataframes, parquet, schemas, session, shared_disk, 
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
-from raft_spark.sources import sources, splits
+from raft_spark.sources import held_out, sources, splits
 from raft_spark.sources.records import Article, check_record, passage_hash
 
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
@@ -51,11 +52,11 @@ _STAGED = pa.schema([field for field in _ARTICLES if field.name != "number"])
 def run(conf: config.Config) -> tables.Version:
     """Bring the articles up to date with the source; return the current version.
 
-    Raises InputError when the source cannot be read or no article is left.
+    Raises InputError when the source cannot be read, no article is left, or too many records are in quarantine.
     """
     state = sources.identity(conf)
-    settings = conf.articles.model_dump(exclude={"source"})
-    identity = tables.identity(schemas.ARTICLES, settings, [state, conf.lake.row_group_rows])
+    holdout = held_out.read(conf)
+    identity = _identity(conf, state, holdout)
     existing = tables.find_existing(conf.lake, schemas.ARTICLES, identity)
     if existing:
         return existing
@@ -69,12 +70,15 @@ def run(conf: config.Config) -> tables.Version:
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):
         checked = check(tasks, conf, draft.storage).collect()
     checked.sort(key=lambda row: row.task)
-    assignment = assign_all(conf, previous, checked)
-    counts = _counts(checked, assignment)
-    if not assignment.is_kept.any():
+    assignment = assign_all(conf, previous, checked, holdout)
+    counts = {
+        **_counts(checked, assignment),
+        "holdout": _count_held_out(checked, holdout),
+        "ignored_files": sources.ignored_files(conf),
+    }
+    if problem := _problem(counts, conf):
         draft.storage.delete("")
-        msg = f"no article is left of {counts['read']} records of {conf.articles.source}; reasons: {wording.counts(counts['reasons'])}"
-        raise InputError(msg)
+        raise InputError(problem)
     size = sum(file["bytes"] for row in checked for file in json.loads(row.files))
     assigned = assigned_files(spark, checked, assignment, dataframes.task_count(spark, conf.lake, size))
     with worker_errors(), progress.spark_tasks(spark, "articles: write", assigned.rdd.getNumPartitions()):
@@ -84,19 +88,31 @@ def run(conf: config.Config) -> tables.Version:
     return tables.publish(draft, conf, files, {}, {**counts, "source": state})
 
 
+def _identity(conf: config.Config, state: str, holdout: Int64Array) -> str:
+    """Return the identity of the articles; without a holdout it is that of a release that knew none."""
+    settings = conf.articles.model_dump(exclude={"source", "holdout", "max_quarantined_share"})
+    held = [hashlib.sha256(holdout.tobytes()).hexdigest()] if len(holdout) else []
+    return tables.identity(schemas.ARTICLES, settings, [state, conf.lake.row_group_rows, *held])
+
+
 def check(tasks: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
     """Check the records of the input splits of each task; return one row a task in the schema CHECKED; lazy."""
     return map_in_arrow(tasks, partial(_check, conf=conf, at=at), CHECKED)
 
 
-def assign_all(conf: config.Config, previous: tables.Version | None, checked: Sequence[Any]) -> splits.Assignment:
+def assign_all(
+    conf: config.Config,
+    previous: tables.Version | None,
+    checked: Sequence[Any],
+    holdout: Int64Array = splits.NO_PUBIDS,
+) -> splits.Assignment:
     """Assign split and number to all checked records. Pubids and hashes of the whole source are in the driver's memory here."""
     pubids, lengths, hashes = (
         np.concatenate([np.frombuffer(row[name], kind) for row in checked])
         for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
     )
     before = splits.NO_ARTICLES if previous is None else _numbered_articles(conf, previous)
-    return splits.assign(pubids, lengths, hashes, conf.articles, before)
+    return splits.assign(pubids, lengths, hashes, conf.articles, before, holdout)
 
 
 def _numbered_articles(conf: config.Config, version: tables.Version) -> splits.NumberedArticles:
@@ -144,6 +160,30 @@ def _counts(checked: Sequence[Any], assignment: splits.Assignment) -> dict[str, 
         "numbers": list(assignment.sizes),
         "reasons": {reason: count for reason, count in sorted(reasons.items()) if count},
     }
+
+
+def _count_held_out(checked: Sequence[Any], holdout: Int64Array) -> dict[str, int]:
+    return held_out.count(holdout, np.concatenate([np.frombuffer(row.pubids, np.int64) for row in checked]))
+
+
+def _problem(counts: Mapping[str, Any], conf: config.Config) -> str:
+    """Return why the version must not be published, "" if it may."""
+    read, quarantined, source = counts["read"], counts["quarantined"], conf.articles.source
+    reasons, limit = wording.counts(counts["reasons"]), conf.articles.max_quarantined_share
+    if not counts["articles"]:
+        return f"no article is left of {read} records of {source}; reasons: {reasons}"
+    if counts["holdout"]["pubids"] and not counts["holdout"]["found"]:
+        return (
+            f"articles.holdout is {conf.articles.holdout!r}: none of its {counts['holdout']['pubids']} pubids is in {source}; "
+            "it must name articles of the source"
+        )
+    if quarantined <= limit * read:
+        return ""
+    return (
+        f"{quarantined} of {read} records of {source} ({wording.share(quarantined, read)}) are in quarantine, more than "
+        f"articles.max_quarantined_share = {limit:g}; nothing was published. Reasons: {reasons}. Correct the source, or raise "
+        "the setting to go on without these records"
+    )
 
 
 def _quarantine_files(files: str) -> list[parquet.DataFile]:

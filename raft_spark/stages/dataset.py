@@ -50,12 +50,17 @@ class DatasetTask:
 def run(conf: config.Config) -> tables.Version:
     """Write a dataset from the current base and completions; return the current version.
 
-    Raises InputError when no training row is left.
+    Raises InputError when no training row is left, or when more rows are rejected than dataset.max_rejected_share allows.
     """
     base, answers = tables.require(conf.lake, schemas.BASE), tables.require(conf.lake, schemas.COMPLETIONS)
     prices = [conf.price.input_price, conf.price.output_price]
     tokenizer = targets.read_tokenizer(conf.dataset, conf.lake)
-    settings = {**conf.dataset.model_dump(), **requests.request_settings(conf), "prices": prices, "tokens": tokenizer}
+    settings = {
+        **conf.dataset.model_dump(exclude={"max_rejected_share"}),
+        **requests.request_settings(conf),
+        "prices": prices,
+        "tokens": tokenizer,
+    }
     identity = tables.identity(schemas.DATASET, settings, [base.id, answers.id])
     existing = tables.find_existing(conf.lake, schemas.DATASET, identity)
     if existing:
@@ -71,13 +76,26 @@ def run(conf: config.Config) -> tables.Version:
         leaks = leakage.measure(base_rows)
     counts = {**_counts(written, conf.price), "tells": leaks}
     files = [parquet.file_from_row(row) for row in written if row.path]
-    if not counts["kept"].get("train"):
+    if problem := _problem(counts, conf.dataset):
         draft.storage.delete("")
-        msg = f"no training row is left of {counts['rows']}; reasons: {wording.counts(counts['rejected'])}"
-        raise InputError(msg)
+        raise InputError(problem)
     for name in conf.dataset.formats:
         files += list(_write_texts(name, files, counts, conf, draft.storage))
     return tables.publish(draft, conf, files, {schemas.BASE: base, schemas.COMPLETIONS: answers}, counts)
+
+
+def _problem(counts: Mapping[str, Any], conf: config.Dataset) -> str:
+    """Return why the version must not be published, "" if it may."""
+    rows, rejected, reasons = counts["rows"], sum(counts["rejected"].values()), wording.counts(counts["rejected"])
+    if not counts["kept"].get("train"):
+        return f"no training row is left of {rows}; reasons: {reasons}"
+    if rejected <= conf.max_rejected_share * rows:
+        return ""
+    return (
+        f"{rejected} of {rows} rows ({wording.share(rejected, rows)}) are rejected, more than dataset.max_rejected_share = "
+        f"{conf.max_rejected_share:g}; nothing was published, and the answers are stored. Reasons: {reasons}. Set the checks of "
+        "[dataset.gate] that may fail to flag, or raise the setting to go on without these rows"
+    )
 
 
 def _write_texts(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from raft_spark.common import wording
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -75,13 +77,31 @@ def _run_evaluation(conf: "Config") -> "Version":
     return evaluation.run(conf)
 
 
+def _describe_articles(counts: Counts) -> str:
+    reasons = dict(counts["reasons"])
+    if counts["beyond_limit"]:
+        reasons["beyond articles.limit"] = counts["beyond_limit"]
+    line = f"{counts['articles']} articles of {counts['read']} records{wording.left_out(reasons, counts['read'])}"
+    held_out = counts.get("holdout", {"pubids": 0})
+    if held_out["pubids"]:
+        line += f"; {held_out['found']} of {held_out['pubids']} held-out pubids are in the source"
+    if counts.get("ignored_files"):
+        line += f"; not read: files of other endings ({counts['ignored_files']})"
+    return line
+
+
 def _describe_base(counts: Counts) -> str:
     return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
 
 
+def _describe_completions(counts: Counts) -> str:
+    failed = wording.left_out(counts.get("failed_by_class", {}), counts.get("asked", 0))
+    return f"{counts['answered']} answers, {counts['known']} known before{failed}"
+
+
 def _describe_dataset(counts: Counts) -> str:
     splits = ", ".join(f"{rows} {split}" for split, rows in counts["kept"].items())
-    return f"{sum(counts['kept'].values())} rows: {splits}"
+    return f"{sum(counts['kept'].values())} rows: {splits}{wording.left_out(counts['rejected'], counts['rows'])}"
 
 
 def _describe_evaluation(counts: Counts) -> str:
@@ -93,7 +113,7 @@ ARTICLES = Stage(
     "articles",
     _run_articles,
     "Read the source: check, deduplicate, split and number its articles.",
-    lambda counts: f"{counts['articles']} articles of {counts['read']} records",
+    _describe_articles,
     lambda counts: {"rows": counts["articles"], "rejected": counts["quarantined"] + counts["duplicates"]},
     uses=frozenset({"source"}),
 )
@@ -108,7 +128,7 @@ COMPLETIONS = Stage(
     "completions",
     _run_completions,
     "Ask the teacher model each question once, with the oracle passages only.",
-    lambda counts: f"{counts['answered']} answers, {counts['known']} known before",
+    _describe_completions,
     lambda counts: {"rows": counts["answered"]},
     uses=frozenset({"teacher"}),
 )

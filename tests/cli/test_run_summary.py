@@ -124,7 +124,7 @@ def test_a_row_is_whole_wrapped_and_readable_without_colours():
 
 def test_what_was_left_out_is_told_in_words_with_shares():
     conf = config.load(assignments=["completions.max_new_tokens=96", "dataset.min_words=8", "articles.limit=30"])
-    articles = {"read": 40, "reasons": {"no question": 2}, "beyond_limit": 8}
+    articles = {"read": 40, "reasons": {"no question": 2}, "beyond_limit": 8, "ignored_files": "a.csv and 6 more"}
     rejected = {"truncated": 3, "no answer: timeout": 1, "too short": 2, "some new reason": 1}
     found = [
         version(schemas.ARTICLES, articles),
@@ -135,6 +135,7 @@ def test_what_was_left_out_is_told_in_words_with_shares():
         " ".join(line.split()) for line in written(run_summary.omissions_text(conf, found), width=100).splitlines()
     ]
     assert list(filter(None, lines)) == [
+        "Not read: files of other endings (a.csv and 6 more)",
         "Left out of articles: 10 of 40 records (25.0 %)",
         "8 20.0 % beyond articles.limit = 30",
         "2 5.0 % no question",

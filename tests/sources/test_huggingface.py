@@ -191,6 +191,24 @@ def test_files_and_row_groups_have_the_promised_sizes(hub: LoopbackHub, tmp_path
     assert read(lake)["pubid"].to_pylist() == list(range(49_001))
 
 
+def test_shards_with_other_types_and_columns_are_copied_as_they_are(
+    hub: LoopbackHub, tmp_path: Path, lake: Path
+) -> None:
+    first, second, third = articles(3).slice(0, 1), articles(3).slice(1, 1), articles(3).slice(2, 1)
+    second = second.set_column(0, "pubid", second["pubid"].cast(pa.int64()))
+    second = second.set_column(1, "question", second["question"].cast(pa.large_string()))
+    third = third.select(["context", "question", "pubid"])
+    shards = {
+        f"pqa_artificial/train-0000{number}-of-00003.parquet": each
+        for number, each in enumerate([first, second, third])
+    }
+    files = {path: parquet(table) for path, table in shards.items()}
+    revision = hub.commit({"README.md": README.encode(), **files})
+    assert ask(tmp_path, hub.url, (SOURCE, revision, str(lake))) == [3]
+    parts = [pq.ParquetFile(path).read().replace_schema_metadata() for path in sorted(lake.glob("*.parquet"))]
+    assert parts == [first, second, third]
+
+
 def test_a_second_call_asks_and_loads_nothing(hub: LoopbackHub, tmp_path: Path, lake: Path) -> None:
     revision = hub.commit(repository(parquet(articles(2))))
     ask(tmp_path, hub.url, (SOURCE, revision, str(lake)))
@@ -326,13 +344,18 @@ def test_a_refusal_names_its_status(
             README.replace("split: train", "split: test").encode(),
             "fails (ValueError: it has no split train)",
         ),
+        (
+            "README.md",
+            README.replace("path: pqa_artificial/train-*", "path: train.jsonl").encode(),
+            "fails (ValueError: its file train.jsonl is not Parquet; download it and name its folder)",
+        ),
         ("PubMedQA.py", b"import datasets", "fails (RuntimeError: Dataset scripts are no longer supported"),
     ],
 )
 def test_what_the_client_does_not_read_is_no_traceback(
     path: str, content: bytes, words: str, hub: LoopbackHub, tmp_path: Path, lake: Path
 ) -> None:
-    revision = hub.commit(repository(parquet(articles(2))) | {path: content})
+    revision = hub.commit(repository(parquet(articles(2))) | {"train.jsonl": b"{}", path: content})
     assert words in ask(tmp_path, hub.url, (SOURCE, revision, str(lake)))
     assert not lake.exists()
 

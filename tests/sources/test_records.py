@@ -58,7 +58,15 @@ def test_texts_as_bytes_are_the_same_texts():
     assert check_record({**as_bytes, "context": context}, CONF) == check_record(GOOD, CONF)
 
 
-@pytest.mark.parametrize("missing", [None, "", "  "])
+@pytest.mark.parametrize(("given", "kept"), [("Yes", "yes"), (" NO\n", "no"), (b"MAYBE", "maybe")])
+def test_a_decision_may_be_in_capitals(given: object, kept: str):
+    article = check_record(good(final_decision=given), CONF)
+    assert isinstance(article, Article)
+    assert article == check_record(good(final_decision=kept), CONF)
+    assert article.final_decision == kept
+
+
+@pytest.mark.parametrize("missing", [None, "", "  ", float("nan")])
 def test_the_answers_are_optional(missing: object):
     article = check_record(good(long_answer=missing, final_decision=missing), CONF)
     assert isinstance(article, Article)
@@ -113,7 +121,11 @@ def test_other_columns_do_not_matter():
         (good(meshes=[["Adult"]]), "wrong type: meshes is a list"),
         (good(long_answer=3.5), "wrong type: long_answer is float"),
         (good(final_decision="perhaps"), "final_decision is not yes, no or maybe"),
-        (good(final_decision="Yes"), "final_decision is not yes, no or maybe"),
+        (good(final_decision="Yes!"), "final_decision is not yes, no or maybe"),
+        (good(pubid=float("nan")), "no pubid"),
+        (good(question=float("nan")), "no question"),
+        (good(context=float("nan")), "no passage"),
+        (good(contexts=["a", float("nan")]), "blank passage"),
         (good(final_decision=True), "wrong type: final_decision is bool"),
         (good(question=b"caf\xe9"), "invalid UTF-8 in question"),
         (good(contexts=[b"\xff\xfe"]), "invalid UTF-8 in contexts"),

@@ -1,11 +1,17 @@
 """A source is read whole, every record once, whatever its files; what cannot be read is a clear error, not a crash."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -102,8 +108,8 @@ def test_bytes_that_are_no_utf8_reach_the_reader_at_any_depth(tmp_path):
 
 
 NEEDED = (
-    "Needed: pubid (an integer), question (text), context (a table), context.contexts (a list of texts), long_answer (text); "
-    "optional: final_decision (text), context.labels (a list of texts), context.meshes (a list of texts) "
+    "Needed: pubid (an integer), question (text), context (a table), context.contexts (a list of texts); "
+    "optional: long_answer (text), final_decision (text), context.labels (a list of texts), context.meshes (a list of texts) "
     '(docs/dataset.md, "Input schema")'
 )
 
@@ -113,14 +119,15 @@ NEEDED = (
     [
         (
             {"pubid": 1, "question": "q"},
-            "it has no column context, long_answer",
+            "it has no column context",
             "pubid (an integer), question (text)",
         ),
         (
             {"pubid": "1", "context": {"texts": ["p"], "meshes": [1]}, "long_answer": 1.5},
             (
                 "it has no column question, context.contexts; pubid is text and must be an integer; long_answer is a decimal "
-                "number and must be text; context.meshes is a list of other values and must be a list of texts"
+                "number and must be text; context.meshes is a list of other values and must be a list of texts. Turn text ids into "
+                "integers, for example with int.from_bytes(hashlib.sha256(id.encode()).digest()[:7])"
             ),
             (
                 "pubid (text), context (a table), long_answer (a decimal number), context.texts (a list of texts), "
@@ -153,7 +160,7 @@ def test_json_lines_of_another_shape_are_told_all_they_lack_at_once(tmp_path):
         f"{path} does not have the columns that articles need: it has no column context.contexts; pubid is a decimal number and must "
         "be an integer; question is a list of texts and must be text; context.labels is text and must be a list of texts. "
         "It has id (an integer), question (a list of texts), context (a table), pubid (a decimal number), "
-        f"context.labels (text). {NEEDED.replace(', long_answer (text)', '')}"
+        f"context.labels (text). {NEEDED}"
     )
 
 
@@ -167,6 +174,104 @@ def test_json_lines_with_a_good_record_among_the_first_are_read_and_the_others_q
 def test_a_file_with_many_columns_is_told_the_first_of_them(tmp_path):
     write_articles(tmp_path / "a.parquet", [{f"column_{number}": 1 for number in range(50)}])
     assert "column_19 (an integer), and 30 more. Needed" in refused(tmp_path)
+
+
+def views(values: list[bytes]) -> pa.Array:
+    return pa.array(values, pa.binary()).cast(pa.binary_view()).view(pa.string_view())
+
+
+def dictionary(values: list[bytes]) -> pa.Array:
+    return pa.array(values, pa.binary()).view(pa.string()).dictionary_encode()
+
+
+def lists(of: Callable[[list[bytes]], pa.Array], wrap: type) -> Callable[[list[bytes]], pa.Array]:
+    """Return what puts each text into a list of its own."""
+    return lambda values: wrap.from_arrays(range(len(values) + 1), of(values))
+
+
+@pytest.mark.parametrize(
+    ("question", "passages"),
+    [
+        (dictionary, lists(dictionary, pa.ListArray)),
+        (views, lists(views, pa.LargeListArray)),
+        (views, lambda values: pa.FixedSizeListArray.from_arrays(dictionary(values), 1)),
+        (dictionary, lambda values: pa.ListViewArray.from_arrays(range(3), [1] * 3, views(values))),
+    ],
+)
+def test_a_bad_byte_costs_one_record_in_any_type_of_text_and_list(tmp_path, question: Any, passages: Any):
+    context = pa.StructArray.from_arrays([passages([b"p", b"q", b"caf\xe9"])], ["contexts"])
+    table = pa.table({"pubid": [1, 2, 3], "question": question([b"a", b"\xff", b"c"]), "context": context})
+    pq.write_table(table, tmp_path / "a.parquet")
+    checked = [records.check_record(record, config.load().articles) for record in read(tmp_path)]
+    assert [getattr(each, "reason", "kept") for each in checked] == [
+        "kept",
+        "invalid UTF-8 in question",
+        "invalid UTF-8 in contexts",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        (pa.uint64(), 2**63 - 1, 2**63 - 1),
+        (pa.uint64(), 2**63, "pubid is out of range"),
+        (pa.decimal128(38, 0), Decimal(25429730), 25429730),
+        (pa.decimal256(40, 0), Decimal(2**63), "pubid is out of range"),
+        (pa.int8(), 7, 7),
+        (pa.int64(), None, "no pubid"),
+    ],
+)
+def test_integers_of_any_type_are_pubids(tmp_path, kind: pa.DataType, given: object, expected: object):
+    table = pa.Table.from_pylist([article(1, ["p"])]).set_column(0, "pubid", pa.array([given], kind))
+    pq.write_table(table, tmp_path / "a.parquet")
+    (record,) = read(tmp_path)
+    checked = records.check_record(record, config.load().articles)
+    assert getattr(checked, "reason", checked.pubid) == expected
+
+
+def test_decimal_numbers_are_no_pubids(tmp_path):
+    table = pa.Table.from_pylist([article(1, ["p"])])
+    pq.write_table(table.set_column(0, "pubid", pa.array([Decimal("1.5")])), tmp_path / "a.parquet")
+    assert "pubid is decimal128(2, 1) and must be an integer. It has" in refused(tmp_path)
+
+
+def test_shards_with_other_types_other_columns_and_another_order_are_one_source(tmp_path):
+    whole = pa.Table.from_pylist([article(number, ["p"], final_decision="yes", YEAR="2015") for number in range(4)])
+    shards = [
+        whole.slice(0, 1).set_column(0, "pubid", pa.array([0], pa.int32())),
+        whole.slice(1, 1).select(["long_answer", "context", "final_decision", "question", "pubid"]),
+        whole.slice(2, 1).select(["question", "context", "pubid"]).set_column(2, "pubid", pa.array([2], pa.uint64())),
+        whole.slice(3, 1).set_column(1, "question", whole["question"].slice(3).cast(pa.large_string())),
+    ]
+    for number, shard in enumerate(shards):
+        pq.write_table(shard, tmp_path / f"train-{number:05d}-of-00004.parquet")
+    checked = [records.check_record(record, config.load().articles) for record in read(tmp_path)]
+    assert [(each.pubid, each.long_answer, each.final_decision) for each in checked] == [
+        (0, "It does.", "yes"),
+        (1, "It does.", "yes"),
+        (2, None, None),
+        (3, "It does.", "yes"),
+    ]
+
+
+def test_a_text_column_that_pandas_wrote_as_nan_is_missing(tmp_path):
+    table = pa.Table.from_pylist([article(number, ["p"]) for number in range(4)])
+    at = table.schema.get_field_index("long_answer")
+    numbers = [float("nan"), None, float("nan"), float("nan")]
+    pq.write_table(table.set_column(at, "long_answer", pa.array(numbers)), tmp_path / "a.parquet", row_group_size=2)
+    checked = [records.check_record(record, config.load().articles) for record in read(tmp_path)]
+    assert [(each.pubid, each.long_answer) for each in checked] == [(0, None), (1, None), (2, None), (3, None)]
+    pq.write_table(table.set_column(at, "long_answer", pa.array([*numbers[:3], 1.5])), tmp_path / "a.parquet")
+    assert "long_answer is a decimal number and must be text" in refused(tmp_path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json.gz"])
+def test_a_pointer_of_git_lfs_is_refused_with_what_to_do(tmp_path, name: str):
+    path = write(tmp_path / name, POINTER)
+    assert refused(tmp_path) == f"{path} is a pointer of git-lfs, not the file itself; get it with `git lfs pull`"
 
 
 def test_parquet_as_other_tools_write_it_is_taken(tmp_path):
@@ -198,6 +303,21 @@ def test_parquet_without_rows_is_no_error(tmp_path):
 
 # JSON Lines
 
+
+def packed_by_arrow(codec: str, text: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(text)
+    return bytes(sink.getvalue())
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": partial(packed_by_arrow, "zstd"),
+    ".lz4": partial(packed_by_arrow, "lz4"),
+}
 content = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=20)
 
 
@@ -233,13 +353,23 @@ def test_where_a_line_stands_is_told_by_its_byte(tmp_path):
     assert list(sources.read_split(piece)) == [("a.jsonl@0", {"a": 1}), ("a.jsonl@10", {"a": 2})]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
-def test_compressed_lines_are_read_whole(tmp_path, monkeypatch, name: str):
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "A.NDJSON"])
+@pytest.mark.parametrize("ending", [*PACKED, ".GZ"])
+def test_compressed_lines_are_read_whole(tmp_path, monkeypatch, name: str, ending: str):
     monkeypatch.setattr(sources, "JSON_BYTES", 10)
     text = "".join(map(line, range(300))).encode()
-    path = write(tmp_path / name, gzip.compress(text[:5_000]) + gzip.compress(text[5_000:]))  # two members
+    packed = PACKED[ending.lower()]
+    path = write(tmp_path / f"{name}{ending}", packed(text[:5_000]) + packed(text[5_000:]))  # two members
     assert len(sources.input_splits(conf(path), "")) == 1
     assert pubids(path) == list(range(300))
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("damage", ["cut off", "not compressed"])
+def test_a_cut_compressed_file_is_refused_with_its_name(tmp_path, ending: str, damage: str):
+    text = "".join(map(line, range(500))).encode()
+    path = write(tmp_path / f"a.jsonl{ending}", PACKED[ending](text)[:-6] if damage == "cut off" else text)
+    assert refused(path).startswith(f"{path} cannot be read: ")
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no gzip", "wrong checksum", "garbled"])
@@ -275,7 +405,10 @@ def test_a_broken_line_is_a_rejected_record_and_the_next_is_read(tmp_path, broke
 def test_empty_files_are_no_error(tmp_path):
     write(tmp_path / "a.jsonl", "")
     write(tmp_path / "b.jsonl", "\n\n \n")
-    write(tmp_path / "c.jsonl.gz", "")
+    for ending in PACKED:
+        write(tmp_path / f"c.jsonl{ending}", "")
+    write(tmp_path / "c.json", "[]")
+    write(tmp_path / "c.ndjson", b"\xef\xbb\xbf")
     assert read(tmp_path) == []
     write(tmp_path / "d.jsonl", line(4))
     assert pubids(tmp_path) == [4]
@@ -325,6 +458,90 @@ def test_a_folder_a_file_or_a_glob(tree: Path, pattern: str, expected: list[int]
     assert pubids(f"{tree}{pattern}") == expected
 
 
+def test_names_with_brackets_are_taken_as_they_are_and_globs_still_match(tmp_path):
+    for pubid, name in enumerate(
+        ["x [v2]/a.jsonl", "x [v2]/b[1].jsonl", "x [v2]/deep/c?.jsonl", "x v/d.jsonl", "*.jsonl"]
+    ):
+        write(tmp_path / name, line(pubid))
+    expected = {
+        "x [v2]": [0, 1, 2],
+        "x [v2]/": [0, 1, 2],
+        "x [v2]/a.jsonl": [0],
+        "x [v2]/b[1].jsonl": [1],
+        "x [v2]/*.jsonl": [0, 1],
+        "x [v2]/[ab]*.jsonl": [0, 1],
+        "x [v2]/*/c?.jsonl": [2],
+        "x [v2]/**": [0, 1, 2],
+        "*/b[1].jsonl": [1],
+        "x [[]v2]/a.jsonl": [0],
+        "x [v]/d.jsonl": [3],
+        "x [a-z]*/a.jsonl": [],
+        "x [!a-z]*/a.jsonl": [0],
+        "*.jsonl": [4],
+    }
+    found = {}
+    for source in expected:
+        try:
+            found[source] = pubids(tmp_path / source if not source.endswith("/") else f"{tmp_path}/{source}")
+        except InputError:
+            found[source] = []
+    assert found == expected
+
+
+def test_the_home_folder_and_that_of_another_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "articles/a.jsonl", line(1))
+    assert pubids("~/articles") == pubids("~/articles/*.jsonl") == pubids("~") == [1]
+    assert conf("~root/a.jsonl").articles.source == "/root/a.jsonl"
+    assert refused("~nobody-of-this-name/a").startswith(
+        "articles.source is '~nobody-of-this-name/a': no Parquet or JSON"
+    )
+
+
+def test_links_are_followed_and_one_to_nothing_is_passed_over(tmp_path):
+    write(tmp_path / "elsewhere/a.jsonl", line(1))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/file.jsonl").symlink_to(tmp_path / "elsewhere/a.jsonl")
+    (tmp_path / "source/folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source/nothing.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    (tmp_path / "link").symlink_to(tmp_path / "source")
+    assert pubids(tmp_path / "link") == [1, 1]
+
+
+def test_a_bucket_takes_spaces_and_brackets_too(s3: str):
+    client = boto3.client("s3", endpoint_url=s3)
+    for pubid, key in enumerate(["a.jsonl", "b [1].jsonl", "deep/c.ndjson", "notes.txt"]):
+        client.put_object(Bucket="lake", Key=f"my articles [v2]/{key}", Body=line(pubid).encode())
+    expected = {
+        "my articles [v2]": [0, 1, 2],
+        "my articles [v2]/": [0, 1, 2],
+        "my articles [v2]/b [1].jsonl": [1],
+        "my articles [v2]/*.jsonl": [0, 1],
+        "my*/deep/*": [2],
+    }
+    found = {}
+    for source in expected:
+        settled = config.load(assignments=[f"articles.source=s3://lake/{source}", f"lake.s3_endpoint={s3}"])
+        pieces = sources.input_splits(settled, sources.identity(settled))
+        found[source] = [record["pubid"] for piece in pieces for _, record in sources.read_split(piece)]
+    assert found == expected
+    assert (
+        sources.ignored_files(
+            config.load(assignments=["articles.source=s3://lake/my articles [v2]", f"lake.s3_endpoint={s3}"])
+        )
+        == "notes.txt"
+    )
+
+
+def test_files_of_other_endings_are_named(tree: Path):
+    assert sources.ignored_files(conf(tree)) == "notes.txt, sub/h.csv"
+    assert sources.ignored_files(conf(tree / "*.jsonl")) == sources.ignored_files(conf("sample:3")) == ""
+    assert sources.ignored_files(conf(tree / "sub/*")) == "h.csv"
+    for number in range(6):
+        write(tree / f"{number}.csv", "")
+    assert sources.ignored_files(conf(tree)) == "0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 3 more"
+
+
 def test_a_relative_source(tree: Path, monkeypatch):
     monkeypatch.chdir(tree)
     assert pubids("sub") == pubids("./sub/") == pubids("sub/deep/../../sub") == [2, 3]
@@ -339,14 +556,16 @@ def test_a_folder_named_as_spark_names_its_output(tmp_path):
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.jsonl", "notes.txt", "*.avro"])
 def test_a_source_without_files_is_refused_with_what_would_be_right(tree: Path, name: str):
+    others = " (only notes.txt)" if name == "notes.txt" else ""
     assert refused(tree / name) == (
-        f"articles.source is '{tree / name}': no Parquet or JSON Lines file is there; it must be a folder or glob with "
-        "files that end in .parquet, .jsonl, .json, .jsonl.gz, .json.gz, hf:OWNER/NAME/CONFIG, or sample:N"
+        f"articles.source is '{tree / name}': no Parquet or JSON file is there{others}; it must be a folder or glob with "
+        "files that end in .parquet, .parq, .pq, .jsonl, .ndjson, .json (JSON also with .gz, .bz2, .zst, .lz4, .xz after it), "
+        "hf:OWNER/NAME/CONFIG, or sample:N"
     )
 
 
 def test_a_source_that_cannot_be_listed_is_refused(tree: Path):
-    assert refused(tree / "a.jsonl/*.jsonl").startswith(f"{tree}/a.jsonl/ cannot be read: ")
+    assert refused(tree / "a.jsonl/*.jsonl").startswith(f"{tree}/a.jsonl/*.jsonl cannot be read: ")
 
 
 def test_the_identity_changes_with_the_files_and_only_with_them(tree: Path):

@@ -91,6 +91,18 @@ def test_a_hash_of_pubid_alone_decides_on_the_split():
     assert assigned(pubids, conf(test_share=0.1, validation_share=0.15)).codes.tolist() == expected
 
 
+def test_held_out_pubids_are_in_the_test_split_and_the_others_stay_where_they_were():
+    pubids = list(range(1, 400))
+    columns = np.array(pubids, np.int64), np.ones(399, np.int64), np.arange(399, dtype=np.uint64)
+    without, with_holdout = (
+        assign(*columns, THIRDS, NO_ARTICLES, np.array(held, np.int64)) for held in ([], [2, 5, 7, 5_000])
+    )
+    assert with_holdout.codes[[1, 4, 6]].tolist() == [TEST, TEST, TEST]
+    assert {int(code) for code in without.codes[[1, 4, 6]]} != {TEST}
+    others = np.isin(pubids, [2, 5, 7], invert=True)
+    assert with_holdout.codes[others].tolist() == without.codes[others].tolist()
+
+
 def test_shares_of_zero_leave_everything_to_train():
     assert assigned(list(range(100)), ONE_SPLIT).sizes == (100, 0, 0)
 

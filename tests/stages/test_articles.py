@@ -1,15 +1,18 @@
 """PubMedQA -> articles on a real Spark: bad records go to quarantine with a reason, sums agree, numbers stay."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import Settle, article, write_articles
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.lake import browse, parquet, schemas, tables
-from raft_spark.stages import articles
+from raft_spark.stages import articles, refresh, registry
 
 pytestmark = pytest.mark.spark
 
@@ -136,6 +139,91 @@ def test_no_good_article_is_an_error_and_nothing_is_published(tmp_path: Path, se
     assert tables.storage(conf.lake, schemas.ARTICLES).list() == []
 
 
+@pytest.mark.parametrize("stage", [articles.run, refresh.run])
+def test_too_many_records_in_quarantine_are_an_error_that_names_them_and_nothing_is_published(
+    tmp_path: Path, settled: Settle, stage: Callable[[config.Config], object]
+):
+    bad = [{**article(pubid, ["p"]), "question": None} for pubid in range(1_000, 1_011)]
+    source = write_articles(tmp_path / "source/a.parquet", [*records(*range(40)), *bad])
+    conf = settled(f"articles.source={source.parent}")
+    with pytest.raises(InputError) as caught:
+        stage(conf)
+    assert str(caught.value) == (
+        f"11 of 51 records of {source.parent} (21.6 %) are in quarantine, more than articles.max_quarantined_share = 0.2; "
+        "nothing was published. Reasons: 11 no question. Correct the source, or raise the setting to go on without these records"
+    )
+    assert tables.current(conf.lake, schemas.ARTICLES) is None
+
+
+def test_a_larger_bound_lets_them_pass_and_leaves_the_table_as_it_would_be(tmp_path: Path, settled: Settle):
+    bad = [{**article(pubid, ["p"]), "question": None} for pubid in range(1_000, 1_011)]
+    source = write_articles(tmp_path / "source/a.parquet", [*records(*range(40)), *bad])
+    (source.parent / "notes.csv").write_text("pubid\n")
+    conf = settled(f"articles.source={source.parent}", "articles.max_quarantined_share=0.25")
+    version = articles.run(conf)
+    assert version.counts["ignored_files"] == "notes.csv"
+    assert registry.ARTICLES.describe(version.counts) == (
+        "40 articles of 51 records; left out: 11 of 51, 21.6 % (11 no question); not read: files of other endings (notes.csv)"
+    )
+    assert (
+        articles.run(settled(f"articles.source={source.parent}", "articles.max_quarantined_share=0.9")).id == version.id
+    )
+
+
+def test_held_out_articles_are_in_test_with_the_passages_they_share(tmp_path: Path, settled: Settle):
+    shared = article(900, ["Trial 7 had 7 patients."])
+    source = write_articles(tmp_path / "a.parquet", [*records(*range(60)), shared])
+    (tmp_path / "ids.txt").write_text("7\n9\n123456\n")
+    conf = settled(
+        f"articles.source={source}",
+        f"articles.holdout={tmp_path}/ids.txt",
+        "articles.test_share=0",
+        "articles.validation_share=0",
+    )
+    version = articles.run(conf)
+    assert version.counts["splits"] == {"train": 58, "validation": 0, "test": 2}
+    assert version.counts["holdout"] == {"pubids": 3, "found": 2}
+    assert {pubid: row["split"] for pubid, row in rows(conf).items() if pubid in (7, 8, 9, 900)} == {
+        7: "test",
+        8: "train",
+        9: "test",
+    }
+    assert version.counts["reasons"] == {"a passage stands in a held-out split too": 1}
+    (tmp_path / "ids.txt").write_text("8\n")
+    assert articles.run(conf).counts["splits"] == {"train": 60, "validation": 0, "test": 1}
+    (tmp_path / "ids.txt").write_text("1000\n1001\n")
+    with pytest.raises(
+        InputError, match=r"ids.txt': none of its 2 pubids is in .*a\.parquet; it must name articles of the source"
+    ):
+        articles.run(conf)
+
+
+def test_shards_that_differ_and_a_document_beside_lines_are_one_table(tmp_path: Path, settled: Settle):
+    found = records(*range(60))
+    whole = pa.Table.from_pylist(found)
+    source = tmp_path / "named [v2]"
+    source.mkdir()
+    pq.write_table(whole.slice(0, 20).select(["context", "question", "pubid"]), source / "a-0.parquet")
+    pq.write_table(
+        whole.slice(20, 20).set_column(0, "pubid", pa.array(range(20, 40), pa.int32())), source / "a-1.parquet"
+    )
+    keyed = {str(each["pubid"]): {**each["context"], "QUESTION": each["question"]} for each in found[40:]}  # type: ignore[dict-item]
+    (source / "b.json").write_text(json.dumps(keyed, indent=1))
+    conf = settled(f"articles.source={source}")
+    counts = articles.run(conf).counts
+    assert (counts["read"], counts["articles"], counts["quarantined"]) == (60, 60, 0)
+    assert rows(conf)[41]["passages"] == ["Trial 41 had 41 patients.", "Arm 41 did well."]
+    assert [rows(conf)[pubid]["long_answer"] for pubid in (1, 21, 41)] == [None, "It does.", None]
+
+
+def test_a_document_that_is_no_json_ends_the_stage_with_its_line(tmp_path: Path, settled: Settle):
+    (tmp_path / "a.json").write_text(json.dumps(records(*range(30)), indent=1)[:-9])
+    conf = settled(f"articles.source={tmp_path}/a.json")
+    with pytest.raises(InputError, match=r"a\.json is no JSON: it ends at line \d+ without its last"):
+        articles.run(conf)
+    assert tables.current(conf.lake, schemas.ARTICLES) is None
+
+
 def test_a_folder_without_data_is_a_clear_error(tmp_path: Path, settled: Settle):
-    with pytest.raises(InputError, match="no Parquet or JSON Lines file is there"):
+    with pytest.raises(InputError, match="no Parquet or JSON file is there"):
         articles.run(settled(f"articles.source={tmp_path}/nothing"))

@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Settle
+from conftest import Settle, article
 from raft_spark import config
 from raft_spark.config.fields import FormatName
 from raft_spark.errors import InputError
@@ -231,6 +232,45 @@ def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Sett
     with pytest.raises(InputError, match=r"no training row is left of 300; reasons: 300 truncated$"):
         walked(conf)
     assert tables.storage(conf.lake, schemas.DATASET).list() == []
+
+
+def test_too_many_rejected_rows_are_an_error_that_names_them_and_nothing_is_published(settled: Settle):
+    shares = ["articles.validation_share=0", "articles.test_share=0"]
+    source = ["articles.source=sample:60", "dataset.answer=original", *shares]
+    conf = settled(*source, "dataset.min_words=30")  # 32 of the 60 conclusions are shorter
+    for stage in (articles, base, completions):
+        stage.run(conf)
+    with pytest.raises(InputError) as caught:
+        dataset.run(conf)
+    assert str(caught.value) == (
+        "32 of 60 rows (53.3 %) are rejected, more than dataset.max_rejected_share = 0.5; nothing was published, and the answers "
+        "are stored. Reasons: 32 too short. Set the checks of [dataset.gate] that may fail to flag, or raise the setting to go on "
+        "without these rows"
+    )
+    assert tables.storage(conf.lake, schemas.DATASET).list() == []
+    version = dataset.run(settled(*source, "dataset.min_words=30", "dataset.max_rejected_share=0.54"))
+    assert version.counts["kept"] == {"train": 28}
+    assert dataset.run(settled(*source, "dataset.min_words=30", "dataset.max_rejected_share=1")).id == version.id
+
+
+def test_a_first_file_without_conclusions_still_gives_formats_that_load(settled: Settle, tmp_path: Path):
+    source = tmp_path / "source"
+    found = [
+        article(number, [f"Trial {number} had {number} patients."], f"Does drug {number} help?")
+        for number in range(120)
+    ]
+    whole = pa.Table.from_pylist(found)
+    source.mkdir()
+    pq.write_table(whole.slice(0, 60).drop_columns("long_answer"), source / "a.parquet")
+    lines = [{**each, "long_answer": float("nan") if each["pubid"] % 2 else "It does."} for each in found[60:]]
+    (source / "b.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    shares = ["articles.validation_share=0.2", "articles.test_share=0.2"]
+    conf = settled(ALL, f"articles.source={source}", *shares, "dataset.shard_rows=30")
+    version = walked(conf)
+    for name in get_args(FormatName):
+        parts = loaded(conf, version, name, tmp_path / name)
+        if name != "preference":
+            assert {split: part["rows"] for split, part in parts.items()} == version.counts["kept"]
 
 
 def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):

@@ -64,9 +64,27 @@ def test_a_run_walks_the_stages_in_the_order_of_the_data():
 
 
 def test_a_stage_says_its_counts_in_words_and_as_rows():
-    counts = {"kept": {"train": 6, "test": 1}, "rejected": {"truncated": 2}}
-    assert registry.DATASET.describe(counts) == "7 rows: 6 train, 1 test"
+    counts = {"rows": 9, "kept": {"train": 6, "test": 1}, "rejected": {"truncated": 2}}
+    assert registry.DATASET.describe(counts) == "7 rows: 6 train, 1 test; left out: 2 of 9, 22.2 % (2 truncated)"
+    assert registry.DATASET.describe({**counts, "rejected": {}}) == "7 rows: 6 train, 1 test"
     assert registry.DATASET.rows(counts) == {"rows": 7, "rejected": 2}
+
+
+def test_the_lines_of_articles_and_completions_name_what_was_left_out_and_why():
+    counts = {"articles": 30, "read": 40, "reasons": {"no question": 3, "duplicate pubid": 1}, "beyond_limit": 6}
+    assert registry.ARTICLES.describe({**counts, "ignored_files": "a.csv"}) == (
+        "30 articles of 40 records; left out: 10 of 40, 25.0 % (6 beyond articles.limit, 3 no question, 1 duplicate pubid); "
+        "not read: files of other endings (a.csv)"
+    )
+    assert (
+        registry.ARTICLES.describe({"articles": 40, "read": 40, "reasons": {}, "beyond_limit": 0})
+        == "40 articles of 40 records"
+    )
+    held_out = {"articles": 9, "read": 9, "reasons": {}, "beyond_limit": 0, "holdout": {"pubids": 500, "found": 2}}
+    assert registry.ARTICLES.describe(held_out) == "9 articles of 9 records; 2 of 500 held-out pubids are in the source"
+    answers = {"answered": 8, "known": 1, "asked": 10, "failed_by_class": {"timeout": 2}}
+    assert registry.COMPLETIONS.describe(answers) == "8 answers, 1 known before; left out: 2 of 10, 20.0 % (2 timeout)"
+    assert registry.COMPLETIONS.describe({**answers, "failed_by_class": {}}) == "8 answers, 1 known before"
 
 
 def test_a_refresh_on_emr_uses_what_its_stages_use():
