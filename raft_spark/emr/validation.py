@@ -43,6 +43,7 @@ def problems(conf: Config, job: str, release: Release) -> list[str]:
         *_workers(conf),
         *(_source(conf) if "source" in uses(job) else ()),
         *(sentence for name, setting in endpoints_of(conf, job).items() for sentence in _endpoint(conf, name, setting)),
+        *filter(None, [conf.unpriced(endpoints_of(conf, job))]),
         *_release(job, release),
     ]
 

@@ -44,10 +44,12 @@ class AskResult:
 def run(conf: config.Config) -> tables.Version:
     """Ask what the current base needs and the store lacks; return the current version.
 
+    Raises ConfigError when `completions.max_spend` is set and nobody knows the teacher's price.
     Raises EndpointError when the endpoint refuses the job or stops answering, or when more requests failed than
     `completions.max_failed_share` allows. Raises StoppedError when a signal or a limit ended the run early. In each case
     all answers that arrived are stored.
     """
+    conf.check_max_spend()
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)
     if complete is not None:
