@@ -73,11 +73,15 @@ def preview(console: Console, result: Preview) -> None:
     console.print(Panel(Text(wording.visible(result.completion)), title="completion", border_style="green"))
     console.print(
         wording.visible(
-            f"{result.seconds:.2f} s, {result.prompt_tokens} tokens in, {result.completion_tokens} out, "
+            f"{result.seconds:.2f} s, {_tokens(result.prompt_tokens)} in, {_tokens(result.completion_tokens)} out, "
             f"finish reason {result.finish_reason}, key {result.key}"
         ),
         markup=False,
     )
+
+
+def _tokens(count: int | None) -> str:
+    return "tokens not counted" if count is None else f"{count} tokens"
 
 
 def follow(console: Console, lake: config.Lake, *, once: bool) -> None:

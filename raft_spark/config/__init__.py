@@ -2,6 +2,7 @@
 
 from raft_spark.config.loader import folder, from_argv, load
 from raft_spark.config.models import (
+    LOCAL_KINDS,
     Articles,
     Base,
     Batch,
@@ -19,6 +20,7 @@ from raft_spark.config.models import (
 from raft_spark.config.student import Evaluation, Hosting, Training, TrainingJob
 
 __all__ = [
+    "LOCAL_KINDS",
     "Articles",
     "Base",
     "Batch",

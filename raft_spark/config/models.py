@@ -3,7 +3,7 @@
 conf/default.toml documents each setting. A Config is frozen and safe to log: it names secrets and never holds them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -36,13 +36,16 @@ from raft_spark.config.fields import (
     VariableName,
     unfit_as_tags,
 )
+from raft_spark.config.prices import price_names
 from raft_spark.config.student import Evaluation, Hosting, Training
+from raft_spark.errors import ConfigError
 
 Codec = Literal["tgi", "lmi", "openai", "converse", "llama"]
 CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
+LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
 BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
 TEXT_CODECS = frozenset(
     {"tgi", "lmi", "llama"}
@@ -252,7 +255,7 @@ class Endpoint(Section):
 
 
 class Price(Section):
-    """The prices of a model or an instance in dollars, with their source and date."""
+    """The prices of a model or an instance in dollars, with their source and date; 0 is not known."""
 
     input_price: Money = 0
     output_price: Money = 0
@@ -265,6 +268,11 @@ class Price(Section):
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return the price of these tokens in dollars; prices are dollars per million tokens."""
         return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / 1_000_000
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether the price of an hour or of a token is known."""
+        return bool(self.hourly_price or self.input_price or self.output_price)
 
 
 class Emr(Section):
@@ -431,8 +439,47 @@ class Config(Section):
     @property
     def price(self) -> Price:
         """The teacher's prices: those of its endpoint, else those of [prices] for its model."""
-        given = self.teacher.model_dump(include=set(Price.model_fields), exclude_none=True)
-        return self.prices.get(self.teacher.model, Price()).model_copy(update=given)
+        return self.price_of(self.completions.endpoint)
+
+    def price_of(self, name: str) -> Price:
+        """Return the prices of an endpoint: its own, else those of [prices] for its model."""
+        endpoint = self.endpoints[name]
+        given = endpoint.model_dump(include=set(Price.model_fields), exclude_none=True)
+        known = (self.prices[model] for model in price_names(endpoint.model) if model in self.prices)
+        return next(known, Price()).model_copy(update=given)
+
+    @property
+    def is_price_known(self) -> bool:
+        """Return whether the teacher has a price, or costs nothing because it runs on the machines of the job."""
+        return self.teacher.kind in LOCAL_KINDS or self.price.is_known
+
+    def unpriced(self, names: Iterable[str]) -> str:
+        """Return why completions.max_spend cannot limit the requests to these endpoints, "" if it can."""
+        if not self.completions.max_spend:
+            return ""
+        missing = [f"endpoints.{name} ({self.endpoints[name].model})" for name in names if not self._can_limit(name)]
+        if not missing:
+            return ""
+        return (
+            f"completions.max_spend is {self.completions.max_spend:g}, and the price of {', '.join(missing)} is unknown, so "
+            "nothing would stop the run; set its input_price and output_price (dollars per million tokens) or "
+            "hourly_price, or max_spend = 0"
+        )
+
+    def _can_limit(self, name: str) -> bool:
+        """Return whether the dollars of all requests to an endpoint can be counted; a price of 0 must be its own."""
+        endpoint, price = self.endpoints[name], self.price_of(name)
+        own = (endpoint.input_price, endpoint.output_price)
+        tokens = all(
+            known or given == 0 for known, given in zip((price.input_price, price.output_price), own, strict=True)
+        )
+        return endpoint.kind in LOCAL_KINDS or bool(price.hourly_price) or (tokens and price.is_known)
+
+    def check_max_spend(self, names: Iterable[str] | None = None) -> None:
+        """Raise ConfigError if max_spend is set and the price of an endpoint is unknown, by default the teacher's."""
+        asked = [self.completions.endpoint] if self.dataset.answer == "completion" else []
+        if problem := self.unpriced(asked if names is None else names):
+            raise ConfigError(problem)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting as a JSON value, as stored with each version."""

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raft_spark.config import Completions, Config
+from raft_spark.config import LOCAL_KINDS, Completions, Config
 
 T_VALUES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided 95 %, from 1 degree of freedom
 EMR_STARTUP_SECONDS = 120.0  # that EMR's workers run before and after the requests
-LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
 
 
 @dataclass(frozen=True, slots=True)

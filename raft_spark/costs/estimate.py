@@ -30,7 +30,7 @@ from raft_spark.stages import completions
 ENOUGH_ANSWERS = 30  # stored answers, from which no request is sent
 MAX_ANSWERS = 500  # stored answers that reach the driver
 USAGE = ("prompt_tokens", "completion_tokens", "latency_ms")
-HAS_USAGE = " AND ".join(f"{name} IS NOT NULL" for name in ("completion", *USAGE))
+HAS_USAGE = "completion IS NOT NULL AND prompt_tokens > 0 AND completion_tokens > 0 AND latency_ms IS NOT NULL"
 Row = Mapping[str, Any]
 
 

@@ -46,6 +46,7 @@ def problems(conf: Config, job: str) -> list[str]:
         *(_source(conf) if "source" in uses(job) else ()),
         *(sentence for name, setting in endpoints_of(conf, job).items() for sentence in _endpoint(conf, name, setting)),
         *_timeout(conf, job),
+        *filter(None, [conf.unpriced(endpoints_of(conf, job))]),
     ]
 
 

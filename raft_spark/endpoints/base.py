@@ -61,7 +61,7 @@ class Reply:
 
     `error_class` decides what happens next: the classes in RETRIED are sent again, `refused` (wrong key, unknown model)
     stops the job, any other fails its row. `retry_after` is the server's wish, in seconds. `finish_reason` is stop or
-    length. Token counts are set also for a failed request that the server has billed.
+    length. Token counts are set also for a failed request that the server has billed; None is not known.
     """
 
     completion: str | None = None

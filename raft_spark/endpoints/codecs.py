@@ -9,12 +9,11 @@ A failed reply has its token counts too, since they were billed. Sources of the 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from raft_spark.endpoints import converse
 from raft_spark.endpoints.base import Reply, Request
-from raft_spark.endpoints.responses import completion_reply, failed_reply, message_in, token_count
+from raft_spark.endpoints.responses import completion_reply, failed_reply, message_in, token_count, with_usage
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 
@@ -56,7 +55,7 @@ def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
         case {"choices": [dict() as choice, *_]}:
             usage = answer.get("usage")
             tokens = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
-            return replace(_choice_reply(choice), prompt_tokens=tokens[0], completion_tokens=tokens[1])
+            return with_usage(_choice_reply(choice), *tokens)
     return failed_reply("model_error", f"the answer has no choices: {message_in(answer)}")
 
 
@@ -77,7 +76,7 @@ def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
         case [dict() as generated, *_] | (dict() as generated):
             details = generated.get("details")
             reason = details.get("finish_reason") if isinstance(details, dict) else None
-            return replace(_text_reply(generated, reason), completion_tokens=token_count(details, "generated_tokens"))
+            return with_usage(_text_reply(generated, reason), None, token_count(details, "generated_tokens"))
     return failed_reply("model_error", f"the answer has no generated_text: {message_in(answer)}")
 
 
@@ -96,11 +95,8 @@ def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Read the answer of InvokeModel for a Llama model."""
     match answer:
         case {"generation": str(text)}:
-            return replace(
-                completion_reply(text, is_truncated=answer.get("stop_reason") == "length"),
-                prompt_tokens=token_count(answer, "prompt_token_count"),
-                completion_tokens=token_count(answer, "generation_token_count"),
-            )
+            tokens = token_count(answer, "prompt_token_count"), token_count(answer, "generation_token_count")
+            return with_usage(completion_reply(text, is_truncated=answer.get("stop_reason") == "length"), *tokens)
     return failed_reply("model_error", f"the answer has no generation: {message_in(answer)}")
 
 

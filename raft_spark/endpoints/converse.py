@@ -11,7 +11,7 @@ from typing import Any
 
 from raft_spark.endpoints import aws_errors, responses
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
-from raft_spark.endpoints.responses import completion_reply, message_in, token_count
+from raft_spark.endpoints.responses import completion_reply, message_in, token_count, with_usage
 
 FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
 COMPLETE = frozenset({"end_turn", "stop_sequence"})
@@ -40,7 +40,7 @@ def reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
         case {"stopReason": str(reason)}:
             usage = answer.get("usage")
             tokens = token_count(usage, "inputTokens"), token_count(usage, "outputTokens")
-            return replace(_content_reply(reason, answer), prompt_tokens=tokens[0], completion_tokens=tokens[1])
+            return with_usage(_content_reply(reason, answer), *tokens)
     return responses.failed_reply("model_error", f"the answer has no stopReason: {message_in(answer)}")
 
 

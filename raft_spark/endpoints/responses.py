@@ -6,6 +6,7 @@ No function here raises, whatever a server sends.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -65,6 +66,13 @@ def token_count(usage: Any, name: str) -> int | None:  # noqa: ANN401 - any JSON
     """Return a count of tokens, None when it is missing or no 32-bit number."""
     number = usage.get(name) if isinstance(usage, dict) else None
     return number if type(number) is int and 0 <= number < 2**31 else None
+
+
+def with_usage(reply: Reply, prompt_tokens: int | None, completion_tokens: int | None) -> Reply:
+    """Add a server's token counts to its reply. A server that counts 0 tokens where there are some does not count."""
+    has_no_text = bool(prompt_tokens) and reply.completion is None  # a filter may stop an answer before its first token
+    written = completion_tokens if has_no_text else completion_tokens or None
+    return replace(reply, prompt_tokens=prompt_tokens or None, completion_tokens=written)
 
 
 def retry_after_seconds(retry_after: str) -> float | None:

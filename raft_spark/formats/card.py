@@ -96,10 +96,14 @@ def _answers(counts: Mapping[str, Any], conf: config.Config) -> str:
         sentences += f" Kept, and to be looked at: {wording.counts(counts['flagged'])}."
     if shortened:
         sentences += f" {shortened} rows lost distractors to fit into {conf.dataset.max_tokens} tokens."
-    return (
-        f"{sentences}\nTokens of the answers: {tokens['prompt']} in, {tokens['completion']} out, "
-        f"{counts['dollars']} dollars at the configured prices."
-    )
+    read, written = ("not counted" if tokens[name] is None else tokens[name] for name in ("prompt", "completion"))
+    uncounted = max(counts.get("not_counted", {}).values(), default=0)
+    sentences += f"\nTokens of the answers: {read} in, {written} out"
+    if uncounted:
+        sentences += f", without {uncounted} answers whose tokens the server did not count"
+    if counts["dollars"] is None:
+        return f"{sentences}; no price is configured."
+    return f"{sentences}, {counts['dollars']} dollars at the configured prices."
 
 
 def _recipe(conf: config.Config) -> str:

@@ -35,6 +35,8 @@ JUDGED_SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
+        ("answer_key", pa.string()),
+        ("is_batch", pa.bool_()),
         ("last_error", pa.string()),
         ("is_accepted", pa.bool_()),
     ]

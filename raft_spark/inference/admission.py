@@ -49,6 +49,10 @@ class TaskCounters:
     `answered_stored` and `failed_stored` (by error class) count final replies once they are stored, the other fields
     count every call. `draining` means that no request is left to send; `endpoint_error` says why the endpoint cannot
     be used, `store_error` why answers cannot be stored.
+
+    `spent` dollars count against the limit. The part `possible` of it is the most that calls cost whose tokens the
+    server did not count: answers (`prompts_not_counted`, `completions_not_counted`) and the `possibly_billed` calls,
+    which failed.
     """
 
     calls: int = 0
@@ -66,6 +70,10 @@ class TaskCounters:
     draining: bool = False
     endpoint_error: str = ""
     store_error: str = ""
+    possible: float = 0.0
+    prompts_not_counted: int = 0
+    completions_not_counted: int = 0
+    possibly_billed: int = 0
 
     @property
     def demand(self) -> Demand:
@@ -145,17 +153,21 @@ class Admission:
     def finish(self, inflight: InFlightRequest) -> InFlightRequest:
         """Count a call that has its reply; adapt the window, the timeout and the token rate to it."""
         now, counters, reply = self._clock(), self.counters, inflight.reply
-        used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
-        cost = self._cost(inflight)
+        certain, possible = call_cost(self._price, reply, max_tokens(inflight.request))
         with self._lock:
             counters.open -= 1
-            counters.spent += cost
+            counters.spent += certain + possible
+            counters.possible += possible
             counters.reserved -= inflight.dollars
             if not counters.open:
                 counters.reserved = 0.0  # without the rounding errors of the sum
         counters.prompt_tokens += reply.prompt_tokens or 0
         counters.completion_tokens += reply.completion_tokens or 0
-        if self.allocation.tokens_per_minute < UNLIMITED and (used or reply.error_class in NOT_BILLED):
+        counters.prompts_not_counted += reply.completion is not None and reply.prompt_tokens is None
+        counters.completions_not_counted += reply.completion is not None and reply.completion_tokens is None
+        counters.possibly_billed += may_be_billed(reply)
+        if self.allocation.tokens_per_minute < UNLIMITED:
+            used = self._used_tokens(inflight)
             self._tokens.record(now, self.allocation.tokens_per_minute / 60, used - inflight.tokens)
         if reply.completion is not None or reply.error_class in {"filtered", "bad_request"}:
             self._on_answer(inflight, now)
@@ -189,17 +201,45 @@ class Admission:
     def _expected_tokens(self, request: Request) -> float:
         """Estimate a call's tokens; the completion counts as the mean so far, before the first answer as max_tokens."""
         counters = self.counters
-        completion = counters.completion_tokens / counters.answered if counters.answered else request.max_tokens
+        counted = counters.answered - counters.completions_not_counted
+        completion = counters.completion_tokens / counted if counted > 0 else request.max_tokens
         return request.characters / CHARS_PER_TOKEN + completion
+
+    def _used_tokens(self, inflight: InFlightRequest) -> float:
+        """Return the tokens of a call that has its reply; what the server did not count stays as it was estimated."""
+        reply = inflight.reply
+        if reply.error_class in NOT_BILLED and not (reply.prompt_tokens or reply.completion_tokens):
+            return 0.0
+        prompt = inflight.request.characters / CHARS_PER_TOKEN
+        counts = (reply.prompt_tokens, reply.completion_tokens)
+        expected = (prompt, inflight.tokens - prompt)
+        return sum(guess if count is None else count for count, guess in zip(counts, expected, strict=True))
 
     def _max_cost(self, request: Request) -> float:
         """Return the most dollars that a call may cost."""
-        prompt = request.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS
-        return self._price.dollars(prompt, request.max_tokens)
+        return self._price.dollars(*max_tokens(request))
 
-    def _cost(self, inflight: InFlightRequest) -> float:
-        """Return the dollars of a call by its token usage; without usage it counts as the maximum."""
-        reply = inflight.reply
-        if reply.prompt_tokens is None and reply.completion_tokens is None:
-            return 0.0 if reply.error_class in NOT_BILLED else inflight.dollars
-        return self._price.dollars(reply.prompt_tokens or 0, reply.completion_tokens or 0)
+
+def max_tokens(request: Request) -> tuple[float, float]:
+    """Return the most tokens that a request's prompt and its answer may have."""
+    return request.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS, request.max_tokens
+
+
+def may_be_billed(reply: Reply) -> bool:
+    """Return whether a failed call may have been billed, although the server counted no tokens."""
+    is_counted = reply.prompt_tokens is not None or reply.completion_tokens is not None
+    return reply.error_class is not None and reply.error_class not in NOT_BILLED and not is_counted
+
+
+def call_cost(price: Price, reply: Reply, most: tuple[float, float]) -> tuple[float, float]:
+    """Return the dollars of a call: those of the tokens that the server counted, and at most how many more.
+
+    The tokens that it did not count may be the `most` possible ones, of prompt and answer.
+    """
+    counts = (reply.prompt_tokens, reply.completion_tokens)
+    certain = price.dollars(*(count or 0 for count in counts))
+    if reply.error_class in NOT_BILLED:
+        return certain, 0.0
+    return certain, price.dollars(
+        *(0 if count is not None else limit for count, limit in zip(counts, most, strict=True))
+    )

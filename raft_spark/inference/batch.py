@@ -26,7 +26,13 @@ from raft_spark.common import ids, logs, wording
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store, batch_input, batch_jobs
-from raft_spark.inference.admission import MIN_CHARS_PER_TOKEN, TEMPLATE_TOKENS, InFlightRequest
+from raft_spark.inference.admission import (
+    MIN_CHARS_PER_TOKEN,
+    TEMPLATE_TOKENS,
+    InFlightRequest,
+    call_cost,
+    may_be_billed,
+)
 from raft_spark.inference.quota import UNLIMITED
 from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
@@ -37,8 +43,11 @@ from raft_spark.recipe import prompts
 LOG = logging.getLogger(__name__)
 ROWS_PER_FILE = 20_000
 OUTCOMES_SCHEMA = pa.schema(  # error_class "" is an answer
-    [("error_class", pa.string())] + [(name, pa.int64()) for name in ("rows", "prompt_tokens", "completion_tokens")]
+    [("error_class", pa.string()), ("rows", pa.int64())]
+    + [(name, pa.int64()) for name in ("prompt_tokens", "completion_tokens", *run_state.NOT_COUNTED)]
+    + [("dollars", pa.float64()), ("possible_dollars", pa.float64())]
 )
+SUMS = OUTCOMES_SCHEMA.names[2:]
 BUDGET_SPENT = "another batch job might pass completions.max_spend"
 Group = tuple[str, int, int]  # prefix of its keys, number of requests, characters of their questions and oracles
 
@@ -52,7 +61,6 @@ class BatchProgress:
         self.stop_reason = ""
         self.is_short_of_money = False  # max_spend did not pay for all requests of the last round
         self._retried = retried_classes(conf.completions)
-        self._price = batch_price(conf.price)
         self._end = time.monotonic() + (conf.completions.max_minutes * 60 or UNLIMITED)
         self._logged = ""
 
@@ -93,17 +101,14 @@ class BatchProgress:
         for row in outcomes:
             failed[row.error_class] += row.rows
         answered, run = failed.pop("", 0), self.run
-        tokens_in, tokens_out = (sum(row[name] for row in outcomes) for name in OUTCOMES_SCHEMA.names[2:])
-        dollars = self._price.dollars(tokens_in, tokens_out)
+        sums = {name: round(getattr(run, name) + sum(row[name] for row in outcomes), 6) for name in SUMS}
         self.run = replace(
             run,
             updated_at=ids.now(),
             answered=run.answered + answered,
             failed=dict(Counter(run.failed) + failed),
             calls=run.calls + answered + failed.total(),
-            prompt_tokens=run.prompt_tokens + tokens_in,
-            completion_tokens=run.completion_tokens + tokens_out,
-            dollars=round(run.dollars + dollars, 6),
+            **sums,
         )
         self.run = replace(self.run, series=(*run.series, _point(self.run, run_state.elapsed(self.run, time.time()))))
 
@@ -183,7 +188,7 @@ def _create_jobs(
         batch.start_round(count)
         if count < conf.completions.batch.min_records:
             return []
-        affordable = missing.where(_is_affordable(missing, conf, batch.run.dollars))
+        affordable = missing.where(_is_affordable(missing, conf, batch.run.most_dollars))
         paid = affordable.count() if conf.completions.max_spend else count
         batch.is_short_of_money = paid < count
         if batch.is_short_of_money:
@@ -249,6 +254,7 @@ def _collect(
                 storage=tables.storage(conf.lake, schemas.COMPLETIONS),
                 run_id=batch.run.id,
                 log_format=conf.log.format,
+                price=batch_price(conf.price),
             ),
             OUTCOMES_SCHEMA,
         )
@@ -260,7 +266,7 @@ def _collect(
 
 
 def _store_answers(
-    batches: Iterator[pa.RecordBatch], storage: Storage, run_id: str, log_format: logs.LogFormat
+    batches: Iterator[pa.RecordBatch], storage: Storage, run_id: str, log_format: logs.LogFormat, price: config.Price
 ) -> Iterator[pa.RecordBatch]:
     """Store all answers of each job; yield their outcomes."""
     logs.configure(log_format, stage=schemas.COMPLETIONS, run_id=run_id)
@@ -268,14 +274,14 @@ def _store_answers(
         for job in (batch_jobs.BatchJob(**row["job"]) for row in rows):
             ignored: Counter[str] = Counter()
             replies = batch_jobs.replies(job, replace(storage, root=job.folder), ignored)
-            answers = (_answer_row(answer, job, run_id) for answer in replies)
             for number in itertools.count():
-                chunk = list(itertools.islice(answers, ROWS_PER_FILE))
+                chunk = list(itertools.islice(replies, ROWS_PER_FILE))
                 if not chunk:
                     break
+                rows_of_chunk = [_answer_row(answer, job, run_id) for answer in chunk]
                 with answer_store.store_errors(storage):
-                    answer_store.write_answers(storage, job.day, f"{job.name}-c{number:05d}", chunk)
-                yield _outcomes(chunk)
+                    answer_store.write_answers(storage, job.day, f"{job.name}-c{number:05d}", rows_of_chunk)
+                yield _outcomes(chunk, price)
             if ignored:
                 LOG.warning("output of batch job %s: ignored lines: %s", job.name, wording.counts(ignored))
 
@@ -289,12 +295,23 @@ def _answer_row(answer: batch_jobs.BatchAnswer, job: batch_jobs.BatchJob, run_id
     return {**row, "key": key, "key_of_any_length": info.key_of_any_length, "latency_ms": None}
 
 
-def _outcomes(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
-    """Return rows and tokens by error class, in OUTCOMES_SCHEMA."""
-    sums: dict[str, list[int]] = {}
-    for row in rows:
-        totals = sums.setdefault(row["error_class"] or "", [0, 0, 0])
-        for index, count in enumerate((1, row["prompt_tokens"] or 0, row["completion_tokens"] or 0)):
+def _outcomes(answers: Sequence[batch_jobs.BatchAnswer], price: config.Price) -> pa.RecordBatch:
+    """Return rows, tokens and dollars by error class, in OUTCOMES_SCHEMA."""
+    sums: dict[str, list[float]] = {}
+    for _, info, reply in answers:
+        totals = sums.setdefault(reply.error_class or "", [0] * (1 + len(SUMS)))
+        has_answer = reply.completion is not None
+        prompt = info.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS
+        counts = (
+            1,
+            reply.prompt_tokens or 0,
+            reply.completion_tokens or 0,
+            has_answer and reply.prompt_tokens is None,
+            has_answer and reply.completion_tokens is None,
+            may_be_billed(reply),
+            *call_cost(price, reply, (prompt, info.max_tokens)),
+        )
+        for index, count in enumerate(counts):
             totals[index] += count
     return pa.RecordBatch.from_pylist(
         [dict(zip(OUTCOMES_SCHEMA.names, (name, *totals), strict=True)) for name, totals in sums.items()],

@@ -101,7 +101,7 @@ def _write_files(batches: Iterator[pa.RecordBatch], task: BatchInputTask) -> Ite
 def _write_record(row: dict[str, Any], spool: IO[bytes], task: BatchInputTask) -> tuple[str, int]:
     """Write a request's line to the spool; return its line of the key file, and the bytes of the former."""
     request = prompts.teacher_request(row["question"], row["oracle"], task.model, task.conf)
-    info = RecordInfo(row["pubid"], request.key_without_max_tokens, request.max_tokens)
+    info = RecordInfo(row["pubid"], request.key_without_max_tokens, request.max_tokens, request.characters)
     return key_line(row["key"], info), spool.write(converse.batch_line(row["key"], request))
 
 

@@ -42,11 +42,12 @@ POLL_SLICE = 1.0  # seconds: the longest sleep before `should_continue` is calle
 
 @dataclass(frozen=True, slots=True)
 class RecordInfo:
-    """What the row of an answer needs in addition to its key and its reply."""
+    """What the row of an answer, and its bill, need in addition to its key and its reply; `characters` of the prompt."""
 
     pubid: int
     key_of_any_length: str
     max_tokens: int
+    characters: int = 0
 
 
 BatchAnswer = tuple[str, RecordInfo, Reply]  # the key comes first
@@ -198,12 +199,12 @@ def match_replies(
 
 def key_line(key: str, info: RecordInfo) -> str:
     """Return a line of keys/NAME.tsv."""
-    return f"{key}\t{info.pubid}\t{info.key_of_any_length}\t{info.max_tokens}\n"
+    return f"{key}\t{info.pubid}\t{info.key_of_any_length}\t{info.max_tokens}\t{info.characters}\n"
 
 
 def _parse_key_line(line: str) -> tuple[str, RecordInfo]:
-    key, pubid, key_of_any_length, max_tokens = line.split("\t")
-    return key, RecordInfo(int(pubid), key_of_any_length, int(max_tokens))
+    key, pubid, key_of_any_length, *numbers = line.split("\t")  # one number in the files of earlier releases
+    return key, RecordInfo(int(pubid), key_of_any_length, *map(int, numbers))
 
 
 def mark_collected(lake: Lake, job: BatchJob) -> None:

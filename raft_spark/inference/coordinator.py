@@ -141,8 +141,16 @@ class Coordinator:
             counters = self._counters[task]
             self._connected.discard(task)
             self._ledger.release(task, counters.spent if has_finished else None)
-            spent = counters.spent if has_finished else counters.spent + counters.reserved
-            self._counters[task] = replace(counters, open=0, window=0, reserved=0.0, spent=spent)
+            lost, calls = (0.0, 0) if has_finished else (counters.reserved, counters.open)
+            self._counters[task] = replace(
+                counters,
+                open=0,
+                window=0,
+                reserved=0.0,
+                spent=counters.spent + lost,
+                possible=counters.possible + lost,
+                possibly_billed=counters.possibly_billed + calls,
+            )
 
     def settle(self, task: str, counters: TaskCounters, stop_reason: str) -> None:
         """Record the last counters of a task that has ended, which may never have reached the driver."""
@@ -167,14 +175,15 @@ class Coordinator:
     def _sum(self) -> Run:
         """Return the run with the sums of all tasks' counters."""
         tasks = list(self._counters.values())
-        names = ("calls", "throttled", "prompt_tokens", "completion_tokens", "open")
+        names = ("calls", "throttled", "prompt_tokens", "completion_tokens", "open", *run_state.NOT_COUNTED)
         hours = (time.monotonic() - self._begin) / 3600
         return replace(
             self._run,
             updated_at=ids.now(),
             answered=sum(task.answered_stored for task in tasks),
             failed=dict(sum((Counter(task.failed_stored) for task in tasks), Counter())),
-            dollars=round(sum(task.spent for task in tasks) + hours * self._hourly_price, 6),
+            dollars=round(sum(task.spent - task.possible for task in tasks) + hours * self._hourly_price, 6),
+            possible_dollars=round(sum(task.possible for task in tasks), 6),
             window=sum(task.open if task.draining else task.window for task in tasks),
             **{name: sum(getattr(task, name) for task in tasks) for name in names},
         )

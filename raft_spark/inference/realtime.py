@@ -142,7 +142,7 @@ def _running_tasks(stages: Callable[[], list[SparkStageInfo]]) -> int:
 def _dollars(conf: config.Config, run: run_state.Run) -> float:
     """Return the dollars that the run may still spend, 0 without a limit, MIN_DOLLARS if the limit is reached."""
     max_spend = conf.completions.max_spend
-    return max(max_spend - run.dollars, MIN_DOLLARS) if max_spend else 0.0
+    return max(max_spend - run.most_dollars, MIN_DOLLARS) if max_spend else 0.0
 
 
 def _seconds(conf: config.Config, run: run_state.Run) -> float:
@@ -154,7 +154,7 @@ def _seconds(conf: config.Config, run: run_state.Run) -> float:
     max_spend, hourly = conf.completions.max_spend, conf.price.hourly_price
     paid = UNLIMITED
     if max_spend and hourly:
-        paid = (max_spend - run.dollars) / hourly * 3600 - conf.completions.flush_seconds
+        paid = (max_spend - run.most_dollars) / hourly * 3600 - conf.completions.flush_seconds
     elapsed = run.series[-1].seconds if run.series else 0.0
     return min((conf.completions.max_minutes * 60 or UNLIMITED) - elapsed, paid)
 

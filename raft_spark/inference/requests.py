@@ -24,7 +24,7 @@ REQUESTS_SCHEMA = pa.schema(
         ("oracle", pa.string()),
     ]
 )
-ANSWER_COLUMNS = ("completion", "finish_reason", "prompt_tokens", "completion_tokens")
+ANSWER_COLUMNS = ("completion", "finish_reason", "prompt_tokens", "completion_tokens", "answer_key", "is_batch")
 
 
 def request_settings(conf: config.Config) -> dict[str, Any]:
@@ -58,11 +58,12 @@ def look_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> D
     """Add to each request its `answer`, null if there is none, and `last_error`, the class of its last failure; lazy.
 
     Spark joins by key; no key reaches the driver. Of several answers it takes one that is not truncated, then the one
-    with the largest max_tokens, then the oldest.
+    with the largest max_tokens, then the oldest. An answer of a batch job has no latency.
     """
     order = F.struct(_is_truncated(), -F.col("max_tokens"), "created_at", "run_id")
     best = F.min_by(F.struct(*ANSWER_COLUMNS), order).alias("answer")
-    answers = stored.where(_is_usable(conf)).groupBy("key_of_any_length").agg(best)
+    named = stored.withColumns({"answer_key": F.col("key"), "is_batch": F.col("latency_ms").isNull()})
+    answers = named.where(_is_usable(conf)).groupBy("key_of_any_length").agg(best)
     failures = (
         stored.where("completion IS NULL").groupBy("key").agg(F.max_by("error_class", "created_at").alias("last_error"))
     )

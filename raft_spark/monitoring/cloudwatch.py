@@ -18,7 +18,12 @@ from typing import Any
 from raft_spark.monitoring.run_state import Run
 
 NAMESPACE = "RaftSpark"
-UNITS = {"seconds": "Seconds", "dollars": "None", "failed_share": "None"}  # all others: Count
+UNITS = {
+    "seconds": "Seconds",
+    "dollars": "None",
+    "possible_dollars": "None",
+    "failed_share": "None",
+}  # all others: Count
 RUN_FIELDS = {  # metric: field of Run
     "asked": "done",
     "answered": "answered",
@@ -52,5 +57,6 @@ def difference(before: Run, now: Run) -> dict[str, float]:
         name: getattr(now, field) - getattr(before, field) for name, field in RUN_FIELDS.items()
     }
     counts |= {"failed": failed.total(), **{f"failed_{name}": count for name, count in sorted(failed.items())}}
-    counts["dollars"] = round(now.dollars - before.dollars, 6)
+    for name in ("dollars", "possible_dollars"):
+        counts[name] = round(getattr(now, name) - getattr(before, name), 6)
     return counts | ({"failed_share": round(sum(now.failed.values()) / now.done, 6)} if now.done else {})

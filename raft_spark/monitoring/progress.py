@@ -133,6 +133,7 @@ def status_line(run: Run) -> str:
     if run.dollars:
         projected = f" of about ${run.dollars / run.done * run.total:,.2f}" if run.done else ""
         parts.append(f"${run.dollars:,.2f}{projected}")
+    parts += [f"up to ${run.possible_dollars:,.2f} more possibly billed"] if run.possible_dollars else []
     left = max(0, run.total - run.done)  # answers of a lost machine may be counted twice
     parts += [f"{dt.timedelta(seconds=round(left / answers))} left"] if answers else []
     return " · ".join(parts)

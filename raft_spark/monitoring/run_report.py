@@ -118,13 +118,30 @@ def key_numbers(run: Run, stats: RunStats, dataset: Mapping[str, Any] | None = N
         KeyNumber("known before", f"{run.known:,}", "not asked again"),
         KeyNumber("calls", f"{run.calls:,}", _rate(run.calls, run.answered, "per answer")),
         KeyNumber("throttled", f"{run.throttled:,}", _percent(run.throttled, run.calls, "calls")),
-        KeyNumber("tokens in", f"{run.prompt_tokens:,}", _rate(run.prompt_tokens, run.answered, "per answer")),
-        KeyNumber("tokens out", f"{run.completion_tokens:,}", _rate(run.completion_tokens, run.answered, "per answer")),
+        _tokens_number("tokens in", run.prompt_tokens, run.answered, run.prompts_not_counted),
+        _tokens_number("tokens out", run.completion_tokens, run.answered, run.completions_not_counted),
         KeyNumber("dollars", f"${run.dollars:,.2f}" if run.dollars else DASH, _cost_per_thousand(run)),
+        *_possible_number(run),
         KeyNumber("answers per second", _ratio(run.answered, seconds), _rate(run.calls, seconds, "calls per second")),
         KeyNumber("tokens per second", _ratio(tokens, seconds), "in and out"),
         KeyNumber("duration", _format_duration(seconds), f"on {run.tasks:,} tasks" if run.tasks else ""),
     ]
+
+
+def _tokens_number(label: str, tokens: int, answers: int, not_counted: int) -> KeyNumber:
+    """Return the tokens of the answers whose tokens the server counted."""
+    if not not_counted:
+        return KeyNumber(label, f"{tokens:,}", _rate(tokens, answers, "per answer"))
+    return KeyNumber(label, f"{tokens:,}" if tokens else "not counted", f"not counted for {not_counted:,} answers")
+
+
+def _possible_number(run: Run) -> list[KeyNumber]:
+    """Return what may have been billed besides the certain dollars; an empty list if that is nothing."""
+    answers = max(run.prompts_not_counted, run.completions_not_counted)
+    named = {"failed calls": run.possibly_billed, "answers without token counts": answers}
+    causes = ", ".join(f"{count:,} {name}" for name, count in named.items() if count)
+    dollars = f"up to ${run.possible_dollars:,.2f}" if run.possible_dollars else DASH
+    return [KeyNumber("possibly billed", dollars, causes)] if causes else []
 
 
 def _rejected_number(dataset: Mapping[str, Any] | None) -> KeyNumber:
@@ -166,7 +183,7 @@ def _size(count: float) -> str:
 
 def _cost_per_thousand(run: Run) -> str:
     if not run.dollars:
-        return "no price is configured"
+        return "" if run.possible_dollars else "no price is configured"
     return f"${_ratio(1000 * run.dollars, run.answered)} per 1,000 answers"
 
 

@@ -28,6 +28,7 @@ from raft_spark.lake.filesystem import Storage
 
 CHECK_EVERY, WRITE_EVERY, SILENT_SECONDS = 0.5, 5.0, 60.0  # seconds
 
+NOT_COUNTED = ("prompts_not_counted", "completions_not_counted", "possibly_billed")  # fields of Run
 State = Literal["asking", "finished", "stopped", "failed"]
 
 
@@ -57,6 +58,10 @@ class Run:
     class) count stored rows; `calls` and `throttled` count every attempt. Times are ISO 8601, UTC. `reason` says why a
     run stopped or failed. `series` has at most a few hundred points, in order. `spark` has the measurements of
     spark_stats, empty until the stage has ended. `stage` is the stage that sends the requests and stores the answers.
+
+    `dollars` are those of the tokens that the server counted, and of an endpoint's hours. Answers whose tokens it did
+    not count (`prompts_not_counted`, `completions_not_counted`) and the `possibly_billed` calls, which failed, cost at
+    most `possible_dollars` more.
     """
 
     id: str
@@ -81,6 +86,15 @@ class Run:
     series: tuple[Point, ...] = ()
     spark: Mapping[str, float] = field(default_factory=dict)
     stage: str = schemas.COMPLETIONS
+    possible_dollars: float = 0.0
+    prompts_not_counted: int = 0
+    completions_not_counted: int = 0
+    possibly_billed: int = 0
+
+    @property
+    def most_dollars(self) -> float:
+        """Return the dollars that the run has cost at most, which count against max_spend."""
+        return self.dollars + self.possible_dollars
 
     @property
     def failures(self) -> str:
@@ -130,7 +144,8 @@ def finish(run: Run, failure: str, stop_reason: str) -> Run:
 
 def join(before: Run, now: Run) -> Run:
     """Return `now`, which continues the run `before` (calls after batch jobs), with the totals of both."""
-    names = ("answered", "calls", "throttled", "prompt_tokens", "completion_tokens", "dollars")
+    tokens = ("prompt_tokens", "completion_tokens", "dollars", "possible_dollars", *NOT_COUNTED)
+    names = ("answered", "calls", "throttled", *tokens)
     sums = {name: getattr(before, name) + getattr(now, name) for name in names}
     last = before.series[-1] if before.series else Point(0, 0, 0, 0, 0, 0, 0, 0)
     series = (*before.series, *(_offset(last, point) for point in now.series))

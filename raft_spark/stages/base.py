@@ -1,6 +1,6 @@
 """articles -> base: draw the documents of each article's question: oracle passages, or none, among distractors of its split.
 
-The draw needs only the index of the passages, so two strategies give the same bytes. With `broadcast`, tasks take the texts
+The draw needs only the index of the passages, so two strategies give the same rows. With `broadcast`, tasks take the texts
 from a file that all workers of a machine memory-map. With `join`, Spark joins the texts to the draws; this is for a corpus
 that does not fit on a worker's disk.
 """

@@ -44,10 +44,12 @@ class AskResult:
 def run(conf: config.Config) -> tables.Version:
     """Ask what the current base needs and the store lacks; return the current version.
 
+    Raises ConfigError when `completions.max_spend` is set and nobody knows the teacher's price.
     Raises EndpointError when the endpoint refuses the job or stops answering, or when more requests failed than
     `completions.max_failed_share` allows. Raises StoppedError when a signal, a limit or another run that asks ended the
     run early. In each case all answers that arrived are stored.
     """
+    conf.check_max_spend()
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)
     if complete is not None:
@@ -214,7 +216,7 @@ def _publish(
 ) -> tables.Version:
     """Publish the stored answers as a version. Raises StoppedError or EndpointError, as `run` does, after that."""
     run, paid_twice, error = _compare_with_store(spark, conf, result.run)
-    counts = _counts(replace(result, run=run), conf.completions) | {"paid_twice": paid_twice}
+    counts = _counts(replace(result, run=run), conf.completions) | {"paid_twice": paid_twice, **_bill(run, conf)}
     version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
     if run.state == "stopped":
         msg = f"{run.reason}; {_stored(run)}"
@@ -261,8 +263,19 @@ def _counts(result: AskResult, conf: config.Completions) -> dict[str, Any]:
         "missing": _missing(run, conf),
         "calls": run.calls,
         "throttled": run.throttled,
-        "tokens": {"prompt": run.prompt_tokens, "completion": run.completion_tokens},
-        "dollars": run.dollars,
+    }
+
+
+def _bill(run: run_state.Run, conf: config.Config) -> dict[str, Any]:
+    """Return tokens and dollars of this run, as `Run` describes them; None is not known."""
+    not_counted = {"prompt": run.prompts_not_counted, "completion": run.completions_not_counted}
+    tokens = {"prompt": run.prompt_tokens, "completion": run.completion_tokens}
+    return {
+        "tokens": {name: count or (None if not_counted[name] else 0) for name, count in tokens.items()},
+        "not_counted": not_counted,
+        "possibly_billed": run.possibly_billed,
+        "dollars": run.dollars if conf.is_price_known else None,
+        "possible_dollars": run.possible_dollars if conf.is_price_known else None,
     }
 
 

@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
@@ -27,12 +27,15 @@ from raft_spark.formats import card, shards, targets
 from raft_spark.formats.formats import FORMATS, Format, TrainingRow
 from raft_spark.inference import acceptance, requests
 from raft_spark.inference.acceptance import Acceptance, judge_answer
+from raft_spark.inference.batch import batch_price
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
 from raft_spark.recipe import leakage
 
+_BILL = ("tokens", "batch_tokens", "not_counted")  # groups of counts
+TOKEN_PRICES = {"input_price", "output_price"}
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
 
 
@@ -53,7 +56,7 @@ def run(conf: config.Config) -> tables.Version:
     Raises InputError when no training row is left, or when more rows are rejected than dataset.max_rejected_share allows.
     """
     base, answers = tables.require(conf.lake, schemas.BASE), tables.require(conf.lake, schemas.COMPLETIONS)
-    prices = [conf.price.input_price, conf.price.output_price]
+    prices = [each.model_dump(include=TOKEN_PRICES) for each in (conf.price, batch_price(conf.price))]
     tokenizer = targets.read_tokenizer(conf.dataset, conf.lake)
     settings = {
         **conf.dataset.model_dump(exclude={"max_rejected_share"}),
@@ -74,7 +77,7 @@ def run(conf: config.Config) -> tables.Version:
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(joined, task, conf.base.seed).collect()
         leaks = leakage.measure(base_rows)
-    counts = {**_counts(written, conf.price), "tells": leaks}
+    counts = {**_counts(written, conf), "tells": leaks}
     files = [parquet.file_from_row(row) for row in written if row.path]
     if problem := _problem(counts, conf.dataset):
         draft.storage.delete("")
@@ -113,18 +116,29 @@ def _write_texts(
 def join_answers(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
     """Add to each base row its answer, or the class of its last error if it has none; lazy.
 
+    `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
     The format `preference` also needs the column `rejected_answer`: the answer to the question of the article that gave the
     first distractor.
     """
     is_original = conf.dataset.answer == "original"
     chosen = _original_answers(base, conf) if is_original else acceptance.best_answers(base, answers, conf)
-    rows = base.join(chosen, "pubid")
+    is_one_of_pair = ~F.col("distracted") if conf.base.variants == "both" else F.expr("true")
+    rows = base.join(_mark_first_use(chosen), "pubid").withColumn(
+        "is_first_use", F.col("is_first_use") & is_one_of_pair
+    )
     if "preference" not in conf.dataset.formats:
         return rows
     complete = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
     others = chosen.select(F.col("pubid").alias("distractor"), complete.alias("rejected_answer"))
     first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
     return rows.withColumn("distractor", first).join(others, "distractor", "left").drop("distractor")
+
+
+def _mark_first_use(chosen: DataFrame) -> DataFrame:
+    """Add `is_first_use`, true for the article with the smallest pubid of those that share a stored answer; lazy."""
+    of_answer = Window.partitionBy(F.coalesce("answer_key", F.col("pubid").cast("string"))).orderBy("pubid")
+    is_first = (F.row_number().over(of_answer) == 1) & F.col("answer_key").isNotNull()
+    return chosen.withColumn("is_first_use", is_first)
 
 
 def _original_answers(base: DataFrame, conf: config.Config) -> DataFrame:
@@ -138,6 +152,8 @@ def _original_answers(base: DataFrame, conf: config.Config) -> DataFrame:
         answer.alias("completion"),
         F.lit("stop").alias("finish_reason"),
         *no_tokens,
+        F.lit(None).cast("string").alias("answer_key"),
+        F.expr("false").alias("is_batch"),
         F.lit("the article has none").alias("last_error"),
     )
 
@@ -173,7 +189,7 @@ class FinishedRow:
 
     def sums(self) -> dict[str, int]:
         """Return what the row adds to the counts, as GROUP/KEY; a rejected row counts for its first reason."""
-        tokens = {name: self.joined[name] or 0 for name in ("prompt_tokens", "completion_tokens")}
+        tokens = self._tokens()
         if self.training_row is None:
             return {"rows": 1, **tokens, f"rejected/{self.acceptance.rejected[0]}": 1}
         flagged = {f"flagged/{reason}": 1 for reason in self.acceptance.flagged}
@@ -184,6 +200,14 @@ class FinishedRow:
             f"shortened/{split}": int(shorter),
         }
         return {"rows": 1, **tokens, **flagged, **of_split}
+
+    def _tokens(self) -> dict[str, int]:
+        """Return the tokens of the row's answer, unless another row counts them; 0 is not counted by the server."""
+        if not self.joined["is_first_use"]:
+            return {}
+        group = "batch_tokens" if self.joined["is_batch"] else "tokens"
+        counts = {name: self.joined[f"{name}_tokens"] for name in ("prompt", "completion")}
+        return {f"{group}/{name}" if count else f"not_counted/{name}": count or 1 for name, count in counts.items()}
 
 
 def _finish(joined: Mapping[str, Any], count_tokens: targets.TokenCounter, task: DatasetTask) -> FinishedRow:
@@ -238,21 +262,37 @@ def _shard(form: Format, name: str, split: str, number: int, task: DatasetTask) 
     return shards.ShardWriter(task.at, path, "jsonl" if form.is_jsonl else task.conf.file, form.schema)
 
 
-def _counts(written: list[Any], price: config.Price) -> dict[str, Any]:
-    """Return the counts of the version. Always rows = kept + rejected.
-
-    Tokens and dollars are those of the answers that the dataset uses, whenever they were paid for.
-    """
+def _counts(written: list[Any], conf: config.Config) -> dict[str, Any]:
+    """Return the counts of the version. Always rows = kept + rejected."""
     sums: Counter[str] = Counter()
     for row in written:
         sums.update(json.loads(row.sums))
     groups: dict[str, dict[str, int]] = {
-        name: {} for name in ("kept", "rejected", "flagged", "distracted", "shortened")
+        name: {} for name in ("kept", "rejected", "flagged", "distracted", "shortened", *_BILL)
     }
     for name, count in sorted(sums.items()):
         group, slash, key = name.partition("/")
         if slash:
             groups[group][key] = count
-    tokens = {"prompt": sums["prompt_tokens"], "completion": sums["completion_tokens"]}
-    dollars = price.dollars(tokens["prompt"], tokens["completion"])
-    return {"rows": sums["rows"], **groups, "tokens": tokens, "dollars": round(dollars, 4)}
+    bill = _bill({name: groups.pop(name) for name in _BILL}, conf)
+    return {"rows": sums["rows"], **groups, **bill}
+
+
+def _bill(groups: Mapping[str, Mapping[str, int]], conf: config.Config) -> dict[str, Any]:
+    """Return the tokens and dollars of the answers that the dataset uses, whenever they were paid for; None is not known.
+
+    `not_counted` has the numbers of answers whose tokens the server did not count; they are not in the sums.
+    """
+    names = ("prompt", "completion")
+    on_demand, in_batch = (
+        [group.get(name, 0) for name in names] for group in (groups["tokens"], groups["batch_tokens"])
+    )
+    unknown = {name: groups["not_counted"].get(name, 0) for name in names}
+    sums = {name: sum(counts) for name, *counts in zip(names, on_demand, in_batch, strict=True)}
+    dollars = conf.price.dollars(*on_demand) + batch_price(conf.price).dollars(*in_batch)
+    is_known = conf.is_price_known or conf.dataset.answer == "original"
+    return {
+        "tokens": {name: count or (None if unknown[name] else 0) for name, count in sums.items()},
+        "not_counted": unknown,
+        "dollars": round(dollars, 6) if is_known else None,
+    }

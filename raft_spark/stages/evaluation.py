@@ -53,10 +53,12 @@ class EvaluationTask:
 def run(conf: config.Config) -> tables.Version:
     """Ask all students the requests without a stored answer, score the answers and report; return the current version.
 
-    Raises InputError when the test split is too small or a package is missing. Raises EndpointError when an endpoint
+    Raises ConfigError when `completions.max_spend` is set and nobody knows the price of a student or of the judge. Raises
+    InputError when the test split is too small or a package is missing. Raises EndpointError when an endpoint
     refuses the job or stops answering, and StoppedError when a signal or a limit ended the run; in both cases all answers
     that arrived are stored.
     """
+    conf.check_max_spend([*conf.evaluation.students, *([conf.evaluation.judge] if conf.evaluation.judge else [])])
     articles = tables.require(conf.lake, schemas.ARTICLES)
     identity = tables.identity(schemas.EVALUATION, _settings(conf), [articles.id])
     complete = _complete_version(conf, identity)

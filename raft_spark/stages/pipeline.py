@@ -74,6 +74,7 @@ class EvaluationResult(StageResult):
 
 def run(conf: Config, watch: Callable[[StageResult], object] = lambda _: None) -> RunResult:
     """Run all stages from articles to dataset, and call `watch` with the result of each. Raises what a stage raises."""
+    conf.check_max_spend()
     begin = time.monotonic()
     done: dict[str, StageResult] = {}
     for stage in registry.PIPELINE:

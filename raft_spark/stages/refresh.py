@@ -63,6 +63,7 @@ def run(conf: config.Config) -> RefreshRecord:
     Raises GateError when a gate refuses the new versions, InputError when another refresh published first, and what a
     stage raises. In each case the record is written and the tables stay as they were.
     """
+    conf.check_max_spend()
     before, begin = refs.read(conf.lake), time.monotonic()
     record = RefreshRecord(ids.new_id(), ids.now(), before.tables)
     branch = conf.lake.model_copy(update={"branch": refs.REFRESH + record.id})

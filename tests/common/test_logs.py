@@ -199,6 +199,7 @@ def test_a_run_tells_what_it_has_added_and_the_share_that_failed_so_far():
         prompt_tokens=1600,
         completion_tokens=170,
         dollars=0.8,
+        possible_dollars=0.25,
     )
     assert cloudwatch.difference(before, now) == {
         "asked": 38,
@@ -211,6 +212,7 @@ def test_a_run_tells_what_it_has_added_and_the_share_that_failed_so_far():
         "failed_filtered": 8,
         "failed_timeout": 0,
         "dollars": 0.3,
+        "possible_dollars": 0.25,
         "failed_share": 0.125,
     }
 

@@ -263,6 +263,21 @@ FILES = shards(
 )
 
 
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ({}, "Tokens of the answers: 12345 in, 678 out, 1.25 dollars at the configured prices."),
+        (
+            {"tokens": {"prompt": None, "completion": 678}, "not_counted": {"prompt": 80, "completion": 0}},
+            "not counted in, 678 out, without 80 answers whose tokens the server did not count, 1.25 dollars",
+        ),
+        ({"dollars": None}, "Tokens of the answers: 12345 in, 678 out; no price is configured."),
+    ],
+)
+def test_the_card_tells_only_what_was_counted(counts: dict[str, object], sentence: str):
+    assert sentence in card.render("messages", FILES, COUNTS | counts, config.load())
+
+
 def front_matter(text: str) -> dict[str, object]:
     opening, matter, _ = text.split("---\n", 2)
     assert opening == ""

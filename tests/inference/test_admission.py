@@ -122,10 +122,40 @@ def test_what_may_have_been_billed_counts_as_the_dearest_and_what_never_began_as
     assert (admission.counters.spent, admission.counters.reserved, admission.counters.open) == (paid, 0.0, 0)
 
 
-def test_an_answer_without_usage_counts_as_the_dearest():
+@pytest.mark.parametrize(
+    ("reply", "certain", "possible", "not_counted", "possibly_billed"),
+    [
+        (answer(20, 10), 40.0, 0.0, (0, 0), 0),
+        (answer(None, None), 0.0, 200.0, (1, 1), 0),
+        (answer(None, 10), 20.0, 100.0, (1, 0), 0),  # 36 tokens of the prompt and 64 of the template at most
+        (answer(20, None), 20.0, 100.0, (0, 1), 0),  # 50 tokens of the answer at most
+        (failed("model_error"), 0.0, 200.0, (0, 0), 1),
+        (failed("timeout"), 0.0, 200.0, (0, 0), 1),
+        (failed("throttled"), 0.0, 0.0, (0, 0), 0),
+        (failed("unavailable"), 0.0, 0.0, (0, 0), 0),
+        (replace(failed("empty"), prompt_tokens=20, completion_tokens=10), 40.0, 0.0, (0, 0), 0),
+        (replace(failed("filtered"), prompt_tokens=20, completion_tokens=0), 20.0, 0.0, (0, 0), 0),
+    ],
+)
+def test_what_the_server_counted_is_certain_and_the_rest_is_possible_at_its_dearest(
+    reply: Reply, certain: float, possible: float, not_counted: tuple[int, int], possibly_billed: int
+):
     admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
-    call(admission, answer(None, None))
-    assert admission.counters.spent == 200.0
+    call(admission, reply)
+    counters = admission.counters
+    assert (counters.spent - counters.possible, counters.possible) == (certain, possible)
+    assert (counters.prompts_not_counted, counters.completions_not_counted) == not_counted
+    assert counters.possibly_billed == possibly_billed
+
+
+def test_five_failures_without_usage_add_nothing_to_the_certain_dollars():
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    for pubid in range(20):
+        call(admission, answer(20, 10), new_inflight(pubid=pubid))
+    for pubid in range(5):
+        call(admission, failed("model_error"), new_inflight(pubid=pubid))
+    counters = admission.counters
+    assert (counters.spent - counters.possible, counters.possible) == (20 * 40.0, 5 * 200.0)
 
 
 def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_cheaper():
@@ -181,6 +211,8 @@ def tokens_a_minute(clock: Clock, tokens: float = 6_000.0) -> Admission:
         (failed("unavailable"), 0.0),
         (failed("timeout"), 0.75),  # usage unknown: the estimate stays
         (answer(None, None), 0.75),
+        (answer(None, 10), 0.35),  # 50 tokens of the prompt stay estimated: 60 used
+        (answer(20, None), 0.45),  # 50 tokens of the answer stay estimated: 70 used
     ],
 )
 def test_calls_are_spaced_by_what_they_are_feared_to_take_and_then_by_what_they_took(reply: Reply, seconds: float):
@@ -198,6 +230,14 @@ def test_answers_teach_how_many_tokens_an_answer_takes():
     call(admission, answer(60, 20))
     call(admission, answer(60, 40))
     assert admission.start(new_inflight(175, 500)).tokens == 80
+
+
+def test_answers_without_a_count_teach_nothing():
+    admission = tokens_a_minute(Clock())
+    call(admission, answer(None, None))
+    assert admission.start(new_inflight(175, 500)).tokens == 550
+    call(admission, answer(60, 40))
+    assert admission.start(new_inflight(175, 500)).tokens == 90
 
 
 def test_in_the_long_run_as_many_tokens_are_used_as_allowed_though_fewer_are_than_feared():

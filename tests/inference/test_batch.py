@@ -19,7 +19,7 @@ from raft_spark.endpoints.base import Request
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import batch, batch_jobs
 from raft_spark.monitoring import run_state
-from raft_spark.stages import articles, base, completions
+from raft_spark.stages import articles, base, completions, dataset
 from support.fake_server import calls, stored
 
 PRICES = ("input_price=4", "output_price=20", "batch_input_price=2", "batch_output_price=10")
@@ -89,6 +89,7 @@ def test_what_fails_is_asked_in_another_job_and_the_rest_by_calls_and_every_answ
     run = run_state.read(conf.lake)
     assert (run.state, run.total, run.answered, run.failed, run.open) == ("finished", 120, 120, {}, 0)
     assert run.dollars == pytest.approx(dollars(in_jobs, 2, 10) + dollars(by_calls, 4, 20), abs=1e-5)
+    assert dataset.run(conf).counts["dollars"] == pytest.approx(run.dollars, abs=1e-5)  # each answer at its own price
     jobs, called = records(service)["jobs"], calls(service)["calls"]
     assert completions.run(asking("completions.mode=realtime", "base.seed=5")).counts["known"] == 120
     assert (records(service)["jobs"], calls(service)["calls"]) == (jobs, called)

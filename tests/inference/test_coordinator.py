@@ -24,6 +24,7 @@ from raft_spark.inference import coordinator
 from raft_spark.inference.admission import Admission, TaskCounters
 from raft_spark.inference.coordinator import Coordinator, CoordinatorAddress, report_to_driver, serve
 from raft_spark.inference.quota import Allocation, ClusterLimits
+from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Run
 
 pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
@@ -464,10 +465,26 @@ def test_a_task_that_died_keeps_its_work_and_its_next_attempt_adds_to_it():
     driver.heartbeat("0-0", TaskCounters(calls=10, answered_stored=8, open=2, window=8, spent=0.5, reserved=0.25))
     driver.release("0-0", has_finished=False)
     run = driver.run()
-    assert (run.answered, run.calls, run.open, run.window, run.dollars) == (8, 10, 0, 0, 0.75)
+    assert (run.answered, run.calls, run.open, run.window) == (8, 10, 0, 0)
+    assert (run.dollars, run.possible_dollars, run.possibly_billed) == (
+        0.5,
+        0.25,
+        2,
+    )  # the open calls, at their dearest
     driver.heartbeat("0-4", TaskCounters(calls=3, answered_stored=3, spent=0.125))
     run = driver.run()
-    assert (run.answered, run.calls, run.dollars) == (11, 13, 0.875)
+    assert (run.answered, run.calls, run.dollars, run.possible_dollars) == (11, 13, 0.625, 0.25)
+
+
+def test_what_may_have_been_billed_is_no_part_of_the_dollars():
+    driver = new_coordinator(dollars=10.0)
+    driver.heartbeat("0-0", TaskCounters(spent=3.0, possible=2.0, prompts_not_counted=4, possibly_billed=1))
+    driver.heartbeat("1-0", TaskCounters(spent=1.0, possible=0.5, completions_not_counted=2, possibly_billed=3))
+    run = driver.run()
+    assert (run.dollars, run.possible_dollars, run.most_dollars) == (1.5, 2.5, 4.0)
+    assert (run.prompts_not_counted, run.completions_not_counted, run.possibly_billed) == (4, 2, 4)
+    both = run_state.join(run, run)
+    assert (both.dollars, both.possible_dollars, both.possibly_billed, both.prompts_not_counted) == (3.0, 5.0, 8, 8)
 
 
 def test_what_an_hour_costs_is_part_of_the_dollars(monkeypatch):

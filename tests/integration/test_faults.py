@@ -560,6 +560,60 @@ def test_rates_are_those_of_the_whole_cluster_with_fewer_executors_than_asked_fo
     assert len(calls) < 2 * FEW / a_second + 2, "far less is asked than may be"
 
 
+IN, OUT = 1.0, 5.0  # dollars per million tokens
+PRICED = (f"endpoints.fake.input_price={IN}", f"endpoints.fake.output_price={OUT}", "completions.max_new_tokens=50")
+BY_REQUESTS = ("completions.requests_per_second=20", "completions.in_flight=6", "completions.max_spend=0.05")
+BY_TOKENS = ("completions.tokens_per_minute=100_000", "completions.in_flight=6")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("rows", "limits", "has_loss"),
+    [
+        (MORE, BY_REQUESTS, ""),
+        pytest.param(MORE, BY_TOKENS, "", marks=pytest.mark.slow),
+        pytest.param(2_000, BY_REQUESTS, "an executor", marks=pytest.mark.slow),
+        pytest.param(1_000, BY_TOKENS, "an executor", marks=pytest.mark.slow),
+    ],
+)
+def test_money_and_rates_are_kept_at_the_server_by_executors_of_their_own(
+    lake, fake: Fake, rows: int, limits: tuple[str, ...], has_loss: str
+):
+    """What the server counts stays below each limit of the cluster, and agrees with what the run says of itself."""
+    root = lake(rows)
+    fake.manner(latency_ms=100)
+    fake.behave({"status": 500, "share": 0.05}, {"fault": "drop", "share": 0.02})
+    with started(root, CLUSTER, at(fake), *PRICED, *limits, "completions.attempts=20") as run:
+        if has_loss:
+            until(lambda: fake.calls >= 200, run)
+            assert kill(family(run, "CoarseGrainedExecutorBackend")[0])
+        status = run.wait(900)
+    has_money = "max_spend" in "".join(limits)
+    assert status == (5 if has_money else 0), said(root)
+    found, calls, tokens = last_run(root), busy(fake.stats("calls/seconds")), busy(fake.stats("calls/tokens"))
+    assert found.tasks == 2
+    assert fake.stats()["most_open"] <= 6
+    assert max(a_second(calls, lambda counts: counts[1])) <= 20 * 1.2 or not has_money
+    assert max(a_second(tokens, lambda counts: counts[1] + counts[2])) <= 100_000 / 60 * 1.3 or has_money
+
+    billed = sum(read * IN + written * OUT for _, read, written in tokens) / 1e6
+    assert found.dollars <= billed + 1e-6 <= found.most_dollars + 1e-6
+    assert found.most_dollars <= 0.05 or not has_money
+    assert found.possibly_billed >= fake.stats()["by_status"]["500"] > 0
+    received = [row for row in stored(root) if row["completion"] is not None]
+    assert found.dollars == pytest.approx(paid(root), abs=1e-5) or has_loss
+    assert len({row["key"] for row in received}) == (rows if not has_money else found.answered)
+
+
+def busy(seconds: list[list[int]]) -> list[list[int]]:
+    return list(itertools.dropwhile(lambda counts: not counts[1], seconds))
+
+
+def a_second(seconds: list[list[int]], count: Callable[[list[int]], int]) -> list[float]:
+    """Return the mean of each two neighbouring seconds."""
+    return [(count(first) + count(second)) / 2 for first, second in itertools.pairwise(seconds)]
+
+
 @pytest.mark.parametrize("limit", ["completions.max_minutes=0.05", "completions.max_spend=0.02"])
 def test_a_limit_of_time_or_money_stops_the_run_and_the_rerun_goes_on(lake, fake: Fake, limit: str):
     root = lake(FEW)

@@ -7,6 +7,7 @@ from collections import Counter
 from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -157,6 +158,28 @@ def test_key_numbers_of_a_run():
         ("tokens per second", "230", "in and out"),
         ("duration", "1 h 02 min", "on 4 tasks"),
     ]
+
+
+def numbers(**fields: Any) -> dict[str, tuple[str, str]]:
+    run = Run("r", "e", "m", "2026-11-22T10:00:00+00:00", "2026-11-22T11:00:00+00:00", total=10, answered=10, **fields)
+    return {each.label: (each.value, each.note) for each in run_report.key_numbers(run, RunStats())}
+
+
+def test_tokens_that_the_server_did_not_count_are_never_zero():
+    silent = numbers(prompts_not_counted=10, completions_not_counted=10, possible_dollars=1.5)
+    assert silent["tokens in"] == silent["tokens out"] == ("not counted", "not counted for 10 answers")
+    assert silent["possibly billed"] == ("up to $1.50", "10 answers without token counts")
+    partly = numbers(prompt_tokens=1_200, prompts_not_counted=3, completion_tokens=100, possible_dollars=0.5)
+    assert partly["tokens in"] == ("1,200", "not counted for 3 answers")
+    assert partly["tokens out"] == ("100", "10.0 per answer")
+
+
+def test_failed_calls_that_may_have_been_billed_stand_beside_the_certain_dollars():
+    found = numbers(dollars=2.0, possible_dollars=0.5, possibly_billed=5)
+    assert found["dollars"] == ("$2.00", "$200 per 1,000 answers")
+    assert found["possibly billed"] == ("up to $0.50", "5 failed calls")
+    assert numbers(possibly_billed=5)["possibly billed"] == ("\N{EN DASH}", "5 failed calls")  # without a price
+    assert "possibly billed" not in numbers(dollars=2.0)
 
 
 DATASET = {"rows": 8, "kept": {"train": 5}, "rejected": {"truncated": 2, "language": 1}}

@@ -11,6 +11,8 @@ of its own:
     GET /calls          the number of calls and their outcomes; DELETE resets them
     GET /calls/keys     the outcomes by the caller's key of the request, else by its hash
     GET /calls/seconds  the outcomes by second: [second, calls, answered, throttled]
+    GET /calls/tokens   the tokens by second: [second, prompt tokens, completion tokens], of all answers that it made,
+                        also of those that the caller did not receive: what a service bills
     POST /jobs/behave, GET /jobs/records        for Bedrock's batch jobs, see `batch_jobs`
 """
 
@@ -19,7 +21,7 @@ import logging
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from starlette.applications import Starlette
@@ -136,6 +138,9 @@ class FakeServer:
             return error_response(call.path, error, self._options.container)
         echo = self._options.echo or rule.fault == "echo"
         answer = _make_answer(request, call.name.digest, rule, echo=echo)
+        self._stats.count_tokens(answer.prompt_tokens, answer.completion_tokens)
+        if rule.fault == "uncounted":
+            answer = replace(answer, prompt_tokens=0, completion_tokens=0)
         return protocols.render(call.path, answer, request.render)
 
     async def _send(self, call: IncomingCall, response: RawResponse, rule: FaultRule) -> bool:
@@ -169,6 +174,10 @@ class FakeServer:
     async def seconds(self, _: Request) -> Response:
         """Return the counts by second."""
         return JSONResponse(self._stats.seconds())
+
+    async def tokens(self, _: Request) -> Response:
+        """Return the tokens by second."""
+        return JSONResponse(self._stats.tokens())
 
     async def behave(self, request: Request) -> Response:
         """Replace the fault rules by one rule or a list of rules."""
@@ -258,6 +267,7 @@ def application(options: ServerOptions) -> Starlette:
             Route("/calls", fake.calls, methods=["GET", "DELETE"]),
             Route("/calls/keys", fake.keys),
             Route("/calls/seconds", fake.seconds),
+            Route("/calls/tokens", fake.tokens),
             *batch_jobs.routes(),
         ]
     )

@@ -15,7 +15,9 @@ from raft_spark.config.fields import Section, Share
 
 Limit = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=0, le=600_000, allow_inf_nan=False)]
-Fault = Literal["", "hang", "drop", "half", "slow", "garbage", "empty", "truncated", "filtered", "error", "echo"]
+Fault = Literal[
+    "", "hang", "drop", "half", "slow", "garbage", "empty", "truncated", "filtered", "error", "echo", "uncounted"
+]
 
 
 class ServerOptions(Section):
@@ -73,6 +75,7 @@ class FaultRule(Section):
                      truncated  half of the text, finish_reason length
                      filtered   the answer of the service's content filter
                      error      status 200, no text, finish_reason error, as LMI does
+                     uncounted  counts 0 tokens in the usage of a good answer
                      echo       the whole last message of the user and a hash of the request
     """
 

@@ -34,6 +34,7 @@ class ServerStats:
         self._callers: set[object] = set()
         self._keys: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # calls, answered
         self._seconds: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])  # calls, answered, throttled
+        self._tokens: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])  # of prompts, of answers
 
     def count_call(self, name: RequestName, caller: object) -> int:
         """Count a new call; return the number of its attempt, from 1."""
@@ -59,6 +60,12 @@ class ServerStats:
         self._answered[name.digest] += 1
         self._keys[name.key][1] += 1
         self._now()[1] += 1
+
+    def count_tokens(self, prompt: int, completion: int) -> None:
+        """Count the tokens of an answer, before it is sent."""
+        counts = self._tokens[int(time.monotonic() - self._start)]
+        counts[0] += prompt
+        counts[1] += completion
 
     def count_end(self) -> None:
         """Count a call as closed, with any outcome."""
@@ -90,6 +97,10 @@ class ServerStats:
     def seconds(self) -> list[list[int]]:
         """Return [second, calls, answered, throttled] for each second from the start to the last call."""
         return [[second, *self._seconds.get(second, (0, 0, 0))] for second in range(max(self._seconds, default=-1) + 1)]
+
+    def tokens(self) -> list[list[int]]:
+        """Return [second, prompt tokens, completion tokens] for each second from the start to the last answer."""
+        return [[second, *self._tokens.get(second, (0, 0))] for second in range(max(self._tokens, default=-1) + 1)]
 
     def _now(self) -> list[int]:
         return self._seconds[int(time.monotonic() - self._start)]
