@@ -98,7 +98,7 @@ def _reading_order(file: DataFile) -> tuple[bool, int, bool, str]:
 
 def _rows(at: Storage, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file in order, reading one row group or JSON_LINES_BYTES at a time."""
-    with at.filesystem.open_input_file(at.path(file.path)) as stream:
+    with at.open(file.path) as stream:
         if file.path.endswith(".jsonl"):
             yield from map(json.loads, io.BufferedReader(stream, JSON_LINES_BYTES))
             return

@@ -80,7 +80,7 @@ def column_bytes(group: Mapping[str, Any], column: str) -> int:
 @contextmanager
 def _opened(group: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
     at = Storage(group["root"], group["endpoint"], group["region"])
-    with at.filesystem.open_input_file(at.path(group["path"])) as source, pq.ParquetFile(source) as file:
+    with at.open(group["path"]) as source, pq.ParquetFile(source, pre_buffer=True) as file:
         yield file
 
 

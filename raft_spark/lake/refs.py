@@ -44,10 +44,13 @@ def branches(lake: Lake) -> dict[str, Refs]:
 def compare_and_swap(lake: Lake, changes: Mapping[str, str], expected: Mapping[str, str]) -> bool:
     """Make the versions in `changes` current, all at once, and return True.
 
-    Changes nothing and returns False when the current version of one of these tables is not the `expected` one.
+    Changes nothing and returns False when the current version of one of these tables is not the `expected` one. Versions
+    that are current already count as moved: the reply of the write that moved them may have been lost.
     """
 
     def replaced(now: Refs) -> Refs | None:
+        if changes.items() <= now.tables.items():
+            return now
         if any(now.tables.get(table) != expected.get(table) for table in changes):
             return None
         return dataclasses.replace(now, tables={**now.tables, **changes})

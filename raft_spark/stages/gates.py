@@ -150,7 +150,7 @@ def _schema(lake: config.Lake, version: tables.Version) -> GateResult:
     at = tables.storage(lake, version.table).at("versions", version.id)
     count = 0
     for file in version.data():
-        with at.filesystem.open_input_file(at.path(file.path)) as stream:
+        with at.open(file.path) as stream:
             columns = list(pq.read_schema(stream))
         count += columns != list(schemas.SCHEMAS[version.table])[: len(columns)]
     return GateResult(f"files of {version.table} with other columns", count, 0, 0)
