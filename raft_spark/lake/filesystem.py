@@ -14,6 +14,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -33,7 +34,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark import config
-from raft_spark.errors import InputError
+from raft_spark.errors import DamageError, InputError
 
 TRIES, FIRST_PAUSE = 5, 0.1  # of a call that failed as a whole: pauses of 0.1, 0.2, 0.4 and 0.8 s
 S3_ATTEMPTS = 5  # of one request, within a client
@@ -114,6 +115,17 @@ class Storage:
             if _code(error) == "NoSuchKey":
                 raise FileNotFoundError(key) from error
             raise
+
+    def read_json(self, path: str) -> Any:  # noqa: ANN401 - what the file holds
+        """Return the value of a JSON file; None when there is no such file. Raises DamageError when it is no JSON."""
+        text = self.read(path)
+        if text is None:
+            return None
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            msg = f"{self.root}/{path} is damaged: {error}, in a file of {len(text)} bytes; restore it from a copy, or delete it"
+            raise DamageError(msg) from error
 
     def open(self, path: str) -> pa.NativeFile:
         """Open a file for reading at any position. Raises InputError when it is missing or cannot be opened."""

@@ -6,9 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.lake import filesystem, parquet, refs
+from raft_spark.lake import filesystem, parquet
 from raft_spark.lake.filesystem import Storage
 from support.s3_proxy import FAULTS, Fault, S3Proxy
 
@@ -150,25 +149,3 @@ def test_a_swap_that_another_writer_won_stays_lost(storage: Storage, proxy: S3Pr
     proxy.choose = overtaken
     assert not storage.compare_and_swap("pointer", b"2", b"1")
     assert storage.read("pointer") == b"3"
-
-
-def test_a_move_of_the_lake_that_lost_its_reply_and_was_followed_by_another_is_done(proxy: S3Proxy, tmp_path: Path):
-    lake = config.load(assignments=[f"lake.root=s3://lake/{tmp_path.name}", f"lake.s3_endpoint={proxy.url}"]).lake
-    other = lake.model_copy(update={"s3_endpoint": f"http://{proxy.server}"})
-    assert refs.compare_and_swap(lake, {"base": "b1"}, {})
-
-    def lost_and_followed(method: str, _path: str) -> Fault:
-        if method != "PUT":
-            return ""
-        proxy.choose = followed
-        return "lost"
-
-    def followed(method: str, _path: str) -> Fault:
-        proxy.fail_once("", "")
-        assert method == "PUT"  # the repetition
-        assert refs.compare_and_swap(other, {"articles": "a9"}, {})
-        return ""
-
-    proxy.choose = lost_and_followed
-    assert refs.compare_and_swap(lake, {"base": "b2"}, {"base": "b1"})
-    assert refs.read(lake).tables == {"base": "b2", "articles": "a9"}
