@@ -3,6 +3,7 @@
 RaftError
 |- ConfigError    the settings or the installation are wrong; nothing was started
 |- InputError     a table or a source is missing or has another shape, or the lake cannot be written; nothing was published
+|  `- DamageError   a file of the lake is not as it was written
 |- EndpointError  the endpoint refuses, does not answer or failed too often; answers that were paid for are stored
 |- StoppedError   a signal, a limit of time or money, or another run stopped the run; the same command continues it
 |- GateError      a gate of a refresh failed; readers keep the versions that they had
@@ -31,6 +32,10 @@ class InputError(RaftError):
     """A table or a source is missing or has another shape, or the lake cannot be written; nothing was published."""
 
     exit_status = 3
+
+
+class DamageError(InputError):
+    """A file of the lake is damaged or missing. Restore it, or make its version again."""
 
 
 class EndpointError(RaftError):

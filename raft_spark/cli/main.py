@@ -264,6 +264,32 @@ def history(table: str, files: Sequence[str], assignments: Sequence[str]) -> Non
         views.history(console, tables.require_history(lake, table), refs.read(tables.without_branch(lake, table)))
 
 
+@main.command()
+@click.argument("table", type=click.Choice(registry.NAMES))
+@settings
+@click.option("--version", "version", help="Id of an older version.  [default: the current one]")
+@click.option("--all-versions", "is_all", is_flag=True, help="Check every version of the table.")
+def check(table: str, files: Sequence[str], assignments: Sequence[str], version: str | None, *, is_all: bool) -> None:
+    """Read all files of a table and compare them with the SHA-256 that its manifest holds.
+
+    A file that is missing or differs is named, and the command ends with status 3.
+
+    Example: raft-spark check dataset local.toml
+    """
+    with error_exit():
+        from raft_spark.lake import integrity, tables
+
+        lake = config.load(files, assignments).lake
+        named = (
+            [version or tables.require(lake, table).id] if version or not is_all else tables.finished_ids(lake, table)
+        )
+        for found in integrity.intact(lake, table, named):
+            size = sum(file.bytes for file in found.files) / 1e6
+            console.print(
+                f"{table} {found.id}: {len(found.files)} files, {size:.1f} MB, all as written", highlight=False
+            )
+
+
 @main.command("refresh")
 @settings
 def refresh_all(files: Sequence[str], assignments: Sequence[str]) -> None:

@@ -281,5 +281,5 @@ def _sleep(seconds: float, should_continue: Callable[[], bool]) -> None:
 
 
 def _lines(folder: Storage, path: str) -> Iterator[bytes]:
-    with folder.filesystem.open_input_stream(folder.path(path)) as stream:
+    with folder.open(path) as stream:
         yield from io.BufferedReader(stream, READ_BYTES)

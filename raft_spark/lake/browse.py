@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from raft_spark.config import Lake
 from raft_spark.errors import InputError
-from raft_spark.lake import tables
+from raft_spark.lake import parquet, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.parquet import DataFile, fill_columns, read_row_group
-from raft_spark.lake.schemas import COMPLETIONS, DATASET, SCHEMAS, SPLITS
+from raft_spark.lake.schemas import DATASET, SCHEMAS, SPLITS
 from raft_spark.lake.tables import Version
 
 JSON_LINES_BYTES = 1 << 18  # read at once from a JSON Lines file
@@ -34,7 +34,7 @@ def rows_folder(lake: Lake, version: Version) -> str:
     """
     if version.table == DATASET:
         return folder(lake, version)
-    return _address(_base_folder(lake, version).at("data"))
+    return _address(tables.files_folder(lake, version).at("data"))
 
 
 def format_folder(lake: Lake, version: Version, name: str) -> str:
@@ -58,7 +58,7 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
 
     The splits come in the order train, validation, test. `quarantine` returns rows of the quarantine instead.
     """
-    at = _base_folder(lake, version)
+    at = tables.files_folder(lake, version)
     files = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
     files.sort(key=_reading_order)
     return list(islice(chain.from_iterable(_rows(at, version.table, file) for file in files), rows))
@@ -80,12 +80,6 @@ def first_row(lake: Lake, version: Version, pubid: int | None) -> dict[str, Any]
     raise InputError(msg)
 
 
-def _base_folder(lake: Lake, version: Version) -> Storage:
-    """Return the folder that the paths of the version's files are relative to."""
-    at = tables.storage(lake, version.table)
-    return at if version.table == COMPLETIONS else at.at("versions", version.id)
-
-
 def _address(at: Storage) -> str:
     return str(Path(at.root).absolute()) if at.is_local else at.root
 
@@ -98,13 +92,13 @@ def _reading_order(file: DataFile) -> tuple[bool, int, bool, str]:
 
 def _rows(at: Storage, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file in order, reading one row group or JSON_LINES_BYTES at a time."""
-    with at.filesystem.open_input_file(at.path(file.path)) as stream:
+    with parquet.damage_named(at, file.path), at.open(file.path) as stream:
         if file.path.endswith(".jsonl"):
             yield from map(json.loads, io.BufferedReader(stream, JSON_LINES_BYTES))
             return
-        parquet = pq.ParquetFile(stream)
-        for number in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(number)
+        opened = pq.ParquetFile(stream)
+        for number in range(opened.num_row_groups):
+            rows = opened.read_row_group(number)
             if file.path.startswith("data/"):
                 names = SCHEMAS[table].names
                 rows = fill_columns(rows, table, [*names, *(name for name in rows.column_names if name not in names)])

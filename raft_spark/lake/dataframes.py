@@ -11,18 +11,21 @@ from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 from raft_spark.config import Lake
 from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
-from raft_spark.lake.tables import Version, storage
+from raft_spark.lake.tables import Version, files_folder, require_files, storage
 
 TASK_SCHEMA = StructType([StructField("task", IntegerType()), StructField("input", StringType())])
 
 
 def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
-    """Return the rows of a version with the partition column last: `split`, for completions `day`; lazy."""
+    """Return the rows of a version with the partition column last: `split`, for completions `day`; lazy.
+
+    Raises DamageError when a file is missing or has another size.
+    """
     schema = from_arrow_schema(SCHEMAS[version.table])
     day = version.table == COMPLETIONS
     schema.add(StructField("day" if day else "split", StringType()))
-    folder = storage(lake, version.table)
-    folder = folder if day else folder.at("versions", version.id)
+    require_files(lake, version)
+    folder = files_folder(lake, version)
     paths = [folder.uri(file.path) for file in version.data()]
     if not paths:
         return spark.createDataFrame([], schema)

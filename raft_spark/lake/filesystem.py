@@ -1,30 +1,50 @@
 """Read, write and list the files of a lake on a local disk or an S3 server, on the driver and in tasks.
 
-Every write is atomic: readers see the whole file or none. A Storage holds a few strings only, so Spark can send it to
-workers; each worker opens its own connection, and opens a new one when the credentials of boto3's chain have changed, since
-they can expire during a long task.
+Every write is atomic: readers see the whole file or none, and a file on a disk is synced before its name appears. A Storage
+holds a few strings only, so Spark can send it to workers; each worker opens its own connection, and opens a new one when the
+credentials of boto3's chain have changed, since they can expire during a long task.
+
+A call that S3 refuses for the moment (500, 503, a lost connection) is repeated. What cannot be read or written is an InputError
+that names it. Whole objects are read and written by boto3, since pyarrow repeats no failed read of under 300 bytes (an error's
+text does not fit into its buffer) and its copy_files returns as if it had written when every attempt failed.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
+import json
 import os
+import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import pyarrow as pa
 import pyarrow.fs as pafs
+from boto3.exceptions import S3UploadFailedError
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark import config
-from raft_spark.errors import InputError
+from raft_spark.errors import DamageError, InputError
+
+TRIES, FIRST_PAUSE = 5, 0.1  # of a call that failed as a whole: pauses of 0.1, 0.2, 0.4 and 0.8 s
+S3_ATTEMPTS = 5  # of one request, within a client
+_S3_ERRORS = (BotoCoreError, ClientError, S3UploadFailedError)
+_FINAL = re.compile(
+    r"ACCESS_DENIED|AccessDenied|NO_SUCH_BUCKET|NoSuchBucket|EXPIRED|Expired|INVALID|Invalid|SIGNATURE|Signature"
+)
+_LOST_RACES = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +104,43 @@ class Storage:
             return pafs.LocalFileSystem()
         return _s3(self.endpoint or _environment_endpoint(), self.region, _credentials())
 
+    @property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3 creates the classes of its clients at run time
+        return _s3_client(self.endpoint or _environment_endpoint(), self.region, _credentials())
+
     def read(self, path: str) -> bytes | None:
-        """Return a file's bytes; None when there is no such file."""
+        """Return a file's bytes; None when there is no such file. Raises InputError when it cannot be read."""
+        with self._named(path, "read"):
+            try:
+                return Path(self.path(path)).read_bytes() if self.is_local else retried(lambda: self._get(path))
+            except FileNotFoundError:
+                return None
+
+    def _get(self, path: str) -> bytes:
+        bucket, _, key = self.path(path).partition("/")
         try:
-            with self.filesystem.open_input_stream(self.path(path)) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
+            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except ClientError as error:
+            if _code(error) == "NoSuchKey":
+                raise FileNotFoundError(key) from error
+            raise
+
+    def read_json(self, path: str) -> Any:  # noqa: ANN401 - what the file holds
+        """Return the value of a JSON file; None when there is no such file. Raises DamageError when it is no JSON."""
+        text = self.read(path)
+        if text is None:
             return None
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            msg = f"{self.root}/{path} is damaged: {error}, in a file of {len(text)} bytes; restore it from a copy, or delete it"
+            raise DamageError(msg) from error
+
+    def open(self, path: str) -> pa.NativeFile:
+        """Open a file for reading at any position. Raises InputError when it is missing or cannot be opened."""
+        with self._named(path, "read"):
+            file = retried(lambda: self.filesystem.open_input_file(self.path(path)))
+        return file if self.is_local else pa.PythonFile(_RetryingFile(file), mode="r")
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file atomically, replacing one that exists."""
@@ -101,24 +151,63 @@ class Storage:
     def atomic_write(self, path: str) -> Iterator[Path]:
         """Yield a local path to write to, and move that file to `path` when the block ends.
 
-        When the block raises, the local file is deleted and the file at `path` stays as it was.
+        When the block raises, the local file is deleted and the file at `path` stays as it was. Raises InputError when the
+        disk or the server does not take the file.
         """
         name = f".{uuid.uuid4().hex}.tmp"
         local = (Path(self.path(path)).parent if self.is_local else Path(tempfile.gettempdir())) / name
-        local.parent.mkdir(parents=True, exist_ok=True)
+        with self._named(path, "written"):
+            _make_folder(local.parent)
         try:
-            yield local
-            if self.is_local:
-                local.replace(self.path(path))
-            else:
-                pafs.copy_files(str(local), self.path(path), pafs.LocalFileSystem(), self.filesystem)
+            with self._named(path, "written", _OF_THE_DISK):
+                yield local
+            with self._named(path, "written"):
+                self._replace_local(local, path) if self.is_local else retried(lambda: self._upload(local, path))
         finally:
-            local.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                local.unlink(missing_ok=True)
+
+    def _replace_local(self, local: Path, path: str) -> None:
+        """Sync the file, give it its name, then sync the folder, so that a power failure takes neither away again."""
+        _sync(local)
+        local.replace(self.path(path))
+        _sync(local.parent)
+
+    def _upload(self, local: Path, path: str) -> None:
+        bucket, _, key = self.path(path).partition("/")
+        self._client.upload_file(str(local), bucket, key)
+
+    @contextlib.contextmanager
+    def _named(
+        self, path: str, verb: Literal["read", "written", "listed", "deleted"], only: Container[int] | None = None
+    ) -> Iterator[None]:
+        """Raise InputError that names the file when the disk or the server refuses it; with `only`, for these errors."""
+        try:
+            yield
+        except (OSError, *_S3_ERRORS) as error:
+            if only is not None and getattr(error, "errno", None) not in only:
+                raise
+            msg = f"{self.root}/{path}".rstrip("/") + f" cannot be {verb}: {self._reason(error)}"
+            raise InputError(msg) from error
+
+    @property
+    def _file_in_the_way(self) -> Path | None:
+        root = Path(self.path())
+        return next((each for each in (root, *root.parents) if self.is_local and each.is_file()), None)
+
+    def _reason(self, error: Exception) -> str:
+        if file := self._file_in_the_way:
+            return f"{file} is a file, where a folder must be"
+        return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
     @property
     def is_folder(self) -> bool:
         """Return True when the folder exists (on S3: when an object has this prefix)."""
-        return bool(self.filesystem.get_file_info(self.path()).type == pafs.FileType.Directory)
+        return bool(self._info().type == pafs.FileType.Directory)
+
+    def _info(self, path: str = "") -> pafs.FileInfo:
+        with self._named(path, "read"):
+            return retried(lambda: self.filesystem.get_file_info(self.path(path)))
 
     def list(self, *, recursive: bool = True) -> list[FileInfo]:
         """Return the files below this folder, or with `recursive=False` directly in it, sorted by path.
@@ -127,7 +216,10 @@ class Storage:
         """
         selector = pafs.FileSelector(self.path(), allow_not_found=True, recursive=recursive)
         base = len(self.path().rstrip("/")) + 1
-        found = (info for info in self._infos(selector) if info.type == pafs.FileType.File)
+        with self._named("", "listed"):
+            found = [info for info in self._infos(selector) if info.type == pafs.FileType.File]
+            if not found and self._file_in_the_way:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path())
         files = (FileInfo(info.path[base:], info.size, (info.mtime_ns or 0) / 1e9) for info in found)
         return sorted(
             (file for file in files if not file.path.rpartition("/")[2].startswith(".")), key=lambda f: f.path
@@ -135,7 +227,7 @@ class Storage:
 
     def _infos(self, selector: pafs.FileSelector, tries: int = 5) -> Sequence[pafs.FileInfo]:
         try:
-            infos: Sequence[pafs.FileInfo] = self.filesystem.get_file_info(selector)
+            infos: Sequence[pafs.FileInfo] = retried(lambda: self.filesystem.get_file_info(selector))
         except FileNotFoundError:  # another process created or deleted a folder while pyarrow listed
             if tries == 1:
                 raise
@@ -144,23 +236,27 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with everything below it; do nothing when `path` does not exist."""
-        info = self.filesystem.get_file_info(self.path(path))
-        if info.type == pafs.FileType.Directory:
-            self.filesystem.delete_dir(self.path(path))
-        elif info.type == pafs.FileType.File:
-            self.filesystem.delete_file(self.path(path))
+        kind = self._info(path).type
+        with self._named(path, "deleted"), contextlib.suppress(FileNotFoundError):  # another process was faster
+            if kind == pafs.FileType.Directory:
+                retried(lambda: self.filesystem.delete_dir(self.path(path)))
+            elif kind == pafs.FileType.File:
+                retried(lambda: self.filesystem.delete_file(self.path(path)))
 
     def compare_and_swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """Write a file if its bytes still are `expected` (None: if it does not exist), and return whether it was written.
 
-        When several writers expect the same bytes, exactly one of them returns True.
+        When several writers expect the same bytes, exactly one of those that write different bytes returns True.
+        Raises InputError when the disk or the server refuses.
         """
         return (self._compare_and_swap_local if self.is_local else self._compare_and_swap_s3)(path, data, expected)
 
     def _compare_and_swap_local(self, path: str, data: bytes, expected: bytes | None) -> bool:
         lock = Path(self.path(path)).with_name("." + path.rpartition("/")[2] + ".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as lock_file:
+        with self._named(path, "written"):
+            _make_folder(lock.parent)
+            lock_file = lock.open("w")
+        with lock_file:
             fcntl.flock(lock_file, fcntl.LOCK_EX)
             if self.read(path) != expected:
                 return False
@@ -168,23 +264,103 @@ class Storage:
             return True
 
     def _compare_and_swap_s3(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """Use S3's conditional writes: If-None-Match for a new object, If-Match with the ETag read before for an existing one."""
+        """Use S3's conditional writes: If-None-Match for a new object, If-Match with the ETag read before for an existing one.
+
+        A write that was refused may be the repetition of one that succeeded and whose reply was lost: the object says.
+        """
+        with self._named(path, "written"):
+            try:
+                return self._put_if(path, data, expected)
+            except (BotoCoreError, ClientError) as error:
+                if self.read(path) == data:
+                    return True
+                if isinstance(error, ClientError) and _code(error) in _LOST_RACES:
+                    return False
+                raise
+
+    def _put_if(self, path: str, data: bytes, expected: bytes | None) -> bool:
         bucket, _, key = self.path(path).partition("/")
-        client = boto3.client("s3", endpoint_url=self.endpoint or None, region_name=self.region or None)
-        try:
-            if expected is None:
-                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            stored = client.get_object(Bucket=bucket, Key=key)
-            if stored["Body"].read() != expected:
-                return False
-            client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=stored["ETag"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
-                return False
-            msg = f"{self.root}/{path} cannot be written: {error}"
-            raise InputError(msg) from error
+        if expected is None:
+            self._client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            return True
+        stored, tag = retried(lambda: self._get_tagged(bucket, key))
+        if stored != expected:
+            return False
+        self._client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=tag)
         return True
+
+    def _get_tagged(self, bucket: str, key: str) -> tuple[bytes, str]:
+        stored = self._client.get_object(Bucket=bucket, Key=key)
+        return stored["Body"].read(), stored["ETag"]
+
+
+class _RetryingFile:
+    """An open file of S3 for pa.PythonFile, which repeats a read that fails for the moment."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._file.tell()
+
+        def read() -> bytes:
+            self._file.seek(start)
+            return bytes(self._file.read(None if size < 0 else size))
+
+        return retried(read)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+
+def retried(call: Callable[[], _T]) -> _T:
+    """Call again, after growing pauses, while S3 fails for the moment; return the result, or raise the last error."""
+    for attempt in range(TRIES - 1):
+        try:
+            return call()
+        except (OSError, *_S3_ERRORS) as error:
+            if not _is_transient(error):
+                raise
+        time.sleep(FIRST_PAUSE * 2**attempt)
+    return call()
+
+
+def _is_transient(error: Exception) -> bool:
+    """Say whether the same call may succeed in a moment: an error of S3, or of the way there, that is no final refusal."""
+    if isinstance(error, OSError) and "AWS Error" not in str(error):
+        return False
+    return not isinstance(error, FileNotFoundError) and not _FINAL.search(str(error))
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response["Error"]["Code"])
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it that are missing, and sync each one's parent."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _sync(each.parent)
+
+
+def _sync(path: Path) -> None:
+    """Write what the system still buffers of a file or folder to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def sha256(path: Path) -> str:
@@ -222,10 +398,32 @@ def _s3(endpoint: str, region: str, credentials: tuple[str, str, str]) -> pafs.F
     access_key, secret_key, token = credentials
     address = urlsplit(endpoint)
     server = {"endpoint_override": address.netloc, "scheme": address.scheme} if endpoint else {}
-    region = region or os.environ.get("AWS_REGION", "") or _session().region_name or "us-east-1"
     return pafs.S3FileSystem(
-        access_key=access_key, secret_key=secret_key, session_token=token or None, region=region, **server
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=token or None,
+        region=region or _default_region(),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        **server,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _s3_client(endpoint: str, region: str, credentials: tuple[str, str, str]) -> Any:  # noqa: ANN401 - made at run time
+    access_key, secret_key, token = credentials
+    return boto3.Session().client(
+        "s3",
+        endpoint_url=endpoint or None,
+        region_name=region or _default_region(),
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        aws_session_token=token or None,
+        config=Config(retries={"mode": "standard", "total_max_attempts": S3_ATTEMPTS}),
+    )
+
+
+def _default_region() -> str:
+    return os.environ.get("AWS_REGION", "") or _session().region_name or "us-east-1"
 
 
 def age_hours(found: FileInfo) -> float:

@@ -25,7 +25,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark.common import ids
 from raft_spark.config import Config, Lake
-from raft_spark.errors import CatalogError, InputError
+from raft_spark.errors import CatalogError, DamageError, InputError
 from raft_spark.lake import dataframes, refs, schemas, session, spark_catalog, tables
 from raft_spark.lake.filesystem import Storage
 
@@ -54,10 +54,18 @@ def sync(conf: Config) -> None:
     if conf.lake.format != "iceberg" or conf.lake.branch:
         return
     at = Storage.of(conf.lake)
-    while (state := _state(conf.lake)) != json.loads(at.read(STATE_FILE) or b"null"):
+    while (state := _state(conf.lake)) != _last_state(at):
         at.delete(STATE_FILE)
         _update_tables(session.start(conf, "catalog: update"), conf.lake, state)
         at.write(STATE_FILE, json.dumps(state, indent=1).encode())
+
+
+def _last_state(at: Storage) -> object:
+    """Return the state that the catalog was last brought to; None when it is not known."""
+    try:
+        return at.read_json(STATE_FILE)
+    except DamageError:
+        return None
 
 
 def _state(lake: Lake) -> State:

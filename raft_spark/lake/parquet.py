@@ -17,6 +17,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raft_spark.errors import DamageError
 from raft_spark.lake.filesystem import Storage, sha256
 from raft_spark.lake.schemas import FILES, SCHEMAS
 
@@ -80,8 +81,22 @@ def column_bytes(group: Mapping[str, Any], column: str) -> int:
 @contextmanager
 def _opened(group: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
     at = Storage(group["root"], group["endpoint"], group["region"])
-    with at.filesystem.open_input_file(at.path(group["path"])) as source, pq.ParquetFile(source) as file:
+    with (
+        damage_named(at, group["path"]),
+        at.open(group["path"]) as source,
+        pq.ParquetFile(source, pre_buffer=True) as file,
+    ):
         yield file
+
+
+@contextmanager
+def damage_named(at: Storage, path: str) -> Iterator[None]:
+    """Raise DamageError that names the file when pyarrow cannot decode it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"{at.root}/{path} is damaged: {' '.join(str(error).split())}; `raft-spark check TABLE` compares all files with their manifest"
+        raise DamageError(msg) from error
 
 
 class AtomicWriter(ABC):

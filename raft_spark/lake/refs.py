@@ -8,14 +8,22 @@ One write changes several tables at once. When two runs write at the same time, 
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from raft_spark.common.background import in_background
 from raft_spark.config import Lake
+from raft_spark.errors import DamageError, InputError
 from raft_spark.lake.filesystem import Storage, age_hours
 
 REFRESH = "refresh-"  # prefix of the branches that refreshes write in
 _MAIN = "current.json"
+LOG = logging.getLogger(__name__)
+RENEWALS = 4  # of a branch in lake.sweep_after_hours
+SHORTEST_RENEWAL, LONGEST_RENEWAL = 0.2, 300.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +36,50 @@ class Refs:
 
 
 def read(lake: Lake) -> Refs:
-    """Return the refs of the lake, or of its branch; before a branch's first write those of the lake."""
-    at = Storage.of(lake)
-    stored = at.read(_path(lake))
-    return _parsed(at.read(_MAIN) if stored is None else stored)
+    """Return the refs of the lake, or of its branch; before a branch's first write those of the lake.
+
+    Raises InputError when the branch is one of a refresh and is gone: what the refresh reads must not change under it.
+    """
+    stored = _stored(lake, _path(lake))
+    if stored is not None:
+        return stored
+    if lake.branch.startswith(REFRESH):
+        msg = (
+            f"branch {lake.branch} of {lake.root} is gone: another run deleted it, since nothing had renewed it for "
+            f"lake.sweep_after_hours = {lake.sweep_after_hours:g}; run the refresh again: it uses what this one made"
+        )
+        raise InputError(msg)
+    return _stored(lake, _MAIN) or Refs()
+
+
+def create(lake: Lake, content: Refs) -> None:
+    """Write the refs of a new branch. Raises InputError when there is one of this name."""
+    if not Storage.of(lake).compare_and_swap(_path(lake), _encoded(content), None):
+        msg = f"{lake.root} has a branch {lake.branch!r} already"
+        raise InputError(msg)
+
+
+@contextmanager
+def renewed(lake: Lake) -> Iterator[None]:
+    """Write the refs of the branch again and again while the block runs, so that no `sweep` takes it for one left behind."""
+    pause = min(LONGEST_RENEWAL, max(SHORTEST_RENEWAL, lake.sweep_after_hours * 3600 / RENEWALS))
+
+    def renew(ended: threading.Event) -> None:
+        while not ended.wait(pause):
+            try:
+                update(lake, lambda now: now)
+            except InputError as error:  # whoever reads the branch next says so too
+                LOG.warning("branch %s was not renewed: %s", lake.branch, error)
+
+    with in_background(renew):
+        yield
 
 
 def branches(lake: Lake) -> dict[str, Refs]:
     """Return the refs of each branch by its name."""
     folder = Storage.of(lake).at("branches")
     names = [file.path.removesuffix(".json") for file in folder.list(recursive=False) if file.path.endswith(".json")]
-    return {name: _parsed(folder.read(f"{name}.json")) for name in names}
+    return {name: found for name in names if (found := _stored(lake, f"branches/{name}.json"))}
 
 
 def compare_and_swap(lake: Lake, changes: Mapping[str, str], expected: Mapping[str, str]) -> bool:
@@ -60,16 +101,16 @@ def update(lake: Lake, change: Callable[[Refs], Refs | None]) -> bool:
     at, path = Storage.of(lake), _path(lake)
     while True:
         before = at.read(path)
-        now = read(lake) if before is None else _parsed(before)
+        now = read(lake) if before is None else _parsed(before, lake, path)
         then = change(now)
         if then is None:
             return False
-        if at.compare_and_swap(path, json.dumps(dataclasses.asdict(then), indent=1).encode(), before):
+        if at.compare_and_swap(path, _encoded(then), before):
             return True
 
 
 def sweep(lake: Lake) -> None:
-    """Delete the refs of refresh branches that were last written more than lake.sweep_after_hours ago."""
+    """Delete the refs of refresh branches that nobody has renewed for lake.sweep_after_hours."""
     folder = Storage.of(lake).at("branches")
     for file in folder.list(recursive=False):
         if file.path.startswith(REFRESH) and age_hours(file) >= lake.sweep_after_hours:
@@ -85,8 +126,22 @@ def _path(lake: Lake) -> str:
     return f"branches/{lake.branch}.json" if lake.branch else _MAIN
 
 
-def _parsed(text: bytes | None) -> Refs:
-    if text is None:
-        return Refs()
-    stored = json.loads(text)
-    return Refs(stored["tables"], tuple(stored["pinned"]), tuple(stored["left"]))
+def _encoded(content: Refs) -> bytes:
+    return json.dumps(dataclasses.asdict(content), indent=1).encode()
+
+
+def _stored(lake: Lake, path: str) -> Refs | None:
+    text = Storage.of(lake).read(path)
+    return None if text is None else _parsed(text, lake, path)
+
+
+def _parsed(text: bytes, lake: Lake, path: str) -> Refs:
+    try:
+        stored = json.loads(text)
+        return Refs(stored["tables"], tuple(stored["pinned"]), tuple(stored["left"]))
+    except (ValueError, TypeError, KeyError) as error:
+        msg = (
+            f"{lake.root}/{path} is damaged: its {len(text)} bytes do not name the lake's versions; restore it from a copy, or "
+            "move it away and run `raft-spark rollback VERSION` with a version that `raft-spark history dataset` lists"
+        )
+        raise DamageError(msg) from error

@@ -13,18 +13,21 @@ folder without a manifest, which `sweep` deletes when it is old enough.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raft_spark import __version__
 from raft_spark.common import ids, logs
 from raft_spark.config import Config, Lake
-from raft_spark.errors import InputError
+from raft_spark.errors import DamageError, InputError
 from raft_spark.lake import refs
 from raft_spark.lake.filesystem import Storage, age_hours
 from raft_spark.lake.parquet import DataFile
 from raft_spark.lake.schemas import COMPLETIONS
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,22 @@ def load(lake: Lake, table: str, version: str) -> Version:
 
 
 def find(lake: Lake, table: str, version: str) -> Version | None:
-    """Return the version with this id, or None."""
-    manifest = storage(lake, table).read(f"versions/{version}/manifest.json")
+    """Return the version with this id, or None. Raises DamageError when its manifest cannot be read."""
+    path = f"versions/{version}/manifest.json"
+    manifest = storage(lake, table).read(path)
     if manifest is None:
         return None
+    try:
+        return _parsed(manifest)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = (
+            f"{lake.root}/{table}/{path} is damaged: its {len(manifest)} bytes are no manifest of a version; restore it from a "
+            f"copy, or delete it and run `raft-spark {table}`, which makes the version again"
+        )
+        raise DamageError(msg) from error
+
+
+def _parsed(manifest: bytes) -> Version:
     stored = json.loads(manifest)
     files = tuple(DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in stored.pop("files"))
     return Version(files=files, merged_from=tuple(stored.pop("merged_from", ())), **stored)
@@ -125,7 +140,7 @@ def find_existing(lake: Lake, table: str, identity: str) -> Version | None:
     if now and now.identity == identity:
         return now
     candidates = [version for version in finished_ids(lake, table) if f"-{identity[:8]}-" in version]
-    same = [found for version in candidates if (found := load(lake, table, version)).identity == identity]
+    same = [found for found in _undamaged(lake, table, candidates) if found.identity == identity]
     if not same:
         return None
     _make_current(lake, same[-1], _current_id(lake, table))
@@ -133,8 +148,8 @@ def find_existing(lake: Lake, table: str, identity: str) -> Version | None:
 
 
 def history(lake: Lake, table: str) -> list[Version]:
-    """Return every finished version, oldest first."""
-    return [load(lake, table, version) for version in finished_ids(lake, table)]
+    """Return every finished version, oldest first. One whose manifest is damaged is left out, with a warning."""
+    return list(_undamaged(lake, table, finished_ids(lake, table)))
 
 
 def require_history(lake: Lake, table: str) -> list[Version]:
@@ -151,8 +166,44 @@ def finished_ids(lake: Lake, table: str) -> list[str]:
     return [file.path.split("/")[0] for file in files if file.path.endswith("/manifest.json")]
 
 
+def _undamaged(lake: Lake, table: str, versions: Iterable[str]) -> Iterator[Version]:
+    for version in versions:
+        try:
+            found = find(lake, table, version)
+        except DamageError as error:
+            LOG.warning("version %s of %s is passed over: %s", version, table, error)
+        else:
+            yield from [found] if found else []  # None: it has expired meanwhile
+
+
+def files_folder(lake: Lake, version: Version) -> Storage:
+    """Return the folder that the paths of the version's files are relative to."""
+    at = storage(lake, version.table)
+    return at if version.table == COMPLETIONS else at.at("versions", version.id)
+
+
+def require_files(lake: Lake, version: Version) -> None:
+    """List the folder of a version. Raises DamageError when a file with rows is missing or has another size."""
+    folder = files_folder(lake, version)
+    sizes = {f"data/{file.path}": file.size for file in folder.at("data").list()}
+    wrong = [file for file in version.data() if sizes.get(file.path) != file.bytes]
+    if wrong:
+        first = wrong[0]
+        found = f"has {sizes[first.path]} bytes instead of {first.bytes}" if first.path in sizes else "is missing"
+        more = f" ({len(wrong)} files of the version are damaged)" if len(wrong) > 1 else ""
+        msg = (
+            f"{folder.root}/{first.path} {found}{more}; restore it from a copy, or delete {lake.root}/{version.table}/versions/"
+            f"{version.id}/manifest.json and run `raft-spark {version.table}`, which makes the version again"
+        )
+        raise DamageError(msg)
+
+
 def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
-    """Return where each row group of a version is, in order, and its number of rows: the input of bulk stages' tasks."""
+    """Return where each row group of a version is, in order, and its number of rows: the input of bulk stages' tasks.
+
+    Raises DamageError when a file is missing or has another size.
+    """
+    require_files(lake, version)
     folder = storage(lake, version.table).at("versions", version.id)
     at = {**folder.location(), "table": version.table}
     return [

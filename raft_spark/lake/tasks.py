@@ -5,6 +5,7 @@ text is one JSON object, and the driver decodes it.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,9 +17,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import errors
-from raft_spark.errors import RaftError
+from raft_spark.errors import DamageError, RaftError
 
 MARK = '{"raft_spark_error": '  # the start of the JSON object in the text of Spark's exception
+
+# Spark 4: FAILED_READ_FILE and CANNOT_READ_FILE_FOOTER; Spark 3.5: the same sentences, and its own on files that are gone
+UNREADABLE = re.compile(
+    r"(?:while reading file|read footer for file:|File does not exist:|Path does not exist:) *([^\s,]*[^\s,.])"
+)
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -37,11 +43,14 @@ def map_in_arrow(rows: DataFrame, function: ArrowFunction, schema: pa.Schema) ->
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Raise the RaftError that a worker raised in a Spark action of the block; other errors pass unchanged, as Spark's."""
+    """Raise the RaftError that a worker raised in a Spark action of the block, or a DamageError for a file that Spark cannot read.
+
+    Other errors pass unchanged, as Spark's.
+    """
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
-        found = decode(str(error))
+        found = decode(str(error)) or unreadable_file(str(error))
         if found is None:
             raise
         raise found from error
@@ -60,6 +69,16 @@ def decode(text: str) -> RaftError | None:
     found, _ = json.JSONDecoder().raw_decode(text, start)
     kind: type[RaftError] = getattr(errors, found["raft_spark_error"])
     return kind(found["message"])
+
+
+def unreadable_file(text: str) -> DamageError | None:
+    """Return the error that names the file that Spark could not read; None when `text` is another error of Spark's."""
+    found = UNREADABLE.search(text)
+    if found is None:
+        return None
+    return DamageError(
+        f"{found[1]} is damaged or missing: Spark cannot read it; `raft-spark check TABLE` compares all files with their manifest"
+    )
 
 
 def _encode_errors(batches: Iterator[pa.RecordBatch], function: ArrowFunction) -> Iterator[pa.RecordBatch]:

@@ -117,7 +117,7 @@ def _as_input_error(storage: Storage, path: str = "") -> Iterator[None]:
 
 @contextmanager
 def _open(storage: Storage, path: str) -> Iterator[pa.NativeFile]:
-    with _as_input_error(storage, path), storage.filesystem.open_input_file(storage.path(path)) as stream:
+    with _as_input_error(storage, path), storage.open(path) as stream:
         yield stream
 
 

@@ -113,6 +113,17 @@ def check_changes(articles: Changes, base: Changes, conf: config.Refresh) -> lis
     ]
 
 
+def check_lineage(published: Mapping[str, tables.Version]) -> GateResult:
+    """Check that each table was made from the versions that are published with it."""
+    mixed = [
+        (version.table, name)
+        for version in published.values()
+        for name, made_from in version.inputs.items()
+        if name in published and published[name].id != made_from
+    ]
+    return GateResult("inputs that differ from the versions published with them", len(mixed), 0, 0)
+
+
 def check_dataset(conf: config.Config, new: Mapping[str, tables.Version]) -> list[GateResult]:
     """Check the answers and the dataset."""
     counts, answers = new[schemas.DATASET].counts, new[schemas.COMPLETIONS].counts
@@ -150,7 +161,7 @@ def _schema(lake: config.Lake, version: tables.Version) -> GateResult:
     at = tables.storage(lake, version.table).at("versions", version.id)
     count = 0
     for file in version.data():
-        with at.filesystem.open_input_file(at.path(file.path)) as stream:
+        with at.open(file.path) as stream:
             columns = list(pq.read_schema(stream))
         count += columns != list(schemas.SCHEMAS[version.table])[: len(columns)]
     return GateResult(f"files of {version.table} with other columns", count, 0, 0)

@@ -106,8 +106,7 @@ class Table:
 
     @property
     def _storage(self) -> Storage:
-        at = tables.storage(self.lake, self.name)
-        return at if self.name == schemas.COMPLETIONS else at.at("versions", self.version)
+        return tables.files_folder(self.lake, self.manifest)
 
     @property
     def _partition(self) -> str:
@@ -127,6 +126,7 @@ class Table:
     def _files(self, form: str) -> list[parquet.DataFile]:
         """Return the files with rows. Those of a dataset come in the order train, validation, test."""
         if self.name != schemas.DATASET:
+            tables.require_files(self.lake, self.manifest)
             return self.manifest.data()
         folder = f"{self._format(form)}/"
         files = [file for file in self.manifest.files if file.path.startswith(folder) and file.rows]
@@ -135,11 +135,11 @@ class Table:
     def _read(self, form: str) -> Iterator[pa.Table]:
         schema = self._schema(form)
         for file in self._files(form):
-            data = self._storage.read(file.path) or b""
-            if file.path.endswith(".jsonl"):
-                rows = pa.Table.from_pylist([json.loads(line) for line in data.splitlines()], schema)
-            else:
-                rows = parquet.fill_columns(pq.read_table(pa.BufferReader(data)), self.name, schema.names)
+            with parquet.damage_named(self._storage, file.path), self._storage.open(file.path) as stream:
+                if file.path.endswith(".jsonl"):
+                    rows = pa.Table.from_pylist([json.loads(line) for line in stream.read().splitlines()], schema)
+                else:
+                    rows = parquet.fill_columns(pq.read_table(stream), self.name, schema.names)
             value = file.path.partition("day=")[2].partition("/")[0] if self._partition == "day" else _split(file)
             yield rows.append_column(self._partition, pa.array([value] * len(rows), pa.string()))
 

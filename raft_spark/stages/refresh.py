@@ -68,9 +68,10 @@ def run(conf: config.Config) -> RefreshRecord:
     record = RefreshRecord(ids.new_id(), ids.now(), before.tables)
     branch = conf.lake.model_copy(update={"branch": refs.REFRESH + record.id})
     refs.sweep(conf.lake)
-    refs.update(branch, lambda _: before)
+    refs.create(branch, before)
     try:
-        record = _run_stages(conf.model_copy(update={"lake": branch}), record)
+        with refs.renewed(branch):
+            record = _run_stages(conf.model_copy(update={"lake": branch}), record)
         if record.outcome == "published":
             _write(conf.lake, replace(record, outcome="publishing"))
             _publish(conf.lake, record)
@@ -105,7 +106,8 @@ def _run_stages(conf: config.Config, record: RefreshRecord) -> RefreshRecord:
             f"the result is dataset {dataset}, which was rolled back; `raft-spark rollback {dataset}` makes it current"
         )
         return replace(record, outcome="nothing new", reason=reason)
-    return _apply_gates(replace(record, outcome="published"), gates.check_dataset(conf, new))
+    results = [*gates.check_dataset(conf, new), gates.check_lineage({name: new[name] for name in PUBLISHED})]
+    return _apply_gates(replace(record, outcome="published"), results)
 
 
 def _check_rows(conf: config.Config, record: RefreshRecord, new: Mapping[str, tables.Version]) -> RefreshRecord:
@@ -117,6 +119,7 @@ def _check_rows(conf: config.Config, record: RefreshRecord, new: Mapping[str, ta
         }
         changes = {name: gates.changes(spark, conf.lake, old[name], version) for name, version in new.items()}
         results = gates.check_rows(spark, conf, new)
+    results.append(gates.check_lineage(new))
     results += gates.check_changes(changes[schemas.ARTICLES], changes[schemas.BASE], conf.refresh)
     return _apply_gates(replace(record, changes=changes), results)
 

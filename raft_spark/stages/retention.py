@@ -4,13 +4,16 @@ A version is never deleted while it is current, pinned or in a branch, or while 
 """
 
 import datetime as dt
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from raft_spark.config import Lake
-from raft_spark.errors import InputError
+from raft_spark.errors import DamageError, InputError
 from raft_spark.lake import refs, schemas, tables
 from raft_spark.stages import registry
+
+LOG = logging.getLogger(__name__)
 
 
 def expire(lake: Lake) -> list[str]:
@@ -18,11 +21,17 @@ def expire(lake: Lake) -> list[str]:
 
     Stored answers are not deleted: a version of completions is only a list of files. The manifest of a version is deleted
     first, so that no reader finds an incomplete version. Versions are deleted before those they were made from.
+
+    A version whose manifest is damaged stays. While such a version is current, pinned or in a branch, nothing is deleted,
+    since it is not known what it was made from.
     """
     known = {table: tables.history(lake, table) for table in registry.NAMES}
+    referenced = _referenced_undamaged(lake, known)
+    if referenced is None:
+        return []
     recent = {version.id for versions in known.values() for version in versions[-lake.keep_versions :]}
     young = {version.id for versions in known.values() for version in versions if _age_days(version) < lake.keep_days}
-    retained = _with_sources(_referenced(lake) | recent | young, known)
+    retained = _with_sources(referenced | recent | young, known)
     expired = [version for table in reversed(registry.NAMES) for version in known[table] if version.id not in retained]
     for version in expired:
         at = tables.storage(lake, version.table).at("versions")
@@ -47,6 +56,10 @@ def roll_back(lake: Lake, version: str) -> dict[str, str]:
         return replace(now, tables={**now.tables, **targets}, left=tuple(rolled_back))
 
     before = refs.read(lake).tables
+    if (
+        schemas.COMPLETIONS not in before and schemas.COMPLETIONS in lineage
+    ):  # current.json is new: the old one was damaged
+        targets[schemas.COMPLETIONS] = tables.history(lake, schemas.COMPLETIONS)[-1].id
     refs.update(lake, move)
     if not all(tables.find(lake, table, name) for table, name in targets.items()):
         refs.compare_and_swap(lake, {table: before[table] for table in targets if table in before}, targets)
@@ -84,6 +97,26 @@ def _lineage(lake: Lake, version: tables.Version) -> dict[str, str]:
     for table, name in version.inputs.items():
         lineage |= _lineage(lake, tables.load(lake, table, name))
     return lineage
+
+
+def _referenced_undamaged(lake: Lake, known: Mapping[str, Sequence[tables.Version]]) -> set[str] | None:
+    """Return the versions that are referenced; None, with a warning, when one of them or a branch is damaged."""
+    try:
+        referenced = _referenced(lake)
+    except DamageError as error:
+        LOG.warning("no version expires: %s", error)
+        return None
+    readable = {version.id for versions in known.values() for version in versions}
+    damaged = [
+        name
+        for table in known
+        for name in tables.finished_ids(lake, table)
+        if name in referenced and name not in readable
+    ]
+    if damaged:
+        LOG.warning("no version expires: %s is current, pinned or in a branch, and its manifest is damaged", damaged[0])
+        return None
+    return referenced
 
 
 def _referenced(lake: Lake) -> set[str]:

@@ -13,6 +13,7 @@ from raft_spark.config import Config
 from raft_spark.errors import RaftError, StoppedError
 from raft_spark.lake import iceberg, session
 from raft_spark.lake.tables import Version
+from raft_spark.lake.tasks import worker_errors
 from raft_spark.monitoring import cloudwatch, lineage
 from raft_spark.stages.registry import Stage
 
@@ -24,7 +25,8 @@ def run(stage: Stage, conf: Config) -> Version:
     logs.configure(conf.log.format, stage=stage.name, run_id="")
     begin = time.time()
     try:
-        version = stage.run(conf)
+        with worker_errors():
+            version = stage.run(conf)
     except BaseException as error:
         _log_end(conf, stage, begin, error)
         raise

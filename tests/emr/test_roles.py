@@ -65,7 +65,6 @@ FILES = {
     "open_input_stream": [get(POINTER), get("articles/2026.jsonl"), MISSING],
     "open_input_file": [get(PART), get("articles/2026.parquet")],
     "open_output_stream": [put(PART), ABORTED],
-    "copy_files": [put(PART), ABORTED],
     "get_file_info": [get(PART), MISSING, listing("lake/completions/data/"), listing("articles/")],
     "delete_file": [DELETED, put("lake/completions/data/")],  # an empty object stands for the folder
     "delete_dir": [listing("lake/articles/versions/1/"), DELETED, put("lake/articles/versions/")],
@@ -73,6 +72,7 @@ FILES = {
     "create_dir": [],  # never of a bucket, see hub
 }
 # ... boto3's, of an operation's name in Python ...
+UPLOADS = {"upload_file": [put(PART), ABORTED]}  # a method of boto3's client and not of S3
 LAKE = {"put_object": [put(POINTER)], "get_object": [get(POINTER), MISSING]}
 SAGEMAKER = {"invoke_endpoint": [Need("sagemaker:InvokeEndpoint", ENDPOINT)]}
 BEDROCK = {name: [Need("bedrock:InvokeModel", MODEL)] for name in ("converse", "invoke_model")}
@@ -102,11 +102,11 @@ EMR = {
     "EMR writes metrics": [Need("aps:RemoteWrite", WORKSPACE)],
 }
 ASKING = {"sagemaker": SAGEMAKER, "bedrock": BEDROCK, "bedrock-batch": BEDROCK | BATCHES, "other": {}}
-ALWAYS = FILES | LAKE | GLUE | KEY | EMR
+ALWAYS = FILES | UPLOADS | LAKE | GLUE | KEY | EMR
 
 # What a role cannot do without a statement.
 READS = {"open_input_stream", "open_input_file", "get_file_info", "get_object"}
-WRITES = {"open_output_stream", "copy_files", "put_object"}
+WRITES = {"open_output_stream", "upload_file", "put_object"}
 DELETES = {"delete_file", "delete_dir", "delete_dir_contents"}
 LISTS = {"open_input_stream", "get_file_info", "get_object", "delete_dir", "delete_dir_contents"}
 NEEDED = {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from raft_spark import config
+from raft_spark.errors import InputError
 from raft_spark.lake import filesystem
 from raft_spark.lake.filesystem import Storage
 
@@ -66,6 +67,62 @@ def test_a_block_that_fails_leaves_nothing_and_keeps_what_was_there(storage: Sto
             fail(path)
     assert everything(tmp_path) == ["lake/old.txt"]
     assert storage.read("old.txt") == b"old"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folders_are_before_the_write_returns(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def noted(number: int) -> None:
+        path = Path(f"/proc/self/fd/{number}").readlink()
+        kind = str(path.relative_to(tmp_path)) if path.is_dir() else path.suffix
+        synced.append((kind, (tmp_path / "lake/a/b/c.txt").exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    storage.write("a/b/c.txt", b"x")
+    assert synced == [(".", False), ("lake", False), ("lake/a", False), (".tmp", False), ("lake/a/b", True)]
+    synced.clear()
+    assert storage.compare_and_swap("a/b/pointer", b"1", None)
+    assert synced == [(".tmp", True), ("lake/a/b", True)]
+
+
+# Refusals
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path: Path):
+    (tmp_path / "lake").write_text("x")
+    for storage in (Storage(str(tmp_path / "lake")), Storage(str(tmp_path / "lake/below"))):
+        for call in (
+            lambda at=storage: at.read("a.txt"),
+            lambda at=storage: at.write("a.txt", b""),
+            lambda at=storage: at.list(),
+            lambda at=storage: at.compare_and_swap("a.txt", b"", None),
+            lambda at=storage: at.open("a.txt"),
+        ):
+            with pytest.raises(InputError, match=rf"cannot be .*: {tmp_path}/lake is a file, where a folder must be"):
+                call()
+
+
+def test_a_folder_that_takes_no_file_is_named():
+    for call in (lambda at: at.write("a", b""), lambda at: at.compare_and_swap("a", b"", None)):
+        with pytest.raises(InputError, match=r"/proc/lake/a cannot be written: No such file or directory"):
+            call(Storage("/proc/lake"))
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(storage: Storage, tmp_path: Path):
+    storage.write("old.txt", b"old")
+
+    def fill() -> None:
+        with storage.atomic_write("old.txt") as local:
+            local.symlink_to("/dev/full")
+            local.write_bytes(b"x" * 100_000)
+
+    with pytest.raises(InputError, match=r"lake/old\.txt cannot be written: No space left on device"):
+        fill()
+    assert everything(tmp_path) == ["lake/old.txt"]
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(storage: Storage):

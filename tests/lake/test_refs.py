@@ -1,11 +1,13 @@
 """Which version readers get: moved at once for several tables, by one writer of two, in branches of their own."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
 
 from raft_spark import config
+from raft_spark.errors import InputError
 from raft_spark.lake import refs
 
 pytestmark = pytest.mark.row
@@ -67,9 +69,38 @@ def test_a_branch_begins_where_the_lake_stands_and_is_seen_by_nobody_else(lake: 
     assert refs.branches(lake) == {}
 
 
+def test_the_branch_of_a_living_refresh_is_renewed_and_never_swept(lake: config.Lake):
+    impatient = lake.model_copy(update={"sweep_after_hours": 2 / 3600})
+    living, dead = branch(impatient, "refresh-1"), branch(impatient, "refresh-2")
+    before = refs.Refs({"base": "b1"})
+    refs.create(living, before)
+    refs.create(dead, before)
+    with refs.renewed(living):
+        time.sleep(2.5)
+        refs.sweep(impatient)
+        assert set(refs.branches(lake)) == {"refresh-1"}
+        assert refs.read(living) == before
+        refs.drop(living)
+        time.sleep(1)
+    assert refs.branches(lake) == {}, "a renewal brings no branch back"
+
+
+def test_the_branch_of_a_refresh_that_is_gone_is_not_taken_for_the_lake(lake: config.Lake):
+    refs.compare_and_swap(lake, {"base": "b0"}, {})
+    swept = branch(lake, "refresh-1")
+    refs.create(swept, refs.read(lake))
+    with pytest.raises(InputError, match="has a branch 'refresh-1' already"):
+        refs.create(swept, refs.Refs())
+    refs.drop(swept)
+    for use in (refs.read, lambda at: refs.compare_and_swap(at, {"base": "b1"}, {"base": "b0"})):
+        with pytest.raises(InputError, match=r"branch refresh-1 of .* is gone: .*run the refresh again"):
+            use(swept)
+    assert refs.branches(lake) == {}
+
+
 def test_branches_of_refreshes_that_died_long_ago_are_swept_and_no_others(lake: config.Lake):
     for name in ("refresh-1", "trial"):
-        refs.compare_and_swap(branch(lake, name), {"base": "b1"}, {})
+        refs.create(branch(lake, name), refs.Refs({"base": "b1"}))
     refs.sweep(lake)
     assert set(refs.branches(lake)) == {"refresh-1", "trial"}
     refs.sweep(lake.model_copy(update={"sweep_after_hours": 0.0}))

@@ -60,6 +60,26 @@ def test_chance_alone_does_not_fail_a_gate_of_few_rows():
     assert not gates._length_gate("passages", many, 0.05).passed
 
 
+@pytest.mark.row
+def test_tables_made_from_other_versions_than_they_are_published_with_are_counted(tmp_path: Path):
+    conf = config.load(assignments=[f"lake.root={tmp_path}"])
+
+    def published(table: str, *inputs: tables.Version) -> tables.Version:
+        new = tables.open_draft(conf.lake, table, "0" * 16)
+        return tables.publish(new, conf, [], {version.table: version for version in inputs}, {})
+
+    old, new = published("articles"), published("articles")
+    from_old, from_new = published("base", old), published("base", new)
+    dataset = published("dataset", from_new)
+    for versions, mixed in (
+        ((new, from_new, dataset), 0),
+        ((old, from_new, dataset), 1),
+        ((old, from_old, dataset), 1),
+    ):
+        found = gates.check_lineage({version.table: version for version in versions})
+        assert (found.found, found.passed) == (mixed, not mixed)
+
+
 @pytest.fixture
 def built(settled: Settle) -> tuple[config.Config, dict[str, tables.Version]]:
     conf = settled()

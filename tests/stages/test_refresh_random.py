@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -240,6 +241,62 @@ def crash() -> None:
     raise Crash
 
 
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(config.load(assignments=[f"lake.root={tmp_path}"]), random.Random(1))
+    walk = tuple(dataclasses.replace(stage, run=getattr(world, stage.name)) for stage in registry.PIPELINE)
+    monkeypatch.setattr(registry, "PIPELINE", walk)
+    monkeypatch.setattr(refresh, "_check_rows", world.looked_at)
+    return world
+
+
+@pytest.mark.row
+@pytest.mark.parametrize("stage", [BASE, COMPLETIONS, DATASET])
+def test_a_refresh_whose_branch_was_swept_ends_and_publishes_nothing(
+    world: World, stage: str, monkeypatch: pytest.MonkeyPatch
+):
+    refresh.run(world.conf)
+    before = refs.read(world.conf.lake)
+    world.source[1] = "a corrected text"
+
+    def swept(conf: config.Config) -> tables.Version:
+        refs.sweep(conf.lake.model_copy(update={"sweep_after_hours": 0.0}))
+        return getattr(world, stage)(conf)
+
+    stages = [dataclasses.replace(each, run=swept) if each.name == stage else each for each in registry.PIPELINE]
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "PIPELINE", tuple(stages))
+        with pytest.raises(
+            InputError, match=r"branch refresh-.* is gone: another run deleted it.*run the refresh again"
+        ):
+            refresh.run(world.conf)
+    tables_now = refs.read(world.conf.lake).tables
+    assert {name: tables_now[name] for name in refresh.PUBLISHED} == {
+        name: before.tables[name] for name in refresh.PUBLISHED
+    }
+    assert refresh.run(world.conf).outcome == "published"
+    seen(world)
+
+
+@pytest.mark.row
+def test_a_dataset_of_another_base_than_the_one_beside_it_is_refused(world: World, monkeypatch: pytest.MonkeyPatch):
+    refresh.run(world.conf)
+    before = refs.read(world.conf.lake)
+    world.source[1] = "a corrected text"
+
+    def of_the_old_base(conf: config.Config) -> tables.Version:
+        return world.dataset(conf.model_copy(update={"lake": world.conf.lake, "dataset": conf.dataset}))
+
+    stages = [
+        dataclasses.replace(each, run=of_the_old_base) if each.name == DATASET else each for each in registry.PIPELINE
+    ]
+    monkeypatch.setattr(registry, "PIPELINE", tuple(stages))
+    with pytest.raises(GateError, match="inputs that differ from the versions published with them is 1"):
+        refresh.run(world.conf)
+    assert refs.read(world.conf.lake).tables[BASE] == before.tables[BASE]
+    assert refs.read(world.conf.lake).tables[ARTICLES] == before.tables[ARTICLES]
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "steps",
@@ -255,6 +312,7 @@ def test_whatever_happens_readers_see_one_whole_version_and_no_paid_answer_is_lo
     monkeypatch.setattr(registry, "PIPELINE", walk)
     monkeypatch.setattr(refresh, "_check_rows", world.looked_at)
     monkeypatch.setattr(Storage, "compare_and_swap", world.noted(Storage.compare_and_swap))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # it is two thirds of the time, and no power fails here
     for _ in range(steps):
         stored = set(world.answers())
         world.changes()
