@@ -13,7 +13,7 @@ from raft_spark.config import Completions, Dataset, Lake
 from raft_spark.errors import InputError
 from raft_spark.formats.formats import TrainingRow
 from raft_spark.lake.filesystem import Storage
-from raft_spark.recipe import answer_checks, prompts
+from raft_spark.recipe import answer_checks, prompts, refusals
 
 TURN_TOKENS = 8  # at most, of the markup of one turn in a chat template
 HEAD_TOKENS = 40  # at most, before the first turn: Llama 3.1 writes dates there
@@ -55,7 +55,7 @@ def _target(
 def _rejected_answer(completion: str | None, target: str, completions: Completions) -> str | None:
     completion = (completion or "").strip()
     answer = answer_checks.parse(completion).answer if completions.style == "cot" else completion
-    return None if not answer or completion == target or prompts.REFUSAL_PATTERN.search(answer) else completion
+    return None if not answer or completion == target or refusals.is_refusal(answer) else completion
 
 
 def fit_length(

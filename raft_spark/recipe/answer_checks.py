@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from raft_spark.config import Completions, Dataset
-from raft_spark.recipe import prompts
+from raft_spark.recipe import prompts, refusals
 
 MIN_QUOTE_CHARS = 12  # without spaces; a shorter text may be in a passage by chance
 MIN_LANGUAGE_CHARS = 40  # the language of a shorter text is a guess
@@ -27,9 +27,22 @@ _WORD = re.compile(r"[^\W\u0530-\u1dff\u2000-\U0010ffff]")
 _FRACTION = re.compile(r"[.-]\d")
 _NUMBER_BEFORE = re.compile(r"(?:\d,|[.\u00b7]|(?<![\w)\]])-)$")
 _NUMBER_AFTER = re.compile(r"[.,\u00b7]\d")
-_DECISION = re.compile(r"[\W_]*(?:answer\s*:[\W_]*)?(yes|no|maybe)(?![^\W_])(?!-\w)", re.IGNORECASE)
-# "No harm was seen.": the answer is not "no".
-_NO_NOUN = re.compile(r"[\W_]*no\s+(?!(?:it|he|she|they|there|this|that|these|those|we)\b)\w", re.IGNORECASE)
+_LEAD = (  # what may stand before a decision
+    r"(?:(?:(?:the|my|final|short|overall|correct)\s+)*(?:answer|response|decision|conclusion|verdict)(?:\s+(?:is|would\s+be))?"
+    r"|a(?=\s*:)|(?:in|as\s+a)\s+(?:conclusion|summary|short|brief)|to\s+conclude|overall|therefore|thus|hence|so|well|indeed"
+    r"|i(?:\s+would|['\u2019]d)?\s+(?:say|answer|conclude|think|believe)(?:\s+that)?"
+    r"|(?:based\s+on|according\s+to|given)\s[^,.:;\n]{1,80}(?=,))\W+"
+)
+_DECISION = re.compile(
+    rf"[\W_]*(?:{_LEAD}){{0,3}}_*(?:(yes|no|maybe)(?![^\W_])|(possibly|perhaps)(?=[\W_]*(?:$|[.,;:!\n])))",
+    re.IGNORECASE,
+)
+# "No harm was seen." and "No-reflow predicts death." say no more than the beginning of a clause: "No it does not"
+_NO_NOUN = re.compile(
+    r"(?:[^\S\n]+|-)(?!(?:it|he|she|they|there|this|that|these|those|we|i|you|the|an?|because|since|as|but|although|though)\b)\w",
+    re.IGNORECASE,
+)
+_OTHER = re.compile(r"[^\w.!?]*(?:(?:and|or|but)\s+)?(yes|no|maybe)(?=[\W_]*(?:$|[.,;:!?/\n]))", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +100,19 @@ def comparable_quote(quote: str) -> str:
 
 
 def read_decision(answer: str) -> str | None:
-    """Return the yes, no or maybe that an answer begins with, or None."""
-    decision = _DECISION.match(answer)
-    return decision[1].lower() if decision else None
+    """Return the yes, no or maybe that an answer begins with, or None.
+
+    A label or a phrase may stand before it: "Answer: yes", "In conclusion, no". Possibly and perhaps, alone in their clause,
+    are maybe. None for two decisions ("yes and no") and for a no that belongs to a noun ("No harm was seen").
+    """
+    found = _DECISION.match(answer)
+    if not found:
+        return None
+    decision = found[1].lower() if found[1] else "maybe"
+    if decision == "no" and _NO_NOUN.match(answer, found.end()):
+        return None
+    other = _OTHER.match(answer, found.end())
+    return decision if not other or other[1].lower() == decision else None
 
 
 class QuoteSearch:
@@ -176,16 +199,16 @@ def _check_quotes(quotes: tuple[str, ...], oracle: QuoteSearch, distance: float)
 
 
 def _check_refusal(answer: str) -> Iterator[Problem]:
-    if prompts.REFUSAL_PATTERN.search(answer):
+    if refusals.is_refusal(answer):
         yield Problem("refusal", "refusal")
 
 
 def _check_decision(answer: str, final_decision: str | None, *, is_required: bool) -> Iterator[Problem]:
     """Compare the yes, no or maybe that the answer begins with. An answer must begin so only if the prompt requires it."""
-    decision = read_decision(answer) if is_required or not _NO_NOUN.match(answer) else None
+    decision = read_decision(answer)
     if decision and final_decision and decision != final_decision.lower():
         yield Problem("decision", "another decision")
-    if is_required and not decision and not prompts.REFUSAL_PATTERN.search(answer):
+    if is_required and not decision and not refusals.is_refusal(answer):
         yield Problem("decision", "no decision")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from raft_spark.recipe import answer_checks, prompts
+from raft_spark.recipe import answer_checks, refusals
 
 QuoteSource = Literal["oracle", "distractor", "nowhere"]
 PACKAGES = ("rapidfuzz", "sacrebleu")
@@ -49,7 +49,7 @@ def score(
     sources = locate_quotes(parsed.quotes, oracle, distractors)
     return {
         "decision": answer_checks.read_decision(line),
-        "abstained": bool(prompts.REFUSAL_PATTERN.search(text)),
+        "abstained": refusals.is_refusal(text),
         **asdict(overlap(text, reference)),
         "quoted": sources,
         "quotes": len(sources),

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.formats import formats, targets
-from raft_spark.recipe import prompts
+from raft_spark.recipe import prompts, refusals
 
 pytestmark = pytest.mark.row
 
@@ -58,7 +58,7 @@ def test_the_target_of_a_row_without_its_oracle_depends_on_the_settings_and_one_
 
 
 def test_the_refusal_that_is_trained_is_recognized_as_one():
-    assert prompts.REFUSAL_PATTERN.search(prompts.REFUSAL_ANSWER)
+    assert refusals.is_refusal(prompts.REFUSAL_ANSWER)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))

@@ -1,5 +1,7 @@
 """What is wrong with a completion is found: quotes that nobody wrote, no answer, another decision; and only that."""
 
+import re
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -95,6 +97,37 @@ def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
     assert reasons(open_answer, "yes", "completions.decision=true") == ["no decision"]
     assert reasons(GOOD.replace("Yes", "No"), None) == []
     assert reasons(GOOD.replace("Yes", "No. I don't know"), "no", "completions.decision=true") == ["refusal"]
+
+
+DECISIONS = {  # decision -> beginnings of answers
+    "yes": """yes.|YES|**Yes**, because|(yes)|'Yes'|\u201cYes\u201d|\u00abYes\u00bb|\u200bYes|\ufeffYes|Yes\u2026|Yes\u2014it does|Yes-it does
+        Yes it does|yes\\nbecause|A: yes|Answer: **Yes**|**Answer:** Yes|Answer - yes|Answer is yes|The answer is yes|Decision: yes
+        My final answer is: yes|Verdict: yes|In conclusion, yes|Overall, yes|Therefore, yes|I would say yes|I\u2019d say yes|I think yes
+        Based on the passage, yes|According to the given context, yes, it does|Yes, no harm was seen.|Yes, yes.|Yes. No harm was seen.""",
+    "no": """No|NO!|No, it does not|No it does not|No they do not|No because it fell|No the drug does not work|No-it does not|No\u2026
+        No\u2014it does not|**No**, it|No\\nThe drug failed|No. 45% of them died|No, no.|No. Maybe larger trials help.|The answer is no.
+        In conclusion, no, it does not""",
+    "maybe": """Maybe|maybe: it|Maybe the drug works.|Maybe, maybe not|Answer: maybe|Possibly.|Perhaps, in women|Possibly; more are needed
+        Maybe. No significant effect was found""",
+    None: """Yesterday|Nope.|Noninvasive|None|Not really|Probably yes|It is unclear|It depends.|No evidence supports it.|No harm was seen.
+        No significant difference was found.|No-one|No other than|No longer|No doubt it helps.|Answer: no difference.|Yes and no|yes or no
+        In conclusion, no difference was found.|I would say no harm was done|Yes/No|maybe/no|Maybe yes|Yes, no, maybe|Yes, but no.
+        Neither yes nor no|Perhaps the drug works.|Possibly the most frequent cause| """,
+}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_a_decision_is_what_an_answer_begins_with(decision: str | None):
+    answers = [line.replace("\\n", "\n") for line in re.split(r"\||\n\s*", DECISIONS[decision])]
+    assert {answer: answer_checks.read_decision(answer) for answer in answers} == dict.fromkeys(answers, decision)
+
+
+def test_dataset_and_evaluation_read_the_same_decision():
+    plain = config.load(assignments=["completions.decision=true"])
+    assert found("No significant difference was found.", "no", plain) == ["no decision"]
+    assert scores.score("No significant difference was found.", "", [], [], "answer")["decision"] is None
+    assert found("In conclusion, yes.", "no", plain) == ["another decision"]
+    assert scores.score("In conclusion, yes.", "", [], [], "answer")["decision"] == "yes"
 
 
 def test_a_plain_answer_needs_no_quote():
