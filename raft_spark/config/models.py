@@ -146,6 +146,7 @@ class DatasetGate(Section):
     quote: GateAction
     answer: GateAction
     decision: GateAction
+    turn: GateAction
     length: GateAction
     language: GateAction
 

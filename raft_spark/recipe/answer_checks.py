@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from raft_spark.config import Completions, Dataset
+from raft_spark.endpoints import answer_text
 from raft_spark.recipe import prompts, refusals
 
 MIN_QUOTE_CHARS = 12  # without spaces; a shorter text may be in a passage by chance
@@ -178,6 +179,8 @@ def check_answer(
         thought = parse(completion)
         yield from _check_quotes(thought.quotes, QuoteSearch(normalize(oracle)), conf.quote_distance)
         answer = thought.answer
+    if answer_text.has_next_turn(completion):
+        yield Problem("turn", "another turn")
     if answer:
         yield from _check_refusal(answer)
         yield from _check_decision(answer, final_decision, is_required=completions.decision)

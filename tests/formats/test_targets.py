@@ -57,6 +57,11 @@ def test_the_target_of_a_row_without_its_oracle_depends_on_the_settings_and_one_
     assert with_oracle.completion == completion
 
 
+def test_a_stored_thought_is_not_trained():
+    assert row(f"<think>It worked?</think>\n{THOUGHT}", "completions.style=cot").completion == THOUGHT
+    assert row("<think>It worked?</think>It works.<|eot_id|>").completion == "It works."
+
+
 def test_the_refusal_that_is_trained_is_recognized_as_one():
     assert refusals.is_refusal(prompts.REFUSAL_ANSWER)
 
