@@ -63,8 +63,8 @@ def test_a_quote_may_differ_in_spaces_dashes_and_quotation_marks(quote: str):
     ("completion", "expected"),
     [
         (with_quote("Pain fell by 31% (95% CI 21-39)"), ["false quote"]),
-        (with_quote("aspirin was given to 40 patients"), ["false quote"]),
-        (with_quote("Aspirin was given ... 20 of them women"), ["false quote"]),
+        (with_quote("Aspirin was Given to 40 patients"), ["false quote"]),
+        (with_quote("Aspirin was given ... by 30% (95% CI 21-39)"), ["false quote"]),
         (with_quote("Pain fell"), ["no quote"]),
         ("It is so.\n<ANSWER>: Yes.", ["no quote"]),
         ("##begin_quote##Pain fell by 30% (95% CI\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
@@ -137,7 +137,7 @@ def test_a_plain_answer_needs_no_quote():
 
 
 def test_a_quote_may_differ_by_as_much_as_the_settings_say_and_no_more():
-    two_of_thirty = with_quote("Paln fell by 31% (95% CI 21-39) within")
+    two_of_thirty = with_quote("Paln fell by 30% (95% CI 21-39) wlthin")
     assert reasons(two_of_thirty) == ["false quote"]
     assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.05") == ["false quote"]
     assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.07") == []
@@ -167,7 +167,8 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="#<"), min_size=
 
 @given(words, st.integers(0, 10), st.integers(7, 20))
 def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, length: int):
-    quote = " ".join(ORACLE.split()[begin : begin + length])
+    passage, begin = (ORACLE.split("\n\n")[begin % 2], begin // 2 * (begin % 2 == 0))
+    quote = " ".join(passage.split()[begin : begin + length])
     assert reasons(f"{around}\n##begin_quote##{quote}##end_quote##\n<ANSWER>: Yes.") == []
 
 
@@ -204,7 +205,6 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
     [
         ("Dose: 5, 10 and 20 mg daily", "5, 10 and 20 mg"),
         ("It fell by 30%, then by 40 %.", "fell by 30%, then by 40"),
-        ("a non-effective treatment of pain", "effective treatment of pain"),
         ("The mean was 30.Patients improved in a week", "Patients improved in a week"),
         ("In a week it improved in most patients.12", "improved in most patients"),
         ("They took .5 mg daily for all the weeks", "...took .5 mg daily for all the weeks..."),
@@ -225,13 +225,62 @@ def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: flo
     )
 
 
+PASSAGES = (
+    "Methods were given elsewhere.\n\nOf 1,234 patients (beta-blocker group, n = 612), 30.5% were well at 12 weeks; the dose was not "
+    "markedly different in non-drinkers, but only in the younger group (p < 0.05). Giving 0.5 mg of drug Y moved the score by -2.4 "
+    "points, whereas in significant disease it rose to \u2265 7 (HLA-B*27 \u00b1 2)."
+)
+
+
+@pytest.mark.parametrize("distance", ["0", "0.3"])
+@pytest.mark.parametrize(
+    ("quote", "is_faithful"),
+    [
+        ("Giving 0.5 mg of drug Y moved the score by -2.4 points", True),
+        ("giving 0.5 mg of drug Y moved the score by \u22122.4 points", True),
+        ("Giving 0.5 mg of drug Y ... rose to \u2265 7", True),
+        ("Giving 0.5 mg of drug Y moved [...]", True),
+        ("[\u2026] moved the score (\u2026) whereas in significant disease", True),
+        ("in significant disease it rose to >= 7", True),
+        ("of 1\u202f234 patients (beta-blocker group, n=612)", True),
+        ("Of 1234 patients (beta-blocker group", True),
+        ("but only in the younger group (p &lt; 0.05)", True),
+        ("Giving **0.5 mg** of _drug Y_ moved the score", True),
+        ("it rose to \u2265 7 (HLA-B*27 \u00b1 2)", True),
+        ("the dose was not markedly different in non-drinkers, but only in the younger group", True),
+        ("Giving 0.7 mg of drug Y moved the score by -2.4 points", False),
+        ("Giving 0.5 mg of drug Y moved the score by 2.4 points", False),
+        ("moved the score by +2.4 points, whereas", False),
+        ("5 mg of drug Y moved the score by -2.4 points", False),
+        ("Of 1,235 patients (beta-blocker group, n = 612)", False),
+        ("but only in the younger group (p > 0.05)", False),
+        ("(p < .05). Giving 0.5 mg of drug Y", False),
+        ("the dose was markedly different in non-drinkers, but", False),
+        ("the dose was ... markedly different in non-drinkers, but", False),
+        ("markedly different in non-drinkers, but only in the younger group", False),
+        ("different in non-drinkers, but only in the younger group", False),
+        ("drinkers, but only in the younger group", False),
+        ("the dose was not markedly different in drinkers, but", False),
+        ("the dose was not markedly different in non-drinkers", False),
+        ("whereas insignificant disease it rose to \u2265 7", False),
+        ("rose to \u2265 7 ... Giving 0.5 mg of drug Y", False),
+        ("elsewhere. Of 1,234 patients (beta-blocker group, n = 612)", False),
+    ],
+)
+def test_a_faithful_quote_is_found_and_no_other(quote: str, is_faithful: bool, distance: str):  # noqa: FBT001 - a table
+    conf = config.load(assignments=["completions.style=cot", f"dataset.quote_distance={distance}"])
+    checked = answer_checks.check_answer(with_quote(quote), PASSAGES, "yes", conf.completions, conf.dataset)
+    assert [problem.reason for problem in checked] == ([] if is_faithful else ["false quote"])
+
+
 @given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
 def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: str):
     conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
     quote, answer = ORACLE[:40], "Yes."
     if fault == "false":
         planted = answer_checks.comparable_quote(said)
-        assume(planted and planted not in answer_checks.without_spaces(ORACLE))
+        assume(planted and answer_checks.ELLIPSIS not in planted)
+        assume(planted.lower() not in answer_checks.QuoteSearch(answer_checks.normalize(ORACLE)).packed.lower())
         quote = said
     answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
     completion = (
