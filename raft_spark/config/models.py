@@ -156,6 +156,7 @@ class DatasetGate(Section):
     quote: GateAction
     answer: GateAction
     decision: GateAction
+    turn: GateAction
     length: GateAction
     language: GateAction
 

@@ -61,7 +61,8 @@ class Reply:
 
     `error_class` decides what happens next: the classes in RETRIED are sent again, `refused` (wrong key, unknown model)
     stops the job, any other fails its row. `retry_after` is the server's wish, in seconds. `finish_reason` is stop or
-    length. Token counts are set also for a failed request that the server has billed; None is not known.
+    length. `removed` says what was taken out of the text, see answer_text. Token counts are set also for a failed
+    request that the server has billed; None is not known.
     """
 
     completion: str | None = None
@@ -71,6 +72,7 @@ class Reply:
     error_class: ErrorClass | None = None
     error: str | None = None
     retry_after: float | None = None
+    removed: tuple[str, ...] = ()
 
 
 class Client(Protocol):

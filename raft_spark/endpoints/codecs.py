@@ -11,7 +11,7 @@ A failed reply has its token counts too, since they were billed. Sources of the 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raft_spark.endpoints import converse
+from raft_spark.endpoints import converse, responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.responses import completion_reply, failed_reply, message_in, token_count, with_usage
 
@@ -60,11 +60,17 @@ def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
 
 
 def _choice_reply(choice: Mapping[str, Any]) -> Reply:
+    reason = responses.finish_reason(choice.get("finish_reason"))
+    if reason in responses.FAILED:
+        return failed_reply("model_error", f"the server stopped the answer: finish_reason is {reason}")
     match choice:
         case {"finish_reason": "content_filter"}:
             return failed_reply("filtered", "the server's content filter stopped the answer")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
-            return completion_reply(text, is_truncated=choice.get("finish_reason") in ("length", "max_tokens"))
+            return completion_reply(text, is_truncated=reason in responses.TRUNCATED)
+        case {"message": {"content": [*parts]}}:  # the parts of a reasoning model, thoughts among them
+            texts = (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+            return completion_reply("".join(texts), is_truncated=reason in responses.TRUNCATED)
         case {"message": {"content": None}}:  # a model that reached the limit while reasoning
             return failed_reply("empty", f"the answer has no text: {message_in(choice)}")
     return failed_reply("model_error", f"the answer has no text: {message_in(choice)}")
@@ -75,19 +81,19 @@ def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     match answer:
         case [dict() as generated, *_] | (dict() as generated):
             details = generated.get("details")
-            reason = details.get("finish_reason") if isinstance(details, dict) else None
+            reason = responses.finish_reason(details.get("finish_reason") if isinstance(details, dict) else None)
             return with_usage(_text_reply(generated, reason), None, token_count(details, "generated_tokens"))
     return failed_reply("model_error", f"the answer has no generated_text: {message_in(answer)}")
 
 
-def _text_reply(generated: Mapping[str, Any], reason: object) -> Reply:
+def _text_reply(generated: Mapping[str, Any], reason: str) -> Reply:
     match generated:
         case {"generated_text": str(), "error": str(text)}:
             return failed_reply("model_error", f"the container failed in mid-answer: {text}")
-        case {"generated_text": str()} if reason == "error":  # with status 200
-            return failed_reply("model_error", "the container failed in mid-answer: finish_reason is error")
+        case {"generated_text": str()} if reason in responses.FAILED:  # with status 200
+            return failed_reply("model_error", f"the container failed in mid-answer: finish_reason is {reason}")
         case {"generated_text": str(text)}:
-            return completion_reply(text, is_truncated=reason == "length")
+            return completion_reply(text, is_truncated=reason in responses.TRUNCATED)
     return failed_reply("model_error", f"the answer has no generated_text: {message_in(generated)}")
 
 
@@ -95,8 +101,9 @@ def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Read the answer of InvokeModel for a Llama model."""
     match answer:
         case {"generation": str(text)}:
+            reason = responses.finish_reason(answer.get("stop_reason"))
             tokens = token_count(answer, "prompt_token_count"), token_count(answer, "generation_token_count")
-            return with_usage(completion_reply(text, is_truncated=answer.get("stop_reason") == "length"), *tokens)
+            return with_usage(completion_reply(text, is_truncated=reason in responses.TRUNCATED), *tokens)
     return failed_reply("model_error", f"the answer has no generation: {message_in(answer)}")
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import ErrorClass, Reply
 
 STATUS_CLASSES: Mapping[int, ErrorClass] = {
@@ -27,6 +28,9 @@ STATUS_CLASSES: Mapping[int, ErrorClass] = {
     5: "model_error",  # any other 5xx
 }
 ERROR_CHARS = 300
+# finish reasons in lower case, of OpenAI, vLLM, SGLang, TGI, LMI and Mistral; any other one is complete
+TRUNCATED = frozenset({"length", "max_tokens", "max_length", "max_new_tokens", "model_length"})
+FAILED = frozenset({"abort", "aborted", "cancelled", "canceled", "error"})
 
 
 def class_of_status(status: int) -> ErrorClass:
@@ -88,12 +92,25 @@ def retry_after_seconds(retry_after: str) -> float | None:
     return max(0.0, wait) if math.isfinite(wait) else None
 
 
+def finish_reason(reason: object) -> str:
+    """Return a finish reason in lower case, "" if it is no text."""
+    return reason.lower() if isinstance(reason, str) else ""
+
+
 def completion_reply(text: str, *, is_truncated: bool) -> Reply:
-    """Return a completion; a blank text is an error of class `empty`, which is not retried: it was billed."""
-    if not text.strip():
-        return failed_reply("empty", "the answer is empty")
-    storable = text.encode(errors="replace").decode()  # without unpaired surrogates, which Arrow cannot store
-    return Reply(completion=storable, finish_reason="length" if is_truncated else "stop")
+    """Return the answer in a text, see answer_text; a thought without an end is a truncated answer.
+
+    A blank answer is an error of class `empty`, which is not retried: it was billed.
+    """
+    clean = answer_text.clean(
+        text.encode(errors="replace").decode()
+    )  # no unpaired surrogates, which Arrow cannot store
+    if not clean.text.strip() and not clean.is_open:
+        reason = "a thought alone" if answer_text.THOUGHT in clean.removed else "empty"
+        return replace(failed_reply("empty", f"the answer is {reason}"), removed=clean.removed)
+    completion = clean.text if clean.text.strip() else text.strip()
+    finish = "length" if is_truncated or clean.is_open else "stop"
+    return Reply(completion, finish, removed=clean.removed)
 
 
 def failed_reply(error_class: ErrorClass, error: str, retry_after: float | None = None) -> Reply:

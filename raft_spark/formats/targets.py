@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raft_spark.config import Completions, Dataset, Lake
+from raft_spark.endpoints import answer_text
 from raft_spark.errors import InputError
 from raft_spark.formats.formats import TrainingRow
 from raft_spark.lake.filesystem import Storage
-from raft_spark.recipe import answer_checks, prompts
+from raft_spark.recipe import answer_checks, prompts, refusals
 
 TURN_TOKENS = 8  # at most, of the markup of one turn in a chat template
 HEAD_TOKENS = 40  # at most, before the first turn: Llama 3.1 writes dates there
@@ -25,7 +26,7 @@ def training_row(joined: Mapping[str, Any], conf: Dataset, completions: Completi
     """Return the row that formats write, with all its passages. The rejected answer is None when it is missing, the
     same as the completion, or a refusal.
     """
-    completion = joined["completion"].strip()
+    completion = answer_text.clean(joined["completion"]).text.strip()
     answer = answer_checks.parse(completion).answer or completion if completions.style == "cot" else completion
     target, answer = _target(completion, answer, joined, conf, completions)
     return TrainingRow(
@@ -53,9 +54,10 @@ def _target(
 
 
 def _rejected_answer(completion: str | None, target: str, completions: Completions) -> str | None:
-    completion = (completion or "").strip()
+    clean = answer_text.clean(completion or "")
+    completion = "" if clean.is_open or answer_text.has_next_turn(clean.text) else clean.text.strip()
     answer = answer_checks.parse(completion).answer if completions.style == "cot" else completion
-    return None if not answer or completion == target or prompts.REFUSAL_PATTERN.search(answer) else completion
+    return None if not answer or completion == target or refusals.is_refusal(answer) else completion
 
 
 def fit_length(

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
+from raft_spark.endpoints import answer_text
 from raft_spark.inference import requests
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks
@@ -53,13 +54,14 @@ class Acceptance:
 
 def judge_answer(row: Mapping[str, Any], conf: config.Dataset, completions: config.Completions) -> Acceptance:
     """Check an answer by [dataset.gate]; `row` holds the columns of the answer, its oracle and its final_decision."""
-    completion = row["completion"]
-    if completion is None:
+    if row["completion"] is None:
         return Acceptance((f"no answer: {row['last_error'] or 'not asked'}",))
-    if not completion.strip():
-        return Acceptance(("empty answer",))
-    problems = [Problem("truncated", "truncated")] if row["finish_reason"] == "length" else []
-    problems += answer_checks.check_answer(completion, row["oracle"], row["final_decision"], completions, conf)
+    clean = answer_text.clean(row["completion"])  # an earlier version may have stored it
+    if not clean.text.strip():
+        return Acceptance(("truncated" if clean.is_open else "empty answer",))
+    is_truncated = clean.is_open or row["finish_reason"] == "length"
+    problems = [Problem("truncated", "truncated")] if is_truncated else []
+    problems += answer_checks.check_answer(clean.text, row["oracle"], row["final_decision"], completions, conf)
     actions = {problem.reason: getattr(conf.gate, problem.check) for problem in problems}
     rejected, flagged = (tuple(reason for reason in actions if actions[reason] == name) for name in ("reject", "flag"))
     return Acceptance(rejected, flagged)

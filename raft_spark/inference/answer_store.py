@@ -191,4 +191,5 @@ def answer_row(inflight: InFlightRequest, model: str, run_id: str) -> dict[str, 
         "run_id": run_id,
         "key_of_any_length": request.key_without_max_tokens,
         "max_tokens": request.max_tokens,
+        "removed": ", ".join(reply.removed) or None,
     }

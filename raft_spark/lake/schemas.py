@@ -58,6 +58,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("run_id", pa.string()),
             ("key_of_any_length", pa.string()),
             ("max_tokens", pa.int32()),
+            ("removed", pa.string()),
         ]
     ),
     EVALUATION: pa.schema(

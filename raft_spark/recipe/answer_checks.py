@@ -4,20 +4,56 @@ A completion of the style "cot" is a chain of thought: it quotes the passages be
 prompts.END, and its last line begins with prompts.ANSWER.
 """
 
+import bisect
+import html
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from raft_spark.config import Completions, Dataset
-from raft_spark.recipe import prompts
+from raft_spark.endpoints import answer_text
+from raft_spark.recipe import prompts, refusals
 
 MIN_QUOTE_CHARS = 12  # without spaces; a shorter text may be in a passage by chance
 MIN_LANGUAGE_CHARS = 40  # the language of a shorter text is a guess
 _MARK = re.compile(rf"({re.escape(prompts.BEGIN)}|{re.escape(prompts.END)})")
 _UNIFIED = str.maketrans(
-    "\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033",
-    "------'''''\"\"\"\"\"",
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
+    | dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
+    | {"\u2265": ">=", "\u2264": "<=", "\u2a7e": ">=", "\u2a7d": "<=", "\u00b1": "+/-", "\u00d7": "x"}
+)
+_FORMAT = re.compile(  # the characters of the Unicode category Cf
+    "[\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
+    "\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
+    "\U000e0020-\U000e007f]"
+)
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces between words
+# What is not compared: white space, but for one between two words; the separator of thousands in 1,234 and 1 234.
+_IGNORED = re.compile(
+    rf"\s(?:(?<!\w\s)|(?!\s*\w)|(?<=[{_UNSPACED}]\s)|(?=\s*[{_UNSPACED}]))"
+    r"|[ ,](?:(?<=(?<![\d.])\d.)|(?<=(?<![\d.])\d\d.)|(?<=(?<![\d.])\d\d\d.))(?=\d{3}(?!\d))"
+)
+_SPACES = str.maketrans(dict.fromkeys("\t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029", " "))
+_EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|`)(?=\S)(.+?)(?<=\S)\1(?!\w)", re.DOTALL)
+ELLIPSIS = "\u2026"
+_ELLIPSIS = re.compile(r"\s*(?:\[\s*\.{3,}\s*\]|\(\s*\.{3,}\s*\)|\.{3,}|\.(?: \.){2,})\s*")
+_FIRST_WORD = re.compile(r"[^\W\d_][a-z]*(?![^\W_])")
+_NEGATION = r"(?:\b(?:not|no|never|without|neither|nor|cannot|hardly|barely|lack of|absence of|fail(?:s|ed)? to|unlikely to)\b|n't\b)"
+_ANY_NEGATION = re.compile(_NEGATION, re.IGNORECASE)
+_NEGATION_BEFORE = re.compile(rf"(?:{_NEGATION}(?:\s+\w+ly)?\s+|\bnon-?\s*)\W?$", re.IGNORECASE)
+_EXCEPTION_AFTER = re.compile(
+    r"\s*[,;(-]*\s*(?:(?:but|and|though|although)\s+)?(?:except|unless|only\b|but\s+not|not\s+(?:in|if|when|among|for)\b|other\s+than"
+    r"|apart\s+from|aside\s+from|excluding|with\s+the\s+exception|save\s+for|provided\s+that)",
+    re.IGNORECASE,
+)
+_CONTEXT_CHARS = 40
+# Digits, signs and negations, which must be equal whatever quote_distance is; "increased" counts, as "ineffective" does
+_EXACT = re.compile(
+    rf"\d+(?:[.,\u00b7]\d+)*|[<>=+%]|-(?=\.?\d)|{_NEGATION}|\bnon(?=-)|\b(?:un|in|im|ir|il|non|dis)[a-z]{{4,}}",
+    re.IGNORECASE,
 )
 _ANY_MARK = re.compile(r"#+\s*(?:begin|end)[ _-]?quote\s*#+", re.IGNORECASE)
 _PUNCTUATION = ".,;:\"'*"
@@ -27,9 +63,22 @@ _WORD = re.compile(r"[^\W\u0530-\u1dff\u2000-\U0010ffff]")
 _FRACTION = re.compile(r"[.-]\d")
 _NUMBER_BEFORE = re.compile(r"(?:\d,|[.\u00b7]|(?<![\w)\]])-)$")
 _NUMBER_AFTER = re.compile(r"[.,\u00b7]\d")
-_DECISION = re.compile(r"[\W_]*(?:answer\s*:[\W_]*)?(yes|no|maybe)(?![^\W_])(?!-\w)", re.IGNORECASE)
-# "No harm was seen.": the answer is not "no".
-_NO_NOUN = re.compile(r"[\W_]*no\s+(?!(?:it|he|she|they|there|this|that|these|those|we)\b)\w", re.IGNORECASE)
+_LEAD = (  # what may stand before a decision
+    r"(?:(?:(?:the|my|final|short|overall|correct)\s+)*(?:answer|response|decision|conclusion|verdict)(?:\s+(?:is|would\s+be))?"
+    r"|a(?=\s*:)|(?:in|as\s+a)\s+(?:conclusion|summary|short|brief)|to\s+conclude|overall|therefore|thus|hence|so|well|indeed"
+    r"|i(?:\s+would|['\u2019]d)?\s+(?:say|answer|conclude|think|believe)(?:\s+that)?"
+    r"|(?:based\s+on|according\s+to|given)\s[^,.:;\n]{1,80}(?=,))\W+"
+)
+_DECISION = re.compile(
+    rf"[\W_]*(?:{_LEAD}){{0,3}}_*(?:(yes|no|maybe)(?![^\W_])|(possibly|perhaps)(?=[\W_]*(?:$|[.,;:!\n])))",
+    re.IGNORECASE,
+)
+# "No harm was seen." and "No-reflow predicts death." say no more than the beginning of a clause: "No it does not"
+_NO_NOUN = re.compile(
+    r"(?:[^\S\n]+|-)(?!(?:it|he|she|they|there|this|that|these|those|we|i|you|the|an?|because|since|as|but|although|though)\b)\w",
+    re.IGNORECASE,
+)
+_OTHER = re.compile(r"[^\w.!?]*(?:(?:and|or|but)\s+)?(yes|no|maybe)(?=[\W_]*(?:$|[.,;:!?/\n]))", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,49 +120,108 @@ def _quotes(text: str) -> Iterator[str]:
 
 
 def normalize(text: str) -> str:
-    """Return the text without soft hyphens and other format characters, and with one kind of dash and of quotation mark."""
-    unified = unicodedata.normalize("NFKC", text.translate(_UNIFIED)).translate(_UNIFIED)
-    return "".join(char for char in unified if unicodedata.category(char) != "Cf")
-
-
-def without_spaces(text: str) -> str:
-    """Return the normalized text without white space."""
-    return "".join(normalize(text).split())
+    """Return the text with one kind of dash, of quotation mark and of >=, without format characters and HTML entities."""
+    text = html.unescape(text) if "&" in text else text
+    if text.isascii():
+        return text
+    return _FORMAT.sub("", unicodedata.normalize("NFKC", text.translate(_UNIFIED)).translate(_UNIFIED))
 
 
 def comparable_quote(quote: str) -> str:
-    """Return the form of a quote that `QuoteSearch` finds: normalized, without white space and without outer punctuation."""
-    return _LEADING.sub("", without_spaces(quote)).rstrip(_PUNCTUATION)
+    """Return the form of a quote that `QuoteSearch` finds: normalized, packed, without emphasis and outer punctuation.
+
+    ELLIPSIS stands between the parts of a quote that leaves something out.
+    """
+    plain = _ELLIPSIS.sub(ELLIPSIS, _EMPHASIS.sub(r"\2", normalize(quote)))
+    parts = (_LEADING.sub("", _pack(part.strip())).rstrip(_PUNCTUATION) for part in plain.split(ELLIPSIS))
+    return ELLIPSIS.join(filter(None, parts))
+
+
+def _pack(text: str) -> str:
+    return _IGNORED.sub("", text).translate(_SPACES)
 
 
 def read_decision(answer: str) -> str | None:
-    """Return the yes, no or maybe that an answer begins with, or None."""
-    decision = _DECISION.match(answer)
-    return decision[1].lower() if decision else None
+    """Return the yes, no or maybe that an answer begins with, or None.
+
+    A label or a phrase may stand before it: "Answer: yes", "In conclusion, no". Possibly and perhaps, alone in their clause,
+    are maybe. None for two decisions ("yes and no") and for a no that belongs to a noun ("No harm was seen").
+    """
+    found = _DECISION.match(answer)
+    if not found:
+        return None
+    decision = found[1].lower() if found[1] else "maybe"
+    if decision == "no" and _NO_NOUN.match(answer, found.end()):
+        return None
+    other = _OTHER.match(answer, found.end())
+    return decision if not other or other[1].lower() == decision else None
+
+
+def has_min_length(quote: str) -> bool:
+    """Say whether a comparable quote has MIN_QUOTE_CHARS without spaces."""
+    return len(quote.replace(" ", "")) >= MIN_QUOTE_CHARS
 
 
 class QuoteSearch:
-    """Searches a normalized text for comparable quotes. `packed` is the text without its white space."""
+    """Searches a normalized text, that of one passage, for comparable quotes. `packed` is the text without what is ignored."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._positions = [position for position, char in enumerate(text) if not char.isspace()]
-        self.packed = "".join(text[position] for position in self._positions)
+        self.packed = _pack(text)
+
+    @cached_property
+    def _ignored(self) -> list[int]:
+        """For each ignored character, how many characters of `packed` are before it."""
+        return [found.start() - number for number, found in enumerate(_IGNORED.finditer(self._text))]
+
+    def _position(self, index: int) -> int:
+        """Return the position in the text of a character of `packed`."""
+        return index + bisect.bisect_right(self._ignored, index)
 
     def find(self, quote: str) -> tuple[int, int] | None:
         """Return where the quote begins and ends in the text, or None.
 
-        The quote must begin and end at the boundary of a word or number: `effective` is not found in `ineffective`, nor
-        5 mg in 0.5 mg.
+        Each of its parts must begin and end at the boundary of a word or number: `effective` is not found in `ineffective`,
+        nor 5 mg in 0.5 mg. It may not begin right after a negation nor end right before an exception, nor leave out a
+        negation between its parts. The first letter may be small or capital.
         """
+        first, *others = quote.split(ELLIPSIS)
+        found = self._find_part(first, 0) or self._find_part(_with_other_case(first), 0)
+        for part in others:
+            following = self._find_part(part, found[1]) if found else None
+            if not found or not following or _ANY_NEGATION.search(self._text, found[1], following[0]):
+                return None
+            found = found[0], following[1]
+        return found
+
+    def is_near(self, quote: str, start: int, stop: int) -> bool:
+        """Say whether this part of `packed`, in whole words, has the digits, signs and negations of the quote and is whole."""
+        start = self.packed.rfind(" ", 0, start) + 1 if start and self.packed[start - 1] != " " else start
+        rest = self.packed.find(" ", stop)
+        stop = len(self.packed) if rest < 0 else rest
+        part = self.packed[start:stop].strip()
+        return _exact(quote) == _exact(part) and (
+            self.find(part) is not None or self.find(part.rstrip(_PUNCTUATION)) is not None
+        )
+
+    def _find_part(self, quote: str, begin_at: int) -> tuple[int, int] | None:
         start = self.packed.find(quote) if quote else -1
         while start >= 0:
-            begin, end = self._positions[start], self._positions[start + len(quote) - 1] + 1
-            before, after = self._text[max(0, begin - 2) : begin], self._text[end : end + 2]
-            if not _starts_inside_word(quote, before) and not _ends_inside_word(quote, after):
+            begin, end = self._position(start), self._position(start + len(quote) - 1) + 1
+            if begin >= begin_at and self._is_whole(quote, begin, end):
                 return begin, end
             start = self.packed.find(quote, start + 1)
         return None
+
+    def _is_whole(self, quote: str, begin: int, end: int) -> bool:
+        before, after = self._text[max(0, begin - _CONTEXT_CHARS) : begin], self._text[end : end + _CONTEXT_CHARS]
+        is_cut = _starts_inside_word(quote, before[-2:]) or _ends_inside_word(quote, after[:2])
+        return not (is_cut or _NEGATION_BEFORE.search(before) or _EXCEPTION_AFTER.match(after))
+
+
+def _with_other_case(quote: str) -> str:
+    """Return the quote with its first letter small or capital instead, "" if the first word has other capital letters."""
+    return quote[0].swapcase() + quote[1:] if _FIRST_WORD.match(quote) else ""
 
 
 def _starts_inside_word(quote: str, before: str) -> bool:
@@ -134,16 +242,21 @@ def contains_quote(quote: str, text: QuoteSearch, distance: float = 0.0) -> bool
     """Say whether a text contains a comparable quote.
 
     A share `distance` of the quote's characters may differ from the best matching part of the text (rapidfuzz's partial
-    ratio, which counts insertions and deletions). A quote that occurs only inside longer words or
-    numbers does not count.
+    ratio, which counts insertions and deletions), but no digit, sign or negation. A quote that occurs only inside longer
+    words or numbers does not count.
     """
     if text.find(quote):
         return True
-    if not distance or quote in text.packed or len(quote) > len(text.packed):
+    if not distance or ELLIPSIS in quote or quote in text.packed or len(quote) > len(text.packed):
         return False
     from rapidfuzz import fuzz  # noqa: PLC0415 - an optional package
 
-    return fuzz.partial_ratio(quote, text.packed) >= 100 * (1 - distance)
+    best = fuzz.partial_ratio_alignment(quote, text.packed, score_cutoff=100 * (1 - distance))
+    return best is not None and text.is_near(quote, best.dest_start, best.dest_end)
+
+
+def _exact(text: str) -> list[str]:
+    return [found.lower() for found in _EXACT.findall(text)]
 
 
 def check_answer(
@@ -153,8 +266,11 @@ def check_answer(
     answer = completion
     if completions.style == "cot":
         thought = parse(completion)
-        yield from _check_quotes(thought.quotes, QuoteSearch(normalize(oracle)), conf.quote_distance)
+        passages = [QuoteSearch(normalize(passage)) for passage in oracle.split(prompts.SEPARATOR)]
+        yield from _check_quotes(thought.quotes, passages, conf.quote_distance)
         answer = thought.answer
+    if answer_text.has_next_turn(completion):
+        yield Problem("turn", "another turn")
     if answer:
         yield from _check_refusal(answer)
         yield from _check_decision(answer, final_decision, is_required=completions.decision)
@@ -165,27 +281,29 @@ def check_answer(
         yield from _check_language(completion, conf.language)
 
 
-def _check_quotes(quotes: tuple[str, ...], oracle: QuoteSearch, distance: float) -> Iterator[Problem]:
+def _check_quotes(quotes: tuple[str, ...], passages: list[QuoteSearch], distance: float) -> Iterator[Problem]:
     comparable = [comparable_quote(quote) for quote in quotes]
-    if not all(contains_quote(quote, oracle, distance) for quote in filter(None, comparable)):
+    if not all(
+        any(contains_quote(quote, passage, distance) for passage in passages) for quote in filter(None, comparable)
+    ):
         yield Problem("quote", "false quote")
     if "" in comparable:
         yield Problem("quote", "broken quote")
-    if not any(len(quote) >= MIN_QUOTE_CHARS for quote in comparable):
+    if not any(has_min_length(quote) for quote in comparable):
         yield Problem("quote", "no quote")
 
 
 def _check_refusal(answer: str) -> Iterator[Problem]:
-    if prompts.REFUSAL_PATTERN.search(answer):
+    if refusals.is_refusal(answer):
         yield Problem("refusal", "refusal")
 
 
 def _check_decision(answer: str, final_decision: str | None, *, is_required: bool) -> Iterator[Problem]:
     """Compare the yes, no or maybe that the answer begins with. An answer must begin so only if the prompt requires it."""
-    decision = read_decision(answer) if is_required or not _NO_NOUN.match(answer) else None
+    decision = read_decision(answer)
     if decision and final_decision and decision != final_decision.lower():
         yield Problem("decision", "another decision")
-    if is_required and not decision and not prompts.REFUSAL_PATTERN.search(answer):
+    if is_required and not decision and not refusals.is_refusal(answer):
         yield Problem("decision", "no decision")
 
 

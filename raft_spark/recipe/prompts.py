@@ -59,11 +59,6 @@ JUDGE = {
     ),
 }
 REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
-REFUSAL_PATTERN = re.compile(  # anywhere in an answer, but not "It works. I don't know why."
-    r"(?<!what )(?<![^\W_])i(?:\s+(?:really\s+)?(?:do\s+not|don['\u2019]?t)(?:\s+really)?\s+know|\s+can(?:\s*not|['\u2019]?t)\s+answer"
-    r"|(?:\s+am|['\u2019]m)\s+(?:not\s+sure|unable\s+to\s+(?:answer|say|tell)))(?![^\W_])(?!\s+(?:exactly\s+)?(?:why|how)\b)",
-    re.IGNORECASE,
-)
 
 # Control tokens by family: <|...|> (Llama 3, ChatML, Phi), its full-width twin (DeepSeek) and [|...|] (EXAONE); <<SYS>>;
 # <s>, </s>, <bos>, <think> and kin; every <word_word>, as <start_of_turn> (Gemma), <tool_call> (Qwen), <EOS_TOKEN> (Cohere);

@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
+from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import MAY_PASS, Request
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks, prompts
@@ -94,7 +95,7 @@ def _applies(metric: str, passages: Sequence[object]) -> bool:
 
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return the request for a row of JUDGE_REQUESTS; for relevance it has the answer line only."""
-    text, metric = row["text"], row["metric"]
+    text, metric = answer_text.clean(row["text"]).text, row["metric"]
     judged = text if metric == FAITHFULNESS else answer_checks.parse(text).answer or text
     return prompts.judge_request(metric, row["question"], judged, row["passages"], model, conf)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from raft_spark.recipe import answer_checks, prompts
+from raft_spark.recipe import answer_checks, refusals
 
 QuoteSource = Literal["oracle", "distractor", "nowhere"]
 PACKAGES = ("rapidfuzz", "sacrebleu")
@@ -49,7 +49,7 @@ def score(
     sources = locate_quotes(parsed.quotes, oracle, distractors)
     return {
         "decision": answer_checks.read_decision(line),
-        "abstained": bool(prompts.REFUSAL_PATTERN.search(text)),
+        "abstained": refusals.is_refusal(text),
         **asdict(overlap(text, reference)),
         "quoted": sources,
         "quotes": len(sources),
@@ -102,14 +102,14 @@ def chrf(text: str, reference: str) -> float:
 
 def locate_quotes(quotes: Sequence[str], oracle: Sequence[str], distractors: Sequence[str]) -> list[QuoteSource]:
     """Return where each quote is found word for word: in a passage of the article, shown or not, else in a distractor,
-    else nowhere. An unclosed quote, or one below answer_checks.SHORTEST characters, counts as found nowhere.
+    else nowhere. An unclosed quote, or one below answer_checks.MIN_QUOTE_CHARS, counts as found nowhere.
     """
     in_oracle, in_distractors = (
         [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (oracle, distractors)
     )
 
     def locate(quote: str) -> QuoteSource:
-        if len(quote) < answer_checks.MIN_QUOTE_CHARS:
+        if not answer_checks.has_min_length(quote):
             return "nowhere"
         if any(text.find(quote) for text in in_oracle):
             return "oracle"

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import ids
+from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, requests, unstored
@@ -216,7 +217,11 @@ def _publish(
 ) -> tables.Version:
     """Publish the stored answers as a version. Raises StoppedError or EndpointError, as `run` does, after that."""
     run, paid_twice, error = _compare_with_store(spark, conf, result.run)
-    counts = _counts(replace(result, run=run), conf.completions) | {"paid_twice": paid_twice, **_bill(run, conf)}
+    counts = _counts(replace(result, run=run), conf.completions) | {
+        "paid_twice": paid_twice,
+        "removed": _removed(spark, conf, run),
+        **_bill(run, conf),
+    }
     version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
     if run.state == "stopped":
         msg = f"{run.reason}; {_stored(run)}"
@@ -244,6 +249,15 @@ def _compare_with_store(
     stored, distinct, error = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
     paid_twice = stored - distinct
     return replace(run, answered=max(run.answered - paid_twice, distinct)), paid_twice, error
+
+
+def _removed(spark: SparkSession, conf: config.Config, run: run_state.Run) -> dict[str, int]:
+    """Return from how many texts of this run something was taken out, by what it was: see answer_text."""
+    if not run.done:
+        return {}
+    of_run = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == run.id)
+    counts = of_run.agg(*(F.count_if(F.col("removed").contains(kind)) for kind in answer_text.REMOVED)).collect()[0]
+    return {kind: count for kind, count in zip(answer_text.REMOVED, counts, strict=True) if count}
 
 
 def _counts(result: AskResult, conf: config.Completions) -> dict[str, Any]:

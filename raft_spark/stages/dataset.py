@@ -22,6 +22,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import wording
+from raft_spark.endpoints import answer_text
 from raft_spark.errors import InputError
 from raft_spark.formats import card, shards, targets
 from raft_spark.formats.formats import FORMATS, Format, TrainingRow
@@ -199,7 +200,8 @@ class FinishedRow:
             f"distracted/{split}": int(self.training_row.distracted),
             f"shortened/{split}": int(shorter),
         }
-        return {"rows": 1, **tokens, **flagged, **of_split}
+        cleaned = {f"cleaned/{kind}": 1 for kind in answer_text.clean(self.joined["completion"]).removed}
+        return {"rows": 1, **tokens, **flagged, **cleaned, **of_split}
 
     def _tokens(self) -> dict[str, int]:
         """Return the tokens of the row's answer, unless another row counts them; 0 is not counted by the server."""
@@ -219,7 +221,8 @@ def _finish(joined: Mapping[str, Any], count_tokens: targets.TokenCounter, task:
     if not task.conf.max_tokens:
         return FinishedRow(joined, accepted, row)
     oracle = [document["oracle"] for document in joined["documents"]]
-    passages = targets.fit_length(row, oracle, joined["completion"], count_tokens, task.conf.max_tokens)
+    completion = answer_text.clean(joined["completion"]).text
+    passages = targets.fit_length(row, oracle, completion, count_tokens, task.conf.max_tokens)
     if passages is None:
         return FinishedRow(joined, Acceptance(("longer than max_tokens",)), None)
     first = next((document["text"] for document in joined["documents"] if not document["oracle"]), None)
@@ -268,7 +271,7 @@ def _counts(written: list[Any], conf: config.Config) -> dict[str, Any]:
     for row in written:
         sums.update(json.loads(row.sums))
     groups: dict[str, dict[str, int]] = {
-        name: {} for name in ("kept", "rejected", "flagged", "distracted", "shortened", *_BILL)
+        name: {} for name in ("kept", "rejected", "flagged", "cleaned", "distracted", "shortened", *_BILL)
     }
     for name, count in sorted(sums.items()):
         group, slash, key = name.partition("/")

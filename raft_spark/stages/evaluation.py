@@ -24,6 +24,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import ids
+from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import realtime, requests, unstored
@@ -34,7 +35,7 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
-SCORING_VERSION = 4  # raise it when scoring changes, so that a new version of the table is made
+SCORING_VERSION = 5  # raise it when scoring changes, so that a new version of the table is made
 DATA, METRICS, PAGE = f"data/split={conditions.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
@@ -270,7 +271,7 @@ def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Itera
 
 def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str) -> dict[str, Any]:
     """Return the row of the table for one case and its answer."""
-    completion = answer["completion"] if answer else None
+    completion = answer_text.clean(answer["completion"]).text if answer else None
     is_oracle = [document["oracle"] for document in row["passages"]]
     distractors = [document["text"] for document in row["passages"] if not document["oracle"]]
     copied = ("pubid", "student", "setting", "distractors", "question", "reference", "final_decision")

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.formats import formats, targets
-from raft_spark.recipe import prompts
+from raft_spark.recipe import prompts, refusals
 
 pytestmark = pytest.mark.row
 
@@ -57,8 +57,13 @@ def test_the_target_of_a_row_without_its_oracle_depends_on_the_settings_and_one_
     assert with_oracle.completion == completion
 
 
+def test_a_stored_thought_is_not_trained():
+    assert row(f"<think>It worked?</think>\n{THOUGHT}", "completions.style=cot").completion == THOUGHT
+    assert row("<think>It worked?</think>It works.<|eot_id|>").completion == "It works."
+
+
 def test_the_refusal_that_is_trained_is_recognized_as_one():
-    assert prompts.REFUSAL_PATTERN.search(prompts.REFUSAL_ANSWER)
+    assert refusals.is_refusal(prompts.REFUSAL_ANSWER)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))

@@ -117,6 +117,7 @@ def test_a_row_is_what_was_asked_and_what_came_back(at: Storage):
         "latency_ms": 0,
         "run_id": RUN,
         "max_tokens": 50,
+        "removed": None,
     }
 
 

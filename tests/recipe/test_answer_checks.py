@@ -1,5 +1,7 @@
 """What is wrong with a completion is found: quotes that nobody wrote, no answer, another decision; and only that."""
 
+import re
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -61,8 +63,8 @@ def test_a_quote_may_differ_in_spaces_dashes_and_quotation_marks(quote: str):
     ("completion", "expected"),
     [
         (with_quote("Pain fell by 31% (95% CI 21-39)"), ["false quote"]),
-        (with_quote("aspirin was given to 40 patients"), ["false quote"]),
-        (with_quote("Aspirin was given ... 20 of them women"), ["false quote"]),
+        (with_quote("Aspirin was Given to 40 patients"), ["false quote"]),
+        (with_quote("Aspirin was given ... by 30% (95% CI 21-39)"), ["false quote"]),
         (with_quote("Pain fell"), ["no quote"]),
         ("It is so.\n<ANSWER>: Yes.", ["no quote"]),
         ("##begin_quote##Pain fell by 30% (95% CI\n<ANSWER>: Yes.", ["broken quote", "no quote"]),
@@ -97,6 +99,37 @@ def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
     assert reasons(GOOD.replace("Yes", "No. I don't know"), "no", "completions.decision=true") == ["refusal"]
 
 
+DECISIONS = {  # decision -> beginnings of answers
+    "yes": """yes.|YES|**Yes**, because|(yes)|'Yes'|\u201cYes\u201d|\u00abYes\u00bb|\u200bYes|\ufeffYes|Yes\u2026|Yes\u2014it does|Yes-it does
+        Yes it does|yes\\nbecause|A: yes|Answer: **Yes**|**Answer:** Yes|Answer - yes|Answer is yes|The answer is yes|Decision: yes
+        My final answer is: yes|Verdict: yes|In conclusion, yes|Overall, yes|Therefore, yes|I would say yes|I\u2019d say yes|I think yes
+        Based on the passage, yes|According to the given context, yes, it does|Yes, no harm was seen.|Yes, yes.|Yes. No harm was seen.""",
+    "no": """No|NO!|No, it does not|No it does not|No they do not|No because it fell|No the drug does not work|No-it does not|No\u2026
+        No\u2014it does not|**No**, it|No\\nThe drug failed|No. 45% of them died|No, no.|No. Maybe larger trials help.|The answer is no.
+        In conclusion, no, it does not""",
+    "maybe": """Maybe|maybe: it|Maybe the drug works.|Maybe, maybe not|Answer: maybe|Possibly.|Perhaps, in women|Possibly; more are needed
+        Maybe. No significant effect was found""",
+    None: """Yesterday|Nope.|Noninvasive|None|Not really|Probably yes|It is unclear|It depends.|No evidence supports it.|No harm was seen.
+        No significant difference was found.|No-one|No other than|No longer|No doubt it helps.|Answer: no difference.|Yes and no|yes or no
+        In conclusion, no difference was found.|I would say no harm was done|Yes/No|maybe/no|Maybe yes|Yes, no, maybe|Yes, but no.
+        Neither yes nor no|Perhaps the drug works.|Possibly the most frequent cause| """,
+}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_a_decision_is_what_an_answer_begins_with(decision: str | None):
+    answers = [line.replace("\\n", "\n") for line in re.split(r"\||\n\s*", DECISIONS[decision])]
+    assert {answer: answer_checks.read_decision(answer) for answer in answers} == dict.fromkeys(answers, decision)
+
+
+def test_dataset_and_evaluation_read_the_same_decision():
+    plain = config.load(assignments=["completions.decision=true"])
+    assert found("No significant difference was found.", "no", plain) == ["no decision"]
+    assert scores.score("No significant difference was found.", "", [], [], "answer")["decision"] is None
+    assert found("In conclusion, yes.", "no", plain) == ["another decision"]
+    assert scores.score("In conclusion, yes.", "", [], [], "answer")["decision"] == "yes"
+
+
 def test_a_plain_answer_needs_no_quote():
     conf = config.load()
     assert found("It works.", "yes", conf) == []
@@ -104,7 +137,7 @@ def test_a_plain_answer_needs_no_quote():
 
 
 def test_a_quote_may_differ_by_as_much_as_the_settings_say_and_no_more():
-    two_of_thirty = with_quote("Paln fell by 31% (95% CI 21-39) within")
+    two_of_thirty = with_quote("Paln fell by 30% (95% CI 21-39) wlthin")
     assert reasons(two_of_thirty) == ["false quote"]
     assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.05") == ["false quote"]
     assert reasons(two_of_thirty, "yes", "dataset.quote_distance=0.07") == []
@@ -134,7 +167,8 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="#<"), min_size=
 
 @given(words, st.integers(0, 10), st.integers(7, 20))
 def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, length: int):
-    quote = " ".join(ORACLE.split()[begin : begin + length])
+    passage, begin = (ORACLE.split("\n\n")[begin % 2], begin // 2 * (begin % 2 == 0))
+    quote = " ".join(passage.split()[begin : begin + length])
     assert reasons(f"{around}\n##begin_quote##{quote}##end_quote##\n<ANSWER>: Yes.") == []
 
 
@@ -171,7 +205,6 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
     [
         ("Dose: 5, 10 and 20 mg daily", "5, 10 and 20 mg"),
         ("It fell by 30%, then by 40 %.", "fell by 30%, then by 40"),
-        ("a non-effective treatment of pain", "effective treatment of pain"),
         ("The mean was 30.Patients improved in a week", "Patients improved in a week"),
         ("In a week it improved in most patients.12", "improved in most patients"),
         ("They took .5 mg daily for all the weeks", "...took .5 mg daily for all the weeks..."),
@@ -192,13 +225,62 @@ def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: flo
     )
 
 
+PASSAGES = (
+    "Methods were given elsewhere.\n\nOf 1,234 patients (beta-blocker group, n = 612), 30.5% were well at 12 weeks; the dose was not "
+    "markedly different in non-drinkers, but only in the younger group (p < 0.05). Giving 0.5 mg of drug Y moved the score by -2.4 "
+    "points, whereas in significant disease it rose to \u2265 7 (HLA-B*27 \u00b1 2)."
+)
+
+
+@pytest.mark.parametrize("distance", ["0", "0.3"])
+@pytest.mark.parametrize(
+    ("quote", "is_faithful"),
+    [
+        ("Giving 0.5 mg of drug Y moved the score by -2.4 points", True),
+        ("giving 0.5 mg of drug Y moved the score by \u22122.4 points", True),
+        ("Giving 0.5 mg of drug Y ... rose to \u2265 7", True),
+        ("Giving 0.5 mg of drug Y moved [...]", True),
+        ("[\u2026] moved the score (\u2026) whereas in significant disease", True),
+        ("in significant disease it rose to >= 7", True),
+        ("of 1\u202f234 patients (beta-blocker group, n=612)", True),
+        ("Of 1234 patients (beta-blocker group", True),
+        ("but only in the younger group (p &lt; 0.05)", True),
+        ("Giving **0.5 mg** of _drug Y_ moved the score", True),
+        ("it rose to \u2265 7 (HLA-B*27 \u00b1 2)", True),
+        ("the dose was not markedly different in non-drinkers, but only in the younger group", True),
+        ("Giving 0.7 mg of drug Y moved the score by -2.4 points", False),
+        ("Giving 0.5 mg of drug Y moved the score by 2.4 points", False),
+        ("moved the score by +2.4 points, whereas", False),
+        ("5 mg of drug Y moved the score by -2.4 points", False),
+        ("Of 1,235 patients (beta-blocker group, n = 612)", False),
+        ("but only in the younger group (p > 0.05)", False),
+        ("(p < .05). Giving 0.5 mg of drug Y", False),
+        ("the dose was markedly different in non-drinkers, but", False),
+        ("the dose was ... markedly different in non-drinkers, but", False),
+        ("markedly different in non-drinkers, but only in the younger group", False),
+        ("different in non-drinkers, but only in the younger group", False),
+        ("drinkers, but only in the younger group", False),
+        ("the dose was not markedly different in drinkers, but", False),
+        ("the dose was not markedly different in non-drinkers", False),
+        ("whereas insignificant disease it rose to \u2265 7", False),
+        ("rose to \u2265 7 ... Giving 0.5 mg of drug Y", False),
+        ("elsewhere. Of 1,234 patients (beta-blocker group, n = 612)", False),
+    ],
+)
+def test_a_faithful_quote_is_found_and_no_other(quote: str, is_faithful: bool, distance: str):  # noqa: FBT001 - a table
+    conf = config.load(assignments=["completions.style=cot", f"dataset.quote_distance={distance}"])
+    checked = answer_checks.check_answer(with_quote(quote), PASSAGES, "yes", conf.completions, conf.dataset)
+    assert [problem.reason for problem in checked] == ([] if is_faithful else ["false quote"])
+
+
 @given(words, st.sampled_from(["false", "decision", "truncated", "refusal"]), words)
 def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: str):
     conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
     quote, answer = ORACLE[:40], "Yes."
     if fault == "false":
         planted = answer_checks.comparable_quote(said)
-        assume(planted and planted not in answer_checks.without_spaces(ORACLE))
+        assume(planted and answer_checks.ELLIPSIS not in planted)
+        assume(planted.lower() not in answer_checks.QuoteSearch(answer_checks.normalize(ORACLE)).packed.lower())
         quote = said
     answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
     completion = (

@@ -148,34 +148,6 @@ def test_the_student_sees_the_passages_in_the_order_given_apart_by_a_blank_line(
     ]
 
 
-@row
-@pytest.mark.parametrize(
-    ("answer", "refuses"),
-    [
-        ("I don't know", True),
-        ("I don\u2019t know.", True),
-        ('"I do not know," the context is silent.', True),
-        ("  i dont know", True),
-        ("**I don't know**", True),
-        ("I am not sure whether it works.", True),
-        ("The context does not say. I don't know.", True),
-        ("Based on the given context, I don't know.", True),
-        ("I'm sorry, but I really don't know.", True),
-        ("I'm not sure.", True),
-        ("_I don't know_", True),
-        ("Answer: I cannot answer this from the context.", True),
-        ("They don't know", False),
-        ("It works. I am not sure exactly how.", False),
-        ("It works. I don't know why.", False),
-        ("I don't knowingly omit anything: it works.", False),
-        ("Yes.", False),
-        ("", False),
-    ],
-)
-def test_a_refusal_is_known_wherever_it_stands(answer: str, refuses: bool):  # noqa: FBT001 - a table
-    assert bool(prompts.REFUSAL_PATTERN.search(answer)) == refuses
-
-
 # Texts are data
 
 

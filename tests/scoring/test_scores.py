@@ -121,8 +121,8 @@ def test_quotes_are_found_in_the_oracle_in_a_distractor_or_nowhere():
     ]
     answer = " ".join(map(QUOTE.format, quotes)) + " ##begin_quote##Pain fell by 30%\n<ANSWER>: Yes."
     found = scored(answer, "cot")
-    assert found["quoted"] == ["oracle", "nowhere", "distractor", "nowhere", "oracle", "nowhere"]
-    assert (found["quotes"], found["quotes_of_oracle"], found["quotes_of_distractors"]) == (6, 2, 1)
+    assert found["quoted"] == ["oracle", "oracle", "distractor", "nowhere", "oracle", "nowhere"]
+    assert (found["quotes"], found["quotes_of_oracle"], found["quotes_of_distractors"]) == (6, 3, 1)
 
 
 def test_what_needs_no_model_is_the_question_its_best_sentence_the_last_two_and_the_majority():

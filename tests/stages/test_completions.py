@@ -56,6 +56,14 @@ def test_every_article_is_asked_once_and_its_answer_stored(asking: Settle, url: 
     assert calls(url)["calls"] == 60
 
 
+def test_thoughts_are_not_stored_and_counted(asking: Settle, url: str):
+    behave(url, {"share": 1, "text": "<think>It says so.</think>Yes, it does.<|eot_id|>"})
+    conf = asking()
+    version = completions.run(conf)
+    assert {(row["completion"], row["removed"]) for row in stored(conf)} == {("Yes, it does.", "thought, token")}
+    assert version.counts["removed"] == {"thought": 60, "token": 60}
+
+
 def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, url: str):
     first = completions.run(asking())
     assert completions.run(asking()).id == first.id
