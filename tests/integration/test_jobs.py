@@ -86,7 +86,7 @@ def test_requests_are_sent_by_a_driver_with_an_ipv6_address_and_by_one_that_no_t
         assert done.returncode == 0, done.stdout[-2000:]
         counts = json.loads(done.stdout.splitlines()[-1])["counts"]
         assert [counts[name] for name in ("asked", "answered", "calls", "missing")] == [60, 60, 60, 0]
-        assert ("this task keeps a static share of the limits" in done.stdout) != is_reached
+        assert ("this task keeps a static share of the limits" in done.stdout + done.stderr) != is_reached
     with endpoints.serving(config.load().endpoints["fake"]) as refusing:
         behave(refusing.url, status=401)
         url = f"endpoints.fake.url={refusing.url}"
