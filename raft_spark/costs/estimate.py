@@ -23,7 +23,7 @@ from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store
 from raft_spark.inference.admission import InFlightRequest
-from raft_spark.lake import dataframes, schemas, session, tables
+from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
 
@@ -54,17 +54,19 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
     """Estimate the cost of the requests of the current base that have no answer.
 
     If fewer than `ask` answers are stored, and fewer than ENOUGH_ANSWERS, requests are sent until there are `ask`.
-    Raises EndpointError if requests were sent and none was answered.
+    Raises EndpointError if requests were sent and none was answered, StoppedError if a run asks at the same time, and
+    InputError if the answers cannot be stored.
     """
     base = tables.require(conf.lake, schemas.BASE)
     finished = completions.complete_version(conf, base)
     if finished is not None:
         return arithmetic.estimate(conf, arithmetic.Remaining(finished.counts["requests"], 0, 0), [])
-    remaining, answered, first_missing = _look_up(conf, base, ask)
-    rows = first_missing[: max(0, ask - len(answered))]
-    if not rows or len(answered) >= ENOUGH_ANSWERS:
+    remaining, answered, rows = _look_up(conf, base, ask)
+    if not rows:
         return arithmetic.estimate(conf, remaining, answered)
-    calls = _ask(conf, rows)
+    with lease.hold(conf.lake, schemas.COMPLETIONS):
+        remaining, answered, rows = _look_up(conf, base, ask)  # a run may have asked until now
+        calls = _ask(conf, rows) if rows else []
     characters = remaining.characters - sum(call.characters for call in calls)
     remaining = arithmetic.Remaining(remaining.requests, remaining.rows - len(calls), characters)
     usage = [call.usage() for call in calls if call.reply.prompt_tokens and call.reply.completion_tokens]
@@ -74,9 +76,9 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
 def _look_up(
     conf: config.Config, base: tables.Version, ask: int
 ) -> tuple[arithmetic.Remaining, list[arithmetic.AnsweredRequest], list[Row]]:
-    """Return the requests that remain, at most MAX_ANSWERS answers to the others, and the first `ask` rows that remain.
+    """Return the requests that remain, at most MAX_ANSWERS answers to the others, and the rows to ask.
 
-    "First" is by key. A key is a hash, so this is a random sample.
+    These are the first rows by key, so that there are `ask` answers. A key is a hash, so this is a random sample.
     """
     spark = session.start(conf, "estimate")
     characters = _characters(conf)
@@ -101,7 +103,8 @@ def _look_up(
     first_missing: list[Row] = [row.asDict() for row in missing.orderBy("key").limit(ask).collect()]
     remaining = arithmetic.Remaining(requests.count(), rows, total)
     requests.unpersist()
-    return remaining, answered, first_missing
+    count = 0 if len(answered) >= ENOUGH_ANSWERS else max(0, ask - len(answered))
+    return remaining, answered, first_missing[:count]
 
 
 def _characters(conf: config.Config) -> Column:
@@ -149,4 +152,5 @@ def _store(conf: config.Config, calls: Sequence[SampleCall]) -> None:
     ]
     storage = tables.storage(conf.lake, schemas.COMPLETIONS)
     day = dt.datetime.now(dt.UTC).date().isoformat()
-    answer_store.write_answers(storage, day, f"{run_id}-{uuid.uuid4().hex}", rows)
+    with answer_store.store_errors(storage):
+        answer_store.write_answers(storage, day, f"{run_id}-{uuid.uuid4().hex}", rows)

@@ -13,8 +13,8 @@ from conftest import SPARK, Settle
 from raft_spark import config, endpoints
 from raft_spark.cli.main import main
 from raft_spark.costs import arithmetic, estimate
-from raft_spark.errors import EndpointError, InputError
-from raft_spark.lake import session
+from raft_spark.errors import EndpointError, InputError, StoppedError
+from raft_spark.lake import lease, session
 from raft_spark.stages import articles, base, completions
 from support.fake_server import behave, calls, stored
 
@@ -102,6 +102,16 @@ def test_a_second_estimate_goes_by_the_answers_of_the_first(asking: Settle, url:
     again = estimate.run(asking(), ask=5)
     assert (again.to_ask, again.sampled, again.asked_now) == (55, 5, 2)
     assert calls(url)["calls"] == 5
+
+
+def test_an_estimate_asks_nothing_while_a_run_asks(asking: Settle, url: str):
+    conf = asking("lake.lease_seconds=3")
+    with lease.hold(conf.lake, "completions"):
+        with pytest.raises(StoppedError, match="another run, process"):
+            estimate.run(conf, ask=3)
+        assert estimate.run(conf, ask=0).to_ask == 60
+    assert calls(url)["calls"] == 0
+    assert stored(conf) == []
 
 
 def test_asking_nothing_costs_nothing_and_says_what_is_missing(asking: Settle, url: str):
