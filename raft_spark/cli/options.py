@@ -38,7 +38,7 @@ def error_exit() -> Iterator[None]:
             logs.log_failure(error)
         else:
             console.print(f"[bold red]{type(error).__name__}[/] ", end="")
-            console.print(wording.visible(str(error)), markup=False, highlight=False)
+            console.print(wording.visible(str(error)), markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -6,6 +6,7 @@ share ("Common error types" in the API references).
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from botocore import exceptions as raised
@@ -56,6 +57,13 @@ NOT_FOUND = re.compile(
 )
 # The ValidationError of an inference component that is scaled to zero; a copy starts within minutes.
 NO_CAPACITY = "has no capacity to process this request"
+NOT_SENT = (  # no connection was opened
+    raised.EndpointConnectionError,
+    raised.ConnectTimeoutError,
+    raised.ProxyConnectionError,
+    raised.SSLError,
+    raised.MetadataRetrievalError,
+)
 ACCESS_KEY = re.compile(r"\bA[KS]IA[A-Z0-9]{12,}")
 CANONICAL_STRING = "The Canonical String"  # begins the part of a signature error that has the session token
 
@@ -70,7 +78,8 @@ def reply(error: Exception, seconds: float) -> Reply:
         return responses.failed_reply(_error_class(error.response), message_of(error), wait)
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
-        return responses.failed_reply("unavailable", responses.one_line(f"no answer: {message_of(error)}"))
+        failed = responses.failed_reply("unavailable", responses.one_line(f"no answer: {message_of(error)}"))
+        return replace(failed, is_cut_off=not isinstance(error, NOT_SENT))
     return responses.failed_reply("refused", message_of(error))  # credentials, profile or region must be changed
 
 

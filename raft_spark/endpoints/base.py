@@ -62,7 +62,8 @@ class Reply:
     `error_class` decides what happens next: the classes in RETRIED are sent again, `refused` (wrong key, unknown model)
     stops the job, any other fails its row. `retry_after` is the server's wish, in seconds. `finish_reason` is stop or
     length. `removed` says what was taken out of the text, see answer_text. Token counts are set also for a failed
-    request that the server has billed; None is not known.
+    request that the server has billed; None is not known. `is_cut_off` means that the connection broke, or a gateway
+    gave up, after the request was sent: the server may have answered it.
     """
 
     completion: str | None = None
@@ -73,6 +74,7 @@ class Reply:
     error: str | None = None
     retry_after: float | None = None
     removed: tuple[str, ...] = ()
+    is_cut_off: bool = False
 
 
 class Client(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from raft_spark.config import Endpoint
@@ -25,6 +25,7 @@ from raft_spark.endpoints.responses import failed_reply
 
 CONNECT_SECONDS = 10.0
 CHUNK_BYTES = 65_536
+GATEWAY_TIMEOUT = 504
 
 
 class OpenAIClient:
@@ -48,7 +49,8 @@ class OpenAIClient:
                 error, NewConnectionError
             ):  # a refused connection is both
                 return failed_reply("timeout", f"no answer within {timeout:g} s")
-            return failed_reply("unavailable", self._redact(f"no answer: {error}"))
+            failed = failed_reply("unavailable", self._redact(f"no answer: {error}"))
+            return replace(failed, is_cut_off=not isinstance(error, NewConnectionError | SSLError))
         answer = responses.parse_json(body)
         reply = openai_reply(answer) if status == 200 else _error_reply(status, headers, answer)  # noqa: PLR2004 - OK
         return replace(reply, error=self._redact(reply.error)) if reply.error else reply
@@ -112,9 +114,9 @@ def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:
         case {"error": {"code": "content_filter"}}:  # Azure's code
             error_class = "filtered"
     reason = responses.message_in(answer) or headers.get("Location") or "the server gave no reason"
-    return failed_reply(
-        error_class, f"status {status}: {reason}", responses.retry_after_seconds(headers.get("Retry-After", ""))
-    )
+    wait = responses.retry_after_seconds(headers.get("Retry-After", ""))
+    failed = failed_reply(error_class, f"status {status}: {reason}", wait)
+    return replace(failed, is_cut_off=status == GATEWAY_TIMEOUT)
 
 
 def _load_key(conf: Endpoint) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from raft_spark.inference.quota import UNLIMITED, Allocation, Demand
 CHARS_PER_TOKEN = 3.5  # of English prose, to estimate prompt tokens for the rate limit
 MIN_CHARS_PER_TOKEN = 2.0  # to reserve dollars: no tokenizer in use makes more tokens of English on average
 TEMPLATE_TOKENS = 64  # that a chat template adds, at most
-NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # error classes
+NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # error classes, unless it was cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class Admission:
     def _used_tokens(self, inflight: InFlightRequest) -> float:
         """Return the tokens of a call that has its reply; what the server did not count stays as it was estimated."""
         reply = inflight.reply
-        if reply.error_class in NOT_BILLED and not (reply.prompt_tokens or reply.completion_tokens):
+        if _is_free(reply):
             return 0.0
         prompt = inflight.request.characters / CHARS_PER_TOKEN
         counts = (reply.prompt_tokens, reply.completion_tokens)
@@ -225,10 +225,16 @@ def max_tokens(request: Request) -> tuple[float, float]:
     return request.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS, request.max_tokens
 
 
+def _is_free(reply: Reply) -> bool:
+    """Return whether the server has not begun to answer a failed call."""
+    is_counted = reply.prompt_tokens is not None or reply.completion_tokens is not None
+    return reply.error_class in NOT_BILLED and not reply.is_cut_off and not is_counted
+
+
 def may_be_billed(reply: Reply) -> bool:
     """Return whether a failed call may have been billed, although the server counted no tokens."""
     is_counted = reply.prompt_tokens is not None or reply.completion_tokens is not None
-    return reply.error_class is not None and reply.error_class not in NOT_BILLED and not is_counted
+    return reply.error_class is not None and not is_counted and not _is_free(reply)
 
 
 def call_cost(price: Price, reply: Reply, most: tuple[float, float]) -> tuple[float, float]:
@@ -238,7 +244,7 @@ def call_cost(price: Price, reply: Reply, most: tuple[float, float]) -> tuple[fl
     """
     counts = (reply.prompt_tokens, reply.completion_tokens)
     certain = price.dollars(*(count or 0 for count in counts))
-    if reply.error_class in NOT_BILLED:
+    if _is_free(reply):
         return certain, 0.0
     return certain, price.dollars(
         *(0 if count is not None else limit for count, limit in zip(counts, most, strict=True))

@@ -28,8 +28,8 @@ def read(conf: Config) -> Int64Array:
     folder, slash, name = path.rpartition("/")
     try:
         found = Storage.of(conf.lake, folder or slash or ".").read(name)
-    except OSError as error:
-        msg = f"articles.holdout is {path!r}, which cannot be read: {error}"
+    except InputError as error:
+        msg = f"articles.holdout is {path!r}: {error}"
         raise InputError(msg) from error
     if found is None:
         msg = f"articles.holdout is {path!r}; no such file is there"

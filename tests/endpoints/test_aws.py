@@ -533,6 +533,7 @@ def test_an_answer_that_breaks_off_is_unavailable(server):
     server.fault = "drop"
     reply = ask(sagemaker(server.url), text())
     assert reply.error_class == "unavailable"
+    assert reply.is_cut_off
     assert reply.error.startswith("no answer: ")
 
 
@@ -542,6 +543,7 @@ def test_a_refused_connection_is_unavailable_at_once():
     start = time.monotonic()
     reply = ask(bedrock(url), text(), 60.0)
     assert reply.error_class == "unavailable"
+    assert not reply.is_cut_off
     assert "Could not connect" in reply.error
     assert time.monotonic() - start < 3
 

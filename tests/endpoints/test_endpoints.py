@@ -281,9 +281,16 @@ def test_a_dropped_connection_is_unavailable(server, client):
     behave(server, fault="drop", for_calls=1)
     reply = client.ask(chat("Why?"))
     assert reply.error_class == "unavailable"
+    assert reply.is_cut_off
     assert reply.error is not None
     assert reply.error.startswith("no answer: ")
     assert client.ask(chat("Why?")).completion
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_gateway_that_gave_up_may_have_left_an_answer_behind(server, client, status):
+    behave(server, status=status, for_calls=1)
+    assert client.ask(chat("Why?")).is_cut_off == (status == 504)
 
 
 def test_a_refused_connection_is_unavailable_at_once():
@@ -293,6 +300,7 @@ def test_a_refused_connection_is_unavailable_at_once():
         start = time.monotonic()
         reply = client.ask(chat("Why?"))
     assert reply.error_class == "unavailable"
+    assert not reply.is_cut_off
     assert "refused" in (reply.error or "")
     assert time.monotonic() - start < 2
 

@@ -133,6 +133,7 @@ def test_what_may_have_been_billed_counts_as_the_dearest_and_what_never_began_as
         (failed("timeout"), 0.0, 200.0, (0, 0), 1),
         (failed("throttled"), 0.0, 0.0, (0, 0), 0),
         (failed("unavailable"), 0.0, 0.0, (0, 0), 0),
+        (replace(failed("unavailable"), is_cut_off=True), 0.0, 200.0, (0, 0), 1),
         (replace(failed("empty"), prompt_tokens=20, completion_tokens=10), 40.0, 0.0, (0, 0), 0),
         (replace(failed("filtered"), prompt_tokens=20, completion_tokens=0), 20.0, 0.0, (0, 0), 0),
     ],

@@ -179,6 +179,7 @@ def test_ids_that_are_text_are_refused_with_a_way_to_convert_them(tmp_path):
         (b"\x28\xb5\x2f\xfd\x00", ".zst"),
         (b"PAR1", ".parquet"),
     ],
+    ids=["gzip", "bzip2", "xz", "zstd", "parquet"],
 )
 def test_a_file_of_another_kind_is_refused_with_the_ending_that_would_be_right(tmp_path, content: bytes, ending: str):
     path = tmp_path / "a.jsonl"
