@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
+from raft_spark.recipe.boilerplate import BOILERPLATE_LETTERS, BOILERPLATE_WORDS
+
 SAMPLE_ROWS = 20_000  # those with the lowest hashes of pubid
 BINS = 8
 RIDGE = 1.0
@@ -31,6 +33,7 @@ SECTIONS: Mapping[str, str] = {  # which parts of their abstracts the passages a
     "kinds": "size(array_distinct(documents.passage))",
     "deepest": "array_max(documents.passage)",
 }
+_WORDS = r"trim(lower(regexp_replace(text, '[^\\p{L}\\p{N}]+', ' ')))"
 ORACLE_POSITION = (  # mean position of the oracle passages in their row: 0 = first, 1 = last
     "aggregate(transform(documents, (d, i) -> IF(d.oracle, i, 0)), 0, (sum, i) -> sum + i)"
     " / nullif(size(filter(documents, d -> d.oracle)) * (size(documents) - 1), 0)"
@@ -90,6 +93,10 @@ def _classifier_auc(features: NDArray[np.float64], positive: NDArray[np.bool_]) 
 
 
 def _in_two_splits(base: DataFrame) -> int:
-    texts = base.select("split", F.explode("documents.text").alias("text"))
+    """Count the texts in two splits by their words, without boilerplate, see boilerplate."""
+    texts = base.select("split", F.explode("documents.text").alias("text")).selectExpr("split", f"{_WORDS} AS text")
+    texts = texts.where(
+        f"length(regexp_replace(text, '[^\\\\p{{L}}]', '')) >= {BOILERPLATE_LETTERS} OR size(split(text, ' ')) > {BOILERPLATE_WORDS}"
+    )
     splits = texts.groupBy(F.xxhash64("text")).agg(F.countDistinct("split").alias("splits"))
     return splits.where("splits > 1").count()

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from raft_spark.config import Articles
+from raft_spark.recipe.boilerplate import comparable_words, is_boilerplate
 from raft_spark.sources.input_schema import is_missing
 
 DECISIONS = ("yes", "no", "maybe")
@@ -50,9 +51,15 @@ def check_record(record: Any, conf: Articles) -> Article | Rejected:  # noqa: AN
         return Rejected(pubid, str(reason))
 
 
-def passage_hash(text: str) -> int:
-    """Return a 64-bit hash of the exact text of a passage."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+def leak_hashes(article: Article) -> list[int]:
+    """Return a 64-bit hash of the words of the question and of each passage, but of none that is boilerplate.
+
+    No article may share one with an article of another split.
+    """
+    words = map(comparable_words, (article.question, *article.passages))
+    return [
+        int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in words if not is_boilerplate(text)
+    ]
 
 
 def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a source may hold anything

@@ -17,7 +17,10 @@ from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 
 TRAIN, VALIDATION, TEST = 0, 1, 2  # as in schemas.SPLITS
 DUPLICATE, HELD_OUT, BEYOND_LIMIT = -1, -2, -3
-REASONS: Mapping[int, str] = {DUPLICATE: "duplicate pubid", HELD_OUT: "a passage stands in a held-out split too"}
+REASONS: Mapping[int, str] = {
+    DUPLICATE: "duplicate pubid",
+    HELD_OUT: "the question or a passage stands in a held-out split too",
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ def assign(
 ) -> Assignment:
     """Deduplicate, split and number the records.
 
-    `pubids` and `lengths` (passages of a record) have the shape (n,), `hashes` (of all passages) has (lengths.sum(),).
+    `pubids` and `lengths` (texts of a record) have the shape (n,), `hashes` (of the texts) has (lengths.sum(),).
 
-    The pubids of `holdout` are in the test split, whatever their hash. Of the records with one pubid the first stays. A record that shares a passage with a split held out from its own (test
+    The pubids of `holdout` are in the test split, whatever their hash. Of the records with one pubid the first stays.
+    A record that shares a text with a split held out from its own (test
     from validation and train, validation from train) is left out, so that no held-out text is trained on. Of the rest,
     those with the `limit` lowest hashes stay. An article keeps its number, and the number of a withdrawn article stays
     empty; new articles are appended in pubid order. If less than half of the numbers of a split would still be in use,
@@ -102,7 +106,7 @@ def split_of(pubids: Int64Array, conf: config.Articles) -> Int64Array:
 def _leaks(
     splits: Int64Array, is_first: NDArray[np.bool_], record: Int64Array, hashes: UInt64Array
 ) -> NDArray[np.bool_]:
-    """Say which records share a passage with a split held out from their own; `record` is the record of each hash."""
+    """Say which records share a text with a split held out from their own; `record` is the record of each hash."""
     leaks = np.zeros(len(splits), bool)
     held_out = np.empty(0, np.uint64)
     for split in (TEST, VALIDATION, TRAIN):

@@ -30,7 +30,7 @@ from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
 from raft_spark.sources import held_out, sources, splits
-from raft_spark.sources.records import Article, check_record, passage_hash
+from raft_spark.sources.records import Article, check_record, leak_hashes
 
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
 CHECKED = pa.schema(
@@ -239,8 +239,9 @@ def _check_split(input_split: Mapping[str, Any], conf: config.Articles, sums: _C
         if isinstance(found, Article):
             good.append({name: getattr(found, name) for name in Article.__slots__})  # asdict would copy every list
             sums.pubids.append(found.pubid)
-            sums.lengths.append(len(found.passages))
-            sums.hashes.extend(map(passage_hash, found.passages))
+            hashes = leak_hashes(found)
+            sums.lengths.append(len(hashes))
+            sums.hashes.extend(hashes)
         else:
             sums.reasons[found.reason] += 1
             text = repr(record)[:2_000].encode("utf-8", "backslashreplace").decode()

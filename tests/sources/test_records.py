@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark import config
-from raft_spark.sources.records import Article, Rejected, check_record, passage_hash
+from raft_spark.sources.records import Article, Rejected, check_record, leak_hashes
 
 pytestmark = pytest.mark.row
 
@@ -213,10 +213,58 @@ def test_the_fingerprint_is_the_same_in_every_run_and_release():
     assert article.fingerprint == "9e0a70e58c9fde6d6a055e3742d940bd"
 
 
-def test_equal_passages_have_equal_hashes_and_others_do_not():
-    # printf 'ILC2s were counted.' | b2sum -l 64
-    assert passage_hash("ILC2s were counted.") == 0x45E919E1C28E7FE2
-    assert passage_hash("ILC2s were counted. ") != passage_hash("ILC2s were counted.")
+FOLLOWED = "Forty men were followed for two years."
+TWO_YEARS = "A two-year study of forty men."
+
+
+def hashes(*passages: str, question: str = "Why?") -> list[int]:
+    found = check_record({"pubid": 1, "question": question, "context": {"contexts": list(passages)}}, CONF)
+    assert isinstance(found, Article)
+    return leak_hashes(found)
+
+
+@pytest.mark.parametrize(
+    ("passage", "held_out"),
+    [
+        ("Forty men  were followed for two years.", FOLLOWED),
+        ("Forty\u00a0men were\nfollowed for two years.", FOLLOWED),
+        ("FORTY MEN WERE FOLLOWED FOR TWO YEARS.", FOLLOWED),
+        ("Forty men were followed for two years", FOLLOWED),
+        (" Forty men were fol\u00adlowed for two years...", FOLLOWED),
+        ("A two\u2013year study of forty men.", TWO_YEARS),
+        ("A two\u2011year study of forty men.", TWO_YEARS),
+        ("Two centres in Que\u0301bec enrolled forty-one men.", "Two centres in Qu\u00e9bec enrolled forty-one men."),
+        ("In 40 men the \u201crisk\u201d was high (p &lt; 0.05).", 'In 40 men the "risk" was high (p < 0.05).'),
+    ],
+)
+def test_texts_that_say_the_same_have_the_same_hash(passage: str, held_out: str):
+    assert hashes(passage) == hashes(held_out)
+    assert hashes(held_out) == hashes("None.", question=passage)
+    assert len(hashes(held_out)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "None.",
+        "Case series.",
+        "Randomized controlled trial.",
+        "Not applicable.",
+        "A prospective randomized clinical study.",
+        "University Level I trauma center.",
+        "This was a cross-sectional study.",
+        "Melbourne, Australia.",
+        "NCT00816829.",
+    ],
+)
+def test_boilerplate_is_no_leak(text: str):
+    assert hashes(text) == []
+
+
+def test_other_texts_have_other_hashes():
+    # printf 'forty men were followed for two years' | b2sum -l 64
+    assert hashes(FOLLOWED) == [0x3011B1887AF72D2E]
+    assert len({*hashes(FOLLOWED), *hashes(TWO_YEARS), *hashes(FOLLOWED.replace("two", "three"))}) == 3
 
 
 texts = st.text(max_size=5) | st.binary(max_size=5) | st.sampled_from(["\ud800", "yes", " ", b"\xff"])

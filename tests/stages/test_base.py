@@ -72,7 +72,10 @@ def test_a_row_holds_what_the_design_says(settled: Settle):
 
 
 def test_no_test_passage_stands_in_a_training_row(tmp_path: Path, settled: Settle):
-    approved = [f"Protocol {number % 5 if number < 60 else number} was approved." for number in range(400)]
+    approved = [
+        f"Protocol {number % 5 if number < 60 else number} was approved by the committee of the hospital."
+        for number in range(400)
+    ]
     records = [
         article(
             number, [f"Trial {number} had {number} patients.", approved[number]], question=f"Did trial {number} work?"
@@ -81,7 +84,7 @@ def test_no_test_passage_stands_in_a_training_row(tmp_path: Path, settled: Settl
     ]
     conf = settled(f"articles.source={write_articles(tmp_path / 'source/all.parquet', records)}", "base.distractors=2")
     version = articles.run(conf)
-    assert version.counts["reasons"].keys() == {"a passage stands in a held-out split too"}
+    assert version.counts["reasons"].keys() == {"the question or a passage stands in a held-out split too"}
     base.run(conf)
     found = rows(conf)
     held_out = {document["text"] for row in found if row["split"] == "test" for document in row["documents"]}
