@@ -124,7 +124,7 @@ class _Document:
         """Take this character. Raises ValueError if another one comes next."""
         found = self.peek()
         if found != expected:
-            msg = f"line {self.line} has {found!r} where {expected!r} must be" if found else self._end(expected)
+            msg = f"line {self.line} has {found!r} where {expected!r} must be" if found else self._cut_off()
             raise ValueError(msg)
         self._at += 1
 
@@ -153,18 +153,18 @@ class _Document:
 
     def _may_go_on(self, error: ValueError) -> bool:
         """Say whether the value may be right, only not read to its end yet."""
-        is_near = getattr(error, "pos", 0) >= len(self._buffer) - _CUT
-        return is_near or getattr(error, "msg", "").startswith("Unterminated string")
+        return getattr(error, "pos", 0) >= len(self._buffer) - _CUT or _is_unterminated(error)
 
     def _describe(self, error: ValueError) -> str:
         place = getattr(error, "pos", self._at)
-        if place >= len(self._buffer):
-            return self._end("}")
+        if place >= len(self._buffer) or _is_unterminated(error):
+            return self._cut_off()
         line = self.line + self._buffer.count("\n", self._at, place)
         return f"line {line}: {getattr(error, 'msg', error)}"
 
-    def _end(self, expected: str) -> str:
-        return f"it ends at line {self.line} without its last {expected!r}"
+    def _cut_off(self) -> str:
+        lines = self._buffer.count("\n", self._at)
+        return f"it is cut off at line {self.line + lines}"
 
     def _read(self) -> bool:
         """Read more; at least as much as is left, so that a long value is parsed a few times only."""
@@ -174,6 +174,10 @@ class _Document:
         self._count_lines()
         self._buffer, self._at, self._counted = self._buffer[self._at :] + more, 0, 0
         return True
+
+
+def _is_unterminated(error: ValueError) -> bool:
+    return getattr(error, "msg", "").startswith("Unterminated string")
 
 
 def _is_keyed(text: str) -> bool:

@@ -130,12 +130,14 @@ WHOLE = json.dumps(HUB, indent=1)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (WHOLE[:-5], "it ends at line "),
+        (WHOLE[:-5], "it is cut off at line 38"),
+        (WHOLE[:-9], "it is cut off at line 38"),
+        (WHOLE[:-1], "it is cut off at line 40"),
         (WHOLE.replace('"question": "Does it work?",', '"question": Does it work?,', 1), "line 4: Expecting value"),
         (WHOLE.replace('"It does."', '"It\n does."', 1), "line 18: Invalid control character at"),
         (WHOLE + "]", "line 40: Expecting value"),
         (WHOLE.replace(" },\n {", " }\n {"), "line 21 has '{' where ',' must be"),
-        (json.dumps(OFFICIAL, indent=1)[:-1], "it ends at line "),
+        (json.dumps(OFFICIAL)[:-1], "it is cut off at line 1"),
         (json.dumps(OFFICIAL) + "x", "line 1: Expecting value"),
         ('{"7": {"a": ' + "[" * 100_000, "line 1 is nested too deeply"),
     ],

@@ -219,7 +219,7 @@ def test_shards_that_differ_and_a_document_beside_lines_are_one_table(tmp_path: 
 def test_a_document_that_is_no_json_ends_the_stage_with_its_line(tmp_path: Path, settled: Settle):
     (tmp_path / "a.json").write_text(json.dumps(records(*range(30)), indent=1)[:-9])
     conf = settled(f"articles.source={tmp_path}/a.json")
-    with pytest.raises(InputError, match=r"a\.json is no JSON: it ends at line \d+ without its last"):
+    with pytest.raises(InputError, match=r"a\.json is no JSON: it is cut off at line \d+; it must be JSON Lines"):
         articles.run(conf)
     assert tables.current(conf.lake, schemas.ARTICLES) is None
 
