@@ -1,16 +1,16 @@
 """text -> its words, by which articles of two splits are compared, and whether it is boilerplate that many articles share."""
 
-import string
+import re
 
 from raft_spark.recipe.answer_checks import normalize
 
 BOILERPLATE_LETTERS, BOILERPLATE_WORDS = 40, 6
-_SEPARATORS = str.maketrans(dict.fromkeys(f"{string.punctuation}\u00b7\u2022\u00bf\u00a1\u3002\u3001", " "))
+_WORD = re.compile(r"[^\W_]+")
 
 
 def comparable_words(text: str) -> str:
     """Return the words of a text in lower case, whatever its white space, punctuation, dashes and form of Unicode are."""
-    return " ".join(normalize(text).casefold().translate(_SEPARATORS).split())
+    return " ".join(_WORD.findall(normalize(text).casefold()))
 
 
 def is_boilerplate(words: str) -> bool:
