@@ -42,7 +42,7 @@ class Line:
 
 
 LINES = (
-    Line("emr-spark-8.1.0", "4.1.1", "3.4.2", "127.0.0.1"),
+    Line("emr-spark-8.1.0", "4.1.1", "3.4.2", "[0:0:0:0:0:0:0:1%lo]"),  # as EMR's workers write their addresses
     Line("emr-7.14.0", "3.5.8", "3.3.4", "127.0.0.1"),
 )
 
