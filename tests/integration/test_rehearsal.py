@@ -2,6 +2,7 @@
 
 import platform
 import random
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from raft_spark.emr import driver_logs
 from raft_spark.emr.release import MACHINES, Release
 from rehearsal import checks, machine, scenario, services
 from rehearsal.driver import Driver, RehearsalError
@@ -91,10 +93,19 @@ def test_an_archive_for_the_other_machine_ends_the_job_with_both_names(aws_servi
     with scenario.start_cluster(aws_services, LINES[0], tmp_path / "run") as run:
         command = run.command(run.document("articles"))
         archives = {name: address.replace(own, other) for name, address in command.archives.items()}
+        started = run.start_driver("articles", replace(command, archives=archives))
         with pytest.raises(
             RehearsalError, match=rf"articles failed .*is built for \S*{other}, but this is Python .* on {own}"
         ):
-            run.start_driver("articles", replace(command, archives=archives)).result()
+            started.result()
+    started.store_logs(f"s3://{BUCKET}/logs/applications/00a/jobs/00r")
+    conf = run.conf.model_copy(update={"emr": run.conf.emr.model_copy(update={"logs": f"s3://{BUCKET}/logs"})})
+    reason, *rest = driver_logs.tail(conf, {"applicationId": "00a", "jobRunId": "00r", "state": "FAILED"})
+    assert re.fullmatch(rf"reason: ConfigError: .*is built for \S*{other}, but this is Python .* on {own}.*", reason)
+    assert [line for line in rest if "last lines of" in line] == [
+        f"last lines of s3://{BUCKET}/logs/applications/00a/jobs/00r/SPARK_DRIVER/{name}.gz:"
+        for name in ("stdout", "stderr")
+    ]
 
 
 @pytest.mark.slow

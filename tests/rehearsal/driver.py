@@ -1,5 +1,6 @@
 """Start a driver with spark-submit in its own folder, with its archives unpacked, and read its result."""
 
+import gzip
 import json
 import re
 import subprocess
@@ -25,7 +26,7 @@ class RehearsalError(Exception):
 
 @dataclass(frozen=True)
 class Driver:
-    """A running driver; `log` has the output of it and its JVM."""
+    """A running driver. As on EMR, `log` (stdout) has all that Python writes, and stderr beside it the JVM's lines."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -52,6 +53,13 @@ class Driver:
             raise RehearsalError(msg)
         return json.loads(said[-1]), time.monotonic() - self.started_at
 
+    def store_logs(self, folder: str) -> None:
+        """Store the logs in a folder on S3 as EMR Serverless does."""
+        parts = urlsplit(folder)
+        for log in (self.log, self.log.with_name("stderr")):
+            key = f"{parts.path.strip('/')}/SPARK_DRIVER/{log.name}.gz"
+            boto3.client("s3").put_object(Bucket=parts.netloc, Key=key, Body=gzip.compress(log.read_bytes()))
+
 
 def start(on: Machine, name: str, command: Command) -> Driver:
     """Start a driver; each `name` can be used once."""
@@ -60,9 +68,9 @@ def start(on: Machine, name: str, command: Command) -> Driver:
     for archive, address in command.archives.items():
         unpack_archive(on, address, folder / archive)
     words = [str(on.line.home / "bin/spark-submit"), *command.words]
-    log = on.folder / f"driver-{name}.log"
+    logs = [folder / "stdout", folder / "stderr"]
     return Driver(
-        name, machine.start_process(words, log, folder, on.environment() | command.environment), started_at, log
+        name, machine.start_process(words, logs, folder, on.environment() | command.environment), started_at, logs[0]
     )
 
 

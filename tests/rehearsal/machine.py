@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,12 @@ STARTS_WITHIN = 120.0  # seconds
 
 @dataclass(frozen=True)
 class Line:
-    """A release label of EMR, the Spark it runs, and the Hadoop that this Spark was built with."""
+    """A release label of EMR, the Spark it runs, the Hadoop that this Spark was built with, and the address of its drivers."""
 
     label: str
     spark: str
     hadoop: str
+    address: str
 
     @property
     def home(self) -> Path:
@@ -40,7 +41,10 @@ class Line:
         return ROOT / f"build/jars/{self.hadoop}"
 
 
-LINES = (Line("emr-spark-8.1.0", "4.1.1", "3.4.2"), Line("emr-7.14.0", "3.5.8", "3.3.4"))
+LINES = (
+    Line("emr-spark-8.1.0", "4.1.1", "3.4.2", "[0:0:0:0:0:0:0:1%lo]"),  # as EMR's workers write their addresses
+    Line("emr-7.14.0", "3.5.8", "3.3.4", "127.0.0.1"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Machine:
             "LANG": "C.UTF-8",
             "JAVA_HOME": home,
             "SPARK_HOME": str(self.line.home),
-            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_IP": self.line.address,
             "SPARK_LOCAL_DIRS": str(self.folder / "local"),
             **self.aws,
         }
@@ -74,8 +78,8 @@ class Machine:
                 "client",
                 "a standalone cluster runs no Python driver; archives are unpacked by hand",
             ),
-            "spark.driver.host": ("127.0.0.1", "loopback"),
-            "spark.driver.bindAddress": ("127.0.0.1", "loopback"),
+            "spark.driver.host": (self.line.address, "loopback"),
+            "spark.driver.bindAddress": (self.line.address, "loopback"),
             "spark.ui.enabled": ("false", "nobody opens it"),
             "spark.dynamicAllocation.shuffleTracking.enabled": (
                 "true",
@@ -132,23 +136,24 @@ class Cluster:
         return self._start("worker.Worker", f"worker-{self._workers}.log", *options, *self._size, self.url)
 
     def _start(self, name: str, log: str, *words: str) -> subprocess.Popen[bytes]:
-        command = [str(self._machine.line.home / "bin/spark-class"), f"org.apache.spark.deploy.{name}"]
-        command += ["--host", "127.0.0.1", "--webui-port", "0", *words]
-        return start_process(command, self._machine.folder / log, self._machine.folder, self._machine.environment())
+        here = self._machine
+        command = [str(here.line.home / "bin/spark-class"), f"org.apache.spark.deploy.{name}"]
+        command += ["--host", here.line.address.replace("%lo", ""), "--webui-port", "0", *words]
+        return start_process(command, [here.folder / log], here.folder, here.environment())
 
 
 def start_process(
-    command: list[str], log: Path, folder: Path, environment: Mapping[str, str]
+    command: list[str], logs: Sequence[Path], folder: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a new session."""
-    with log.open("ab") as said:
+    """Start a process in a new session. `logs` are the files of standard output and of standard error, or one of both."""
+    with logs[0].open("ab") as output, logs[-1].open("ab") as error:
         return subprocess.Popen(
             command,
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=error,
             start_new_session=True,
         )
 

@@ -87,7 +87,7 @@ def s3_server() -> Iterator[str]:
     """Serve S3 on loopback from another process; yield its address."""
     with tempfile.NamedTemporaryFile(prefix="s3-", suffix=".log") as log:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-        server = machine.start_process(command, Path(log.name), ROOT, os.environ)
+        server = machine.start_process(command, [Path(log.name)], ROOT, os.environ)
         try:
             yield machine.wait_for_output(server, Path(log.name), r"Running on (http://127\.0\.0\.1:\d+)")
         finally:
