@@ -78,7 +78,9 @@ def run(conf: config.Config) -> tables.Version:
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(joined, task, conf.base.seed).collect()
         leaks = leakage.measure(base_rows)
-    counts = {**_counts(written, conf), "tells": leaks}
+    counts = {**_counts(written, conf.price), "tells": leaks}
+    if not (conf.is_price_known or conf.dataset.answer == "original"):
+        counts["dollars"] = None
     files = [parquet.file_from_row(row) for row in written if row.path]
     if problem := _problem(counts, conf.dataset):
         draft.storage.delete("")
@@ -205,9 +207,9 @@ class FinishedRow:
 
     def _tokens(self) -> dict[str, int]:
         """Return the tokens of the row's answer, unless another row counts them; 0 is not counted by the server."""
-        if not self.joined["is_first_use"]:
+        if not self.joined.get("is_first_use", True):
             return {}
-        group = "batch_tokens" if self.joined["is_batch"] else "tokens"
+        group = "batch_tokens" if self.joined.get("is_batch") else "tokens"
         counts = {name: self.joined[f"{name}_tokens"] for name in ("prompt", "completion")}
         return {f"{group}/{name}" if count else f"not_counted/{name}": count or 1 for name, count in counts.items()}
 
@@ -265,7 +267,7 @@ def _shard(form: Format, name: str, split: str, number: int, task: DatasetTask) 
     return shards.ShardWriter(task.at, path, "jsonl" if form.is_jsonl else task.conf.file, form.schema)
 
 
-def _counts(written: list[Any], conf: config.Config) -> dict[str, Any]:
+def _counts(written: list[Any], price: config.Price) -> dict[str, Any]:
     """Return the counts of the version. Always rows = kept + rejected."""
     sums: Counter[str] = Counter()
     for row in written:
@@ -277,11 +279,11 @@ def _counts(written: list[Any], conf: config.Config) -> dict[str, Any]:
         group, slash, key = name.partition("/")
         if slash:
             groups[group][key] = count
-    bill = _bill({name: groups.pop(name) for name in _BILL}, conf)
+    bill = _bill({name: groups.pop(name) for name in _BILL}, price)
     return {"rows": sums["rows"], **groups, **bill}
 
 
-def _bill(groups: Mapping[str, Mapping[str, int]], conf: config.Config) -> dict[str, Any]:
+def _bill(groups: Mapping[str, Mapping[str, int]], price: config.Price) -> dict[str, Any]:
     """Return the tokens and dollars of the answers that the dataset uses, whenever they were paid for; None is not known.
 
     `not_counted` has the numbers of answers whose tokens the server did not count; they are not in the sums.
@@ -292,10 +294,9 @@ def _bill(groups: Mapping[str, Mapping[str, int]], conf: config.Config) -> dict[
     )
     unknown = {name: groups["not_counted"].get(name, 0) for name in names}
     sums = {name: sum(counts) for name, *counts in zip(names, on_demand, in_batch, strict=True)}
-    dollars = conf.price.dollars(*on_demand) + batch_price(conf.price).dollars(*in_batch)
-    is_known = conf.is_price_known or conf.dataset.answer == "original"
+    dollars = price.dollars(*on_demand) + batch_price(price).dollars(*in_batch)
     return {
         "tokens": {name: count or (None if unknown[name] else 0) for name, count in sums.items()},
         "not_counted": unknown,
-        "dollars": round(dollars, 6) if is_known else None,
+        "dollars": round(dollars, 6),
     }
