@@ -227,8 +227,8 @@ def path(table: str, files: Sequence[str], assignments: Sequence[str], form: str
 
     \b
     articles, base  Parquet, one folder per split
-    completions     Parquet, one folder per day: all stored answers and failures, also those of
-                    other runs and settings; the rows of one request have the same key
+    completions     Parquet, one folder per day: the answers and failures of all runs that have
+                    published, also with other settings; the rows of one request have the same key
     evaluation      Parquet, one row per article, student, setting and number of distractors;
                     --version-folder prints the folder with the report and the metrics
     dataset         one folder per format, which datasets.load_dataset reads; --format FORMAT

@@ -15,3 +15,8 @@ def new_id(*kind: str) -> str:
 def now() -> str:
     """Return the time in UTC as ISO 8601, in seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def age_hours(time: str) -> float:
+    """Return how long ago a time was that `now` returned, in hours."""
+    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(time)) / dt.timedelta(hours=1)

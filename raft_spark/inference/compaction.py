@@ -1,12 +1,15 @@
 """Merge the small files of the answer store into large ones, and publish all answers as a new version.
 
-A run stores a file for each task every `flush_seconds`, while readers need few files. Files that a version lists are
-never changed, so that old versions stay readable. After a crash two kinds of files may be left:
+    ROOT/completions/data/day=.../RUN_ID-....parquet        small files, as tasks store them
+    ROOT/completions/merged/day=.../VERSION-NUMBER.parquet  what they were merged into
 
-- A run moved the pointer and died: small files that are merged already. The version lists them in `merged_from`, and
-  the next run deletes them first.
-- A run died before it could move the pointer: merged files that no version in use lists. Their small files still
-  exist, so they are copies and are not merged again.
+A run stores a file for each task every `flush_seconds`, while readers need few files. Files that a version lists are
+never changed, so that old versions stay readable.
+
+A reader that listed small files before a version was published goes on to read them. So they are not deleted then: the
+version names them in `merged_from`, whoever lists the store later leaves them out, and a later run deletes them when they
+have been merged for lake.sweep_after_hours. A run that died before it could publish leaves merged files that no version
+lists. Their small files still exist, so they are copies and are not merged again.
 """
 
 import itertools
@@ -19,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from raft_spark.common import ids
 from raft_spark.config import Config, Lake
 from raft_spark.lake import dataframes, parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
@@ -35,28 +39,35 @@ def publish(
     inputs: Mapping[str, tables.Version],
     counts: Mapping[str, Any],
 ) -> tables.Version:
-    """Publish all stored answers as a new version; delete the small files that it has merged."""
-    previous = tables.current(conf.lake, schemas.COMPLETIONS)
+    """Publish all stored answers as a new version; delete the small files that were merged long ago."""
+    previous = _newest(conf.lake)
     store = tables.storage(conf.lake, schemas.COMPLETIONS)
-    for path in previous.merged_from if previous else ():
-        store.delete(path)
-    listed = previous.files if previous else ()
-    groups = group_files(store, {file.path for file in listed}, conf.lake.file_mb * 1_000_000)
+    listed, before = (previous.files, previous.merged_from) if previous else ((), {})
+    known = {file.path for file in listed} | set(before)
+    groups = group_files(store, known, conf.lake.file_mb * 1_000_000)
     merged = _merge(spark, groups, store, new.id, conf.lake)
-    small = tuple(path for group in groups for path in group["paths"])
-    version = tables.publish(new, conf, [*listed, *merged], inputs, counts, small)
-    for path in small:
+    old = {path for path, since in before.items() if ids.age_hours(since) >= conf.lake.sweep_after_hours}
+    for path in old:
         store.delete(path)
-    return version
+    now = ids.now()
+    merged_from = {path: since for path, since in before.items() if path not in old}
+    merged_from |= {path: now for group in groups for path in group["paths"]}
+    return tables.publish(new, conf, [*listed, *merged], inputs, counts, merged_from)
 
 
-def group_files(store: Storage, listed: set[str], size: int) -> list[dict[str, Any]]:
-    """Return which small files to merge into one: unlisted files of a day, in order, about `size` bytes together.
+def _newest(lake: Lake) -> tables.Version | None:
+    """Return the current version; when somebody has deleted its damaged manifest, the newest of the others."""
+    current = tables.current(lake, schemas.COMPLETIONS)
+    return current or next(reversed(tables.history(lake, schemas.COMPLETIONS)), None)
+
+
+def group_files(store: Storage, known: set[str], size: int) -> list[dict[str, Any]]:
+    """Return which small files to merge into one: files of a day that are not in `known`, in order, about `size` bytes together.
 
     A group has its `folder`, its `paths`, and as `rows` its bytes, by which Spark's tasks are balanced.
     """
-    unlisted = (file for file in store.at("data").list() if f"data/{file.path}" not in listed)
-    small = [file for file in unlisted if not _MERGED.fullmatch(file.path.rpartition("/")[2])]
+    new = (file for file in store.at("data").list() if f"data/{file.path}" not in known)
+    small = [file for file in new if not _MERGED.fullmatch(file.path.rpartition("/")[2])]
     groups: list[dict[str, Any]] = []
     for folder, files in itertools.groupby(small, lambda file: file.path.partition("/")[0]):
         total = 0
@@ -75,7 +86,8 @@ def _merge(
     if not groups:
         return []
     outputs = [
-        {**group, "path": f"{group['folder']}/{version}-{number:05d}.parquet"} for number, group in enumerate(groups)
+        {**group, "path": f"merged/{group['folder'].removeprefix('data/')}/{version}-{number:05d}.parquet"}
+        for number, group in enumerate(groups)
     ]
     tasks = dataframes.assign_tasks(spark, outputs, spark.sparkContext.defaultParallelism)
     write = partial(_write, store=store, row_group_rows=lake.row_group_rows)

@@ -29,12 +29,14 @@ def folder(lake: Lake, version: Version) -> str:
 def rows_folder(lake: Lake, version: Version) -> str:
     """Return the folder to give to a Parquet reader; it holds data files only.
 
-    For completions this is the append-only store, with the answers and failures of all runs. For a dataset it is the
+    For completions these are the answers and failures of all runs that have published. For a dataset it is the
     version's folder, with one folder a format.
     """
     if version.table == DATASET:
         return folder(lake, version)
-    return _address(tables.files_folder(lake, version).at("data"))
+    folders = {file.path.partition("/")[0] for file in version.data()}
+    name = "merged" if folders == {"merged"} else "data"  # "data": also the store of a version before 0.2
+    return _address(tables.files_folder(lake, version).at(name))
 
 
 def format_folder(lake: Lake, version: Version, name: str) -> str:
@@ -87,7 +89,7 @@ def _address(at: Storage) -> str:
 def _reading_order(file: DataFile) -> tuple[bool, int, bool, str]:
     """Sort the table's own files first, then by split; a dataset's shards have no split but "train-" in their names."""
     split = SPLITS.index(file.split) if file.split else 0
-    return not file.path.startswith("data/"), split, "/train-" not in file.path, file.path
+    return not file.is_data, split, "/train-" not in file.path, file.path
 
 
 def _rows(at: Storage, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
@@ -99,7 +101,7 @@ def _rows(at: Storage, table: str, file: DataFile) -> Iterator[dict[str, Any]]:
         opened = pq.ParquetFile(stream)
         for number in range(opened.num_row_groups):
             rows = opened.read_row_group(number)
-            if file.path.startswith("data/"):
+            if file.is_data:
                 names = SCHEMAS[table].names
                 rows = fill_columns(rows, table, [*names, *(name for name in rows.column_names if name not in names)])
             yield from ({**row, "split": file.split} if file.split else row for row in rows.to_pylist())

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import groupby
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,7 +13,7 @@ from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 from raft_spark.config import Lake
 from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
-from raft_spark.lake.tables import Version, files_folder, require_files, storage
+from raft_spark.lake.tables import Version, answer_files, files_folder, require_files, storage
 
 TASK_SCHEMA = StructType([StructField("task", IntegerType()), StructField("input", StringType())])
 
@@ -26,17 +28,20 @@ def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
     schema.add(StructField("day" if day else "split", StringType()))
     require_files(lake, version)
     folder = files_folder(lake, version)
-    paths = [folder.uri(file.path) for file in version.data()]
-    if not paths:
-        return spark.createDataFrame([], schema)
-    return spark.read.schema(schema).option("basePath", folder.uri("data")).parquet(*paths)
+    parts = [
+        spark.read.schema(schema)
+        .option("basePath", folder.uri(name))
+        .parquet(*(folder.uri(file.path) for file in files))
+        for name, files in groupby(version.data(), lambda file: file.path.partition("/")[0])
+    ]
+    return reduce(DataFrame.union, parts) if parts else spark.createDataFrame([], schema)
 
 
 def stored_answers(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) -> DataFrame:
     """Return every answer in the store of a stage, including answers of runs that ended before they published; lazy."""
     folder = storage(lake, stage)
     schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
-    paths = [folder.uri(f"data/{file.path}") for file in folder.at("data").list()]
+    paths = [folder.uri(path) for path in answer_files(lake, stage)]
     return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
 
 

@@ -36,6 +36,11 @@ class DataFile:
     row_groups: tuple[int, ...] = ()
 
     @property
+    def is_data(self) -> bool:
+        """Say whether the file holds rows of the table, and not of its quarantine or of a dataset's format."""
+        return self.path.startswith(("data/", "merged/"))
+
+    @property
     def split(self) -> str:
         """Return the split that the file's rows belong to; "" for a file outside of the split=... folders."""
         return self.path.partition("split=")[2].partition("/")[0]

@@ -4,6 +4,7 @@
     ROOT/TABLE/versions/ID/manifest.json       names every file with rows, bytes and digest; written after all of them
     ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
     ROOT/completions/data/day=.../*.parquet    the append-only store of answers, outside of the versions; also in evaluation
+    ROOT/completions/merged/day=.../*.parquet  the answers of small files of data/, merged when a version was published
 
 Each version has its own folder, which one run writes. A task's file name and bytes depend only on its input, so a repeated
 task overwrites its file with the same bytes: nothing has to be renamed or cleaned up. A run that was interrupted leaves a
@@ -14,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,8 @@ class Version:
     """The content of manifest.json: which files a version consists of, and what it was built from.
 
     `identity` is a hash of everything that the content depends on; a stage that finds its identity has nothing to do.
-    `inputs` maps each table that was read to its version. `counts` are the stage's own sums. `merged_from` names the files
-    that compaction merged into others when it made this version.
+    `inputs` maps each table that was read to its version. `counts` are the stage's own sums. `merged_from` maps each
+    file of completions that was merged into one of `files` and is not deleted yet to the time when it was merged.
     """
 
     table: str
@@ -49,11 +50,11 @@ class Version:
     code: str
     run_id: str
     created_at: str
-    merged_from: tuple[str, ...] = ()
+    merged_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def data(self) -> list[DataFile]:
         """Return the files that hold the table's rows, without the quarantine."""
-        return [file for file in self.files if file.path.startswith("data/")]
+        return [file for file in self.files if file.is_data]
 
     def summary(self) -> dict[str, Any]:
         """Return what a job prints about the version: table, version, counts."""
@@ -127,7 +128,10 @@ def find(lake: Lake, table: str, version: str) -> Version | None:
 def _parsed(manifest: bytes) -> Version:
     stored = json.loads(manifest)
     files = tuple(DataFile(**{**file, "row_groups": tuple(file["row_groups"])}) for file in stored.pop("files"))
-    return Version(files=files, merged_from=tuple(stored.pop("merged_from", ())), **stored)
+    merged = stored.pop("merged_from", {})
+    if isinstance(merged, list):  # of a version before 0.2: names alone
+        merged = dict.fromkeys(merged, stored["created_at"])
+    return Version(files=files, merged_from=merged, **stored)
 
 
 def find_existing(lake: Lake, table: str, identity: str) -> Version | None:
@@ -185,7 +189,8 @@ def files_folder(lake: Lake, version: Version) -> Storage:
 def require_files(lake: Lake, version: Version) -> None:
     """List the folder of a version. Raises DamageError when a file with rows is missing or has another size."""
     folder = files_folder(lake, version)
-    sizes = {f"data/{file.path}": file.size for file in folder.at("data").list()}
+    folders = {file.path.partition("/")[0] for file in version.data()}
+    sizes = {f"{name}/{file.path}": file.size for name in folders for file in folder.at(name).list()}
     wrong = [file for file in version.data() if sizes.get(file.path) != file.bytes]
     if wrong:
         first = wrong[0]
@@ -196,6 +201,18 @@ def require_files(lake: Lake, version: Version) -> None:
             f"{version.id}/manifest.json and run `raft-spark {version.table}`, which makes the version again"
         )
         raise DamageError(msg)
+
+
+def answer_files(lake: Lake, table: str = COMPLETIONS) -> list[str]:
+    """List the files of a store of answers, each answer once: without those that the current version has merged.
+
+    The version is read first. So a file that it has merged is left out only if the merged one is there to be listed; when
+    another version is published in between, both are listed, and neither is deleted for lake.sweep_after_hours.
+    """
+    version, at = current(lake, table), storage(lake, table)
+    merged = version.merged_from if version else {}
+    paths = [f"{name}/{file.path}" for name in ("data", "merged") for file in at.at(name).list()]
+    return [path for path in paths if path not in merged]
 
 
 def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
@@ -246,7 +263,7 @@ def publish(
     files: Iterable[DataFile],
     inputs: Mapping[str, Version],
     counts: Mapping[str, Any],
-    merged_from: Sequence[str] = (),
+    merged_from: Mapping[str, str] | None = None,
 ) -> Version:
     """Write the manifest, make the version the current one, then sweep.
 
@@ -264,7 +281,7 @@ def publish(
         code=__version__,
         run_id=new.id,
         created_at=ids.now(),
-        merged_from=tuple(merged_from),
+        merged_from=dict(merged_from or {}),
     )
     _require_files(conf.lake, new, version)
     new.storage.write("manifest.json", json.dumps(dataclasses.asdict(version), indent=1).encode())

@@ -60,7 +60,7 @@ def write(lake: Lake, run_id: str = "") -> str:
         msg = f"{store.root} has {missing}; `raft-spark completions` starts one"
         raise InputError(msg)
     with _translate_missing_package():
-        stats = functools.reduce(run_stats.add_batch, run_stats.read_batches(store, run.id), RunStats())
+        stats = functools.reduce(run_stats.add_batch, run_stats.read_batches(lake, run.id), RunStats())
         text = render(run, stats, _dataset(lake, run.id))
     folder, name = store.at("runs"), f"{run.id}.html"
     folder.write(name, text.encode())

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from raft_spark.config import Lake
 from raft_spark.errors import InputError
-from raft_spark.lake import schemas
-from raft_spark.lake.filesystem import Storage
+from raft_spark.lake import schemas, tables
 
 COLUMNS = (
     "pubid",
@@ -73,21 +73,21 @@ class RunStats:
     longest: tuple[CompletionRow, ...] = ()
 
 
-def read_batches(store: Storage, run_id: str) -> Iterator[pa.RecordBatch]:
+def read_batches(lake: Lake, run_id: str) -> Iterator[pa.RecordBatch]:
     """Yield a run's rows from the files of the store, in batches; Parquet statistics skip row groups of other runs.
 
     Raises InputError when a file cannot be read.
     """
-    data = store.at("data")
-    paths = [data.path(file.path) for file in data.list()]
+    store = tables.storage(lake, schemas.COMPLETIONS)
+    paths = [store.path(path) for path in tables.answer_files(lake)]
     try:
-        rows = ds.dataset(paths, schemas.SCHEMAS[schemas.COMPLETIONS], format="parquet", filesystem=data.filesystem)
+        rows = ds.dataset(paths, schemas.SCHEMAS[schemas.COMPLETIONS], format="parquet", filesystem=store.filesystem)
         of_run = ds.field("run_id") == run_id
         yield from rows.to_batches(
             columns=[*COLUMNS], filter=of_run, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=8
         )
     except (OSError, pa.ArrowException) as error:
-        msg = f"{data.root} cannot be read: {error}; if a compaction of its files was running, try again"
+        msg = f"{store.root}/data cannot be read: {error}"
         raise InputError(msg) from error
 
 

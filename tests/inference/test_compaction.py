@@ -3,6 +3,7 @@
 import datetime as dt
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.inference import compaction
 from raft_spark.inference.compaction import group_files
-from raft_spark.lake import dataframes, parquet, schemas, session, tables
+from raft_spark.lake import browse, dataframes, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 
 RUN = "20261122T173500Z-0a1b2c3d-4e5f"
@@ -92,46 +93,86 @@ def pubids(conf: config.Config, version: tables.Version) -> list[int]:
     return sorted(row.pubid for row in dataframes.read(session.start(conf), conf.lake, version).collect())
 
 
-def names(at: Storage) -> set[str]:
-    return {f"data/{file.path}" for file in at.at("data").list()}
+def names(at: Storage, folder: str) -> set[str]:
+    return {f"{folder}/{file.path}" for file in at.at(folder).list()}
 
 
 @pytest.mark.spark
 def test_small_files_become_versions_that_stay_readable_whatever_was_interrupted(settled: Settle):
-    """One test for several steps, because a session is slow to start: publish, add answers, crash after the pointer moved,
-    lose against another run, publish.
+    """One test for several steps, because a session is slow to start: publish beside a reader, add answers, lose against
+    another run, publish, and delete what was merged long ago.
     """
     conf = settled()
+    spark = session.start(conf)
     at = tables.storage(conf.lake, schemas.COMPLETIONS)
     first_files = [small(at, [1, 2]), small(at, [3], columns=13), small(at, [4], day="2026-11-23")]
-    before = {path: (at.read(path) or b"") for path in first_files}
+    running = dataframes.stored_answers(spark, conf.lake)  # of a reader that has listed the small files
 
     first = published(conf, "first")
     assert pubids(conf, first) == [1, 2, 3, 4]
     assert [file.rows for file in first.files] == [3, 1]
-    assert {file.path for file in first.files} == names(at)
+    assert {file.path for file in first.files} == names(at, "merged")
     (merged, _) = first.files
     rows = pq.read_table(pa.BufferReader(at.read(merged.path))).sort_by("pubid").to_pylist()
     assert [row["completion"] for row in rows] == ["answer 1", "answer 2", "answer 3"]
     assert [row["max_tokens"] for row in rows] == [None, None, None]
     assert set(first.merged_from) == set(first_files)
+    assert sorted(row.pubid for row in running.collect()) == [1, 2, 3, 4]
+    assert in_store(conf) == [1, 2, 3, 4]
+    assert browse.rows_folder(conf.lake, first) == at.path("merged")
 
-    for path, data in before.items():  # as if the run had died when the pointer had moved and nothing was deleted yet
-        at.write(path, data)
     small(at, [5])
     second = published(conf, "second")
-    assert pubids(conf, second) == [1, 2, 3, 4, 5]
+    assert pubids(conf, second) == in_store(conf) == [1, 2, 3, 4, 5]
     assert pubids(conf, first) == [1, 2, 3, 4]
-    assert {file.path for file in second.files} == names(at)
+    assert {file.path for file in second.files} == names(at, "merged")
+    assert sorted(row.pubid for row in running.collect()) == [1, 2, 3, 4]
 
     late = tables.open_draft(conf.lake, schemas.COMPLETIONS, "late")
     second = published(conf, "faster")  # by another run
-    small(at, [6])
-    small(at, [7])
+    late_files = {small(at, [6]), small(at, [7])}
     with pytest.raises(InputError, match="another run"):
-        compaction.publish(session.start(conf), late, conf, {}, {})
+        compaction.publish(spark, late, conf, {}, {})
     lost = tables.load(conf.lake, schemas.COMPLETIONS, late.id)
     third = published(conf, "third")
     assert pubids(conf, third) == [1, 2, 3, 4, 5, 6, 7]
     assert pubids(conf, lost) == [1, 2, 3, 4, 5, 6, 7]
+    assert set(in_store(conf)) == {1, 2, 3, 4, 5, 6, 7}
     assert [file.rows for file in third.files if file not in second.files] == [2]
+    assert names(at, "data") == set(first_files) | set(second.merged_from) | late_files
+
+    at.delete(f"versions/{third.id}/manifest.json")  # as a person does whose manifest is damaged
+    assert set(pubids(conf, published(conf, "again"))) == {1, 2, 3, 4, 5, 6, 7}
+
+    impatient = conf.model_copy(update={"lake": conf.lake.model_copy(update={"sweep_after_hours": 0.0})})
+    fourth = published(impatient, "fourth")
+    assert pubids(conf, fourth) == [1, 2, 3, 4, 5, 6, 7]
+    assert names(at, "data") == set()
+    assert fourth.merged_from == {}
+
+
+@pytest.mark.spark
+def test_a_store_whose_merged_files_lie_among_the_small_ones_is_continued(settled: Settle):
+    conf = settled()
+    at = tables.storage(conf.lake, schemas.COMPLETIONS)
+    old = small(at, [1, 2])
+    at.write(f"data/day=2026-11-22/{RUN}-00000.parquet", at.read(old) or b"")
+    at.delete(old)
+    new = tables.open_draft(conf.lake, schemas.COMPLETIONS, "before")
+    file = parquet.describe(
+        Path(at.path(f"data/day=2026-11-22/{RUN}-00000.parquet")), f"data/day=2026-11-22/{RUN}-00000.parquet"
+    )
+    first = tables.publish(new, conf, [file], {}, {})
+    manifest = f"versions/{first.id}/manifest.json"
+    text = (at.read(manifest) or b"").decode().replace('"merged_from": {}', f'"merged_from": ["{old}"]')
+    at.write(manifest, text.encode())
+    small(at, [3], day="2026-11-23")
+    second = published(conf, "second")
+    assert pubids(conf, second) == in_store(conf) == [1, 2, 3]
+    days = {row.pubid: row.day for row in dataframes.read(session.start(conf), conf.lake, second).collect()}
+    assert days == {1: "2026-11-22", 2: "2026-11-22", 3: "2026-11-23"}
+    assert browse.rows_folder(conf.lake, second) == at.path("data")
+
+
+def in_store(conf: config.Config) -> list[int]:
+    return sorted(row.pubid for row in dataframes.stored_answers(session.start(conf), conf.lake).collect())

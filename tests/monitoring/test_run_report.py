@@ -18,7 +18,6 @@ from raft_spark import config
 from raft_spark.cli.main import main
 from raft_spark.errors import InputError
 from raft_spark.lake import schemas, tables
-from raft_spark.lake.filesystem import Storage
 from raft_spark.monitoring import run_charts, run_report, run_state, run_stats
 from raft_spark.monitoring.run_state import Point, Run
 from raft_spark.monitoring.run_stats import CompletionRow, RunStats
@@ -112,8 +111,7 @@ def test_a_row_of_the_page_has_the_start_of_its_text_and_its_finish_reason():
 def test_only_rows_of_the_run_count_whatever_their_file_is_named(tmp_path):
     other = {**ROW, "run_id": "another"}
     lake = lake_with(tmp_path, made_up_run(), [ROW, other, FAILED_ROW], [other], [ROW])
-    store = Storage.of(lake).at("completions")
-    assert reduce(run_stats.add_batch, run_stats.read_batches(store, RUN_ID), RunStats()).rows == 3
+    assert reduce(run_stats.add_batch, run_stats.read_batches(lake, RUN_ID), RunStats()).rows == 3
 
 
 # Numbers
