@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 from raft_spark import config
+from raft_spark.cli import options
 from raft_spark.cli.main import main
 from raft_spark.errors import DamageError, InputError
 from raft_spark.lake import dataframes, parquet, refs, schemas, tables
@@ -49,7 +51,8 @@ def manifest(version: tables.Version) -> Path:
 
 
 def said(conf: config.Config, *words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(main, [*words, "--set", f"lake.root={conf.lake.root}"], env={"COLUMNS": "2000"})
+    with patch.object(options.console, "_width", 2000):
+        done = CliRunner().invoke(main, [*words, "--set", f"lake.root={conf.lake.root}"])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.output
 
