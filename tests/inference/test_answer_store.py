@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
+from raft_spark.errors import InputError
 from raft_spark.inference import answer_store
 from raft_spark.inference.admission import InFlightRequest, TaskCounters
 from raft_spark.inference.answer_store import AnswerStore
@@ -169,7 +170,7 @@ def test_what_goes_wrong_in_writing_surfaces_while_the_task_goes_on(at: Storage)
     counters = TaskCounters()
     store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.0, counters)
     store.add(answered(1))
-    with pytest.raises(OSError, match="data"):
+    with pytest.raises(InputError, match="data is a file, where a folder must be"):
         next(flushed_in_time(store))
     assert counters.answered_stored == 0
     assert [found.path for found in at.list()] == ["data"]
@@ -177,7 +178,7 @@ def test_what_goes_wrong_in_writing_surfaces_while_the_task_goes_on(at: Storage)
 
 def test_what_goes_wrong_in_the_last_file_surfaces(at: Storage):
     break_storage(at)
-    with pytest.raises(OSError, match="data"):
+    with pytest.raises(InputError, match="data is a file, where a folder must be"):
         stored(at, answer_store.file_prefix(RUN, 3), [answered(1)])
 
 

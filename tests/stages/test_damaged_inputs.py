@@ -32,7 +32,6 @@ def test_a_damaged_file_is_named_by_the_stage_that_reads_it(settled: Settle, fak
     base.run(conf)
     for table, stage, other in (("articles", "base", "base.seed=9"), ("base", "completions", "base.seed=0")):
         path = largest(conf, table)
-        size = path.stat().st_size
         blank(path, 4, path.stat().st_size // 2)
         with pytest.raises(DamageError, match=f"{path} is damaged"):
             runner.run(registry.find(stage), settled(f"endpoints.fake.url={fake.url}", other))
