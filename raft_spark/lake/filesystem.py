@@ -187,16 +187,16 @@ class Storage:
         except (OSError, *_S3_ERRORS) as error:
             if only is not None and getattr(error, "errno", None) not in only:
                 raise
-            msg = f"{self.root}/{path}".rstrip("/") + f" cannot be {verb}: {self._reason(error)}"
+            msg = f"{self.root}/{path}".rstrip("/") + f" cannot be {verb}: {self._reason(error, path)}"
             raise InputError(msg) from error
 
-    @property
-    def _file_in_the_way(self) -> Path | None:
-        root = Path(self.path())
-        return next((each for each in (root, *root.parents) if self.is_local and each.is_file()), None)
+    def _file_in_the_way(self, path: str = "") -> Path | None:
+        """Return the file that is where a folder above `path` must be."""
+        folder = Path(self.path(path)).parent if path else Path(self.path())
+        return next((each for each in (folder, *folder.parents) if self.is_local and each.is_file()), None)
 
-    def _reason(self, error: Exception) -> str:
-        if file := self._file_in_the_way:
+    def _reason(self, error: Exception, path: str) -> str:
+        if file := self._file_in_the_way(path):
             return f"{file} is a file, where a folder must be"
         return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
@@ -218,7 +218,7 @@ class Storage:
         base = len(self.path().rstrip("/")) + 1
         with self._named("", "listed"):
             found = [info for info in self._infos(selector) if info.type == pafs.FileType.File]
-            if not found and self._file_in_the_way:
+            if not found and self._file_in_the_way():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path())
         files = (FileInfo(info.path[base:], info.size, (info.mtime_ns or 0) / 1e9) for info in found)
         return sorted(

@@ -52,7 +52,7 @@ def refresh(root: str, articles: int, url: str = "") -> None:
 
 def test_a_walk_through_a_failing_bucket_gives_the_bytes_of_a_disk(proxy: S3Proxy, tmp_path: Path):
     proxy.faults.clear()
-    assert walk(f"s3://lake/{tmp_path.name}", 60, proxy.url) == walk(str(tmp_path), 60)
+    assert walk(f"s3://lake/{tmp_path.name}", 150, proxy.url) == walk(str(tmp_path), 150)
     assert set(proxy.faults) == set(FAULTS)
 
 
