@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
-from raft_spark.errors import InputError
 from raft_spark.inference import answer_store
 from raft_spark.inference.admission import InFlightRequest, TaskCounters
 from raft_spark.inference.answer_store import AnswerStore
@@ -171,7 +170,6 @@ def test_the_first_write_that_fails_is_told_at_once_and_is_the_last(at: Storage)
     counters = TaskCounters()
     store = AnswerStore(at, answer_store.file_prefix(RUN, 3), 0.0, counters)
     store.add(answered(1))
-<<<<<<< HEAD
     end = time.monotonic() + PATIENT
     while not counters.store_error and time.monotonic() < end:
         assert list(store.flush_due()) == []
@@ -192,18 +190,6 @@ def test_after_writes_that_succeed_nothing_is_unstored(at: Storage):
     store.add(answered(1))
     assert len(list(store.close())) == 1
     assert store.unstored() is None
-=======
-    with pytest.raises(InputError, match="data is a file, where a folder must be"):
-        next(flushed_in_time(store))
-    assert counters.answered_stored == 0
-    assert [found.path for found in at.list()] == ["data"]
-
-
-def test_what_goes_wrong_in_the_last_file_surfaces(at: Storage):
-    break_storage(at)
-    with pytest.raises(InputError, match="data is a file, where a folder must be"):
-        stored(at, answer_store.file_prefix(RUN, 3), [answered(1)])
->>>>>>> t-store
 
 
 def test_nothing_is_written_to_a_folder_that_was_removed(at: Storage):
