@@ -25,6 +25,7 @@ from raft_spark.common import extras
 from raft_spark.errors import (
     CatalogError,
     ConfigError,
+    DamageError,
     EndpointError,
     GateError,
     InputError,
@@ -47,6 +48,7 @@ __all__ = [
     "CatalogError",
     "Config",
     "ConfigError",
+    "DamageError",
     "EndpointError",
     "EvaluationResult",
     "GateError",
