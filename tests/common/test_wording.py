@@ -83,7 +83,7 @@ def test_preview_passes_no_control_character_of_question_or_answer_to_the_termin
         behave = json.dumps({"text": f"answer {OBEYED}"}).encode()
         urllib.request.urlopen(urllib.request.Request(endpoint.url.removesuffix("/v1") + "/behave", behave)).close()
         shown = printed("preview", *lake, "--set", f"endpoints.fake.url={endpoint.url}")
-    assert f"answer {ESCAPED}" in shown
+    assert r"answer ]0;owned31m\u202egpj\u2066\u200f" in shown  # its control characters are taken out
     assert f"passage {ESCAPED}" not in shown  # the oracle is shown as one text
     assert f"oracle {ESCAPED}" in shown
 

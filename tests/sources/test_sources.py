@@ -565,10 +565,8 @@ def test_a_source_without_files_is_refused_with_what_would_be_right(tree: Path, 
 
 
 def test_a_source_that_cannot_be_listed_is_refused(tree: Path):
-    assert (
-        refused(tree / "a.jsonl/*.jsonl")
-        == f"{tree}/a.jsonl cannot be listed: {tree}/a.jsonl is a file, where a folder must be"
-    )
+    file = f"{tree}/a.jsonl"
+    assert refused(tree / "a.jsonl/*.jsonl") == f"{file} cannot be listed: {file} is a file, where a folder must be"
 
 
 def test_the_identity_changes_with_the_files_and_only_with_them(tree: Path):
