@@ -90,7 +90,7 @@ class Lease:
         begin, before = _clock(), self._holder.to_json()
         renewed = replace(self._holder, renewals=self._holder.renewals + 1)
         try:
-            if not _swap(self._storage, renewed.to_json(), before):
+            if not self._storage.compare_and_swap(PATH, renewed.to_json(), before):
                 self._problem = self._problem or f"this run lost its lease: {_describe(self._storage)}"
                 return
         except STORE_ERRORS as error:
@@ -147,7 +147,7 @@ def _take(storage: Storage, lake: config.Lake) -> Lease:
     while True:
         now, begin = storage.read(PATH), _clock()
         if _is_free(now, seen, begin - seen_at, lake.lease_seconds):
-            if _swap(storage, holder.to_json(), now):
+            if storage.compare_and_swap(PATH, holder.to_json(), now):
                 return Lease(storage, holder, begin)
         elif now != seen:
             if seen and begin >= end:
@@ -166,11 +166,6 @@ def _is_free(now: bytes | None, seen: bytes, seconds: float, default: float) -> 
     holder = _parse(now)
     is_old = now == seen and seconds >= float(holder.get("seconds", default))
     return not now or is_old or _has_ended(str(holder.get("process", "")))
-
-
-def _swap(storage: Storage, data: bytes, expected: bytes | None) -> bool:
-    """Replace the lease and return True, also if only the reply was lost."""
-    return storage.compare_and_swap(PATH, data, expected) or storage.read(PATH) == data
 
 
 def _parse(text: bytes | None) -> dict[str, Any]:

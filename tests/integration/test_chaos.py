@@ -145,7 +145,7 @@ def settled(lake: Path) -> config.Lake:
 def answers(lake: Path, table: str) -> dict[str, str]:
     """Every stored answer by its key."""
     rows: list[dict[str, Any]] = []
-    for file in (lake / table / "data").rglob("*.parquet"):
+    for file in [*(lake / table / "data").rglob("*.parquet"), *(lake / table / "merged").rglob("*.parquet")]:
         rows += pq.read_table(file, partitioning=None).to_pylist()
     return {row["key"]: row["completion"] for row in rows if row["completion"] is not None}
 
