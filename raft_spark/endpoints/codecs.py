@@ -68,7 +68,7 @@ def _choice_reply(choice: Mapping[str, Any]) -> Reply:
             return failed_reply("filtered", "the server's content filter stopped the answer")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
             return completion_reply(text, is_truncated=reason in responses.TRUNCATED)
-        case {"message": {"content": [*parts]}}:  # the parts of a reasoning model, thoughts among them
+        case {"message": {"content": [dict(), *_] as parts}}:  # the parts of a reasoning model, thoughts among them
             texts = (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
             return completion_reply("".join(texts), is_truncated=reason in responses.TRUNCATED)
         case {"message": {"content": None}}:  # a model that reached the limit while reasoning

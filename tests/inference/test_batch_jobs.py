@@ -334,7 +334,7 @@ def create_jobs(conf: config.Config, missing: list[dict[str, object]], run: str 
 
 
 def continue_times(count: int) -> Callable[[], bool]:
-    """Return a function that returns True `count` times."""
+    """Return a function that returns True `count` times: once for each round and each job in it, and each pause."""
     left = iter([True] * count)
     return lambda: next(left, False)
 
@@ -416,7 +416,7 @@ def test_a_driver_lost_before_the_call_loses_nothing(conf, service):
 def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, weakness):
     behave(service, lost=1, **{weakness: True})
     jobs = create_jobs(conf, rows(conf, 150))
-    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(1))) == []
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(2))) == []
     assert [(job.state, job.arn) for job in batch_jobs.pending(conf.lake)] == [("submitting", "")]
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
@@ -426,7 +426,7 @@ def test_a_job_whose_making_was_never_answered_is_not_made_again(conf, service, 
 def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
     behave(service, seconds=1)
     jobs = create_jobs(conf, rows(conf, 150))
-    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(1))) == []
+    assert list(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, continue_times(2))) == []
     assert [job.state for job in batch_jobs.pending(conf.lake)] == ["submitted"]
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
