@@ -168,11 +168,17 @@ class _JavaSignal:
 
 
 def _s3a(conf: Config) -> dict[str, str]:
-    """Return Spark's settings for a lake on S3: s3:// paths use S3A, and lake.s3_endpoint is addressed with path-style URLs."""
+    """Return Spark's settings for a lake on S3: s3:// paths use S3A, and lake.s3_endpoint is addressed with path-style URLs.
+
+    Parquet's vectored reads are off, because S3A does not repeat one whose connection breaks, as it does any other read.
+    """
     if "://" not in conf.lake.root:
         return {}
     endpoint = conf.lake.s3_endpoint
-    settings = {"spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem"}
+    settings = {
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "spark.hadoop.parquet.hadoop.vectored.io.enabled": "false",
+    }
     if endpoint:
         settings["spark.hadoop.fs.s3a.endpoint"] = endpoint
         settings["spark.hadoop.fs.s3a.path.style.access"] = "true"

@@ -222,7 +222,7 @@ def reader(lake: config.Lake) -> Iterator[Counter[str]]:
 
 
 @pytest.mark.timeout(3 * 3600)
-@pytest.mark.parametrize("steps", [12, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [5, pytest.param(500, marks=pytest.mark.slow)])
 def test_in_a_long_history_a_reader_sees_whole_versions_and_nothing_is_paid_for_again(
     steps: int, tmp_path: Path, fake: config.Endpoint
 ):

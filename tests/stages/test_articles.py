@@ -171,8 +171,9 @@ def test_a_larger_bound_lets_them_pass_and_leaves_the_table_as_it_would_be(tmp_p
 
 
 def test_held_out_articles_are_in_test_with_the_passages_they_share(tmp_path: Path, settled: Settle):
-    shared = article(900, ["Trial 7 had 7 patients."])
-    source = write_articles(tmp_path / "a.parquet", [*records(*range(60)), shared])
+    shared = [article(pubid, ["The trial enrolled forty men and followed them for two years."]) for pubid in (7, 900)]
+    others = (pubid for pubid in range(60) if pubid != 7)
+    source = write_articles(tmp_path / "a.parquet", [*records(*others), *shared])
     (tmp_path / "ids.txt").write_text("7\n9\n123456\n")
     conf = settled(
         f"articles.source={source}",
@@ -188,7 +189,7 @@ def test_held_out_articles_are_in_test_with_the_passages_they_share(tmp_path: Pa
         8: "train",
         9: "test",
     }
-    assert version.counts["reasons"] == {"a passage stands in a held-out split too": 1}
+    assert version.counts["reasons"] == {"the question or a passage stands in a held-out split too": 1}
     (tmp_path / "ids.txt").write_text("8\n")
     assert articles.run(conf).counts["splits"] == {"train": 60, "validation": 0, "test": 1}
     (tmp_path / "ids.txt").write_text("1000\n1001\n")

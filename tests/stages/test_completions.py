@@ -90,11 +90,11 @@ def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatu
     asking: Settle, url: str
 ):
     behave(url, fault="truncated", share=0.5)
-    once = asking()
+    once = asking(REJECTING)
     completions.run(once)
     cut = dataset.run(once).counts["rejected"]["truncated"]
     assert 15 < cut < 45
-    conf = asking('completions.retry=["ungrounded"]', "completions.again_temperatures=[0.5, 0.9]")
+    conf = asking(REJECTING, 'completions.retry=["ungrounded"]', "completions.again_temperatures=[0.5, 0.9]")
     counts = completions.run(conf).counts
     left = dataset.run(conf).counts["rejected"]["truncated"]
     assert 0 < left < cut / 2
@@ -103,13 +103,14 @@ def test_answers_that_the_dataset_rejects_are_asked_for_again_at_other_temperatu
     assert len({row["key"] for row in stored(conf)}) == len(stored(conf)) == 60 + counts["asked"]
     behave(url)
     assert completions.run(conf).counts["asked"] == counts["asked"]  # the version that is there
-    assert completions.run(asking()).counts["asked"] == 0
-    assert dataset.run(asking()).counts["rejected"] == {"truncated": cut}
+    assert completions.run(asking(REJECTING)).counts["asked"] == 0
+    assert dataset.run(asking(REJECTING)).counts["rejected"] == {"truncated": cut}
     assert calls(url)["calls"] == 60 + counts["asked"]
 
 
 AGAIN = ["completions.retry=ungrounded", "completions.again_temperatures=[0.5, 0.9]", "completions.attempts=1"]
 MANY_FAIL = "completions.max_failed_share=0.9"
+REJECTING = "dataset.max_rejected_share=0.9"
 
 
 def test_what_failed_is_told_and_asked_next_though_other_answers_were_asked_for_again(asking: Settle, url: str):
