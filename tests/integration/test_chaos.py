@@ -22,7 +22,7 @@ from raft_spark import config, endpoints
 from raft_spark.lake import schemas, tables
 from support import fake_server
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 STAGES = ("articles", "base", "completions", "dataset", "evaluation", "refresh")
 VICTIMS = {  # words of the command line by which each kind of process is known
@@ -169,7 +169,7 @@ def teacher() -> Iterator[config.Endpoint]:
     ("rows", "commands", "cases"),
     [
         (FEW, ("run", "refresh"), [("refresh", "driver"), ("refresh", "Python worker")]),
-        pytest.param(MANY, STAGES, list(itertools.product(STAGES, VICTIMS)), marks=pytest.mark.slow),
+        (MANY, STAGES, list(itertools.product(STAGES, VICTIMS))),
     ],
 )
 def test_any_process_killed_at_any_moment_loses_nothing_and_changes_no_byte(
