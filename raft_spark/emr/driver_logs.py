@@ -33,7 +33,7 @@ ANY_ERROR = re.compile(r'(Caused by: |Exception in thread "[^"]*" )?(\w+\.)*\w*(
 
 
 @dataclass(frozen=True)
-class Log:
+class DriverLog:
     """The end of a log, and the line of the whole log that says best why the run failed, "" if none does."""
 
     lines: Sequence[str]
@@ -83,7 +83,7 @@ def _attempt(folder: str) -> int:
     return int(attempt[1]) if attempt else 0
 
 
-def _read(client: AwsClient, uri: str) -> Log:
+def _read(client: AwsClient, uri: str) -> DriverLog:
     """Decompress a log as a stream; one that is still being written may be cut."""
     bucket, key = aws.split_uri(uri)
     with gzip.open(client.get_object(Bucket=bucket, Key=key)["Body"], "rt", errors="replace") as log:
@@ -97,7 +97,7 @@ def _whole_lines(log: Iterable[str]) -> Iterator[str]:
         yield "(the log ends here, in the middle of a line)"
 
 
-def read_lines(lines: Iterable[str]) -> Log:
+def read_lines(lines: Iterable[str]) -> DriverLog:
     """Return the end of a log and its reason: the last error of raft-spark, else the last error of anybody."""
     last: deque[str] = deque(maxlen=TAIL_LINES)
     own = other = ""
@@ -106,7 +106,7 @@ def read_lines(lines: Iterable[str]) -> Log:
         message = _message(line)
         own = message if OWN_ERROR.match(message) else own
         other = message if ANY_ERROR.match(message) else other
-    return Log(tuple(last), own or other)
+    return DriverLog(tuple(last), own or other)
 
 
 def _message(line: str) -> str:

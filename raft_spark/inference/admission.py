@@ -153,7 +153,7 @@ class Admission:
     def finish(self, inflight: InFlightRequest) -> InFlightRequest:
         """Count a call that has its reply; adapt the window, the timeout and the token rate to it."""
         now, counters, reply = self._clock(), self.counters, inflight.reply
-        certain, possible = call_cost(self._price, reply, max_tokens(inflight.request))
+        certain, possible = call_cost(self._price, reply, _most_tokens(inflight.request))
         with self._lock:
             counters.open -= 1
             counters.spent += certain + possible
@@ -217,12 +217,17 @@ class Admission:
 
     def _max_cost(self, request: Request) -> float:
         """Return the most dollars that a call may cost."""
-        return self._price.dollars(*max_tokens(request))
+        return self._price.dollars(*_most_tokens(request))
 
 
-def max_tokens(request: Request) -> tuple[float, float]:
+def most_prompt_tokens(characters: int) -> float:
+    """Return the most tokens that a prompt of so many characters may have."""
+    return characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS
+
+
+def _most_tokens(request: Request) -> tuple[float, float]:
     """Return the most tokens that a request's prompt and its answer may have."""
-    return request.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS, request.max_tokens
+    return most_prompt_tokens(request.characters), request.max_tokens
 
 
 def _is_free(reply: Reply) -> bool:

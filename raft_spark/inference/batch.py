@@ -32,6 +32,7 @@ from raft_spark.inference.admission import (
     InFlightRequest,
     call_cost,
     may_be_billed,
+    most_prompt_tokens,
 )
 from raft_spark.inference.quota import UNLIMITED
 from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
@@ -301,7 +302,6 @@ def _outcomes(answers: Sequence[batch_jobs.BatchAnswer], price: config.Price) ->
     for _, info, reply in answers:
         totals = sums.setdefault(reply.error_class or "", [0] * (1 + len(SUMS)))
         has_answer = reply.completion is not None
-        prompt = info.characters / MIN_CHARS_PER_TOKEN + TEMPLATE_TOKENS
         counts = (
             1,
             reply.prompt_tokens or 0,
@@ -309,7 +309,7 @@ def _outcomes(answers: Sequence[batch_jobs.BatchAnswer], price: config.Price) ->
             has_answer and reply.prompt_tokens is None,
             has_answer and reply.completion_tokens is None,
             may_be_billed(reply),
-            *call_cost(price, reply, (prompt, info.max_tokens)),
+            *call_cost(price, reply, (most_prompt_tokens(info.characters), info.max_tokens)),
         )
         for index, count in enumerate(counts):
             totals[index] += count

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,18 +189,25 @@ def files_folder(lake: Lake, version: Version) -> Storage:
 def require_files(lake: Lake, version: Version) -> None:
     """List the folder of a version. Raises DamageError when a file with rows is missing or has another size."""
     folder = files_folder(lake, version)
-    folders = {file.path.partition("/")[0] for file in version.data()}
-    sizes = {f"{name}/{file.path}": file.size for name in folders for file in folder.at(name).list()}
-    wrong = [file for file in version.data() if sizes.get(file.path) != file.bytes]
+    wrong = _wrong_files(folder, version.data())
     if wrong:
-        first = wrong[0]
-        found = f"has {sizes[first.path]} bytes instead of {first.bytes}" if first.path in sizes else "is missing"
+        first, size = wrong[0]
+        found = "is missing" if size is None else f"has {size} bytes instead of {first.bytes}"
         more = f" ({len(wrong)} files of the version are damaged)" if len(wrong) > 1 else ""
         msg = (
             f"{folder.root}/{first.path} {found}{more}; restore it from a copy, or delete {lake.root}/{version.table}/versions/"
             f"{version.id}/manifest.json and run `raft-spark {version.table}`, which makes the version again"
         )
         raise DamageError(msg)
+
+
+def _wrong_files(folder: Storage, files: Sequence[DataFile]) -> list[tuple[DataFile, int | None]]:
+    """List the folders of the files; return each file that has another size there, with that size, None if it is missing."""
+    names = {file.path.partition("/")[0] for file in files if "/" in file.path}
+    sizes = {f"{name}/{file.path}": file.size for name in names for file in folder.at(name).list()}
+    if any("/" not in file.path for file in files):
+        sizes |= {file.path: file.size for file in folder.list(recursive=False)}
+    return [(file, sizes.get(file.path)) for file in files if sizes.get(file.path) != file.bytes]
 
 
 def answer_files(lake: Lake, table: str = COMPLETIONS) -> list[str]:
@@ -293,20 +300,13 @@ def publish(
 def _require_files(lake: Lake, new: Draft, version: Version) -> None:
     """Raise InputError when a file of the version is missing or has another size, as on an executor's own disk."""
     folder = storage(lake, new.table) if new.table == COMPLETIONS else new.storage
-    names = {file.path.partition("/")[0] for file in version.files if "/" in file.path}
-    found = {f"{name}/{file.path}": file.size for name in names for file in folder.at(name).list()}
-    if any("/" not in file.path for file in version.files):
-        found |= {file.path: file.size for file in folder.list(recursive=False)}
-    wrong = [file for file in version.files if found.get(file.path) != file.bytes]
+    wrong = _wrong_files(folder, version.files)
     if wrong:
-        is_there = (
-            f"has {found.get(wrong[0].path, 0):,} of {wrong[0].bytes:,} bytes"
-            if wrong[0].path in found
-            else "is missing"
-        )
+        first, size = wrong[0]
+        is_there = "is missing" if size is None else f"has {size:,} of {first.bytes:,} bytes"
         msg = (
             f"table {new.table} is not published, because {len(wrong)} of {len(version.files)} files that tasks wrote are "
-            f"not in {folder.root}: {wrong[0].path} {is_there}; lake.root must be a folder that the driver and all executors "
+            f"not in {folder.root}: {first.path} {is_there}; lake.root must be a folder that the driver and all executors "
             "share, or s3://bucket/prefix"
         )
         raise InputError(msg)

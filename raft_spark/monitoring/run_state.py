@@ -129,6 +129,11 @@ def elapsed(run: Run, at: float) -> float:
     return at - dt.datetime.fromisoformat(run.started_at).timestamp()
 
 
+def known_tokens(sums: Mapping[str, int], not_counted: Mapping[str, int]) -> dict[str, int | None]:
+    """Return sums of tokens by name; None, not 0, for one of which the server counted nothing."""
+    return {name: count or (None if not_counted[name] else 0) for name, count in sums.items()}
+
+
 def start(run: Run, tasks: int) -> Run:
     """Return the run as its tasks start."""
     return replace(run, state="asking", tasks=tasks)

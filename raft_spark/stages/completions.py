@@ -216,12 +216,8 @@ def _publish(
     spark: SparkSession, conf: config.Config, draft: tables.Draft, base: tables.Version, result: AskResult
 ) -> tables.Version:
     """Publish the stored answers as a version. Raises StoppedError or EndpointError, as `run` does, after that."""
-    run, paid_twice, error = _compare_with_store(spark, conf, result.run)
-    counts = _counts(replace(result, run=run), conf.completions) | {
-        "paid_twice": paid_twice,
-        "removed": _removed(spark, conf, run),
-        **_bill(run, conf),
-    }
+    run, from_store, error = _compare_with_store(spark, conf, result.run)
+    counts = {**_counts(replace(result, run=run), conf.completions), **from_store, **_bill(run, conf)}
     version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
     if run.state == "stopped":
         msg = f"{run.reason}; {_stored(run)}"
@@ -237,27 +233,23 @@ def _publish(
 
 def _compare_with_store(
     spark: SparkSession, conf: config.Config, run: run_state.Run
-) -> tuple[run_state.Run, int, str | None]:
-    """Return the run corrected by the store, how many answers were paid for twice, and the message of one failure.
+) -> tuple[run_state.Run, dict[str, Any], str | None]:
+    """Return the run corrected by the store, counts that only the store knows, and the message of one failure.
 
-    The store also has the answers of a machine that was lost before it could report them.
+    The store also has the answers of a machine that was lost before it could report them. The counts say how many answers
+    were `paid_twice`, and from how many texts something was `removed`, by what it was: see answer_text.
     """
     if not run.done:
-        return run, 0, None
+        return run, {"paid_twice": 0, "removed": {}}, None
     of_run = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == run.id)
     answered = F.when(F.col("completion").isNotNull(), F.col("key"))
-    stored, distinct, error = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error")).collect()[0]
+    kinds = (F.count_if(F.col("removed").contains(kind)) for kind in answer_text.REMOVED)
+    found = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error"), *kinds).collect()[0]
+    stored, distinct, error, *numbers = found
+    removed = {kind: count for kind, count in zip(answer_text.REMOVED, numbers, strict=True) if count}
     paid_twice = stored - distinct
-    return replace(run, answered=max(run.answered - paid_twice, distinct)), paid_twice, error
-
-
-def _removed(spark: SparkSession, conf: config.Config, run: run_state.Run) -> dict[str, int]:
-    """Return from how many texts of this run something was taken out, by what it was: see answer_text."""
-    if not run.done:
-        return {}
-    of_run = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == run.id)
-    counts = of_run.agg(*(F.count_if(F.col("removed").contains(kind)) for kind in answer_text.REMOVED)).collect()[0]
-    return {kind: count for kind, count in zip(answer_text.REMOVED, counts, strict=True) if count}
+    corrected = replace(run, answered=max(run.answered - paid_twice, distinct))
+    return corrected, {"paid_twice": paid_twice, "removed": removed}, error
 
 
 def _counts(result: AskResult, conf: config.Completions) -> dict[str, Any]:
@@ -285,7 +277,7 @@ def _bill(run: run_state.Run, conf: config.Config) -> dict[str, Any]:
     not_counted = {"prompt": run.prompts_not_counted, "completion": run.completions_not_counted}
     tokens = {"prompt": run.prompt_tokens, "completion": run.completion_tokens}
     return {
-        "tokens": {name: count or (None if not_counted[name] else 0) for name, count in tokens.items()},
+        "tokens": run_state.known_tokens(tokens, not_counted),
         "not_counted": not_counted,
         "possibly_billed": run.possibly_billed,
         "dollars": run.dollars if conf.is_price_known else None,

@@ -32,7 +32,7 @@ from raft_spark.inference.batch import batch_price
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
-from raft_spark.monitoring import progress
+from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import leakage
 
 _BILL = ("tokens", "batch_tokens", "not_counted")  # groups of counts
@@ -296,7 +296,7 @@ def _bill(groups: Mapping[str, Mapping[str, int]], price: config.Price) -> dict[
     sums = {name: sum(counts) for name, *counts in zip(names, on_demand, in_batch, strict=True)}
     dollars = price.dollars(*on_demand) + batch_price(price).dollars(*in_batch)
     return {
-        "tokens": {name: count or (None if unknown[name] else 0) for name, count in sums.items()},
+        "tokens": run_state.known_tokens(sums, unknown),
         "not_counted": unknown,
         "dollars": round(dollars, 6),
     }

@@ -3,11 +3,11 @@
 A version is never deleted while it is current, pinned or in a branch, or while such a version was made from it.
 """
 
-import datetime as dt
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from raft_spark.common import ids
 from raft_spark.config import Lake
 from raft_spark.errors import DamageError, InputError
 from raft_spark.lake import refs, schemas, tables
@@ -30,7 +30,12 @@ def expire(lake: Lake) -> list[str]:
     if referenced is None:
         return []
     recent = {version.id for versions in known.values() for version in versions[-lake.keep_versions :]}
-    young = {version.id for versions in known.values() for version in versions if _age_days(version) < lake.keep_days}
+    young = {
+        version.id
+        for versions in known.values()
+        for version in versions
+        if ids.age_hours(version.created_at) < lake.keep_days * 24
+    }
     retained = _with_sources(referenced | recent | young, known)
     expired = [version for table in reversed(registry.NAMES) for version in known[table] if version.id not in retained]
     for version in expired:
@@ -57,7 +62,7 @@ def roll_back(lake: Lake, version: str) -> dict[str, str]:
 
     before = refs.read(lake).tables
     if (
-        schemas.COMPLETIONS not in before and schemas.COMPLETIONS in lineage
+        schemas.COMPLETIONS in lineage and schemas.COMPLETIONS not in before
     ):  # current.json is new: the old one was damaged
         targets[schemas.COMPLETIONS] = tables.history(lake, schemas.COMPLETIONS)[-1].id
     refs.update(lake, move)
@@ -135,7 +140,3 @@ def _with_sources(names: Iterable[str], known: dict[str, list[tables.Version]]) 
         found |= added
         added = set().union(*(inputs.get(name, set()) for name in added)) - found
     return found
-
-
-def _age_days(version: tables.Version) -> float:
-    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(version.created_at)) / dt.timedelta(days=1)

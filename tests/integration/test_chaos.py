@@ -1,10 +1,8 @@
 """Every stage and a refresh, each process of it killed at a random moment: nothing is lost, and the bytes are the same."""
 
 import itertools
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from conftest import ROOT, SPARK
 from raft_spark import config, endpoints
 from raft_spark.lake import schemas, tables
 from support import fake_server
+from support.processes import family, kill
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -100,25 +99,6 @@ class Walk:
 
 def log(lake: Path) -> str:
     return Path(f"{lake}.log").read_text()[-5_000:]
-
-
-def family(run: subprocess.Popen[bytes], word: str = "") -> list[int]:
-    """The processes of a run that live, whose command line holds `word`."""
-    table = subprocess.run(["ps", "-ww", "-eo", "pid,sid,stat,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(None, 3) for line in table.splitlines()[1:]]
-    return [
-        int(pid)
-        for pid, sid, state, args in lines
-        if int(sid) == run.pid and word in args and not state.startswith("Z")
-    ]
-
-
-def kill(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def killed_once(run: subprocess.Popen[bytes], victim: str, after: float, chance: random.Random) -> bool:

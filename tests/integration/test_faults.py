@@ -29,6 +29,7 @@ from raft_spark.lake import lease, parquet, schemas, session, tables
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions, evaluation, refresh
+from support.processes import family, kill
 
 pytestmark = pytest.mark.spark
 
@@ -178,25 +179,6 @@ def said(root: str) -> str:
 def squeezed(text: str) -> str:
     """Return the text without spaces: the command line breaks long paths."""
     return "".join(text.split())
-
-
-def family(run: subprocess.Popen[bytes], word: str = "") -> list[int]:
-    """The processes of a run that still live, whose command line holds `word`."""
-    table = subprocess.run(["ps", "-ww", "-eo", "pid,sid,stat,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(None, 3) for line in table.splitlines()[1:]]
-    return [
-        int(pid)
-        for pid, sid, state, args in lines
-        if int(sid) == run.pid and word in args and not state.startswith("Z")
-    ]
-
-
-def kill(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def until(come: Callable[[], object], run: subprocess.Popen[bytes] | None = None, seconds: float = 300) -> None:
