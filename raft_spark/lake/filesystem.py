@@ -4,47 +4,34 @@ Every write is atomic: readers see the whole file or none, and a file on a disk 
 holds a few strings only, so Spark can send it to workers; each worker opens its own connection, and opens a new one when the
 credentials of boto3's chain have changed, since they can expire during a long task.
 
-A call that S3 refuses for the moment (500, 503, a lost connection) is repeated. What cannot be read or written is an InputError
-that names it. Whole objects are read and written by boto3, since pyarrow repeats no failed read of under 300 bytes (an error's
-text does not fit into its buffer) and its copy_files returns as if it had written when every attempt failed.
+What cannot be read or written is an InputError that names it; s3.py repeats a call that S3 refuses for the moment. Whole objects
+are read and written by boto3, since pyarrow repeats no failed read of under 300 bytes (an error's text does not fit into its
+buffer) and its copy_files returns as if it had written when every attempt failed.
 """
 
 import contextlib
 import errno
 import fcntl
-import functools
 import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-import boto3
 import pyarrow as pa
 import pyarrow.fs as pafs
-from boto3.exceptions import S3UploadFailedError
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark import config
 from raft_spark.errors import DamageError, InputError
+from raft_spark.lake import s3
 
-TRIES, FIRST_PAUSE = 5, 0.1  # of a call that failed as a whole: pauses of 0.1, 0.2, 0.4 and 0.8 s
-S3_ATTEMPTS = 5  # of one request, within a client
-_S3_ERRORS = (BotoCoreError, ClientError, S3UploadFailedError)
-_FINAL = re.compile(
-    r"ACCESS_DENIED|AccessDenied|NO_SUCH_BUCKET|NoSuchBucket|EXPIRED|Expired|INVALID|Invalid|SIGNATURE|Signature"
-)
-_LOST_RACES = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +89,17 @@ class Storage:
         """Return pyarrow's file system with credentials that are valid now. Raises InputError when none are found."""
         if self.is_local:
             return pafs.LocalFileSystem()
-        return _s3(self.endpoint or _environment_endpoint(), self.region, _credentials())
+        return s3.filesystem(self.endpoint, self.region)
 
     @property
     def _client(self) -> Any:  # noqa: ANN401 - boto3 creates the classes of its clients at run time
-        return _s3_client(self.endpoint or _environment_endpoint(), self.region, _credentials())
+        return s3.client(self.endpoint, self.region)
 
     def read(self, path: str) -> bytes | None:
         """Return a file's bytes; None when there is no such file. Raises InputError when it cannot be read."""
         with self._named(path, "read"):
             try:
-                return Path(self.path(path)).read_bytes() if self.is_local else retried(lambda: self._get(path))
+                return Path(self.path(path)).read_bytes() if self.is_local else s3.retried(lambda: self._get(path))
             except FileNotFoundError:
                 return None
 
@@ -121,7 +108,7 @@ class Storage:
         try:
             return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
         except ClientError as error:
-            if _code(error) == "NoSuchKey":
+            if s3.code(error) == "NoSuchKey":
                 raise FileNotFoundError(key) from error
             raise
 
@@ -139,8 +126,8 @@ class Storage:
     def open(self, path: str) -> pa.NativeFile:
         """Open a file for reading at any position. Raises InputError when it is missing or cannot be opened."""
         with self._named(path, "read"):
-            file = retried(lambda: self.filesystem.open_input_file(self.path(path)))
-        return file if self.is_local else pa.PythonFile(_RetryingFile(file), mode="r")
+            file = s3.retried(lambda: self.filesystem.open_input_file(self.path(path)))
+        return file if self.is_local else s3.retrying(file)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file atomically, replacing one that exists."""
@@ -162,7 +149,7 @@ class Storage:
             with self._named(path, "written", _OF_THE_DISK):
                 yield local
             with self._named(path, "written"):
-                self._replace_local(local, path) if self.is_local else retried(lambda: self._upload(local, path))
+                self._replace_local(local, path) if self.is_local else s3.retried(lambda: self._upload(local, path))
         finally:
             with contextlib.suppress(OSError):
                 local.unlink(missing_ok=True)
@@ -184,7 +171,7 @@ class Storage:
         """Raise InputError that names the file when the disk or the server refuses it; with `only`, for these errors."""
         try:
             yield
-        except (OSError, *_S3_ERRORS) as error:
+        except (OSError, *s3.ERRORS) as error:
             if only is not None and getattr(error, "errno", None) not in only:
                 raise
             msg = f"{self.root}/{path}".rstrip("/") + f" cannot be {verb}: {self._reason(error, path)}"
@@ -207,7 +194,7 @@ class Storage:
 
     def _info(self, path: str = "") -> pafs.FileInfo:
         with self._named(path, "read"):
-            return retried(lambda: self.filesystem.get_file_info(self.path(path)))
+            return s3.retried(lambda: self.filesystem.get_file_info(self.path(path)))
 
     def list(self, *, recursive: bool = True) -> list[FileInfo]:
         """Return the files below this folder, or with `recursive=False` directly in it, sorted by path.
@@ -227,7 +214,7 @@ class Storage:
 
     def _infos(self, selector: pafs.FileSelector, tries: int = 5) -> Sequence[pafs.FileInfo]:
         try:
-            infos: Sequence[pafs.FileInfo] = retried(lambda: self.filesystem.get_file_info(selector))
+            infos: Sequence[pafs.FileInfo] = s3.retried(lambda: self.filesystem.get_file_info(selector))
         except FileNotFoundError:  # another process created or deleted a folder while pyarrow listed
             if tries == 1:
                 raise
@@ -239,9 +226,9 @@ class Storage:
         kind = self._info(path).type
         with self._named(path, "deleted"), contextlib.suppress(FileNotFoundError):  # another process was faster
             if kind == pafs.FileType.Directory:
-                retried(lambda: self.filesystem.delete_dir(self.path(path)))
+                s3.retried(lambda: self.filesystem.delete_dir(self.path(path)))
             elif kind == pafs.FileType.File:
-                retried(lambda: self.filesystem.delete_file(self.path(path)))
+                s3.retried(lambda: self.filesystem.delete_file(self.path(path)))
 
     def compare_and_swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
         """Write a file if its bytes still are `expected` (None: if it does not exist), and return whether it was written.
@@ -274,7 +261,7 @@ class Storage:
             except (BotoCoreError, ClientError) as error:
                 if self.read(path) == data:
                     return True
-                if isinstance(error, ClientError) and _code(error) in _LOST_RACES:
+                if isinstance(error, ClientError) and s3.is_lost_race(error):
                     return False
                 raise
 
@@ -283,7 +270,7 @@ class Storage:
         if expected is None:
             self._client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             return True
-        stored, tag = retried(lambda: self._get_tagged(bucket, key))
+        stored, tag = s3.retried(lambda: self._get_tagged(bucket, key))
         if stored != expected:
             return False
         self._client.put_object(Bucket=bucket, Key=key, Body=data, IfMatch=tag)
@@ -292,58 +279,6 @@ class Storage:
     def _get_tagged(self, bucket: str, key: str) -> tuple[bytes, str]:
         stored = self._client.get_object(Bucket=bucket, Key=key)
         return stored["Body"].read(), stored["ETag"]
-
-
-class _RetryingFile:
-    """An open file of S3 for pa.PythonFile, which repeats a read that fails for the moment."""
-
-    def __init__(self, file: pa.NativeFile) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        start = self._file.tell()
-
-        def read() -> bytes:
-            self._file.seek(start)
-            return bytes(self._file.read(None if size < 0 else size))
-
-        return retried(read)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def close(self) -> None:
-        self._file.close()
-
-    @property
-    def closed(self) -> bool:
-        return bool(self._file.closed)
-
-
-def retried(call: Callable[[], _T]) -> _T:
-    """Call again, after growing pauses, while S3 fails for the moment; return the result, or raise the last error."""
-    for attempt in range(TRIES - 1):
-        try:
-            return call()
-        except (OSError, *_S3_ERRORS) as error:
-            if not _is_transient(error):
-                raise
-        time.sleep(FIRST_PAUSE * 2**attempt)
-    return call()
-
-
-def _is_transient(error: Exception) -> bool:
-    """Say whether the same call may succeed in a moment: an error of S3, or of the way there, that is no final refusal."""
-    if isinstance(error, OSError) and "AWS Error" not in str(error):
-        return False
-    return not isinstance(error, FileNotFoundError) and not _FINAL.search(str(error))
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response["Error"]["Code"])
 
 
 def _make_folder(folder: Path) -> None:
@@ -367,63 +302,6 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 digest of a local file in hexadecimal digits, as sha256sum prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _environment_endpoint() -> str:
-    """Return the S3 endpoint that the environment names, "" = AWS. boto3 reads these variables itself, old pyarrow does not."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-
-
-def _credentials() -> tuple[str, str, str]:
-    """Return access key, secret key and token from boto3's chain, which renews those that expire."""
-    try:
-        found = _session().get_credentials()
-    except BotoCoreError as error:
-        msg = f"no AWS credentials can be read: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
-        raise InputError(msg) from error
-    if found is None:
-        msg = "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
-        raise InputError(msg)
-    frozen = found.get_frozen_credentials()
-    return frozen.access_key, frozen.secret_key, frozen.token or ""
-
-
-@functools.cache
-def _session() -> boto3.Session:
-    return boto3.Session()
-
-
-@functools.lru_cache(maxsize=4)
-def _s3(endpoint: str, region: str, credentials: tuple[str, str, str]) -> pafs.FileSystem:
-    access_key, secret_key, token = credentials
-    address = urlsplit(endpoint)
-    server = {"endpoint_override": address.netloc, "scheme": address.scheme} if endpoint else {}
-    return pafs.S3FileSystem(
-        access_key=access_key,
-        secret_key=secret_key,
-        session_token=token or None,
-        region=region or _default_region(),
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        **server,
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def _s3_client(endpoint: str, region: str, credentials: tuple[str, str, str]) -> Any:  # noqa: ANN401 - made at run time
-    access_key, secret_key, token = credentials
-    return boto3.Session().client(
-        "s3",
-        endpoint_url=endpoint or None,
-        region_name=region or _default_region(),
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        aws_session_token=token or None,
-        config=Config(retries={"mode": "standard", "total_max_attempts": S3_ATTEMPTS}),
-    )
-
-
-def _default_region() -> str:
-    return os.environ.get("AWS_REGION", "") or _session().region_name or "us-east-1"
 
 
 def age_hours(found: FileInfo) -> float:

@@ -17,13 +17,19 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import errors
-from raft_spark.errors import DamageError, RaftError
+from raft_spark.errors import DamageError, InputError, RaftError
 
 MARK = '{"raft_spark_error": '  # the start of the JSON object in the text of Spark's exception
 
 # Spark 4: FAILED_READ_FILE and CANNOT_READ_FILE_FOOTER; Spark 3.5: the same sentences, and its own on files that are gone
 UNREADABLE = re.compile(
     r"(?:while reading file|read footer for file:|File does not exist:|Path does not exist:) *([^\s,]*[^\s,.])"
+)
+# What Java raises, as the cause, when the store was not reached or did not let a read through: the file itself may be whole
+_NOT_REACHED = re.compile(
+    r"(?:Sdk(?:Client|Service)Exception|AWS\w*Exception|S3Exception|AccessDeniedException|UnknownHostException"
+    r"|ConnectException|SocketException|SocketTimeoutException|ConnectTimeoutException|NoHttpResponseException"
+    r"|ConnectionClosedException|SSLException): *(?![^\n]*Status Code: 404)[^\n]{0,300}"
 )
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
@@ -43,7 +49,7 @@ def map_in_arrow(rows: DataFrame, function: ArrowFunction, schema: pa.Schema) ->
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Raise the RaftError that a worker raised in a Spark action of the block, or a DamageError for a file that Spark cannot read.
+    """Raise the RaftError that a worker raised in a Spark action of the block, or one that names the file that Spark cannot read.
 
     Other errors pass unchanged, as Spark's.
     """
@@ -71,11 +77,16 @@ def decode(text: str) -> RaftError | None:
     return kind(found["message"])
 
 
-def unreadable_file(text: str) -> DamageError | None:
-    """Return the error that names the file that Spark could not read; None when `text` is another error of Spark's."""
+def unreadable_file(text: str) -> InputError | None:
+    """Return the error that names the file that Spark could not read; None when `text` is another error of Spark's.
+
+    It is a DamageError, except where the store was not reached or refused the access.
+    """
     found = UNREADABLE.search(text)
     if found is None:
         return None
+    if cause := _NOT_REACHED.search(text, found.end()):
+        return InputError(f"{found[1]} cannot be read: {cause[0].strip()}; restore the access to it and run again")
     return DamageError(
         f"{found[1]} is damaged or missing: Spark cannot read it; `raft-spark check TABLE` compares all files with their manifest"
     )

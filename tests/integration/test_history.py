@@ -1,5 +1,6 @@
 """A long random history of a lake: refreshes, alone, at once and killed, rollbacks, pins and expirations, while a reader reads."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -61,7 +61,6 @@ class Operator:
         return started
 
     def tell(self, line: str) -> None:
-        assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
@@ -77,6 +76,8 @@ class Operator:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.answers.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
 @dataclass
@@ -196,7 +197,7 @@ def look(lake: config.Lake) -> bool:
     return True
 
 
-@contextmanager
+@contextlib.contextmanager
 def reader(lake: config.Lake) -> Iterator[Counter[str]]:
     """Look again and again while the block runs."""
     seen: Counter[str] = Counter()

@@ -215,6 +215,27 @@ def test_a_file_that_spark_cannot_read_is_named(text: str):
     assert unreadable_file("[DIVIDE_BY_ZERO] Division by zero.") is None
 
 
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (
+            "software.amazon.awssdk.core.exception.SdkClientException: Unable to execute HTTP request: Connection reset",
+            InputError,
+        ),
+        ("java.net.SocketTimeoutException: Read timed out", InputError),
+        ("java.nio.file.AccessDeniedException: s3://lake/a.parquet: Access Denied (Status Code: 403)", InputError),
+        ("software.amazon.awssdk.services.s3.model.S3Exception: null (Service: S3, Status Code: 404)", DamageError),
+        ("java.lang.RuntimeException: is not a Parquet file", DamageError),
+    ],
+)
+def test_a_store_that_is_not_reached_is_no_damage(cause: str, kind: type[InputError]):
+    text = f"Encountered error while reading file s3://lake/a.parquet. SQLSTATE: KD001\n\tat A.b\nCaused by: {cause}\n\tat C.d"
+    error = unreadable_file(text)
+    assert type(error) is kind
+    assert str(error).startswith("s3://lake/a.parquet ")
+    assert (cause.rpartition("Exception: ")[2] in str(error)) == (kind is InputError)
+
+
 # The lake
 
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from raft_spark.errors import InputError
-from raft_spark.lake import filesystem, parquet
+from raft_spark.lake import parquet
+from raft_spark.lake import s3 as s3_module
 from raft_spark.lake.filesystem import Storage
 from support.s3_proxy import FAULTS, Fault, S3Proxy
 
@@ -82,10 +83,10 @@ def test_a_large_file_is_whole_whichever_request_of_its_upload_loses_its_reply(
 def test_what_the_server_never_takes_is_an_error_that_names_it(
     storage: Storage, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(filesystem, "TRIES", 1)
-    monkeypatch.setattr(filesystem, "S3_ATTEMPTS", 2)
-    filesystem._s3_client.cache_clear()
-    filesystem._s3.cache_clear()
+    monkeypatch.setattr(s3_module, "TRIES", 1)
+    monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 2)
+    s3_module._client.cache_clear()
+    s3_module._filesystem.cache_clear()
     storage.write("a", b"1")
     proxy.choose = lambda _method, _path: "slow_down"
     with pytest.raises(InputError, match=rf"{storage.root}/a cannot be written: .*Please reduce your request rate"):
@@ -98,8 +99,8 @@ def test_what_the_server_never_takes_is_an_error_that_names_it(
         storage.list()
     proxy.choose = lambda _method, _path: ""
     assert storage.read("a") == b"1"
-    filesystem._s3_client.cache_clear()
-    filesystem._s3.cache_clear()
+    s3_module._client.cache_clear()
+    s3_module._filesystem.cache_clear()
 
 
 def test_a_bucket_that_does_not_exist_is_named(proxy: S3Proxy):
@@ -125,13 +126,13 @@ def test_a_swap_that_fails_once_is_won(storage: Storage, proxy: S3Proxy, fault: 
 def test_a_swap_whose_every_reply_is_lost_is_won(
     storage: Storage, proxy: S3Proxy, before: bytes | None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(filesystem, "S3_ATTEMPTS", 2)
-    filesystem._s3_client.cache_clear()
+    monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 2)
+    s3_module._client.cache_clear()
     if before:
         storage.write("pointer", before)
     proxy.choose = lambda method, _path: "lost" if method == "PUT" else ""
     assert storage.compare_and_swap("pointer", b"2", before)
-    filesystem._s3_client.cache_clear()
+    s3_module._client.cache_clear()
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -10,6 +10,7 @@ import pytest
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake import s3 as s3_module
 from raft_spark.lake.filesystem import Storage
 
 ROWS = pa.table(
@@ -122,17 +123,15 @@ def test_a_digest_in_the_manifest_is_that_of_the_file(conf: config.Config):
 def test_s3_credentials_are_taken_anew_when_they_change(s3: str, monkeypatch: pytest.MonkeyPatch):
     import boto3
 
-    from raft_spark.lake import filesystem
-
-    filesystem._session.cache_clear()
+    s3_module._session.cache_clear()
     place = Storage("s3://lake/credentials", s3)
     first = place.filesystem
     assert place.filesystem is first
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    filesystem._session.cache_clear()
+    s3_module._session.cache_clear()
     assert place.filesystem is not first
-    filesystem._session.cache_clear()
+    s3_module._session.cache_clear()
 
 
 def test_a_server_that_the_environment_names_is_that_of_rows_and_pointers(
@@ -149,14 +148,12 @@ def test_a_server_that_the_environment_names_is_that_of_rows_and_pointers(
 
 
 def test_without_credentials_the_error_says_what_to_set(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from raft_spark.lake import filesystem
-
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    filesystem._session.cache_clear()
+    s3_module._session.cache_clear()
     with pytest.raises(InputError, match="no AWS credentials were found; set AWS_PROFILE"):
         Storage("s3://lake/none", s3).list()
-    filesystem._session.cache_clear()
+    s3_module._session.cache_clear()
