@@ -1,5 +1,4 @@
-"""TrainingRow -> one record of a training format. To add a format, add a function here, its name to FORMATS and to
-config.fields.
+"""TrainingRow -> one record of a training format. To add a format, add its template to FORMATS and its name to config.fields.
 
 Each record follows the documentation of its consumer: TRL ("Dataset formats"), SageMaker JumpStart ("Fine-tune a large
 language model using prompt instructions"), Bedrock ("Prepare data for fine-tuning"), LLaMA-Factory (data/README), and
@@ -10,14 +9,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from json.encoder import encode_basestring
 from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 
 from raft_spark.config import Completions
-from raft_spark.endpoints.base import Message
 from raft_spark.recipe import prompts
 
 
@@ -45,21 +44,82 @@ class TrainingRow:
 Record = Mapping[str, Any]
 
 
+class RowTexts:
+    """The texts of a training row that records are made of, each computed once for all formats; `json` returns them encoded."""
+
+    def __init__(self, row: TrainingRow) -> None:
+        self.row = row
+        self._json: dict[str, str] = {}
+
+    @cached_property
+    def prompt(self) -> tuple[str, str]:
+        """The texts of the prompt's two turns: system and user."""
+        system, user = prompts.student_messages(self.row.question, self.row.passages, self.row.completions)
+        return system["content"], user["content"]
+
+    @cached_property
+    def answer(self) -> str:
+        """The text of the assistant's turn."""
+        return prompts.escape_markup(self.row.completion)
+
+    def json(self, field: str) -> str:
+        """Return the JSON text of a field."""
+        if field not in self._json:
+            value = FIELDS[field](self)
+            self._json[field] = encode_basestring(value) if isinstance(value, str) else json.dumps(value)
+        return self._json[field]
+
+
+def _plain_system(texts: RowTexts) -> str:
+    """Return the system turn as with completions.style = "answer" where the style is "cot"."""
+    conf = texts.row.completions
+    if conf.style != "cot":
+        return texts.prompt[0]
+    return prompts.student_messages("", [], conf.model_copy(update={"style": "answer"}))[0]["content"]
+
+
+FIELDS: Mapping[str, Callable[[RowTexts], str | bool | None]] = {
+    "system": lambda texts: texts.prompt[0],
+    "user": lambda texts: texts.prompt[1],
+    "answer": lambda texts: texts.answer,
+    "plain_system": _plain_system,
+    "plain_answer": lambda texts: prompts.escape_markup(texts.row.answer),
+    "rejected_answer": lambda texts: prompts.escape_markup(texts.row.rejected_answer or ""),
+    "nova_system": lambda texts: _break_reserved(texts.prompt[0]),
+    "nova_user": lambda texts: _break_reserved(texts.prompt[1]),
+    "nova_answer": lambda texts: _break_reserved(texts.answer),
+    "question": lambda texts: texts.row.question,
+    "context": lambda texts: prompts.SEPARATOR.join(texts.row.passages),
+    "oracle": lambda texts: texts.row.oracle,
+    "distracted": lambda texts: texts.row.distracted,
+    "original_answer": lambda texts: texts.row.original_answer,
+    "synthetic_answer": lambda texts: texts.row.completion,
+}
+
+
+def _field(name: str) -> str:
+    """Return the text that stands in a template for a field of RowTexts."""
+    return f"\0{name}\0"
+
+
+_FIELD = re.compile(r'"\\u0000(\w+)\\u0000"')  # in a template's JSON text
+
+
 def _no_extra_files(_: Iterable[str]) -> Mapping[str, str]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Format:
-    """A training format: how a row becomes a record, the schema of records, and what the card says about them.
+    """A training format: the template of its records, their schema, and what the card says about them.
 
-    `record` returns None for a row that the format cannot express. `is_jsonl` is true when the consumer reads JSON
+    A template is a record whose texts are names of FIELDS, made by `_field`. `is_jsonl` is true when the consumer reads JSON
     Lines only. `by_split` gives each split its own folder; otherwise all shards are in data/, which holds nothing else,
     so that Parquet readers can open it. `extra_files` maps the paths of the shards to further files that the consumer
     needs: texts by path.
     """
 
-    record: Callable[[TrainingRow], Record | None]
+    template: Record
     schema: pa.Schema
     about: str
     is_jsonl: bool = False
@@ -70,91 +130,22 @@ class Format:
         """Return the path of a shard below the format's folder, without extension."""
         return f"{split if self.by_split else 'data'}/{split}-{number:05d}-of-{of:05d}"
 
+    @cached_property
+    def _parts(self) -> list[str]:
+        """The JSON text of the template, cut at its fields: text, name, text, name, ..., text."""
+        return _FIELD.split(json.dumps(self.template))
 
-def messages(row: TrainingRow) -> Record:
-    """Return one conversation: system, user with all passages and the question, assistant with the answer."""
-    return {"messages": [*_prompt(row), _assistant_turn(row.completion)]}
+    def line(self, texts: RowTexts) -> str | None:
+        """Return the record of a row as JSON; None for a row that the format cannot express, as one without a rejected answer."""
+        parts = self._parts
+        if "rejected_answer" in parts[1::2] and texts.row.rejected_answer is None:
+            return None
+        return "".join([part if number % 2 == 0 else texts.json(part) for number, part in enumerate(parts)])
 
-
-def prompt_completion(row: TrainingRow) -> Record:
-    """Return the conversation split into prompt and completion: trainers compute the loss on the completion."""
-    return {"prompt": _prompt(row), "completion": [_assistant_turn(row.completion)]}
-
-
-def answer_only(row: TrainingRow) -> Record:
-    """Return prompt and completion without chain of thought, as with completions.style = "answer"."""
-    conf = row.completions
-    conf = conf.model_copy(update={"style": "answer"}) if conf.style == "cot" else conf
-    return {
-        "prompt": prompts.student_messages(row.question, row.passages, conf),
-        "completion": [_assistant_turn(row.answer)],
-    }
-
-
-def preference(row: TrainingRow) -> Record | None:
-    """Return the chosen and the rejected answer for preference tuning such as DPO; None without a rejected one."""
-    if row.rejected_answer is None:
-        return None
-    return {
-        "prompt": _prompt(row),
-        "chosen": [_assistant_turn(row.completion)],
-        "rejected": [_assistant_turn(row.rejected_answer)],
-    }
-
-
-def notebook(row: TrainingRow) -> Record:
-    """Return the columns of the original notebook, with texts unchanged."""
-    return {
-        "question": row.question,
-        "context": prompts.SEPARATOR.join(row.passages),
-        "oracle": row.oracle,
-        "distracted": row.distracted,
-        "original_answer": row.original_answer,
-        "synthetic_answer": row.completion,
-    }
-
-
-def jumpstart(row: TrainingRow) -> Record:
-    """Return the fields that the template of JumpStart names."""
-    system, user = _prompt(row)
-    return {
-        "instruction": system["content"],
-        "context": user["content"],
-        "response": prompts.escape_markup(row.completion),
-    }
-
-
-def bedrock(row: TrainingRow) -> Record:
-    """Return one turn in Bedrock's format, without the strings that Amazon Nova rejects."""
-    system, user = (_break_reserved(turn["content"]) for turn in _prompt(row))
-    answer = _break_reserved(prompts.escape_markup(row.completion))
-    turns = [{"role": "user", "content": [{"text": user}]}, {"role": "assistant", "content": [{"text": answer}]}]
-    return {"schemaVersion": "bedrock-conversation-2024", "system": [{"text": system}], "messages": turns}
-
-
-def alpaca(row: TrainingRow) -> Record:
-    """Return the columns of Alpaca, as LLaMA-Factory and Axolotl read them; only LLaMA-Factory reads `system`."""
-    system, user = _prompt(row)
-    answer = prompts.escape_markup(row.completion)
-    return {"instruction": user["content"], "input": "", "output": answer, "system": system["content"]}
-
-
-def sharegpt(row: TrainingRow) -> Record:
-    """Return one conversation in the format of ShareGPT."""
-    system, user = _prompt(row)
-    turns = [
-        {"from": "human", "value": user["content"]},
-        {"from": "gpt", "value": prompts.escape_markup(row.completion)},
-    ]
-    return {"conversations": turns, "system": system["content"]}
-
-
-def _prompt(row: TrainingRow) -> list[Message]:
-    return prompts.student_messages(row.question, row.passages, row.completions)
-
-
-def _assistant_turn(answer: str) -> Message:
-    return {"role": "assistant", "content": prompts.escape_markup(answer)}
+    def record(self, row: TrainingRow) -> Record | None:
+        """Return the record of a row; None for a row that the format cannot express."""
+        line = self.line(RowTexts(row))
+        return None if line is None else json.loads(line)
 
 
 def _break_reserved(text: str) -> str:
@@ -175,6 +166,9 @@ def _llama_factory_index(columns: Mapping[str, Any], shards: Iterable[str]) -> M
 
 
 _RESERVED = re.compile(r"(?:User|Bot|Assistant|System):|<(?:image|video)>|\[EOS\]")
+_SYSTEM = {"role": "system", "content": _field("system")}
+_USER = {"role": "user", "content": _field("user")}
+_ANSWER = {"role": "assistant", "content": _field("answer")}
 _turn = pa.struct([("role", pa.string()), ("content", pa.string())])
 _turns = pa.list_(_turn)
 _blocks = pa.list_(pa.struct([("text", pa.string())]))
@@ -209,41 +203,71 @@ def _strings(*names: str) -> pa.Schema:
 
 
 FORMATS: Mapping[str, Format] = {
-    "messages": Format(messages, pa.schema([("messages", _turns)]), "TRL's conversational language modelling format"),
+    "messages": Format(
+        {"messages": [_SYSTEM, _USER, _ANSWER]},
+        pa.schema([("messages", _turns)]),
+        "TRL's conversational language modelling format",
+    ),
     "prompt_completion": Format(
-        prompt_completion,
+        {"prompt": [_SYSTEM, _USER], "completion": [_ANSWER]},
         _prompt_completion,
         "TRL's conversational prompt-completion format: the loss falls on the completion",
     ),
     "answer_only": Format(
-        answer_only,
+        {
+            "prompt": [{"role": "system", "content": _field("plain_system")}, _USER],
+            "completion": [{"role": "assistant", "content": _field("plain_answer")}],
+        },
         _prompt_completion,
         "TRL's conversational prompt-completion format, the answers without reasoning and quotes",
     ),
     "preference": Format(
-        preference,
+        {
+            "prompt": [_SYSTEM, _USER],
+            "chosen": [_ANSWER],
+            "rejected": [{"role": "assistant", "content": _field("rejected_answer")}],
+        },
         pa.schema([("prompt", _turns), ("chosen", _turns), ("rejected", _turns)]),
         "TRL's conversational preference format: the rejected answer is that of a distractor's article",
     ),
-    "notebook": Format(notebook, _notebook, "the columns of the original notebook's synthetic_training_data.json"),
+    "notebook": Format(
+        {name: _field(name) for name in _notebook.names},
+        _notebook,
+        "the columns of the original notebook's synthetic_training_data.json",
+    ),
     "jumpstart": Format(
-        jumpstart,
+        {"instruction": _field("system"), "context": _field("user"), "response": _field("answer")},
         _strings("instruction", "context", "response"),
         "SageMaker JumpStart's instruction tuning format, a folder a split with its template.json",
         is_jsonl=True,
         by_split=True,
         extra_files=_jumpstart_template,
     ),
-    "bedrock": Format(bedrock, _bedrock, "Bedrock's fine-tuning format bedrock-conversation-2024", is_jsonl=True),
+    "bedrock": Format(
+        {
+            "schemaVersion": "bedrock-conversation-2024",
+            "system": [{"text": _field("nova_system")}],
+            "messages": [
+                {"role": "user", "content": [{"text": _field("nova_user")}]},
+                {"role": "assistant", "content": [{"text": _field("nova_answer")}]},
+            ],
+        },
+        _bedrock,
+        "Bedrock's fine-tuning format bedrock-conversation-2024",
+        is_jsonl=True,
+    ),
     "alpaca": Format(
-        alpaca,
+        {"instruction": _field("user"), "input": "", "output": _field("answer"), "system": _field("system")},
         _strings("instruction", "input", "output", "system"),
         "Alpaca's columns, with LLaMA-Factory's dataset_info.json",
         is_jsonl=True,
         extra_files=partial(_llama_factory_index, {"columns": _ALPACA}),
     ),
     "sharegpt": Format(
-        sharegpt,
+        {
+            "conversations": [{"from": "human", "value": _field("user")}, {"from": "gpt", "value": _field("answer")}],
+            "system": _field("system"),
+        },
         _sharegpt,
         "ShareGPT's conversations, with LLaMA-Factory's dataset_info.json",
         is_jsonl=True,

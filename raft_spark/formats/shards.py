@@ -1,12 +1,11 @@
 """Write records into one shard of a dataset, as JSON Lines or Parquet, atomically."""
 
-import json
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from raft_spark.lake.filesystem import Storage, sha256
@@ -21,31 +20,37 @@ class ShardWriter(AtomicWriter):
     def __init__(self, at: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
         super().__init__(at)
         self._path, self._kind, self._schema = f"{path}.{kind}", kind, schema
-        self._records: list[Mapping[str, Any]] = []
+        self._lines: list[str] = []
         self._rows = 0
         self._sink: Any = None
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record."""
-        self._records.append(record)
-        if len(self._records) == BATCH_ROWS:
+    def write(self, line: str) -> None:
+        """Append one record, as JSON without line breaks."""
+        self._lines.append(line)
+        if len(self._lines) == BATCH_ROWS:
             self._flush_all()
 
     def _flush_all(self) -> None:
-        if not self._records:
+        if not self._lines:
             return
         if self._sink is None:
             self._sink = self._stack.enter_context(self._new_file(self._path, self._opened, self._described))
+        data = ("\n".join(self._lines) + "\n").encode()
         if self._kind == "jsonl":
-            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
-            self._sink.write(lines.encode())
+            self._sink.write(data)
         else:
-            self._sink.write_table(pa.Table.from_pylist(self._records, self._schema))
-        self._rows += len(self._records)
-        self._records = []
+            self._sink.write_table(_table(data, self._schema))
+        self._rows += len(self._lines)
+        self._lines = []
 
     def _opened(self, local: Path) -> AbstractContextManager[Any]:
         return local.open("wb") if self._kind == "jsonl" else pq.ParquetWriter(local, self._schema)
 
     def _described(self, local: Path, path: str) -> DataFile:
         return DataFile(path, self._rows, local.stat().st_size, sha256(local))
+
+
+def _table(lines: bytes, schema: pa.Schema) -> pa.Table:
+    options = pa.json.ParseOptions(schema, unexpected_field_behavior="error")
+    reading = pa.json.ReadOptions(use_threads=False, block_size=len(lines))
+    return pa.json.read_json(pa.BufferReader(lines), reading, options)

@@ -32,7 +32,7 @@ def training_row(joined: Mapping[str, Any], conf: Dataset, completions: Completi
     return TrainingRow(
         pubid=joined["pubid"],
         question=joined["question"],
-        passages=[document["text"] for document in joined["documents"]],
+        passages=joined["passages"],
         oracle=joined["oracle"],
         distracted=joined["distracted"],
         original_answer=joined["original_answer"],

@@ -6,7 +6,7 @@ paid for once.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any
 
@@ -46,17 +46,21 @@ JUDGED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Reasons why an answer is `rejected`, and reasons why it is only `flagged`; without the former it is accepted."""
+    """Reasons why an answer is `rejected`, and reasons why it is only `flagged`; without the former it is accepted.
+
+    `answer` is the answer without what an earlier version may have stored: thoughts and tokens of the chat template.
+    """
 
     rejected: tuple[str, ...] = ()
     flagged: tuple[str, ...] = ()
+    answer: answer_text.CleanText = field(default=answer_text.CleanText(""), compare=False)
 
 
 def judge_answer(row: Mapping[str, Any], conf: config.Dataset, completions: config.Completions) -> Acceptance:
     """Check an answer by [dataset.gate]; `row` holds the columns of the answer, its oracle and its final_decision."""
     if row["completion"] is None:
         return Acceptance((f"no answer: {row['last_error'] or 'not asked'}",))
-    clean = answer_text.clean(row["completion"])  # an earlier version may have stored it
+    clean = answer_text.clean(row["completion"])
     if not clean.text.strip():
         return Acceptance(("truncated" if clean.is_open else "empty answer",))
     is_truncated = clean.is_open or row["finish_reason"] == "length"
@@ -64,7 +68,7 @@ def judge_answer(row: Mapping[str, Any], conf: config.Dataset, completions: conf
     problems += answer_checks.check_answer(clean.text, row["oracle"], row["final_decision"], completions, conf)
     actions = {problem.reason: getattr(conf.gate, problem.check) for problem in problems}
     rejected, flagged = (tuple(reason for reason in actions if actions[reason] == name) for name in ("reject", "flag"))
-    return Acceptance(rejected, flagged)
+    return Acceptance(rejected, flagged, clean)
 
 
 def attempt_settings(conf: config.Config) -> list[config.Config]:

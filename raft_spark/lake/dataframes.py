@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
@@ -60,6 +61,17 @@ def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count
         rows_before += each["rows"]
     partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
     return spark.createDataFrame(partitions.flatMap(list), TASK_SCHEMA)
+
+
+def partition_values(spark: SparkSession, count: int) -> list[int]:
+    """Return for each of `count` partitions a value that `repartition(count, column)` sends there.
+
+    Spark places rows by a hash, so a few values of one's own may meet in the same partition.
+    """
+    tries = spark.range(64 * count).select(F.col("id").cast("int").alias("value"))
+    partition = F.pmod(F.hash("value"), F.lit(count)).alias("partition")
+    first = tries.groupBy(partition).agg(F.min("value")).orderBy("partition").collect()
+    return [value for _, value in first]
 
 
 def task_count(spark: SparkSession, lake: Lake, size: int) -> int:

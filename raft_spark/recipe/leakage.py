@@ -47,8 +47,9 @@ def measure(base: DataFrame) -> dict[str, Any]:
     (0 = first, 1 = last; None if no row has an oracle); and the number of texts that are `in_two_splits`, over all rows.
     """
     columns = {**LENGTHS, **SECTIONS, "position": ORACLE_POSITION}
-    rows = base.where("size(documents) > 0").orderBy(F.xxhash64("pubid", "distracted")).limit(SAMPLE_ROWS)
-    sample = rows.select("distracted", *(F.expr(text).alias(name) for name, text in columns.items())).collect()
+    rows = base.where("size(documents) > 0")
+    measured = rows.select("pubid", "distracted", *(F.expr(text).alias(name) for name, text in columns.items()))
+    sample = measured.orderBy(F.xxhash64("pubid", "distracted")).limit(SAMPLE_ROWS).collect()
     is_missing = np.array([row.distracted for row in sample], bool)
     features = {name: np.array([row[name] for row in sample], float) for name in columns}
     position = features.pop("position")[~is_missing]

@@ -62,18 +62,20 @@ REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
 
 # Control tokens by family: <|...|> (Llama 3, ChatML, Phi), its full-width twin (DeepSeek) and [|...|] (EXAONE); <<SYS>>;
 # <s>, </s>, <bos>, <think> and kin; every <word_word>, as <start_of_turn> (Gemma), <tool_call> (Qwen), <EOS_TOKEN> (Cohere);
-# [INST] and other bracketed words (Llama 2, Mistral). Only the opening bracket matches: |r|>0.5 stays.
+# [INST] and other bracketed words (Llama 2, Mistral). Only the opening bracket matches: |r|>0.5 stays. The pattern begins with a set
+# of characters, which `re` looks for much faster than for alternatives.
 _CONTROL = re.compile(
-    r"[<\uff1c\[](?=[|\uff5c])"
-    r"|<(?=</?SYS>)"
-    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|sop|eop|think|image|reponame|filename|\w{2,30}_\w{1,30})>)"
-    r"|\[(?=/?(?:INST|PREFIX|SUFFIX|MIDDLE|IMG|THINK|ARGS|AUDIO|gMASK|\w{2,30}_\w{1,30})\])",
+    r"[<\uff1c\[](?:(?=[|\uff5c])"
+    r"|(?<=<)(?=</?SYS>|/?(?:s|bos|eos|pad|unk|mask|sop|eop|think|image|reponame|filename|\w{2,30}_\w{1,30})>)"
+    r"|(?<=\[)(?=/?(?:INST|PREFIX|SUFFIX|MIDDLE|IMG|THINK|ARGS|AUDIO|gMASK|\w{2,30}_\w{1,30})\]))",
     re.IGNORECASE,
 )
 
 
 def escape_markup(text: str) -> str:
     """Insert a space into each control token of a known chat template, so that a tokenizer reads it as plain text."""
+    if "<" not in text and "[" not in text and "\uff1c" not in text:  # most texts; the pattern takes 5 ns a character
+        return text
     return _CONTROL.sub(r"\g<0> ", text)
 
 

@@ -7,25 +7,27 @@
 A hash of the pubid decides on a row's shard and on its place in the shard, so the bytes of a shard depend only on its rows.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Window
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import wording
-from raft_spark.endpoints import answer_text
 from raft_spark.errors import InputError
 from raft_spark.formats import card, shards, targets
-from raft_spark.formats.formats import FORMATS, Format, TrainingRow
+from raft_spark.formats.formats import FORMATS, Format, RowTexts, TrainingRow
 from raft_spark.inference import acceptance, requests
 from raft_spark.inference.acceptance import Acceptance, judge_answer
 from raft_spark.inference.batch import batch_price
@@ -37,18 +39,34 @@ from raft_spark.recipe import leakage
 
 _BILL = ("tokens", "batch_tokens", "not_counted")  # groups of counts
 TOKEN_PRICES = {"input_price", "output_price"}
+MAX_UNEVEN = 1.3  # rows of the largest task, by the mean of all
 WRITTEN = pa.schema([*schemas.FILES, ("sums", pa.string())])
 
 
 @dataclass(frozen=True)
 class DatasetTask:
-    """What every Spark task of a run needs: `shards` is the number of files of each split, `tokenizer` its file's content."""
+    """What every Spark task of a run needs: `rows` are the numbers of rows by split, `tokenizer` is its file's content."""
 
     conf: config.Dataset
     completions: config.Completions
     at: Storage
-    shards: Mapping[str, int]
+    rows: Mapping[str, int]
     tokenizer: str = ""
+
+    @property
+    def shards(self) -> dict[str, int]:
+        """The number of files of each split."""
+        return {split: -(-rows // self.conf.shard_rows) for split, rows in self.rows.items()}
+
+    @cached_property
+    def tasks(self) -> list[int]:
+        """The number of the Spark task that writes each shard, in the order of the splits."""
+        return assign_shards(self.rows, self.shards)
+
+    @property
+    def task_count(self) -> int:
+        """The number of Spark tasks that write."""
+        return max(self.tasks, default=0) + 1
 
 
 def run(conf: config.Config) -> tables.Version:
@@ -71,12 +89,12 @@ def run(conf: config.Config) -> tables.Version:
         return existing
     spark = session.start(conf, schemas.DATASET)
     draft = tables.open_draft(conf.lake, schemas.DATASET, identity)
-    shard_counts = {split: -(-rows // conf.dataset.shard_rows) for split, rows in base.counts["rows"].items()}
     base_rows = dataframes.read(spark, conf.lake, base)
-    joined = join_answers(base_rows, dataframes.read(spark, conf.lake, answers), conf)
-    task = DatasetTask(conf.dataset, conf.completions, draft.storage, shard_counts, tokenizer)
+    task = DatasetTask(conf.dataset, conf.completions, draft.storage, base.counts["rows"], tokenizer)
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
-        written = build(joined, task, conf.base.seed).collect()
+        placed = place(base_rows, task, conf.base.seed)
+        joined = join_answers(placed, dataframes.read(spark, conf.lake, answers), conf, task.task_count)
+        written = build(joined, task).collect()
         leaks = leakage.measure(base_rows)
     counts = {**_counts(written, conf.price), "tells": leaks}
     if not (conf.is_price_known or conf.dataset.answer == "original"):
@@ -116,25 +134,64 @@ def _write_texts(
         yield parquet.write_text(at, f"{prefix}{path}", text)
 
 
-def join_answers(base: DataFrame, answers: DataFrame, conf: config.Config) -> DataFrame:
-    """Add to each base row its answer, or the class of its last error if it has none; lazy.
+def place(base: DataFrame, task: DatasetTask, seed: int) -> DataFrame:
+    """Add to each base row its `shard`, its `order` there, and the `place` by which Spark finds the task of the shard; lazy."""
+    values = dataframes.partition_values(base.sparkSession, task.task_count)
+    first = dict(zip(task.shards, itertools.accumulate(task.shards.values(), initial=0), strict=False))
+    shard = F.pmod("order", _by_split(task.shards))
+    places = F.array(*(F.lit(values[number]) for number in task.tasks))
+    place = places[(_by_split(first) + F.col("shard")).cast("int")]
+    return (
+        base.withColumn("order", F.xxhash64(F.lit(seed), "pubid")).withColumn("shard", shard).withColumn("place", place)
+    )
+
+
+def _by_split(numbers: Mapping[str, int]) -> Column:
+    return F.try_element_at(F.create_map(*(F.lit(value) for pair in numbers.items() for value in pair)), "split")
+
+
+def assign_shards(rows: Mapping[str, int], shards: Mapping[str, int]) -> list[int]:
+    """Return the number of the task that writes each shard, in the order of the splits.
+
+    Small shards share a task: as many tasks as leave none with more than MAX_UNEVEN times the mean of the rows.
+    """
+    sizes = [rows[split] / count for split, count in shards.items() for _ in range(count)]
+    order = sorted(range(len(sizes)), key=lambda number: -sizes[number])
+    for tasks in range(len(sizes), 0, -1):
+        loads, assigned = [0.0] * tasks, [0] * len(sizes)
+        for number in order:
+            assigned[number] = min(range(tasks), key=loads.__getitem__)
+            loads[assigned[number]] += sizes[number]
+        if max(loads) * tasks <= MAX_UNEVEN * sum(loads):
+            return assigned
+    return []
+
+
+def join_answers(placed: DataFrame, answers: DataFrame, conf: config.Config, tasks: int) -> DataFrame:
+    """Add to each base row its answer, or the class of its last error if it has none, in as many partitions as `tasks`; lazy.
 
     `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
     The format `preference` also needs the column `rejected_answer`: the answer to the question of the article that gave the
     first distractor.
     """
-    is_original = conf.dataset.answer == "original"
-    chosen = _original_answers(base, conf) if is_original else acceptance.best_answers(base, answers, conf)
-    is_one_of_pair = ~F.col("distracted") if conf.base.variants == "both" else F.expr("true")
-    rows = base.join(_mark_first_use(chosen), "pubid").withColumn(
-        "is_first_use", F.col("is_first_use") & is_one_of_pair
-    )
-    if "preference" not in conf.dataset.formats:
-        return rows
-    complete = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
-    others = chosen.select(F.col("pubid").alias("distractor"), complete.alias("rejected_answer"))
-    first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
-    return rows.withColumn("distractor", first).join(others, "distractor", "left").drop("distractor")
+    if conf.dataset.answer == "original":
+        rows = placed.withColumns(_original_answer(conf))
+        chosen, is_first_use = requests.one_row_per_article(rows, conf), F.expr("false")
+    else:
+        chosen = _mark_first_use(acceptance.best_answers(placed, answers, conf))
+        one_row = requests.one_row_per_article(placed, conf).select("pubid", "place")
+        by_place = chosen.join(one_row, "pubid").repartition(tasks, "place")
+        rows = placed.repartition(tasks, "place").join(by_place, ["place", "pubid"])
+        is_first_use = F.col("is_first_use") & (
+            ~F.col("distracted") if conf.base.variants == "both" else F.expr("true")
+        )
+    if "preference" in conf.dataset.formats:
+        complete = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
+        others = chosen.select(F.col("pubid").alias("distractor"), complete.alias("rejected_answer"))
+        first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
+        rows = rows.withColumn("distractor", first).join(others, "distractor", "left").drop("distractor")
+    is_placed = conf.dataset.answer != "original" and "preference" not in conf.dataset.formats
+    return (rows if is_placed else rows.repartition(tasks, "place")).withColumn("is_first_use", is_first_use)
 
 
 def _mark_first_use(chosen: DataFrame) -> DataFrame:
@@ -144,42 +201,47 @@ def _mark_first_use(chosen: DataFrame) -> DataFrame:
     return chosen.withColumn("is_first_use", is_first)
 
 
-def _original_answers(base: DataFrame, conf: config.Config) -> DataFrame:
-    """Return the articles' own answers in the columns of stored answers. With completions.decision the decision comes first."""
-    no_tokens = (F.lit(0).alias(name) for name in ("prompt_tokens", "completion_tokens"))
+def _original_answer(conf: config.Config) -> dict[str, Column]:
+    """Return the article's own answer as the columns of a stored answer. With completions.decision the decision comes first."""
     answer = F.col("original_answer")
     if conf.completions.decision:
         answer = F.when(answer.isNotNull(), F.concat_ws(". ", F.initcap("final_decision"), answer))
-    return requests.one_row_per_article(base, conf).select(
-        "pubid",
-        answer.alias("completion"),
-        F.lit("stop").alias("finish_reason"),
-        *no_tokens,
-        F.lit(None).cast("string").alias("answer_key"),
-        F.expr("false").alias("is_batch"),
-        F.lit("the article has none").alias("last_error"),
-    )
+    return {
+        "completion": answer,
+        "finish_reason": F.lit("stop"),
+        "prompt_tokens": F.lit(0),
+        "completion_tokens": F.lit(0),
+        "is_batch": F.expr("false"),
+        "last_error": F.lit("the article has none"),
+    }
 
 
-def build(joined: DataFrame, task: DatasetTask, seed: int) -> DataFrame:
-    """Write joined rows to their shards; return the files and their counts, in the schema WRITTEN; lazy."""
-    order = F.xxhash64(F.lit(seed), "pubid")
-    shard_counts = F.create_map(*(F.lit(value) for pair in task.shards.items() for value in pair))
-    shard = F.pmod("order", F.try_element_at(shard_counts, "split"))
-    sharded = joined.withColumn("order", order).withColumn("shard", shard)
-    total = max(1, sum(task.shards.values()))
-    sorted_rows = sharded.repartition(total, "split", "shard").sortWithinPartitions(
-        "split", "shard", "order", "pubid", "distracted"
-    )
+def build(joined: DataFrame, task: DatasetTask) -> DataFrame:
+    """Write joined rows, which are in the partitions of their shards; return the files and their counts, in WRITTEN; lazy."""
+    parts = {"passages": "documents.text"} | ({"is_oracle": "documents.oracle"} if task.conf.max_tokens else {})
+    rows = joined.withColumns({name: F.col(path) for name, path in parts.items()}).drop("documents", "place")
+    sorted_rows = rows.sortWithinPartitions("split", "shard", "order", "pubid", "distracted").drop("order")
     return map_in_arrow(sorted_rows, partial(_write, task=task), WRITTEN)
 
 
 def _write(batches: Iterator[pa.RecordBatch], task: DatasetTask) -> Iterator[pa.RecordBatch]:
     """Write the shards of this partition. Its rows are sorted, and all rows of a shard are in one partition."""
-    rows = (row for batch in batches for row in batch.to_pylist())
+    rows = (row for batch in batches for row in _rows(batch))
     count_tokens = targets.token_counter(task.tokenizer)
     for (split, shard), of_shard in groupby(rows, lambda row: (row["split"], row["shard"])):
         yield _write_shard(split, shard, (_finish(row, count_tokens, task) for row in of_shard), task)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Return the rows of a batch. A column of lists is converted at once, since `to_pylist` would convert list by list."""
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_list(column.type):
+            values, ends = column.flatten().to_pylist(), np.cumsum(pc.list_value_length(column).to_numpy())
+            columns.append([values[begin:end] for begin, end in itertools.pairwise([0, *ends.tolist()])])
+        else:
+            columns.append(column.to_pylist())
+    return (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +258,13 @@ class FinishedRow:
         if self.training_row is None:
             return {"rows": 1, **tokens, f"rejected/{self.acceptance.rejected[0]}": 1}
         flagged = {f"flagged/{reason}": 1 for reason in self.acceptance.flagged}
-        split, shorter = self.joined["split"], len(self.training_row.passages) < len(self.joined["documents"])
+        split, shorter = self.joined["split"], len(self.training_row.passages) < len(self.joined["passages"])
         of_split = {
             f"kept/{split}": 1,
             f"distracted/{split}": int(self.training_row.distracted),
             f"shortened/{split}": int(shorter),
         }
-        cleaned = {f"cleaned/{kind}": 1 for kind in answer_text.clean(self.joined["completion"]).removed}
+        cleaned = {f"cleaned/{kind}": 1 for kind in self.acceptance.answer.removed}
         return {"rows": 1, **tokens, **flagged, **cleaned, **of_split}
 
     def _tokens(self) -> dict[str, int]:
@@ -222,12 +284,11 @@ def _finish(joined: Mapping[str, Any], count_tokens: targets.TokenCounter, task:
     row = targets.training_row(joined, task.conf, task.completions)
     if not task.conf.max_tokens:
         return FinishedRow(joined, accepted, row)
-    oracle = [document["oracle"] for document in joined["documents"]]
-    completion = answer_text.clean(joined["completion"]).text
-    passages = targets.fit_length(row, oracle, completion, count_tokens, task.conf.max_tokens)
+    oracle = joined["is_oracle"]
+    passages = targets.fit_length(row, oracle, accepted.answer.text, count_tokens, task.conf.max_tokens)
     if passages is None:
         return FinishedRow(joined, Acceptance(("longer than max_tokens",)), None)
-    first = next((document["text"] for document in joined["documents"] if not document["oracle"]), None)
+    first = next((text for text, is_oracle in zip(row.passages, oracle, strict=True) if not is_oracle), None)
     rejected = row.rejected_answer if first in passages else None  # that distractor may have been removed
     return FinishedRow(joined, accepted, replace(row, passages=passages, rejected_answer=rejected))
 
@@ -247,10 +308,11 @@ def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], task: Dat
                 record = {"pubid": row.joined["pubid"], "record": row.joined["completion"]}
                 rejected.append({**record, "reason": reason, "source": split})
                 continue
+            texts = RowTexts(row.training_row)
             for writer, form in zip(writers, task.conf.formats, strict=True):
-                formatted = FORMATS[form].record(row.training_row)
-                if formatted is not None:
-                    writer.write(formatted)
+                line = FORMATS[form].line(texts)
+                if line is not None:
+                    writer.write(line)
     files = [file for writer in writers for file in writer.files]
     if rejected:
         table = pa.Table.from_pylist(rejected, schemas.QUARANTINE)

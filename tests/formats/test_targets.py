@@ -24,11 +24,10 @@ def row(
     completion: str, *assignments: str, distracted: bool = True, oracle: tuple[int, ...] = ()
 ) -> formats.TrainingRow:
     conf = config.load(assignments=assignments)
-    documents = [{"text": text, "oracle": number in oracle} for number, text in enumerate(PASSAGES)]
     joined: dict[str, Any] = {
         "pubid": 7,
         "question": "Does it work?",
-        "documents": documents,
+        "passages": PASSAGES,
         "oracle": "It was tried.\n\nIt worked.",
         "distracted": distracted,
         "original_answer": None,
@@ -100,7 +99,7 @@ def test_a_row_is_left_out_with_its_oracle_and_without_it_alike(absent: str):
 
 def test_a_rejected_answer_is_an_answer_and_another_one():
     conf = config.load()
-    joined = {"pubid": 7, "question": "Does it work?", "documents": [], "oracle": "It worked.", "distracted": False,
+    joined = {"pubid": 7, "question": "Does it work?", "passages": [], "oracle": "It worked.", "distracted": False,
               "original_answer": None, "completion": " It works."}  # fmt: skip
     rejected = {
         answer: targets.training_row(

@@ -1,5 +1,6 @@
 """The words sent are these; a text from an article can end no turn and speak for nobody else."""
 
+import re
 import importlib.util
 import time
 from pathlib import Path
@@ -195,6 +196,22 @@ def test_no_text_gets_a_token_through_and_a_second_pass_changes_nothing(text: st
     assert not [token for token in TOKENS if token.lower() in broken.lower()]
     assert prompts.escape_markup(broken) == broken
     assert broken.replace(" ", "") == text.replace(" ", "")
+
+
+ALTERNATIVES = re.compile(  # the same tokens, one alternative for each kind
+    r"[<\uff1c\[](?=[|\uff5c])"
+    r"|<(?=</?SYS>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|sop|eop|think|image|reponame|filename|\w{2,30}_\w{1,30})>)"
+    r"|\[(?=/?(?:INST|PREFIX|SUFFIX|MIDDLE|IMG|THINK|ARGS|AUDIO|gMASK|\w{2,30}_\w{1,30})\])",
+    re.IGNORECASE,
+)
+
+
+@row
+@given(pieces.map("".join) | st.text())
+@settings(deadline=None, max_examples=500)
+def test_the_fast_pattern_finds_what_one_alternative_for_each_kind_finds(text: str):
+    assert prompts.escape_markup(text) == ALTERNATIVES.sub(r"\g<0> ", text)
 
 
 @row

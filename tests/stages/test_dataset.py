@@ -192,9 +192,8 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
         [completed(row.asDict(recursive=True), kind) for row, kind in zip(rows, made, strict=False)], COMPLETED
     )
     new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
-    written = dataset.build(
-        joined, dataset.DatasetTask(conf.dataset, conf.completions, new.storage, {"train": 1}), 0
-    ).collect()
+    task = dataset.DatasetTask(conf.dataset, conf.completions, new.storage, {"train": 100})
+    written = dataset.build(dataset.place(joined, task, 0).coalesce(1), task).collect()
     counts = dataset._counts(written, conf.price)
     assert counts["kept"] == {"train": 50}
     assert counts["rejected"] == {"false quote": 30, "truncated": 20}
