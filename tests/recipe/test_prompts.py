@@ -1,7 +1,7 @@
 """The words sent are these; a text from an article can end no turn and speak for nobody else."""
 
-import re
 import importlib.util
+import re
 import time
 from pathlib import Path
 
