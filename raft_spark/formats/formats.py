@@ -45,22 +45,17 @@ Record = Mapping[str, Any]
 
 
 class RowTexts:
-    """The texts of a training row that records are made of, each computed once for all formats; `json` returns them encoded."""
+    """The texts of a training row that records are made of: `system`, `user` and `answer` are those of the three turns.
+
+    `json` encodes each text once for all formats.
+    """
 
     def __init__(self, row: TrainingRow) -> None:
         self.row = row
+        system, user = prompts.student_messages(row.question, row.passages, row.completions)
+        self.system, self.user = system["content"], user["content"]
+        self.answer = prompts.escape_markup(row.completion)
         self._json: dict[str, str] = {}
-
-    @cached_property
-    def prompt(self) -> tuple[str, str]:
-        """The texts of the prompt's two turns: system and user."""
-        system, user = prompts.student_messages(self.row.question, self.row.passages, self.row.completions)
-        return system["content"], user["content"]
-
-    @cached_property
-    def answer(self) -> str:
-        """The text of the assistant's turn."""
-        return prompts.escape_markup(self.row.completion)
 
     def json(self, field: str) -> str:
         """Return the JSON text of a field."""
@@ -74,19 +69,19 @@ def _plain_system(texts: RowTexts) -> str:
     """Return the system turn as with completions.style = "answer" where the style is "cot"."""
     conf = texts.row.completions
     if conf.style != "cot":
-        return texts.prompt[0]
+        return texts.system
     return prompts.student_messages("", [], conf.model_copy(update={"style": "answer"}))[0]["content"]
 
 
 FIELDS: Mapping[str, Callable[[RowTexts], str | bool | None]] = {
-    "system": lambda texts: texts.prompt[0],
-    "user": lambda texts: texts.prompt[1],
+    "system": lambda texts: texts.system,
+    "user": lambda texts: texts.user,
     "answer": lambda texts: texts.answer,
     "plain_system": _plain_system,
     "plain_answer": lambda texts: prompts.escape_markup(texts.row.answer),
     "rejected_answer": lambda texts: prompts.escape_markup(texts.row.rejected_answer or ""),
-    "nova_system": lambda texts: _break_reserved(texts.prompt[0]),
-    "nova_user": lambda texts: _break_reserved(texts.prompt[1]),
+    "nova_system": lambda texts: _break_reserved(texts.system),
+    "nova_user": lambda texts: _break_reserved(texts.user),
     "nova_answer": lambda texts: _break_reserved(texts.answer),
     "question": lambda texts: texts.row.question,
     "context": lambda texts: prompts.SEPARATOR.join(texts.row.passages),

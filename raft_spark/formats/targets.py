@@ -54,7 +54,9 @@ def _target(
 
 
 def _rejected_answer(completion: str | None, target: str, completions: Completions) -> str | None:
-    clean = answer_text.clean(completion or "")
+    if completion is None:
+        return None
+    clean = answer_text.clean(completion)
     completion = "" if clean.is_open or answer_text.has_next_turn(clean.text) else clean.text.strip()
     answer = answer_checks.parse(completion).answer if completions.style == "cot" else completion
     return None if not answer or completion == target or refusals.is_refusal(answer) else completion

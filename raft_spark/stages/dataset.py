@@ -252,22 +252,22 @@ class FinishedRow:
     acceptance: Acceptance
     training_row: TrainingRow | None
 
-    def sums(self) -> dict[str, int]:
-        """Return what the row adds to the counts, as GROUP/KEY; a rejected row counts for its first reason."""
-        tokens = self._tokens()
+    def names(self) -> Iterator[str]:
+        """Yield the counts that the row raises by one, as GROUP/KEY; a rejected row counts for its first reason."""
+        yield "rows"
         if self.training_row is None:
-            return {"rows": 1, **tokens, f"rejected/{self.acceptance.rejected[0]}": 1}
-        flagged = {f"flagged/{reason}": 1 for reason in self.acceptance.flagged}
-        split, shorter = self.joined["split"], len(self.training_row.passages) < len(self.joined["passages"])
-        of_split = {
-            f"kept/{split}": 1,
-            f"distracted/{split}": int(self.training_row.distracted),
-            f"shortened/{split}": int(shorter),
-        }
-        cleaned = {f"cleaned/{kind}": 1 for kind in self.acceptance.answer.removed}
-        return {"rows": 1, **tokens, **flagged, **cleaned, **of_split}
+            yield f"rejected/{self.acceptance.rejected[0]}"
+            return
+        split = self.joined["split"]
+        yield f"kept/{split}"
+        if self.training_row.distracted:
+            yield f"distracted/{split}"
+        if len(self.training_row.passages) < len(self.joined["passages"]):
+            yield f"shortened/{split}"
+        yield from (f"flagged/{reason}" for reason in self.acceptance.flagged)
+        yield from (f"cleaned/{kind}" for kind in self.acceptance.answer.removed)
 
-    def _tokens(self) -> dict[str, int]:
+    def tokens(self) -> dict[str, int]:
         """Return the tokens of the row's answer, unless another row counts them; 0 is not counted by the server."""
         if not self.joined.get("is_first_use", True):
             return {}
@@ -302,7 +302,9 @@ def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], task: Dat
         for writer in writers:
             stack.enter_context(writer)
         for row in rows:
-            sums.update(row.sums())
+            for name in row.names():
+                sums[name] += 1
+            sums.update(row.tokens())
             if row.training_row is None:
                 reason = ", ".join(row.acceptance.rejected)
                 record = {"pubid": row.joined["pubid"], "record": row.joined["completion"]}
@@ -341,6 +343,8 @@ def _counts(written: list[Any], price: config.Price) -> dict[str, Any]:
         group, slash, key = name.partition("/")
         if slash:
             groups[group][key] = count
+    for name in ("distracted", "shortened"):
+        groups[name] = {split: groups[name].get(split, 0) for split in groups["kept"]}
     bill = _bill({name: groups.pop(name) for name in _BILL}, price)
     return {"rows": sums["rows"], **groups, **bill}
 
