@@ -33,7 +33,8 @@ def find_authorities(ca_bundle: str, first: Sequence[tuple[str, str]] = ()) -> A
     Of OpenSSL's own two variables both are used.
     """
     environment = [(name, os.environ.get(name, "")) for name in VARIABLES]
-    pairs = [(name, path) for name, path in [("ca_bundle", ca_bundle), *first, *environment] if path]
+    own = os.path.expanduser(ca_bundle)  # noqa: PTH111 - Path raises for a user that does not exist
+    pairs = [(name, path) for name, path in [("ca_bundle", own), *first, *environment] if path]
     if pairs and all(name.startswith("SSL_CERT_") for name, _ in pairs[:2]):
         return Authorities(tuple(path for _, path in pairs[:2]), " and ".join(name for name, _ in pairs[:2]))
     return Authorities((pairs[0][1],), pairs[0][0]) if pairs else Authorities()

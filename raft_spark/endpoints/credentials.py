@@ -27,6 +27,8 @@ METADATA_ADDRESS = "http://169.254.169.254"
 PATIENCE_SECONDS = 60.0  # a chain that fails for longer is refused
 PAUSE_SECONDS = 2.0  # between two tries of a chain that failed
 KEPT_SECONDS = 30.0  # the same while older credentials are still there
+# What a file or a credential_process may lack or print, for which botocore has no error.
+SOURCE_ERRORS = (OSError, ValueError, LookupError, AttributeError, TypeError)
 PASSING = (ConnectionError, HTTPClientError, CredentialRetrievalError, MetadataRetrievalError)
 
 SILENT_METADATA = CredentialRetrievalError(
@@ -121,7 +123,7 @@ class CredentialChain:
         try:
             self._found = self._found or open_session().get_credentials()
             frozen = self._found and self._found.get_frozen_credentials()
-        except (OSError, ValueError, LookupError) as error:  # of a credential_process and of files, without a class
+        except SOURCE_ERRORS as error:
             raise InvalidSourceError(error_msg=error) from error
         if not frozen:
             raise SILENT_METADATA if _has_metadata_service() else NoCredentialsError
