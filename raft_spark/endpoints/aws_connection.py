@@ -35,6 +35,7 @@ PATHS = {
 }
 BEARER_TOKENS = {"bedrock-runtime": "AWS_BEARER_TOKEN_BEDROCK"}
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"})
+REFUSALS = (400, 401, 403)
 FIRST_FAILURE = 300  # the lowest status that is no success
 
 
@@ -169,7 +170,7 @@ def _redirection(status: int, headers: Mapping[str, str]) -> str:
 
 
 def _is_expired(response: HttpResponse) -> bool:
-    return 400 <= response.status < 500 and parse_error(response)["Error"]["Code"] in EXPIRED  # noqa: PLR2004 - 4xx
+    return response.status in REFUSALS and parse_error(response)["Error"]["Code"] in EXPIRED
 
 
 def _authorities(conf: Endpoint, of_profile: str | None) -> Authorities:

@@ -478,6 +478,22 @@ def test_a_server_that_hangs_is_a_timeout(server):
     assert len(server.seen) == 2
 
 
+def test_the_timeout_covers_the_whole_answer(server):
+    server.answers([generated("eos_token")])
+    server.fault = "trickle"
+    for conf in (sagemaker(server.url), bedrock(server.url)):
+        start = time.monotonic()
+        assert ask(conf, text(), 0.4) == Reply(error_class="timeout", error="no answer within 0.4 s")
+        assert time.monotonic() - start < 1.5
+
+
+def test_a_call_may_have_less_time_than_the_client(server):
+    server.fault = "hang"
+    for conf in (sagemaker(server.url), bedrock(server.url)):
+        with closing(connect(conf, 2, 120.0)) as client:
+            assert client.ask(text(), 0.3) == Reply(error_class="timeout", error="no answer within 0.3 s")
+
+
 def test_an_answer_that_breaks_off_is_unavailable(server):
     server.answers([generated("eos_token")])
     server.fault = "drop"

@@ -49,10 +49,13 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse()
             return
         self.send_response(ours.status)
-        self.send_header("content-length", str(len(ours.body) + (100 if ours.fault == "drop" else 0)))
+        self.send_header("content-length", str(len(ours.body) + {"drop": 100, "trickle": 40}.get(ours.fault, 0)))
         for name, value in ours.headers.items():
             self.send_header(name, value)
         self.end_headers()
+        for _ in range(40 if ours.fault == "trickle" else 0):  # blanks keep the call open
+            self.wfile.write(b" ")
+            time.sleep(0.05)
         self.wfile.write(ours.body)
         self.close_connection = bool(ours.fault)
 
