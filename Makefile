@@ -93,6 +93,7 @@ rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this
 bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 20 minutes
 	$(TEST)/bin/python tests/benchmarks/base.py
 	$(TEST)/bin/python tests/benchmarks/memory.py
+	$(TEST)/bin/python tests/benchmarks/call.py
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000
 
 bench-peer: $(TEST)/ready $(PEER)/ready ## compare completions with another engine: about 10 minutes

@@ -47,16 +47,24 @@ def _check_root(text: str) -> str:
 
 def _check_url(text: str) -> str:
     """Accept an http(s) URL without a user name and password, since settings are logged and stored."""
+    text = text.strip()
     if not text:
         return text
     parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"\s", text):
         msg = "it must be an address such as http://127.0.0.1:8000/v1"
         raise ValueError(msg)
     if parts.username or parts.password:
         msg = "holds a user name or password; remove it, and give the name of the variable that holds the key as api_key_env"
         raise ValueError(msg)
     return text.rstrip("/")
+
+
+def base_url_problem(url: str) -> str:
+    """Return why a URL is not the base URL of an OpenAI server, to which a route is added; "" when it is."""
+    path = urlsplit(url).path
+    base = re.sub(r"(/chat)?/completions/?$|/v1(?=/v1(/|$))", "", path)
+    return f"has the url {url}; it must be the base URL, such as {url.replace(path, base, 1)}" if base != path else ""
 
 
 def _check_variable(text: str) -> str:

@@ -34,6 +34,7 @@ from raft_spark.config.fields import (
     Temperatures,
     Url,
     VariableName,
+    base_url_problem,
     unfit_as_tags,
 )
 from raft_spark.config.prices import price_names
@@ -198,6 +199,7 @@ class Endpoint(Section):
     model: str = ""
     api_key_env: VariableName = ""
     api_key_secret: str = ""
+    ca_bundle: str = ""
     region: Annotated[str, Field(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$", examples=["eu-west-1"])] = ""
     endpoint_name: Annotated[
         str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$", examples=["llama-3-1-8b"])
@@ -249,6 +251,8 @@ class Endpoint(Section):
             right = f"must have codec {' or '.join(codecs)}" if any(codecs) else "has no codec"
             msg = f"has codec {self.codec!r}; an endpoint of kind {self.kind} {right}"
             raise ValueError(msg)
+        if self.kind == "openai" and (problem := base_url_problem(self.url)):
+            raise ValueError(problem)
         if self.api_key_env and self.api_key_secret:
             msg = "has both api_key_env and api_key_secret; give one of them"
             raise ValueError(msg)

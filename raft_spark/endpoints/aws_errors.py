@@ -4,6 +4,7 @@ The codes are those in the service models of SageMaker and Bedrock, and those fo
 share ("Common error types" in the API references).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -90,6 +91,10 @@ def message_of(error: Exception) -> str:
             message = "no AWS region is set: set endpoints.NAME.region, or AWS_REGION where the job runs"
         case raised.NoCredentialsError():
             message = "no AWS credentials were found: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
+        case raised.SSOError() | raised.TokenRetrievalError():
+            name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+            login = f"aws sso login --profile {name}" if name else "aws sso login"
+            message = f"the login to AWS IAM Identity Center is missing or has expired: run `{login}` ({error})"
         case raised.ClientError():
             message = _service_message(error.response)
         case _:

@@ -9,76 +9,82 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
-import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
-from urllib3.exceptions import TimeoutError as NoAnswerInTime
+from urllib3.exceptions import HTTPError
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import responses
+from raft_spark.endpoints import api_keys, responses
+from raft_spark.endpoints.authorities import find_authorities
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
+from raft_spark.endpoints.http import HttpClient, HttpResponse
 from raft_spark.endpoints.responses import failed_reply
+from raft_spark.errors import ConfigError
 
-CONNECT_SECONDS = 10.0
-CHUNK_BYTES = 65_536
 GATEWAY_TIMEOUT = 504
+REDIRECTIONS = range(300, 400)
+NO_SUCH_ROUTE = (404, 405)
 
 
 class OpenAIClient:
     """A pool of connections to one server. Many threads call `ask` at the same time; it never raises."""
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
-        self._path = urlsplit(conf.url).path
-        self._pool = urllib3.connection_from_url(conf.url, maxsize=connections, block=True, retries=False)
+        self._url = urlsplit(conf.url)
         self._seconds = timeout_seconds
-        self._key, self._key_problem = _load_key(conf)
+        self._key, self._problem = _load_key(conf)
+        try:
+            self._http = HttpClient(conf.url, connections, find_authorities(conf.ca_bundle))
+        except ConfigError as error:
+            self._problem = self._problem or str(error)
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; the whole answer must arrive within `timeout_seconds` or `seconds`, if less."""
         timeout = min(seconds or self._seconds, self._seconds)
-        if self._key_problem:
-            return failed_reply("refused", responses.one_line(self._key_problem))
+        if self._problem:
+            return failed_reply("refused", responses.one_line(self._problem))
+        path = self._path(request)
         try:
-            status, headers, body = self._post(request, timeout)
+            body = json.dumps(openai_body(request)).encode()
+            response = self._http.post(path, body, self._headers(request.key), timeout)
         except HTTPError as error:
-            if isinstance(error, NoAnswerInTime) and not isinstance(
-                error, NewConnectionError
-            ):  # a refused connection is both
-                return failed_reply("timeout", f"no answer within {timeout:g} s")
-            failed = failed_reply("unavailable", self._redact(f"no answer: {error}"))
-            return replace(failed, is_cut_off=not isinstance(error, NewConnectionError | SSLError))
-        answer = responses.parse_json(body)
-        reply = openai_reply(answer) if status == 200 else _error_reply(status, headers, answer)  # noqa: PLR2004 - OK
+            reply = self._http.failure(error, timeout)
+        else:
+            reply = self._read(response, path)
         return replace(reply, error=self._redact(reply.error)) if reply.error else reply
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._pool.close()
+        if not self._problem:
+            self._http.close()
 
-    def _post(self, request: Request, seconds: float) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and body.
-
-        The timeout covers the whole body, as a server may send blanks to keep a call open.
-        """
-        deadline = monotonic() + seconds
+    def _path(self, request: Request) -> str:
+        """Return the path of the route, with the query of the URL."""
         route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
-        response = self._pool.urlopen(
-            "POST",
-            self._path + route,
-            body=json.dumps(openai_body(request)).encode(),
-            headers=self._headers(request.key),
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds),
-            redirect=False,
-            preload_content=False,
-        )
-        try:
-            return response.status, response.headers, _read_body(response, deadline)
-        finally:
-            response.release_conn()
+        query = f"?{self._url.query}" if self._url.query else ""
+        return f"{self._url.path.rstrip('/')}{route}{query}"
+
+    def _read(self, response: HttpResponse, path: str) -> Reply:
+        answer = responses.parse_json(response.body)
+        if response.status == 200:  # noqa: PLR2004 - OK
+            return openai_reply(answer)
+        reply = _error_reply(response.status, response.headers, answer)
+        hint = self._address_hint(response, path.partition("?")[0])
+        is_about_model = "model" in str(reply.error) and response.status not in REDIRECTIONS
+        return replace(reply, error=f"{hint}: {reply.error}") if hint and not is_about_model else reply
+
+    def _address_hint(self, response: HttpResponse, path: str) -> str:
+        """Return what may be wrong with the URL when the server has no such route there, or redirects; else ""."""
+        asked = f"{self._http.origin}{path}"
+        base = self._url.path.rstrip("/")
+        if response.status in REDIRECTIONS and (location := response.headers.get("Location")):
+            where = urljoin(asked, location)
+            return f"{asked} redirects to {where}; set url to {where.removesuffix(path.removeprefix(base))}"
+        if response.status not in NO_SUCH_ROUTE:
+            return ""
+        return f"{asked} was asked" + ("" if base.endswith("/v1") else "; the url of most servers ends in /v1")
 
     def _headers(self, request_key: str) -> dict[str, str]:
         """Return the headers.
@@ -94,17 +100,6 @@ class OpenAIClient:
         The line is shortened last, or half a key could be left at its end.
         """
         return responses.one_line(text.replace(self._key, "***") if self._key else text)
-
-
-def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """Read the body in chunks until the deadline."""
-    chunks = []
-    while chunk := response.read1(CHUNK_BYTES):
-        chunks.append(chunk)
-        if monotonic() > deadline:
-            response.close()
-            raise NoAnswerInTime
-    return b"".join(chunks)
 
 
 def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON
@@ -125,7 +120,9 @@ def _load_key(conf: Endpoint) -> tuple[str, str]:
         from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3 is imported only for a secret
 
         return secrets.read_key(conf)
+    if not conf.api_key_env:
+        return "", ""
     key = os.environ.get(conf.api_key_env, "").strip()
-    if conf.api_key_env and not (key and key.isascii() and key.isprintable()):
-        return "", f"the environment variable {conf.api_key_env}, named by api_key_env, has no valid key"
-    return key, ""
+    problem = api_keys.problem(key)
+    named = f"the environment variable {conf.api_key_env}, named by api_key_env,"
+    return ("", f"{named} {problem}") if problem else (key, "")
