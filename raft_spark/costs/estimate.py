@@ -109,7 +109,7 @@ def _look_up(
 
 def _characters(conf: config.Config) -> Column:
     """Return the characters of a request: those of its question, its oracle and the prompt's template."""
-    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
     return (F.length("question") + F.length("oracle") + template.characters).cast("bigint")
 
 
@@ -133,7 +133,7 @@ def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
 
 
 def _call(row: Row, conf: config.Config, client: Client) -> SampleCall:
-    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
+    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.teacher_requests)
     begin = time.monotonic()
     reply = client.ask(request)
     return SampleCall(row["pubid"], row["characters"], request, reply, time.monotonic() - begin)

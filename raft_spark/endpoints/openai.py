@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
@@ -32,7 +32,7 @@ class OpenAIClient:
     """A pool of connections to one server. Many threads call `ask` at the same time; it never raises."""
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
-        self._path = urlsplit(conf.url).path
+        self._conf = conf
         self._pool = urllib3.connection_from_url(conf.url, maxsize=connections, block=True, retries=False)
         self._seconds = timeout_seconds
         self._key, self._key_problem = _load_key(conf)
@@ -65,10 +65,9 @@ class OpenAIClient:
         The timeout covers the whole body, as a server may send blanks to keep a call open.
         """
         deadline = monotonic() + seconds
-        route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
         response = self._pool.urlopen(
             "POST",
-            self._path + route,
+            path(self._conf, request),
             body=json.dumps(openai_body(request)).encode(),
             headers=self._headers(request.key),
             timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds),
@@ -81,12 +80,7 @@ class OpenAIClient:
             response.release_conn()
 
     def _headers(self, request_key: str) -> dict[str, str]:
-        """Return the headers.
-
-        A server that supports Idempotency-Key answers a repeated request without computing it again.
-        """
-        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return {"Content-Type": "application/json", "Idempotency-Key": request_key, **key}
+        return headers(self._conf, request_key, self._key)
 
     def _redact(self, text: str) -> str:
         """Return an error as one line without the key.
@@ -94,6 +88,22 @@ class OpenAIClient:
         The line is shortened last, or half a key could be left at its end.
         """
         return responses.one_line(text.replace(self._key, "***") if self._key else text)
+
+
+def path(conf: Endpoint, request: Request) -> str:
+    """Return the path of a call with its query."""
+    route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+    return urlsplit(conf.url).path + route + (f"?{urlencode(conf.query)}" if conf.query else "")
+
+
+def headers(conf: Endpoint, request_key: str, api_key: str) -> dict[str, str]:
+    """Return the headers of a call; without an API key, none is sent.
+
+    A server that supports Idempotency-Key answers a repeated request without computing it again.
+    """
+    scheme = "Bearer " if conf.api_key_header == "Authorization" else ""
+    key = {conf.api_key_header: scheme + api_key} if api_key else {}
+    return {"Content-Type": "application/json", "Idempotency-Key": request_key, **conf.headers, **key}
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

@@ -213,7 +213,7 @@ def _is_affordable(missing: DataFrame, conf: config.Config, spent: float) -> str
     characters = F.sum(F.length("question") + F.length("oracle"))
     prefix = F.substring("key", 1, 3).alias("prefix")
     rows = missing.groupBy(prefix).agg(F.count("*"), characters).orderBy("prefix").collect()  # 4,096 at most
-    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
     groups = [(row[0], row[1], row[2]) for row in rows]
     first = first_unaffordable_group(limit - spent, groups, template, batch_price(conf.price))
     return f"key < '{first}'" if first else "true"

@@ -5,10 +5,10 @@ that no passage can end a turn or start one in another role.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from raft_spark.config import Completions
-from raft_spark.endpoints.base import Message, Request
+from raft_spark.endpoints.base import BodyChanges, Message, Request
 
 VERSIONS = {
     "answer": 1,
@@ -79,15 +79,14 @@ def escape_markup(text: str) -> str:
 
 def teacher_request(question: str, oracle: str, model: str, conf: Completions) -> Request:
     """Return the request to the teacher about the oracle alone, in the layout of completions.template."""
-    parameters = _parameters(conf)
     user = f"Context: {escape_markup(oracle)}\n\nQuestion: {escape_markup(question)}"
     if conf.style == "finding":
         user += f"\n\n{FINDING_INSTRUCTION}"  # last, because a small model forgets what comes before the context
     system = TEACHERS[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
     if conf.template == "llama3":
         opening = "Reasoning:" if conf.style == "cot" else "Answer:"
-        return Request(_llama3(system, user, opening), model, parameters)
-    return Request(_messages(system, user), model, parameters)
+        return _request(_llama3(_turns(_messages(system, user), conf), opening), model, conf)
+    return _request(_turns(_messages(system, user), conf), model, conf)
 
 
 def student_messages(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
@@ -99,7 +98,7 @@ def student_messages(question: str, passages: Sequence[str], conf: Completions) 
 
 def student_request(question: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
     """Return the request to a student, with the prompt of its training."""
-    return Request(student_messages(question, passages, conf), model, _parameters(conf))
+    return _request(_turns(student_messages(question, passages, conf), conf), model, conf)
 
 
 def judge_request(
@@ -110,22 +109,32 @@ def judge_request(
     if metric == "faithfulness":
         context = SEPARATOR.join(map(escape_markup, passages))
         user = f"Passages: {context}\n\nQuestion: {escape_markup(question)}\n\n{user}"
-    return Request(_messages(JUDGE[metric], user), model, _parameters(conf))
+    return _request(_turns(_messages(JUDGE[metric], user), conf), model, conf)
 
 
-def _parameters(conf: Completions) -> Mapping[str, float]:
-    return {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
+def _request(prompt: str | Sequence[Message], model: str, conf: Completions) -> Request:
+    parameters = {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
+    return Request(prompt, model, parameters, BodyChanges(conf.parameters, conf.leave_out, conf.rename))
+
+
+def _turns(messages: Sequence[Message], conf: Completions) -> Sequence[Message]:
+    """Return the messages as they are sent: for a model without a system turn, its text begins the user's turn."""
+    if conf.system != "user":
+        return messages
+    return [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
 
 
 def _messages(system: str, user: str) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _llama3(system: str, user: str, opening: str) -> str:
+def _llama3(messages: Sequence[Message], opening: str) -> str:
     """Return the prompt as one text in the format of Llama 3 Instruct; the assistant's turn begins with `opening`.
 
     The server adds the begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format").
     """
-    messages = (("system", system), ("user", user))
-    turns = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in messages)
+    turns = "".join(
+        f"<|start_header_id|>{message['role']}<|end_header_id|>\n\n{message['content']}<|eot_id|>"
+        for message in messages
+    )
     return f"{turns}<|start_header_id|>assistant<|end_header_id|>\n\n{opening}"

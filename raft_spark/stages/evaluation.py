@@ -106,11 +106,20 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         **conf.evaluation.model_dump(),
         **conf.completions.model_dump(include={"style", "decision"}),
         "models": [conf.endpoints[name].model for name in conf.evaluation.students],
+        **_sent_otherwise(conf),
         "prompt": prompts.VERSIONS[conf.completions.style],
         "judge": [conf.endpoints[judge_endpoint].model, prompts.VERSIONS["judge"]] if judge_endpoint else [],
         "base": [conf.base.seed, conf.base.distractors],
         "scores": SCORING_VERSION,
     }
+
+
+def _sent_otherwise(conf: config.Config) -> dict[str, Any]:
+    """Return what is not sent by default to each endpoint that has such settings."""
+    names = filter(None, (*conf.evaluation.students, conf.evaluation.judge))
+    asked = {name: conditions.endpoint_settings(conf, name).completions for name in names}
+    sent = {name: sent for name, completions in asked.items() if (sent := requests.sent_otherwise(completions))}
+    return {"sent": sent} if sent else {}
 
 
 def _refuse_without_packages() -> None:
