@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raft_spark.common.nested import merge
-from raft_spark.config import messages
+from raft_spark.config import messages, templates
 from raft_spark.config.models import Config
 from raft_spark.errors import ConfigError
 
@@ -43,7 +43,7 @@ def load(
     layers += [_parse_override(key, value) for key, value in (overrides or {}).items()]
     merged: dict[str, Any] = functools.reduce(merge, layers)
     try:
-        return Config.model_validate(_name_models(merged))
+        return Config.model_validate(_read_prompts(_name_models(merged)))
     except ValidationError as error:
         raise ConfigError(messages.explain(error, Config.model_json_schema())) from error
 
@@ -100,6 +100,15 @@ def _parse_override(key: str, value: object) -> dict[str, Any]:
 def _set_leaf(outline: Mapping[str, Any], value: object) -> dict[str, Any]:
     """Return nested dictionaries with `value` at their only leaf."""
     return {key: _set_leaf(inner, value) if isinstance(inner, dict) else value for key, inner in outline.items()}
+
+
+def _read_prompts(settings: dict[str, Any]) -> dict[str, Any]:
+    """Replace the path of a prompt template by its words, since a worker may not see the file."""
+    section, lake = settings.get("completions"), settings.get("lake")
+    if not isinstance(section, dict) or not templates.is_path(section.get("prompts")):
+        return settings
+    words = templates.read(section["prompts"], str(section.get("style")), lake if isinstance(lake, dict) else {})
+    return {**settings, "completions": {**section, "prompts": words}}
 
 
 def model_name_of_file(path: str) -> str:

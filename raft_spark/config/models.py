@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from raft_spark.config import templates
 from raft_spark.config.fields import (
     ApplicationId,
     ArticlesSource,
@@ -121,6 +122,7 @@ class Completions(RequestSettings):
 
     endpoint: str
     style: Literal["answer", "cot", "finding"]
+    prompts: templates.Prompts
     decision: bool
     template: Literal["chat", "llama3"]
     temperature: Temperature
@@ -141,6 +143,25 @@ class Completions(RequestSettings):
     again_temperatures: Temperatures
     reuse_truncated: bool
     batch: Batch
+
+    @model_validator(mode="after")
+    def _has_words_for_its_style(self) -> "Completions":
+        if isinstance(self.prompts, str):
+            try:
+                templates.shipped(self.prompts, self.style)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        elif self.style not in self.prompts:
+            msg = f"completions.prompts has words for {', '.join(self.prompts)}; it must have them for style {self.style!r}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def words(self) -> templates.PromptTemplate:
+        """The words of the prompts, by completions.prompts and completions.style."""
+        return (
+            templates.shipped(self.prompts, self.style) if isinstance(self.prompts, str) else self.prompts[self.style]
+        )
 
     @property
     def retry_temperatures(self) -> tuple[float, ...]:
@@ -414,6 +435,18 @@ class Config(Section):
             msg = (
                 f"completions.style is {self.completions.style!r}; it must be 'answer' with dataset.answer = 'original', because "
                 "articles hold plain answers"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _has_words_without_thoughts(self) -> "Config":
+        section = self.completions
+        is_missing = not isinstance(section.prompts, str) and "answer" not in section.prompts
+        if section.style == "cot" and "answer_only" in self.dataset.formats and is_missing:
+            msg = (
+                "dataset.formats has answer_only, whose prompts have the words of style 'answer'; completions.prompts must "
+                "be a folder with cot.toml and answer.toml"
             )
             raise ValueError(msg)
         return self

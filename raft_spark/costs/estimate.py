@@ -23,6 +23,7 @@ from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store
 from raft_spark.inference.admission import InFlightRequest
+from raft_spark.inference.requests import prompt_characters
 from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
@@ -110,7 +111,7 @@ def _look_up(
 def _characters(conf: config.Config) -> Column:
     """Return the characters of a request: those of its question, its oracle and the prompt's template."""
     template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
-    return (F.length("question") + F.length("oracle") + template.characters).cast("bigint")
+    return (prompt_characters(conf.completions) + template.characters).cast("bigint")
 
 
 def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
