@@ -56,6 +56,9 @@ def _check_url(text: str) -> str:
     if parts.username or parts.password:
         msg = "holds a user name or password; remove it, and give the name of the variable that holds the key as api_key_env"
         raise ValueError(msg)
+    if parts.query or parts.fragment:
+        msg = "has a ? or a #; it must end before, and an endpoint of kind openai has what follows in its setting query"
+        raise ValueError(msg)
     return text.rstrip("/")
 
 

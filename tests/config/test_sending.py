@@ -90,6 +90,10 @@ def refused(*assignments: str) -> str:
             'endpoints.fake.headers={x-title="a"}',
             "endpoints.fake has headers, query or api_key_header, which only an endpoint of kind openai sends; remove them",
         ),
+        (
+            'endpoints.mine.url="http://127.0.0.1:1/v1?api-version=2024-10-21"',
+            "endpoints.mine.url has a ? or a #; it must end before, and an endpoint of kind openai has what follows in its setting query",
+        ),
         ("completions.system=both", 'completions.system is "both"; it must be one of "", system, user'),
     ],
 )  # fmt: skip
