@@ -13,7 +13,7 @@ from raft_spark.endpoints.base import Request
 
 _CLAUDE = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[.-](\d{1,2}))?(?!\d)")
 _ONE_OF_TWO, _NO_SAMPLING = (4, 1), (4, 7)  # the first Claude that takes one of temperature and top_p, and none
-_OPENAI = re.compile(r"(?:^|/)(?:o[1-9](?:-(?:mini|pro|preview)\b.*|-\d{4}-.*)?|gpt-[5-9](?:[.-].*)?)$")
+_OPENAI = re.compile(r"(?:^|[/.])(?:o[1-9](?:-(?:mini|pro|preview|deep)\b.*|-\d{4}-.*)?|gpt-[5-9](?:[.-].*)?)$")
 _OWN_TOP_P = re.compile(r"llama|nova-|qwen|deepseek|gemma")  # models whose top_p is less than 1 if none is sent
 
 

@@ -126,6 +126,8 @@ def test_converse_takes_what_only_the_model_knows_as_an_argument_of_its_own():
         ("gpt-4o-mini", 0.7, 0.9, {"temperature": 0.7, "top_p": 0.9}),
         ("o3-mini", 0.7, 0.9, {}),
         ("openai/gpt-5-mini", 0.0, 1.0, {}),
+        ("openai.gpt-5.4-v1:0", 0.0, 1.0, {}),
+        ("o3-deep-research-2025-06-26", 0.7, 0.9, {}),
         ("gpt-5-chat-latest", 0.7, 0.9, {"temperature": 0.7, "top_p": 0.9}),
     ],
 )
