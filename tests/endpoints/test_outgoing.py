@@ -311,3 +311,13 @@ def test_a_key_goes_out_in_the_header_that_the_settings_name(monkeypatch):
         post, described = sent_and_described(conf, request(), CHAT)
         assert post.headers[header.lower()] == value
         assert described.headers[header] == value.replace("sk-1234", "***")
+
+
+def test_headers_and_query_go_out_beside_the_body():
+    section = {"kind": "openai", "model": "m", "headers": {"x-title": "trial"}, "query": {"api-version": "2024-10-21", "a b": "é"}}  # fmt: skip
+    post, described = sent_and_described(
+        Endpoint.model_validate({**section, "url": "http://127.0.0.1:1"}), request(), CHAT
+    )
+    assert post.path == "/v1/chat/completions?api-version=2024-10-21&a+b=%C3%A9"
+    assert post.headers["x-title"] == "trial"
+    assert fields(described.body) == {"temperature": 0.0, "max_tokens": 512}
