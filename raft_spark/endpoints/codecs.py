@@ -9,7 +9,6 @@ A failed reply has its token counts too, since they were billed. Sources of the 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from raft_spark.common.nested import merge
@@ -61,8 +60,9 @@ def llama_body(request: Request) -> dict[str, Any]:
 
 def sagemaker_body(request: Request, conf: Endpoint) -> dict[str, Any]:
     """Return the body for a container, without the model if it is only the endpoint's name, which the container does not know."""
+    body = SAGEMAKER[conf.codec][0](request)
     is_endpoint = request.model in {conf.inference_component, conf.endpoint_name}
-    return SAGEMAKER[conf.codec][0](replace(request, model="") if is_endpoint else request)
+    return {name: part for name, part in body.items() if not (name == "model" and is_endpoint)}
 
 
 def _limit(request: Request) -> dict[str, int]:

@@ -321,3 +321,12 @@ def test_headers_and_query_go_out_beside_the_body():
     assert post.path == "/v1/chat/completions?api-version=2024-10-21&a+b=%C3%A9"
     assert post.headers["x-title"] == "trial"
     assert fields(described.body) == {"temperature": 0.0, "max_tokens": 512}
+
+
+@row
+def test_the_name_of_an_endpoint_is_not_sent_but_says_which_family_its_model_is_of():
+    conf = Endpoint.model_validate({"kind": "sagemaker", "endpoint_name": "llama-3-1-8b", "codec": "openai"})
+    sampled = {"temperature": 0.7, "top_p": 1.0}
+    body = codecs.sagemaker_body(request("llama-3-1-8b", parameters=sampled), conf)
+    assert body == {"messages": MESSAGES, **sampled}
+    assert codecs.sagemaker_body(request("other", parameters=sampled), conf)["model"] == "other"
