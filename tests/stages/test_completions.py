@@ -92,8 +92,9 @@ def test_another_word_asks_again_only_those_who_read_it(asking: Settle, url: str
 
 def test_what_is_sent_is_asked_for_anew_and_a_limit_left_out_costs_nothing_twice(asking: Settle, url: str):
     completions.run(asking())
-    assert completions.run(asking("completions.parameters.seed=7")).counts["asked"] == 60
-    assert completions.run(asking("endpoints.fake.parameters.seed=7")).counts["asked"] == 0  # the same, set elsewhere
+    seeded = completions.run(asking("completions.parameters.seed=7"))
+    assert seeded.counts["asked"] == 60
+    assert completions.run(asking("endpoints.fake.parameters.seed=7")).id == seeded.id  # the same, set elsewhere
     unlimited = asking("completions.leave_out=max_tokens", "completions.max_new_tokens=2")
     assert completions.run(unlimited).counts["asked"] == 60
     assert {row["max_tokens"] for row in stored(unlimited)} == {0, 512}
