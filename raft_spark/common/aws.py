@@ -15,10 +15,10 @@ CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"total_max_
 AwsClient = Any  # boto3 creates the classes of its clients at run time
 
 
-def connect(name: str, region: str = "") -> AwsClient:
-    """Open a client for an AWS service; without `region`, in the region of AWS's credential chain."""
+def connect(name: str, region: str = "", url: str = "") -> AwsClient:
+    """Open a client for an AWS service; without `region`, in that of AWS's credential chain, without `url`, AWS's own."""
     with config_errors(f"{name} cannot be reached"):
-        return boto3.client(name, region_name=region or None, config=CLIENT_CONFIG)
+        return boto3.client(name, region_name=region or None, endpoint_url=url or None, config=CLIENT_CONFIG)
 
 
 def default_region() -> str:
@@ -34,6 +34,11 @@ def config_errors(what: str) -> Iterator[None]:
     except (ClientError, BotoCoreError) as error:
         msg = f"{what}: {error}"
         raise ConfigError(msg) from error
+
+
+def list_keys(client: AwsClient, bucket: str, prefix: str) -> list[str]:
+    """Return the keys of a bucket that begin with a prefix, 1,000 at most."""
+    return [found["Key"] for found in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -57,6 +57,9 @@ def _check_url(text: str) -> str:
     if parts.username or parts.password:
         msg = "holds a user name or password; remove it, and give the name of the variable that holds the key as api_key_env"
         raise ValueError(msg)
+    if parts.query or parts.fragment:
+        msg = "has a ? or a #; it must end before, and an endpoint of kind openai has what follows in its setting query"
+        raise ValueError(msg)
     return text.rstrip("/")
 
 
@@ -141,7 +144,7 @@ def _matching(pattern: str, example: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _without_duplicates(names: tuple[Any, ...]) -> tuple[Any, ...]:
+def without_duplicates(names: tuple[Any, ...]) -> tuple[Any, ...]:
     """Keep the first of equal names."""
     return tuple(dict.fromkeys(names))
 
@@ -151,7 +154,7 @@ def _sorted_numbers(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
 
-def _split_list(given: object) -> object:
+def split_list(given: object) -> object:
     """Accept `a,b` and a single value as lists, as in `--set completions.retry=bad_request,filtered`."""
     if isinstance(given, str):
         return [each.strip() for each in given.split(",") if each.strip()]
@@ -179,35 +182,35 @@ FormatName = Literal[
 FormatNames = Annotated[
     tuple[FormatName, ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_without_duplicates),
-    BeforeValidator(_split_list),
+    AfterValidator(without_duplicates),
+    BeforeValidator(split_list),
 ]
 RetryReasons = Annotated[
-    tuple[RetryReason, ...], Field(strict=False), AfterValidator(_without_duplicates), BeforeValidator(_split_list)
+    tuple[RetryReason, ...], Field(strict=False), AfterValidator(without_duplicates), BeforeValidator(split_list)
 ]
 Condition = Literal["with", "without", "alone", "closed"]
 Conditions = Annotated[
     tuple[Condition, ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_without_duplicates),
-    BeforeValidator(_split_list),
+    AfterValidator(without_duplicates),
+    BeforeValidator(split_list),
 ]
 Students = Annotated[
     tuple[str, ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_without_duplicates),
-    BeforeValidator(_split_list),
+    AfterValidator(without_duplicates),
+    BeforeValidator(split_list),
 ]
 DistractorCounts = Annotated[
     tuple[Annotated[int, Field(ge=1, le=100, strict=False)], ...],
     Field(strict=False, min_length=1),
     AfterValidator(_sorted_numbers),
-    BeforeValidator(_split_list),
+    BeforeValidator(split_list),
 ]
 Temperatures = Annotated[
     tuple[Annotated[Temperature, Field(strict=False)], ...],
     Field(strict=False, min_length=1, max_length=10),
-    BeforeValidator(_split_list),
+    BeforeValidator(split_list),
 ]
 S3Prefix = Annotated[
     str,

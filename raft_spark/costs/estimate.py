@@ -23,6 +23,7 @@ from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store
 from raft_spark.inference.admission import InFlightRequest
+from raft_spark.inference.requests import prompt_characters
 from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
@@ -109,8 +110,8 @@ def _look_up(
 
 def _characters(conf: config.Config) -> Column:
     """Return the characters of a request: those of its question, its oracle and the prompt's template."""
-    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
-    return (F.length("question") + F.length("oracle") + template.characters).cast("bigint")
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
+    return (prompt_characters(conf.completions) + template.characters).cast("bigint")
 
 
 def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
@@ -133,7 +134,7 @@ def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
 
 
 def _call(row: Row, conf: config.Config, client: Client) -> SampleCall:
-    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
+    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.teacher_requests)
     begin = time.monotonic()
     reply = client.ask(request)
     return SampleCall(row["pubid"], row["characters"], request, reply, time.monotonic() - begin)

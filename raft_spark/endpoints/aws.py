@@ -6,7 +6,6 @@ model that does not exist, give a Reply of class `refused`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from raft_spark.config.models import TEXT_CODECS, Endpoint
@@ -32,8 +31,8 @@ class SageMakerClient:
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; wait about `seconds`, see AwsConnection."""
-        write, read = codecs.SAGEMAKER[self._conf.codec]
-        body = json.dumps(write(self._without_endpoint_name(request))).encode()
+        read = codecs.SAGEMAKER[self._conf.codec][1]
+        body = json.dumps(codecs.sagemaker_body(request, self._conf)).encode()
         if problem := _invalid_request(request, self._conf, body, SAGEMAKER_BYTES):
             return problem
         call = AwsCall("invoke_endpoint", self._conf.endpoint_name, self._headers(request), body)
@@ -42,11 +41,6 @@ class SageMakerClient:
     def close(self) -> None:
         """Close the idle connections."""
         self._connection.close()
-
-    def _without_endpoint_name(self, request: Request) -> Request:
-        """Remove the model from a request if it is only the endpoint's name, which the container does not know."""
-        is_endpoint = request.model in {self._conf.inference_component, self._conf.endpoint_name}
-        return replace(request, model="") if is_endpoint else request
 
     def _headers(self, request: Request) -> dict[str, str]:
         """Return the arguments, which are headers. Without a route the container recognizes a chat by its body."""

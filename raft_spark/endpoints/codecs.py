@@ -11,8 +11,11 @@ A failed reply has its token counts too, since they were billed. Sources of the 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raft_spark.endpoints import converse, responses
+from raft_spark.common.nested import merge
+from raft_spark.config import Endpoint
+from raft_spark.endpoints import converse, families, responses
 from raft_spark.endpoints.base import Reply, Request
+from raft_spark.endpoints.families import sent_parameters
 from raft_spark.endpoints.responses import completion_reply, failed_reply, message_in, token_count, with_usage
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
@@ -24,7 +27,8 @@ def openai_body(request: Request) -> dict[str, Any]:
     """Return the body of a chat or a completions call, without the model when the request names none."""
     model = {"model": request.model} if request.model else {}
     prompt = "prompt" if isinstance(request.prompt, str) else "messages"
-    return {**model, prompt: request.prompt, **request.parameters}
+    names = {**families.openai_names(request.model), **request.changes.rename}
+    return merge({**model, prompt: request.prompt, **_renamed(sent_parameters(request), names)}, request.changes.add)
 
 
 def imported_body(request: Request) -> dict[str, Any]:
@@ -33,20 +37,42 @@ def imported_body(request: Request) -> dict[str, Any]:
 
 
 def generate_body(request: Request) -> dict[str, Any]:
-    """Return the body for TGI and LMI. TGI refuses temperature 0 and top_p 1, and samples when any top_p is set."""
-    wanted = request.parameters
+    """Return the body for TGI and LMI. TGI refuses temperature 0 and top_p 1, and samples when any top_p is set.
+
+    Fields that the settings add go to the parameters.
+    """
+    wanted, changes = sent_parameters(request), request.changes
     temperature, top_p = wanted.get("temperature", 0), wanted.get("top_p", 1)
     sampling = {"temperature": temperature, **({"top_p": top_p} if top_p < 1 else {})} if temperature else {}
-    tokens = int(wanted.get("max_tokens", DEFAULT_MAX_TOKENS))
+    names = {"max_tokens": "max_new_tokens", **changes.rename}
     options = {"do_sample": bool(sampling), "details": True, "return_full_text": False}
-    return {"inputs": request.prompt, "parameters": {**sampling, "max_new_tokens": tokens, **options}}
+    parameters = {**_renamed({**sampling, **_limit(request)}, names), **options}
+    kept = {name: value for name, value in parameters.items() if name not in changes.leave_out}
+    return {"inputs": request.prompt, "parameters": merge(kept, changes.add)}
 
 
 def llama_body(request: Request) -> dict[str, Any]:
     """Return the body of InvokeModel for a Llama model."""
-    wanted = request.parameters
-    sampling = {name: wanted[name] for name in ("temperature", "top_p") if name in wanted}
-    return {"prompt": request.prompt, "max_gen_len": int(wanted.get("max_tokens", DEFAULT_MAX_TOKENS)), **sampling}
+    names = {"max_tokens": "max_gen_len", **request.changes.rename}
+    parameters = _renamed({**_limit(request), **sent_parameters(request)}, names)
+    return merge({"prompt": request.prompt, **parameters}, request.changes.add)
+
+
+def sagemaker_body(request: Request, conf: Endpoint) -> dict[str, Any]:
+    """Return the body for a container, without the model if it is only the endpoint's name, which the container does not know."""
+    body = SAGEMAKER[conf.codec][0](request)
+    is_endpoint = request.model in {conf.inference_component, conf.endpoint_name}
+    return {name: part for name, part in body.items() if not (name == "model" and is_endpoint)}
+
+
+def _limit(request: Request) -> dict[str, int]:
+    """Return the limit of the answer, by default ours: these protocols' own are too low."""
+    is_left_out = "max_tokens" in request.changes.leave_out
+    return {} if is_left_out else {"max_tokens": int(request.parameters.get("max_tokens", DEFAULT_MAX_TOKENS))}
+
+
+def _renamed(parameters: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    return {names.get(name, name): value for name, value in parameters.items()}
 
 
 def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON

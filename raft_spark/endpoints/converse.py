@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from raft_spark.common.nested import merge
 from raft_spark.endpoints import aws_errors, responses
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
+from raft_spark.endpoints.families import sent_parameters
 from raft_spark.endpoints.responses import completion_reply, message_in, token_count, with_usage
 
 FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
@@ -27,11 +29,12 @@ def body(request: Request) -> dict[str, Any]:
         for message in prompt
         if message["role"] != "system"
     ]
-    wanted = request.parameters
+    wanted = sent_parameters(request)
     limits: dict[str, float] = {"maxTokens": int(wanted["max_tokens"])} if "max_tokens" in wanted else {}
     names = (("temperature", "temperature"), ("topP", "top_p"))
     limits |= {theirs: float(wanted[ours]) for theirs, ours in names if ours in wanted}
-    return {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
+    fields = {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
+    return merge(fields, request.changes.add)
 
 
 def reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from urllib3.exceptions import HTTPError
 
@@ -32,6 +32,7 @@ class OpenAIClient:
     """A pool of connections to one server. Many threads call `ask` at the same time; it never raises."""
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
+        self._conf = conf
         self._url = urlsplit(conf.url)
         self._seconds = timeout_seconds
         self._key, self._problem = _load_key(conf)
@@ -45,14 +46,14 @@ class OpenAIClient:
         timeout = min(seconds or self._seconds, self._seconds)
         if self._problem:
             return failed_reply("refused", responses.one_line(self._problem))
-        path = self._path(request)
+        route = path(self._conf, request)
         try:
             body = json.dumps(openai_body(request)).encode()
-            response = self._http.post(path, body, self._headers(request.key), timeout)
+            response = self._http.post(route, body, headers(self._conf, request.key, self._key), timeout)
         except HTTPError as error:
             reply = self._http.failure(error, timeout)
         else:
-            reply = self._read(response, path)
+            reply = self._read(response, route.partition("?")[0])
         return replace(reply, error=self._redact(reply.error)) if reply.error else reply
 
     def close(self) -> None:
@@ -60,39 +61,25 @@ class OpenAIClient:
         if not self._problem:
             self._http.close()
 
-    def _path(self, request: Request) -> str:
-        """Return the path of the route, with the query of the URL."""
-        route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
-        query = f"?{self._url.query}" if self._url.query else ""
-        return f"{self._url.path.rstrip('/')}{route}{query}"
-
-    def _read(self, response: HttpResponse, path: str) -> Reply:
+    def _read(self, response: HttpResponse, route: str) -> Reply:
         answer = responses.parse_json(response.body)
         if response.status == 200:  # noqa: PLR2004 - OK
             return openai_reply(answer)
         reply = _error_reply(response.status, response.headers, answer)
-        hint = self._address_hint(response, path.partition("?")[0])
+        hint = self._address_hint(response, route)
         is_about_model = "model" in str(reply.error) and response.status not in REDIRECTIONS
         return replace(reply, error=f"{hint}: {reply.error}") if hint and not is_about_model else reply
 
-    def _address_hint(self, response: HttpResponse, path: str) -> str:
+    def _address_hint(self, response: HttpResponse, route: str) -> str:
         """Return what may be wrong with the URL when the server has no such route there, or redirects; else ""."""
-        asked = f"{self._http.origin}{path}"
+        asked = f"{self._http.origin}{route}"
         base = self._url.path.rstrip("/")
         if response.status in REDIRECTIONS and (location := response.headers.get("Location")):
             where = urljoin(asked, location)
-            return f"{asked} redirects to {where}; set url to {where.removesuffix(path.removeprefix(base))}"
+            return f"{asked} redirects to {where}; set url to {where.removesuffix(route.removeprefix(base))}"
         if response.status not in NO_SUCH_ROUTE:
             return ""
         return f"{asked} was asked" + ("" if base.endswith("/v1") else "; the url of most servers ends in /v1")
-
-    def _headers(self, request_key: str) -> dict[str, str]:
-        """Return the headers.
-
-        A server that supports Idempotency-Key answers a repeated request without computing it again.
-        """
-        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return {"Content-Type": "application/json", "Idempotency-Key": request_key, **key}
 
     def _redact(self, text: str) -> str:
         """Return an error as one line without the key.
@@ -100,6 +87,22 @@ class OpenAIClient:
         The line is shortened last, or half a key could be left at its end.
         """
         return responses.one_line(text.replace(self._key, "***") if self._key else text)
+
+
+def path(conf: Endpoint, request: Request) -> str:
+    """Return the path of a call with its query."""
+    route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+    return urlsplit(conf.url).path.rstrip("/") + route + (f"?{urlencode(conf.query)}" if conf.query else "")
+
+
+def headers(conf: Endpoint, request_key: str, api_key: str) -> dict[str, str]:
+    """Return the headers of a call; without an API key, none is sent.
+
+    A server that supports Idempotency-Key answers a repeated request without computing it again.
+    """
+    scheme = "Bearer " if conf.api_key_header == "Authorization" else ""
+    key = {conf.api_key_header: scheme + api_key} if api_key else {}
+    return {"Content-Type": "application/json", "Idempotency-Key": request_key, **conf.headers, **key}
 
 
 def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON

@@ -116,37 +116,46 @@ def notebook(row: TrainingRow) -> Record:
 
 def jumpstart(row: TrainingRow) -> Record:
     """Return the fields that the template of JumpStart names."""
-    system, user = _prompt(row)
+    system, user = _system_and_user(row)
     return {
-        "instruction": system["content"],
-        "context": user["content"],
+        "instruction": system,
+        "context": user,
         "response": prompts.escape_markup(row.completion),
     }
 
 
 def bedrock(row: TrainingRow) -> Record:
     """Return one turn in Bedrock's format, without the strings that Amazon Nova rejects."""
-    system, user = (_break_reserved(turn["content"]) for turn in _prompt(row))
+    system, user = map(_break_reserved, _system_and_user(row))
     answer = _break_reserved(prompts.escape_markup(row.completion))
     turns = [{"role": "user", "content": [{"text": user}]}, {"role": "assistant", "content": [{"text": answer}]}]
-    return {"schemaVersion": "bedrock-conversation-2024", "system": [{"text": system}], "messages": turns}
+    return {
+        "schemaVersion": "bedrock-conversation-2024",
+        "system": [{"text": system}] if system else [],
+        "messages": turns,
+    }
 
 
 def alpaca(row: TrainingRow) -> Record:
     """Return the columns of Alpaca, as LLaMA-Factory and Axolotl read them; only LLaMA-Factory reads `system`."""
-    system, user = _prompt(row)
-    answer = prompts.escape_markup(row.completion)
-    return {"instruction": user["content"], "input": "", "output": answer, "system": system["content"]}
+    system, user = _system_and_user(row)
+    return {"instruction": user, "input": "", "output": prompts.escape_markup(row.completion), "system": system}
 
 
 def sharegpt(row: TrainingRow) -> Record:
     """Return one conversation in the format of ShareGPT."""
-    system, user = _prompt(row)
+    system, user = _system_and_user(row)
     turns = [
-        {"from": "human", "value": user["content"]},
+        {"from": "human", "value": user},
         {"from": "gpt", "value": prompts.escape_markup(row.completion)},
     ]
-    return {"conversations": turns, "system": system["content"]}
+    return {"conversations": turns, "system": system}
+
+
+def _system_and_user(row: TrainingRow) -> tuple[str, str]:
+    """Return the texts of the prompt's turns; the system's is "" if the template has none."""
+    *system, user = (turn["content"] for turn in _prompt(row))
+    return "".join(system), user
 
 
 def _prompt(row: TrainingRow) -> list[Message]:

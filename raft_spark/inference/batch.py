@@ -25,7 +25,7 @@ from raft_spark import config
 from raft_spark.common import ids, logs, wording
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError
-from raft_spark.inference import answer_store, batch_input, batch_jobs
+from raft_spark.inference import answer_store, batch_input, batch_jobs, requests
 from raft_spark.inference.admission import (
     MIN_CHARS_PER_TOKEN,
     TEMPLATE_TOKENS,
@@ -210,10 +210,10 @@ def _is_affordable(missing: DataFrame, conf: config.Config, spent: float) -> str
     limit = conf.completions.max_spend
     if not limit:
         return "true"
-    characters = F.sum(F.length("question") + F.length("oracle"))
+    characters = F.sum(requests.prompt_characters(conf.completions))
     prefix = F.substring("key", 1, 3).alias("prefix")
     rows = missing.groupBy(prefix).agg(F.count("*"), characters).orderBy("prefix").collect()  # 4,096 at most
-    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
     groups = [(row[0], row[1], row[2]) for row in rows]
     first = first_unaffordable_group(limit - spent, groups, template, batch_price(conf.price))
     return f"key < '{first}'" if first else "true"

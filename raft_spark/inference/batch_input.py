@@ -49,7 +49,7 @@ def write_input_files(missing: DataFrame, conf: config.Config, folder: Storage, 
     """
     tasks = max(1, -(-count // conf.completions.batch.max_records))
     prefix = f"{folder.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
-    task = BatchInputTask(conf.completions, conf.teacher.model, folder, prefix)
+    task = BatchInputTask(conf.teacher_requests, conf.teacher.model, folder, prefix)
     written = map_in_arrow(missing.repartition(tasks), partial(_write_files, task=task), FILES_SCHEMA)
     with worker_errors():
         files = [BatchFile(**row.asDict()) for row in written.collect()]  # a row for each file, some hundreds at most

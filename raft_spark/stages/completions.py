@@ -187,7 +187,7 @@ def _is_asked_in_real_time(run: run_state.Run, conf: config.Completions) -> bool
 
 
 def _ask_in_real_time(held: lease.Lease, missing: DataFrame, conf: config.Config, run: run_state.Run) -> run_state.Run:
-    build_request = partial(requests.build_request, conf=conf.completions, model=conf.teacher.model)
+    build_request = partial(requests.build_request, conf=conf.teacher_requests, model=conf.teacher.model)
     return realtime.ask(held, missing, conf, run, build_request)
 
 

@@ -24,6 +24,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import ids
+from raft_spark.config.templates import Marks
 from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
@@ -46,6 +47,7 @@ class EvaluationTask:
 
     at: Storage
     style: str
+    marks: Marks
     majority: str | None
     row_group_rows: int
     is_judged: bool
@@ -90,7 +92,8 @@ def _run(conf: config.Config, held: lease.Lease, articles: tables.Version, ident
             answered = _ask_judge(held, conf, answered, run)
         held.require()
         majority, is_judged = _majority(row_groups, last_hash), bool(conf.evaluation.judge)
-        task = EvaluationTask(draft.storage, conf.completions.style, majority, conf.lake.row_group_rows, is_judged)
+        style, marks = conf.completions.style, conf.completions.words.marks
+        task = EvaluationTask(draft.storage, style, marks, majority, conf.lake.row_group_rows, is_judged)
         with progress.spark_tasks(spark, "evaluation: score answers"):
             files = dataframes.collect_files(build(answered, task))
     rows = metrics.read_rows(draft.storage, files)
@@ -106,11 +109,21 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         **conf.evaluation.model_dump(),
         **conf.completions.model_dump(include={"style", "decision"}),
         "models": [conf.endpoints[name].model for name in conf.evaluation.students],
+        **_sent_otherwise(conf),
+        **requests.words_otherwise(conf.completions, "student"),
         "prompt": prompts.VERSIONS[conf.completions.style],
         "judge": [conf.endpoints[judge_endpoint].model, prompts.VERSIONS["judge"]] if judge_endpoint else [],
         "base": [conf.base.seed, conf.base.distractors],
         "scores": SCORING_VERSION,
     }
+
+
+def _sent_otherwise(conf: config.Config) -> dict[str, Any]:
+    """Return what is not sent by default to each endpoint that has such settings."""
+    names = filter(None, (*conf.evaluation.students, conf.evaluation.judge))
+    asked = {name: conditions.endpoint_settings(conf, name).completions for name in names}
+    sent = {name: sent for name, completions in asked.items() if (sent := requests.sent_otherwise(completions))}
+    return {"sent": sent} if sent else {}
 
 
 def _refuse_without_packages() -> None:
@@ -256,7 +269,7 @@ def _write(batches: Iterator[pa.RecordBatch], task: EvaluationTask) -> Iterator[
 def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Iterator[dict[str, Any]]:
     """Score all answers about one article, and the baseline answers that need no model."""
     for row in rows:
-        scored = _score(row, row["answer"], task.style)
+        scored = _score(row, row["answer"], task)
         if task.is_judged:
             scored |= judge.score(row["question"], scored["answer"], row["passages"], dict(row.get("judged") or ()))
         yield scored
@@ -265,11 +278,12 @@ def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Itera
     answers = scores.baseline_answers(
         first["question"], first["article_passages"], first["reference"] or "", task.majority
     )
+    bare = replace(task, style="answer")
     for name, text in answers.items():
-        yield _score({**baseline, "student": name}, {"completion": text, "finish_reason": "stop"}, "answer")
+        yield _score({**baseline, "student": name}, {"completion": text, "finish_reason": "stop"}, bare)
 
 
-def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str) -> dict[str, Any]:
+def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, task: EvaluationTask) -> dict[str, Any]:
     """Return the row of the table for one case and its answer."""
     completion = answer_text.clean(answer["completion"]).text if answer else None
     is_oracle = [document["oracle"] for document in row["passages"]]
@@ -282,7 +296,9 @@ def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str)
         "answer": completion,
         "error_class": None if answer else row["last_error"] or "unavailable",
         "cut": bool(answer and answer["finish_reason"] == "length"),
-        **scores.score(completion, row["reference"] or "", row["article_passages"], distractors, style),
+        **scores.score(
+            completion, row["reference"] or "", row["article_passages"], distractors, task.style, task.marks
+        ),
     }
 
 

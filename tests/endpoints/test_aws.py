@@ -117,7 +117,7 @@ def test_converse_gets_the_system_message_separately():
     assert converse.body(chat(**GREEDY)) == {
         "messages": [{"role": "user", "content": [{"text": "Does it work?"}]}],
         "system": [{"text": "Be brief."}],
-        "inferenceConfig": {"maxTokens": 300, "temperature": 0.0, "topP": 1.0},
+        "inferenceConfig": {"maxTokens": 300, "temperature": 0.0},
     }
     assert converse.body(text(max_tokens=5)) == {
         "messages": [{"role": "user", "content": [{"text": "Does it work?"}]}],
@@ -304,7 +304,7 @@ def test_converse_is_called_with_tier_and_metadata(server):
     assert json.loads(body) == {
         "messages": [{"role": "user", "content": [{"text": "Does it work?"}]}],
         "system": [{"text": "Be brief."}],
-        "inferenceConfig": {"maxTokens": 300, "temperature": 0.0, "topP": 1.0},
+        "inferenceConfig": {"maxTokens": 300, "temperature": 0.0},
         "requestMetadata": {"team": "raft", "key": chat(**GREEDY).key},
         "serviceTier": {"type": "flex"},
     }

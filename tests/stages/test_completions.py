@@ -73,6 +73,36 @@ def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, u
     assert calls(url)["calls"] == 60
 
 
+def test_another_word_asks_again_only_those_who_read_it(asking: Settle, url: str):
+    def words(teacher: str, student: str) -> str:
+        layouts = (f"{who}={{system='{text}', user='{{context}} {{question}}'}}" for who, text in (("teacher", teacher), ("student", student)))  # fmt: skip
+        return f"completions.prompts={{answer={{{', '.join(layouts)}}}}}"
+
+    first = completions.run(asking(words("Be brief.", "Be brief.")))
+    made = dataset.run(asking(words("Be brief.", "Be brief.")))
+    other = asking(words("Be brief.", "Be exact."))
+    assert completions.run(other).id == first.id
+    changed = dataset.run(other)
+    assert changed.id != made.id
+    assert calls(url)["calls"] == 60
+    assert completions.run(asking(words("Be exact.", "Be exact."))).counts["asked"] == 60
+    assert completions.run(asking()).counts["asked"] == 60  # the words of the package are others
+    assert calls(url)["calls"] == 180
+
+
+def test_what_is_sent_is_asked_for_anew_and_a_limit_left_out_costs_nothing_twice(asking: Settle, url: str):
+    completions.run(asking())
+    seeded = completions.run(asking("completions.parameters.seed=7"))
+    assert seeded.counts["asked"] == 60
+    assert completions.run(asking("endpoints.fake.parameters.seed=7")).id == seeded.id  # the same, set elsewhere
+    unlimited = asking("completions.leave_out=max_tokens", "completions.max_new_tokens=2")
+    assert completions.run(unlimited).counts["asked"] == 60
+    assert {row["max_tokens"] for row in stored(unlimited)} == {0, 512}
+    again = asking("completions.leave_out=max_tokens", "completions.max_new_tokens=1")
+    assert completions.run(again).counts["asked"] == 0
+    assert calls(url)["calls"] == 180
+
+
 def test_another_temperature_is_another_question(asking: Settle, url: str):
     completions.run(asking())
     assert completions.run(asking("completions.temperature=0.5")).counts["answered"] == 60
