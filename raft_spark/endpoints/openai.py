@@ -18,14 +18,13 @@ from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as NoAnswerInTime
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import responses
+from raft_spark.endpoints import failures, responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
 from raft_spark.endpoints.responses import failed_reply
 
 CONNECT_SECONDS = 10.0
 CHUNK_BYTES = 65_536
-GATEWAY_TIMEOUT = 504
 
 
 class OpenAIClient:
@@ -109,14 +108,10 @@ def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Return the failed reply of a response whose status is not 200."""
-    error_class = responses.class_of_status(status)
-    match answer:
-        case {"error": {"code": "content_filter"}}:  # Azure's code
-            error_class = "filtered"
     reason = responses.message_in(answer) or headers.get("Location") or "the server gave no reason"
-    wait = responses.retry_after_seconds(headers.get("Retry-After", ""))
-    failed = failed_reply(error_class, f"status {status}: {reason}", wait)
-    return replace(failed, is_cut_off=status == GATEWAY_TIMEOUT)
+    wait = failures.wait_seconds(headers, answer)
+    failed = failed_reply(failures.error_class(status, answer), f"status {status}: {reason}", wait)
+    return replace(failed, is_cut_off=status in responses.CUT_OFF)
 
 
 def _load_key(conf: Endpoint) -> tuple[str, str]:
