@@ -247,9 +247,11 @@ class Admission:
         counters.throttled += 1
         self._window.on_throttle(inflight.started, now, inflight.open_at_start, wait)
         if self._health.asks_too_much(wait, self.allocation.in_flight):
-            seconds = "longer than a request may take by completions.deadline_seconds"
-            counters.endpoint_error = f"asks to wait {wait:,.0f} s, {seconds}; the last error: {error}"
-        elif self._health.on_throttle(inflight.pubid, now, wait):
+            counters.endpoint_error = (
+                f"asks to wait {wait:,.0f} s, longer than a request may take by completions.deadline_seconds; "
+                f"the last error: {error}"
+            )
+        elif self._health.on_throttle(inflight.pubid, now):
             seconds = f"{self._health.silent_seconds(now):.0f} s"
             counters.endpoint_error = f"has not answered for {seconds}; the last error: {error}"
         return replace(inflight, throttles=inflight.throttles + 1)

@@ -169,8 +169,8 @@ class HealthStatus:
 class EndpointHealth:
     """Count failures in a row. One request that fails again and again does not show that the endpoint is dead.
 
-    An endpoint that has never answered is dead after a window of failures. One that has answered, or that says that it is
-    busy, is given `patience` seconds, and the time that it asks to wait, but at most `longest`.
+    An endpoint that has never answered is dead after a window of failures, one that has answered when they go on for
+    `patience` seconds. One that says that it is busy, as while a model is loaded, has the `longest` time of a request.
     """
 
     def __init__(self, now: float, patience: float, longest: float) -> None:
@@ -180,14 +180,12 @@ class EndpointHealth:
         self._failures = self._long_waits = 0
         self._failed_requests: set[Hashable] = set()
         self._failing_since: float | None = None
-        self._excused_until = now
 
     def on_answer(self, now: float) -> None:
         """Reset the count of failures."""
         self.on_answer_elsewhere(now)
         self._failures = self._long_waits = 0
         self._failed_requests.clear()
-        self._excused_until = now
 
     def on_answer_elsewhere(self, now: float) -> None:
         """Register that the endpoint answers another task."""
@@ -197,7 +195,7 @@ class EndpointHealth:
         """Count a failed call and return the endpoint's health; `cap` is the window of a healthy endpoint."""
         self._failures += 1
         several = self._fails(request, now)
-        is_silent = not self._has_answered or self._is_silent(now)
+        is_silent = not self._has_answered or self._failing_seconds(now) >= self._patience
         count = len(self._failed_requests)
         return HealthStatus(
             window_failed=several and self._failures % max(1, window) == 0,
@@ -205,11 +203,9 @@ class EndpointHealth:
             dead=several and is_silent and self._failures >= max(MIN_FAILURES, cap),
         )
 
-    def on_throttle(self, request: Hashable, now: float, retry_after: float) -> bool:
+    def on_throttle(self, request: Hashable, now: float) -> bool:
         """Register that the endpoint is busy; return whether it counts as dead."""
-        if self._patience < retry_after <= self._longest:
-            self._excused_until = max(self._excused_until, now + retry_after)
-        return self._fails(request, now) and self._is_silent(now)
+        return self._fails(request, now) and self._failing_seconds(now) >= self._longest
 
     def asks_too_much(self, retry_after: float, cap: int) -> bool:
         """Return whether the endpoint has asked, several times in a row, to wait longer than a request may take."""
@@ -222,9 +218,8 @@ class EndpointHealth:
         self._failed_requests.add(request)
         return len(self._failed_requests) > 1
 
-    def _is_silent(self, now: float) -> bool:
-        silent = now - (now if self._failing_since is None else self._failing_since)
-        return silent >= self._longest or (silent >= self._patience and now >= self._excused_until)
+    def _failing_seconds(self, now: float) -> float:
+        return now - (now if self._failing_since is None else self._failing_since)
 
     def silent_seconds(self, now: float) -> float:
         """Return the seconds since the last answer, or since the start if there was none."""

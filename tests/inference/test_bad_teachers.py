@@ -161,7 +161,7 @@ def test_a_restart_loses_no_row():
 
 
 def test_a_teacher_that_is_always_busy_ends_the_run_when_patience_ends():
-    played = play("always_503", silent=3.0)
+    played = play("always_503", deadline=3.0)
     assert played.stop_reason.startswith("has not answered for ")
     assert played.stop_reason.endswith("the last error: status 503: loading")
     assert set(played.classes) == {"throttled"}
