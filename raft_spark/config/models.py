@@ -132,7 +132,9 @@ class Completions(RequestSettings):
     in_flight: Count
     attempts: Annotated[int, Field(ge=1, le=100)]
     timeout_seconds: Seconds
+    min_timeout_seconds: Seconds
     deadline_seconds: Seconds
+    silent_seconds: Seconds
     flush_seconds: Seconds
     max_failed_share: Share
     mode: Literal["realtime", "batch"]

@@ -13,7 +13,7 @@ from typing import Any
 from botocore import exceptions as raised
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import responses
+from raft_spark.endpoints import failures, responses
 from raft_spark.endpoints.base import ErrorClass, Reply
 
 CODES: Mapping[str, ErrorClass] = {
@@ -25,8 +25,8 @@ CODES: Mapping[str, ErrorClass] = {
     "ServiceQuotaExceededException": "throttled",  # InvokeModel raises it for requests or tokens per minute
     "ModelNotReadyException": "throttled",  # an imported model that is being loaded
     "ModelTimeoutException": "timeout",
-    "ServiceUnavailable": "unavailable",
-    "ServiceUnavailableException": "unavailable",
+    "ServiceUnavailable": "throttled",
+    "ServiceUnavailableException": "throttled",
     "InternalDependencyException": "unavailable",
     "InternalFailure": "model_error",
     "InternalServerException": "model_error",
@@ -53,7 +53,7 @@ GENERATION_FAILED = 424  # the status of TGI and LMI
 # A ValidationError that every request would get: the endpoint or model does not exist, or not for this account.
 NOT_FOUND = re.compile(
     r"not found|could not find|does(n't| not) exist|model identifier is invalid|on-demand throughput|"
-    r"operation not allowed|header is required for endpoints",
+    r"operation not allowed|header is required for endpoints|end of (its )?life|is (retired|legacy|deprecated)|marked .{0,40}legacy",
     re.IGNORECASE,
 )
 # The ValidationError of an inference component that is scaled to zero; a copy starts within minutes.
@@ -75,7 +75,7 @@ def reply(error: Exception, seconds: float) -> Reply:
         return responses.failed_reply("timeout", f"no answer within {seconds:g} s")
     if isinstance(error, raised.ClientError):
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        wait = responses.retry_after_seconds(headers.get("retry-after", ""))
+        wait = failures.wait_seconds(headers, error.response.get("Error"))
         return responses.failed_reply(_error_class(error.response), message_of(error), wait)
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
@@ -112,6 +112,15 @@ def _service_message(response: Mapping[str, Any]) -> str:
 
 def _error_class(response: Mapping[str, Any]) -> ErrorClass:
     code, message, status = _code_message_status(response)
+    found = _class_of(code, message, status)
+    if code in CONTAINER_ERRORS:
+        message += str(response.get("OriginalMessage", ""))
+    if found == "model_error" and failures.BUSY.search(message):
+        found = "throttled"
+    return "refused" if found == "throttled" and failures.is_quota_used(message) else found
+
+
+def _class_of(code: str, message: str, status: int) -> ErrorClass:
     if code in CONTAINER_ERRORS:
         return _container_class(status, message)
     known = CODES.get(code)

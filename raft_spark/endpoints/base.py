@@ -83,7 +83,7 @@ class Reply:
 
     `error_class` decides what happens next: the classes in RETRIED are sent again, `refused` (wrong key, unknown model)
     stops the job, any other fails its row. `retry_after` is the server's wish, in seconds. `finish_reason` is stop or
-    length. `removed` says what was taken out of the text, see answer_text. Token counts are set also for a failed
+    length, None for an answer of which the server does not say how it ended. `removed` says what was taken out of the text, see answer_text. Token counts are set also for a failed
     request that the server has billed; None is not known. `is_cut_off` means that the connection broke, or a gateway
     gave up, after the request was sent: the server may have answered it.
     """

@@ -8,19 +8,21 @@ A failed reply has its token counts too, since they were billed. Sources of the 
     llama     Amazon Bedrock user guide, "Meta Llama models" and "Invoke your imported model"
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from raft_spark.common.nested import merge
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import converse, families, responses
+from raft_spark.endpoints import converse, failures, families, responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.families import sent_parameters
-from raft_spark.endpoints.responses import completion_reply, failed_reply, message_in, token_count, with_usage
+from raft_spark.endpoints.responses import failed_reply, message_in, token_count, with_usage
 
 Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 
 DEFAULT_MAX_TOKENS = 512  # when a request has no limit: LMI would stop after 30 tokens, TGI after 100
+TEXT_PARTS = frozenset({"text", "output_text"})
 
 
 def openai_body(request: Request) -> dict[str, Any]:
@@ -77,33 +79,51 @@ def _renamed(parameters: Mapping[str, float], names: Mapping[str, str]) -> dict[
 
 def openai_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Read the first choice of a chat or a completions call."""
+    if failed := failures.failure_in(answer):
+        return _with_openai_usage(failed, answer)
     match answer:
         case {"choices": [dict() as choice, *_]}:
-            usage = answer.get("usage")
-            tokens = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
-            return with_usage(_choice_reply(choice), *tokens)
+            return _with_openai_usage(_choice_reply(choice), answer)
     return failed_reply("model_error", f"the answer has no choices: {message_in(answer)}")
+
+
+def _with_openai_usage(reply: Reply, answer: Any) -> Reply:  # noqa: ANN401 - any JSON
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    return with_usage(reply, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens"))
 
 
 def _choice_reply(choice: Mapping[str, Any]) -> Reply:
     reason = responses.finish_reason(choice.get("finish_reason"))
-    if reason in responses.FAILED:
-        return failed_reply("model_error", f"the server stopped the answer: finish_reason is {reason}")
     match choice:
-        case {"finish_reason": "content_filter"}:
-            return failed_reply("filtered", "the server's content filter stopped the answer")
+        case {"message": {"refusal": str(words)}} if words.strip():
+            return failed_reply("filtered", f"the model refuses to answer: {words}")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
-            return completion_reply(text, is_truncated=reason in responses.TRUNCATED)
+            return responses.finished_reply(text, reason)
         case {"message": {"content": [dict(), *_] as parts}}:  # the parts of a reasoning model, thoughts among them
-            texts = (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
-            return completion_reply("".join(texts), is_truncated=reason in responses.TRUNCATED)
-        case {"message": {"content": None}}:  # a model that reached the limit while reasoning
-            return failed_reply("empty", f"the answer has no text: {message_in(choice)}")
+            return _parts_reply(parts, reason)
+        case {"message": {"content": None | []}}:  # a model that reached the limit while reasoning
+            reply = responses.finished_reply(None, reason)
+            is_empty = reply.error_class == "empty" and reason not in responses.TOOLS
+            return replace(reply, error=f"the answer has no text: {message_in(choice)}") if is_empty else reply
+    failed = responses.finished_reply(None, reason)
+    if failed.error_class != "empty" or reason in responses.TOOLS:
+        return failed
     return failed_reply("model_error", f"the answer has no text: {message_in(choice)}")
 
 
+def _parts_reply(parts: Sequence[Any], reason: str) -> Reply:
+    """Join the parts that are text. A part of another type, such as a thought, is none."""
+    texts = [part for part in parts if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS]
+    refusals = [part["refusal"] for part in parts if isinstance(part, dict) and isinstance(part.get("refusal"), str)]
+    if refusals:
+        return failed_reply("filtered", f"the model refuses to answer: {' '.join(refusals)}")
+    return responses.finished_reply(
+        "".join(part["text"] for part in texts if isinstance(part.get("text"), str)), reason
+    )
+
+
 def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
-    """Read the list of TGI or the object of LMI. Without details a text counts as complete."""
+    """Read the list of TGI or the object of LMI."""
     match answer:
         case [dict() as generated, *_] | (dict() as generated):
             details = generated.get("details")
@@ -114,12 +134,13 @@ def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
 
 def _text_reply(generated: Mapping[str, Any], reason: str) -> Reply:
     match generated:
-        case {"generated_text": str(), "error": str(text)}:
-            return failed_reply("model_error", f"the container failed in mid-answer: {text}")
-        case {"generated_text": str()} if reason in responses.FAILED:  # with status 200
-            return failed_reply("model_error", f"the container failed in mid-answer: finish_reason is {reason}")
+        case {"generated_text": str(), "error": error} if error:
+            error_class = failures.error_class(failures.OK, generated)
+            return failed_reply(error_class, f"the container failed in mid-answer: {message_in(generated)}")
         case {"generated_text": str(text)}:
-            return completion_reply(text, is_truncated=reason in responses.TRUNCATED)
+            return responses.finished_reply(text, reason)
+    if failed := failures.failure_in(generated):
+        return failed
     return failed_reply("model_error", f"the answer has no generated_text: {message_in(generated)}")
 
 
@@ -129,7 +150,7 @@ def llama_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
         case {"generation": str(text)}:
             reason = responses.finish_reason(answer.get("stop_reason"))
             tokens = token_count(answer, "prompt_token_count"), token_count(answer, "generation_token_count")
-            return with_usage(completion_reply(text, is_truncated=reason in responses.TRUNCATED), *tokens)
+            return with_usage(responses.finished_reply(text, reason), *tokens)
     return failed_reply("model_error", f"the answer has no generation: {message_in(answer)}")
 
 

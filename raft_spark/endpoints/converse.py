@@ -15,7 +15,7 @@ from raft_spark.endpoints.base import ErrorClass, Reply, Request
 from raft_spark.endpoints.families import sent_parameters
 from raft_spark.endpoints.responses import completion_reply, message_in, token_count, with_usage
 
-FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
+FILTERED = frozenset({"guardrail_intervened", "content_filtered", "refusal"})
 COMPLETE = frozenset({"end_turn", "stop_sequence"})
 TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
 
@@ -50,6 +50,8 @@ def reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
 def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
     if reason in FILTERED:
         return responses.failed_reply("filtered", f"Bedrock stopped the answer: {reason}")
+    if reason in responses.TOOLS:
+        return responses.failed_reply("empty", f"there is no answer: the model stopped with {reason}")
     if reason not in COMPLETE | TRUNCATED:
         return responses.failed_reply("model_error", f"the model stopped with {reason}")
     match answer:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from urllib3.exceptions import HTTPError
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import api_keys, responses
+from raft_spark.endpoints import api_keys, failures, responses
 from raft_spark.endpoints.authorities import find_authorities
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
@@ -23,7 +23,6 @@ from raft_spark.endpoints.http import HttpClient, HttpResponse
 from raft_spark.endpoints.responses import failed_reply
 from raft_spark.errors import ConfigError
 
-GATEWAY_TIMEOUT = 504
 REDIRECTIONS = range(300, 400)
 NO_SUCH_ROUTE = (404, 405)
 
@@ -107,14 +106,10 @@ def headers(conf: Endpoint, request_key: str, api_key: str) -> dict[str, str]:
 
 def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Return the failed reply of a response whose status is not 200."""
-    error_class = responses.class_of_status(status)
-    match answer:
-        case {"error": {"code": "content_filter"}}:  # Azure's code
-            error_class = "filtered"
     reason = responses.message_in(answer) or headers.get("Location") or "the server gave no reason"
-    wait = responses.retry_after_seconds(headers.get("Retry-After", ""))
-    failed = failed_reply(error_class, f"status {status}: {reason}", wait)
-    return replace(failed, is_cut_off=status == GATEWAY_TIMEOUT)
+    wait = failures.wait_seconds(headers, answer)
+    failed = failed_reply(failures.error_class(status, answer), f"status {status}: {reason}", wait)
+    return replace(failed, is_cut_off=status in responses.CUT_OFF)
 
 
 def _load_key(conf: Endpoint) -> tuple[str, str]:

@@ -5,6 +5,7 @@ crashes loses at most `completions.flush_seconds` of answers, and the next run a
 the files that the store held at the end of a run, so that a dataset names exactly the answers it was made from.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +17,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
-from raft_spark.common import ids
+from raft_spark.common import ids, wording
 from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
-from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, requests, unstored
+from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, remedies, requests, unstored
 from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.monitoring import run_state, spark_stats
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ def run(conf: config.Config) -> tables.Version:
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)
     if complete is not None:
+        _require_an_answer(complete.counts)
         return complete
     with lease.hold(conf.lake, schemas.COMPLETIONS) as held:
         return _run(conf, held)
@@ -63,6 +67,7 @@ def _run(conf: config.Config, held: lease.Lease) -> tables.Version:
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)  # another run may have asked while this one waited
     if complete is not None:
+        _require_an_answer(complete.counts)
         return complete
     _refuse_to_pay_twice(conf)
     unstored.restore(tables.storage(conf.lake, schemas.COMPLETIONS))
@@ -74,8 +79,7 @@ def _run(conf: config.Config, held: lease.Lease) -> tables.Version:
     if result.run.tasks or result.run.calls:
         run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
     if result.run.state == "failed":
-        msg = f"endpoint {conf.completions.endpoint!r} {result.run.reason}; {_stored(result.run)}"
-        raise EndpointError(msg)
+        raise EndpointError(remedies.failure(conf, result.run))
     return _publish(spark, conf, draft, base, result)
 
 
@@ -217,6 +221,8 @@ def _publish(
 ) -> tables.Version:
     """Publish the stored answers as a version. Raises StoppedError or EndpointError, as `run` does, after that."""
     run, from_store, error = _compare_with_store(spark, conf, result.run)
+    if unsure := from_store["without_finish_reason"]:
+        LOG.warning("%d answers came without a finish_reason: the endpoint does not say whether they are whole", unsure)
     counts = {**_counts(replace(result, run=run), conf.completions), **from_store, **_bill(run, conf)}
     version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
     if run.state == "stopped":
@@ -226,9 +232,27 @@ def _publish(
         msg = (
             f"{counts['failed']} of {counts['asked']} requests failed ({run.failures}), more than "
             f"completions.max_failed_share = {conf.completions.max_failed_share}; {_stored(run)}. One reason: {error}"
+            f"{_asked_again_by(_permanent_failures(run, conf.completions))}"
         )
         raise EndpointError(msg)
+    _require_an_answer(counts)
     return version
+
+
+def _require_an_answer(counts: Mapping[str, Any]) -> None:
+    """Raise EndpointError if every request of a version has failed for good, so that no run would ask one again."""
+    dead = Counter({name: int(count) for name, count in counts["dead"].items()})
+    if dead and not (counts["known"] or counts["answered"] or counts["missing"]):
+        reason = f"all {dead.total()} requests failed for good ({wording.counts(dead)}) and none is answered"
+        msg = f"{reason}{_asked_again_by(dead)}"
+        raise EndpointError(msg)
+
+
+def _asked_again_by(dead: Mapping[str, int]) -> str:
+    """Return the end of a message: how to ask again for requests that failed for good."""
+    return (
+        f". When the reason is mended, ask them again: --set completions.retry={','.join(sorted(dead))}" if dead else ""
+    )
 
 
 def _compare_with_store(
@@ -237,19 +261,22 @@ def _compare_with_store(
     """Return the run corrected by the store, counts that only the store knows, and the message of one failure.
 
     The store also has the answers of a machine that was lost before it could report them. The counts say how many answers
-    were `paid_twice`, and from how many texts something was `removed`, by what it was: see answer_text.
+    were `paid_twice`, from how many texts something was `removed`, by what it was: see answer_text, and how many answers
+    came `without_finish_reason`, so that nobody knows whether they are whole.
     """
     if not run.done:
-        return run, {"paid_twice": 0, "removed": {}}, None
+        return run, {"paid_twice": 0, "removed": {}, "without_finish_reason": 0}, None
     of_run = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == run.id)
     answered = F.when(F.col("completion").isNotNull(), F.col("key"))
     kinds = (F.count_if(F.col("removed").contains(kind)) for kind in answer_text.REMOVED)
-    found = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error"), *kinds).collect()[0]
-    stored, distinct, error, *numbers = found
+    unsure = F.count_if(F.col("completion").isNotNull() & F.col("finish_reason").isNull())
+    found = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error"), unsure, *kinds).collect()[0]
+    stored, distinct, error, without_finish_reason, *numbers = found
     removed = {kind: count for kind, count in zip(answer_text.REMOVED, numbers, strict=True) if count}
     paid_twice = stored - distinct
     corrected = replace(run, answered=max(run.answered - paid_twice, distinct))
-    return corrected, {"paid_twice": paid_twice, "removed": removed}, error
+    counts = {"paid_twice": paid_twice, "removed": removed, "without_finish_reason": without_finish_reason}
+    return corrected, counts, error
 
 
 def _counts(result: AskResult, conf: config.Completions) -> dict[str, Any]:

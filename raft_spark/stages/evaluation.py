@@ -28,7 +28,7 @@ from raft_spark.config.templates import Marks
 from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
-from raft_spark.inference import realtime, requests, unstored
+from raft_spark.inference import realtime, remedies, requests, unstored
 from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
@@ -235,12 +235,10 @@ def _ask(
     name, model = conf.completions.endpoint, conf.teacher.model
     begun = replace(run, endpoint=name, model=model, total=run.total + count)
     ended = realtime.ask(held, missing, conf, begun, partial(build_request, conf=conf.completions, model=model))
-    stored = f"{ended.answered} answers are stored, and a rerun asks only the others"
     if ended.state == "failed":
-        msg = f"endpoint {name!r} {ended.reason}; {stored}"
-        raise EndpointError(msg)
+        raise EndpointError(remedies.failure(conf, ended))
     if ended.state == "stopped":
-        msg = f"{ended.reason}; {stored}"
+        msg = f"{ended.reason}; {ended.answered} answers are stored, and a rerun asks only the others"
         raise StoppedError(msg)
     return ended
 

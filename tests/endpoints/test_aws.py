@@ -139,15 +139,15 @@ def generated(reason: str, said: str = "It does.") -> dict[str, object]:
         ([generated("eos_token")], Reply("It does.", "stop", completion_tokens=3)),
         (generated("stop_sequence"), Reply("It does.", "stop", completion_tokens=3)),
         ([generated("length")], Reply("It does.", "length", completion_tokens=3)),
-        ([{"generated_text": "It does."}], Reply("It does.", "stop")),
-        ({"generated_text": "It does.", "details": None}, Reply("It does.", "stop")),
+        ([{"generated_text": "It does."}], Reply("It does.", None)),
+        ({"generated_text": "It does.", "details": None}, Reply("It does.", None)),
         (
             generated("eos_token", " "),
             Reply(error_class="empty", error="the answer is empty", completion_tokens=3),
         ),
         (
             {"generated_text": "", "details": {"finish_reason": "error", "generated_tokens": None}},
-            Reply(error_class="model_error", error="the container failed in mid-answer: finish_reason is error"),
+            Reply(error_class="model_error", error="the server stopped the answer: finish_reason is error"),
         ),
         (
             {"generated_text": "", "error": "CUDA out of memory"},
@@ -155,7 +155,7 @@ def generated(reason: str, said: str = "It does.") -> dict[str, object]:
         ),
         (
             {"error": "parameters is no object", "code": 424},
-            Reply(error_class="model_error", error="the answer has no generated_text: parameters is no object"),
+            Reply(error_class="model_error", error="the answer is an error: parameters is no object"),
         ),
         ([], Reply(error_class="model_error", error="the answer has no generated_text: []")),
     ],
@@ -247,7 +247,7 @@ def test_any_bytes_become_a_message(body):
 def test_a_count_beyond_32_bits_is_none():
     usage = {"prompt_tokens": 2**31, "completion_tokens": True}
     reply = codecs.openai_reply({"choices": [{"text": "x", "finish_reason": []}], "usage": usage})
-    assert reply == Reply("x", "stop")
+    assert reply == Reply("x", None)
 
 
 # --- the clients, over HTTP
@@ -351,7 +351,7 @@ SAGEMAKER_ERRORS = [
     (400, "ThrottlingException", {"message": "Rate exceeded"}, "throttled", "ThrottlingException: Rate exceeded"),
     (429, "ModelNotReadyException", {"Message": "Loading"}, "throttled", "ModelNotReadyException: Loading"),
     (530, "InternalDependencyException", {"Message": "S3"}, "unavailable", "InternalDependencyException: S3"),
-    (503, "ServiceUnavailable", {"Message": "Later"}, "unavailable", "ServiceUnavailable: Later"),
+    (503, "ServiceUnavailable", {"Message": "Later"}, "throttled", "ServiceUnavailable: Later"),
     (500, "InternalFailure", {"Message": "Oh"}, "model_error", "InternalFailure: Oh"),
     (400, "ValidationError", {"Message": "Too odd"}, "bad_request", "ValidationError: Too odd"),
     (
@@ -402,7 +402,7 @@ def test_every_error_of_aws_has_its_class(server, status, code, body, error_clas
         (424, "model_error"),
         (429, "throttled"),
         (500, "model_error"),
-        (503, "unavailable"),
+        (503, "throttled"),
     ],
 )
 def test_the_status_of_the_container_decides(server, original, error_class):
@@ -414,6 +414,19 @@ def test_the_status_of_the_container_decides(server, original, error_class):
     server.answers(words, 424, "ModelError")
     error = f"the model's container answered with status {original}: no luck"
     assert ask(sagemaker(server.url), text()) == Reply(error_class=error_class, error=error)
+
+
+@pytest.mark.parametrize(
+    ("original", "words", "error_class"),
+    [
+        (500, '{"error":"Model is overloaded","error_type":"overloaded"}', "throttled"),
+        (424, '{"error":"out of capacity"}', "throttled"),
+        (429, '{"error":{"code":"insufficient_quota","message":"the quota is used up"}}', "refused"),
+    ],
+)
+def test_the_words_of_the_container_count_too(server, original, words, error_class):
+    server.answers({"Message": "x", "OriginalStatusCode": original, "OriginalMessage": words}, 424, "ModelError")
+    assert ask(sagemaker(server.url), text()).error_class == error_class
 
 
 def test_a_container_that_is_too_slow_is_a_timeout(server):
@@ -430,7 +443,11 @@ def test_a_container_that_is_too_slow_is_a_timeout(server):
         (400, "ServiceQuotaExceededException", "Quota", "throttled"),
         (429, "ModelNotReadyException", "Waking", "throttled"),
         (500, "InternalServerException", "Oh", "model_error"),
-        (503, "ServiceUnavailableException", "Later", "unavailable"),
+        (503, "ServiceUnavailableException", "Later", "throttled"),
+        (503, "ServiceUnavailableException", "Too many connections, please wait before trying again.", "throttled"),
+        (500, "InternalServerException", "The system is overloaded", "throttled"),
+        (429, "ThrottlingException", "Too many tokens per day, please wait before trying again.", "refused"),
+        (400, "ValidationException", "This model version has reached the end of its life.", "refused"),
         (400, "ValidationException", "maxTokens is too large", "bad_request"),
         (400, "ValidationException", "The provided model identifier is invalid.", "refused"),
         (400, "ValidationException", "Invocation of m with on-demand throughput isn't supported.", "refused"),

@@ -124,7 +124,7 @@ def test_an_empty_answer_says_so():
         (424, "model_error"),
         (429, "throttled"),
         (500, "model_error"),
-        (503, "unavailable"),
+        (503, "throttled"),
         ("ThrottlingException", "throttled"),
         ("com.amazonaws.bedrock#ValidationException", "bad_request"),
         ("Unheard", "model_error"),

@@ -282,6 +282,52 @@ def test_a_wrong_key_stops_the_job_before_it_has_asked_much(asking: Settle, url:
     assert (counts["answered"], counts["missing"], counts["dead"]) == (60, 0, {})
 
 
+def test_what_every_request_is_refused_for_ends_the_run_and_each_further_one_until_it_is_mended(
+    asking: Settle, url: str
+):
+    behave(url, status=400)
+    conf = asking("completions.in_flight=8")
+    for run in (1, 2):
+        with pytest.raises(EndpointError) as raised:
+            completions.run(conf)
+        assert "endpoint 'fake' refuses every request: status 400: told to fail with 400; it was asked for" in str(
+            raised.value
+        )
+        assert f"model 'fake' at {url}; correct [endpoints.fake]: its address, model and key; 0 ans" in str(
+            raised.value
+        )
+        assert calls(url)["calls"] <= run * 2 * 8
+    assert {row["error_class"] for row in stored(conf)} == {"refused"}
+    behave(url)
+    counts = completions.run(conf).counts
+    assert (counts["answered"], counts["missing"], counts["dead"]) == (60, 0, {})
+
+
+def test_a_run_that_leaves_nothing_but_dead_letters_fails_and_so_does_the_next(asking: Settle, url: str):
+    behave(url, fault="filtered")
+    words = "all 60 requests failed for good .60 filtered. and none is answered.*--set completions.retry=filtered"
+    for _ in range(2):
+        with pytest.raises(EndpointError, match=words):
+            completions.run(asking("completions.max_failed_share=1"))
+    assert calls(url)["calls"] == 60
+    with pytest.raises(
+        EndpointError, match=r"60 of 60 requests failed .*ask them again: --set completions.retry=filtered"
+    ):
+        completions.run(asking("completions.retry=filtered"))
+    assert calls(url)["calls"] == 120
+
+
+def test_answers_of_which_nobody_says_how_they_ended_are_kept_and_counted(asking: Settle, url: str, caplog):
+    body = {"choices": [{"message": {"content": "Yes, it does."}, "finish_reason": None}]}
+    behave(url, body=json.dumps(body), share=0.3)
+    conf = asking()
+    version = completions.run(conf)
+    unsure = sum(row["finish_reason"] is None for row in stored(conf))
+    assert version.counts["answered"] == 60
+    assert version.counts["without_finish_reason"] == unsure > 0
+    assert f"{unsure} answers came without a finish_reason" in caplog.text
+
+
 def test_two_articles_with_the_same_words_are_asked_once(tmp_path, asking: Settle, url: str):
     from conftest import article, write_articles
 
