@@ -106,7 +106,7 @@ class Base(Section):
 
 
 class Batch(Section):
-    """How large Bedrock's batch jobs are, and how their state is polled."""
+    """How large batch jobs are, and how their state is polled."""
 
     min_records: Annotated[int, Field(ge=1, le=1_000_000)]
     max_records: Annotated[int, Field(ge=1, le=10_000_000)]
@@ -436,6 +436,11 @@ class Config(Section):
     def teacher(self) -> Endpoint:
         """The endpoint that writes the completions."""
         return self.endpoints[self.completions.endpoint]
+
+    @property
+    def batch_limits(self) -> Batch:
+        """The size of a batch job: completions.batch, within what the teacher's kind of service takes."""
+        return self.completions.batch
 
     @property
     def price(self) -> Price:

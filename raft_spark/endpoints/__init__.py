@@ -9,8 +9,9 @@ raft_spark/config/models.py, and add a case to `connect`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raft_spark.config import Endpoint
+from raft_spark.config import Completions, Endpoint
 from raft_spark.endpoints.base import Client
+from raft_spark.endpoints.batch_service import BatchService
 
 
 def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
@@ -27,6 +28,13 @@ def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
     from raft_spark.endpoints.openai import OpenAIClient  # noqa: PLC0415 - see above
 
     return OpenAIClient(conf, connections, timeout_seconds)
+
+
+def batch_service_of(conf: Endpoint, completions: Completions) -> BatchService:
+    """Return the batch inference of an endpoint; it connects when it is first used."""
+    from raft_spark.endpoints.bedrock_batch import BedrockBatches  # noqa: PLC0415 - see above
+
+    return BedrockBatches(conf, completions)
 
 
 @contextmanager

@@ -225,6 +225,10 @@ class Storage:
             (file for file in files if not file.path.rpartition("/")[2].startswith(".")), key=lambda f: f.path
         )
 
+    def paths(self) -> Sequence[str]:
+        """Return the paths of all files below this folder, as `list` has them."""
+        return [file.path for file in self.list()]
+
     def _infos(self, selector: pafs.FileSelector, tries: int = 5) -> Sequence[pafs.FileInfo]:
         try:
             infos: Sequence[pafs.FileInfo] = retried(lambda: self.filesystem.get_file_info(selector))

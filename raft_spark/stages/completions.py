@@ -102,7 +102,7 @@ def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
 
 def _refuse_to_pay_twice(conf: config.Config) -> None:
     """Raise InputError if batch jobs of the same model are pending and this run would ask in real time."""
-    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.call["modelId"] == conf.teacher.model]
+    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.model == conf.teacher.model]
     if jobs and conf.completions.mode == "realtime":
         msg = (
             f"{len(jobs)} batch jobs of {conf.teacher.model} are not collected yet ({', '.join(jobs[:3])}), and their answers "
@@ -126,7 +126,7 @@ def _ask(held: lease.Lease, conf: config.Config, base: DataFrame, run: run_state
     looked_up = distinct_requests(spark, conf, base)
     looked_up.persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     result = _plan(looked_up, conf.completions, run)
-    if _is_asked_in_real_time(result.run, conf.completions):
+    if _is_asked_in_real_time(result.run, conf):
         # of the failures of batch jobs, only the permanent ones count: the others are asked again here
         begun = replace(result.run, failed=_permanent_failures(result.run, conf.completions))
         missing = looked_up.where(is_missing(conf.completions))
@@ -180,10 +180,11 @@ def _plan(looked_up: DataFrame, conf: config.Completions, run: run_state.Run) ->
     )
 
 
-def _is_asked_in_real_time(run: run_state.Run, conf: config.Completions) -> bool:
+def _is_asked_in_real_time(run: run_state.Run, conf: config.Config) -> bool:
     """Say whether requests are left to ask in real time. In batch mode these are the ones too few for another batch job."""
-    left = _missing(run, conf)
-    return run.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
+    left = _missing(run, conf.completions)
+    is_small = left < conf.batch_limits.min_records
+    return run.state == "finished" and left > 0 and (conf.completions.mode == "realtime" or is_small)
 
 
 def _ask_in_real_time(held: lease.Lease, missing: DataFrame, conf: config.Config, run: run_state.Run) -> run_state.Run:
