@@ -45,7 +45,9 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
+BATCH_KINDS = ("bedrock", "openai")  # kinds of endpoints with batch inference
 LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
+OPENAI_FILE_MB = 200  # the largest input of a batch job
 BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
 TEXT_CODECS = frozenset(
     {"tgi", "lmi", "llama"}
@@ -381,8 +383,11 @@ class Config(Section):
                 "sends one text, not messages"
             )
             raise ValueError(msg)
-        if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
-            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind 'bedrock', and role_arn, the role of the batch jobs"
+        if self.completions.mode == "batch" and teacher.kind not in BATCH_KINDS:
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind {', '.join(map(repr, BATCH_KINDS))}"
+            raise ValueError(msg)
+        if self.completions.mode == "batch" and teacher.kind == "bedrock" and not teacher.role_arn:
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have role_arn, the role of Bedrock's batch jobs"
             raise ValueError(msg)
         if self.completions.mode == "batch" and (unfit := unfit_as_tags(teacher.request_metadata)):
             msg = (
@@ -440,7 +445,9 @@ class Config(Section):
     @property
     def batch_limits(self) -> Batch:
         """The size of a batch job: completions.batch, within what the teacher's kind of service takes."""
-        return self.completions.batch
+        given = self.completions.batch
+        most = {"openai": {"max_file_mb": min(given.max_file_mb, OPENAI_FILE_MB)}}
+        return given.model_copy(update=most.get(self.teacher.kind, {}))
 
     @property
     def price(self) -> Price:

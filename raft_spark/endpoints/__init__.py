@@ -32,6 +32,10 @@ def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
 
 def batch_service_of(conf: Endpoint, completions: Completions) -> BatchService:
     """Return the batch inference of an endpoint; it connects when it is first used."""
+    if conf.kind == "openai":
+        from raft_spark.endpoints.openai_batch import OpenAIBatches  # noqa: PLC0415 - see above
+
+        return OpenAIBatches(conf, completions)
     from raft_spark.endpoints.bedrock_batch import BedrockBatches  # noqa: PLC0415 - see above
 
     return BedrockBatches(conf, completions)

@@ -9,7 +9,11 @@ from raft_spark.endpoints.base import Reply, Request
 
 State = Literal["submitting", "submitted", "collected", "dropped"]
 BEDROCK = "bedrock"
-ENDED = frozenset({"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"})
+ENDED = frozenset(
+    {"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"}  # Bedrock's names, ...
+    | {"completed", "failed", "cancelled", "expired"}  # ... and OpenAI's
+)
+DEFERRED = "Deferred"  # the status of a job that the service has given up before it began: it is created again
 READ_BYTES = 8_000_000  # of each call to S3
 
 

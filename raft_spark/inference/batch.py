@@ -161,7 +161,9 @@ def _run_rounds(
     spark: SparkSession, conf: config.Config, folder: Storage, batch: BatchProgress, missing: Callable[[], DataFrame]
 ) -> None:
     """Collect pending jobs, then run at most `attempts` rounds. Raises EndpointError if a round brings no answer."""
-    pending = batch_jobs.pending(conf.lake)
+    pending, others = batch_jobs.split_pending(conf)
+    if others:
+        LOG.warning("batch jobs of other services stay as they are: %s", ", ".join(job.name for job in others))
     batch.start_round(sum(job.records for job in pending))
     _collect(spark, conf, pending, batch)
     for _ in range(conf.completions.attempts):

@@ -27,7 +27,7 @@ from raft_spark import endpoints
 from raft_spark.config import Config, Lake
 from raft_spark.endpoints import converse
 from raft_spark.endpoints.base import Reply
-from raft_spark.endpoints.batch_service import BatchJob, BatchService
+from raft_spark.endpoints.batch_service import DEFERRED, BatchJob, BatchService
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.lake import schemas
 from raft_spark.lake.filesystem import Storage
@@ -66,6 +66,12 @@ def pending(lake: Lake) -> list[BatchJob]:
     stored = (folder.read(file.path) for file in folder.list(recursive=False) if file.path.endswith(".json"))
     jobs = (BatchJob(**json.loads(content)) for content in stored if content)
     return [job for job in jobs if job.state in {"submitting", "submitted"}]
+
+
+def split_pending(conf: Config) -> tuple[list[BatchJob], list[BatchJob]]:
+    """Return the pending jobs that the teacher's service can collect, and those of other services."""
+    jobs, address = pending(conf.lake), endpoints.batch_service_of(conf.teacher, conf.completions).address
+    return [job for job in jobs if job.service == address], [job for job in jobs if job.service != address]
 
 
 def run_folder(conf: Config, run_id: str) -> Storage:
@@ -192,6 +198,8 @@ def _advance(service: BatchService, conf: Config, job: BatchJob, should_continue
     if job.state == "submitting":
         job = _submit(service, conf, job, should_continue)
     status = service.status(job, folder) if job.state == "submitted" else None
+    if status and status.status == DEFERRED:
+        return _store(conf.lake, replace(job, state="submitting", arn="", status="", message=status.message))
     return replace(job, **dataclasses.asdict(status)) if status else job
 
 

@@ -101,12 +101,14 @@ def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
 
 
 def _refuse_to_pay_twice(conf: config.Config) -> None:
-    """Raise InputError if batch jobs of the same model are pending and this run would ask in real time."""
-    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.model == conf.teacher.model]
-    if jobs and conf.completions.mode == "realtime":
+    """Raise InputError if batch jobs of the same model are pending and this run would ask in another way."""
+    can_collect, others = batch_jobs.split_pending(conf)
+    jobs = [job for job in [*others, *can_collect] if job.model == conf.teacher.model]
+    if jobs and (conf.completions.mode == "realtime" or jobs[0] in others):
         msg = (
-            f"{len(jobs)} batch jobs of {conf.teacher.model} are not collected yet ({', '.join(jobs[:3])}), and their answers "
-            "are paid for; collect them first: --set completions.mode=batch"
+            f"{len(jobs)} batch jobs of {conf.teacher.model} at {jobs[0].service} are not collected yet "
+            f"({', '.join(job.name for job in jobs[:3])}), and their answers are paid for; collect them first, with their "
+            "endpoint as completions.endpoint: --set completions.mode=batch"
         )
         raise InputError(msg)
 
