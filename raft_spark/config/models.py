@@ -45,9 +45,10 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
-BATCH_KINDS = ("bedrock", "openai")  # kinds of endpoints with batch inference
+BATCH_KINDS = ("bedrock", "openai", "sagemaker")  # kinds of endpoints with batch inference
 LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
 OPENAI_FILE_MB = 200  # the largest input of a batch job
+ASYNC_RECORDS = 10_000  # of a job at an asynchronous endpoint, whose records are calls
 BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
 TEXT_CODECS = frozenset(
     {"tgi", "lmi", "llama"}
@@ -398,6 +399,29 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _fits_an_asynchronous_teacher(self) -> "Config":
+        name, teacher, price = self.completions.endpoint, self.teacher, self.price
+        if self.completions.mode == "realtime" or teacher.kind != "sagemaker":
+            return self
+        if teacher.inference_component:
+            msg = f"completions.mode is 'batch'; endpoints.{name}.inference_component must be empty, because asynchronous endpoints have none"
+            raise ValueError(msg)
+        if "ungrounded" in self.completions.retry:
+            msg = (
+                "completions.retry has 'ungrounded', which asks in real time; it must not with completions.mode = 'batch' and "
+                f"endpoints.{name} of kind 'sagemaker', because an asynchronous endpoint takes no calls in real time"
+            )
+            raise ValueError(msg)
+        if self.completions.max_spend and not (price.input_price or price.output_price):
+            msg = (
+                f"completions.max_spend is {self.completions.max_spend:g}; it must be 0 with completions.mode = 'batch' and "
+                f"endpoints.{name} of kind 'sagemaker', which costs by the hour: completions.max_minutes and the endpoint's "
+                "automatic scaling limit it"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _has_original_answers(self) -> "Config":
         if self.dataset.answer == "original" and self.completions.style != "answer":
             msg = (
@@ -446,8 +470,14 @@ class Config(Section):
     def batch_limits(self) -> Batch:
         """The size of a batch job: completions.batch, within what the teacher's kind of service takes."""
         given = self.completions.batch
-        most = {"openai": {"max_file_mb": min(given.max_file_mb, OPENAI_FILE_MB)}}
-        return given.model_copy(update=most.get(self.teacher.kind, {}))
+        limits = {
+            "openai": {"max_file_mb": min(given.max_file_mb, OPENAI_FILE_MB)},
+            "sagemaker": {
+                "min_records": 1,
+                "max_records": min(given.max_records, ASYNC_RECORDS),
+            },  # no calls for the rest
+        }
+        return given.model_copy(update=limits.get(self.teacher.kind, {}))
 
     @property
     def price(self) -> Price:

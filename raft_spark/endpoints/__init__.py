@@ -36,6 +36,10 @@ def batch_service_of(conf: Endpoint, completions: Completions) -> BatchService:
         from raft_spark.endpoints.openai_batch import OpenAIBatches  # noqa: PLC0415 - see above
 
         return OpenAIBatches(conf, completions)
+    if conf.kind == "sagemaker":
+        from raft_spark.endpoints.sagemaker_async import SageMakerAsync  # noqa: PLC0415 - see above
+
+        return SageMakerAsync(conf, completions)
     from raft_spark.endpoints.bedrock_batch import BedrockBatches  # noqa: PLC0415 - see above
 
     return BedrockBatches(conf, completions)

@@ -77,6 +77,14 @@ class Files(Protocol):
         """Return a folder below this one."""
         ...
 
+    def elsewhere(self, root: str) -> "Files":
+        """Return another folder or bucket, reached in the same way."""
+        ...
+
+    def existing(self, paths: Sequence[str]) -> set[str]:
+        """Return which of these files exist."""
+        ...
+
     def path(self, path: str = "") -> str:
         """Return an absolute path, or bucket/key."""
         ...

@@ -48,6 +48,8 @@ class BatchFault:
     full         the number of the next jobs of OpenAI that fail because the queue is full
     cut          the number of the next downloads from OpenAI that end in the middle
     no_metadata  keep no metadata of jobs of OpenAI
+    output, failure    where asynchronous endpoints of SageMaker write answers and failures: a folder or s3://..., "" = a
+                 temporary folder, and nowhere
     s3           the URL of the S3 server, "" = AWS; a URI without s3:// is a local path
     """
 
@@ -66,6 +68,8 @@ class BatchFault:
     full: int = 0
     cut: int = 0
     no_metadata: bool = False
+    output: str = ""
+    failure: str = ""
     s3: str = ""
 
 
@@ -201,7 +205,7 @@ def uniform(*parts: object) -> float:
 
 def _read_records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
     """Read a job's input. Raises an exception when a record has no valid body of Converse."""
-    text = _read(call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"], s3).decode()
+    text = read(call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"], s3).decode()
     records = [json.loads(line) for line in text.splitlines()]
     for record in records:
         if not record["recordId"] or not record["modelInput"]["messages"][-1]["content"][0]["text"]:
@@ -255,24 +259,27 @@ def _write_output(job: FakeBatchJob) -> None:
     folder = job.call["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].rstrip("/") + "/" + job.arn.rpartition("/")[2]
     name = job.call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"].rpartition("/")[2]
     text = "".join(json.dumps(line) + "\n" for line in job.lines)
-    _write(f"{folder}/{name}.out", text.encode(), job.fault.s3)
-    _write(f"{folder}/manifest.json.out", json.dumps(_record_counts(job)).encode(), job.fault.s3)
+    write(f"{folder}/{name}.out", text.encode(), job.fault.s3)
+    write(f"{folder}/manifest.json.out", json.dumps(_record_counts(job)).encode(), job.fault.s3)
 
 
-def _read(uri: str, s3: str) -> bytes:
+def read(uri: str, s3: str) -> bytes:
+    """Return an object of S3, or a file of this machine."""
     if not uri.startswith("s3://"):
         return Path(uri).read_bytes()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bytes(_client(s3).get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def _write(uri: str, data: bytes, s3: str) -> None:
+def write(uri: str, data: bytes, s3: str) -> None:
+    """Write an object of S3, or a file of this machine whole."""
     if uri.startswith("s3://"):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         _client(s3).put_object(Bucket=bucket, Key=key, Body=data)
         return
     Path(uri).parent.mkdir(parents=True, exist_ok=True)
-    Path(uri).write_bytes(data)
+    Path(f"{uri}.part").write_bytes(data)
+    Path(f"{uri}.part").rename(uri)
 
 
 def _client(s3: str) -> Any:  # noqa: ANN401 - boto3 creates its classes at run time
