@@ -401,7 +401,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _fits_an_asynchronous_teacher(self) -> "Config":
         name, teacher, price = self.completions.endpoint, self.teacher, self.price
-        if self.completions.mode == "realtime" or teacher.kind != "sagemaker":
+        if not self.is_asynchronous:
             return self
         if teacher.inference_component:
             msg = f"completions.mode is 'batch'; endpoints.{name}.inference_component must be empty, because asynchronous endpoints have none"
@@ -465,6 +465,11 @@ class Config(Section):
     def teacher(self) -> Endpoint:
         """The endpoint that writes the completions."""
         return self.endpoints[self.completions.endpoint]
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the teacher is an asynchronous endpoint of SageMaker, which takes no calls in real time."""
+        return self.completions.mode == "batch" and self.teacher.kind == "sagemaker"
 
     @property
     def batch_limits(self) -> Batch:

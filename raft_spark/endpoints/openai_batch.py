@@ -112,7 +112,7 @@ class OpenAIBatches:
             return BatchStatus(batch_service.DEFERRED, _message(found), 0, 0)
         counts = found.get("request_counts") or {}
         numbers = (int(counts.get(name) or 0) for name in ("completed", "failed"))
-        return BatchStatus(str(found.get("status", "")), _message(found), *numbers)
+        return BatchStatus(str(found.get("status", "")).lower(), _message(found), *numbers)
 
     def output(self, job: BatchJob, _files: Files) -> Iterator[tuple[str, Reply]]:
         """Download the files of answers and errors, and yield their lines."""
@@ -144,6 +144,8 @@ def _line_reply(response: Any, error: Any) -> Reply:  # noqa: ANN401 - any JSON
     match response:
         case {"status_code": 200, "body": body}:
             return openai_reply(body)
+        case {"choices": [*_]}:  # without a status, as some servers have it
+            return openai_reply(response)
         case {"status_code": int(status), **rest} if status != 200:  # noqa: PLR2004 - OK
             return openai._error_reply(status, {}, rest.get("body") or error)  # noqa: SLF001 - as a call that fails
     code = str(error.get("code", "")) if isinstance(error, dict) else ""
@@ -151,7 +153,7 @@ def _line_reply(response: Any, error: Any) -> Reply:  # noqa: ANN401 - any JSON
 
 
 def _has_not_fitted(job: Mapping[str, Any]) -> bool:
-    return job.get("status") == "failed" and any(error.get("code") == QUEUE_FULL for error in _errors(job))
+    return str(job.get("status")).lower() == "failed" and any(error.get("code") == QUEUE_FULL for error in _errors(job))
 
 
 def _errors(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:

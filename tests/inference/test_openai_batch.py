@@ -95,8 +95,9 @@ def test_an_answer_is_read_with_its_tokens():
     choice = {"message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 7, "completion_tokens": 3}
     body = {"choices": [choice], "usage": usage}
-    key, reply = openai_batch.read_line(output(response={"status_code": 200, "body": body}, error=None))
-    assert (key, reply.completion, reply.prompt_tokens, reply.completion_tokens) == ("0a", "Yes.", 7, 3)
+    for response in ({"status_code": 200, "body": body}, body):
+        key, reply = openai_batch.read_line(output(response=response, error=None))
+        assert (key, reply.completion, reply.prompt_tokens, reply.completion_tokens) == ("0a", "Yes.", 7, 3)
 
 
 @pytest.mark.row
