@@ -2,8 +2,8 @@
 
 `serving` starts the server that an endpoint of kind embedded or fake needs, for the duration of a run. `connect` opens
 a client, once per task. A client never raises for a request: a failed request is a Reply with an error class, so that a
-row keeps its reason. To add a kind of endpoint, write a class with `ask` and `close`, add the kind to
-raft_spark/config/models.py, and add a case to `connect`.
+row keeps its reason. `batch_service_of` gives the batch inference of an endpoint. To add a kind of endpoint, write a class
+with `ask` and `close`, add the kind to raft_spark/config/models.py, and add a case to `connect`.
 """
 
 from collections.abc import Iterator
