@@ -4,31 +4,29 @@ import itertools
 import json
 import re
 import socket
-import threading
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-import uvicorn
 from botocore.session import get_session
 from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
 
 from conftest import Settle
-from raft_spark import config, endpoints
+from raft_spark import config
 from raft_spark.endpoints import bedrock_batch, converse
-from raft_spark.endpoints.base import Reply, Request
-from raft_spark.endpoints.batch_service import BatchJob, BatchService
+from raft_spark.endpoints.base import Request
+from raft_spark.endpoints.batch_service import BatchJob
 from raft_spark.endpoints.fake import batch_jobs as bedrock_double
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.inference import batch_input, batch_jobs
 from raft_spark.lake import session
 from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import prompts
+from support import batch_services
+from support.batch_services import collect, continue_times, ended, service_of
 
 MODEL = "meta.llama3-1-8b-instruct-v1:0"
 ROLE = "arn:aws:iam::123456789012:role/batch"
@@ -253,10 +251,6 @@ def test_a_folder_of_ones_own_is_used_and_a_local_one_refused(settled: Settle):
             batch_jobs.run_folder(settled(*bedrock(url)), RUN)
 
 
-def service_of(conf: config.Config) -> BatchService:
-    return endpoints.batch_service_of(conf.teacher, conf.completions)
-
-
 def accepted(service: str, operation: str, sent: dict[str, object]) -> bool:
     """Validate arguments against the service's model, including the patterns, which botocore does not check."""
     shape = get_session().get_service_model(service).operation_model(operation).input_shape
@@ -291,24 +285,16 @@ def test_the_control_plane_may_have_another_address_than_the_model(conf, monkeyp
 @pytest.fixture
 def service() -> Iterator[str]:
     """A fake control plane on loopback, in a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    application = Starlette(routes=bedrock_double.routes())
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    with batch_services.serving(bedrock_double.routes()) as address:
+        yield address
 
 
 def behave(service: str, **fields: object) -> None:
-    urllib.request.urlopen(f"{service}/jobs/behave", json.dumps(fields).encode()).close()
+    batch_services.behave(service, "jobs", **fields)
 
 
 def records(service: str) -> dict:
-    with urllib.request.urlopen(f"{service}/jobs/records") as answer:
-        return json.load(answer)
+    return batch_services.records(service, "jobs")
 
 
 def bedrock(url: str) -> list[str]:
@@ -342,29 +328,6 @@ def create_jobs(conf: config.Config, missing: list[dict[str, object]], run: str 
     at = batch_jobs.run_folder(conf, run)
     frame = session.start(conf).createDataFrame(pa.Table.from_pylist(missing).to_pandas())
     return batch_jobs.register_jobs(conf, at, batch_input.write_input_files(frame, conf, at, len(missing)))
-
-
-def continue_times(count: int) -> Callable[[], bool]:
-    """Return a function that returns True `count` times: once for each round and each job in it, and each pause."""
-    left = iter([True] * count)
-    return lambda: next(left, False)
-
-
-def ended(conf: config.Config, jobs: list[BatchJob]) -> Iterator[BatchJob]:
-    return itertools.chain.from_iterable(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, lambda: True))
-
-
-def collect(conf: config.Config, jobs: list[BatchJob]) -> dict[str, Reply]:
-    """Submit jobs, wait for them and collect their replies, as a run does."""
-    store = {}
-    for job in ended(conf, jobs):
-        ignored: Counter[str] = Counter()
-        for key, _, reply in batch_jobs.replies(job, Storage.of(conf.lake, job.folder), service_of(conf), ignored):
-            assert key not in store
-            store[key] = reply
-        assert not ignored
-        batch_jobs.mark_collected(conf.lake, job)
-    return store
 
 
 @pytest.mark.spark

@@ -33,10 +33,12 @@ def serving(routes: Sequence[Route]) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=list(routes)), log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 def behave(service: str, kind: str, **fields: object) -> None:
@@ -76,7 +78,7 @@ def register(conf: config.Config, *sizes: int, run: str = RUN) -> list[BatchJob]
 
 
 def continue_times(count: int) -> Callable[[], bool]:
-    """Return a function that returns True `count` times."""
+    """Return a function that returns True `count` times: once for each round and each job in it, and each pause."""
     left = iter([True] * count)
     return lambda: next(left, False)
 
