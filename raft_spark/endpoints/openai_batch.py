@@ -67,9 +67,9 @@ class OpenAIBatches:
     def find(self, job: BatchJob, _files: Files) -> str | None:
         """Return the id of a job, except of one that did not fit into the queue and has to be created again."""
         begin = time.mktime((date.fromisoformat(job.day) - timedelta(days=2)).timetuple())
-        after = ""
+        last = ""
         while True:
-            page = self._server.get(f"/batches?limit=100{after}")
+            page = self._server.get(f"/batches?limit=100{f'&after={last}' if last else ''}")
             if page is None:
                 return None
             jobs = page.get("data") or []
@@ -77,9 +77,10 @@ class OpenAIBatches:
                 if (found.get("metadata") or {}).get(NAME) == job.name and not _has_not_fitted(found):
                     return str(found["id"])
             created = jobs[-1].get("created_at") if jobs else 0
-            if not page.get("has_more") or (isinstance(created, int) and created < begin):  # the newest come first
+            is_old = isinstance(created, int) and created < begin  # the newest come first
+            if not page.get("has_more") or is_old or jobs[-1]["id"] == last:
                 return ""
-            after = f"&after={jobs[-1]['id']}"
+            last = jobs[-1]["id"]
 
     def create(self, job: BatchJob, files: Files, _should_continue: Callable[[], bool]) -> str | None:
         """Upload the input and create the job. An input whose job is never created costs nothing."""

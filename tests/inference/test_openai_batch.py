@@ -200,6 +200,16 @@ def test_a_job_is_found_among_many_others(conf, service):
     assert service_of(conf).find(first[0], Storage("/x")) == done.arn == "batch_0"
 
 
+def test_a_list_that_ignores_where_it_should_go_on_has_an_end(settled: Settle):
+    async def same(_):
+        page = [{"id": "batch_7", "metadata": None, "created_at": 4_000_000_000}]
+        return JSONResponse({"data": page, "has_more": True})
+
+    with batch_services.serving([Route("/v1/batches", same)]) as address:
+        conf = settled(*openai(address))
+        assert service_of(conf).find(register(conf, 1)[0], Storage("/x")) == ""
+
+
 def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
     behave(service, seconds=0.5)
     jobs = register(conf, 50)
