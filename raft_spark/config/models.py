@@ -48,7 +48,10 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
+BATCH_KINDS = ("bedrock", "openai", "sagemaker")  # kinds of endpoints with batch inference
 LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
+OPENAI_FILE_MB = 200  # the largest input of a batch job
+ASYNC_RECORDS = 10_000  # of a job at an asynchronous endpoint, whose records are calls
 BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
 TEXT_CODECS = frozenset(
     {"tgi", "lmi", "llama"}
@@ -109,7 +112,7 @@ class Base(Section):
 
 
 class Batch(Section):
-    """How large Bedrock's batch jobs are, and how their state is polled."""
+    """How large batch jobs are, and how their state is polled."""
 
     min_records: Annotated[int, Field(ge=1, le=1_000_000)]
     max_records: Annotated[int, Field(ge=1, le=10_000_000)]
@@ -417,8 +420,11 @@ class Config(Section):
                 "sends one text, not messages"
             )
             raise ValueError(msg)
-        if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
-            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind 'bedrock', and role_arn, the role of the batch jobs"
+        if self.completions.mode == "batch" and teacher.kind not in BATCH_KINDS:
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind {', '.join(map(repr, BATCH_KINDS))}"
+            raise ValueError(msg)
+        if self.completions.mode == "batch" and teacher.kind == "bedrock" and not teacher.role_arn:
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have role_arn, the role of Bedrock's batch jobs"
             raise ValueError(msg)
         if self.completions.mode == "batch" and (unfit := unfit_as_tags(teacher.request_metadata)):
             msg = (
@@ -432,6 +438,29 @@ class Config(Section):
     def _can_send_what_is_set(self) -> "Config":
         if problem := self.teacher_requests.problem(self.teacher.codec):
             msg = f"completions, with endpoints.{self.completions.endpoint}: {problem}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_an_asynchronous_teacher(self) -> "Config":
+        name, teacher, price = self.completions.endpoint, self.teacher, self.price
+        if not self.is_asynchronous:
+            return self
+        if teacher.inference_component:
+            msg = f"completions.mode is 'batch'; endpoints.{name}.inference_component must be empty, because asynchronous endpoints have none"
+            raise ValueError(msg)
+        if "ungrounded" in self.completions.retry:
+            msg = (
+                "completions.retry has 'ungrounded', which asks in real time; it must not with completions.mode = 'batch' and "
+                f"endpoints.{name} of kind 'sagemaker', because an asynchronous endpoint takes no calls in real time"
+            )
+            raise ValueError(msg)
+        if self.completions.max_spend and not (price.input_price or price.output_price):
+            msg = (
+                f"completions.max_spend is {self.completions.max_spend:g}; it must be 0 with completions.mode = 'batch' and "
+                f"endpoints.{name} of kind 'sagemaker', which costs by the hour: completions.max_minutes and the endpoint's "
+                "automatic scaling limit it"
+            )
             raise ValueError(msg)
         return self
 
@@ -496,6 +525,24 @@ class Config(Section):
     def teacher_requests(self) -> Completions:
         """The completions section with what its endpoint adds to each request, leaves out or renames; its own come first."""
         return self.completions.model_copy(update=self.completions.over(self.teacher))
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the teacher is an asynchronous endpoint of SageMaker, which takes no calls in real time."""
+        return self.completions.mode == "batch" and self.teacher.kind == "sagemaker"
+
+    @property
+    def batch_limits(self) -> Batch:
+        """The size of a batch job: completions.batch, within what the teacher's kind of service takes."""
+        given = self.completions.batch
+        limits = {
+            "openai": {"max_file_mb": min(given.max_file_mb, OPENAI_FILE_MB)},
+            "sagemaker": {
+                "min_records": 1,
+                "max_records": min(given.max_records, ASYNC_RECORDS),
+            },  # no calls for the rest
+        }
+        return given.model_copy(update=limits.get(self.teacher.kind, {}))
 
     @property
     def price(self) -> Price:

@@ -56,8 +56,9 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
 
     If fewer than `ask` answers are stored, and fewer than ENOUGH_ANSWERS, requests are sent until there are `ask`.
     Raises EndpointError if requests were sent and none was answered, StoppedError if a run asks at the same time, and
-    InputError if the answers cannot be stored.
+    InputError if the answers cannot be stored. An asynchronous endpoint gets no request, since it takes none in real time.
     """
+    ask = 0 if conf.is_asynchronous else ask
     base = tables.require(conf.lake, schemas.BASE)
     finished = completions.complete_version(conf, base)
     if finished is not None:

@@ -1,4 +1,4 @@
-"""Send POST requests to one server over a pool of connections, also through a proxy.
+"""Send requests to one server over a pool of connections, also through a proxy.
 
 Every kind of endpoint goes through here. A call is sent once and has one deadline for its whole answer. No message of
 this module holds a password of a proxy.
@@ -6,7 +6,8 @@ this module holds a password of a proxy.
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -28,6 +29,7 @@ CHUNK_BYTES = 65_536
 PROXY_PASSWORD_NEEDED = 407
 REFUSED_BY_PROXY = re.compile(r"(failed:|status) (401|403|407)\b")
 UNTRUSTED = "certificate verify failed: "  # of OpenSSL
+Body = bytes | Iterator[bytes] | None
 KEEP_ALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
@@ -60,12 +62,21 @@ class HttpClient:
         The timeout covers the whole body, as a server may send blanks to keep a call open.
         """
         deadline = monotonic() + seconds
+        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds)
+        with self.open("POST", target, body, headers, timeout) as response:
+            return HttpResponse(response.status, response.headers, _read_body(response, deadline))
+
+    @contextmanager
+    def open(
+        self, method: str, target: str, body: Body, headers: Mapping[str, str], timeout: urllib3.Timeout
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Send one request and yield its response, whose body is not read yet. Raises HTTPError, see `failure`."""
         response = self._pool.urlopen(
-            "POST",
+            method,
             self._prefix + target,
             body=body,
             headers=headers,
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds),
+            timeout=timeout,
             redirect=False,
             assert_same_host=False,
             preload_content=False,
@@ -74,7 +85,7 @@ class HttpClient:
             if response.status == PROXY_PASSWORD_NEEDED and self._proxy:
                 msg = "the proxy"
                 raise ProxyError(msg, OSError(f"status {response.status} {response.reason}"))
-            return HttpResponse(response.status, response.headers, _read_body(response, deadline))
+            yield response
         finally:
             response.release_conn()
 

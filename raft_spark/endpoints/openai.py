@@ -34,7 +34,7 @@ class OpenAIClient:
         self._conf = conf
         self._url = urlsplit(conf.url)
         self._seconds = timeout_seconds
-        self._key, self._problem = _load_key(conf)
+        self._key, self._problem = load_key(conf)
         try:
             self._http = HttpClient(conf.url, connections, find_authorities(conf.ca_bundle))
         except ConfigError as error:
@@ -90,8 +90,13 @@ class OpenAIClient:
 
 def path(conf: Endpoint, request: Request) -> str:
     """Return the path of a call with its query."""
-    route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
-    return urlsplit(conf.url).path.rstrip("/") + route + (f"?{urlencode(conf.query)}" if conf.query else "")
+    return target(conf, "/completions" if isinstance(request.prompt, str) else "/chat/completions")
+
+
+def target(conf: Endpoint, route: str) -> str:
+    """Return a route below the endpoint's URL with the endpoint's query; the route may have a query of its own."""
+    query = f"{'&' if '?' in route else '?'}{urlencode(conf.query)}" if conf.query else ""
+    return urlsplit(conf.url).path.rstrip("/") + route + query
 
 
 def headers(conf: Endpoint, request_key: str, api_key: str) -> dict[str, str]:
@@ -99,9 +104,13 @@ def headers(conf: Endpoint, request_key: str, api_key: str) -> dict[str, str]:
 
     A server that supports Idempotency-Key answers a repeated request without computing it again.
     """
+    return {"Content-Type": "application/json", "Idempotency-Key": request_key, **access_headers(conf, api_key)}
+
+
+def access_headers(conf: Endpoint, api_key: str) -> dict[str, str]:
+    """Return the headers of every call to an endpoint: those of its settings, and its API key."""
     scheme = "Bearer " if conf.api_key_header == "Authorization" else ""
-    key = {conf.api_key_header: scheme + api_key} if api_key else {}
-    return {"Content-Type": "application/json", "Idempotency-Key": request_key, **conf.headers, **key}
+    return {**conf.headers, **({conf.api_key_header: scheme + api_key} if api_key else {})}
 
 
 def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON
@@ -112,7 +121,7 @@ def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:
     return replace(failed, is_cut_off=status in responses.CUT_OFF)
 
 
-def _load_key(conf: Endpoint) -> tuple[str, str]:
+def load_key(conf: Endpoint) -> tuple[str, str]:
     """Return (key, problem): the key is "" when none is configured, the problem "" when the key can be read."""
     if conf.api_key_secret:
         from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3 is imported only for a secret

@@ -105,12 +105,14 @@ def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
 
 
 def _refuse_to_pay_twice(conf: config.Config) -> None:
-    """Raise InputError if batch jobs of the same model are pending and this run would ask in real time."""
-    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.call["modelId"] == conf.teacher.model]
-    if jobs and conf.completions.mode == "realtime":
+    """Raise InputError if batch jobs of the same model are pending and this run would ask in another way."""
+    can_collect, others = batch_jobs.split_pending(conf)
+    jobs = [job for job in [*others, *can_collect] if job.model == conf.teacher.model]
+    if jobs and (conf.completions.mode == "realtime" or jobs[0] in others):
         msg = (
-            f"{len(jobs)} batch jobs of {conf.teacher.model} are not collected yet ({', '.join(jobs[:3])}), and their answers "
-            "are paid for; collect them first: --set completions.mode=batch"
+            f"{len(jobs)} batch jobs of {conf.teacher.model} at {jobs[0].service} are not collected yet "
+            f"({', '.join(job.name for job in jobs[:3])}), and their answers are paid for; collect them first, with their "
+            "endpoint as completions.endpoint: --set completions.mode=batch"
         )
         raise InputError(msg)
 
@@ -130,7 +132,7 @@ def _ask(held: lease.Lease, conf: config.Config, base: DataFrame, run: run_state
     looked_up = distinct_requests(spark, conf, base)
     looked_up.persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     result = _plan(looked_up, conf.completions, run)
-    if _is_asked_in_real_time(result.run, conf.completions):
+    if _is_asked_in_real_time(result.run, conf):
         # of the failures of batch jobs, only the permanent ones count: the others are asked again here
         begun = replace(result.run, failed=_permanent_failures(result.run, conf.completions))
         missing = looked_up.where(is_missing(conf.completions))
@@ -184,10 +186,11 @@ def _plan(looked_up: DataFrame, conf: config.Completions, run: run_state.Run) ->
     )
 
 
-def _is_asked_in_real_time(run: run_state.Run, conf: config.Completions) -> bool:
+def _is_asked_in_real_time(run: run_state.Run, conf: config.Config) -> bool:
     """Say whether requests are left to ask in real time. In batch mode these are the ones too few for another batch job."""
-    left = _missing(run, conf)
-    return run.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
+    left = _missing(run, conf.completions)
+    is_small = left < conf.batch_limits.min_records
+    return run.state == "finished" and left > 0 and (conf.completions.mode == "realtime" or is_small)
 
 
 def _ask_in_real_time(held: lease.Lease, missing: DataFrame, conf: config.Config, run: run_state.Run) -> run_state.Run:
