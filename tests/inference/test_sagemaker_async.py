@@ -133,7 +133,7 @@ def test_the_service_travels_to_the_tasks_of_spark(settled: Settle):
     ("text", "error_class"),
     [
         ('Received server error (500) from primary with message "out of memory"', "model_error"),
-        ('Received server error (503) from primary with message ""', "unavailable"),
+        ('Received server error (503) from primary with message ""', "throttled"),
         ('Received client error (400) from primary with message "too long"', "bad_request"),
         ('{"message": "Model responded with status code 429"}', "throttled"),
         ("Invocation timed out", "timeout"),
