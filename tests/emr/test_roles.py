@@ -73,11 +73,7 @@ FILES = {
 }
 # ... boto3's, of an operation's name in Python ...
 UPLOADS = {"upload_file": [put(PART), ABORTED]}  # a method of boto3's client and not of S3
-LAKE = {
-    "put_object": [put(POINTER)],
-    "get_object": [get(POINTER), MISSING],
-    "list_objects_v2": [listing("lake/prompts/answer.toml")],
-}
+LAKE = {"put_object": [put(POINTER)], "get_object": [get(POINTER), MISSING]}
 SAGEMAKER = {
     "invoke_endpoint": [Need("sagemaker:InvokeEndpoint", ENDPOINT)],
     "invoke_endpoint_async": [Need("sagemaker:InvokeEndpointAsync", ENDPOINT)],
