@@ -36,9 +36,19 @@ def config_errors(what: str) -> Iterator[None]:
         raise ConfigError(msg) from error
 
 
-def list_keys(client: AwsClient, bucket: str, prefix: str) -> list[str]:
-    """Return the keys of a bucket that begin with a prefix, 1,000 at most."""
-    return [found["Key"] for found in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
+def read_object(client: AwsClient, uri: str, *, is_needed: bool) -> bytes | None:
+    """Return the content of an object of S3; None if it is missing and not needed. Raises ConfigError otherwise.
+
+    Without s3:ListBucket, S3 says AccessDenied of a missing object.
+    """
+    bucket, key = split_uri(uri)
+    with config_errors(f"{uri} cannot be read"):
+        try:
+            return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except ClientError as error:
+            if not is_needed and error.response["Error"]["Code"] in {"NoSuchKey", "AccessDenied"}:
+                return None
+            raise
 
 
 def split_uri(uri: str) -> tuple[str, str]:

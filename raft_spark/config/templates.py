@@ -226,12 +226,8 @@ def _read_object(uri: str, lake: Mapping[str, Any], *, is_needed: bool) -> bytes
 
     if not re.match(r"s3a?://[a-z0-9][a-z0-9.-]+/.", uri):
         raise _unreadable(uri, "it is no s3://bucket/key")
-    bucket, key = aws.split_uri(uri)
     client = aws.connect("s3", str(lake.get("s3_region") or ""), str(lake.get("s3_endpoint") or ""))
-    with aws.config_errors(f"completions.prompts: {uri} cannot be read"):
-        if not is_needed and key not in aws.list_keys(client, bucket, key):
-            return None
-        return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    return aws.read_object(client, uri, is_needed=is_needed)
 
 
 def _unreadable(path: str, reason: str) -> ConfigError:

@@ -150,7 +150,7 @@ def test_words_are_read_from_a_bucket(s3: str):
     folder = completions(*at, "completions.prompts=s3://prompts/law", "completions.style=cot")
     assert set(folder.prompts) == {"answer", "cot"}
     assert completions(*at, "completions.prompts=s3://prompts/law/answer.toml").words.refusal == "Not in the files."
-    assert "completions.prompts: s3://prompts/law/finding.toml cannot be read: " in refused(
+    assert "s3://prompts/law/finding.toml cannot be read: " in refused(
         *at, "completions.prompts=s3://prompts/law", "completions.style=finding"
     )
 
