@@ -11,7 +11,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from raft_spark.errors import ConfigError
 
 VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-REMEDY = "set ca_bundle of the endpoint, or SSL_CERT_FILE, to a file with the certificate of your authority"
+REMEDY = "set ca_bundle of the endpoint, or SSL_CERT_FILE, to the certificate file of your authority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Authorities:
     def __str__(self) -> str:
         """Say where the certificates are, for a message."""
         where = " and ".join(self.paths) or "the authorities of this machine"
-        return f"{where} (named by {self.named_by})" if self.named_by else where
+        return f"{self.named_by} ({where})" if self.named_by else where
 
 
 def find_authorities(ca_bundle: str, first: Sequence[tuple[str, str]] = ()) -> Authorities:

@@ -64,19 +64,21 @@ class AwsConnection:
 
     def ask(self, call: AwsCall, read: Callable[[Any], Reply], seconds: float | None) -> Reply:
         """Call an operation once and turn the JSON value of its response into a Reply with `read`."""
-        timeout = min(seconds or self._longest, self._longest)
+        reply = self._ask(call, read, min(seconds or self._longest, self._longest))
+        return replace(reply, error=responses.one_line(reply.error)) if reply.error else reply
+
+    def _ask(self, call: AwsCall, read: Callable[[Any], Reply], timeout: float) -> Reply:
         try:
             response = self._connect().send(call, timeout)
         except ConfigError as error:
-            return failed_reply("refused", responses.one_line(str(error)))
+            return failed_reply("refused", str(error))
         except (BotoCoreError, ClientError) as error:
             return aws_errors.reply(error, timeout)
         except HTTPError as error:
             return self._connect().http.failure(error, timeout)
         if response.status >= FIRST_FAILURE:
             return aws_errors.reply(ClientError(parse_error(response), call.operation), timeout)
-        reply = read(responses.parse_json(response.body))
-        return replace(reply, error=responses.one_line(reply.error)) if reply.error else reply
+        return read(responses.parse_json(response.body))
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -126,7 +126,7 @@ class HttpClient:
 
     def _untrusted(self, reason: str) -> str:
         why = responses.one_line(reason.rpartition(UNTRUSTED)[2].partition(" (_ssl")[0])
-        return f"the certificate of {self.origin} is not accepted by {self._trusted}: {why}; {authorities.REMEDY}"
+        return f"the certificate of {self.origin} is not accepted: {why}; {authorities.REMEDY} (now: {self._trusted})"
 
     def _redact(self, text: str) -> str:
         for secret in self._proxy.secrets if self._proxy else ():

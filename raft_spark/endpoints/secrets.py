@@ -12,7 +12,7 @@ from botocore.parsers import ResponseParserError
 from raft_spark.config import Endpoint
 from raft_spark.endpoints import api_keys, aws_errors
 from raft_spark.endpoints.aws_connection import region
-from raft_spark.endpoints.credentials import open_session
+from raft_spark.endpoints.credentials import SOURCE_ERRORS, open_session
 
 CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"total_max_attempts": 5, "mode": "standard"})
 
@@ -26,7 +26,7 @@ def read_key(conf: Endpoint) -> tuple[str, str]:
     try:
         client = open_session().create_client("secretsmanager", region_name=region(conf), config=CLIENT_CONFIG)
         secret = client.get_secret_value(SecretId=entry).get("SecretString", "")
-    except (BotoCoreError, ClientError, ResponseParserError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError, *SOURCE_ERRORS) as error:
         return "", f"the secret {entry}, named by api_key_secret, cannot be read: {aws_errors.message_of(error)}"
     key = _key_in(secret).strip()
     if not key:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import boto3
 import pytest
 
 from raft_spark.config import Endpoint
@@ -265,6 +266,28 @@ def test_a_process_that_is_not_there_is_refused(client, tmp_path):
     reply = ask(client)
     assert reply.error_class == "refused"
     assert reply.error.startswith("a source of AWS credentials failed: [Errno 2] No such file or directory: ")
+
+
+@pytest.mark.parametrize("config", ["credential_process = /gone/give", "region = us-east-1"])
+def test_a_secret_without_aws_credentials_is_refused(server, tmp_path, config):
+    (tmp_path / "config").write_text(f"[default]\n{config}\n")
+    fields = {"url": f"{server.url}/v1", "model": "m", "region": "us-east-1", "api_key_secret": "key"}
+    with closing(connect(Endpoint(kind="openai", **fields), 1, 5.0)) as client:
+        reply = ask(client)
+    assert reply.error_class == "refused"
+    assert reply.error.startswith("the secret key, named by api_key_secret, cannot be read: ")
+
+
+def test_a_secret_is_read_although_the_metadata_service_is_late_once(server, environment, instance, s3):
+    environment.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", s3)
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "endpoint_url": s3}
+    store = boto3.client("secretsmanager", region_name="us-east-1", **keys)
+    store.create_secret(Name="late", SecretString="sk-0123456789")
+    instance.faults = [0, 3.0]
+    fields = {"url": f"{server.url}/v1", "model": "m", "region": "us-east-1", "api_key_secret": "late"}
+    with closing(connect(Endpoint(kind="openai", **fields), 1, 5.0)) as client:
+        assert ask(client).completion == "It does."
+    assert server.seen[0][1]["authorization"] == "Bearer sk-0123456789"
 
 
 # --- credentials that a person must change

@@ -139,6 +139,16 @@ def test_the_password_of_a_proxy_is_sent_to_it_alone_and_never_shown(environment
     assert not any(secret in reply.error for secret in (PASSWORD, "p%40ss", "Basic"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_may_be_reached_by_https(environment, secure, bundle_and_tls, kind):
+    bundle, tls = bundle_and_tls
+    answer(secure, kind)
+    with http_proxy.serve(tls, teacher=secure.port) as proxy:
+        environment.setenv("HTTPS_PROXY", f"https://{proxy.address}")
+        assert ask(endpoint(kind, "https://teacher.test", ca_bundle=str(bundle)), 2).completion == "It does."
+    assert proxy.seen == [("CONNECT", "teacher.test:443")]
+
+
 @pytest.mark.parametrize(("status", "error_class"), [(403, "refused"), (502, "unavailable"), (503, "unavailable")])
 def test_a_proxy_that_opens_no_tunnel_says_why(environment, tunnel, bundle, status, error_class):
     tunnel.refuses_with = status
@@ -281,12 +291,11 @@ def test_the_setting_comes_before_the_environment(environment, secure, bundle, t
 def test_an_unknown_authority_is_refused_with_what_to_set(environment, secure, kind, default):
     reply = ask(endpoint(kind, secure.url))
     assert reply.error_class == "refused"
-    assert reply.error.startswith(f"the certificate of {secure.url} is not accepted by ")
-    assert default in reply.error
-    assert "unable to get local issuer certificate" in reply.error
-    assert reply.error.endswith(
-        "set ca_bundle of the endpoint, or SSL_CERT_FILE, to a file with the certificate of your authority"
+    assert reply.error.startswith(
+        f"the certificate of {secure.url} is not accepted: unable to get local issuer certificate; set ca_bundle of the "
+        "endpoint, or SSL_CERT_FILE, to the certificate file of your authority (now: "
     )
+    assert default in reply.error
     assert secure.seen == []
 
 
@@ -297,7 +306,7 @@ def test_an_authority_that_does_not_vouch_is_named(environment, secure, tmp_path
     environment.setenv("REQUESTS_CA_BUNDLE", str(other))
     reply = ask(endpoint(kind, secure.url))
     assert reply.error_class == "refused"
-    assert f"{other} (named by REQUESTS_CA_BUNDLE)" in reply.error
+    assert f"(now: REQUESTS_CA_BUNDLE ({other}))" in reply.error
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,11 +333,9 @@ def test_a_bundle_that_cannot_be_read_is_refused(environment, secure, tmp_path, 
         path.write_text(content)
     end = f"cannot be read on this machine: {reason}"
     reply = ask(endpoint(kind, secure.url, ca_bundle=str(path)))
-    assert reply == Reply(
-        error_class="refused", error=f"the certificate authorities of {path} (named by ca_bundle) {end}"
-    )
+    assert reply == Reply(error_class="refused", error=f"the certificate authorities of ca_bundle ({path}) {end}")
     environment.setenv("SSL_CERT_FILE", str(path))
-    assert f"{path} (named by SSL_CERT_FILE) {end}" in ask(endpoint(kind, secure.url)).error
+    assert f"SSL_CERT_FILE ({path}) {end}" in ask(endpoint(kind, secure.url)).error
 
 
 # --- addresses

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -91,9 +92,11 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serve(**hosts: int) -> Iterator[Proxy]:
-    """Run a proxy in a thread; a host `name` becomes name.test."""
+def serve(tls: ssl.SSLContext | None = None, /, **hosts: int) -> Iterator[Proxy]:
+    """Run a proxy in a thread; a host `name` becomes name.test. With `tls` it is reached by HTTPS itself."""
     with QuietServer(("127.0.0.1", 0), Handler) as listener:
+        if tls:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         listener.proxy = Proxy(
             f"127.0.0.1:{listener.server_port}", {f"{name}.test": port for name, port in hosts.items()}
         )
