@@ -98,6 +98,9 @@ MODES: Mapping[str, Callable[[Asked], Sent]] = {
     "restart": lambda asked: (
         refused(503, {"message": "loading"}, Retry_After="1") if asked.number > 12 and asked.seconds < 4 else answer()
     ),
+    "long_restart": lambda asked: (
+        refused(503, {"message": "loading"}, Retry_After="10") if asked.number > 12 and asked.seconds < 25 else answer()
+    ),
     "slow_some": lambda asked: Sent(200, answer().body, seconds=25 if asked.number % 16 == 0 else 0.3),
     "retry_after_ms": lambda asked: refused(429, "wait", retry_after_ms="1500") if asked.seconds < 1.5 else answer(),
 }
