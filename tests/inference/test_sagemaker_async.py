@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,9 +12,11 @@ from conftest import Settle
 from raft_spark import config
 from raft_spark.endpoints import sagemaker_async
 from raft_spark.endpoints.base import Request
+from raft_spark.endpoints.batch_service import BatchJob
 from raft_spark.endpoints.fake import sagemaker_async as double
 from raft_spark.errors import ConfigError, EndpointError
 from raft_spark.inference import batch_jobs
+from raft_spark.lake.filesystem import Storage
 from support import aws_model, batch_services
 from support.batch_services import collect, continue_times, register, requests, service_of
 
@@ -147,6 +150,20 @@ def test_a_failure_has_the_class_of_the_containers_status(text, error_class):
     assert (reply.completion, reply.error_class) == (None, error_class)
 
 
+@pytest.mark.row
+@pytest.mark.parametrize(("age", "status", "answered"), [(60, "InProgress", 0), (30_000, "Expired", 1)])
+def test_a_queue_that_is_over_is_looked_through_to_its_end(
+    settled: Settle, tmp_path, monkeypatch, age, status, answered
+):
+    monkeypatch.setattr(sagemaker_async, "LOOKS", 1)
+    files = Storage(str(tmp_path))
+    sent = [{"key": key, "at": time.time() - age, "output": f"{tmp_path}/{key}.out"} for key in ("0a", "0b")]
+    files.write("invoked/j.jsonl", b"".join(json.dumps(one).encode() + b"\n" for one in sent))
+    files.write("0b.out", b"{}")
+    found = service_of(settled(*sagemaker(""))).status(BatchJob("j", files.root, "", 2, {"modelId": "slow"}), files)
+    assert (found.status, found.answered, found.failed) == (status, answered, 0)
+
+
 # The whole path
 
 
@@ -248,8 +265,6 @@ def test_an_endpoint_without_a_failure_folder_is_told(settled: Settle, service, 
 
 
 def test_calls_keep_to_the_rate(settled: Settle, service):
-    import time
-
     conf, begin = settled(*sagemaker(service), "completions.requests_per_second=20"), time.monotonic()
     assert len(collect(conf, register(conf, 30))) == 30
     assert time.monotonic() - begin >= 1.4
