@@ -257,7 +257,7 @@ def test_in_a_long_history_a_reader_sees_whole_versions_and_nothing_is_paid_for_
         with reader(history.lake) as seen:
             history.refresh()
             for step in range(steps):
-                thing = things[step] if step < len(things) else chance.choices(things, [10, 4, 3, 1, 6])[0]
+                thing = things[step] if step < len(things) else chance.choices(things, [8, 3, 2, 1, 10])[0]
                 thing()
                 assert look(history.lake)
             history.refresh()
