@@ -2,8 +2,23 @@
 
 `serving` starts the server that an endpoint of kind embedded or fake needs, for the duration of a run. `connect` opens
 a client, once per task. A client never raises for a request: a failed request is a Reply with an error class, so that a
-row keeps its reason. `batch_service_of` gives the batch inference of an endpoint. To add a kind of endpoint, write a class
-with `ask` and `close`, add the kind to raft_spark/config/models.py, and add a case to `connect`.
+row keeps its reason. `batch_service_of` gives the batch inference of an endpoint. To add a kind of endpoint, write a
+class with `ask` and `close`, add the kind to raft_spark/config/models.py, and add a case to `connect`.
+
+The modules, in the order of a call:
+
+    base                                       Request, Reply, the error classes, Client
+    codecs, converse, families                 a request's body in each protocol, what a model takes; an answer's Reply
+    openai, aws, aws_connection                the clients: which call sends a request, what failed about it
+    outgoing                                   the same call, shown by a preview
+    api_keys, secrets, credentials             who asks: API keys, AWS credentials
+    http, proxies, authorities, aws_service    the way there: connections, proxies, certificates, addresses of AWS
+    responses, streams, answer_text            an answer: JSON or a stream, the text without thoughts and left-over tokens
+    failures, aws_errors                       how servers and AWS word what failed -> an error class
+    batch_service                              the types of batch inference, which these implement:
+    openai_batch, openai_files                 OpenAI's batch jobs, the calls about files and jobs
+    sagemaker_async, bedrock_batch             asynchronous endpoints of SageMaker, batch jobs of Bedrock
+    local, fake                                packages: the servers that a run starts; made-up answers with faults
 """
 
 from collections.abc import Iterator

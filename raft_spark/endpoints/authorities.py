@@ -11,6 +11,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from raft_spark.errors import ConfigError
 
 VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
+UNTRUSTED = "certificate verify failed: "  # of OpenSSL
 REMEDY = "set ca_bundle of the endpoint, or SSL_CERT_FILE, to the certificate file of your authority"
 
 
@@ -38,6 +39,12 @@ def find_authorities(ca_bundle: str, first: Sequence[tuple[str, str]] = ()) -> A
     if pairs and all(name.startswith("SSL_CERT_") for name, _ in pairs[:2]):
         return Authorities(tuple(path for _, path in pairs[:2]), " and ".join(name for name, _ in pairs[:2]))
     return Authorities((pairs[0][1],), pairs[0][0]) if pairs else Authorities()
+
+
+def refusal(server: str, reason: str) -> str:
+    """Return what to say of a server whose certificate OpenSSL does not accept for this reason."""
+    why = reason.rpartition(UNTRUSTED)[2].partition(" (_ssl")[0]
+    return f"the certificate of {server} is not accepted: {why}; {REMEDY}"
 
 
 def context(authorities: Authorities) -> ssl.SSLContext:

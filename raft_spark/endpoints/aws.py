@@ -31,31 +31,13 @@ class SageMakerClient:
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; wait about `seconds`, see AwsConnection."""
-        read = codecs.SAGEMAKER[self._conf.codec][1]
-        body = json.dumps(codecs.sagemaker_body(request, self._conf)).encode()
-        if problem := _invalid_request(request, self._conf, body, SAGEMAKER_BYTES):
-            return problem
-        call = AwsCall("invoke_endpoint", self._conf.endpoint_name, self._headers(request), body)
-        return self._connection.ask(call, read, seconds)
+        call = sagemaker_call(self._conf, request)
+        problem = _invalid_request(request, self._conf, call.body, SAGEMAKER_BYTES)
+        return problem or self._connection.ask(call, codecs.SAGEMAKER[self._conf.codec][1], seconds)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._connection.close()
-
-    def _headers(self, request: Request) -> dict[str, str]:
-        """Return the arguments, which are headers. Without a route the container recognizes a chat by its body."""
-        component, route = self._conf.inference_component, self._conf.route
-        return {
-            "Content-Type": JSON,
-            "Accept": JSON,
-            "X-Amzn-SageMaker-Inference-Id": request.key,
-            **({"X-Amzn-SageMaker-Inference-Component": component} if component else {}),
-            **(
-                {"X-Amzn-SageMaker-Custom-Attributes": f"route={route}"}
-                if route and self._conf.codec == "openai"
-                else {}
-            ),
-        }
 
 
 class BedrockClient:
@@ -70,36 +52,59 @@ class BedrockClient:
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; wait about `seconds`, see AwsConnection."""
-        write, read = codecs.BEDROCK[self._conf.codec]
-        is_converse = self._conf.codec == "converse"
-        body = json.dumps({**write(request), **(self._converse_options(request) if is_converse else {})}).encode()
-        if problem := _invalid_request(request, self._conf, body, BEDROCK_BYTES):
-            return problem
-        operation, headers = (
-            ("converse", {"Content-Type": JSON}) if is_converse else ("invoke_model", self._invoke_headers(request))
-        )
-        return self._connection.ask(AwsCall(operation, request.model, headers, body), read, seconds)
+        call = bedrock_call(self._conf, request)
+        problem = _invalid_request(request, self._conf, call.body, BEDROCK_BYTES)
+        return problem or self._connection.ask(call, codecs.BEDROCK[self._conf.codec][1], seconds)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._connection.close()
 
-    def _converse_options(self, request: Request) -> dict[str, Any]:
-        """Return the fields of the body that are no part of the prompt."""
-        tier = self._conf.service_tier
-        metadata = {**self._conf.request_metadata, "key": request.key}
-        return {"requestMetadata": metadata, **({"serviceTier": {"type": tier}} if tier else {})}
 
-    def _invoke_headers(self, request: Request) -> Mapping[str, str]:
-        """Return the arguments of InvokeModel, which are headers."""
-        tier, metadata = self._conf.service_tier, self._conf.request_metadata
-        sent = json.dumps({**metadata, "key": request.key}) if metadata else ""
-        return {
-            "Content-Type": JSON,
-            "Accept": JSON,
-            **({"X-Amzn-Bedrock-Service-Tier": tier} if tier else {}),
-            **({"X-Amzn-Bedrock-Request-Metadata": sent} if sent else {}),
-        }
+def sagemaker_call(conf: Endpoint, request: Request) -> AwsCall:
+    """Return the call of InvokeEndpoint. Without a route the container recognizes a chat by its body."""
+    component, route = conf.inference_component, sagemaker_route(conf)
+    headers = {
+        "Content-Type": JSON,
+        "Accept": JSON,
+        "X-Amzn-SageMaker-Inference-Id": request.key,
+        **({"X-Amzn-SageMaker-Inference-Component": component} if component else {}),
+        **({"X-Amzn-SageMaker-Custom-Attributes": route} if route else {}),
+    }
+    body = json.dumps(codecs.sagemaker_body(request, conf)).encode()
+    return AwsCall("invoke_endpoint", conf.endpoint_name, headers, body)
+
+
+def sagemaker_route(conf: Endpoint) -> str:
+    """Return the custom attribute that names the route to the container, "" for none."""
+    return f"route={conf.route}" if conf.route and conf.codec == "openai" else ""
+
+
+def bedrock_call(conf: Endpoint, request: Request) -> AwsCall:
+    """Return the call of Converse or InvokeModel."""
+    body = codecs.BEDROCK[conf.codec][0](request)
+    if conf.codec != "converse":
+        return AwsCall("invoke_model", request.model, _invoke_headers(conf, request), json.dumps(body).encode())
+    whole = {**body, **_converse_options(conf, request)}
+    return AwsCall("converse", request.model, {"Content-Type": JSON}, json.dumps(whole).encode())
+
+
+def _converse_options(conf: Endpoint, request: Request) -> dict[str, Any]:
+    """Return the fields of the body that are no part of the prompt."""
+    metadata = {**conf.request_metadata, "key": request.key}
+    return {"requestMetadata": metadata, **({"serviceTier": {"type": conf.service_tier}} if conf.service_tier else {})}
+
+
+def _invoke_headers(conf: Endpoint, request: Request) -> Mapping[str, str]:
+    """Return the arguments of InvokeModel, which are headers."""
+    tier, metadata = conf.service_tier, conf.request_metadata
+    sent = json.dumps({**metadata, "key": request.key}) if metadata else ""
+    return {
+        "Content-Type": JSON,
+        "Accept": JSON,
+        **({"X-Amzn-Bedrock-Service-Tier": tier} if tier else {}),
+        **({"X-Amzn-Bedrock-Request-Metadata": sent} if sent else {}),
+    }
 
 
 def _invalid_request(request: Request, conf: Endpoint, body: bytes, limit: int) -> Reply | None:

@@ -1,7 +1,7 @@
 """Send signed requests to one service of AWS.
 
-boto3 says where the service is and finds the credentials, botocore signs, and `http` sends: a call through boto3 itself
-costs three times the CPU. Each call is sent once; only when AWS says that its credentials have expired, and the chain
+`aws_service` says where the service is, `credentials` finds the keys, botocore signs, and `http` sends: a call through
+boto3 itself costs three times the CPU. Each call is sent once; only when AWS says that its credentials have expired, and the chain
 has other ones by now, it is sent again with those.
 """
 
@@ -16,14 +16,13 @@ from urllib.parse import quote, urlsplit
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.httpsession import get_cert_path
 from urllib3.exceptions import HTTPError
 
 from raft_spark.config.models import Endpoint
 from raft_spark.endpoints import aws_errors, responses
-from raft_spark.endpoints.authorities import Authorities, find_authorities
+from raft_spark.endpoints.aws_service import find_service
 from raft_spark.endpoints.base import Reply
-from raft_spark.endpoints.credentials import CredentialChain, InvalidKeyError, Keys, is_sendable, open_session
+from raft_spark.endpoints.credentials import CredentialChain, InvalidKeyError, Keys, is_sendable
 from raft_spark.endpoints.http import HttpClient, HttpResponse
 from raft_spark.endpoints.responses import failed_reply
 from raft_spark.errors import ConfigError
@@ -97,23 +96,13 @@ class SignedSender:
     """The address of a service, its signature and the pool of connections to it."""
 
     def __init__(self, service: str, conf: Endpoint, connections: int) -> None:
-        """Ask boto3 for the address, without credentials. Raises BotoCoreError or ConfigError."""
-        session = open_session()
-        client = session.create_client(
-            service,
-            region_name=region(conf),
-            endpoint_url=conf.url or None,
-            aws_access_key_id="none",
-            aws_secret_access_key="none",  # noqa: S106 - the chain has the right one
-        )
-        meta = client.meta
-        client.close()
-        self.url, self._region, self._agent = meta.endpoint_url.rstrip("/"), meta.region_name, meta.config.user_agent
+        """Ask boto3 for the address. Raises BotoCoreError or ConfigError."""
+        self._service = find_service(service, conf)
+        self.url = self._service.url
         self._path = urlsplit(self.url).path
-        self._signing_name = meta.service_model.signing_name
         self._token_variable = BEARER_TOKENS.get(service, "")
         self._chain = CredentialChain()
-        self.http = HttpClient(self.url, connections, _authorities(conf, session.get_config_variable("ca_bundle")))
+        self.http = HttpClient(self.url, connections, self._service.trusted)
 
     def send(self, call: AwsCall, seconds: float) -> HttpResponse:
         """Send a call. Raises BotoCoreError, ClientError or HTTPError."""
@@ -131,18 +120,13 @@ class SignedSender:
         return self.http.post(self._path + call.path, call.body, headers, seconds)
 
     def _headers(self, call: AwsCall) -> dict[str, str]:
-        return {**call.headers, "User-Agent": self._agent}
+        return {**call.headers, "User-Agent": self._service.user_agent}
 
     def _signed(self, call: AwsCall, keys: Keys) -> dict[str, str]:
         """Return the headers with the signature (version 4)."""
         request = AWSRequest("POST", self.url + call.path, self._headers(call), call.body)
-        SigV4Auth(keys, self._signing_name, self._region).add_auth(request)
+        SigV4Auth(keys, self._service.signing_name, self._service.region).add_auth(request)
         return dict(request.headers.items())
-
-
-def region(conf: Endpoint) -> str | None:
-    """Return the endpoint's region, else AWS_REGION, which boto3 ignores; None for boto3's default."""
-    return conf.region or os.environ.get("AWS_REGION") or None
 
 
 def parse_error(response: HttpResponse) -> dict[str, Any]:
@@ -173,10 +157,3 @@ def _redirection(status: int, headers: Mapping[str, str]) -> str:
 
 def _is_expired(response: HttpResponse) -> bool:
     return response.status in REFUSALS and parse_error(response)["Error"]["Code"] in EXPIRED
-
-
-def _authorities(conf: Endpoint, of_profile: str | None) -> Authorities:
-    """Return the authorities that boto3 would trust, unless a setting or a variable names others."""
-    first = [("AWS_CA_BUNDLE or ca_bundle of the AWS profile", of_profile or "")]
-    found = find_authorities(conf.ca_bundle, first)
-    return found if found.paths else Authorities((get_cert_path(verify=True),), "botocore")

@@ -13,8 +13,9 @@ from typing import Any
 from botocore import exceptions as raised
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import failures, responses
+from raft_spark.endpoints import authorities, failures, responses
 from raft_spark.endpoints.base import ErrorClass, Reply
+from raft_spark.endpoints.http import REFUSED_BY_PROXY
 
 CODES: Mapping[str, ErrorClass] = {
     "Throttling": "throttled",
@@ -77,11 +78,23 @@ def reply(error: Exception, seconds: float) -> Reply:
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         wait = failures.wait_seconds(headers, error.response.get("Error"))
         return responses.failed_reply(_error_class(error.response), message_of(error), wait)
+    if is_refused(error):
+        return responses.failed_reply("refused", message_of(error))
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
         failed = responses.failed_reply("unavailable", responses.one_line(f"no answer: {message_of(error)}"))
         return replace(failed, is_cut_off=not isinstance(error, NOT_SENT))
     return responses.failed_reply("refused", message_of(error))  # credentials, profile or region must be changed
+
+
+def is_refused(error: Exception) -> bool:
+    """Return whether a connection of boto3 failed so that every other will: a bad certificate, or a proxy that refuses."""
+    match error:
+        case raised.SSLError():
+            return authorities.UNTRUSTED in str(error)
+        case raised.ProxyConnectionError():
+            return bool(REFUSED_BY_PROXY.search(str(error.kwargs.get("error"))))
+    return False
 
 
 def message_of(error: Exception) -> str:
@@ -95,6 +108,10 @@ def message_of(error: Exception) -> str:
             name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
             login = f"aws sso login --profile {name}" if name else "aws sso login"
             message = f"the login to AWS IAM Identity Center is missing or has expired: run `{login}` ({error})"
+        case raised.SSLError() if is_refused(error):
+            message = authorities.refusal(error.kwargs["endpoint_url"], str(error))
+        case raised.ProxyConnectionError() if is_refused(error):
+            message = f"{error}: {error.kwargs['error'].original_error}"
         case raised.ClientError():
             message = _service_message(error.response)
         case _:

@@ -15,16 +15,14 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 
 from raft_spark.config import Completions, Endpoint
-from raft_spark.endpoints import batch_service, converse
+from raft_spark.endpoints import aws_errors, aws_service, batch_service, converse
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.batch_service import BatchJob, BatchStatus, Files
-from raft_spark.errors import EndpointError, InputError
+from raft_spark.errors import ConfigError, EndpointError, InputError
 
 RETRY_LATER = frozenset(
     {"ThrottlingException", "TooManyRequestsException", "ServiceQuotaExceededException", "ServiceUnavailableException"}
@@ -97,17 +95,11 @@ def connect(conf: Endpoint) -> Any:  # noqa: ANN401 - boto3 creates its classes 
 
     AWS_ENDPOINT_URL_BEDROCK takes precedence over `url`, which may be that of bedrock-runtime only.
     """
+    plane = conf.model_copy(update={"url": os.environ.get("AWS_ENDPOINT_URL_BEDROCK") or conf.url})
     try:
-        return boto3.client(
-            "bedrock",
-            endpoint_url=os.environ.get("AWS_ENDPOINT_URL_BEDROCK") or conf.url or None,
-            region_name=conf.region or None,
-            config=Config(
-                retries={"total_max_attempts": 1}, connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS
-            ),
-        )
-    except BotoCoreError as error:
-        msg = f"Bedrock cannot be reached: {error}"
+        return aws_service.open_client("bedrock", plane, TIMEOUT_SECONDS)
+    except (BotoCoreError, ConfigError) as error:
+        msg = f"Bedrock cannot be reached: {aws_errors.message_of(error)}"
         raise EndpointError(msg) from error
 
 
@@ -146,11 +138,11 @@ def _call_or_none(call: Callable[[], _T]) -> _T | None:
             logging.getLogger(__name__).warning("a call to Bedrock's batch jobs failed and will be repeated: %s", error)
             return None
         raise EndpointError(str(error)) from error
-    except (NoConnection, HTTPClientError) as error:
+    except BotoCoreError as error:
+        if not isinstance(error, NoConnection | HTTPClientError) or aws_errors.is_refused(error):
+            raise EndpointError(aws_errors.message_of(error)) from error
         logging.getLogger(__name__).warning("a call to Bedrock's batch jobs failed and will be repeated: %s", error)
         return None
-    except BotoCoreError as error:
-        raise EndpointError(str(error)) from error
 
 
 def _is_temporary(error: ClientError) -> bool:

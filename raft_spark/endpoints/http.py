@@ -28,7 +28,6 @@ CONNECT_SECONDS = 10.0
 CHUNK_BYTES = 65_536
 PROXY_PASSWORD_NEEDED = 407
 REFUSED_BY_PROXY = re.compile(r"(failed:|status) (401|403|407)\b")
-UNTRUSTED = "certificate verify failed: "  # of OpenSSL
 Body = bytes | Iterator[bytes] | None
 KEEP_ALIVE = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -47,14 +46,13 @@ class HttpClient:
 
     def __init__(self, url: str, connections: int, trusted: Authorities) -> None:
         """Read the proxy and the certificates. Raises ConfigError when one of them cannot be used."""
-        parts = urlsplit(url)
-        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self.origin = origin(url)
         self._trusted = trusted
         self._proxy = find_proxy(url)
         self._manager = self._connect(connections)
         self._pool = self._manager.connection_from_url(self.origin)
         # an HTTP proxy is sent the whole URL of what it fetches, and only a tunnel to what is encrypted
-        self._prefix = self.origin if self._proxy and parts.scheme == "http" else ""
+        self._prefix = self.origin if self._proxy and self.origin.startswith("http:") else ""
 
     def post(self, target: str, body: bytes, headers: Mapping[str, str], seconds: float) -> HttpResponse:
         """Send one request; `target` is the path with the query. Raises HTTPError, see `failure`.
@@ -96,8 +94,9 @@ class HttpClient:
         match error:
             case ProxyError() if REFUSED_BY_PROXY.search(reason):
                 return failed_reply("refused", f"{proxy} refuses to connect to {self.origin}: {reason}")
-            case SSLError() if UNTRUSTED in reason:
-                return failed_reply("refused", self._untrusted(reason))
+            case SSLError() if authorities.UNTRUSTED in reason:
+                untrusted = authorities.refusal(self.origin, responses.one_line(reason))
+                return failed_reply("refused", f"{untrusted} (now: {self._trusted})")
             case ProxyError() | ConnectTimeoutError() | SSLError():  # nothing was sent
                 through = f" through {proxy}" if proxy else ""
                 return failed_reply("unavailable", f"no answer: could not connect to {self.origin}{through}: {reason}")
@@ -124,14 +123,16 @@ class HttpClient:
             shared["proxy_ssl_context"] = authorities.context(self._trusted)
         return urllib3.ProxyManager(self._proxy.url, proxy_headers=self._proxy.headers, **shared)
 
-    def _untrusted(self, reason: str) -> str:
-        why = responses.one_line(reason.rpartition(UNTRUSTED)[2].partition(" (_ssl")[0])
-        return f"the certificate of {self.origin} is not accepted: {why}; {authorities.REMEDY} (now: {self._trusted})"
-
     def _redact(self, text: str) -> str:
         for secret in self._proxy.secrets if self._proxy else ():
             text = text.replace(secret, "***")
         return text
+
+
+def origin(url: str) -> str:
+    """Return the part of a URL that a connection is opened to: scheme, host and port."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

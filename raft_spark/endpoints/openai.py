@@ -8,7 +8,7 @@ that leaves this module, even when a server repeats it.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -25,6 +25,15 @@ from raft_spark.errors import ConfigError
 
 REDIRECTIONS = range(300, 400)
 NO_SUCH_ROUTE = (404, 405)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAICall:
+    """One POST; `target` is its path with the query."""
+
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class OpenAIClient:
@@ -45,14 +54,13 @@ class OpenAIClient:
         timeout = min(seconds or self._seconds, self._seconds)
         if self._problem:
             return failed_reply("refused", responses.one_line(self._problem))
-        route = path(self._conf, request)
+        sent = call(self._conf, request, self._key)
         try:
-            body = json.dumps(openai_body(request)).encode()
-            response = self._http.post(route, body, headers(self._conf, request.key, self._key), timeout)
+            response = self._http.post(sent.target, sent.body, sent.headers, timeout)
         except HTTPError as error:
             reply = self._http.failure(error, timeout)
         else:
-            reply = self._read(response, route.partition("?")[0])
+            reply = self._read(response, sent.target.partition("?")[0])
         return replace(reply, error=self._redact(reply.error)) if reply.error else reply
 
     def close(self) -> None:
@@ -88,23 +96,20 @@ class OpenAIClient:
         return responses.one_line(text.replace(self._key, "***") if self._key else text)
 
 
-def path(conf: Endpoint, request: Request) -> str:
-    """Return the path of a call with its query."""
-    return target(conf, "/completions" if isinstance(request.prompt, str) else "/chat/completions")
+def call(conf: Endpoint, request: Request, api_key: str) -> OpenAICall:
+    """Return the call that sends a request; without an API key, none is sent.
+
+    A server that supports Idempotency-Key answers a repeated request without computing it again.
+    """
+    route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": request.key, **access_headers(conf, api_key)}
+    return OpenAICall(target(conf, route), headers, json.dumps(openai_body(request)).encode())
 
 
 def target(conf: Endpoint, route: str) -> str:
     """Return a route below the endpoint's URL with the endpoint's query; the route may have a query of its own."""
     query = f"{'&' if '?' in route else '?'}{urlencode(conf.query)}" if conf.query else ""
     return urlsplit(conf.url).path.rstrip("/") + route + query
-
-
-def headers(conf: Endpoint, request_key: str, api_key: str) -> dict[str, str]:
-    """Return the headers of a call; without an API key, none is sent.
-
-    A server that supports Idempotency-Key answers a repeated request without computing it again.
-    """
-    return {"Content-Type": "application/json", "Idempotency-Key": request_key, **access_headers(conf, api_key)}
 
 
 def access_headers(conf: Endpoint, api_key: str) -> dict[str, str]:

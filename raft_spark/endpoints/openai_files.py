@@ -20,10 +20,11 @@ from raft_spark.endpoints import openai, responses
 from raft_spark.endpoints.authorities import find_authorities
 from raft_spark.endpoints.batch_service import Files
 from raft_spark.endpoints.http import CONNECT_SECONDS, Body, HttpClient
-from raft_spark.errors import EndpointError
+from raft_spark.errors import ConfigError, EndpointError
 
 LOG = logging.getLogger(__name__)
-TIMEOUT = urllib3.Timeout(connect=CONNECT_SECONDS, read=600)  # of 200 MB that a server checks before it answers
+READ_SECONDS = 600  # of 200 MB that a server checks before it answers
+TIMEOUT = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
 CHUNK_BYTES = 1_000_000
 TRIES, PAUSE = 5, 2.0  # of a download, and seconds between the first two
 RETRY_LATER = frozenset({408, 409, 425, 429})
@@ -40,7 +41,10 @@ class OpenAIFiles:
 
     @cached_property
     def _http(self) -> HttpClient:
-        return HttpClient(self._conf.url, 1, find_authorities(self._conf.ca_bundle))
+        try:
+            return HttpClient(self._conf.url, 1, find_authorities(self._conf.ca_bundle))
+        except ConfigError as error:
+            raise EndpointError(str(error)) from error
 
     @cached_property
     def _key(self) -> str:
@@ -77,7 +81,7 @@ class OpenAIFiles:
                     return True
                 answer = responses.parse_json(response.read())
         except HTTPError as error:
-            self._warn(f"GET {path}: {error}")
+            self._warn_unless_refused(f"GET {path}", error)
             return None
         if response.status == NOT_FOUND:
             return False
@@ -110,7 +114,7 @@ class OpenAIFiles:
             with self._send(method, path, body, headers) as response:
                 answer = responses.parse_json(response.read())
         except HTTPError as error:
-            self._warn(f"{method} {path}: {error}")
+            self._warn_unless_refused(f"{method} {path}", error)
             return None
         if _is_good(response.status) and isinstance(answer, dict):
             return answer
@@ -125,6 +129,14 @@ class OpenAIFiles:
             return answer
         self._warn(f"the answer has no id: {responses.message_in(answer)}")
         return None
+
+    def _warn_unless_refused(self, call: str, error: HTTPError) -> None:
+        """Warn that a call will be repeated. Raises EndpointError when every other call will fail in the same way."""
+        reply = self._http.failure(error, READ_SECONDS)
+        problem = f"{call}: {reply.error}"
+        if reply.error_class == "refused":
+            raise EndpointError(self.redact(problem))
+        self._warn(problem)
 
     def _warn(self, problem: str) -> None:
         LOG.warning("a call of batch jobs failed and will be repeated: %s", self.redact(problem))

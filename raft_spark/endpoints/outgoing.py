@@ -1,17 +1,14 @@
 """request, endpoint -> the call as it goes out: address, headers and body, without any secret. Nothing is sent.
 
-Sources of the addresses and headers of AWS: the API references of InvokeEndpoint, Converse and InvokeModel.
+The functions that make the calls are those of the clients.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import codecs
 from raft_spark.endpoints.base import Request
 
 REDACTED = "***"
@@ -34,51 +31,20 @@ class OutgoingCall:
 
 def describe(conf: Endpoint, request: Request) -> OutgoingCall:
     """Return the call that sends `request` to an endpoint that is served."""
-    if conf.kind == "sagemaker":
-        return _invoke_endpoint(conf, request)
-    if conf.kind == "bedrock":
-        return _bedrock(conf, request)
-    from raft_spark.endpoints import openai  # noqa: PLC0415 - as endpoints.connect
+    return _aws(conf, request) if conf.kind in {"sagemaker", "bedrock"} else _openai(conf, request)
 
-    parts = urlsplit(conf.url)
-    url = urlunsplit((parts.scheme, parts.netloc, "", "", "")) + openai.path(conf, request)
+
+def _openai(conf: Endpoint, request: Request) -> OutgoingCall:
+    from raft_spark.endpoints import http, openai  # noqa: PLC0415 - as endpoints.connect
+
     has_key = conf.api_key_env or conf.api_key_secret
-    headers = openai.headers(conf, request.key, REDACTED if has_key else "")
-    return OutgoingCall(url, headers, codecs.openai_body(request))
+    call = openai.call(conf, request, REDACTED if has_key else "")
+    return OutgoingCall(http.origin(conf.url) + call.target, call.headers, json.loads(call.body))
 
 
-def _invoke_endpoint(conf: Endpoint, request: Request) -> OutgoingCall:
-    route = conf.route if conf.codec == "openai" else ""
-    headers = {
-        **_aws_headers(),
-        "X-Amzn-SageMaker-Inference-Id": request.key,
-        **({"X-Amzn-SageMaker-Inference-Component": conf.inference_component} if conf.inference_component else {}),
-        **({"X-Amzn-SageMaker-Custom-Attributes": f"route={route}"} if route else {}),
-    }
-    path = f"/endpoints/{conf.endpoint_name}/invocations"
-    return OutgoingCall(_address(conf, "runtime.sagemaker") + path, headers, codecs.sagemaker_body(request, conf))
+def _aws(conf: Endpoint, request: Request) -> OutgoingCall:
+    from raft_spark.endpoints import aws, aws_service  # noqa: PLC0415 - as endpoints.connect
 
-
-def _bedrock(conf: Endpoint, request: Request) -> OutgoingCall:
-    body = codecs.BEDROCK[conf.codec][0](request)
-    address = f"{_address(conf, 'bedrock-runtime')}/model/{quote(request.model, safe='')}"
-    tier, metadata = conf.service_tier, {**conf.request_metadata, "key": request.key}
-    if conf.codec == "converse":
-        service = {"serviceTier": {"type": tier}} if tier else {}
-        headers = {name: value for name, value in _aws_headers().items() if name != "Accept"}
-        return OutgoingCall(f"{address}/converse", headers, {**body, "requestMetadata": metadata, **service})
-    headers = {
-        **_aws_headers(),
-        **({"X-Amzn-Bedrock-Service-Tier": tier} if tier else {}),
-        **({"X-Amzn-Bedrock-Request-Metadata": json.dumps(metadata)} if conf.request_metadata else {}),
-    }
-    return OutgoingCall(f"{address}/invoke", headers, body)
-
-
-def _address(conf: Endpoint, service: str) -> str:
-    region = conf.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "REGION"
-    return conf.url or f"https://{service}.{region}.amazonaws.com"
-
-
-def _aws_headers() -> dict[str, str]:
-    return {"Content-Type": "application/json", "Accept": "application/json", "Authorization": REDACTED}
+    call = aws.sagemaker_call(conf, request) if conf.kind == "sagemaker" else aws.bedrock_call(conf, request)
+    url = aws_service.address(f"{conf.kind}-runtime", conf) + call.path
+    return OutgoingCall(url, {**call.headers, "Authorization": REDACTED}, json.loads(call.body))

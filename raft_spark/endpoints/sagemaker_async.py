@@ -23,16 +23,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from raft_spark.config import Completions, Endpoint
-from raft_spark.endpoints import aws, aws_connection, aws_errors, batch_service, codecs, responses
+from raft_spark.endpoints import aws, aws_errors, aws_service, batch_service, codecs, responses
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
 from raft_spark.endpoints.batch_service import BatchJob, BatchStatus, Files
-from raft_spark.errors import EndpointError
+from raft_spark.errors import ConfigError, EndpointError
 
 LOG = logging.getLogger(__name__)
 QUEUE_SECONDS = 21_600  # the longest that SageMaker keeps a request in its queue
@@ -81,9 +79,7 @@ class SageMakerAsync:
 
     def line(self, key: str, request: Request) -> bytes:
         """Return a request with its body in the container's protocol."""
-        write, _ = codecs.SAGEMAKER[self._conf.codec]
-        known = replace(request, model="") if request.model == self._conf.endpoint_name else request
-        return json.dumps({"key": key, "body": write(known)}).encode() + b"\n"
+        return json.dumps({"key": key, "body": codecs.sagemaker_body(request, self._conf)}).encode() + b"\n"
 
     def find(self, job: BatchJob, files: Files) -> str | None:
         """Return the job's name if all of it was sent, or a part of it with other settings than now."""
@@ -158,18 +154,8 @@ class SageMakerAsync:
     @cached_property
     def _client(self) -> Any:  # noqa: ANN401 - boto3 creates its classes at run time
         try:
-            return boto3.Session().client(
-                "sagemaker-runtime",
-                region_name=aws_connection.region(self._conf),
-                endpoint_url=self._conf.url or None,
-                config=Config(
-                    max_pool_connections=self._threads,
-                    connect_timeout=CALL_SECONDS,
-                    read_timeout=CALL_SECONDS,
-                    retries={"total_max_attempts": 1},
-                ),
-            )
-        except BotoCoreError as error:
+            return aws_service.open_client("sagemaker-runtime", self._conf, CALL_SECONDS, self._threads)
+        except (BotoCoreError, ConfigError) as error:
             raise EndpointError(aws_errors.message_of(error)) from error
 
     def _invoke(self, job: BatchJob, files: Files, record: dict[str, Any]) -> Invocation | str:
@@ -189,7 +175,7 @@ class SageMakerAsync:
         return Invocation(record["key"], time.time(), taken["OutputLocation"], taken.get("FailureLocation", ""))
 
     def _arguments(self, key: str, location: str) -> dict[str, Any]:
-        route = self._conf.route if self._conf.codec == "openai" else ""
+        route = aws.sagemaker_route(self._conf)
         return {
             "EndpointName": self._conf.endpoint_name,
             "ContentType": aws.JSON,
@@ -198,7 +184,7 @@ class SageMakerAsync:
             "InputLocation": location,
             "RequestTTLSeconds": QUEUE_SECONDS,
             "InvocationTimeoutSeconds": self._seconds,
-            **({"CustomAttributes": f"route={route}"} if route else {}),
+            **({"CustomAttributes": route} if route else {}),
         }
 
     def _keep_rate(self, calls: int, seconds: float, *, is_throttled: bool) -> None:

@@ -11,7 +11,7 @@ from botocore.parsers import ResponseParserError
 
 from raft_spark.config import Endpoint
 from raft_spark.endpoints import api_keys, aws_errors
-from raft_spark.endpoints.aws_connection import region
+from raft_spark.endpoints.aws_service import region
 from raft_spark.endpoints.credentials import SOURCE_ERRORS, open_session
 
 CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"total_max_attempts": 5, "mode": "standard"})

@@ -22,7 +22,8 @@ class Preview:
         pubid: The article of the question.
         prompt: The messages of the request, each with `role` and `content`; one text if completions.template is "llama3".
         completion: The answer.
-        finish_reason: `stop` if the answer ended by itself, `length` if `completions.max_new_tokens` cut it.
+        finish_reason: `stop` if the answer ended by itself, `length` if `completions.max_new_tokens` cut it, None if the
+            teacher does not say how it ended.
         seconds: The time until the teacher answered.
         prompt_tokens: Tokens of the prompt, None if the teacher does not count them.
         completion_tokens: Tokens of the answer, None if the teacher does not count them.

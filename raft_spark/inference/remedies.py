@@ -10,7 +10,8 @@ _KEY = (
     r"api.?key|\bkey\b|unauthori[sz]ed|not authori[sz]ed|authenticat|credential|permission|accessdenied|access to|"
     r"status 40[13]|token.{0,20}(?:expired|invalid)|expired.?token|security token"
 )
-# What the reason says -> what to change; the first that fits. {section} is the endpoint's, {key} where its key is set.
+# What the reason says -> what to change; the first that fits. {section} is the endpoint's, {key} where its key is set,
+# {parameter} what the reason names.
 REMEDIES = (
     (r"has not answered", "start the server, or correct [{section}], or lower completions.in_flight if it is too busy"),
     (
@@ -21,9 +22,18 @@ REMEDIES = (
         r"context (?:length|window)|too (?:long|large)|maximum.{0,20}(?:tokens|length)",
         "lower completions.max_new_tokens, or take a model with a longer context",
     ),
+    (r"max_completion_tokens", "set completions.rename = {{ max_tokens = 'max_completion_tokens' }}"),
     (
-        r"temperature|top_?p\b|max_\w*tokens|parameter|unsupported value|unrecognized|extra (?:fields|inputs)",
-        "change the setting of [completions] that the model does not take, such as temperature, top_p or max_new_tokens",
+        r"max_\w*tokens",
+        "lower completions.max_new_tokens, or set its name with completions.rename = {{ max_tokens = '...' }}",
+    ),
+    (
+        r"\b(?:temperature|top_?p)\b",
+        "set completions.leave_out = ['{parameter}'] if the model does not take it, else change completions.{parameter}",
+    ),
+    (
+        r"parameter|unsupported value|unrecognized|extra (?:fields|inputs)",
+        "change what is sent: parameters, leave_out and rename of [completions] or [{section}]",
     ),
     (_KEY, "correct {key}"),
     (r"\bmodel\b|deployment|status 404|not found|does not exist", "correct {section}.model, or its address"),
@@ -54,5 +64,8 @@ def remedy(conf: config.Config, reason: str) -> str:
     section = f"endpoints.{conf.completions.endpoint}"
     is_aws = conf.teacher.kind in AWS_KINDS
     key = "the AWS credentials of the workers and their role" if is_aws else f"{section}.api_key_env or api_key_secret"
-    found = next(text for pattern, text in REMEDIES if re.search(pattern, reason, re.IGNORECASE))
-    return found.format(section=section, key=key)
+    found, text = next(
+        (found, text) for pattern, text in REMEDIES if (found := re.search(pattern, reason, re.IGNORECASE))
+    )
+    parameter = "top_p" if found[0].lower().startswith("top") else found[0].lower()
+    return text.format(section=section, key=key, parameter=parameter)

@@ -360,7 +360,7 @@ def services(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in {"client", "create_client", "resource", "AwsConnection", "connect"}:
+            if name in {"client", "create_client", "resource", "AwsConnection", "open_client", "connect"}:
                 yield node.args[0].value
 
 

@@ -306,7 +306,7 @@ def test_an_authority_that_does_not_vouch_is_named(environment, secure, tmp_path
     environment.setenv("REQUESTS_CA_BUNDLE", str(other))
     reply = ask(endpoint(kind, secure.url))
     assert reply.error_class == "refused"
-    assert f"(now: REQUESTS_CA_BUNDLE ({other}))" in reply.error
+    assert f"(now: REQUESTS_CA_BUNDLE ({other}" in reply.error
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -377,10 +377,10 @@ def test_a_space_within_an_address_is_an_error():
         Endpoint(kind="openai", url="http://host/v 1", model="m")
 
 
-def test_the_query_of_an_address_is_sent(server):
+def test_a_query_is_sent_with_each_call(server):
     server.answers(CHAT)
-    url = f"{server.url}/openai/deployments/gpt?api-version=2024-10-21"
-    assert ask(Endpoint(kind="openai", url=url, model="m")).completion == "It does."
+    url, query = f"{server.url}/openai/deployments/gpt", {"api-version": "2024-10-21"}
+    assert ask(Endpoint(kind="openai", url=url, model="m", query=query)).completion == "It does."
     assert server.seen[0][0] == "/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
 
 

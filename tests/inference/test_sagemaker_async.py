@@ -190,7 +190,7 @@ def test_failures_are_told_from_what_never_came(conf, service, monkeypatch):
     errors = Counter((reply.error_class, reply.error) for reply in store.values() if reply.error)
     failed = 'SageMaker could not answer: Received server error (503) from primary with message "told to fail".'
     late = "no answer from the batch job, which is Expired: SageMaker wrote no more answers"
-    assert set(errors) == {("unavailable", failed), ("unavailable", late)}
+    assert set(errors) == {("throttled", failed), ("unavailable", late)}
     assert len(counts(service)["answered"]) == 100 - errors.total()
     assert set(counts(service)["sent"].values()) == {1}
 

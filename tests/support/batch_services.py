@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -27,14 +28,25 @@ RUN = "20261122T170138Z-0123abcd-4567"
 
 
 @contextmanager
-def serving(routes: Sequence[Route]) -> Iterator[str]:
-    """Yield the address of a server on loopback, in a thread."""
+def serving(routes: Sequence[Route], seen: list[Any] | None = None, pair: Path | None = None) -> Iterator[str]:
+    """Yield the address of a server on loopback, in a thread. It keeps in `seen` what each call began with, as ASGI says it.
+
+    `pair` is the file of a private key and a certificate, with which it is reached by HTTPS.
+    """
+    app = Starlette(routes=list(routes))
+
+    async def keep(scope: Any, receive: Any, send: Any) -> None:
+        if seen is not None:
+            seen.append(scope)
+        await app(scope, receive, send)
+
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=list(routes)), log_level="error", lifespan="off"))
+    tls = {"ssl_certfile": pair, "ssl_keyfile": pair} if pair else {}
+    server = uvicorn.Server(uvicorn.Config(keep, log_level="error", lifespan="off", **tls))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http{'s' if pair else ''}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()

@@ -38,20 +38,25 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if not self._may_pass():
             return
         target = urlsplit(self.path)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
         upstream = http.client.HTTPConnection("127.0.0.1", self._proxy.hosts[target.hostname])
         with contextlib.closing(upstream):
-            upstream.request("POST", target.path + (f"?{target.query}" if target.query else ""), body, headers)
+            upstream.request(self.command, target.path + (f"?{target.query}" if target.query else ""), body, headers)
             answer = upstream.getresponse()
             content = answer.read()
         self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {*HOP_BY_HOP, "content-length"}:
+                self.send_header(name, value)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    do_GET = do_POST  # noqa: N815 - the name that http.server wants
 
     @property
     def _proxy(self) -> Proxy:
