@@ -93,7 +93,7 @@ def _with_openai_usage(reply: Reply, answer: Any) -> Reply:  # noqa: ANN401 - an
 
 
 def _choice_reply(choice: Mapping[str, Any]) -> Reply:
-    reason = responses.finish_reason(choice.get("finish_reason"))
+    reason = _choice_reason(choice)
     match choice:
         case {"message": {"refusal": str(words)}} if words.strip():
             return failed_reply("filtered", f"the model refuses to answer: {words}")
@@ -109,6 +109,13 @@ def _choice_reply(choice: Mapping[str, Any]) -> Reply:
     if failed.error_class != "empty" or reason in responses.TOOLS:
         return failed
     return failed_reply("model_error", f"the answer has no text: {message_in(choice)}")
+
+
+def _choice_reason(choice: Mapping[str, Any]) -> str:
+    """Return why an answer ended. A LiteLLM proxy makes `stop` of each reason that it does not know, and names that apart."""
+    reason, fields = responses.finish_reason(choice.get("finish_reason")), choice.get("provider_specific_fields")
+    native = responses.finish_reason(fields.get("native_finish_reason")) if isinstance(fields, dict) else ""
+    return native if native and reason in responses.COMPLETE else reason
 
 
 def _parts_reply(parts: Sequence[Any], reason: str) -> Reply:

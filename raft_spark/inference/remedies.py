@@ -8,7 +8,7 @@ from raft_spark.monitoring.run_state import Run
 AWS_KINDS = frozenset({"sagemaker", "bedrock"})
 _KEY = (
     r"api.?key|\bkey\b|unauthori[sz]ed|not authori[sz]ed|authenticat|credential|permission|accessdenied|access to|"
-    r"status 40[13]|token.{0,20}(?:expired|invalid)|expired.?token|security token"
+    r"no connected db|status 40[13]|token.{0,20}(?:expired|invalid)|expired.?token|security token"
 )
 # What the reason says -> what to change; the first that fits. {section} is the endpoint's, {key} where its key is set.
 REMEDIES = (

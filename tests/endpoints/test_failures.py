@@ -59,6 +59,9 @@ ERRORS: list[tuple[int, Any, str]] = [
     (400, {"error": {"message": "no such model", "code": "model_not_found"}}, "refused"),
     (500, {"error": {"message": "litellm.AuthenticationError", "code": "401"}}, "refused"),
     (200, {"error": {"message": "No auth credentials found", "code": 401}}, "refused"),
+    (400, {"error": {"message": "No connected db.", "type": "no_db_connection", "code": "400"}}, "refused"),
+    (400, {"error": {"message": "Budget is used up", "type": "budget_exceeded", "code": "400"}}, "refused"),
+    (429, {"error": {"message": "Max parallel request limit reached", "type": "auth_error"}}, "throttled"),
     # one row's own
     (400, {"error": {"message": "This model's maximum context length is 8192 tokens"}}, "bad_request"),
     (400, {"detail": [{"loc": ["body"], "msg": "the rate limit of the trial is not a number"}]}, "bad_request"),
@@ -67,6 +70,8 @@ ERRORS: list[tuple[int, Any, str]] = [
     # worth another try
     (408, {}, "timeout"),
     (409, {}, "unavailable"),
+    (500, {"error": {"message": "litellm.InternalServerError: OpenAIException - Connection error."}}, "unavailable"),
+    (500, "connect ECONNREFUSED: connection refused", "unavailable"),
     (424, {"error": "generation failed", "error_type": "generation"}, "model_error"),
     (425, {}, "unavailable"),
     (499, {}, "unavailable"),
@@ -107,6 +112,8 @@ def in_a_minute() -> datetime:
         ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "17"}, None),
         ({"x-ratelimit-reset-tokens": "7.66s", "x-ratelimit-reset-requests": "2m59.56s"}, 60.0),
         ({"X-RateLimit-Reset": "30"}, 30.0),
+        ({"llm_provider-retry-after": "60"}, 60.0),
+        ({"llm_provider-retry-after": "60", "Retry-After": "5"}, 5.0),
         ({"ratelimit-reset": "soon"}, None),
         ({"x-request-id": "1"}, None),
     ],
@@ -177,6 +184,25 @@ def test_only_an_end_that_is_known_to_be_good_is_a_whole_answer(reason: object, 
     ]
     assert [(reply.completion, reply.finish_reason, reply.error_class) for reply in bodies] == [expected] * 5
     assert all(str(reason) in (reply.error or "") or reply.completion for reply in bodies if isinstance(reason, int))
+
+
+@pytest.mark.parametrize(
+    ("reason", "native", "expected"),
+    [
+        ("stop", "abort", (None, "model_error")),
+        ("stop", "ERROR", (None, "model_error")),
+        ("stop", "end_turn", (TEXT, None)),
+        ("stop", None, (TEXT, None)),
+        ("content_filter", "OTHER", (None, "filtered")),
+    ],
+)
+def test_a_proxy_that_makes_stop_of_any_reason_names_the_native_one(
+    reason: str, native: object, expected: tuple[str | None, ...]
+):
+    body = chat(TEXT, reason)
+    body["choices"][0]["provider_specific_fields"] = {"native_finish_reason": native}
+    reply = codecs.openai_reply(body)
+    assert (reply.completion, reply.error_class) == expected
 
 
 def test_the_reason_of_an_unknown_end_is_named():
