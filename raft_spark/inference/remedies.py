@@ -10,6 +10,7 @@ _KEY = (
     r"api.?key|\bkey\b|unauthori[sz]ed|not authori[sz]ed|authenticat|credential|permission|accessdenied|access to|"
     r"no connected db|status 40[13]|token.{0,20}(?:expired|invalid)|expired.?token|security token"
 )
+_MODEL = "correct {section}.model, or its address"
 # What the reason says -> what to change; the first that fits. {section} is the endpoint's, {key} where its key is set.
 REMEDIES = (
     (r"has not answered", "start the server, or correct [{section}], or lower completions.in_flight if it is too busy"),
@@ -25,8 +26,9 @@ REMEDIES = (
         r"temperature|top_?p\b|max_\w*tokens|parameter|unsupported value|unrecognized|extra (?:fields|inputs)",
         "change the setting of [completions] that the model does not take, such as temperature, top_p or max_new_tokens",
     ),
+    (r"invalid model name|model\W.{0,60}(?:does not exist|not found)", _MODEL),
     (_KEY, "correct {key}"),
-    (r"\bmodel\b|deployment|status 404|not found|does not exist", "correct {section}.model, or its address"),
+    (r"\bmodel\b|deployment|status 404|not found|does not exist", _MODEL),
     (r"", "correct [{section}]: its address, model and key"),
 )
 

@@ -215,6 +215,15 @@ def test_a_tool_is_no_answer_over_converse_either():
     assert converse.reply(body).error_class == "empty"
 
 
+def test_blank_lines_after_a_thought_go_with_it_and_others_stay():
+    thought = {"reasoningContent": {"reasoningText": {"text": "Hm."}}}
+    with_thought = {"stopReason": "end_turn", "output": {"message": {"content": [thought, {"text": f"\n\n{TEXT}"}]}}}
+    without = {"stopReason": "end_turn", "output": {"message": {"content": [{"text": f"\n\n{TEXT}"}]}}}
+    assert converse.reply(with_thought).completion == TEXT
+    assert converse.reply(without).completion == f"\n\n{TEXT}"
+    assert codecs.openai_reply(chat(f"\n\n{TEXT}", "stop")).completion == f"\n\n{TEXT}"
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -225,6 +234,9 @@ def test_a_tool_is_no_answer_over_converse_either():
         ({"content": [{"type": "reasoning", "text": "Hm."}, {"type": "text", "text": TEXT}]}, (None, None)),
         ({"content": [{"type": "output_text", "text": TEXT}]}, (None, None)),
         ({"content": TEXT, "reasoning_content": "Hm."}, (None, None)),
+        ({"content": f"\n\n{TEXT}", "reasoning_content": "Hm."}, (None, None)),
+        ({"content": f"\n\n{TEXT}\n", "reasoning": "Hm."}, (None, None)),
+        ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": f"\n\n{TEXT}"}]}, (None, None)),
         ({"content": []}, ("empty", 'the answer has no text: {"message": {"content": []}, "finish_reason": "stop"}')),
     ],
 )

@@ -19,6 +19,11 @@ def test_a_message_counts_the_answers_that_were_known_before_too():
     [
         ("refuses: status 400: No connected db.", "correct endpoints.fake.api_key_env or api_key_secret"),
         ("refuses every request: status 400: Invalid model name passed in model=m", "correct endpoints.fake.model"),
+        (
+            "refuses: status 400: Invalid model name passed in model=m. Call it with your key",
+            "correct endpoints.fake.model",
+        ),
+        ("refuses: status 404: The model `m` does not exist or you do not have access to it", "endpoints.fake.model"),
         ("has not answered for 60 s: status 500: Connection error", "start the server"),
     ],
 )
