@@ -23,6 +23,7 @@ Codec = tuple[Callable[[Request], dict[str, Any]], Callable[[Any], Reply]]
 
 DEFAULT_MAX_TOKENS = 512  # when a request has no limit: LMI would stop after 30 tokens, TGI after 100
 TEXT_PARTS = frozenset({"text", "output_text"})
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message
 
 
 def openai_body(request: Request) -> dict[str, Any]:
@@ -93,12 +94,12 @@ def _with_openai_usage(reply: Reply, answer: Any) -> Reply:  # noqa: ANN401 - an
 
 
 def _choice_reply(choice: Mapping[str, Any]) -> Reply:
-    reason = responses.finish_reason(choice.get("finish_reason"))
+    reason = _choice_reason(choice)
     match choice:
         case {"message": {"refusal": str(words)}} if words.strip():
             return failed_reply("filtered", f"the model refuses to answer: {words}")
         case {"message": {"content": str(text)}} | {"text": str(text)}:
-            return responses.finished_reply(text, reason)
+            return responses.finished_reply(_bare(text, choice.get("message")), reason)
         case {"message": {"content": [dict(), *_] as parts}}:  # the parts of a reasoning model, thoughts among them
             return _parts_reply(parts, reason)
         case {"message": {"content": None | []}}:  # a model that reached the limit while reasoning
@@ -111,15 +112,27 @@ def _choice_reply(choice: Mapping[str, Any]) -> Reply:
     return failed_reply("model_error", f"the answer has no text: {message_in(choice)}")
 
 
+def _choice_reason(choice: Mapping[str, Any]) -> str:
+    """Return why an answer ended. A LiteLLM proxy makes `stop` of each reason that it does not know, and names that apart."""
+    reason, fields = responses.finish_reason(choice.get("finish_reason")), choice.get("provider_specific_fields")
+    native = responses.finish_reason(fields.get("native_finish_reason")) if isinstance(fields, dict) else ""
+    return native if native and reason in responses.COMPLETE else reason
+
+
+def _bare(text: str, message: object) -> str:
+    """Return a text without the blank lines that are left where the server took a thought out of it."""
+    has_thought = isinstance(message, dict) and any(message.get(name) for name in THOUGHT_FIELDS)
+    return text.strip() if has_thought else text
+
+
 def _parts_reply(parts: Sequence[Any], reason: str) -> Reply:
     """Join the parts that are text. A part of another type, such as a thought, is none."""
     texts = [part for part in parts if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS]
     refusals = [part["refusal"] for part in parts if isinstance(part, dict) and isinstance(part.get("refusal"), str)]
     if refusals:
         return failed_reply("filtered", f"the model refuses to answer: {' '.join(refusals)}")
-    return responses.finished_reply(
-        "".join(part["text"] for part in texts if isinstance(part.get("text"), str)), reason
-    )
+    text = "".join(part["text"] for part in texts if isinstance(part.get("text"), str))
+    return responses.finished_reply(text.strip() if len(texts) < len(parts) else text, reason)
 
 
 def generate_reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON

@@ -59,7 +59,9 @@ def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
             texts = [
                 block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
             ]
-            return completion_reply("".join(texts), is_truncated=reason in TRUNCATED)
+            text = "".join(texts)
+            has_thought = len(texts) < len(blocks)  # of which the blank lines after it are left
+            return completion_reply(text.strip() if has_thought else text, is_truncated=reason in TRUNCATED)
     return responses.failed_reply("model_error", f"the answer has no message: {message_in(answer.get('output'))}")
 
 

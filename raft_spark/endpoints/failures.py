@@ -29,6 +29,8 @@ BUSY_CODES = frozenset(
 REFUSED_CODES = frozenset(
     {"invalid_api_key", "incorrect_api_key", "api_key_invalid", "authentication_error", "unauthenticated"}
     | {"permission_error", "permission_denied", "model_not_found", "deploymentnotfound", "account_deactivated"}
+    | {"no_db_connection", "expired_key", "token_not_found_in_db"}  # LiteLLM's, of a key
+    | {"key_model_access_denied", "team_model_access_denied", "user_model_access_denied", "org_model_access_denied"}
     | {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "budget_exceeded"}
     | {
         "insufficient_balance",
@@ -48,6 +50,12 @@ BUSY = re.compile(
     r"resource.?(?:has been )?exhausted|no (?:healthy|available) (?:\w+ )?(?:upstream|server|worker|replica|deployment|backend)s?",
     re.IGNORECASE,
 )
+# What a proxy says, by status 500, of a server that it cannot reach
+NO_CONNECTION = re.compile(
+    r"connection.?(?:error|refused)|(?:cannot|can't|could not|failed to) connect|all connection attempts failed",
+    re.IGNORECASE,
+)
+PROXY_PREFIX = "llm_provider-"  # LiteLLM's, of the headers of the server behind it and, at times, of its own
 SHORT_QUOTA = re.compile(r"per.?(?:minute|second|hour)|\b[TR]P[MSH]\b", re.IGNORECASE)
 LONG_QUOTA = re.compile(
     r"per.?day\b|\b[TR]PD\b|\b(?:daily|monthly|weekly) (?:\w+ )?(?:limit|quota|tokens?|requests?|usage|budget|spend)",
@@ -85,6 +93,8 @@ def error_class(status: int, answer: Any) -> ErrorClass:  # noqa: ANN401 - any J
     is_busy = bool(codes & BUSY_CODES) and found != "bad_request"
     if is_busy or found == "throttled" or (found == "model_error" and BUSY.search(words)):
         return "refused" if is_quota_used(_whole(answer)) else "throttled"
+    if found == "model_error" and NO_CONNECTION.search(words):
+        return "unavailable"
     if found == "bad_request" and re.search("credit balance|billing", words):
         return "refused"
     return found
@@ -116,7 +126,8 @@ def failure_in(answer: Any) -> Reply | None:  # noqa: ANN401 - any JSON
 
 def wait_seconds(headers: Mapping[str, str], answer: Any = None) -> float | None:  # noqa: ANN401 - any JSON
     """Return how long the endpoint asks to wait, by its headers or else its words; None if it does not say."""
-    lower = {name.lower(): value for name, value in headers.items()}
+    given = {name.lower(): value for name, value in headers.items()}
+    lower = {name.removeprefix(PROXY_PREFIX): value for name, value in given.items()} | given
     milliseconds = responses.retry_after_seconds(lower.get("retry-after-ms", lower.get("x-ms-retry-after-ms", "")))
     if milliseconds is not None:
         return milliseconds / 1000

@@ -8,8 +8,9 @@ from raft_spark.monitoring.run_state import Run
 AWS_KINDS = frozenset({"sagemaker", "bedrock"})
 _KEY = (
     r"api.?key|\bkey\b|unauthori[sz]ed|not authori[sz]ed|authenticat|credential|permission|accessdenied|access to|"
-    r"status 40[13]|token.{0,20}(?:expired|invalid)|expired.?token|security token"
+    r"no connected db|status 40[13]|token.{0,20}(?:expired|invalid)|expired.?token|security token"
 )
+_MODEL = "correct {section}.model, or its address"
 # What the reason says -> what to change; the first that fits. {section} is the endpoint's, {key} where its key is set,
 # {parameter} what the reason names.
 REMEDIES = (
@@ -35,8 +36,9 @@ REMEDIES = (
         r"parameter|unsupported value|unrecognized|extra (?:fields|inputs)",
         "change what is sent: parameters, leave_out and rename of [completions] or [{section}]",
     ),
+    (r"invalid model name|model\W.{0,60}(?:does not exist|not found)", _MODEL),
     (_KEY, "correct {key}"),
-    (r"\bmodel\b|deployment|status 404|not found|does not exist", "correct {section}.model, or its address"),
+    (r"\bmodel\b|deployment|status 404|not found|does not exist", _MODEL),
     (r"", "correct [{section}]: its address, model and key"),
 )
 
@@ -44,7 +46,7 @@ REMEDIES = (
 def failure(conf: config.Config, run: Run) -> str:
     """Return why the run failed: the endpoint's words, the address and model that were asked, and what to change."""
     name = conf.completions.endpoint
-    stored = f"{run.answered} answers are stored, and a rerun asks only the others"
+    stored = f"{run.known + run.answered} answers are stored, and a rerun asks only the others"
     where = f"it was asked for model {conf.teacher.model!r} at {address(conf.teacher)}"
     return f"endpoint {name!r} {run.reason}; {where}; {remedy(conf, run.reason)}; {stored}"
 

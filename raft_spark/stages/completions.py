@@ -331,4 +331,4 @@ def _dead_letters(failed: Mapping[Any, int], conf: config.Completions) -> Counte
 
 
 def _stored(run: run_state.Run) -> str:
-    return f"{run.answered} answers are stored, and a rerun asks only the others"
+    return f"{run.known + run.answered} answers are stored, and a rerun asks only the others"

@@ -59,6 +59,9 @@ ERRORS: list[tuple[int, Any, str]] = [
     (400, {"error": {"message": "no such model", "code": "model_not_found"}}, "refused"),
     (500, {"error": {"message": "litellm.AuthenticationError", "code": "401"}}, "refused"),
     (200, {"error": {"message": "No auth credentials found", "code": 401}}, "refused"),
+    (400, {"error": {"message": "No connected db.", "type": "no_db_connection", "code": "400"}}, "refused"),
+    (400, {"error": {"message": "Budget is used up", "type": "budget_exceeded", "code": "400"}}, "refused"),
+    (429, {"error": {"message": "Max parallel request limit reached", "type": "auth_error"}}, "throttled"),
     # one row's own
     (400, {"error": {"message": "This model's maximum context length is 8192 tokens"}}, "bad_request"),
     (400, {"detail": [{"loc": ["body"], "msg": "the rate limit of the trial is not a number"}]}, "bad_request"),
@@ -67,6 +70,8 @@ ERRORS: list[tuple[int, Any, str]] = [
     # worth another try
     (408, {}, "timeout"),
     (409, {}, "unavailable"),
+    (500, {"error": {"message": "litellm.InternalServerError: OpenAIException - Connection error."}}, "unavailable"),
+    (500, "connect ECONNREFUSED: connection refused", "unavailable"),
     (424, {"error": "generation failed", "error_type": "generation"}, "model_error"),
     (425, {}, "unavailable"),
     (499, {}, "unavailable"),
@@ -107,6 +112,8 @@ def in_a_minute() -> datetime:
         ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "17"}, None),
         ({"x-ratelimit-reset-tokens": "7.66s", "x-ratelimit-reset-requests": "2m59.56s"}, 60.0),
         ({"X-RateLimit-Reset": "30"}, 30.0),
+        ({"llm_provider-retry-after": "60"}, 60.0),
+        ({"llm_provider-retry-after": "60", "Retry-After": "5"}, 5.0),
         ({"ratelimit-reset": "soon"}, None),
         ({"x-request-id": "1"}, None),
     ],
@@ -179,6 +186,25 @@ def test_only_an_end_that_is_known_to_be_good_is_a_whole_answer(reason: object, 
     assert all(str(reason) in (reply.error or "") or reply.completion for reply in bodies if isinstance(reason, int))
 
 
+@pytest.mark.parametrize(
+    ("reason", "native", "expected"),
+    [
+        ("stop", "abort", (None, "model_error")),
+        ("stop", "ERROR", (None, "model_error")),
+        ("stop", "end_turn", (TEXT, None)),
+        ("stop", None, (TEXT, None)),
+        ("content_filter", "OTHER", (None, "filtered")),
+    ],
+)
+def test_a_proxy_that_makes_stop_of_any_reason_names_the_native_one(
+    reason: str, native: object, expected: tuple[str | None, ...]
+):
+    body = chat(TEXT, reason)
+    body["choices"][0]["provider_specific_fields"] = {"native_finish_reason": native}
+    reply = codecs.openai_reply(body)
+    assert (reply.completion, reply.error_class) == expected
+
+
 def test_the_reason_of_an_unknown_end_is_named():
     reply = codecs.openai_reply(chat(TEXT, "insufficient_system_resource"))
     assert reply.error == "the server stopped the answer: finish_reason is insufficient_system_resource"
@@ -187,6 +213,15 @@ def test_the_reason_of_an_unknown_end_is_named():
 def test_a_tool_is_no_answer_over_converse_either():
     body = {"stopReason": "tool_use", "output": {"message": {"content": [{"text": TEXT}]}}}
     assert converse.reply(body).error_class == "empty"
+
+
+def test_blank_lines_after_a_thought_go_with_it_and_others_stay():
+    thought = {"reasoningContent": {"reasoningText": {"text": "Hm."}}}
+    with_thought = {"stopReason": "end_turn", "output": {"message": {"content": [thought, {"text": f"\n\n{TEXT}"}]}}}
+    without = {"stopReason": "end_turn", "output": {"message": {"content": [{"text": f"\n\n{TEXT}"}]}}}
+    assert converse.reply(with_thought).completion == TEXT
+    assert converse.reply(without).completion == f"\n\n{TEXT}"
+    assert codecs.openai_reply(chat(f"\n\n{TEXT}", "stop")).completion == f"\n\n{TEXT}"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +234,9 @@ def test_a_tool_is_no_answer_over_converse_either():
         ({"content": [{"type": "reasoning", "text": "Hm."}, {"type": "text", "text": TEXT}]}, (None, None)),
         ({"content": [{"type": "output_text", "text": TEXT}]}, (None, None)),
         ({"content": TEXT, "reasoning_content": "Hm."}, (None, None)),
+        ({"content": f"\n\n{TEXT}", "reasoning_content": "Hm."}, (None, None)),
+        ({"content": f"\n\n{TEXT}\n", "reasoning": "Hm."}, (None, None)),
+        ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": f"\n\n{TEXT}"}]}, (None, None)),
         ({"content": []}, ("empty", 'the answer has no text: {"message": {"content": []}, "finish_reason": "stop"}')),
     ],
 )

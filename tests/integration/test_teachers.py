@@ -1,47 +1,24 @@
 """The command line with teachers on their bad days: how many rows are answered, what is paid for twice, how the run ends."""
 
-import os
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from conftest import ROOT, SPARK
-from raft_spark import config
-from raft_spark.stages import articles, base
-from support.bad_teachers import BadTeacher
+from support import teacher_runs
+from support.bad_teachers import TEXT, BadTeacher
+from support.teacher_runs import ROWS, Ended
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 
-ROWS = 60
-SOURCE = (f"articles.source=sample:{ROWS}", "articles.validation_share=0", "articles.test_share=0")
 ONCE = ("think", "reasoning_field", "parts", "null_reason", "stream", "slow_some")  # nothing is asked twice
 BUSY = ("busy_429", "busy_529", "busy_500", "busy_in_200", "bedrock_busy", "retry_after_ms")
 AGAIN = ("abort", "out_of_resources", "status_424", "status_499", "status_409")
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended, and what it left in the store."""
-
-    status: int
-    words: str
-    answers: int
-    permanent: int
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("lakes") / "original"
-    spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
-    conf = config.load((), [*spark, f"lake.root={root}", *SOURCE])
-    articles.run(conf)
-    base.run(conf)
-    return root
+    return teacher_runs.make_lake(tmp_path_factory.mktemp("lakes") / "original")
 
 
 @pytest.fixture
@@ -50,20 +27,7 @@ def root(original: Path, tmp_path: Path) -> Path:
 
 
 def run(root: Path, teacher: BadTeacher, *assignments: str) -> Ended:
-    kind = f"{{kind='openai', url='{teacher.address}/v1', model='m'}}"
-    if teacher.mode.startswith("bedrock"):
-        kind = f"{{kind='bedrock', url='{teacher.address}', model='m', region='us-east-1'}}"
-    settings = [f"lake.root={root}", *SOURCE, "completions.endpoint=mine", f"endpoints.mine={kind}", *assignments]
-    settings += ['spark."spark.master"="local[2]"', 'spark."spark.driver.memory"="1g"']
-    command = [str(Path(sys.executable).with_name("raft-spark")), "completions"]
-    command += [part for setting in settings for part in ("--set", setting)]
-    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "COLUMNS": "4000"}
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **keys}, capture_output=True, text=True, check=False)
-    files = root.joinpath("completions/data").rglob("*.parquet")
-    rows = [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
-    answers = sum(row["completion"] is not None for row in rows)
-    permanent = sum(row["error_class"] in {"bad_request", "filtered", "empty"} for row in rows)
-    return Ended(done.returncode, " ".join((done.stdout + done.stderr).split()), answers, permanent)
+    return teacher_runs.run(root, teacher_runs.bad_endpoint(teacher), *assignments)
 
 
 def test_a_wrong_key_told_as_400_fails_every_run_until_it_is_mended(root: Path):
@@ -90,6 +54,7 @@ def test_every_row_is_answered(root: Path, mode: str):
         ended = run(root, teacher, *more)
     assert (ended.status, ended.answers, ended.permanent) == (0, ROWS, 0), ended.words
     assert teacher.distinct == ROWS
+    assert set(ended.texts) == {"Yes, the treatment works." if mode == "stream" else TEXT}
     assert mode not in ONCE or teacher.most_for_one == 1
     assert ("came without a finish_reason" in ended.words) == (mode == "null_reason")
 
