@@ -13,6 +13,7 @@ SCAN := build/env-scan
 SAGEMAKER := build/env-sagemaker
 TRAIN := build/env-train
 DOCS := build/env-docs
+LITELLM := build/env-litellm
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WALKS := tests/integration/test_walk.py tests/integration/test_faults.py # run in their own process, like those of
 ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refresh.py
@@ -82,7 +83,7 @@ test-train: $(TRAIN)/ready ## train, kill, resume and serve a student, and run T
 experiment: $(TRAIN)/ready ## measure what training on RAFT data improves, in build/experiment: hours; continues after an interruption
 	$(TRAIN)/bin/python tests/benchmarks/experiment.py
 
-chaos: $(TEST)/ready $(SAGEMAKER)/ready ## run the slow fault tests, which kill every stage many times
+chaos: $(TEST)/ready $(SAGEMAKER)/ready $(LITELLM)/ready ## run the slow fault tests, which kill every stage many times
 	$(TEST)/bin/python -m pytest -m slow tests
 	$(TEST)/bin/python -m pytest $(ICEBERG)
 	$(ON_SPARK35) $(ICEBERG)
@@ -90,9 +91,11 @@ chaos: $(TEST)/ready $(SAGEMAKER)/ready ## run the slow fault tests, which kill 
 rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this machine what EMR Serverless would get, on both Spark lines: some minutes
 	PYTHONPATH=tests:tests/integration $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
-bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 20 minutes
+bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 25 minutes
 	$(TEST)/bin/python tests/benchmarks/base.py
 	$(TEST)/bin/python tests/benchmarks/memory.py
+	$(TEST)/bin/python tests/benchmarks/call.py
+	PYTHONPATH=tests:. $(TEST)/bin/python tests/benchmarks/teachers.py
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000
 
 bench-peer: $(TEST)/ready $(PEER)/ready ## compare completions with another engine: about 10 minutes
@@ -104,6 +107,9 @@ scan: $(SCAN)/ready ## check the stack of EMR Serverless with a security scanner
 
 .PHONY: sagemaker
 sagemaker: $(SAGEMAKER)/ready ## install the SageMaker SDK for `raft-spark model submit`, 1 GB: two minutes
+
+.PHONY: litellm
+litellm: $(LITELLM)/ready ## install a LiteLLM proxy for its tests, 760 MB: two minutes
 
 clean: ## remove everything that was built
 	rm -rf build *.egg-info
@@ -169,6 +175,13 @@ $(SAGEMAKER)/ready:
 	@echo "creating $(SAGEMAKER): 1 GB, two minutes"
 	@$(PYTHON) -m venv $(SAGEMAKER)
 	@$(SAGEMAKER)/bin/python -m pip install --quiet --disable-pip-version-check sagemaker==3.27.0
+	@touch $@
+
+# The proxy pins its own web server and pydantic, so it has its own environment.
+$(LITELLM)/ready: tests/support/litellm-requirements.txt
+	@echo "creating $(LITELLM): 760 MB, two minutes"
+	@$(PYTHON) -m venv $(LITELLM)
+	@$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # hadoop-aws and Iceberg for both Spark lines: tests reach an S3 server and a catalog as EMR does.

@@ -258,7 +258,7 @@ def preview(conf: "Config", pubid: int | None = None) -> "Preview":
         pubid: The article of the question. None takes the first article of the train split.
 
     Returns:
-        The prompt, the completion, the seconds and the tokens.
+        The prompt, the completion, the seconds, the tokens, and the call as it was sent.
 
     Raises:
         InputError: There is no base table yet, or it has no such article.

@@ -110,10 +110,24 @@ def test_a_long_line_is_found_but_for_tables_and_addresses(tmp_path):
     assert list(check.long_lines(page)) == ["page.md:2 has 121 characters; 120 are allowed"]
 
 
-def test_every_message_that_troubleshooting_explains_is_in_the_code():
+def not_in_the_code(messages):
+    """Return the parts of messages, between their dots, that no module has."""
     code = "\n".join(path.read_text() for path in sorted((ROOT / "raft_spark").rglob("*.py")))
     joined = re.sub(r"""["']\s+f?["']""", "", code)  # strings that go on in the next line
+    parts = {part.strip(" ;,.()") for message in messages for part in re.split(r"\.\.\.+", message)}
+    return sorted(part for part in parts if part not in joined)
+
+
+def test_every_message_that_troubleshooting_explains_is_in_the_code():
     told = re.findall(r"^### `(.*)`$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
-    parts = {part.strip(" ;,.()") for message in told for part in re.split(r"\.\.\.+", message)}
     assert len(told) > 20
-    assert sorted(part for part in parts if part not in joined) == []
+    assert not_in_the_code(told) == []
+
+
+def test_every_message_among_the_symptoms_of_a_teacher_is_in_the_code():
+    table = (ROOT / "docs/teachers.md").read_text().partition("\n## Symptoms\n")[2]
+    seen = [
+        cell for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for cell in re.findall(r"`([^`]+)`", row)
+    ]
+    assert len(seen) > 20
+    assert not_in_the_code(message for message in seen if " " in message) == []

@@ -104,6 +104,8 @@ def test_sdist_and_wheel_hold_every_package_and_the_files_beside_them(built: tup
     packed = {name for name in packed if "__pycache__" not in name}
     assert packed <= inside
     assert {f"raft_spark/conf/{path.name}" for path in (ROOT / "conf").glob("*.toml")} <= inside
+    templates = (ROOT / "raft_spark/recipe/templates").glob("*/*.toml")
+    assert {str(path.relative_to(ROOT)) for path in templates} <= inside
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "jobs").glob("*.py")} <= source
     assert {"pyproject.toml", "setup.py", "constraints.txt", "conf/default.toml"} | packed <= source
 

@@ -18,10 +18,8 @@ ENDPOINT_SETTINGS = {
     "bedrock": "kind=bedrock url={base} model=fake region=us-east-1",
 }
 
-BATCH_SETTINGS = (
-    "--set endpoints.mine.role_arn=arn:aws:iam::123456789012:role/any --set completions.mode=batch "
-    "--set completions.batch.poll_seconds=1"
-)
+BATCH_SETTINGS = "--set completions.mode=batch --set completions.batch.poll_seconds=1"
+BATCH_ROLE = "--set endpoints.mine.role_arn=arn:aws:iam::123456789012:role/any"
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
@@ -85,7 +83,8 @@ def welcome(port: int, container: str) -> str:
             ["completions.template=llama3"] if kind == "sagemaker" else []
         )  # TGI and LMI take one text, not messages
         lines.append(f"{kind}:\n  {' '.join(f'--set {word}' for word in sets)}\n")
-    lines.append(f"bedrock in batch mode, with the lake in a local folder: the same, and\n  {BATCH_SETTINGS}\n")
+    lines.append(f"each in batch mode, with the lake in a local folder: the same, and\n  {BATCH_SETTINGS}")
+    lines.append(f"and for bedrock\n  {BATCH_ROLE}\n")
     lines.append("sagemaker and bedrock also need credentials, any: AWS_ACCESS_KEY_ID=fake AWS_SECRET_ACCESS_KEY=fake")
     lines.append(f'Faults:  curl {base}/behave -d \'{{"status": 429, "share": 0.1}}\'     Counts:  curl {base}/calls')
     return "\n".join(lines)

@@ -136,7 +136,7 @@ main.add_command(model)
 def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None) -> None:
     """Ask the teacher one question and show its answer.
 
-    The question is one of the base table. The command prints prompt, completion, seconds and tokens, and stores nothing.
+    The question is one of the base table. The command prints prompt, completion, seconds and tokens, the call as it was sent (address, headers without keys, body), and stores nothing.
     """
     with error_exit():
         from raft_spark.cli import views

@@ -70,6 +70,9 @@ def preview(console: Console, result: Preview) -> None:
         else "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in result.prompt)
     )
     console.print(Panel(Text(wording.visible(prompt)), title=f"prompt · pubid {result.pubid}"))
+    headers = "\n".join(f"{name}: {value}" for name, value in result.headers.items())
+    body = json.dumps(result.body, ensure_ascii=False, indent=2)
+    console.print(Panel(Text(wording.visible(f"POST {result.url}\n{headers}\n\n{body}")), title="call"))
     console.print(Panel(Text(wording.visible(result.completion)), title="completion", border_style="green"))
     console.print(
         wording.visible(

@@ -15,10 +15,10 @@ CLIENT_CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"total_max_
 AwsClient = Any  # boto3 creates the classes of its clients at run time
 
 
-def connect(name: str, region: str = "") -> AwsClient:
-    """Open a client for an AWS service; without `region`, in the region of AWS's credential chain."""
+def connect(name: str, region: str = "", url: str = "") -> AwsClient:
+    """Open a client for an AWS service; without `region`, in that of AWS's credential chain, without `url`, AWS's own."""
     with config_errors(f"{name} cannot be reached"):
-        return boto3.client(name, region_name=region or None, config=CLIENT_CONFIG)
+        return boto3.client(name, region_name=region or None, endpoint_url=url or None, config=CLIENT_CONFIG)
 
 
 def default_region() -> str:
@@ -34,6 +34,21 @@ def config_errors(what: str) -> Iterator[None]:
     except (ClientError, BotoCoreError) as error:
         msg = f"{what}: {error}"
         raise ConfigError(msg) from error
+
+
+def read_object(client: AwsClient, uri: str, *, is_needed: bool) -> bytes | None:
+    """Return the content of an object of S3; None if it is missing and not needed. Raises ConfigError otherwise.
+
+    Without s3:ListBucket, S3 says AccessDenied of a missing object.
+    """
+    bucket, key = split_uri(uri)
+    with config_errors(f"{uri} cannot be read"):
+        try:
+            return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except ClientError as error:
+            if not is_needed and error.response["Error"]["Code"] in {"NoSuchKey", "AccessDenied"}:
+                return None
+            raise
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -47,16 +47,27 @@ def _check_root(text: str) -> str:
 
 def _check_url(text: str) -> str:
     """Accept an http(s) URL without a user name and password, since settings are logged and stored."""
+    text = text.strip()
     if not text:
         return text
     parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"\s", text):
         msg = "it must be an address such as http://127.0.0.1:8000/v1"
         raise ValueError(msg)
     if parts.username or parts.password:
         msg = "holds a user name or password; remove it, and give the name of the variable that holds the key as api_key_env"
         raise ValueError(msg)
+    if parts.query or parts.fragment:
+        msg = "has a ? or a #; it must end before, and an endpoint of kind openai has what follows in its setting query"
+        raise ValueError(msg)
     return text.rstrip("/")
+
+
+def base_url_problem(url: str) -> str:
+    """Return why a URL is not the base URL of an OpenAI server, to which a route is added; "" when it is."""
+    path = urlsplit(url).path
+    base = re.sub(r"(/chat)?/completions/?$|/v1(?=/v1(/|$))", "", path)
+    return f"has the url {url}; it must be the base URL, such as {url.replace(path, base, 1)}" if base != path else ""
 
 
 def _check_variable(text: str) -> str:
@@ -133,7 +144,7 @@ def _matching(pattern: str, example: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _without_duplicates(names: tuple[Any, ...]) -> tuple[Any, ...]:
+def without_duplicates(names: tuple[Any, ...]) -> tuple[Any, ...]:
     """Keep the first of equal names."""
     return tuple(dict.fromkeys(names))
 
@@ -143,7 +154,7 @@ def _sorted_numbers(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
 
-def _split_list(given: object) -> object:
+def split_list(given: object) -> object:
     """Accept `a,b` and a single value as lists, as in `--set completions.retry=bad_request,filtered`."""
     if isinstance(given, str):
         return [each.strip() for each in given.split(",") if each.strip()]
@@ -171,35 +182,35 @@ FormatName = Literal[
 FormatNames = Annotated[
     tuple[FormatName, ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_without_duplicates),
-    BeforeValidator(_split_list),
+    AfterValidator(without_duplicates),
+    BeforeValidator(split_list),
 ]
 RetryReasons = Annotated[
-    tuple[RetryReason, ...], Field(strict=False), AfterValidator(_without_duplicates), BeforeValidator(_split_list)
+    tuple[RetryReason, ...], Field(strict=False), AfterValidator(without_duplicates), BeforeValidator(split_list)
 ]
 Condition = Literal["with", "without", "alone", "closed"]
 Conditions = Annotated[
     tuple[Condition, ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_without_duplicates),
-    BeforeValidator(_split_list),
+    AfterValidator(without_duplicates),
+    BeforeValidator(split_list),
 ]
 Students = Annotated[
     tuple[str, ...],
     Field(strict=False, min_length=1),
-    AfterValidator(_without_duplicates),
-    BeforeValidator(_split_list),
+    AfterValidator(without_duplicates),
+    BeforeValidator(split_list),
 ]
 DistractorCounts = Annotated[
     tuple[Annotated[int, Field(ge=1, le=100, strict=False)], ...],
     Field(strict=False, min_length=1),
     AfterValidator(_sorted_numbers),
-    BeforeValidator(_split_list),
+    BeforeValidator(split_list),
 ]
 Temperatures = Annotated[
     tuple[Annotated[Temperature, Field(strict=False)], ...],
     Field(strict=False, min_length=1, max_length=10),
-    BeforeValidator(_split_list),
+    BeforeValidator(split_list),
 ]
 S3Prefix = Annotated[
     str,

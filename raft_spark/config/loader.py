@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raft_spark.config import messages
+from raft_spark.common.nested import merge
+from raft_spark.config import messages, templates
 from raft_spark.config.models import Config
 from raft_spark.errors import ConfigError
 
@@ -40,9 +41,9 @@ def load(
     layers = [_parse_file(folder() / "default.toml"), *(_parse_file(_find_file(file)) for file in files)]
     layers += [_parse_assignment(assignment) for assignment in assignments]
     layers += [_parse_override(key, value) for key, value in (overrides or {}).items()]
-    merged: dict[str, Any] = functools.reduce(_merge, layers)
+    merged: dict[str, Any] = functools.reduce(merge, layers)
     try:
-        return Config.model_validate(_name_models(merged))
+        return Config.model_validate(_read_prompts(_name_models(merged)))
     except ValidationError as error:
         raise ConfigError(messages.explain(error, Config.model_json_schema())) from error
 
@@ -101,13 +102,13 @@ def _set_leaf(outline: Mapping[str, Any], value: object) -> dict[str, Any]:
     return {key: _set_leaf(inner, value) if isinstance(inner, dict) else value for key, inner in outline.items()}
 
 
-def _merge(lower: dict[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `lower` overridden by `upper` key by key: tables are merged, all other values are replaced."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+def _read_prompts(settings: dict[str, Any]) -> dict[str, Any]:
+    """Replace the path of a prompt template by its words, since a worker may not see the file."""
+    section, lake = settings.get("completions"), settings.get("lake")
+    if not isinstance(section, dict) or not templates.is_path(section.get("prompts")):
+        return settings
+    words = templates.read(section["prompts"], str(section.get("style")), lake if isinstance(lake, dict) else {})
+    return {**settings, "completions": {**section, "prompts": words}}
 
 
 def model_name_of_file(path: str) -> str:

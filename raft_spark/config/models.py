@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from raft_spark.config import templates
 from raft_spark.config.fields import (
     ApplicationId,
     ArticlesSource,
@@ -34,9 +35,11 @@ from raft_spark.config.fields import (
     Temperatures,
     Url,
     VariableName,
+    base_url_problem,
     unfit_as_tags,
 )
 from raft_spark.config.prices import price_names
+from raft_spark.config.sending import HeaderName, Headers, Query, RequestSettings
 from raft_spark.config.student import Evaluation, Hosting, Training
 from raft_spark.errors import ConfigError
 
@@ -45,7 +48,10 @@ CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
     "bedrock": ("converse", "llama", "openai"),
 }
+BATCH_KINDS = ("bedrock", "openai", "sagemaker")  # kinds of endpoints with batch inference
 LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
+OPENAI_FILE_MB = 200  # the largest input of a batch job
+ASYNC_RECORDS = 10_000  # of a job at an asynchronous endpoint, whose records are calls
 BUILT_IN_MODEL = "SmolLM2-135M-Instruct.Q4_1"  # the embedded model
 TEXT_CODECS = frozenset(
     {"tgi", "lmi", "llama"}
@@ -106,7 +112,7 @@ class Base(Section):
 
 
 class Batch(Section):
-    """How large Bedrock's batch jobs are, and how their state is polled."""
+    """How large batch jobs are, and how their state is polled."""
 
     min_records: Annotated[int, Field(ge=1, le=1_000_000)]
     max_records: Annotated[int, Field(ge=1, le=10_000_000)]
@@ -115,11 +121,12 @@ class Batch(Section):
     timeout_hours: Annotated[int, Field(ge=24, le=168)]
 
 
-class Completions(Section):
+class Completions(RequestSettings):
     """What the teacher model is asked, how often and how fast."""
 
     endpoint: str
     style: Literal["answer", "cot", "finding"]
+    prompts: templates.Prompts
     decision: bool
     template: Literal["chat", "llama3"]
     temperature: Temperature
@@ -128,7 +135,9 @@ class Completions(Section):
     in_flight: Count
     attempts: Annotated[int, Field(ge=1, le=100)]
     timeout_seconds: Seconds
+    min_timeout_seconds: Seconds
     deadline_seconds: Seconds
+    silent_seconds: Seconds
     flush_seconds: Seconds
     max_failed_share: Share
     mode: Literal["realtime", "batch"]
@@ -140,6 +149,25 @@ class Completions(Section):
     again_temperatures: Temperatures
     reuse_truncated: bool
     batch: Batch
+
+    @model_validator(mode="after")
+    def _has_words_for_its_style(self) -> "Completions":
+        if isinstance(self.prompts, str):
+            try:
+                templates.shipped(self.prompts, self.style)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        elif self.style not in self.prompts:
+            msg = f"completions.prompts has words for {', '.join(self.prompts)}; it must have them for style {self.style!r}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def words(self) -> templates.PromptTemplate:
+        """The words of the prompts, by completions.prompts and completions.style."""
+        return (
+            templates.shipped(self.prompts, self.style) if isinstance(self.prompts, str) else self.prompts[self.style]
+        )
 
     @property
     def retry_temperatures(self) -> tuple[float, ...]:
@@ -190,7 +218,7 @@ class Dataset(Section):
         return self
 
 
-class Endpoint(Section):
+class Endpoint(RequestSettings):
     """One [endpoints.NAME] section: a model and how it is reached. Only `kind` is required."""
 
     kind: Literal["openai", "sagemaker", "bedrock", "embedded", "fake"]
@@ -198,6 +226,10 @@ class Endpoint(Section):
     model: str = ""
     api_key_env: VariableName = ""
     api_key_secret: str = ""
+    ca_bundle: str = ""
+    api_key_header: HeaderName = "Authorization"
+    headers: Headers = Field(default={})
+    query: Query = Field(default={})
     region: Annotated[str, Field(pattern=r"^([a-z]{2}(-[a-z]+)+-\d)?$", examples=["eu-west-1"])] = ""
     endpoint_name: Annotated[
         str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$", examples=["llama-3-1-8b"])
@@ -249,9 +281,16 @@ class Endpoint(Section):
             right = f"must have codec {' or '.join(codecs)}" if any(codecs) else "has no codec"
             msg = f"has codec {self.codec!r}; an endpoint of kind {self.kind} {right}"
             raise ValueError(msg)
+        if self.kind == "openai" and (problem := base_url_problem(self.url)):
+            raise ValueError(problem)
         if self.api_key_env and self.api_key_secret:
             msg = "has both api_key_env and api_key_secret; give one of them"
             raise ValueError(msg)
+        if self.kind != "openai" and (self.headers or self.query or self.api_key_header != "Authorization"):
+            msg = "has headers, query or api_key_header, which only an endpoint of kind openai sends; remove them"
+            raise ValueError(msg)
+        if problem := self.problem(self.codec):
+            raise ValueError(problem)
         return self
 
 
@@ -381,8 +420,11 @@ class Config(Section):
                 "sends one text, not messages"
             )
             raise ValueError(msg)
-        if self.completions.mode == "batch" and (teacher.kind != "bedrock" or not teacher.role_arn):
-            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind 'bedrock', and role_arn, the role of the batch jobs"
+        if self.completions.mode == "batch" and teacher.kind not in BATCH_KINDS:
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have kind {', '.join(map(repr, BATCH_KINDS))}"
+            raise ValueError(msg)
+        if self.completions.mode == "batch" and teacher.kind == "bedrock" and not teacher.role_arn:
+            msg = f"completions.mode is 'batch'; endpoints.{name} must have role_arn, the role of Bedrock's batch jobs"
             raise ValueError(msg)
         if self.completions.mode == "batch" and (unfit := unfit_as_tags(teacher.request_metadata)):
             msg = (
@@ -393,11 +435,53 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _can_send_what_is_set(self) -> "Config":
+        if problem := self.teacher_requests.problem(self.teacher.codec):
+            msg = f"completions, with endpoints.{self.completions.endpoint}: {problem}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_an_asynchronous_teacher(self) -> "Config":
+        name, teacher, price = self.completions.endpoint, self.teacher, self.price
+        if not self.is_asynchronous:
+            return self
+        if teacher.inference_component:
+            msg = f"completions.mode is 'batch'; endpoints.{name}.inference_component must be empty, because asynchronous endpoints have none"
+            raise ValueError(msg)
+        if "ungrounded" in self.completions.retry:
+            msg = (
+                "completions.retry has 'ungrounded', which asks in real time; it must not with completions.mode = 'batch' and "
+                f"endpoints.{name} of kind 'sagemaker', because an asynchronous endpoint takes no calls in real time"
+            )
+            raise ValueError(msg)
+        if self.completions.max_spend and not (price.input_price or price.output_price):
+            msg = (
+                f"completions.max_spend is {self.completions.max_spend:g}; it must be 0 with completions.mode = 'batch' and "
+                f"endpoints.{name} of kind 'sagemaker', which costs by the hour: completions.max_minutes and the endpoint's "
+                "automatic scaling limit it"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _has_original_answers(self) -> "Config":
         if self.dataset.answer == "original" and self.completions.style != "answer":
             msg = (
                 f"completions.style is {self.completions.style!r}; it must be 'answer' with dataset.answer = 'original', because "
                 "articles hold plain answers"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _has_words_without_thoughts(self) -> "Config":
+        section = self.completions
+        is_missing = not isinstance(section.prompts, str) and "answer" not in section.prompts
+        if section.style == "cot" and "answer_only" in self.dataset.formats and is_missing:
+            msg = (
+                "dataset.formats has answer_only, whose prompts have the words of style 'answer'; completions.prompts must "
+                "be a folder with cot.toml and answer.toml"
             )
             raise ValueError(msg)
         return self
@@ -438,6 +522,29 @@ class Config(Section):
         return self.endpoints[self.completions.endpoint]
 
     @property
+    def teacher_requests(self) -> Completions:
+        """The completions section with what its endpoint adds to each request, leaves out or renames; its own come first."""
+        return self.completions.model_copy(update=self.completions.over(self.teacher))
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the teacher is an asynchronous endpoint of SageMaker, which takes no calls in real time."""
+        return self.completions.mode == "batch" and self.teacher.kind == "sagemaker"
+
+    @property
+    def batch_limits(self) -> Batch:
+        """The size of a batch job: completions.batch, within what the teacher's kind of service takes."""
+        given = self.completions.batch
+        limits = {
+            "openai": {"max_file_mb": min(given.max_file_mb, OPENAI_FILE_MB)},
+            "sagemaker": {
+                "min_records": 1,
+                "max_records": min(given.max_records, ASYNC_RECORDS),
+            },  # no calls for the rest
+        }
+        return given.model_copy(update=limits.get(self.teacher.kind, {}))
+
+    @property
     def price(self) -> Price:
         """The teacher's prices: those of its endpoint, else those of [prices] for its model."""
         return self.price_of(self.completions.endpoint)
@@ -458,7 +565,14 @@ class Config(Section):
         """Return why completions.max_spend cannot limit the requests to these endpoints, "" if it can."""
         if not self.completions.max_spend:
             return ""
-        missing = [f"endpoints.{name} ({self.endpoints[name].model})" for name in names if not self._can_limit(name)]
+        asked = list(names)
+        if unlimited := [name for name in asked if not self._has_limit(name)]:
+            return (
+                f"completions.max_spend is {self.completions.max_spend:g}, and leave_out has max_tokens for endpoints."
+                f"{unlimited[0]}, so nothing bounds what one answer costs; remove it from leave_out (rename gives it "
+                "another name), or set max_spend = 0"
+            )
+        missing = [f"endpoints.{name} ({self.endpoints[name].model})" for name in asked if not self._can_limit(name)]
         if not missing:
             return ""
         return (
@@ -466,6 +580,13 @@ class Config(Section):
             "nothing would stop the run; set its input_price and output_price (dollars per million tokens) or "
             "hourly_price, or max_spend = 0"
         )
+
+    def _has_limit(self, name: str) -> bool:
+        """Return whether each request to an endpoint has a limit of tokens, or costs nothing by the token."""
+        endpoint = self.endpoints[name]
+        sent = self.teacher_requests if name == self.completions.endpoint else endpoint
+        is_by_token = endpoint.kind not in LOCAL_KINDS and not self.price_of(name).hourly_price
+        return "max_tokens" not in sent.leave_out or not is_by_token
 
     def _can_limit(self, name: str) -> bool:
         """Return whether the dollars of all requests to an endpoint can be counted; a price of 0 must be its own."""

@@ -104,7 +104,7 @@ class Estimate:
 def estimate(conf: Config, remaining: Remaining, answered: Sequence[AnsweredRequest], asked_now: int = 0) -> Estimate:
     """Extrapolate from answered requests to the remaining ones. Fewer than batch.min_records are asked in real time."""
     completions, model, rows = conf.completions, conf.teacher.model, remaining.rows
-    mode = "realtime" if rows < completions.batch.min_records else completions.mode
+    mode = "realtime" if rows < conf.batch_limits.min_records else completions.mode
     if not (rows and answered):
         return Estimate(model, mode, remaining.requests, rows, len(answered), asked_now)
     prompt, completion = tokens_in(answered, remaining), _extrapolate([row.tokens_out for row in answered], rows)

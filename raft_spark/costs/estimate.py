@@ -23,6 +23,7 @@ from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
 from raft_spark.inference import answer_store
 from raft_spark.inference.admission import InFlightRequest
+from raft_spark.inference.requests import prompt_characters
 from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
@@ -55,8 +56,9 @@ def run(conf: config.Config, ask: int) -> arithmetic.Estimate:
 
     If fewer than `ask` answers are stored, and fewer than ENOUGH_ANSWERS, requests are sent until there are `ask`.
     Raises EndpointError if requests were sent and none was answered, StoppedError if a run asks at the same time, and
-    InputError if the answers cannot be stored.
+    InputError if the answers cannot be stored. An asynchronous endpoint gets no request, since it takes none in real time.
     """
+    ask = 0 if conf.is_asynchronous else ask
     base = tables.require(conf.lake, schemas.BASE)
     finished = completions.complete_version(conf, base)
     if finished is not None:
@@ -109,8 +111,8 @@ def _look_up(
 
 def _characters(conf: config.Config) -> Column:
     """Return the characters of a request: those of its question, its oracle and the prompt's template."""
-    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
-    return (F.length("question") + F.length("oracle") + template.characters).cast("bigint")
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
+    return (prompt_characters(conf.completions) + template.characters).cast("bigint")
 
 
 def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
@@ -133,7 +135,7 @@ def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:
 
 
 def _call(row: Row, conf: config.Config, client: Client) -> SampleCall:
-    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.completions)
+    request = prompts.teacher_request(row["question"], row["oracle"], conf.teacher.model, conf.teacher_requests)
     begin = time.monotonic()
     reply = client.ask(request)
     return SampleCall(row["pubid"], row["characters"], request, reply, time.monotonic() - begin)

@@ -98,7 +98,7 @@ def _leaves(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
     """Yield each value below a table with its dotted key, without None, which TOML cannot express."""
     for name, value in table.items():
         key = above + (name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name))
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(value, f"{key}.")
         elif value is not None:
             yield key, value
@@ -116,7 +116,11 @@ def _assignment(key: str, value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    """Return a JSON value as TOML, which is JSON but for one character that TOML wants escaped."""
+    """Return a JSON value as TOML: as JSON but for tables, and one character that TOML wants escaped."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -2,15 +2,31 @@
 
 `serving` starts the server that an endpoint of kind embedded or fake needs, for the duration of a run. `connect` opens
 a client, once per task. A client never raises for a request: a failed request is a Reply with an error class, so that a
-row keeps its reason. To add a kind of endpoint, write a class with `ask` and `close`, add the kind to
-raft_spark/config/models.py, and add a case to `connect`.
+row keeps its reason. `batch_service_of` gives the batch inference of an endpoint. To add a kind of endpoint, write a
+class with `ask` and `close`, add the kind to raft_spark/config/models.py, and add a case to `connect`.
+
+The modules, in the order of a call:
+
+    base                                       Request, Reply, the error classes, Client
+    codecs, converse, families                 a request's body in each protocol, what a model takes; an answer's Reply
+    openai, aws, aws_connection                the clients: which call sends a request, what failed about it
+    outgoing                                   the same call, shown by a preview
+    api_keys, secrets, credentials             who asks: API keys, AWS credentials
+    http, proxies, authorities, aws_service    the way there: connections, proxies, certificates, addresses of AWS
+    responses, streams, answer_text            an answer: JSON or a stream, the text without thoughts and left-over tokens
+    failures, aws_errors                       how servers and AWS word what failed -> an error class
+    batch_service                              the types of batch inference, which these implement:
+    openai_batch, openai_files                 OpenAI's batch jobs, the calls about files and jobs
+    sagemaker_async, bedrock_batch             asynchronous endpoints of SageMaker, batch jobs of Bedrock
+    local, fake                                packages: the servers that a run starts; made-up answers with faults
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raft_spark.config import Endpoint
+from raft_spark.config import Completions, Endpoint
 from raft_spark.endpoints.base import Client
+from raft_spark.endpoints.batch_service import BatchService
 
 
 def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
@@ -27,6 +43,21 @@ def connect(conf: Endpoint, connections: int, timeout_seconds: float) -> Client:
     from raft_spark.endpoints.openai import OpenAIClient  # noqa: PLC0415 - see above
 
     return OpenAIClient(conf, connections, timeout_seconds)
+
+
+def batch_service_of(conf: Endpoint, completions: Completions) -> BatchService:
+    """Return the batch inference of an endpoint; it connects when it is first used."""
+    if conf.kind == "openai":
+        from raft_spark.endpoints.openai_batch import OpenAIBatches  # noqa: PLC0415 - see above
+
+        return OpenAIBatches(conf, completions)
+    if conf.kind == "sagemaker":
+        from raft_spark.endpoints.sagemaker_async import SageMakerAsync  # noqa: PLC0415 - see above
+
+        return SageMakerAsync(conf, completions)
+    from raft_spark.endpoints.bedrock_batch import BedrockBatches  # noqa: PLC0415 - see above
+
+    return BedrockBatches(conf, completions)
 
 
 @contextmanager

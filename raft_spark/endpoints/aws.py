@@ -1,24 +1,16 @@
-"""Send requests to a real-time endpoint of SageMaker or to a model of Bedrock, through boto3.
+"""Send requests to a real-time endpoint of SageMaker or to a model of Bedrock.
 
-Each request is sent once; the retries of the SDK are off. boto3 finds the credentials. Missing or wrong credentials, or
-an endpoint or model that does not exist, give a Reply of class `refused`.
+Each request is sent once. Credentials are found as boto3 finds them. Missing or wrong credentials, or an endpoint or
+model that does not exist, give a Reply of class `refused`.
 """
 
 import json
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from threading import Lock
+from collections.abc import Mapping
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
-
 from raft_spark.config.models import TEXT_CODECS, Endpoint
-from raft_spark.endpoints import aws_errors, codecs, responses
+from raft_spark.endpoints import codecs
+from raft_spark.endpoints.aws_connection import AwsCall, AwsConnection
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.responses import failed_reply
 
@@ -26,18 +18,6 @@ SAGEMAKER_BYTES = 6_291_456
 SAGEMAKER_SECONDS = 70.0  # a container has 60 s to answer; the rest is for the network
 BEDROCK_BYTES = 25_000_000
 JSON = "application/json"
-CONNECT_SECONDS = 10.0
-MIN_READ_SECONDS = 10.0
-# What botocore raises, without documenting it, when the body of a response does not have the service's schema.
-PARSE_ERRORS = (
-    ResponseParserError,
-    AttributeError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RecursionError,
-)
 
 
 class SageMakerClient:
@@ -51,32 +31,13 @@ class SageMakerClient:
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; wait about `seconds`, see AwsConnection."""
-        write, read = codecs.SAGEMAKER[self._conf.codec]
-        body = json.dumps(write(self._without_endpoint_name(request))).encode()
-        if problem := _invalid_request(request, self._conf, body, SAGEMAKER_BYTES):
-            return problem
-        return self._connection.ask("invoke_endpoint", {**self._target(request), "Body": body}, read, seconds)
+        call = sagemaker_call(self._conf, request)
+        problem = _invalid_request(request, self._conf, call.body, SAGEMAKER_BYTES)
+        return problem or self._connection.ask(call, codecs.SAGEMAKER[self._conf.codec][1], seconds)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._connection.close()
-
-    def _without_endpoint_name(self, request: Request) -> Request:
-        """Remove the model from a request if it is only the endpoint's name, which the container does not know."""
-        is_endpoint = request.model in {self._conf.inference_component, self._conf.endpoint_name}
-        return replace(request, model="") if is_endpoint else request
-
-    def _target(self, request: Request) -> dict[str, str]:
-        """Return the arguments that name the endpoint. Without a route the container recognizes a chat by its body."""
-        component, route = self._conf.inference_component, self._conf.route
-        return {
-            "EndpointName": self._conf.endpoint_name,
-            "ContentType": JSON,
-            "Accept": JSON,
-            "InferenceId": request.key,
-            **({"InferenceComponentName": component} if component else {}),
-            **({"CustomAttributes": f"route={route}"} if route and self._conf.codec == "openai" else {}),
-        }
 
 
 class BedrockClient:
@@ -91,41 +52,59 @@ class BedrockClient:
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; wait about `seconds`, see AwsConnection."""
-        write, read = codecs.BEDROCK[self._conf.codec]
-        fields = write(request)
-        body = json.dumps(fields).encode()
-        if problem := _invalid_request(request, self._conf, body, BEDROCK_BYTES):
-            return problem
-        if self._conf.codec == "converse":
-            return self._connection.ask("converse", {**fields, **self._converse_options(request)}, read, seconds)
-        return self._connection.ask("invoke_model", {"body": body, **self._invoke_options(request)}, read, seconds)
+        call = bedrock_call(self._conf, request)
+        problem = _invalid_request(request, self._conf, call.body, BEDROCK_BYTES)
+        return problem or self._connection.ask(call, codecs.BEDROCK[self._conf.codec][1], seconds)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._connection.close()
 
-    def _converse_options(self, request: Request) -> dict[str, Any]:
-        tier = self._conf.service_tier
-        metadata = {**self._conf.request_metadata, "key": request.key}
-        return {
-            "modelId": request.model,
-            "requestMetadata": metadata,
-            **({"serviceTier": {"type": tier}} if tier else {}),
-        }
 
-    def _invoke_options(self, request: Request) -> dict[str, str]:
-        """Return the arguments other than the body.
+def sagemaker_call(conf: Endpoint, request: Request) -> AwsCall:
+    """Return the call of InvokeEndpoint. Without a route the container recognizes a chat by its body."""
+    component, route = conf.inference_component, sagemaker_route(conf)
+    headers = {
+        "Content-Type": JSON,
+        "Accept": JSON,
+        "X-Amzn-SageMaker-Inference-Id": request.key,
+        **({"X-Amzn-SageMaker-Inference-Component": component} if component else {}),
+        **({"X-Amzn-SageMaker-Custom-Attributes": route} if route else {}),
+    }
+    body = json.dumps(codecs.sagemaker_body(request, conf)).encode()
+    return AwsCall("invoke_endpoint", conf.endpoint_name, headers, body)
 
-        The last two are left out if not set: old versions of boto3 lack them.
-        """
-        tier, metadata = self._conf.service_tier, self._conf.request_metadata
-        return {
-            "modelId": request.model,
-            "contentType": JSON,
-            "accept": JSON,
-            **({"serviceTier": tier} if tier else {}),
-            **({"requestMetadata": json.dumps({**metadata, "key": request.key})} if metadata else {}),
-        }
+
+def sagemaker_route(conf: Endpoint) -> str:
+    """Return the custom attribute that names the route to the container, "" for none."""
+    return f"route={conf.route}" if conf.route and conf.codec == "openai" else ""
+
+
+def bedrock_call(conf: Endpoint, request: Request) -> AwsCall:
+    """Return the call of Converse or InvokeModel."""
+    body = codecs.BEDROCK[conf.codec][0](request)
+    if conf.codec != "converse":
+        return AwsCall("invoke_model", request.model, _invoke_headers(conf, request), json.dumps(body).encode())
+    whole = {**body, **_converse_options(conf, request)}
+    return AwsCall("converse", request.model, {"Content-Type": JSON}, json.dumps(whole).encode())
+
+
+def _converse_options(conf: Endpoint, request: Request) -> dict[str, Any]:
+    """Return the fields of the body that are no part of the prompt."""
+    metadata = {**conf.request_metadata, "key": request.key}
+    return {"requestMetadata": metadata, **({"serviceTier": {"type": conf.service_tier}} if conf.service_tier else {})}
+
+
+def _invoke_headers(conf: Endpoint, request: Request) -> Mapping[str, str]:
+    """Return the arguments of InvokeModel, which are headers."""
+    tier, metadata = conf.service_tier, conf.request_metadata
+    sent = json.dumps({**metadata, "key": request.key}) if metadata else ""
+    return {
+        "Content-Type": JSON,
+        "Accept": JSON,
+        **({"X-Amzn-Bedrock-Service-Tier": tier} if tier else {}),
+        **({"X-Amzn-Bedrock-Request-Metadata": sent} if sent else {}),
+    }
 
 
 def _invalid_request(request: Request, conf: Endpoint, body: bytes, limit: int) -> Reply | None:
@@ -135,83 +114,3 @@ def _invalid_request(request: Request, conf: Endpoint, body: bytes, limit: int) 
     if len(body) > limit:
         return failed_reply("bad_request", f"the request has {len(body):,} bytes; the service takes at most {limit:,}")
     return None
-
-
-class AwsConnection:
-    """The boto3 clients of one service, one for each read timeout.
-
-    In boto3 a timeout belongs to a client, not to a call. So there are clients for 10 s, 20 s, 40 s and so on up to
-    `longest`, each created when it is first needed, and a call takes the first whose timeout is long enough. The
-    timeout restarts with each chunk of a response.
-    """
-
-    def __init__(self, service: str, conf: Endpoint, connections: int, longest: float) -> None:
-        self._service, self._conf, self._connections, self._longest = service, conf, connections, longest
-        self._session: boto3.Session | None = None
-        self._clients: dict[float, Any] = {}
-        self._lock = Lock()  # threads can share a client but not a session
-
-    def ask(
-        self, operation: str, arguments: Mapping[str, Any], read: Callable[[Any], Reply], seconds: float | None
-    ) -> Reply:
-        """Call an operation once and turn its response into a Reply with `read`."""
-        timeout = _read_timeout(min(seconds or self._longest, self._longest), self._longest)
-        try:
-            answer = _json_value(getattr(self._client(timeout), operation)(**arguments))
-        except (BotoCoreError, ClientError, HTTPError) as error:
-            return aws_errors.reply(error, timeout)
-        except PARSE_ERRORS as error:
-            return failed_reply(
-                "model_error", responses.one_line(f"the answer does not have the service's schema: {error!r}")
-            )
-        reply = read(answer)
-        return replace(reply, error=responses.one_line(reply.error)) if reply.error else reply
-
-    def close(self) -> None:
-        """Close the idle connections of all clients."""
-        with self._lock:
-            for client in self._clients.values():
-                client.close()
-
-    def _client(self, timeout: float) -> Any:  # noqa: ANN401 - boto3 creates its classes at run time
-        with self._lock:
-            if timeout not in self._clients:
-                self._session = self._session or boto3.Session()
-                self._clients[timeout] = self._session.client(
-                    self._service,
-                    region_name=region(self._conf),
-                    endpoint_url=self._conf.url or None,
-                    config=_client_config(self._connections, timeout),
-                )
-            return self._clients[timeout]
-
-
-def region(conf: Endpoint) -> str | None:
-    """Return the endpoint's region, else AWS_REGION, which boto3 ignores; None for boto3's default."""
-    return conf.region or os.environ.get("AWS_REGION") or None
-
-
-def _client_config(connections: int, timeout: float) -> Config:
-    return Config(
-        max_pool_connections=connections,
-        connect_timeout=min(CONNECT_SECONDS, timeout),
-        read_timeout=timeout,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        tcp_keepalive=True,
-    )
-
-
-def _read_timeout(seconds: float, longest: float) -> float:
-    """Return the first of 10, 20, 40, ... s that is at least `seconds`, at most `longest`."""
-    timeout = MIN_READ_SECONDS
-    while timeout < seconds:
-        timeout *= 2
-    return min(timeout, longest)
-
-
-def _json_value(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON
-    """Return the JSON value of a response: of its body, or the fields that boto3 has parsed."""
-    body = answer.get("Body", answer.get("body"))
-    if body is not None:
-        return responses.parse_json(body.read())
-    return {name: part for name, part in answer.items() if name != "ResponseMetadata"}

@@ -4,6 +4,7 @@ The codes are those in the service models of SageMaker and Bedrock, and those fo
 share ("Common error types" in the API references).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +13,9 @@ from typing import Any
 from botocore import exceptions as raised
 from urllib3.exceptions import HTTPError
 
-from raft_spark.endpoints import responses
+from raft_spark.endpoints import authorities, failures, responses
 from raft_spark.endpoints.base import ErrorClass, Reply
+from raft_spark.endpoints.http import REFUSED_BY_PROXY
 
 CODES: Mapping[str, ErrorClass] = {
     "Throttling": "throttled",
@@ -24,8 +26,8 @@ CODES: Mapping[str, ErrorClass] = {
     "ServiceQuotaExceededException": "throttled",  # InvokeModel raises it for requests or tokens per minute
     "ModelNotReadyException": "throttled",  # an imported model that is being loaded
     "ModelTimeoutException": "timeout",
-    "ServiceUnavailable": "unavailable",
-    "ServiceUnavailableException": "unavailable",
+    "ServiceUnavailable": "throttled",
+    "ServiceUnavailableException": "throttled",
     "InternalDependencyException": "unavailable",
     "InternalFailure": "model_error",
     "InternalServerException": "model_error",
@@ -52,7 +54,7 @@ GENERATION_FAILED = 424  # the status of TGI and LMI
 # A ValidationError that every request would get: the endpoint or model does not exist, or not for this account.
 NOT_FOUND = re.compile(
     r"not found|could not find|does(n't| not) exist|model identifier is invalid|on-demand throughput|"
-    r"operation not allowed|header is required for endpoints",
+    r"operation not allowed|header is required for endpoints|end of (its )?life|is (retired|legacy|deprecated)|marked .{0,40}legacy",
     re.IGNORECASE,
 )
 # The ValidationError of an inference component that is scaled to zero; a copy starts within minutes.
@@ -74,13 +76,25 @@ def reply(error: Exception, seconds: float) -> Reply:
         return responses.failed_reply("timeout", f"no answer within {seconds:g} s")
     if isinstance(error, raised.ClientError):
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        wait = responses.retry_after_seconds(headers.get("retry-after", ""))
+        wait = failures.wait_seconds(headers, error.response.get("Error"))
         return responses.failed_reply(_error_class(error.response), message_of(error), wait)
+    if is_refused(error):
+        return responses.failed_reply("refused", message_of(error))
     lost = raised.HTTPClientError | raised.ConnectionError | raised.IncompleteReadError | raised.MetadataRetrievalError
     if isinstance(error, lost | HTTPError):
         failed = responses.failed_reply("unavailable", responses.one_line(f"no answer: {message_of(error)}"))
         return replace(failed, is_cut_off=not isinstance(error, NOT_SENT))
     return responses.failed_reply("refused", message_of(error))  # credentials, profile or region must be changed
+
+
+def is_refused(error: Exception) -> bool:
+    """Return whether a connection of boto3 failed so that every other will: a bad certificate, or a proxy that refuses."""
+    match error:
+        case raised.SSLError():
+            return authorities.UNTRUSTED in str(error)
+        case raised.ProxyConnectionError():
+            return bool(REFUSED_BY_PROXY.search(str(error.kwargs.get("error"))))
+    return False
 
 
 def message_of(error: Exception) -> str:
@@ -90,6 +104,14 @@ def message_of(error: Exception) -> str:
             message = "no AWS region is set: set endpoints.NAME.region, or AWS_REGION where the job runs"
         case raised.NoCredentialsError():
             message = "no AWS credentials were found: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or use a role"
+        case raised.SSOError() | raised.TokenRetrievalError():
+            name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+            login = f"aws sso login --profile {name}" if name else "aws sso login"
+            message = f"the login to AWS IAM Identity Center is missing or has expired: run `{login}` ({error})"
+        case raised.SSLError() if is_refused(error):
+            message = authorities.refusal(error.kwargs["endpoint_url"], str(error))
+        case raised.ProxyConnectionError() if is_refused(error):
+            message = f"{error}: {error.kwargs['error'].original_error}"
         case raised.ClientError():
             message = _service_message(error.response)
         case _:
@@ -107,6 +129,15 @@ def _service_message(response: Mapping[str, Any]) -> str:
 
 def _error_class(response: Mapping[str, Any]) -> ErrorClass:
     code, message, status = _code_message_status(response)
+    found = _class_of(code, message, status)
+    if code in CONTAINER_ERRORS:
+        message += str(response.get("OriginalMessage", ""))
+    if found == "model_error" and failures.BUSY.search(message):
+        found = "throttled"
+    return "refused" if found == "throttled" and failures.is_quota_used(message) else found
+
+
+def _class_of(code: str, message: str, status: int) -> ErrorClass:
     if code in CONTAINER_ERRORS:
         return _container_class(status, message)
     known = CODES.get(code)

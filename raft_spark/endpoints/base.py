@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from raft_spark.config import Completions
 
@@ -17,17 +17,37 @@ RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
 MAY_PASS = RETRIED | {"refused"}  # what a later run asks again: `refused` concerns the job, not the row
 
 
+@dataclass(frozen=True, slots=True)
+class BodyChanges:
+    """What the settings change about the body that a protocol makes of a request.
+
+    `add` has fields as they are sent; `leave_out` and `rename` name parameters by their OpenAI names.
+    """
+
+    add: Mapping[str, Any] = field(default_factory=dict)
+    leave_out: Sequence[str] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def set(self) -> dict[str, Any]:
+        """Return the changes that are not empty, as a JSON value that does not depend on their order."""
+        changes = {"add": self.add, "leave_out": sorted(self.leave_out), "rename": self.rename}
+        return {name: change for name, change in changes.items() if change}
+
+
 @dataclass(frozen=True)
 class Request:
     """One request to a model.
 
     `prompt` is one text (a completions call) or a sequence of messages (a chat call). `parameters` have their OpenAI
-    names: temperature, top_p, max_tokens.
+    names: temperature, top_p, max_tokens. `changes` are those of the settings; what a model family takes is not among them,
+    see families.
     """
 
     prompt: str | Sequence[Message]
     model: str
     parameters: Mapping[str, float]
+    changes: BodyChanges = field(default_factory=BodyChanges)
 
     @cached_property
     def key(self) -> str:
@@ -36,6 +56,8 @@ class Request:
         Answers are stored by it, so none is paid for twice.
         """
         sent = {"prompt": self.prompt, "model": self.model, "parameters": dict(self.parameters)}
+        if self.changes.set:
+            sent["changes"] = self.changes.set
         return sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
     @cached_property
@@ -52,7 +74,7 @@ class Request:
     @property
     def max_tokens(self) -> int:
         """Return the limit of the answer in tokens, 0 for none."""
-        return int(self.parameters.get("max_tokens", 0))
+        return 0 if "max_tokens" in self.changes.leave_out else int(self.parameters.get("max_tokens", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +83,7 @@ class Reply:
 
     `error_class` decides what happens next: the classes in RETRIED are sent again, `refused` (wrong key, unknown model)
     stops the job, any other fails its row. `retry_after` is the server's wish, in seconds. `finish_reason` is stop or
-    length. `removed` says what was taken out of the text, see answer_text. Token counts are set also for a failed
+    length, None for an answer of which the server does not say how it ended. `removed` says what was taken out of the text, see answer_text. Token counts are set also for a failed
     request that the server has billed; None is not known. `is_cut_off` means that the connection broke, or a gateway
     gave up, after the request was sent: the server may have answered it.
     """

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from raft_spark.common.nested import merge
 from raft_spark.endpoints import aws_errors, responses
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
+from raft_spark.endpoints.families import sent_parameters
 from raft_spark.endpoints.responses import completion_reply, message_in, token_count, with_usage
 
-FILTERED = frozenset({"guardrail_intervened", "content_filtered"})
+FILTERED = frozenset({"guardrail_intervened", "content_filtered", "refusal"})
 COMPLETE = frozenset({"end_turn", "stop_sequence"})
 TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
 
@@ -27,11 +29,12 @@ def body(request: Request) -> dict[str, Any]:
         for message in prompt
         if message["role"] != "system"
     ]
-    wanted = request.parameters
+    wanted = sent_parameters(request)
     limits: dict[str, float] = {"maxTokens": int(wanted["max_tokens"])} if "max_tokens" in wanted else {}
     names = (("temperature", "temperature"), ("topP", "top_p"))
     limits |= {theirs: float(wanted[ours]) for theirs, ours in names if ours in wanted}
-    return {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
+    fields = {"messages": turns, **({"system": system} if system else {}), "inferenceConfig": limits}
+    return merge(fields, request.changes.add)
 
 
 def reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
@@ -47,6 +50,8 @@ def reply(answer: Any) -> Reply:  # noqa: ANN401 - any JSON
 def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
     if reason in FILTERED:
         return responses.failed_reply("filtered", f"Bedrock stopped the answer: {reason}")
+    if reason in responses.TOOLS:
+        return responses.failed_reply("empty", f"there is no answer: the model stopped with {reason}")
     if reason not in COMPLETE | TRUNCATED:
         return responses.failed_reply("model_error", f"the model stopped with {reason}")
     match answer:
@@ -54,7 +59,9 @@ def _content_reply(reason: str, answer: Mapping[str, Any]) -> Reply:
             texts = [
                 block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)
             ]
-            return completion_reply("".join(texts), is_truncated=reason in TRUNCATED)
+            text = "".join(texts)
+            has_thought = len(texts) < len(blocks)  # of which the blank lines after it are left
+            return completion_reply(text.strip() if has_thought else text, is_truncated=reason in TRUNCATED)
     return responses.failed_reply("model_error", f"the answer has no message: {message_in(answer.get('output'))}")
 
 

@@ -8,85 +8,85 @@ that leaves this module, even when a server repeats it.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
-from time import monotonic
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
-import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
-from urllib3.exceptions import TimeoutError as NoAnswerInTime
+from urllib3.exceptions import HTTPError
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import responses
+from raft_spark.endpoints import api_keys, failures, responses
+from raft_spark.endpoints.authorities import find_authorities
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.codecs import openai_body, openai_reply
+from raft_spark.endpoints.http import HttpClient, HttpResponse
 from raft_spark.endpoints.responses import failed_reply
+from raft_spark.errors import ConfigError
 
-CONNECT_SECONDS = 10.0
-CHUNK_BYTES = 65_536
-GATEWAY_TIMEOUT = 504
+REDIRECTIONS = range(300, 400)
+NO_SUCH_ROUTE = (404, 405)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAICall:
+    """One POST; `target` is its path with the query."""
+
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class OpenAIClient:
     """A pool of connections to one server. Many threads call `ask` at the same time; it never raises."""
 
     def __init__(self, conf: Endpoint, connections: int, timeout_seconds: float) -> None:
-        self._path = urlsplit(conf.url).path
-        self._pool = urllib3.connection_from_url(conf.url, maxsize=connections, block=True, retries=False)
+        self._conf = conf
+        self._url = urlsplit(conf.url)
         self._seconds = timeout_seconds
-        self._key, self._key_problem = _load_key(conf)
+        self._key, self._problem = load_key(conf)
+        try:
+            self._http = HttpClient(conf.url, connections, find_authorities(conf.ca_bundle))
+        except ConfigError as error:
+            self._problem = self._problem or str(error)
 
     def ask(self, request: Request, seconds: float | None = None) -> Reply:
         """Send a request once; the whole answer must arrive within `timeout_seconds` or `seconds`, if less."""
         timeout = min(seconds or self._seconds, self._seconds)
-        if self._key_problem:
-            return failed_reply("refused", responses.one_line(self._key_problem))
+        if self._problem:
+            return failed_reply("refused", responses.one_line(self._problem))
+        sent = call(self._conf, request, self._key)
         try:
-            status, headers, body = self._post(request, timeout)
+            response = self._http.post(sent.target, sent.body, sent.headers, timeout)
         except HTTPError as error:
-            if isinstance(error, NoAnswerInTime) and not isinstance(
-                error, NewConnectionError
-            ):  # a refused connection is both
-                return failed_reply("timeout", f"no answer within {timeout:g} s")
-            failed = failed_reply("unavailable", self._redact(f"no answer: {error}"))
-            return replace(failed, is_cut_off=not isinstance(error, NewConnectionError | SSLError))
-        answer = responses.parse_json(body)
-        reply = openai_reply(answer) if status == 200 else _error_reply(status, headers, answer)  # noqa: PLR2004 - OK
+            reply = self._http.failure(error, timeout)
+        else:
+            reply = self._read(response, sent.target.partition("?")[0])
         return replace(reply, error=self._redact(reply.error)) if reply.error else reply
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._pool.close()
+        if not self._problem:
+            self._http.close()
 
-    def _post(self, request: Request, seconds: float) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and body.
+    def _read(self, response: HttpResponse, route: str) -> Reply:
+        answer = responses.parse_json(response.body)
+        if response.status == 200:  # noqa: PLR2004 - OK
+            return openai_reply(answer)
+        reply = _error_reply(response.status, response.headers, answer)
+        hint = self._address_hint(response, route)
+        is_about_model = "model" in str(reply.error) and response.status not in REDIRECTIONS
+        return replace(reply, error=f"{hint}: {reply.error}") if hint and not is_about_model else reply
 
-        The timeout covers the whole body, as a server may send blanks to keep a call open.
-        """
-        deadline = monotonic() + seconds
-        route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
-        response = self._pool.urlopen(
-            "POST",
-            self._path + route,
-            body=json.dumps(openai_body(request)).encode(),
-            headers=self._headers(request.key),
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds),
-            redirect=False,
-            preload_content=False,
-        )
-        try:
-            return response.status, response.headers, _read_body(response, deadline)
-        finally:
-            response.release_conn()
-
-    def _headers(self, request_key: str) -> dict[str, str]:
-        """Return the headers.
-
-        A server that supports Idempotency-Key answers a repeated request without computing it again.
-        """
-        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return {"Content-Type": "application/json", "Idempotency-Key": request_key, **key}
+    def _address_hint(self, response: HttpResponse, route: str) -> str:
+        """Return what may be wrong with the URL when the server has no such route there, or redirects; else ""."""
+        asked = f"{self._http.origin}{route}"
+        base = self._url.path.rstrip("/")
+        if response.status in REDIRECTIONS and (location := response.headers.get("Location")):
+            where = urljoin(asked, location)
+            return f"{asked} redirects to {where}; set url to {where.removesuffix(route.removeprefix(base))}"
+        if response.status not in NO_SUCH_ROUTE:
+            return ""
+        return f"{asked} was asked" + ("" if base.endswith("/v1") else "; the url of most servers ends in /v1")
 
     def _redact(self, text: str) -> str:
         """Return an error as one line without the key.
@@ -96,36 +96,45 @@ class OpenAIClient:
         return responses.one_line(text.replace(self._key, "***") if self._key else text)
 
 
-def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """Read the body in chunks until the deadline."""
-    chunks = []
-    while chunk := response.read1(CHUNK_BYTES):
-        chunks.append(chunk)
-        if monotonic() > deadline:
-            response.close()
-            raise NoAnswerInTime
-    return b"".join(chunks)
+def call(conf: Endpoint, request: Request, api_key: str) -> OpenAICall:
+    """Return the call that sends a request; without an API key, none is sent.
+
+    A server that supports Idempotency-Key answers a repeated request without computing it again.
+    """
+    route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": request.key, **access_headers(conf, api_key)}
+    return OpenAICall(target(conf, route), headers, json.dumps(openai_body(request)).encode())
+
+
+def target(conf: Endpoint, route: str) -> str:
+    """Return a route below the endpoint's URL with the endpoint's query; the route may have a query of its own."""
+    query = f"{'&' if '?' in route else '?'}{urlencode(conf.query)}" if conf.query else ""
+    return urlsplit(conf.url).path.rstrip("/") + route + query
+
+
+def access_headers(conf: Endpoint, api_key: str) -> dict[str, str]:
+    """Return the headers of every call to an endpoint: those of its settings, and its API key."""
+    scheme = "Bearer " if conf.api_key_header == "Authorization" else ""
+    return {**conf.headers, **({conf.api_key_header: scheme + api_key} if api_key else {})}
 
 
 def _error_reply(status: int, headers: Mapping[str, str], answer: Any) -> Reply:  # noqa: ANN401 - any JSON
     """Return the failed reply of a response whose status is not 200."""
-    error_class = responses.class_of_status(status)
-    match answer:
-        case {"error": {"code": "content_filter"}}:  # Azure's code
-            error_class = "filtered"
     reason = responses.message_in(answer) or headers.get("Location") or "the server gave no reason"
-    wait = responses.retry_after_seconds(headers.get("Retry-After", ""))
-    failed = failed_reply(error_class, f"status {status}: {reason}", wait)
-    return replace(failed, is_cut_off=status == GATEWAY_TIMEOUT)
+    wait = failures.wait_seconds(headers, answer)
+    failed = failed_reply(failures.error_class(status, answer), f"status {status}: {reason}", wait)
+    return replace(failed, is_cut_off=status in responses.CUT_OFF)
 
 
-def _load_key(conf: Endpoint) -> tuple[str, str]:
+def load_key(conf: Endpoint) -> tuple[str, str]:
     """Return (key, problem): the key is "" when none is configured, the problem "" when the key can be read."""
     if conf.api_key_secret:
         from raft_spark.endpoints import secrets  # noqa: PLC0415 - boto3 is imported only for a secret
 
         return secrets.read_key(conf)
+    if not conf.api_key_env:
+        return "", ""
     key = os.environ.get(conf.api_key_env, "").strip()
-    if conf.api_key_env and not (key and key.isascii() and key.isprintable()):
-        return "", f"the environment variable {conf.api_key_env}, named by api_key_env, has no valid key"
-    return key, ""
+    problem = api_keys.problem(key)
+    named = f"the environment variable {conf.api_key_env}, named by api_key_env,"
+    return ("", f"{named} {problem}") if problem else (key, "")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from raft_spark.endpoints import answer_text
+from raft_spark.endpoints import answer_text, streams
 from raft_spark.endpoints.base import ErrorClass, Reply
 
 STATUS_CLASSES: Mapping[int, ErrorClass] = {
@@ -20,17 +20,43 @@ STATUS_CLASSES: Mapping[int, ErrorClass] = {
     403: "refused",
     404: "refused",  # no such model, or no such route
     408: "timeout",
+    409: "unavailable",  # another call with this Idempotency-Key is open
+    424: "model_error",  # TGI and LMI: the generation failed
+    425: "unavailable",
     429: "throttled",
+    499: "unavailable",  # nginx and Cloudflare: a proxy on the way gave up
     502: "unavailable",
-    503: "unavailable",
+    503: "throttled",
     504: "unavailable",
+    520: "unavailable",  # 520 to 524 are Cloudflare's
+    521: "unavailable",
+    522: "unavailable",
+    523: "unavailable",
+    524: "unavailable",
+    529: "throttled",  # Anthropic's: overloaded
     4: "bad_request",  # any other 4xx
     5: "model_error",  # any other 5xx
 }
+CUT_OFF = frozenset({499, 504, 520, 524})  # statuses of a gateway that gave up while the server worked
 ERROR_CHARS = 300
-# finish reasons in lower case, of OpenAI, vLLM, SGLang, TGI, LMI and Mistral; any other one is complete
-TRUNCATED = frozenset({"length", "max_tokens", "max_length", "max_new_tokens", "model_length"})
-FAILED = frozenset({"abort", "aborted", "cancelled", "canceled", "error"})
+STREAM_BYTES = 16_000_000  # a longer stream is not joined
+# Finish reasons in lower case, of OpenAI, Azure, Anthropic, Google, Mistral, Cohere, DeepSeek, Together, watsonx, vLLM, SGLang,
+# TGI, LMI, Ollama and Titan. One that is in none of these sets is a failure.
+COMPLETE = frozenset(
+    {"stop", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token", "stop_str", "stop_string", "complete"}
+    | {"completed", "finish", "finished", "done", "end", "endoftext", "end_of_text", "end_of_sequence"}
+)
+TRUNCATED = frozenset(
+    {"length", "max_tokens", "max_length", "max_new_tokens", "model_length", "token_limit", "max_output_tokens"}
+    | {"model_context_window_exceeded", "context_length", "context_window_exceeded"}
+)
+FILTERED = frozenset(
+    {"content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"}
+    | {"guardrail_intervened", "error_toxic", "sensitive", "language"}
+)
+TOOLS = frozenset(
+    {"tool_calls", "tool_call", "function_call", "tool_use", "load", "pause_turn"}
+)  # no answer, and billed
 
 
 def class_of_status(status: int) -> ErrorClass:
@@ -39,11 +65,12 @@ def class_of_status(status: int) -> ErrorClass:
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Return the JSON value of a body, or the beginning of its text when it is not JSON."""
+    """Return the JSON value of a body, the answer of a stream, or the beginning of its text when it is neither."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        return body[: 4 * ERROR_CHARS].decode(errors="replace")
+        answer = streams.join(body.decode(errors="replace")) if len(body) <= STREAM_BYTES else None
+        return body[: 4 * ERROR_CHARS].decode(errors="replace") if answer is None else answer
 
 
 def message_in(answer: Any) -> str:  # noqa: ANN401 - any JSON
@@ -51,6 +78,12 @@ def message_in(answer: Any) -> str:  # noqa: ANN401 - any JSON
     match answer:
         case str():
             return answer
+        case [{"error": dict()} as first, *_]:  # Google's
+            return message_in(first)
+        case {"error": {"message": str(text), "metadata": {"raw": str(raw)}}} if (
+            raw
+        ):  # OpenRouter's, of the server behind it
+            return f"{text}: {raw}"
         case {"error": {"message": str(text)}} | {"error": str(text)} | {"message": str(text)} | {"detail": str(text)}:
             return text
     try:
@@ -93,8 +126,28 @@ def retry_after_seconds(retry_after: str) -> float | None:
 
 
 def finish_reason(reason: object) -> str:
-    """Return a finish reason in lower case, "" if it is no text."""
-    return reason.lower() if isinstance(reason, str) else ""
+    """Return a finish reason in lower case without the name of its type, "" if there is none."""
+    match reason:
+        case {"type": str(name)}:  # SGLang's
+            return finish_reason(name)
+        case str():
+            return reason.strip().lower().replace(" ", "_").removeprefix("finishreason.").removeprefix("finish_reason_")
+    return one_line(str(reason)) if reason else ""
+
+
+def finished_reply(text: str | None, reason: str) -> Reply:
+    """Return the reply of a text, None for no text, and its finish reason. An unknown reason is a failure that is retried.
+
+    Without a reason nobody knows whether the text is whole: the answer has no finish_reason.
+    """
+    if reason in FILTERED:
+        return failed_reply("filtered", f"the server's content filter stopped the answer: finish_reason is {reason}")
+    if reason in TOOLS:
+        return failed_reply("empty", f"there is no answer: finish_reason is {reason}")
+    if reason and reason not in COMPLETE | TRUNCATED:
+        return failed_reply("model_error", f"the server stopped the answer: finish_reason is {reason}")
+    reply = completion_reply(text or "", is_truncated=reason in TRUNCATED)
+    return replace(reply, finish_reason=None) if not reason and reply.finish_reason == "stop" else reply
 
 
 def completion_reply(text: str, *, is_truncated: bool) -> Reply:

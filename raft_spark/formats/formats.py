@@ -45,55 +45,74 @@ Record = Mapping[str, Any]
 
 
 class RowTexts:
-    """The texts of a training row that records are made of: `system`, `user` and `answer` are those of the three turns.
+    """The texts of a training row that records are made of, as JSON; each is encoded once for all formats.
 
-    `json` encodes each text once for all formats.
+    `system` (None if the prompt template has none), `user` and `answer` are the texts of the turns.
     """
 
     def __init__(self, row: TrainingRow) -> None:
         self.row = row
-        system, user = prompts.student_messages(row.question, row.passages, row.completions)
-        self.system, self.user = system["content"], user["content"]
+        self.system, self.user = _system_and_user(row, row.completions)
         self.answer = prompts.escape_markup(row.completion)
         self._json: dict[str, str] = {}
 
     def json(self, field: str) -> str:
         """Return the JSON text of a field."""
         if field not in self._json:
-            value = FIELDS[field](self)
-            self._json[field] = encode_basestring(value) if isinstance(value, str) else json.dumps(value)
+            self._json[field] = FIELDS[field](self)
         return self._json[field]
 
 
-def _plain_system(texts: RowTexts) -> str:
-    """Return the system turn as with completions.style = "answer" where the style is "cot"."""
-    conf = texts.row.completions
-    if conf.style != "cot":
-        return texts.system
-    return prompts.student_messages("", [], conf.model_copy(update={"style": "answer"}))[0]["content"]
+def _system_and_user(row: TrainingRow, conf: Completions) -> tuple[str | None, str]:
+    *system, user = (turn["content"] for turn in prompts.student_messages(row.question, row.passages, conf))
+    return (system[0] if system else None), user
 
 
-FIELDS: Mapping[str, Callable[[RowTexts], str | bool | None]] = {
-    "system": lambda texts: texts.system,
-    "user": lambda texts: texts.user,
-    "answer": lambda texts: texts.answer,
-    "plain_system": _plain_system,
-    "plain_answer": lambda texts: prompts.escape_markup(texts.row.answer),
-    "rejected_answer": lambda texts: prompts.escape_markup(texts.row.rejected_answer or ""),
-    "nova_system": lambda texts: _break_reserved(texts.system),
-    "nova_user": lambda texts: _break_reserved(texts.user),
-    "nova_answer": lambda texts: _break_reserved(texts.answer),
-    "question": lambda texts: texts.row.question,
-    "context": lambda texts: prompts.SEPARATOR.join(texts.row.passages),
-    "oracle": lambda texts: texts.row.oracle,
-    "distracted": lambda texts: texts.row.distracted,
-    "original_answer": lambda texts: texts.row.original_answer,
-    "synthetic_answer": lambda texts: texts.row.completion,
+def _turns(system: str | None, user: str) -> str:
+    """Return the turns of the prompt, without the brackets of a list; `user` is JSON text."""
+    first = f'{{"role": "system", "content": {_quoted(system)}}}, ' if system is not None else ""
+    return f'{first}{{"role": "user", "content": {user}}}'
+
+
+def _plain_turns(texts: RowTexts) -> str:
+    """Return the turns of the prompt as with completions.style = "answer" where the style is "cot"."""
+    if texts.row.completions.style != "cot":
+        return texts.json("turns")
+    conf = texts.row.completions.model_copy(update={"style": "answer"})
+    system, user = _system_and_user(texts.row, conf)
+    return _turns(system, _quoted(user))
+
+
+def _nova_system(texts: RowTexts) -> str:
+    return f'{{"text": {_quoted(_break_reserved(texts.system))}}}' if texts.system else ""
+
+
+def _quoted(text: str | None) -> str:
+    return "null" if text is None else encode_basestring(text)
+
+
+FIELDS: Mapping[str, Callable[[RowTexts], str]] = {
+    "turns": lambda texts: _turns(texts.system, texts.json("user")),
+    "system": lambda texts: _quoted(texts.system or ""),
+    "user": lambda texts: _quoted(texts.user),
+    "answer": lambda texts: _quoted(texts.answer),
+    "plain_turns": _plain_turns,
+    "plain_answer": lambda texts: _quoted(prompts.escape_markup(texts.row.answer)),
+    "rejected_answer": lambda texts: _quoted(prompts.escape_markup(texts.row.rejected_answer or "")),
+    "nova_system": _nova_system,
+    "nova_user": lambda texts: _quoted(_break_reserved(texts.user)),
+    "nova_answer": lambda texts: _quoted(_break_reserved(texts.answer)),
+    "question": lambda texts: _quoted(texts.row.question),
+    "context": lambda texts: _quoted(prompts.SEPARATOR.join(texts.row.passages)),
+    "oracle": lambda texts: _quoted(texts.row.oracle),
+    "distracted": lambda texts: json.dumps(texts.row.distracted),
+    "original_answer": lambda texts: _quoted(texts.row.original_answer),
+    "synthetic_answer": lambda texts: _quoted(texts.row.completion),
 }
 
 
 def _field(name: str) -> str:
-    """Return the text that stands in a template for a field of RowTexts."""
+    """Return the text that stands in a template for a field of FIELDS."""
     return f"\0{name}\0"
 
 
@@ -108,7 +127,7 @@ def _no_extra_files(_: Iterable[str]) -> Mapping[str, str]:
 class Format:
     """A training format: the template of its records, their schema, and what the card says about them.
 
-    A template is a record whose texts are names of FIELDS, made by `_field`. `is_jsonl` is true when the consumer reads JSON
+    A template is a record in which `_field` names what FIELDS put there: a value, or items of a list. `is_jsonl` is true when the consumer reads JSON
     Lines only. `by_split` gives each split its own folder; otherwise all shards are in data/, which holds nothing else,
     so that Parquet readers can open it. `extra_files` maps the paths of the shards to further files that the consumer
     needs: texts by path.
@@ -161,11 +180,10 @@ def _llama_factory_index(columns: Mapping[str, Any], shards: Iterable[str]) -> M
 
 
 _RESERVED = re.compile(r"(?:User|Bot|Assistant|System):|<(?:image|video)>|\[EOS\]")
-_SYSTEM = {"role": "system", "content": _field("system")}
-_USER = {"role": "user", "content": _field("user")}
+_TURNS = _field("turns")
 _ANSWER = {"role": "assistant", "content": _field("answer")}
 _turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-_turns = pa.list_(_turn)
+_turn_list = pa.list_(_turn)
 _blocks = pa.list_(pa.struct([("text", pa.string())]))
 _notebook = pa.schema(
     [
@@ -175,7 +193,7 @@ _notebook = pa.schema(
         ("synthetic_answer", pa.string()),
     ]
 )
-_prompt_completion = pa.schema([("prompt", _turns), ("completion", _turns)])
+_prompt_completion = pa.schema([("prompt", _turn_list), ("completion", _turn_list)])
 _bedrock = pa.schema(
     [
         ("schemaVersion", pa.string()),
@@ -199,18 +217,18 @@ def _strings(*names: str) -> pa.Schema:
 
 FORMATS: Mapping[str, Format] = {
     "messages": Format(
-        {"messages": [_SYSTEM, _USER, _ANSWER]},
-        pa.schema([("messages", _turns)]),
+        {"messages": [_TURNS, _ANSWER]},
+        pa.schema([("messages", _turn_list)]),
         "TRL's conversational language modelling format",
     ),
     "prompt_completion": Format(
-        {"prompt": [_SYSTEM, _USER], "completion": [_ANSWER]},
+        {"prompt": [_TURNS], "completion": [_ANSWER]},
         _prompt_completion,
         "TRL's conversational prompt-completion format: the loss falls on the completion",
     ),
     "answer_only": Format(
         {
-            "prompt": [{"role": "system", "content": _field("plain_system")}, _USER],
+            "prompt": [_field("plain_turns")],
             "completion": [{"role": "assistant", "content": _field("plain_answer")}],
         },
         _prompt_completion,
@@ -218,11 +236,11 @@ FORMATS: Mapping[str, Format] = {
     ),
     "preference": Format(
         {
-            "prompt": [_SYSTEM, _USER],
+            "prompt": [_TURNS],
             "chosen": [_ANSWER],
             "rejected": [{"role": "assistant", "content": _field("rejected_answer")}],
         },
-        pa.schema([("prompt", _turns), ("chosen", _turns), ("rejected", _turns)]),
+        pa.schema([("prompt", _turn_list), ("chosen", _turn_list), ("rejected", _turn_list)]),
         "TRL's conversational preference format: the rejected answer is that of a distractor's article",
     ),
     "notebook": Format(
@@ -241,7 +259,7 @@ FORMATS: Mapping[str, Format] = {
     "bedrock": Format(
         {
             "schemaVersion": "bedrock-conversation-2024",
-            "system": [{"text": _field("nova_system")}],
+            "system": [_field("nova_system")],
             "messages": [
                 {"role": "user", "content": [{"text": _field("nova_user")}]},
                 {"role": "assistant", "content": [{"text": _field("nova_answer")}]},

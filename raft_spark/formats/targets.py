@@ -7,6 +7,7 @@ answer without reasoning and quotes, or a refusal.
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from raft_spark.config import Completions, Dataset, Lake
@@ -27,7 +28,11 @@ def training_row(joined: Mapping[str, Any], conf: Dataset, completions: Completi
     same as the completion, or a refusal.
     """
     completion = answer_text.clean(joined["completion"]).text.strip()
-    answer = answer_checks.parse(completion).answer or completion if completions.style == "cot" else completion
+    answer = (
+        answer_checks.parse(completion, completions.words.marks).answer or completion
+        if completions.style == "cot"
+        else completion
+    )
     target, answer = _target(completion, answer, joined, conf, completions)
     return TrainingRow(
         pubid=joined["pubid"],
@@ -49,8 +54,9 @@ def _target(
     """Return the target of a row, with and without its chain of thought."""
     if not joined["distracted"] or conf.absent_answer == "oracle":
         return completion, answer
-    answer = prompts.REFUSAL_ANSWER if conf.absent_answer == "refuse" else answer
-    return (f"{prompts.ANSWER} {answer}" if completions.style == "cot" else answer), answer
+    words = completions.words
+    answer = words.refusal if conf.absent_answer == "refuse" else answer
+    return (f"{words.marks.answer} {answer}" if completions.style == "cot" else answer), answer
 
 
 def _rejected_answer(completion: str | None, target: str, completions: Completions) -> str | None:
@@ -58,8 +64,9 @@ def _rejected_answer(completion: str | None, target: str, completions: Completio
         return None
     clean = answer_text.clean(completion)
     completion = "" if clean.is_open or answer_text.has_next_turn(clean.text) else clean.text.strip()
-    answer = answer_checks.parse(completion).answer if completions.style == "cot" else completion
-    return None if not answer or completion == target or refusals.is_refusal(answer) else completion
+    marks = completions.words.marks
+    answer = answer_checks.parse(completion, marks).answer if completions.style == "cot" else completion
+    return None if not answer or completion == target or refusals.is_refusal(answer, marks.unknown) else completion
 
 
 def fit_length(
@@ -75,9 +82,11 @@ def fit_length(
     bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.completions)]
     answer = max(count(text) for text in (row.completion, completion, row.rejected_answer or ""))
     room = max_tokens - HEAD_TOKENS - answer - TURN_TOKENS - sum(count(text) + TURN_TOKENS for text in bare)
-    if row.distracted and count(prompts.escape_markup(row.oracle)) + count(prompts.SEPARATOR) > room:
+    layout = row.completions.words.student
+    separator, fill = count(layout.separator), partial(prompts.lay_out_passages, layout=layout)
+    if row.distracted and count(fill(row.oracle.split(prompts.SEPARATOR))) + separator > room:
         return None
-    sizes = [count(prompts.escape_markup(text)) + count(prompts.SEPARATOR) for text in row.passages]
+    sizes = [count(fill([text])) + separator for text in row.passages]
     removable = sorted(
         (number for number, is_oracle in enumerate(oracle) if not is_oracle),
         key=lambda number: zlib.crc32(row.passages[number].encode()),

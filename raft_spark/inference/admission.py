@@ -11,13 +11,28 @@ from dataclasses import dataclass, field, replace
 
 from raft_spark.config import Price
 from raft_spark.endpoints.base import Reply, Request
+from raft_spark.inference import objections
 from raft_spark.inference.congestion import AdaptiveTimeout, CongestionWindow, EndpointHealth, RateLimiter
 from raft_spark.inference.quota import UNLIMITED, Allocation, Demand
 
 CHARS_PER_TOKEN = 3.5  # of English prose, to estimate prompt tokens for the rate limit
 MIN_CHARS_PER_TOKEN = 2.0  # to reserve dollars: no tokenizer in use makes more tokens of English on average
 TEMPLATE_TOKENS = 64  # that a chat template adds, at most
+HEARSAY_SECONDS = 1.0  # age of an answer to another task when this one hears of it, at most: two heartbeats
+ALONE_SECONDS = 10.0  # after which a task without a driver judges alone what the endpoint refuses
 NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # error classes, unless it was cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds: for a reply (`timeout`, and at least `least_timeout`), for an endpoint that is silent,
+    for a request with all its calls (`deadline`).
+    """
+
+    timeout: float
+    least_timeout: float
+    silent: float
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +40,8 @@ class InFlightRequest:
     """A request and its calls so far; `pubid` identifies its article. Times are in seconds.
 
     `open_at_start` calls, this one included, were open when the last call started; `tokens` and `dollars` were
-    reserved for it. `latency` and `reply` are those of the last call.
+    reserved for it. `latency` and `reply` are those of the last call, `finished` is when it came. `throttles` counts the
+    calls that do not count as attempts: those that were throttled, or not connected while the endpoint was away.
     """
 
     pubid: int
@@ -35,6 +51,7 @@ class InFlightRequest:
     timeouts: int = 0
     first_sent: float = 0.0
     started: float = 0.0
+    finished: float = 0.0
     latency: float = 0.0
     open_at_start: int = 0
     tokens: float = 0.0
@@ -48,7 +65,9 @@ class TaskCounters:
 
     `answered_stored` and `failed_stored` (by error class) count final replies once they are stored, the other fields
     count every call. `draining` means that no request is left to send; `endpoint_error` says why the endpoint cannot
-    be used, `store_error` why answers cannot be stored.
+    be used, `store_error` why answers cannot be stored. `worked` counts the replies that show that the endpoint works,
+    `objections` the requests that it has refused since, by the words of the error without numbers; the last error is
+    `objection`. A task that `waits` for the driver's judgement of them has no open call and starts none.
 
     `spent` dollars count against the limit. The part `possible` of it is the most that calls cost whose tokens the
     server did not count: answers (`prompts_not_counted`, `completions_not_counted`) and the `possibly_billed` calls,
@@ -74,6 +93,10 @@ class TaskCounters:
     prompts_not_counted: int = 0
     completions_not_counted: int = 0
     possibly_billed: int = 0
+    worked: int = 0
+    objections: Mapping[str, int] = field(default_factory=dict)
+    objection: str = ""
+    waits: bool = False
 
     @property
     def demand(self) -> Demand:
@@ -85,7 +108,7 @@ class Admission:
     """Apply one task's allocation, the congestion window and the rate limits to its calls."""
 
     def __init__(
-        self, allocation: Allocation, price: Price, max_seconds: float, clock: Callable[[], float] = time.monotonic
+        self, allocation: Allocation, price: Price, patience: Patience, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.allocation = allocation
         self.valid_until = UNLIMITED  # on the clock, until when the allocation holds unless the driver renews it
@@ -94,8 +117,11 @@ class Admission:
         self._price, self._clock = price, clock
         self._window = CongestionWindow(allocation.in_flight)
         self._calls, self._tokens = RateLimiter(), RateLimiter()
-        self._timeout = AdaptiveTimeout(max_seconds)
-        self._health = EndpointHealth(clock())
+        self._timeout = AdaptiveTimeout(patience.least_timeout, patience.timeout)
+        self._health = EndpointHealth(clock(), patience.silent, patience.deadline)
+        self._patience = patience
+        self._objected_at = self._worked_at = float("-inf")
+        self._worked_elsewhere = 0
 
     @property
     def stop_reason(self) -> str:
@@ -114,7 +140,8 @@ class Admission:
         counters.window = self._window.size
         counters.next_call = self._max_cost(request)
         is_too_expensive = counters.spent + counters.reserved + counters.next_call > allocation.dollars
-        if counters.open >= self._window.size or is_too_expensive or now > self.valid_until:
+        is_full = counters.open >= self._window.size
+        if is_full or is_too_expensive or now > self.valid_until or self._is_on_trial:
             return UNLIMITED
         delays = [self._window.delay(now)]
         if allocation.requests_per_second < UNLIMITED:
@@ -153,6 +180,7 @@ class Admission:
     def finish(self, inflight: InFlightRequest) -> InFlightRequest:
         """Count a call that has its reply; adapt the window, the timeout and the token rate to it."""
         now, counters, reply = self._clock(), self.counters, inflight.reply
+        inflight = replace(inflight, finished=now)
         certain, possible = call_cost(self._price, reply, _most_tokens(inflight.request))
         with self._lock:
             counters.open -= 1
@@ -169,15 +197,31 @@ class Admission:
         if self.allocation.tokens_per_minute < UNLIMITED:
             used = self._used_tokens(inflight)
             self._tokens.record(now, self.allocation.tokens_per_minute / 60, used - inflight.tokens)
-        if reply.completion is not None or reply.error_class in {"filtered", "bad_request"}:
+        if reply.error_class == "bad_request":
+            return self._on_objection(inflight, now)
+        if reply.completion is not None or reply.error_class == "filtered":
             self._on_answer(inflight, now)
             return inflight
         return self._on_failure(inflight, now)
 
-    def _on_answer(self, inflight: InFlightRequest, now: float) -> None:
-        """Register that the endpoint works, even if it rejects this request."""
+    def _on_objection(self, inflight: InFlightRequest, now: float) -> InFlightRequest:
+        """Count a request that the endpoint refuses, although it is neither busy nor away."""
+        counters, error = self.counters, inflight.reply.error or ""
+        words = objections.without_numbers(error)
+        with self._lock:
+            counters.objections = {**counters.objections, words: counters.objections.get(words, 0) + 1}
+            counters.objection = error
+        self._objected_at = now
         self._window.on_answer()
         self._health.on_answer(now)
+        return inflight
+
+    def _on_answer(self, inflight: InFlightRequest, now: float) -> None:
+        """Register that the endpoint works, even if its filter stopped this answer."""
+        self._window.on_answer()
+        self._health.on_answer(now)
+        self.counters.worked += 1
+        self._works(inflight.started)
         if inflight.reply.completion is not None:
             self._timeout.on_answer(inflight.latency)
             self.counters.answered += 1
@@ -185,9 +229,7 @@ class Admission:
     def _on_failure(self, inflight: InFlightRequest, now: float) -> InFlightRequest:
         reply, counters = inflight.reply, self.counters
         if reply.error_class == "throttled":
-            counters.throttled += 1
-            self._window.on_throttle(inflight.started, now, inflight.open_at_start, reply.retry_after or 0.0)
-            return replace(inflight, throttles=inflight.throttles + 1)
+            return self._on_throttle(inflight, now)
         health = self._health.on_failure(inflight.pubid, now, self._window.size, self.allocation.in_flight)
         if reply.error_class == "refused":
             counters.endpoint_error = f"refuses: {reply.error}"
@@ -196,7 +238,75 @@ class Admission:
             counters.endpoint_error = f"has not answered for {seconds:.0f} s; the last error: {reply.error}"
         elif health.window_failed:
             self._window.on_failed_window(inflight.started, now)
-        return replace(inflight, timeouts=inflight.timeouts + (reply.error_class == "timeout"))
+        is_free = health.is_out and reply.error_class == "unavailable" and not reply.is_cut_off
+        timeouts = inflight.timeouts + (reply.error_class == "timeout")
+        return replace(inflight, timeouts=timeouts, throttles=inflight.throttles + is_free)
+
+    def _on_throttle(self, inflight: InFlightRequest, now: float) -> InFlightRequest:
+        counters, wait, error = self.counters, inflight.reply.retry_after or 0.0, inflight.reply.error
+        counters.throttled += 1
+        self._window.on_throttle(inflight.started, now, inflight.open_at_start, wait)
+        if self._health.asks_too_much(wait, self.allocation.in_flight):
+            counters.endpoint_error = (
+                f"asks to wait {wait:,.0f} s, longer than a request may take by completions.deadline_seconds; "
+                f"the last error: {error}"
+            )
+        elif self._health.on_throttle(inflight.pubid, now):
+            seconds = f"{self._health.silent_seconds(now):.0f} s"
+            counters.endpoint_error = f"has not answered for {seconds}; the last error: {error}"
+        return replace(inflight, throttles=inflight.throttles + 1)
+
+    # Whether requests that the endpoint refuses are to blame themselves
+
+    def look_elsewhere(self) -> None:
+        """Take note of what the endpoint answers to other tasks."""
+        elsewhere = self.allocation.worked - self.counters.worked
+        if elsewhere > self._worked_elsewhere:
+            self._worked_elsewhere = elsewhere
+            self._health.on_answer_elsewhere(self._clock())
+            self._works(self._clock() - HEARSAY_SECONDS)
+
+    def _works(self, since: float) -> None:
+        with self._lock:
+            self.counters.objections = {}
+        self._worked_at = max(self._worked_at, since)
+
+    def is_to_blame(self, inflight: InFlightRequest) -> bool:
+        """Return whether a request that the endpoint refused is to blame itself: one that was sent later was answered, or
+        the objections were judged and no call is open.
+        """
+        is_judged = not (self.counters.objections or self.counters.open)
+        return is_judged or self._worked_at > inflight.finished
+
+    @property
+    def _is_on_trial(self) -> bool:
+        count = sum(self.counters.objections.values())
+        trial = objections.needed(self._situation) if self._is_alone else self.allocation.trial
+        return count > 0 and count + self.counters.open >= trial
+
+    @property
+    def _is_alone(self) -> bool:
+        """Return whether this task does not reach the driver."""
+        return self.valid_until == UNLIMITED
+
+    @property
+    def _situation(self) -> objections.Situation:
+        return objections.Situation(self.allocation.in_flight, self.counters.worked > 0, was_known=True)
+
+    def await_judgement(self, *, is_over: bool) -> None:
+        """Wait for the driver to judge the objections, or judge them alone if it does not in time.
+
+        `is_over` means that this task has no further request.
+        """
+        counters = self.counters
+        counters.waits = not counters.open and bool(counters.objections) and (is_over or self._is_on_trial)
+        longest = ALONE_SECONDS if self._is_alone else self._patience.timeout
+        if not counters.waits or self._clock() - self._objected_at < longest:
+            return
+        if objections.concern_every_request(counters.objections, self._situation):
+            counters.endpoint_error = objections.refusal(counters.objection)
+        else:
+            self._works(self._clock())
 
     def _expected_tokens(self, request: Request) -> float:
         """Estimate a call's tokens; the completion counts as the mean so far, before the first answer as max_tokens."""

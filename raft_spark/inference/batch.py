@@ -1,4 +1,4 @@
-"""Send requests as Bedrock batch jobs, in rounds: write input files, submit, wait, store the answers; failed requests
+"""Send requests as batch jobs, in rounds: write input files, submit, wait, store the answers; failed requests
 are sent again in the next round.
 
     ROOT/completions/data/day=YYYY-MM-DD/JOB-cCCCCC-ANSWERED-FAILED.parquet
@@ -21,11 +21,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from raft_spark import config
+from raft_spark import config, endpoints
 from raft_spark.common import ids, logs, wording
 from raft_spark.endpoints.base import Request, retried_classes
+from raft_spark.endpoints.batch_service import BatchJob
 from raft_spark.errors import EndpointError
-from raft_spark.inference import answer_store, batch_input, batch_jobs
+from raft_spark.inference import answer_store, batch_input, batch_jobs, requests
 from raft_spark.inference.admission import (
     MIN_CHARS_PER_TOKEN,
     TEMPLATE_TOKENS,
@@ -75,7 +76,7 @@ class BatchProgress:
             self.stop(problem)
         if time.monotonic() > self._end:
             self.stop(
-                "the time set by completions.max_minutes is over; Bedrock continues the batch jobs, and the next run "
+                "the time set by completions.max_minutes is over; the service continues the batch jobs, and the next run "
                 "collects their answers"
             )
         return not self.stop_reason
@@ -86,7 +87,7 @@ class BatchProgress:
         done = self.run.answered + sum(failed.values())
         self.run = replace(self.run, failed=failed, total=done + missing, open=0)
 
-    def on_poll(self, jobs: Sequence[batch_jobs.BatchJob]) -> None:
+    def on_poll(self, jobs: Sequence[BatchJob]) -> None:
         """Count the open records of the jobs; log the jobs' states when they have changed."""
         open_jobs = [job for job in jobs if job.state == "submitted" and not job.ended]
         self.run = replace(self.run, updated_at=ids.now(), open=sum(job.records for job in open_jobs))
@@ -131,10 +132,10 @@ def ask(
     """Send requests in batch jobs until fewer than min_records are missing; return the run at its end.
 
     `missing` looks up the requests that have no answer now: key, pubid, question, oracle. Raises ConfigError, before
-    anything starts, if Bedrock could not read the jobs' input.
+    anything starts, if the service could not read the jobs' input.
     """
     folder, batch, error = batch_jobs.run_folder(conf, run.id), BatchProgress(conf, run, held.problem), ""
-    limits = conf.completions.batch
+    limits = conf.batch_limits
     records = f"{limits.min_records:,} to {limits.max_records:,} records"
     line = f"batch jobs of {records}, polled every {limits.poll_seconds:g} s"
 
@@ -160,7 +161,9 @@ def _run_rounds(
     spark: SparkSession, conf: config.Config, folder: Storage, batch: BatchProgress, missing: Callable[[], DataFrame]
 ) -> None:
     """Collect pending jobs, then run at most `attempts` rounds. Raises EndpointError if a round brings no answer."""
-    pending = batch_jobs.pending(conf.lake)
+    pending, others = batch_jobs.split_pending(conf)
+    if others:
+        LOG.warning("batch jobs of other services stay as they are: %s", ", ".join(job.name for job in others))
     batch.start_round(sum(job.records for job in pending))
     _collect(spark, conf, pending, batch)
     for _ in range(conf.completions.attempts):
@@ -179,22 +182,20 @@ def _run_rounds(
         batch.stop(BUDGET_SPENT)
 
 
-def _create_jobs(
-    missing: DataFrame, conf: config.Config, folder: Storage, batch: BatchProgress
-) -> list[batch_jobs.BatchJob]:
+def _create_jobs(missing: DataFrame, conf: config.Config, folder: Storage, batch: BatchProgress) -> list[BatchJob]:
     """Register jobs for the missing requests that max_spend pays for; none if they are fewer than min_records."""
     missing = missing.persist()
     try:
         count = missing.count()
         batch.start_round(count)
-        if count < conf.completions.batch.min_records:
+        if count < conf.batch_limits.min_records:
             return []
         affordable = missing.where(_is_affordable(missing, conf, batch.run.most_dollars))
         paid = affordable.count() if conf.completions.max_spend else count
         batch.is_short_of_money = paid < count
         if batch.is_short_of_money:
             LOG.info("completions.max_spend pays for %s of %s records at their maximum cost", f"{paid:,}", f"{count:,}")
-        if paid < conf.completions.batch.min_records:
+        if paid < conf.batch_limits.min_records:
             batch.stop(BUDGET_SPENT)
             return []
         return batch_jobs.register_jobs(conf, folder, batch_input.write_input_files(affordable, conf, folder, paid))
@@ -210,10 +211,10 @@ def _is_affordable(missing: DataFrame, conf: config.Config, spent: float) -> str
     limit = conf.completions.max_spend
     if not limit:
         return "true"
-    characters = F.sum(F.length("question") + F.length("oracle"))
+    characters = F.sum(requests.prompt_characters(conf.completions))
     prefix = F.substring("key", 1, 3).alias("prefix")
     rows = missing.groupBy(prefix).agg(F.count("*"), characters).orderBy("prefix").collect()  # 4,096 at most
-    template = prompts.teacher_request("", "", conf.teacher.model, conf.completions)
+    template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
     groups = [(row[0], row[1], row[2]) for row in rows]
     first = first_unaffordable_group(limit - spent, groups, template, batch_price(conf.price))
     return f"key < '{first}'" if first else "true"
@@ -239,24 +240,18 @@ def batch_price(price: config.Price) -> config.Price:
 
 
 def _collect(
-    spark: SparkSession, conf: config.Config, jobs: Sequence[batch_jobs.BatchJob], batch: BatchProgress
-) -> list[batch_jobs.BatchJob]:
+    spark: SparkSession, conf: config.Config, jobs: Sequence[BatchJob], batch: BatchProgress
+) -> list[BatchJob]:
     """Wait for the jobs and store the answers of each that ends, one Spark task a job; return the jobs that ended.
 
     A job is marked as collected only after all its answers are stored.
     """
-    collected: list[batch_jobs.BatchJob] = []
+    collected: list[BatchJob] = []
     for ended in batch_jobs.submit_and_poll(conf, jobs, batch.on_poll, batch.should_continue):
         rows = [{"job": asdict(job), "rows": job.records} for job in ended]
         outcomes = map_in_arrow(
             dataframes.assign_tasks(spark, rows, len(rows)),
-            partial(
-                _store_answers,
-                storage=tables.storage(conf.lake, schemas.COMPLETIONS),
-                run_id=batch.run.id,
-                log_format=conf.log.format,
-                price=batch_price(conf.price),
-            ),
+            partial(_store_answers, conf=conf, run_id=batch.run.id),
             OUTCOMES_SCHEMA,
         )
         batch.add(outcomes.collect())  # some ten rows a job
@@ -266,15 +261,15 @@ def _collect(
     return collected
 
 
-def _store_answers(
-    batches: Iterator[pa.RecordBatch], storage: Storage, run_id: str, log_format: logs.LogFormat, price: config.Price
-) -> Iterator[pa.RecordBatch]:
+def _store_answers(batches: Iterator[pa.RecordBatch], conf: config.Config, run_id: str) -> Iterator[pa.RecordBatch]:
     """Store all answers of each job; yield their outcomes."""
-    logs.configure(log_format, stage=schemas.COMPLETIONS, run_id=run_id)
+    logs.configure(conf.log.format, stage=schemas.COMPLETIONS, run_id=run_id)
+    storage, price = tables.storage(conf.lake, schemas.COMPLETIONS), batch_price(conf.price)
+    service = endpoints.batch_service_of(conf.teacher, conf.completions)
     for _, rows in parquet.by_task(batches):
-        for job in (batch_jobs.BatchJob(**row["job"]) for row in rows):
+        for job in (BatchJob(**row["job"]) for row in rows):
             ignored: Counter[str] = Counter()
-            replies = batch_jobs.replies(job, replace(storage, root=job.folder), ignored)
+            replies = batch_jobs.replies(job, replace(storage, root=job.folder), service, ignored)
             for number in itertools.count():
                 chunk = list(itertools.islice(replies, ROWS_PER_FILE))
                 if not chunk:
@@ -287,10 +282,10 @@ def _store_answers(
                 LOG.warning("output of batch job %s: ignored lines: %s", job.name, wording.counts(ignored))
 
 
-def _answer_row(answer: batch_jobs.BatchAnswer, job: batch_jobs.BatchJob, run_id: str) -> dict[str, Any]:
+def _answer_row(answer: batch_jobs.BatchAnswer, job: BatchJob, run_id: str) -> dict[str, Any]:
     """Return the row to store. The keys are known without the request, and nobody knows how long the answer took."""
     key, info, reply = answer
-    model = str(job.call["modelId"])
+    model = job.model
     request = Request("", model, {"max_tokens": info.max_tokens})
     row = answer_store.answer_row(InFlightRequest(info.pubid, request, attempts=1, reply=reply), model, run_id)
     return {**row, "key": key, "key_of_any_length": info.key_of_any_length, "latency_ms": None}

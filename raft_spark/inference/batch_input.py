@@ -17,8 +17,8 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
-from raft_spark import config
-from raft_spark.endpoints import converse
+from raft_spark import config, endpoints
+from raft_spark.endpoints.batch_service import BatchService
 from raft_spark.errors import InputError
 from raft_spark.inference.batch_jobs import BatchFile, RecordInfo, key_line
 from raft_spark.lake.filesystem import Storage
@@ -36,9 +36,11 @@ class BatchInputTask:
     """The arguments of every Spark task; the names of all files, and of their jobs, begin with `prefix`."""
 
     conf: config.Completions
+    limits: config.Batch
     model: str
     folder: Storage
     prefix: str
+    service: BatchService
 
 
 def write_input_files(missing: DataFrame, conf: config.Config, folder: Storage, count: int) -> list[BatchFile]:
@@ -47,9 +49,10 @@ def write_input_files(missing: DataFrame, conf: config.Config, folder: Storage, 
     Every call uses new names, so that no job reads a file of an earlier attempt. Raises InputError if the files do
     not hold exactly `count` requests.
     """
-    tasks = max(1, -(-count // conf.completions.batch.max_records))
+    limits, service = conf.batch_limits, endpoints.batch_service_of(conf.teacher, conf.completions)
+    tasks = max(1, -(-count // limits.max_records))
     prefix = f"{folder.root.rpartition('/')[2]}-{uuid.uuid4().hex[:8]}"
-    task = BatchInputTask(conf.completions, conf.teacher.model, folder, prefix)
+    task = BatchInputTask(conf.teacher_requests, limits, conf.teacher.model, folder, prefix, service)
     written = map_in_arrow(missing.repartition(tasks), partial(_write_files, task=task), FILES_SCHEMA)
     with worker_errors():
         files = [BatchFile(**row.asDict()) for row in written.collect()]  # a row for each file, some hundreds at most
@@ -92,7 +95,7 @@ def _write_files(batches: Iterator[pa.RecordBatch], task: BatchInputTask) -> Ite
         records = [_write_record(row, spool, task) for row in rows]
         spool.seek(0)
         begin = 0
-        for part, count in enumerate(records_per_file([length for _, length in records], task.conf.batch)):
+        for part, count in enumerate(records_per_file([length for _, length in records], task.limits)):
             name = f"{task.prefix}-{partition:05d}-{part}"
             yield _write_file(name, records[begin : begin + count], spool, task.folder)
             begin += count
@@ -102,7 +105,7 @@ def _write_record(row: dict[str, Any], spool: IO[bytes], task: BatchInputTask) -
     """Write a request's line to the spool; return its line of the key file, and the bytes of the former."""
     request = prompts.teacher_request(row["question"], row["oracle"], task.model, task.conf)
     info = RecordInfo(row["pubid"], request.key_without_max_tokens, request.max_tokens, request.characters)
-    return key_line(row["key"], info), spool.write(converse.batch_line(row["key"], request))
+    return key_line(row["key"], info), spool.write(task.service.line(row["key"], request))
 
 
 def _write_file(name: str, records: Sequence[tuple[str, int]], spool: IO[bytes], folder: Storage) -> pa.RecordBatch:

@@ -1,41 +1,37 @@
-"""Create, watch and read Bedrock's batch jobs: half the price of calls, and hours of time. Does not import Spark.
+"""Create, watch and read batch jobs: half the price of calls, and hours of time. Does not import Spark.
 
     ROOT/completions/batches/NAME.json    a job and its state: submitting -> submitted -> collected
-    FOLDER/RUN_ID/input/NAME.jsonl        its requests: {"recordId": key, "modelInput": body of a Converse call}
+    FOLDER/RUN_ID/input/NAME.jsonl        its requests, in the lines of the service: see BatchService
     FOLDER/RUN_ID/keys/NAME.tsv           what a row needs in addition to the reply: see RecordInfo
-    FOLDER/RUN_ID/output/...              what Bedrock writes: NAME.jsonl.out in a folder that Bedrock names
 
-`batch_input.write_input_files` writes the requests. `register_jobs` writes the jobs into the lake before Bedrock
+`batch_input.write_input_files` writes the requests. `register_jobs` writes the jobs into the lake before the service
 knows of them. `submit_and_poll` submits them and waits for their end. `replies` reads their output. `mark_collected`
 ends a job after its answers are stored.
 
 A driver may die between any two of these steps. `pending` finds the jobs that it registered. Before a job is created,
-Bedrock is asked for a job of its name, and every call to create it carries the same token, so no job is created
-twice. A run collects all pending jobs before it creates new ones.
+the service is asked for a job of its name, so no job is created twice. A run collects all pending jobs before it creates new ones.
 """
 
 import dataclasses
 import datetime as dt
-import io
 import itertools
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+from raft_spark import endpoints
 from raft_spark.config import Config, Lake
-from raft_spark.endpoints import bedrock_batch, converse
+from raft_spark.endpoints import converse
 from raft_spark.endpoints.base import Reply
+from raft_spark.endpoints.batch_service import DEFERRED, BatchJob, BatchService
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.lake import schemas
 from raft_spark.lake.filesystem import Storage
 
-State = Literal["submitting", "submitted", "collected", "dropped"]
-READ_BYTES = 8_000_000  # of each call to S3
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 POLL_SLICE = 1.0  # seconds: the longest sleep before `should_continue` is called again
 
@@ -64,32 +60,6 @@ class BatchFile:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class BatchJob:
-    """A batch job as the lake stores it.
-
-    `call` holds the arguments that create it, `day` (YYYY-MM-DD, UTC) is the day of its registration. `status`,
-    `message`, `answered` and `failed` are Bedrock's last report to the running driver.
-    """
-
-    name: str
-    folder: str
-    day: str
-    records: int
-    call: Mapping[str, Any]
-    state: State = "submitting"
-    arn: str = ""
-    status: str = ""
-    message: str = ""
-    answered: int = 0
-    failed: int = 0
-
-    @property
-    def ended(self) -> bool:
-        """Return whether Bedrock has ended the job, successfully or not."""
-        return self.status in bedrock_batch.ENDED
-
-
 def pending(lake: Lake) -> list[BatchJob]:
     """Return the jobs of all runs that are registered and not collected, sorted by name."""
     folder = _jobs_folder(lake)
@@ -98,10 +68,17 @@ def pending(lake: Lake) -> list[BatchJob]:
     return [job for job in jobs if job.state in {"submitting", "submitted"}]
 
 
+def split_pending(conf: Config) -> tuple[list[BatchJob], list[BatchJob]]:
+    """Return the pending jobs that the teacher's service can collect, and those of other services."""
+    jobs, address = pending(conf.lake), endpoints.batch_service_of(conf.teacher, conf.completions).address
+    return [job for job in jobs if job.service == address], [job for job in jobs if job.service != address]
+
+
 def run_folder(conf: Config, run_id: str) -> Storage:
-    """Return the folder of a run's input and output files. Raises ConfigError if Bedrock cannot read it."""
+    """Return the folder of a run's input and output files. Raises ConfigError if the service cannot read it."""
     folder = Storage.of(conf.lake, conf.teacher.batch_folder.rstrip("/") or _jobs_folder(conf.lake).root).at(run_id)
-    if folder.is_local and urlsplit(conf.teacher.url).hostname not in LOOPBACK:
+    needs_bucket = endpoints.batch_service_of(conf.teacher, conf.completions).needs_bucket
+    if needs_bucket and folder.is_local and urlsplit(conf.teacher.url).hostname not in LOOPBACK:
         msg = (
             f"batch jobs read their input from S3, but {folder.root} is a local folder; "
             f"set endpoints.{conf.completions.endpoint}.batch_folder to s3://..."
@@ -113,9 +90,11 @@ def run_folder(conf: Config, run_id: str) -> Storage:
 def register_jobs(conf: Config, folder: Storage, files: Sequence[BatchFile]) -> list[BatchJob]:
     """Write a job for each file into the lake; from now on no other run sends the same requests."""
     day = dt.datetime.now(dt.UTC).date().isoformat()
+    service = endpoints.batch_service_of(conf.teacher, conf.completions)
+    calls = (service.call(file.name, file.sha256, folder) for file in files)
     jobs = [
-        BatchJob(file.name, folder.root, day, file.records, _job_arguments(conf, folder, file.name, file.sha256))
-        for file in files
+        BatchJob(file.name, folder.root, day, file.records, call, service=service.address)
+        for file, call in zip(files, calls, strict=True)
     ]
     for job in jobs:
         _store(conf.lake, job)
@@ -131,15 +110,15 @@ def submit_and_poll(
     """Submit the jobs, poll them every poll_seconds, and yield those that have ended since the last poll.
 
     `on_poll` gets all jobs after each poll. The iterator ends early when `should_continue` returns False, or with an
-    EndpointError when Bedrock refuses a job or a call. The jobs that have not ended then stay registered for the next
+    EndpointError when the service refuses a job or a call. The jobs that have not ended then stay registered for the next
     run.
     """
-    client = bedrock_batch.connect(conf.teacher)
+    service = endpoints.batch_service_of(conf.teacher, conf.completions)
     known = {job.name: job for job in jobs}
     waiting = list(known)
     while waiting and should_continue():
         for name in itertools.takewhile(lambda _: should_continue(), waiting):
-            known[name] = _advance(client, conf, known[name])
+            known[name] = _advance(service, conf, known[name], should_continue)
         on_poll(list(known.values()))
         ended = [known[name] for name in waiting if known[name].ended]
         waiting = [name for name in waiting if not known[name].ended and known[name].state != "dropped"]
@@ -148,12 +127,12 @@ def submit_and_poll(
         _sleep(conf.completions.batch.poll_seconds if waiting else 0, should_continue)
 
 
-def replies(job: BatchJob, folder: Storage, ignored: Counter[str]) -> Iterator[BatchAnswer]:
+def replies(job: BatchJob, folder: Storage, service: BatchService, ignored: Counter[str]) -> Iterator[BatchAnswer]:
     """Yield one reply for every record of a job that has ended. Runs in Spark tasks and reads line by line.
 
     `ignored` counts the output lines that are no reply: `unknown`, `doubled` or `unreadable`. Raises InputError if
-    Bedrock reports answers and there is no output, so that no request is paid for again because its answer was not
-    found.
+    the service reports answers and there is no output, so that no request is paid for again because its answer was
+    not found.
     """
     lines = (folder.read(f"keys/{job.name}.tsv") or b"").decode().splitlines()
     records = dict(map(_parse_key_line, lines))
@@ -162,30 +141,22 @@ def replies(job: BatchJob, folder: Storage, ignored: Counter[str]) -> Iterator[B
             f"{folder.root}/keys/{job.name}.tsv holds {len(records)} of {job.records} records; restore it and run again"
         )
         raise InputError(msg)
-    output = folder.at("output")
-    paths = [file.path for file in output.list() if file.path.endswith(f"{job.name}.jsonl.out")]
-    if not paths and job.answered:
-        msg = (
-            f"batch job {job.name} has {job.answered} answers, but {output.root} holds no {job.name}.jsonl.out; "
-            "restore it and run again"
-        )
-        raise InputError(msg)
     error = f"no answer from the batch job, which is {job.status}" + (f": {job.message}" if job.message else "")
-    yield from match_replies((line for path in paths for line in _lines(output, path)), records, error, ignored)
+    yield from match_replies(service.output(job, folder), records, error, ignored)
 
 
 def match_replies(
-    lines: Iterator[bytes], records: Mapping[str, _T], error: str, ignored: Counter[str]
+    output: Iterator[tuple[str, Reply]], records: Mapping[str, _T], error: str, ignored: Counter[str]
 ) -> Iterator[tuple[str, _T, Reply]]:
     """Yield exactly one reply for every key of `records`, with what the key maps to; in any order.
 
-    The reply is that of the first line with an answer, else that of the first line with an error. Without a line it
-    is of class `unavailable`, with `error`.
+    `output` has (key, reply) of each line, the key "" for one that cannot be read. The reply is that of the first line
+    with an answer, else that of the first line with an error. Without a line it is of class `unavailable`, with
+    `error`.
     """
     missing = dict(records)
     failed: dict[str, Reply] = {}
-    for line in lines:
-        key, reply = converse.read_batch_line(line)
+    for key, reply in output:
         if key in missing and reply.completion is not None:
             yield key, missing.pop(key), reply
             failed.pop(key, None)
@@ -221,49 +192,30 @@ def _store(lake: Lake, job: BatchJob) -> BatchJob:
     return job
 
 
-def _job_arguments(conf: Config, folder: Storage, name: str, digest: str) -> dict[str, Any]:
-    """Return the arguments of CreateModelInvocationJob; they depend on the settings and the input only."""
-    teacher = conf.teacher
-    tags = {**teacher.request_metadata, "raft-spark": name}
-    return {
-        "jobName": name,
-        "roleArn": teacher.role_arn,
-        "modelId": teacher.model,
-        "modelInvocationType": "Converse",
-        "clientRequestToken": sha256(f"{name} {digest}".encode()).hexdigest(),
-        "inputDataConfig": {
-            "s3InputDataConfig": {"s3InputFormat": "JSONL", "s3Uri": _s3_uri(folder, f"input/{name}.jsonl")}
-        },
-        "outputDataConfig": {"s3OutputDataConfig": {"s3Uri": _s3_uri(folder, "output/")}},
-        "timeoutDurationInHours": conf.completions.batch.timeout_hours,
-        "tags": [{"key": key, "value": value} for key, value in sorted(tags.items())],
-    }
-
-
-def _s3_uri(folder: Storage, path: str) -> str:
-    return folder.path(path) if folder.is_local else f"s3://{folder.path(path)}"
-
-
-def _advance(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN401 - boto3's
-    """Submit a job that is not submitted, else ask for its status; return it unchanged if Bedrock throttles."""
+def _advance(service: BatchService, conf: Config, job: BatchJob, should_continue: Callable[[], bool]) -> BatchJob:
+    """Submit a job that is not submitted, else ask for its status; return it unchanged if the service throttles."""
+    folder = Storage.of(conf.lake, job.folder)
     if job.state == "submitting":
-        job = _submit(client, conf, job)
-    status = bedrock_batch.get_status(client, job.arn) if job.state == "submitted" else None
+        job = _submit(service, conf, job, should_continue)
+    status = service.status(job, folder) if job.state == "submitted" else None
+    if status and status.status == DEFERRED:
+        return _store(conf.lake, replace(job, state="submitting", arn="", status="", message=status.message))
     return replace(job, **dataclasses.asdict(status)) if status else job
 
 
-def _submit(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN401 - boto3's
-    """Find the job at Bedrock, or create it; store its ARN before anything else happens.
+def _submit(service: BatchService, conf: Config, job: BatchJob, should_continue: Callable[[], bool]) -> BatchJob:
+    """Find the job at the service, or create it; store its ARN before anything else happens.
 
-    A job that Bedrock does not know is dropped if the model or the role has changed: its requests are sent again in
-    others.
+    A job that the service does not know is dropped if the model or the role has changed: its requests are sent again
+    in others.
     """
-    arn = bedrock_batch.find(client, job.name)
+    folder = Storage.of(conf.lake, job.folder)
+    arn = service.find(job, folder)
     if arn == "" and not _has_current_settings(conf, job):
         return _store(conf.lake, replace(job, state="dropped", message="the settings have changed since"))
     if arn == "":
         try:
-            arn = bedrock_batch.create(client, job.call)
+            arn = service.create(job, folder, should_continue)
         except EndpointError as error:
             _store(conf.lake, replace(job, state="dropped", message=str(error)))
             raise
@@ -271,15 +223,10 @@ def _submit(client: Any, conf: Config, job: BatchJob) -> BatchJob:  # noqa: ANN4
 
 
 def _has_current_settings(conf: Config, job: BatchJob) -> bool:
-    return (job.call["modelId"], job.call["roleArn"]) == (conf.teacher.model, conf.teacher.role_arn)
+    return (job.model, job.call.get("roleArn", "")) == (conf.teacher.model, conf.teacher.role_arn)
 
 
 def _sleep(seconds: float, should_continue: Callable[[], bool]) -> None:
     end = time.monotonic() + seconds
     while (rest := end - time.monotonic()) > 0 and should_continue():
         time.sleep(min(rest, POLL_SLICE))
-
-
-def _lines(folder: Storage, path: str) -> Iterator[bytes]:
-    with folder.open(path) as stream:
-        yield from io.BufferedReader(stream, READ_BYTES)

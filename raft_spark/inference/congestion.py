@@ -5,10 +5,10 @@
 endpoint.
 """
 
-import math
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from statistics import median
 
 INITIAL_SIZE = 1e9  # calls: a window that was never throttled is as wide as its cap
 RECOVERY_SHARE = 0.95  # of the level that was throttled: the window grows quickly up to here
@@ -17,9 +17,8 @@ MIN_PAUSE, MAX_PAUSE = 0.1, 60.0  # seconds between calls if the endpoint thrott
 FAILURE_PAUSE_FACTOR = 5.0  # the pause is so many times longer if calls fail
 BURST_SECONDS = 0.25  # of a rate that may be sent at once after a pause
 MIN_LATENCIES, MAX_LATENCIES = 32, 512  # of the last answers, from which the timeout is computed
-TIMEOUT_FACTOR, MIN_TIMEOUT = 3.0, 10.0  # times the slowest of them; seconds
+TIMEOUT_FACTOR, MEDIAN_FACTOR = 3.0, 100.0  # times the slowest of them, and times their median
 MIN_FAILURES = 4  # in a row before an endpoint counts as dead, however small the window
-SILENT_SECONDS = 5.0  # without an answer before an endpoint that has answered counts as dead
 
 
 class CongestionWindow:
@@ -126,54 +125,101 @@ class RateLimiter:
 
 
 class AdaptiveTimeout:
-    """Compute timeouts: TIMEOUT_FACTOR times the slowest of the last answers, `most` until there are enough."""
+    """Compute after how long a reply counts as lost: far later than any of the last answers took, from `least` to `most`.
 
-    def __init__(self, most: float) -> None:
-        self._most = most
+    It is `most` until there are enough answers, and for a request that timed out before: so a slow answer is paid for
+    twice at most.
+    """
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least, self._most = least, most
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
         self._seconds = most
+        self._answers = 0
 
     def on_answer(self, latency: float) -> None:
         """Adapt the timeout to the latency of an answer."""
         self._latencies.append(latency)
-        if len(self._latencies) >= MIN_LATENCIES:
-            self._seconds = min(self._most, max(MIN_TIMEOUT, TIMEOUT_FACTOR * max(self._latencies)))
+        self._answers += 1
+        if self._answers % MIN_LATENCIES == 0 or latency * TIMEOUT_FACTOR > self._seconds:
+            self._adapt()
+
+    def _adapt(self) -> None:
+        if len(self._latencies) < MIN_LATENCIES:
+            return
+        patience = max(TIMEOUT_FACTOR * max(self._latencies), MEDIAN_FACTOR * median(self._latencies))
+        self._seconds = min(self._most, max(self._least, patience))
 
     def seconds(self, timeouts: int) -> float:
-        """Return the timeout of a request's next call, doubled for each of the `timeouts` it has had."""
-        return min(self._most, math.ldexp(self._seconds, timeouts))
+        """Return the timeout of the next call of a request that has had so many `timeouts`."""
+        return self._most if timeouts else self._seconds
 
 
 @dataclass(frozen=True, slots=True)
 class HealthStatus:
-    """`window_failed`: a whole window of calls failed without an answer; `dead`: the endpoint answers no call."""
+    """`window_failed`: a whole window of calls failed without an answer; `is_out`: several requests failed and none was
+    answered since; `dead`: the endpoint answers no call.
+    """
 
     window_failed: bool = False
+    is_out: bool = False
     dead: bool = False
 
 
 class EndpointHealth:
-    """Count failures in a row. One request that fails again and again does not show that the endpoint is dead."""
+    """Count failures in a row. One request that fails again and again does not show that the endpoint is dead.
 
-    def __init__(self, now: float) -> None:
+    An endpoint that has never answered is dead after a window of failures, one that has answered when they go on for
+    `patience` seconds. One that says that it is busy, as while a model is loaded, has the `longest` time of a request.
+    """
+
+    def __init__(self, now: float, patience: float, longest: float) -> None:
+        self._patience, self._longest = min(patience, longest), longest
         self._answered_at = now
         self._has_answered = False
-        self._failures = 0
+        self._failures = self._long_waits = 0
         self._failed_requests: set[Hashable] = set()
+        self._failing_since: float | None = None
 
     def on_answer(self, now: float) -> None:
         """Reset the count of failures."""
-        self._answered_at, self._has_answered, self._failures = now, True, 0
+        self.on_answer_elsewhere(now)
+        self._failures = self._long_waits = 0
         self._failed_requests.clear()
+
+    def on_answer_elsewhere(self, now: float) -> None:
+        """Register that the endpoint answers another task."""
+        self._answered_at, self._has_answered, self._failing_since = now, True, None
 
     def on_failure(self, request: Hashable, now: float, window: int, cap: int) -> HealthStatus:
         """Count a failed call and return the endpoint's health; `cap` is the window of a healthy endpoint."""
         self._failures += 1
+        several = self._fails(request, now)
+        is_silent = not self._has_answered or self._failing_seconds(now) >= self._patience
+        count = len(self._failed_requests)
+        return HealthStatus(
+            window_failed=several and self._failures % max(1, window) == 0,
+            is_out=count > cap or count >= MIN_FAILURES,
+            dead=several and is_silent and self._failures >= max(MIN_FAILURES, cap),
+        )
+
+    def on_throttle(self, request: Hashable, now: float) -> bool:
+        """Register that the endpoint is busy; return whether it counts as dead."""
+        return self._fails(request, now) and self._failing_seconds(now) >= self._longest
+
+    def asks_too_much(self, retry_after: float, cap: int) -> bool:
+        """Return whether the endpoint has asked, several times in a row, to wait longer than a request may take."""
+        self._long_waits = self._long_waits + 1 if retry_after > self._longest else 0
+        return self._long_waits >= max(1, min(MIN_FAILURES, cap))
+
+    def _fails(self, request: Hashable, now: float) -> bool:
+        """Register a call without an answer; return whether several requests had none since the last answer."""
+        self._failing_since = now if self._failing_since is None else self._failing_since
         self._failed_requests.add(request)
-        several = len(self._failed_requests) > 1
-        silent = not self._has_answered or now - self._answered_at >= SILENT_SECONDS
-        dead = self._failures >= max(MIN_FAILURES, cap) and silent
-        return HealthStatus(window_failed=several and self._failures % max(1, window) == 0, dead=several and dead)
+        return len(self._failed_requests) > 1
+
+    def _failing_seconds(self, now: float) -> float:
+        return now - (now if self._failing_since is None else self._failing_since)
 
     def silent_seconds(self, now: float) -> float:
         """Return the seconds since the last answer, or since the start if there was none."""

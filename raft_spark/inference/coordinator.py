@@ -28,8 +28,10 @@ from typing import Any
 
 from raft_spark.common import ids, sockets
 from raft_spark.common.background import in_background
+from raft_spark.inference import objections
 from raft_spark.inference.admission import Admission, TaskCounters
 from raft_spark.inference.handshakes import CONNECTION_ERRORS, Handshakes, authenticate
+from raft_spark.inference.objections import Situation
 from raft_spark.inference.quota import UNLIMITED, Allocation, ClusterLimits, QuotaLedger
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
@@ -74,6 +76,10 @@ class Coordinator:
         self._stop_reason = ""
         self._ledger, self._run, self._hourly_price = QuotaLedger(limits), run, hourly_price
         self._counters: dict[str, TaskCounters] = {}  # of all tasks, also those that have left
+        self._in_flight, self._acquittals = (
+            limits.in_flight,
+            0,
+        )  # how often objections were found to be the requests' own
         self._connected: set[str] = set()
         self._lock = threading.Lock()
         self._begin = time.monotonic()
@@ -109,8 +115,31 @@ class Coordinator:
             running = max(self.running_tasks, self._starting_tasks())
             allocation = self._ledger.allocate(task, counters.demand, running)
             self._check_limits()
+            self._judge(max(1, running))
+            allocation = replace(
+                allocation, worked=self._worked, trial=-(-objections.needed(self._situation) // max(1, running))
+            )
             replaced = REPLACED if self._has_attempt(task, is_older=False) else ""
             return replace(allocation, stop_reason=self.stop_reason or replaced)
+
+    @property
+    def _worked(self) -> int:
+        return self._acquittals + sum(task.worked for task in self._counters.values())
+
+    @property
+    def _situation(self) -> Situation:
+        has_answered = any(task.worked for task in self._counters.values())
+        return Situation(self._in_flight, has_answered, was_known=self._run.known + self._run.answered > 0)
+
+    def _judge(self, running: int) -> None:
+        """Decide, once all tasks wait for it, whether the endpoint's objections concern every request."""
+        waiting = [self._counters[task] for task in self._connected]
+        if len(waiting) < running or not all(task.waits for task in waiting):
+            return
+        if objections.concern_every_request(objections.add(task.objections for task in waiting), self._situation):
+            self.endpoint_error = self.endpoint_error or objections.refusal(waiting[0].objection)
+        else:
+            self._acquittals += 1
 
     def _has_attempt(self, task: str, *, is_older: bool) -> bool:
         """Return whether an older (or else newer) attempt at the rows of `task` is connected."""

@@ -45,6 +45,7 @@ def ask_all(
     with their last error.
     """
     queue = _RequestQueue(InFlightRequest(pubid, request) for pubid, request in requests)
+    refused: list[InFlightRequest] = []  # by the endpoint, perhaps not for their own fault
     done: SimpleQueue[Future[InFlightRequest]] = SimpleQueue()
     with ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="ask") as threads:
 
@@ -56,7 +57,8 @@ def ask_all(
             if admission.stop_reason:
                 yield from queue.abandon()
             admission.counters.draining = queue.is_empty
-            if queue.is_empty and not admission.counters.open:
+            yield from _judged(refused, admission, is_over=queue.is_empty)
+            if queue.is_empty and not admission.counters.open and not refused:
                 return
             try:
                 inflight = admission.finish(done.get(timeout=min(TICK, delay)).result())
@@ -64,11 +66,29 @@ def ask_all(
                 yield None
                 continue
             retry_at = _next_attempt(inflight, limits)
-            if retry_at is None:
+            if retry_at is None and inflight.reply.error_class == "bad_request":
+                refused.append(inflight)
+            elif retry_at is None:
                 yield inflight
             else:
                 queue.push(retry_at, inflight)
                 yield None
+
+
+def _judged(refused: list[InFlightRequest], admission: Admission, *, is_over: bool) -> Iterator[InFlightRequest]:
+    """Take the requests out of `refused` of which is known whether they are to blame.
+
+    When the run ends before, they are not: their class becomes `refused`, so that a later run asks them again.
+    """
+    admission.look_elsewhere()
+    admission.await_judgement(is_over=is_over)
+    if admission.stop_reason:
+        yield from (replace(each, reply=replace(each.reply, error_class="refused")) for each in refused)
+        refused.clear()
+        return
+    judged = [each for each in refused if admission.is_to_blame(each)]
+    refused[:] = [each for each in refused if not admission.is_to_blame(each)]
+    yield from judged
 
 
 def _send_admitted(queue: "_RequestQueue", admission: Admission, send: Callable[[InFlightRequest], None]) -> float:

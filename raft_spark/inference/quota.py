@@ -25,7 +25,8 @@ class Allocation:
     """Limits of one task until its next heartbeat; `dollars` count from its start. A rate of 0 allows no request.
 
     `stop_reason` says why it may start no call any more. `must_wait` means that an earlier attempt at the same rows
-    still runs.
+    still runs. `worked` grows whenever the endpoint has answered a request of any task; after `trial` requests in a row
+    that it refuses, the task waits until it grows.
     """
 
     in_flight: int
@@ -34,6 +35,8 @@ class Allocation:
     dollars: float
     stop_reason: str = ""
     must_wait: bool = False
+    worked: int = 0
+    trial: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from raft_spark.common.background import in_background
 from raft_spark.endpoints.base import Request
 from raft_spark.errors import InputError
 from raft_spark.inference import answer_store, coordinator, executor, quota, unstored
-from raft_spark.inference.admission import Admission, TaskCounters
+from raft_spark.inference.admission import Admission, Patience, TaskCounters
 from raft_spark.inference.answer_store import AnswerFile
 from raft_spark.inference.coordinator import Coordinator, CoordinatorAddress
 from raft_spark.inference.quota import UNLIMITED, Allocation, ClusterLimits
@@ -166,7 +166,8 @@ def _ask_partition(batches: Iterator[pa.RecordBatch], task: AskTask) -> Iterator
     name = f"{partition}-{attempt}"
     logs.configure(task.log_format, stage=task.stage, run_id=task.run_id, task=name)
     prefix = answer_store.file_prefix(task.run_id, partition)
-    admission = Admission(task.allocation, task.price, conf.timeout_seconds)
+    patience = Patience(conf.timeout_seconds, conf.min_timeout_seconds, conf.silent_seconds, conf.deadline_seconds)
+    admission = Admission(task.allocation, task.price, patience)
     is_present = partial(lease.is_present, task.storage)
     store = answer_store.AnswerStore(task.storage, prefix, conf.flush_seconds, admission.counters, is_present)
     limits = executor.RetryLimits(conf.attempts, conf.deadline_seconds)

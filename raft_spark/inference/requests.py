@@ -4,13 +4,15 @@ ask and those that read answers.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
+from raft_spark.config import templates
+from raft_spark.config.sending import RequestSettings
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import prompts
@@ -32,10 +34,26 @@ def request_settings(conf: config.Config) -> dict[str, Any]:
     names = {"style", "decision", "template", "temperature", "top_p", "max_new_tokens", "reuse_truncated"}
     return {
         **conf.completions.model_dump(include=names),
+        **sent_otherwise(conf.teacher_requests),
+        **words_otherwise(conf.completions, "teacher"),
         "again": conf.completions.retry_temperatures,
         "model": conf.teacher.model,
         "prompt": prompts.VERSIONS[conf.completions.style],
     }
+
+
+def sent_otherwise(conf: config.Completions) -> dict[str, Any]:
+    """Return the settings of what is sent that are not the defaults."""
+    sent = conf.model_dump(mode="json", include=set(RequestSettings.model_fields))
+    return {name: value for name, value in sent.items() if value and (name, value) != ("system", "system")}
+
+
+def words_otherwise(conf: config.Completions, who: Literal["teacher", "student"]) -> dict[str, Any]:
+    """Return the words of the teacher's or the students' prompts, and how answers are read, unless they are the defaults."""
+    if conf.prompts == templates.DEFAULT:
+        return {}
+    shared = ("marks", "decision", *(["refusal"] if who == "student" else []))
+    return {f"words_of_{who}": conf.words.model_dump(mode="json", include={who, *shared})}
 
 
 def one_row_per_article(base: DataFrame, conf: config.Config) -> DataFrame:
@@ -46,12 +64,21 @@ def one_row_per_article(base: DataFrame, conf: config.Config) -> DataFrame:
 def keyed_requests(base: DataFrame, conf: config.Config) -> DataFrame:
     """Return a row for each article of base with its request's keys, in REQUESTS_SCHEMA; lazy."""
     columns = one_row_per_article(base, conf).select("pubid", "question", "oracle")
-    return map_in_arrow(columns, partial(_add_keys, conf=conf.completions, model=conf.teacher.model), REQUESTS_SCHEMA)
+    return map_in_arrow(
+        columns, partial(_add_keys, conf=conf.teacher_requests, model=conf.teacher.model), REQUESTS_SCHEMA
+    )
 
 
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return the request to the teacher for a row of base."""
     return prompts.teacher_request(row["question"], row["oracle"], model, conf)
+
+
+def prompt_characters(conf: config.Completions) -> Column:
+    """Return the characters that a row of base puts into the teacher's prompt: its question, its oracle, their layout."""
+    passages = F.size(F.split("oracle", prompts.SEPARATOR))
+    texts = F.length("question") + F.length("oracle")
+    return texts + (passages - 1) * prompts.characters_between_passages(conf)
 
 
 def look_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> DataFrame:
@@ -87,8 +114,9 @@ def _is_usable(conf: config.Completions) -> Column:
     completions.reuse_truncated allows it.
     """
     limit, max_tokens = F.lit(conf.max_new_tokens), F.col("max_tokens")
-    fits = F.coalesce("completion_tokens", max_tokens) <= limit
-    truncated_at_limit = (max_tokens == limit) | (F.lit(conf.reuse_truncated) & (max_tokens < limit))
+    has_none = max_tokens == 0  # nor has the present request, since its key is the same
+    fits = has_none | (F.coalesce("completion_tokens", max_tokens) <= limit)
+    truncated_at_limit = has_none | (max_tokens == limit) | (F.lit(conf.reuse_truncated) & (max_tokens < limit))
     return F.col("completion").isNotNull() & F.when(_is_truncated(), truncated_at_limit).otherwise(fits)
 
 

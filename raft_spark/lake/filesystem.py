@@ -74,6 +74,10 @@ class Storage:
         """Return a folder below this one."""
         return Storage("/".join((self.root, *names)), self.endpoint, self.region)
 
+    def elsewhere(self, root: str) -> "Storage":
+        """Return another root with the same endpoint and region."""
+        return Storage(root, self.endpoint, self.region)
+
     def uri(self, path: str = "") -> str:
         """Return the address that Spark takes: file:///... or s3a://..."""
         joined = f"{self.root}/{path}" if path else self.root
@@ -211,6 +215,16 @@ class Storage:
         return sorted(
             (file for file in files if not file.path.rpartition("/")[2].startswith(".")), key=lambda f: f.path
         )
+
+    def existing(self, paths: Sequence[str]) -> set[str]:
+        """Return which of these files exist; on S3 they are looked for in parallel."""
+        with self._named("", "read"):
+            infos = s3.retried(lambda: self.filesystem.get_file_info([self.path(path) for path in paths]))
+        return {path for path, info in zip(paths, infos, strict=True) if info.type == pafs.FileType.File}
+
+    def paths(self) -> Sequence[str]:
+        """Return the paths of all files below this folder, as `list` has them."""
+        return [file.path for file in self.list()]
 
     def _infos(self, selector: pafs.FileSelector, tries: int = 5) -> Sequence[pafs.FileInfo]:
         try:

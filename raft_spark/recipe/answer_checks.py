@@ -1,7 +1,7 @@
 """completion -> its problems: quotes that are in no passage, no answer line, a wrong decision, a wrong length or language.
 
-A completion of the style "cot" is a chain of thought: it quotes the passages between the marks prompts.BEGIN and
-prompts.END, and its last line begins with prompts.ANSWER.
+A completion of the style "cot" is a chain of thought: it quotes the passages between two marks, and its last line begins
+with a third one, see config.templates.Marks.
 """
 
 import bisect
@@ -10,15 +10,16 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from raft_spark.config import Completions, Dataset
+from raft_spark.config.templates import Marks
 from raft_spark.endpoints import answer_text
 from raft_spark.recipe import prompts, refusals
 
 MIN_QUOTE_CHARS = 12  # without spaces; a shorter text may be in a passage by chance
 MIN_LANGUAGE_CHARS = 40  # the language of a shorter text is a guess
-_MARK = re.compile(rf"({re.escape(prompts.BEGIN)}|{re.escape(prompts.END)})")
+MARKS = Marks()
 _UNIFIED = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
     | dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'")
@@ -100,22 +101,31 @@ class Problem:
     reason: str
 
 
-def parse(completion: str) -> ParsedAnswer:
+def parse(completion: str, marks: Marks = MARKS) -> ParsedAnswer:
     """Return the parts of a chain of thought. The answer must be on the last line, and there must be only one."""
-    thought, mark, after = completion.strip().partition(prompts.ANSWER)
-    is_last_line = mark and prompts.ANSWER not in after and not _MARK.search(after) and "\n" not in after.strip()
-    return ParsedAnswer(tuple(_quotes(thought)), after.strip() if is_last_line else "")
+    thought, mark, after = completion.strip().partition(marks.answer)
+    is_last_line = (
+        mark and marks.answer not in after and not quote_mark(marks).search(after) and "\n" not in after.strip()
+    )
+    return ParsedAnswer(tuple(_quotes(thought, marks)), after.strip() if is_last_line else "")
 
 
-def _quotes(text: str) -> Iterator[str]:
-    yield from ("" for mark in _ANY_MARK.findall(text) if mark not in (prompts.BEGIN, prompts.END))
-    parts = _MARK.split(text)  # text, mark, text, mark, ...
-    marks, texts_after = parts[1::2], parts[2::2]
-    for number, mark in enumerate(marks):
-        if mark == prompts.BEGIN:
-            is_closed = number + 1 < len(marks) and marks[number + 1] == prompts.END
+@cache
+def quote_mark(marks: Marks) -> re.Pattern[str]:
+    """Return the pattern of a mark around quotes."""
+    return re.compile(rf"({re.escape(marks.begin_quote)}|{re.escape(marks.end_quote)})")
+
+
+def _quotes(text: str, marks: Marks) -> Iterator[str]:
+    begin, end = marks.begin_quote, marks.end_quote
+    yield from ("" for mark in _ANY_MARK.findall(text) if mark not in (begin, end))
+    parts = quote_mark(marks).split(text)  # text, mark, text, mark, ...
+    found, texts_after = parts[1::2], parts[2::2]
+    for number, mark in enumerate(found):
+        if mark == begin:
+            is_closed = number + 1 < len(found) and found[number + 1] == end
             yield texts_after[number].strip() if is_closed else ""
-        elif number == 0 or marks[number - 1] != prompts.BEGIN:
+        elif number == 0 or found[number - 1] != begin:
             yield ""
 
 
@@ -263,17 +273,20 @@ def check_answer(
     completion: str, oracle: str, final_decision: str | None, completions: Completions, conf: Dataset
 ) -> Iterator[Problem]:
     """Yield the problems of a completion that was written from `oracle`. [dataset.gate] decides what follows from them."""
-    answer = completion
+    answer, marks = completion, completions.words.marks
     if completions.style == "cot":
-        thought = parse(completion)
+        thought = parse(completion, marks)
         passages = [QuoteSearch(normalize(passage)) for passage in oracle.split(prompts.SEPARATOR)]
         yield from _check_quotes(thought.quotes, passages, conf.quote_distance)
         answer = thought.answer
     if answer_text.has_next_turn(completion):
         yield Problem("turn", "another turn")
     if answer:
-        yield from _check_refusal(answer)
-        yield from _check_decision(answer, final_decision, is_required=completions.decision)
+        is_refusal = refusals.is_refusal(answer, marks.unknown)
+        if is_refusal:
+            yield Problem("refusal", "refusal")
+        is_required = completions.decision and not is_refusal
+        yield from _check_decision(answer, final_decision, is_required=is_required)
         yield from _check_length(len(answer.split()), conf)
     else:
         yield Problem("answer", "no answer line")
@@ -293,17 +306,12 @@ def _check_quotes(quotes: tuple[str, ...], passages: list[QuoteSearch], distance
         yield Problem("quote", "no quote")
 
 
-def _check_refusal(answer: str) -> Iterator[Problem]:
-    if refusals.is_refusal(answer):
-        yield Problem("refusal", "refusal")
-
-
 def _check_decision(answer: str, final_decision: str | None, *, is_required: bool) -> Iterator[Problem]:
-    """Compare the yes, no or maybe that the answer begins with. An answer must begin so only if the prompt requires it."""
+    """Compare the yes, no or maybe that the answer begins with. An answer must begin so only if the prompt requires it, and it is no refusal."""
     decision = read_decision(answer)
     if decision and final_decision and decision != final_decision.lower():
         yield Problem("decision", "another decision")
-    if is_required and not decision and not refusals.is_refusal(answer):
+    if is_required and not decision:
         yield Problem("decision", "no decision")
 
 

@@ -1,51 +1,24 @@
 """question and passages -> the prompts of the teacher, the students and the judge.
 
-All prompts are built here. Text from articles is data: `escape_markup` breaks each control token of a chat template in it, so
-that no passage can end a turn or start one in another role.
+All prompts are built here; the words of teacher and student are those of completions.prompts. Text from articles is
+data: `escape_markup` breaks each control token of a chat template in it, so that no passage can end a turn or start one
+in another role.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from raft_spark.config import Completions
-from raft_spark.endpoints.base import Message, Request
+from raft_spark.config.templates import PromptLayout, fill
+from raft_spark.endpoints.base import BodyChanges, Message, Request
 
 VERSIONS = {
     "answer": 1,
     "cot": 1,
     "finding": 1,
     "judge": 1,
-}  # raise a style's number when its words change; the keys of its requests then change by themselves
+}  # raise a number when the words of templates/medical change; the keys of its requests then change by themselves
 SEPARATOR = "\n\n"
-TEACHER = (
-    "You answer questions about medical research. Use only the given context, and answer in at most five sentences. "
-    'If you do not know the answer, say "I don\'t know".'
-)
-BEGIN, END, ANSWER = "##begin_quote##", "##end_quote##", "<ANSWER>:"
-COT_INSTRUCTION = (
-    f"Reason step by step first, in at most six sentences, and copy the words that you build on exactly, between {BEGIN} and {END}. "
-    f"Then end with one line that begins with {ANSWER} and gives the answer in at most two sentences"
-)
-TEACHER_COT = (
-    f"You answer questions about medical research. Use only the given context. {COT_INSTRUCTION}. "
-    'If you do not know the answer, that line says "I don\'t know".'
-)
-TEACHER_FINDING = (
-    "You answer questions about medical research. Use only the given context. "
-    'If you do not know the answer, say "I don\'t know".'
-)
-FINDING_INSTRUCTION = "In one sentence, say what the study found."
-DECISION_INSTRUCTION = " The answer itself begins with yes, no or maybe."
-TEACHERS = {"answer": TEACHER, "cot": TEACHER_COT, "finding": TEACHER_FINDING}
-STUDENT = (
-    "You answer questions about medical research. Some of the given passages may have nothing to do with the question; "
-    "answer from those that do."
-)
-STUDENT_STYLES = {
-    "answer": "",
-    "cot": f" {COT_INSTRUCTION}.",
-    "finding": f" {FINDING_INSTRUCTION}",
-}  # what follows STUDENT
 JUDGE = {
     "faithfulness": (
         "You check an answer against passages. Take the answer apart into short statements that can be understood alone, and say of "
@@ -58,8 +31,6 @@ JUDGE = {
         '{"questions": ["...", "...", "..."], "noncommittal": false}.'
     ),
 }
-REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
-
 # Control tokens by family: <|...|> (Llama 3, ChatML, Phi), its full-width twin (DeepSeek) and [|...|] (EXAONE); <<SYS>>;
 # <s>, </s>, <bos>, <think> and kin; every <word_word>, as <start_of_turn> (Gemma), <tool_call> (Qwen), <EOS_TOKEN> (Cohere);
 # [INST] and other bracketed words (Llama 2, Mistral). Only the opening bracket matches: |r|>0.5 stays. The pattern begins with a set
@@ -81,27 +52,44 @@ def escape_markup(text: str) -> str:
 
 def teacher_request(question: str, oracle: str, model: str, conf: Completions) -> Request:
     """Return the request to the teacher about the oracle alone, in the layout of completions.template."""
-    parameters = _parameters(conf)
-    user = f"Context: {escape_markup(oracle)}\n\nQuestion: {escape_markup(question)}"
-    if conf.style == "finding":
-        user += f"\n\n{FINDING_INSTRUCTION}"  # last, because a small model forgets what comes before the context
-    system = TEACHERS[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
-    if conf.template == "llama3":
-        opening = "Reasoning:" if conf.style == "cot" else "Answer:"
-        return Request(_llama3(system, user, opening), model, parameters)
-    return Request(_messages(system, user), model, parameters)
+    layout = conf.words.teacher
+    turns = _turns(_lay_out(question, oracle.split(SEPARATOR), layout, conf), conf)
+    return _request(_llama3(turns, layout.opening) if conf.template == "llama3" else turns, model, conf)
 
 
 def student_messages(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
     """Return the messages of a student, which are the same in training, evaluation and serving."""
-    context = SEPARATOR.join(map(escape_markup, passages))
-    system = STUDENT + STUDENT_STYLES[conf.style] + (DECISION_INSTRUCTION if conf.decision else "")
-    return _messages(system, f"Context: {context}\n\nQuestion: {escape_markup(question)}")
+    return _lay_out(question, passages, conf.words.student, conf)
+
+
+def lay_out_passages(passages: Sequence[str], layout: PromptLayout) -> str:
+    """Return the passages as a prompt shows them; the first has the number 1."""
+    texts = enumerate(map(escape_markup, passages), start=1)
+    return layout.separator.join(
+        fill(layout.passage, {"number": str(number), "passage": text}) for number, text in texts
+    )
+
+
+def characters_between_passages(conf: Completions) -> int:
+    """Return how many characters a further passage adds to the teacher's prompt, without its own and a blank line's."""
+    one, two = (len(lay_out_passages([""] * count, conf.words.teacher)) for count in (1, 2))
+    return two - one - len(SEPARATOR)
+
+
+def _lay_out(question: str, passages: Sequence[str], layout: PromptLayout, conf: Completions) -> list[Message]:
+    """Return the messages of a layout. Its words are sent as they are, all other text is escaped."""
+    fields = {"context": lay_out_passages(passages, layout), "question": escape_markup(question)}
+    system, user = layout.system, fill(layout.user, fields)
+    if conf.decision and system:
+        system = f"{system} {conf.words.decision}"
+    elif conf.decision:
+        user = f"{user}\n\n{conf.words.decision}"
+    return _messages(system, user)
 
 
 def student_request(question: str, passages: Sequence[str], model: str, conf: Completions) -> Request:
     """Return the request to a student, with the prompt of its training."""
-    return Request(student_messages(question, passages, conf), model, _parameters(conf))
+    return _request(_turns(student_messages(question, passages, conf), conf), model, conf)
 
 
 def judge_request(
@@ -112,22 +100,32 @@ def judge_request(
     if metric == "faithfulness":
         context = SEPARATOR.join(map(escape_markup, passages))
         user = f"Passages: {context}\n\nQuestion: {escape_markup(question)}\n\n{user}"
-    return Request(_messages(JUDGE[metric], user), model, _parameters(conf))
+    return _request(_turns(_messages(JUDGE[metric], user), conf), model, conf)
 
 
-def _parameters(conf: Completions) -> Mapping[str, float]:
-    return {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
+def _request(prompt: str | Sequence[Message], model: str, conf: Completions) -> Request:
+    parameters = {"temperature": conf.temperature, "top_p": conf.top_p, "max_tokens": conf.max_new_tokens}
+    return Request(prompt, model, parameters, BodyChanges(conf.parameters, conf.leave_out, conf.rename))
+
+
+def _turns(messages: Sequence[Message], conf: Completions) -> Sequence[Message]:
+    """Return the messages as they are sent: for a model without a system turn, its text begins the user's turn."""
+    if conf.system != "user":
+        return messages
+    return [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
 
 
 def _messages(system: str, user: str) -> list[Message]:
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": user}]
 
 
-def _llama3(system: str, user: str, opening: str) -> str:
+def _llama3(messages: Sequence[Message], opening: str) -> str:
     """Return the prompt as one text in the format of Llama 3 Instruct; the assistant's turn begins with `opening`.
 
     The server adds the begin-of-text token (Meta's model card, "Llama 3 Instruct prompt format").
     """
-    messages = (("system", system), ("user", user))
-    turns = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in messages)
+    turns = "".join(
+        f"<|start_header_id|>{message['role']}<|end_header_id|>\n\n{message['content']}<|eot_id|>"
+        for message in messages
+    )
     return f"{turns}<|start_header_id|>assistant<|end_header_id|>\n\n{opening}"

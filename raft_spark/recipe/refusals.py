@@ -186,9 +186,11 @@ _RESULT = re.compile(
 )
 
 
-def is_refusal(answer: str) -> bool:
-    """Say whether an answer in English refuses to answer."""
+def is_refusal(answer: str, unknown: str = "") -> bool:
+    """Say whether an answer in English refuses to answer, or an answer begins with the text `unknown`."""
     text = answer.lower()
+    if unknown and text.lstrip(_OPENING_SIGNS).startswith(unknown.lower()):
+        return True
     return _says_author(text) or _says_question(text) or _is_silent(text)
 
 

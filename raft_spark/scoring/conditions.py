@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame
 from raft_spark import config
 from raft_spark.common import hashing
 from raft_spark.common.hashing import Int64Array, Stream
+from raft_spark.config.sending import RequestSettings
 from raft_spark.endpoints.base import Request
 from raft_spark.errors import InputError
 from raft_spark.lake import parquet
@@ -82,7 +83,9 @@ def endpoint_settings(conf: config.Config, student: str) -> config.Config:
     """Return settings that ask the student in place of the teacher, with the evaluation's parameters."""
     sampling_parameters = {"temperature": conf.evaluation.temperature, "max_new_tokens": conf.evaluation.max_new_tokens}
     fixed = {"top_p": 1.0, "mode": "realtime", "template": "chat", "reuse_truncated": False}
-    completions = conf.completions.model_copy(update={"endpoint": student, **sampling_parameters, **fixed})
+    sent = {name: getattr(conf.endpoints[student], name) for name in RequestSettings.model_fields}
+    update = {"endpoint": student, **sampling_parameters, **fixed, **sent}
+    completions = conf.completions.model_copy(update=update)
     return conf.model_copy(update={"completions": completions})
 
 

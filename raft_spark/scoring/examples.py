@@ -3,18 +3,26 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from raft_spark.recipe import answer_checks, prompts
+from raft_spark.config import Completions
+from raft_spark.config.templates import Marks
+from raft_spark.recipe import answer_checks
 from raft_spark.scoring import conditions
 from raft_spark.scoring.summary import EvaluationSummary, label
 
 Row = Mapping[str, Any]
-_NO_MARK = f"(?:(?!{re.escape(prompts.BEGIN)}|{re.escape(prompts.END)}).)"
-QUOTED = re.compile(rf"{re.escape(prompts.BEGIN)}\s*({_NO_MARK}*?)\s*{re.escape(prompts.END)}", re.DOTALL)
+
+
+@cache
+def quoted(marks: Marks) -> re.Pattern[str]:
+    """Return the pattern of a quote with its marks."""
+    begin, end = re.escape(marks.begin_quote), re.escape(marks.end_quote)
+    return re.compile(rf"{begin}\s*((?:(?!{begin}|{end}).)*?)\s*{end}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +82,7 @@ def build_examples(summary: EvaluationSummary, articles: Mapping[int, Sequence[s
         by_case = {(row["student"], row["setting"], row["distractors"]): row for row in rows}
         answers = {
             student: [
-                _example_answer(
-                    by_case[student, condition.setting, condition.distractors],
-                    has_verdict=summary.conf.completions.decision,
-                )
+                _example_answer(by_case[student, condition.setting, condition.distractors], summary.conf.completions)
                 for condition in reversed(summary.compared_conditions)
                 if (student, condition.setting, condition.distractors) in by_case
             ]
@@ -97,21 +102,22 @@ def build_examples(summary: EvaluationSummary, articles: Mapping[int, Sequence[s
         )
 
 
-def _example_answer(row: Row, *, has_verdict: bool) -> ExampleAnswer:
+def _example_answer(row: Row, conf: Completions) -> ExampleAnswer:
     truth, decision = (row["final_decision"] or "").lower(), row["decision"] or ""
-    verdict = ("right" if truth == decision else "wrong") if truth and has_verdict else ""
+    verdict = ("right" if truth == decision else "wrong") if truth and conf.decision else ""
     condition = conditions.Condition(row["setting"], row["distractors"])
-    spans = list(split_at_quotes(row["answer"] or "", row["quoted"] or []))
+    spans = list(split_at_quotes(row["answer"] or "", row["quoted"] or [], conf.words.marks))
     return ExampleAnswer(label(condition), spans, verdict, decision, row["rouge_l"], row["error_class"] or "")
 
 
-def split_at_quotes(answer: str, quoted: Sequence[str]) -> Iterator[TextSpan]:
-    """Split an answer into its quotes and the text between them. `quoted` has the source of every quote of the answer;
+def split_at_quotes(answer: str, found_in: Sequence[str], marks: Marks = answer_checks.MARKS) -> Iterator[TextSpan]:
+    """Split an answer into its quotes and the text between them. `found_in` has the source of every quote of the answer;
     an unclosed quote gets no span of its own. Quote marks that answer_checks.parse does not count, as in the answer
     line, give no source.
     """
-    sources = (source for quote, source in zip(answer_checks.parse(answer).quotes, quoted, strict=False) if quote)
-    for number, text in enumerate(QUOTED.split(answer)):
+    quotes = answer_checks.parse(answer, marks).quotes
+    sources = (source for quote, source in zip(quotes, found_in, strict=False) if quote)
+    for number, text in enumerate(quoted(marks).split(answer)):
         if text:
             yield TextSpan(text, next(sources, "") if number % 2 else "")
 

@@ -96,7 +96,7 @@ def _applies(metric: str, passages: Sequence[object]) -> bool:
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return the request for a row of JUDGE_REQUESTS; for relevance it has the answer line only."""
     text, metric = answer_text.clean(row["text"]).text, row["metric"]
-    judged = text if metric == FAITHFULNESS else answer_checks.parse(text).answer or text
+    judged = text if metric == FAITHFULNESS else answer_checks.parse(text, conf.words.marks).answer or text
     return prompts.judge_request(metric, row["question"], judged, row["passages"], model, conf)
 
 

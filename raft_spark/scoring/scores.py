@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from raft_spark.config.templates import Marks
 from raft_spark.recipe import answer_checks, refusals
 
 QuoteSource = Literal["oracle", "distractor", "nowhere"]
@@ -38,18 +39,23 @@ class Overlap:
 
 
 def score(
-    answer: str | None, reference: str, oracle: Sequence[str], distractors: Sequence[str], style: str
+    answer: str | None,
+    reference: str,
+    oracle: Sequence[str],
+    distractors: Sequence[str],
+    style: str,
+    marks: Marks = answer_checks.MARKS,
 ) -> dict[str, Any]:
     """Return the scores of one answer by column of the table `evaluation`. `answer` is None for a failed request;
     `oracle` has all passages of the article, `distractors` those that were shown.
     """
-    parsed = answer_checks.parse(answer or "")
+    parsed = answer_checks.parse(answer or "", marks)
     line = parsed.answer if style == "cot" else answer or ""
     text = line or answer or ""  # the whole text of a chain of thought without an answer line
     sources = locate_quotes(parsed.quotes, oracle, distractors)
     return {
         "decision": answer_checks.read_decision(line),
-        "abstained": refusals.is_refusal(text),
+        "abstained": refusals.is_refusal(text, marks.unknown),
         **asdict(overlap(text, reference)),
         "quoted": sources,
         "quotes": len(sources),

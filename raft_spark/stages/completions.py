@@ -5,6 +5,7 @@ crashes loses at most `completions.flush_seconds` of answers, and the next run a
 the files that the store held at the end of a run, so that a dataset names exactly the answers it was made from.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +17,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
-from raft_spark.common import ids
+from raft_spark.common import ids, wording
 from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
-from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, requests, unstored
+from raft_spark.inference import acceptance, batch, batch_jobs, compaction, realtime, remedies, requests, unstored
 from raft_spark.lake import dataframes, lease, schemas, session, tables
 from raft_spark.monitoring import run_state, spark_stats
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ def run(conf: config.Config) -> tables.Version:
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)
     if complete is not None:
+        _require_an_answer(complete.counts)
         return complete
     with lease.hold(conf.lake, schemas.COMPLETIONS) as held:
         return _run(conf, held)
@@ -63,6 +67,7 @@ def _run(conf: config.Config, held: lease.Lease) -> tables.Version:
     base = tables.require(conf.lake, schemas.BASE)
     complete = complete_version(conf, base)  # another run may have asked while this one waited
     if complete is not None:
+        _require_an_answer(complete.counts)
         return complete
     _refuse_to_pay_twice(conf)
     unstored.restore(tables.storage(conf.lake, schemas.COMPLETIONS))
@@ -74,8 +79,7 @@ def _run(conf: config.Config, held: lease.Lease) -> tables.Version:
     if result.run.tasks or result.run.calls:
         run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
     if result.run.state == "failed":
-        msg = f"endpoint {conf.completions.endpoint!r} {result.run.reason}; {_stored(result.run)}"
-        raise EndpointError(msg)
+        raise EndpointError(remedies.failure(conf, result.run))
     return _publish(spark, conf, draft, base, result)
 
 
@@ -101,12 +105,14 @@ def _to_ask(counts: Mapping[str, Any], conf: config.Completions) -> int:
 
 
 def _refuse_to_pay_twice(conf: config.Config) -> None:
-    """Raise InputError if batch jobs of the same model are pending and this run would ask in real time."""
-    jobs = [job.name for job in batch_jobs.pending(conf.lake) if job.call["modelId"] == conf.teacher.model]
-    if jobs and conf.completions.mode == "realtime":
+    """Raise InputError if batch jobs of the same model are pending and this run would ask in another way."""
+    can_collect, others = batch_jobs.split_pending(conf)
+    jobs = [job for job in [*others, *can_collect] if job.model == conf.teacher.model]
+    if jobs and (conf.completions.mode == "realtime" or jobs[0] in others):
         msg = (
-            f"{len(jobs)} batch jobs of {conf.teacher.model} are not collected yet ({', '.join(jobs[:3])}), and their answers "
-            "are paid for; collect them first: --set completions.mode=batch"
+            f"{len(jobs)} batch jobs of {conf.teacher.model} at {jobs[0].service} are not collected yet "
+            f"({', '.join(job.name for job in jobs[:3])}), and their answers are paid for; collect them first, with their "
+            "endpoint as completions.endpoint: --set completions.mode=batch"
         )
         raise InputError(msg)
 
@@ -126,7 +132,7 @@ def _ask(held: lease.Lease, conf: config.Config, base: DataFrame, run: run_state
     looked_up = distinct_requests(spark, conf, base)
     looked_up.persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
     result = _plan(looked_up, conf.completions, run)
-    if _is_asked_in_real_time(result.run, conf.completions):
+    if _is_asked_in_real_time(result.run, conf):
         # of the failures of batch jobs, only the permanent ones count: the others are asked again here
         begun = replace(result.run, failed=_permanent_failures(result.run, conf.completions))
         missing = looked_up.where(is_missing(conf.completions))
@@ -180,14 +186,15 @@ def _plan(looked_up: DataFrame, conf: config.Completions, run: run_state.Run) ->
     )
 
 
-def _is_asked_in_real_time(run: run_state.Run, conf: config.Completions) -> bool:
+def _is_asked_in_real_time(run: run_state.Run, conf: config.Config) -> bool:
     """Say whether requests are left to ask in real time. In batch mode these are the ones too few for another batch job."""
-    left = _missing(run, conf)
-    return run.state == "finished" and left > 0 and (conf.mode == "realtime" or left < conf.batch.min_records)
+    left = _missing(run, conf.completions)
+    is_small = left < conf.batch_limits.min_records
+    return run.state == "finished" and left > 0 and (conf.completions.mode == "realtime" or is_small)
 
 
 def _ask_in_real_time(held: lease.Lease, missing: DataFrame, conf: config.Config, run: run_state.Run) -> run_state.Run:
-    build_request = partial(requests.build_request, conf=conf.completions, model=conf.teacher.model)
+    build_request = partial(requests.build_request, conf=conf.teacher_requests, model=conf.teacher.model)
     return realtime.ask(held, missing, conf, run, build_request)
 
 
@@ -217,6 +224,8 @@ def _publish(
 ) -> tables.Version:
     """Publish the stored answers as a version. Raises StoppedError or EndpointError, as `run` does, after that."""
     run, from_store, error = _compare_with_store(spark, conf, result.run)
+    if unsure := from_store["without_finish_reason"]:
+        LOG.warning("%d answers came without a finish_reason: the endpoint does not say whether they are whole", unsure)
     counts = {**_counts(replace(result, run=run), conf.completions), **from_store, **_bill(run, conf)}
     version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
     if run.state == "stopped":
@@ -226,9 +235,27 @@ def _publish(
         msg = (
             f"{counts['failed']} of {counts['asked']} requests failed ({run.failures}), more than "
             f"completions.max_failed_share = {conf.completions.max_failed_share}; {_stored(run)}. One reason: {error}"
+            f"{_asked_again_by(_permanent_failures(run, conf.completions))}"
         )
         raise EndpointError(msg)
+    _require_an_answer(counts)
     return version
+
+
+def _require_an_answer(counts: Mapping[str, Any]) -> None:
+    """Raise EndpointError if every request of a version has failed for good, so that no run would ask one again."""
+    dead = Counter({name: int(count) for name, count in counts["dead"].items()})
+    if dead and not (counts["known"] or counts["answered"] or counts["missing"]):
+        reason = f"all {dead.total()} requests failed for good ({wording.counts(dead)}) and none is answered"
+        msg = f"{reason}{_asked_again_by(dead)}"
+        raise EndpointError(msg)
+
+
+def _asked_again_by(dead: Mapping[str, int]) -> str:
+    """Return the end of a message: how to ask again for requests that failed for good."""
+    return (
+        f". When the reason is mended, ask them again: --set completions.retry={','.join(sorted(dead))}" if dead else ""
+    )
 
 
 def _compare_with_store(
@@ -237,19 +264,22 @@ def _compare_with_store(
     """Return the run corrected by the store, counts that only the store knows, and the message of one failure.
 
     The store also has the answers of a machine that was lost before it could report them. The counts say how many answers
-    were `paid_twice`, and from how many texts something was `removed`, by what it was: see answer_text.
+    were `paid_twice`, from how many texts something was `removed`, by what it was: see answer_text, and how many answers
+    came `without_finish_reason`, so that nobody knows whether they are whole.
     """
     if not run.done:
-        return run, {"paid_twice": 0, "removed": {}}, None
+        return run, {"paid_twice": 0, "removed": {}, "without_finish_reason": 0}, None
     of_run = dataframes.stored_answers(spark, conf.lake).where(F.col("run_id") == run.id)
     answered = F.when(F.col("completion").isNotNull(), F.col("key"))
     kinds = (F.count_if(F.col("removed").contains(kind)) for kind in answer_text.REMOVED)
-    found = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error"), *kinds).collect()[0]
-    stored, distinct, error, *numbers = found
+    unsure = F.count_if(F.col("completion").isNotNull() & F.col("finish_reason").isNull())
+    found = of_run.agg(F.count(answered), F.countDistinct(answered), F.max("error"), unsure, *kinds).collect()[0]
+    stored, distinct, error, without_finish_reason, *numbers = found
     removed = {kind: count for kind, count in zip(answer_text.REMOVED, numbers, strict=True) if count}
     paid_twice = stored - distinct
     corrected = replace(run, answered=max(run.answered - paid_twice, distinct))
-    return corrected, {"paid_twice": paid_twice, "removed": removed}, error
+    counts = {"paid_twice": paid_twice, "removed": removed, "without_finish_reason": without_finish_reason}
+    return corrected, counts, error
 
 
 def _counts(result: AskResult, conf: config.Completions) -> dict[str, Any]:
@@ -301,4 +331,4 @@ def _dead_letters(failed: Mapping[Any, int], conf: config.Completions) -> Counte
 
 
 def _stored(run: run_state.Run) -> str:
-    return f"{run.answered} answers are stored, and a rerun asks only the others"
+    return f"{run.known + run.answered} answers are stored, and a rerun asks only the others"

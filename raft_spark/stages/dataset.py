@@ -80,6 +80,7 @@ def run(conf: config.Config) -> tables.Version:
     settings = {
         **conf.dataset.model_dump(exclude={"max_rejected_share"}),
         **requests.request_settings(conf),
+        **requests.words_otherwise(conf.completions, "student"),
         "prices": prices,
         "tokens": tokenizer,
     }

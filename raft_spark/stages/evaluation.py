@@ -24,10 +24,11 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import ids
+from raft_spark.config.templates import Marks
 from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import Request, retried_classes
 from raft_spark.errors import EndpointError, InputError, StoppedError
-from raft_spark.inference import realtime, requests, unstored
+from raft_spark.inference import realtime, remedies, requests, unstored
 from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
@@ -46,6 +47,7 @@ class EvaluationTask:
 
     at: Storage
     style: str
+    marks: Marks
     majority: str | None
     row_group_rows: int
     is_judged: bool
@@ -90,7 +92,8 @@ def _run(conf: config.Config, held: lease.Lease, articles: tables.Version, ident
             answered = _ask_judge(held, conf, answered, run)
         held.require()
         majority, is_judged = _majority(row_groups, last_hash), bool(conf.evaluation.judge)
-        task = EvaluationTask(draft.storage, conf.completions.style, majority, conf.lake.row_group_rows, is_judged)
+        style, marks = conf.completions.style, conf.completions.words.marks
+        task = EvaluationTask(draft.storage, style, marks, majority, conf.lake.row_group_rows, is_judged)
         with progress.spark_tasks(spark, "evaluation: score answers"):
             files = dataframes.collect_files(build(answered, task))
     rows = metrics.read_rows(draft.storage, files)
@@ -106,11 +109,21 @@ def _settings(conf: config.Config) -> dict[str, Any]:
         **conf.evaluation.model_dump(),
         **conf.completions.model_dump(include={"style", "decision"}),
         "models": [conf.endpoints[name].model for name in conf.evaluation.students],
+        **_sent_otherwise(conf),
+        **requests.words_otherwise(conf.completions, "student"),
         "prompt": prompts.VERSIONS[conf.completions.style],
         "judge": [conf.endpoints[judge_endpoint].model, prompts.VERSIONS["judge"]] if judge_endpoint else [],
         "base": [conf.base.seed, conf.base.distractors],
         "scores": SCORING_VERSION,
     }
+
+
+def _sent_otherwise(conf: config.Config) -> dict[str, Any]:
+    """Return what is not sent by default to each endpoint that has such settings."""
+    names = filter(None, (*conf.evaluation.students, conf.evaluation.judge))
+    asked = {name: conditions.endpoint_settings(conf, name).completions for name in names}
+    sent = {name: sent for name, completions in asked.items() if (sent := requests.sent_otherwise(completions))}
+    return {"sent": sent} if sent else {}
 
 
 def _refuse_without_packages() -> None:
@@ -222,12 +235,10 @@ def _ask(
     name, model = conf.completions.endpoint, conf.teacher.model
     begun = replace(run, endpoint=name, model=model, total=run.total + count)
     ended = realtime.ask(held, missing, conf, begun, partial(build_request, conf=conf.completions, model=model))
-    stored = f"{ended.answered} answers are stored, and a rerun asks only the others"
     if ended.state == "failed":
-        msg = f"endpoint {name!r} {ended.reason}; {stored}"
-        raise EndpointError(msg)
+        raise EndpointError(remedies.failure(conf, ended))
     if ended.state == "stopped":
-        msg = f"{ended.reason}; {stored}"
+        msg = f"{ended.reason}; {ended.known + ended.answered} answers are stored, and a rerun asks only the others"
         raise StoppedError(msg)
     return ended
 
@@ -256,7 +267,7 @@ def _write(batches: Iterator[pa.RecordBatch], task: EvaluationTask) -> Iterator[
 def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Iterator[dict[str, Any]]:
     """Score all answers about one article, and the baseline answers that need no model."""
     for row in rows:
-        scored = _score(row, row["answer"], task.style)
+        scored = _score(row, row["answer"], task)
         if task.is_judged:
             scored |= judge.score(row["question"], scored["answer"], row["passages"], dict(row.get("judged") or ()))
         yield scored
@@ -265,11 +276,12 @@ def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Itera
     answers = scores.baseline_answers(
         first["question"], first["article_passages"], first["reference"] or "", task.majority
     )
+    bare = replace(task, style="answer")
     for name, text in answers.items():
-        yield _score({**baseline, "student": name}, {"completion": text, "finish_reason": "stop"}, "answer")
+        yield _score({**baseline, "student": name}, {"completion": text, "finish_reason": "stop"}, bare)
 
 
-def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str) -> dict[str, Any]:
+def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, task: EvaluationTask) -> dict[str, Any]:
     """Return the row of the table for one case and its answer."""
     completion = answer_text.clean(answer["completion"]).text if answer else None
     is_oracle = [document["oracle"] for document in row["passages"]]
@@ -282,7 +294,9 @@ def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, style: str)
         "answer": completion,
         "error_class": None if answer else row["last_error"] or "unavailable",
         "cut": bool(answer and answer["finish_reason"] == "length"),
-        **scores.score(completion, row["reference"] or "", row["article_passages"], distractors, style),
+        **scores.score(
+            completion, row["reference"] or "", row["article_passages"], distractors, task.style, task.marks
+        ),
     }
 
 

@@ -26,7 +26,7 @@ from raft_spark.endpoints import codecs
 from raft_spark.endpoints.base import Request
 from raft_spark.errors import StoppedError
 from raft_spark.inference import answer_store, executor
-from raft_spark.inference.admission import Admission
+from raft_spark.inference.admission import Admission, Patience
 from raft_spark.inference.quota import UNLIMITED, Allocation
 from raft_spark.lake import browse, schemas, tables
 from raft_spark.recipe import prompts
@@ -162,7 +162,11 @@ def windowed(conf: config.Config, calls: int) -> float:
     """Do what a task of the stage does with that many rows, without Spark and files; return the seconds of CPU it took."""
     rows = list(itertools.islice(requests(conf), calls))
     asking = conf.completions
-    admission = Admission(Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED), conf.price, TIMEOUT)
+    admission = Admission(
+        Allocation(asking.in_flight, UNLIMITED, UNLIMITED, UNLIMITED),
+        conf.price,
+        Patience(TIMEOUT, TIMEOUT, TIMEOUT, asking.deadline_seconds),
+    )
     limits = executor.RetryLimits(asking.attempts, asking.deadline_seconds)
     with contextlib.closing(endpoints.connect(conf.teacher, asking.in_flight, TIMEOUT)) as client:
         begin = time.process_time()

@@ -85,6 +85,21 @@ def test_preview_shows_prompt_completion_seconds_and_tokens(lake: Path):
         assert expected in done.output
 
 
+def test_preview_shows_the_call_as_it_goes_out(lake: Path):
+    sets = ("completions.parameters.seed=41", "completions.leave_out=temperature")
+    done = call("preview", lake, sets=sets)
+    assert done.exit_code == 0, done.output
+    for expected in (
+        "POST http://127.0.0.1:",
+        "/v1/chat/completions",
+        '"seed": 41',
+        '"max_tokens": 512',
+        "Idempotency-Key",
+    ):
+        assert expected in done.output
+    assert '"temperature"' not in done.output
+
+
 def test_preview_of_an_unknown_article_is_one_sentence(lake: Path):
     done = call("preview", "--pubid", "1", lake)
     assert done.exit_code == 3

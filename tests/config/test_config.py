@@ -183,10 +183,10 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] has the settings: "
          "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy, variants")),
         ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] has the settings: answer, decision, language, length, quote, refusal, truncated, turn"),
-        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] has the settings: api_key_env, "
-         "api_key_secret, batch_folder, batch_input_price, batch_output_price, codec, endpoint_name, hourly_price, "
-         "inference_component, input_price, kind, latency_ms, model, output_price, region, request_metadata, role_arn, "
-         "route, service_tier, threads, url, weights")),
+        ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] has the settings: api_key_env, api_key_header, "
+             "api_key_secret, batch_folder, batch_input_price, batch_output_price, ca_bundle, codec, endpoint_name, headers, hourly_price, "
+             "inference_component, input_price, kind, latency_ms, leave_out, model, output_price, parameters, query, region, "
+             "rename, request_metadata, role_arn, route, service_tier, system, threads, url, weights")),
         ("bases.seed=1", "bases is not a setting (did you mean base?); the sections are: articles, base, completions, dataset, emr, endpoints, evaluation, hosting, lake, log, prices, refresh, spark, training"),
     ],
 )  # fmt: skip

@@ -42,6 +42,18 @@ def read(document: dict[str, Any]) -> config.Config:
     return config.from_argv(document["jobDriver"]["sparkSubmit"]["entryPointArguments"])
 
 
+def test_fields_of_a_body_reach_the_cluster_as_they_were_set():
+    fields = "completions.parameters.additionalModelRequestFields"
+    schema = '{anyOf=[{type="string", deep=[{}, []]}, {const=1.5}], empty={}}'
+    made = built(f'{fields}={{"a.b"="x y"}}', f"{fields}.schema={schema}")
+    assert read(made).completions.parameters == {
+        "additionalModelRequestFields": {
+            "a.b": "x y",
+            "schema": {"anyOf": [{"type": "string", "deep": [{}, []]}, {"const": 1.5}], "empty": {}},
+        }
+    }
+
+
 # The service's model
 
 

@@ -214,7 +214,9 @@ def test_every_service_that_the_code_calls_has_its_model_in_the_archive():
         call.args[0].value
         for file in (ROOT / "raft_spark").rglob("*.py")
         for call in ast.walk(ast.parse(file.read_text()))
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "client" and call.args
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "attr", "") in {"client", "create_client", "open_client"}
+        and call.args
         if isinstance(call.args[0], ast.Constant)
     }
     assert {"s3", "bedrock", "secretsmanager"} <= called  # sagemaker-runtime and bedrock-runtime come by name

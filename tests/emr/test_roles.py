@@ -74,7 +74,10 @@ FILES = {
 # ... boto3's, of an operation's name in Python ...
 UPLOADS = {"upload_file": [put(PART), ABORTED]}  # a method of boto3's client and not of S3
 LAKE = {"put_object": [put(POINTER)], "get_object": [get(POINTER), MISSING]}
-SAGEMAKER = {"invoke_endpoint": [Need("sagemaker:InvokeEndpoint", ENDPOINT)]}
+SAGEMAKER = {
+    "invoke_endpoint": [Need("sagemaker:InvokeEndpoint", ENDPOINT)],
+    "invoke_endpoint_async": [Need("sagemaker:InvokeEndpointAsync", ENDPOINT)],
+}
 BEDROCK = {name: [Need("bedrock:InvokeModel", MODEL)] for name in ("converse", "invoke_model")}
 BATCHES = {
     "list_model_invocation_jobs": [Need("bedrock:ListModelInvocationJobs", "*")],
@@ -122,7 +125,7 @@ NEEDED = {
     "WritePrometheus": {"EMR writes metrics"},
 }
 NEEDED_TO_ASK = {
-    "sagemaker": {"AskSageMaker": {"invoke_endpoint"}},
+    "sagemaker": {"AskSageMaker": {"invoke_endpoint", "invoke_endpoint_async"}},
     "bedrock": {"AskBedrock": {"converse", "invoke_model"}},
     "bedrock-batch": {
         "AskBedrock": {"converse", "invoke_model"},
@@ -272,6 +275,7 @@ def test_a_job_may_not_do_what_no_job_does(teacher):
         Need("s3:DeleteObject", f"{BUCKET}/code/refresh.json"),
         Need("s3:DeleteObjectVersion", f"{BUCKET}/{PART}"),
         Need("sagemaker:InvokeEndpoint", f"{ENDPOINT}-other"),
+        Need("sagemaker:InvokeEndpointAsync", f"{ENDPOINT}-other"),
         Need("bedrock:InvokeModel", "arn:aws:bedrock:us-east-1::foundation-model/dearer"),
         Need("secretsmanager:GetSecretValue", f"arn:aws:secretsmanager:{HERE}:secret:other-AbCdEf"),
         Need("glue:GetTable", f"arn:aws:glue:{HERE}:table/another/base"),
@@ -356,7 +360,7 @@ def services(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in {"client", "resource", "AwsConnection", "connect"}:
+            if name in {"client", "create_client", "resource", "AwsConnection", "open_client", "connect"}:
                 yield node.args[0].value
 
 

@@ -14,6 +14,9 @@ from raft_spark.errors import InputError
 from raft_spark.formats import formats, targets
 from raft_spark.recipe import prompts, refusals
 
+REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
+
+
 pytestmark = pytest.mark.row
 
 THOUGHT = "It was tried. ##begin_quote##It worked.##end_quote##\n<ANSWER>: Yes, it works."
@@ -41,10 +44,10 @@ def row(
     [
         ("oracle", "cot", THOUGHT, THOUGHT, "Yes, it works."),
         ("answer_only", "cot", THOUGHT, "<ANSWER>: Yes, it works.", "Yes, it works."),
-        ("refuse", "cot", THOUGHT, f"<ANSWER>: {prompts.REFUSAL_ANSWER}", prompts.REFUSAL_ANSWER),
+        ("refuse", "cot", THOUGHT, f"<ANSWER>: {REFUSAL_ANSWER}", REFUSAL_ANSWER),
         ("oracle", "answer", "It works.", "It works.", "It works."),
         ("answer_only", "answer", "It works.", "It works.", "It works."),
-        ("refuse", "answer", "It works.", prompts.REFUSAL_ANSWER, prompts.REFUSAL_ANSWER),
+        ("refuse", "answer", "It works.", REFUSAL_ANSWER, REFUSAL_ANSWER),
     ],
 )
 def test_the_target_of_a_row_without_its_oracle_depends_on_the_settings_and_one_with_it_is_the_completion(
@@ -62,7 +65,7 @@ def test_a_stored_thought_is_not_trained():
 
 
 def test_the_refusal_that_is_trained_is_recognized_as_one():
-    assert refusals.is_refusal(prompts.REFUSAL_ANSWER)
+    assert refusals.is_refusal(REFUSAL_ANSWER)
 
 
 @given(st.sets(st.integers(0, 3), max_size=2), st.integers(0, 400))

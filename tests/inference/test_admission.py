@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from raft_spark.config import Price
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
-from raft_spark.inference.admission import Admission, InFlightRequest
+from raft_spark.inference.admission import Admission, InFlightRequest, Patience
 from raft_spark.inference.quota import UNLIMITED, Allocation
 
 pytestmark = pytest.mark.row
 
 DOLLAR_A_TOKEN = Price(input_price=1_000_000, output_price=2_000_000)  # 1 dollar a token in, 2 out
+PATIENCE = Patience(timeout=60.0, least_timeout=10.0, silent=30.0, deadline=600.0)
 OPEN = Allocation(8, UNLIMITED, UNLIMITED, UNLIMITED)
 
 
@@ -49,7 +50,7 @@ def call(admission: Admission, reply: Reply, inflight: InFlightRequest | None = 
 
 def test_no_call_starts_while_the_driver_has_not_renewed_the_allocation():
     clock = Clock()
-    admission = Admission(OPEN, Price(), 60.0, clock)
+    admission = Admission(OPEN, Price(), PATIENCE, clock)
     admission.valid_until = clock.now + 5
     assert admission.delay(new_inflight().request) == 0
     clock.now += 5.1
@@ -71,7 +72,7 @@ replies = st.one_of(
 @settings(deadline=None)
 def test_what_is_spent_and_reserved_never_passes_what_was_granted(steps, dollars: float):
     """Each step starts a call if allowed, and may finish the oldest; its usage is any share of the maximum."""
-    admission = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, 60.0, Clock())
+    admission = Admission(replace(OPEN, dollars=dollars), DOLLAR_A_TOKEN, PATIENCE, Clock())
     open_calls: list[InFlightRequest] = []
     for (characters, max_tokens), comes_back, outcome in steps:
         inflight = new_inflight(characters, max_tokens)
@@ -95,7 +96,7 @@ def reply_of(outcome: tuple[float, float] | str, inflight: InFlightRequest) -> R
 
 
 def test_a_call_is_reserved_at_its_dearest_and_paid_by_its_usage():
-    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, PATIENCE, Clock())
     sent = admission.start(new_inflight())
     assert (admission.counters.reserved, admission.counters.spent) == (200.0, 0.0)
     admission.finish(replace(sent, reply=answer(20, 10)))
@@ -117,7 +118,7 @@ def test_a_call_is_reserved_at_its_dearest_and_paid_by_its_usage():
 def test_what_may_have_been_billed_counts_as_the_dearest_and_what_never_began_as_nothing(
     error_class: ErrorClass, paid: float
 ):
-    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, PATIENCE, Clock())
     call(admission, failed(error_class))
     assert (admission.counters.spent, admission.counters.reserved, admission.counters.open) == (paid, 0.0, 0)
 
@@ -141,7 +142,7 @@ def test_what_may_have_been_billed_counts_as_the_dearest_and_what_never_began_as
 def test_what_the_server_counted_is_certain_and_the_rest_is_possible_at_its_dearest(
     reply: Reply, certain: float, possible: float, not_counted: tuple[int, int], possibly_billed: int
 ):
-    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, PATIENCE, Clock())
     call(admission, reply)
     counters = admission.counters
     assert (counters.spent - counters.possible, counters.possible) == (certain, possible)
@@ -150,7 +151,7 @@ def test_what_the_server_counted_is_certain_and_the_rest_is_possible_at_its_dear
 
 
 def test_five_failures_without_usage_add_nothing_to_the_certain_dollars():
-    admission = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock())
+    admission = Admission(OPEN, DOLLAR_A_TOKEN, PATIENCE, Clock())
     for pubid in range(20):
         call(admission, answer(20, 10), new_inflight(pubid=pubid))
     for pubid in range(5):
@@ -160,7 +161,7 @@ def test_five_failures_without_usage_add_nothing_to_the_certain_dollars():
 
 
 def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_cheaper():
-    admission = Admission(replace(OPEN, dollars=300.0), DOLLAR_A_TOKEN, 60.0, Clock())
+    admission = Admission(replace(OPEN, dollars=300.0), DOLLAR_A_TOKEN, PATIENCE, Clock())
     sent = admission.start(new_inflight())
     assert admission.delay(new_inflight().request) == UNLIMITED
     assert admission.counters.next_call == 200.0
@@ -170,7 +171,7 @@ def test_a_call_that_cannot_be_paid_waits_for_an_open_one_that_may_turn_out_chea
 
 def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
     """Every call costs all that was reserved for it, while another thread reads the sum."""
-    admission, is_over = Admission(OPEN, DOLLAR_A_TOKEN, 60.0, Clock()), threading.Event()
+    admission, is_over = Admission(OPEN, DOLLAR_A_TOKEN, PATIENCE, Clock()), threading.Event()
     switch = sys.getswitchinterval()
     started, read_less = 0, []
 
@@ -200,7 +201,7 @@ def test_the_reporter_never_reads_less_than_was_paid_and_reserved():
 
 
 def tokens_a_minute(clock: Clock, tokens: float = 6_000.0) -> Admission:
-    return Admission(replace(OPEN, tokens_per_minute=tokens), Price(), 60.0, clock)
+    return Admission(replace(OPEN, tokens_per_minute=tokens), Price(), PATIENCE, clock)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_in_the_long_run_as_many_tokens_are_used_as_allowed_though_fewer_are_tha
 
 def test_requests_a_second_are_kept():
     clock = Clock()
-    admission = Admission(replace(OPEN, requests_per_second=2.0), Price(), 60.0, clock)
+    admission = Admission(replace(OPEN, requests_per_second=2.0), Price(), PATIENCE, clock)
     call(admission, answer())
     assert admission.delay(new_inflight().request) == 0.25
     clock.now += 0.25
@@ -264,7 +265,7 @@ def test_requests_a_second_are_kept():
 @pytest.mark.parametrize("nothing", [{"requests_per_second": 0.0}, {"tokens_per_minute": 0.0}, {"in_flight": 0}])
 def test_without_a_share_nothing_is_sent_and_what_was_open_comes_back(nothing: Mapping[str, float]):
     """A task that lost its driver and reconnected may get no rate at first."""
-    admission = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
+    admission = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), PATIENCE, Clock())
     sent = [admission.start(new_inflight()), admission.start(new_inflight())]
     admission.allocation = replace(admission.allocation, **nothing)
     assert admission.delay(new_inflight().request) == UNLIMITED
@@ -274,7 +275,7 @@ def test_without_a_share_nothing_is_sent_and_what_was_open_comes_back(nothing: M
 
 
 def test_a_share_that_is_taken_away_between_the_look_and_the_call_hurts_nobody():
-    admission = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), 60.0, Clock())
+    admission = Admission(replace(OPEN, requests_per_second=2.0, tokens_per_minute=6_000.0), Price(), PATIENCE, Clock())
     assert admission.delay(new_inflight().request) == 0
     admission.allocation = replace(admission.allocation, requests_per_second=0.0, tokens_per_minute=0.0)
     assert admission.start(new_inflight()).open_at_start == 1
@@ -284,14 +285,14 @@ def test_a_share_that_is_taken_away_between_the_look_and_the_call_hurts_nobody()
 
 
 def test_a_refusal_stops_at_once_and_says_the_server_s_words():
-    admission = Admission(OPEN, Price(), 60.0, Clock())
+    admission = Admission(OPEN, Price(), PATIENCE, Clock())
     call(admission, Reply(error_class="refused", error="no such model"))
     assert admission.stop_reason == "refuses: no such model"
 
 
 def test_a_dead_endpoint_is_told_with_how_long_and_the_last_reason():
     clock = Clock()
-    admission = Admission(OPEN, Price(), 60.0, clock)
+    admission = Admission(OPEN, Price(), PATIENCE, clock)
     clock.now += 7
     for pubid in range(8):
         assert admission.stop_reason == ""
@@ -300,25 +301,90 @@ def test_a_dead_endpoint_is_told_with_how_long_and_the_last_reason():
 
 
 def test_the_driver_s_reason_stops_a_task():
-    admission = Admission(OPEN, Price(), 60.0, Clock())
+    admission = Admission(OPEN, Price(), PATIENCE, Clock())
     admission.allocation = replace(OPEN, stop_reason="enough")
     assert admission.stop_reason == "enough"
 
 
-@pytest.mark.parametrize("error_class", ["bad_request", "filtered"])
-def test_requests_the_endpoint_will_not_take_say_nothing_against_it(error_class: ErrorClass):
-    admission = Admission(OPEN, Price(), 60.0, Clock())
+def test_requests_that_a_filter_stops_say_nothing_against_the_endpoint():
+    admission = Admission(OPEN, Price(), PATIENCE, Clock())
     for pubid in range(100):
-        call(admission, failed(error_class), new_inflight(pubid=pubid))
+        call(admission, failed("filtered"), new_inflight(pubid=pubid))
     assert admission.stop_reason == ""
     assert admission.delay(new_inflight().request) == 0
 
 
-def test_each_time_out_of_a_request_doubles_its_patience():
-    admission = Admission(OPEN, Price(), 60.0, Clock())
+def objection(number: int, words: str = "the key is not valid") -> Reply:
+    return Reply(error_class="bad_request", error=f"status 400: {words} (request {number}ab)")
+
+
+def test_after_a_window_of_the_same_objection_a_task_starts_no_call_and_waits_for_the_driver():
+    clock = Clock()
+    admission = Admission(replace(OPEN, trial=6), Price(), PATIENCE, clock)
+    admission.valid_until = clock.now + 1e6
+    for number in range(5):
+        call(admission, objection(number), new_inflight(pubid=number))
+    assert admission.delay(new_inflight().request) == 0
+    refused = call(admission, objection(5), new_inflight(pubid=5))
+    assert admission.delay(new_inflight().request) == UNLIMITED
+    admission.await_judgement(is_over=False)
+    assert (admission.counters.waits, admission.counters.objections) == (
+        True,
+        {"status # the key is not valid (request #": 6},
+    )
+    assert not admission.is_to_blame(refused)
+    admission.allocation = replace(admission.allocation, worked=1)
+    admission.look_elsewhere()
+    admission.await_judgement(is_over=False)
+    assert (admission.counters.waits, admission.stop_reason) == (False, "")
+    assert admission.is_to_blame(refused)
+    assert admission.delay(new_inflight().request) == 0
+
+
+def test_an_answer_to_a_request_that_was_sent_later_shows_that_the_objection_was_the_row_s_own():
+    clock = Clock()
+    admission = Admission(OPEN, Price(), PATIENCE, clock)
+    earlier = admission.start(new_inflight(pubid=1))
+    clock.now += 1
+    refused = call(admission, objection(2), new_inflight(pubid=2))
+    clock.now += 1
+    later = admission.start(new_inflight(pubid=3))
+    admission.finish(replace(earlier, reply=answer()))
+    assert not admission.is_to_blame(refused)
+    admission.finish(replace(later, reply=answer()))
+    assert admission.is_to_blame(refused)
+
+
+def test_answers_of_this_task_that_come_back_from_the_driver_are_not_those_of_another():
+    admission = Admission(OPEN, Price(), PATIENCE, Clock())
+    for _ in range(3):
+        call(admission, answer())
+    call(admission, objection(1))
+    admission.allocation = replace(OPEN, worked=3)
+    admission.look_elsewhere()
+    assert admission.counters.objections
+    admission.allocation = replace(OPEN, worked=4)
+    admission.look_elsewhere()
+    assert not admission.counters.objections
+
+
+def test_an_endpoint_that_is_busy_for_too_long_is_told():
+    clock = Clock()
+    admission = Admission(OPEN, Price(), PATIENCE, clock)
+    for pubid in range(2):
+        call(admission, failed("throttled"), new_inflight(pubid=pubid))
+        assert admission.stop_reason == ""
+        clock.now += 310
+    call(admission, failed("throttled"), new_inflight(pubid=3))
+    assert admission.stop_reason == "has not answered for 620 s; the last error: as asked"
+
+
+def test_a_request_that_timed_out_has_the_whole_time_from_then_on():
+    admission = Admission(OPEN, Price(), PATIENCE, Clock())
     for _ in range(32):
         call(admission, answer())
     first = call(admission, failed("timeout"))
     assert admission.timeout(new_inflight()) == 10.0
-    assert admission.timeout(first) == 20.0
-    assert admission.timeout(call(admission, failed("timeout"), first)) == 40.0
+    assert admission.timeout(first) == 60.0
+    assert admission.timeout(call(admission, failed("timeout"), first)) == 60.0
+    assert admission.counters.possibly_billed == 2

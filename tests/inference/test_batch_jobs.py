@@ -4,30 +4,29 @@ import itertools
 import json
 import re
 import socket
-import threading
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-import uvicorn
 from botocore.session import get_session
 from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
 
 from conftest import Settle
 from raft_spark import config
 from raft_spark.endpoints import bedrock_batch, converse
-from raft_spark.endpoints.base import Reply, Request
+from raft_spark.endpoints.base import Request
+from raft_spark.endpoints.batch_service import BatchJob
 from raft_spark.endpoints.fake import batch_jobs as bedrock_double
 from raft_spark.errors import ConfigError, EndpointError, InputError
 from raft_spark.inference import batch_input, batch_jobs
 from raft_spark.lake import session
 from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import prompts
+from support import batch_services
+from support.batch_services import collect, continue_times, ended, service_of
 
 MODEL = "meta.llama3-1-8b-instruct-v1:0"
 ROLE = "arn:aws:iam::123456789012:role/batch"
@@ -124,7 +123,7 @@ def test_an_empty_answer_says_so():
         (424, "model_error"),
         (429, "throttled"),
         (500, "model_error"),
-        (503, "unavailable"),
+        (503, "throttled"),
         ("ThrottlingException", "throttled"),
         ("com.amazonaws.bedrock#ValidationException", "bad_request"),
         ("Unheard", "model_error"),
@@ -187,7 +186,9 @@ def test_every_record_gets_one_reply_whatever_the_output_looks_like(data):
     broken = st.sampled_from(["", "{", "[]", "null", '{"recordId": 1}', "[" * 9_999])
     lines = data.draw(st.lists(good | bad | broken, max_size=20))
     ignored: Counter[str] = Counter()
-    found = list(batch_jobs.match_replies((line.encode() for line in lines), asked, "it is gone", ignored))
+    found = list(
+        batch_jobs.match_replies(map(converse.read_batch_line, map(str.encode, lines)), asked, "it is gone", ignored)
+    )
     assert sorted((key, pubid) for key, pubid, _ in found) == sorted(asked.items())
     for key, _, reply in found:
         about = [line for line in lines if f'"{key}"' in line]
@@ -205,7 +206,11 @@ def test_a_line_that_comes_twice_counts_once_and_an_answer_outweighs_an_error():
     failed = b'{"recordId": "a", "error": {"errorCode": 500, "errorMessage": "no"}}'
     good = json.dumps({"recordId": "a", "modelOutput": answer("Yes.")}).encode()
     ignored: Counter[str] = Counter()
-    found = list(batch_jobs.match_replies(iter([failed, failed, good, good, failed]), {"a": 1}, "", ignored))
+    found = list(
+        batch_jobs.match_replies(
+            map(converse.read_batch_line, [failed, failed, good, good, failed]), {"a": 1}, "", ignored
+        )
+    )
     assert [(key, pubid, reply.completion) for key, pubid, reply in found] == [("a", 1, "Yes.")]
     assert ignored == {"doubled": 3}
 
@@ -217,7 +222,7 @@ def test_a_line_that_comes_twice_counts_once_and_an_answer_outweighs_an_error():
 @pytest.mark.parametrize("root", ["s3://lake", "s3://lake/deep/er"])
 def test_the_service_takes_the_call(settled: Settle, root):
     conf = settled(*bedrock(""), f"lake.root={root}", 'endpoints.b.request_metadata={team = "x"}')
-    call = batch_jobs._job_arguments(conf, batch_jobs.run_folder(conf, RUN), f"{RUN}-01234567-00000-0", "0a")
+    call = service_of(conf).call(f"{RUN}-01234567-00000-0", "0a", batch_jobs.run_folder(conf, RUN))
     assert accepted("bedrock", "CreateModelInvocationJob", call)
     prefix = f"{root}/completions/batches/{RUN}"
     assert call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"] == f"{prefix}/input/{RUN}-01234567-00000-0.jsonl"
@@ -229,7 +234,7 @@ def test_the_service_takes_the_call(settled: Settle, root):
 def test_the_same_input_is_the_same_job_and_another_round_another_one(settled: Settle):
     conf = settled(*bedrock(""), "lake.root=s3://lake")
     calls = [
-        batch_jobs._job_arguments(conf, batch_jobs.run_folder(conf, RUN), *of)
+        service_of(conf).call(*of, batch_jobs.run_folder(conf, RUN))
         for of in (("a", "00"), ("a", "00"), ("a", "01"), ("b", "00"))
     ]
     tokens = [call["clientRequestToken"] for call in calls]
@@ -280,24 +285,16 @@ def test_the_control_plane_may_have_another_address_than_the_model(conf, monkeyp
 @pytest.fixture
 def service() -> Iterator[str]:
     """A fake control plane on loopback, in a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    application = Starlette(routes=bedrock_double.routes())
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    with batch_services.serving(bedrock_double.routes()) as address:
+        yield address
 
 
 def behave(service: str, **fields: object) -> None:
-    urllib.request.urlopen(f"{service}/jobs/behave", json.dumps(fields).encode()).close()
+    batch_services.behave(service, "jobs", **fields)
 
 
 def records(service: str) -> dict:
-    with urllib.request.urlopen(f"{service}/jobs/records") as answer:
-        return json.load(answer)
+    return batch_services.records(service, "jobs")
 
 
 def bedrock(url: str) -> list[str]:
@@ -326,34 +323,11 @@ def rows(conf: config.Config, count: int) -> list[dict[str, object]]:
     ]
 
 
-def create_jobs(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[batch_jobs.BatchJob]:
+def create_jobs(conf: config.Config, missing: list[dict[str, object]], run: str = RUN) -> list[BatchJob]:
     """Write input files and register jobs for rows, as a run does."""
     at = batch_jobs.run_folder(conf, run)
     frame = session.start(conf).createDataFrame(pa.Table.from_pylist(missing).to_pandas())
     return batch_jobs.register_jobs(conf, at, batch_input.write_input_files(frame, conf, at, len(missing)))
-
-
-def continue_times(count: int) -> Callable[[], bool]:
-    """Return a function that returns True `count` times: once for each round and each job in it, and each pause."""
-    left = iter([True] * count)
-    return lambda: next(left, False)
-
-
-def ended(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> Iterator[batch_jobs.BatchJob]:
-    return itertools.chain.from_iterable(batch_jobs.submit_and_poll(conf, jobs, lambda _: None, lambda: True))
-
-
-def collect(conf: config.Config, jobs: list[batch_jobs.BatchJob]) -> dict[str, Reply]:
-    """Submit jobs, wait for them and collect their replies, as a run does."""
-    store = {}
-    for job in ended(conf, jobs):
-        ignored: Counter[str] = Counter()
-        for key, _, reply in batch_jobs.replies(job, Storage.of(conf.lake, job.folder), ignored):
-            assert key not in store
-            store[key] = reply
-        assert not ignored
-        batch_jobs.mark_collected(conf.lake, job)
-    return store
 
 
 @pytest.mark.spark
@@ -372,7 +346,7 @@ def test_every_request_is_sent_once_and_its_answer_found(settled: Settle, servic
         conf, jobs, lambda now: seen.append([job.status for job in now]), lambda: True
     )
     for job in itertools.chain.from_iterable(ended_jobs):
-        found = batch_jobs.replies(job, Storage.of(conf.lake, job.folder), Counter())
+        found = batch_jobs.replies(job, Storage.of(conf.lake, job.folder), service_of(conf), Counter())
         store |= {key: (info, reply) for key, info, reply in found}
         batch_jobs.mark_collected(conf.lake, job)
     assert {key: info.pubid for key, (info, _) in store.items()} == {row["key"]: row["pubid"] for row in asked}
@@ -436,7 +410,7 @@ def test_a_driver_lost_while_a_job_runs_finds_it_again(conf, service):
 def test_a_driver_lost_while_it_collects_collects_again(conf, service):
     jobs = create_jobs(conf, rows(conf, 150))
     done = next(ended(conf, jobs))
-    next(batch_jobs.replies(done, Storage.of(conf.lake, done.folder), Counter()))
+    next(batch_jobs.replies(done, Storage.of(conf.lake, done.folder), service_of(conf), Counter()))
     assert len(collect(conf, batch_jobs.pending(conf.lake))) == 150
     assert batch_jobs.pending(conf.lake) == []
     assert (records(service)["jobs"], set(records(service)["sent"].values())) == (1, {1})
@@ -484,7 +458,7 @@ def test_answers_that_the_service_counts_and_nobody_finds_are_not_paid_again(con
     at = Storage.of(conf.lake, done.folder)
     at.delete("output")
     with pytest.raises(InputError, match=r"150 answers, but .*/output holds no"):
-        list(batch_jobs.replies(done, at, Counter()))
+        list(batch_jobs.replies(done, at, service_of(conf), Counter()))
     assert [job.state for job in batch_jobs.pending(conf.lake)] == ["submitted"]
 
 
@@ -518,7 +492,7 @@ def test_a_job_of_the_service_is_stopped_by_hand(conf, service):
     jobs = create_jobs(conf, rows(conf, 150))
     client = boto3.client("bedrock", endpoint_url=service)
 
-    def stop(now: list[batch_jobs.BatchJob]) -> None:
+    def stop(now: list[BatchJob]) -> None:
         for job in now:
             if job.status == "Submitted":
                 client.stop_model_invocation_job(jobIdentifier=job.arn)

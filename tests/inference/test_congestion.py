@@ -15,7 +15,6 @@ from raft_spark.inference.congestion import (
     AdaptiveTimeout,
     CongestionWindow,
     EndpointHealth,
-    HealthStatus,
     RateLimiter,
 )
 
@@ -236,56 +235,110 @@ def test_what_is_sent_while_there_is_no_share_is_owed():
 def test_no_answer_is_cut_off_below_three_times_the_slowest_of_late_nor_after_the_most(
     latencies: list[float], timeouts: int
 ):
-    timeout = AdaptiveTimeout(600.0)
+    timeout = AdaptiveTimeout(60.0, 600.0)
     for latency in latencies:
         timeout.on_answer(latency)
-    assert timeout.seconds(timeouts) <= 600.0
-    assert timeout.seconds(timeouts) >= min(600.0, 3 * max(latencies[-512:]) * 2**timeouts)
+    assert 60.0 <= timeout.seconds(timeouts) <= 600.0
+    assert timeout.seconds(timeouts) >= min(600.0, 3 * max(latencies[-512:]))
 
 
 def test_before_enough_answers_are_known_the_most_is_waited():
-    timeout = AdaptiveTimeout(60.0)
+    timeout = AdaptiveTimeout(10.0, 60.0)
     for _ in range(31):
-        timeout.on_answer(0.1)
+        timeout.on_answer(0.01)
     assert timeout.seconds(0) == 60.0
-    timeout.on_answer(0.1)
-    assert [timeout.seconds(timeouts) for timeouts in range(4)] == [10.0, 20.0, 40.0, 60.0]
+    timeout.on_answer(0.01)
+    assert timeout.seconds(0) == 10.0
+
+
+def test_a_request_that_timed_out_once_is_given_all_the_time_there_is():
+    timeout = AdaptiveTimeout(10.0, 120.0)
+    for _ in range(32):
+        timeout.on_answer(0.01)
+    assert [timeout.seconds(timeouts) for timeouts in range(3)] == [10.0, 120.0, 120.0]
+
+
+def test_an_answer_a_hundred_times_slower_than_the_median_is_waited_for():
+    timeout = AdaptiveTimeout(10.0, 600.0)
+    for _ in range(32):
+        timeout.on_answer(2.0)
+    assert timeout.seconds(0) == 200.0
 
 
 def test_an_endpoint_that_becomes_fast_is_waited_for_less():
-    timeout = AdaptiveTimeout(600.0)
-    for latency in [50.0] * 32 + [5.0] * 511:
+    timeout = AdaptiveTimeout(10.0, 10_000.0)
+    for latency in [50.0] * 32 + [0.5] * 480:
         timeout.on_answer(latency)
     assert timeout.seconds(0) == 150.0
-    timeout.on_answer(5.0)
-    assert timeout.seconds(0) == 15.0
+    for _ in range(32):
+        timeout.on_answer(0.5)
+    assert timeout.seconds(0) == 50.0
 
 
-# Health
+# Health: patient for 30 s, a request may take 300 s
+
+
+def new_health(patience: float = 30.0, longest: float = 300.0) -> EndpointHealth:
+    return EndpointHealth(0.0, patience, longest)
 
 
 def test_one_bad_row_never_ends_a_run():
-    health = EndpointHealth(0.0)
+    health = new_health()
     assert not any(health.on_failure("bad", float(now), 16, 16).dead for now in range(1_000))
+    assert not any(health.on_throttle("bad", float(now)) for now in range(1_000))
 
 
 @pytest.mark.parametrize(("cap", "calls"), [(0, 4), (1, 4), (4, 4), (64, 64)])
 def test_a_dead_endpoint_is_noticed_after_a_window_of_failing_calls_and_not_before(cap: int, calls: int):
-    health = EndpointHealth(0.0)
+    health = new_health()
     statuses = [health.on_failure(call, 0.1, max(1, cap), cap).dead for call in range(calls)]
     assert statuses == [False] * (calls - 1) + [True]
 
 
-def test_a_break_of_less_than_five_seconds_after_answers_is_forgiven():
-    health = EndpointHealth(0.0)
+def test_an_endpoint_that_has_answered_is_waited_for_from_its_first_failure_on():
+    health = new_health()
     health.on_answer(10.0)
-    assert not any(health.on_failure(call, 14.9, 4, 4).dead for call in range(500))
-    assert health.on_failure("one more", 15.0, 4, 4).dead
-    assert health.silent_seconds(15.0) == 5.0
+    assert not any(health.on_failure(call, 15.0, 4, 4).dead for call in range(500))
+    assert not health.on_failure("almost", 44.9, 4, 4).dead
+    assert health.on_failure("one more", 45.0, 4, 4).dead
+    assert health.silent_seconds(45.0) == 35.0
+
+
+def test_an_endpoint_that_only_says_that_it_is_busy_is_dead_when_a_request_may_take_no_longer():
+    health = new_health()
+    found = [(at, health.on_throttle(at, float(at))) for at in range(5, 400, 100)]
+    assert found == [(5, False), (105, False), (205, False), (305, True)]
+
+
+def test_an_endpoint_that_asks_again_and_again_to_wait_longer_than_a_request_has_asks_too_much():
+    health = new_health()
+    assert [health.asks_too_much(wait, 16) for wait in (301.0, 301.0, 300.0, 301.0, 301.0, 301.0, 301.0)] == [
+        *[False] * 6,
+        True,
+    ]
+    assert new_health().asks_too_much(301.0, 1)
+
+
+def test_what_another_task_is_answered_shows_that_the_endpoint_lives():
+    health = new_health()
+    for now in range(0, 100, 10):
+        health.on_answer_elsewhere(float(now))
+        assert not any(health.on_failure(call, now + 1.0, 4, 4).dead for call in range(8))
+        assert not health.on_throttle(now, now + 2.0)
+
+
+@pytest.mark.parametrize(("cap", "requests"), [(1, 2), (2, 3), (3, 4), (64, 4)])
+def test_an_endpoint_is_out_when_several_requests_in_a_row_fail(cap: int, requests: int):
+    health = new_health()
+    health.on_answer(0.0)
+    found = [health.on_failure(call, 1.0, cap, cap).is_out for call in range(requests)]
+    assert found == [False] * (requests - 1) + [True]
+    health.on_answer(2.0)
+    assert not health.on_failure(0, 3.0, cap, cap).is_out
 
 
 def test_an_answer_forgives_all_failures():
-    health = EndpointHealth(0.0)
+    health = new_health(patience=0.0)
     for call in range(3):
         health.on_failure(call, 6.0, 4, 4)
     health.on_answer(6.0)
@@ -293,7 +346,7 @@ def test_an_answer_forgives_all_failures():
 
 
 def test_each_window_of_failures_counts_once():
-    health = EndpointHealth(0.0)
+    health = new_health()
     health.on_answer(0.0)
     found = [health.on_failure(call, 1.0, 3, 64) for call in range(6)]
-    assert found == [HealthStatus(), HealthStatus(), HealthStatus(window_failed=True)] * 2
+    assert [status.window_failed for status in found] == [False, False, True] * 2

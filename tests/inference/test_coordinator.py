@@ -21,7 +21,7 @@ import pytest
 
 from raft_spark.config import Price
 from raft_spark.inference import coordinator
-from raft_spark.inference.admission import Admission, TaskCounters
+from raft_spark.inference.admission import Admission, Patience, TaskCounters
 from raft_spark.inference.coordinator import Coordinator, CoordinatorAddress, report_to_driver, serve
 from raft_spark.inference.quota import Allocation, ClusterLimits
 from raft_spark.monitoring import run_state
@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.row, pytest.mark.timeout(60)]
 KEY = b"the key of this run"
 BEGAN = "2026-11-22T17:35:00+00:00"
 PATIENT = 10.0  # seconds
+PATIENCE = Patience(60.0, 10.0, 30.0, 600.0)
 STATIC = Allocation(3, 1.0, 1.0, 1.0)
 
 
@@ -54,7 +55,7 @@ def serving(driver: Coordinator) -> Iterator[CoordinatorAddress]:
 
 
 def new_admission() -> Admission:
-    return Admission(STATIC, Price(), 60.0)
+    return Admission(STATIC, Price(), PATIENCE)
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:
@@ -158,10 +159,10 @@ TASK = """
 import sys, time
 from raft_spark.config import Price
 from raft_spark.inference import coordinator
-from raft_spark.inference.admission import Admission
+from raft_spark.inference.admission import Admission, Patience
 from raft_spark.inference.quota import Allocation
 coordinator.HEARTBEAT_SECONDS = 0.05
-admission = Admission(Allocation(1, 1.0, 1.0, 1.0), Price(), 60.0)
+admission = Admission(Allocation(1, 1.0, 1.0, 1.0), Price(), Patience(60.0, 10.0, 30.0, 600.0))
 admission.counters.answered_stored, admission.counters.calls = 5, 7
 with coordinator.report_to_driver(coordinator.CoordinatorAddress("127.0.0.1", int(sys.argv[1]), sys.argv[2].encode()), sys.argv[3], admission):
     time.sleep(60)
@@ -537,3 +538,45 @@ def test_a_task_that_drains_may_have_no_more_open_than_it_has():
     driver.heartbeat("1-1", TaskCounters(open=13, window=13))
     run = driver.run()
     assert (run.open, run.window) == (16, 16)
+
+
+def objecting(count: int, words: str = "the key is not valid") -> TaskCounters:
+    return TaskCounters(objections={words: count}, objection=f"status 400: {words}", waits=True)
+
+
+def test_what_all_tasks_are_refused_ends_the_run():
+    driver = new_coordinator(tasks=2)
+    assert driver.heartbeat("0-0", TaskCounters()).trial == 8
+    driver.heartbeat("1-1", TaskCounters())
+    assert driver.heartbeat("0-0", objecting(8)).stop_reason == "", "the other may be answered yet"
+    assert (
+        driver.heartbeat("1-1", objecting(8)).stop_reason == "refuses every request: status 400: the key is not valid"
+    )
+
+
+def test_an_answer_to_one_task_acquits_the_endpoint_for_all():
+    driver = new_coordinator(tasks=2)
+    driver.heartbeat("0-0", objecting(8))
+    driver.heartbeat("1-1", TaskCounters(worked=1))
+    allocation = driver.heartbeat("0-0", objecting(8))
+    assert (allocation.worked, allocation.stop_reason, allocation.trial) == (1, "", 16)
+
+
+def test_tasks_that_are_refused_for_different_reasons_go_on():
+    driver = new_coordinator(tasks=2)
+    driver.heartbeat("0-0", objecting(8, "too long"))
+    assert driver.heartbeat("1-1", objecting(8, "too odd")).worked == 1
+    assert driver.heartbeat("0-0", objecting(8, "too long")).stop_reason == ""
+
+
+def test_a_few_rows_that_are_left_of_an_earlier_run_may_all_be_refused():
+    limits = ClusterLimits(16)
+    driver = Coordinator(limits, Run("r", "e", "m", BEGAN, BEGAN, total=2, known=98, tasks=1), 0.0, 1e9)
+    assert driver.heartbeat("0-0", objecting(2)).stop_reason == ""
+    assert driver.heartbeat("0-0", TaskCounters()).worked == 1
+
+
+def test_a_task_that_others_are_answered_for_does_not_take_the_endpoint_for_dead():
+    driver = new_coordinator(tasks=2)
+    driver.heartbeat("0-0", TaskCounters(worked=5))
+    assert driver.heartbeat("1-1", TaskCounters()).worked == 5

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from raft_spark.config import Price
 from raft_spark.endpoints.base import ErrorClass, Reply, Request
-from raft_spark.inference import congestion, executor
-from raft_spark.inference.admission import Admission, InFlightRequest
+from raft_spark.inference import admission, congestion, executor
+from raft_spark.inference.admission import Admission, InFlightRequest, Patience
 from raft_spark.inference.executor import RetryLimits
 from raft_spark.inference.quota import UNLIMITED, Allocation
 
@@ -30,13 +30,18 @@ def requests(count: int) -> Iterator[tuple[int, Request]]:
     return ((number, Request(str(number), "m", {})) for number in range(count))
 
 
-def failed(error_class: ErrorClass, retry_after: float | None = None) -> Reply:
-    return Reply(error_class=error_class, error="as asked", retry_after=retry_after)
+def failed(error_class: ErrorClass, retry_after: float | None = None, error: str = "as asked") -> Reply:
+    """A failed reply; one that is unavailable was sent, so that it counts as an attempt."""
+    return Reply(error_class=error_class, error=error, retry_after=retry_after, is_cut_off=error_class == "unavailable")
 
 
-def limits(in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60) -> tuple[RetryLimits, Admission]:
+def limits(
+    in_flight: int = 4, attempts: int = 3, deadline_seconds: float = 60, silent_seconds: float = 30
+) -> tuple[RetryLimits, Admission]:
     allocation = Allocation(in_flight, UNLIMITED, UNLIMITED, UNLIMITED)
-    return RetryLimits(attempts, deadline_seconds), Admission(allocation, Price(), 60.0)
+    return RetryLimits(attempts, deadline_seconds), Admission(
+        allocation, Price(), Patience(60.0, 10.0, silent_seconds, deadline_seconds)
+    )
 
 
 def answers(
@@ -84,9 +89,11 @@ def test_every_request_comes_out_once_with_its_last_reply(failures, in_flight: i
         number = int(request.prompt)
         calls[number] += 1
         mine = failures[number]
-        return failed(mine[calls[number] - 1]) if calls[number] <= len(mine) else OK
+        error = "abcdefghijkl"[number]  # another in each, so that none seems to concern every request
+        return failed(mine[calls[number] - 1], error=error) if calls[number] <= len(mine) else OK
 
-    with no_backoff_and_never_dead():
+    with no_backoff_and_never_dead(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "ALONE_SECONDS", 0.0)
         answered = all_answers(len(failures), ask, limits(in_flight, attempts))
     assert sorted(inflight.pubid for inflight in answered) == list(range(len(failures)))
     for inflight in answered:
@@ -388,17 +395,32 @@ def test_one_request_that_always_fails_ends_no_run():
     assert limited[1].stop_reason == ""
 
 
+@pytest.mark.usefixtures("_short_waits")
+def test_an_endpoint_that_is_away_for_a_while_costs_no_row_its_attempts():
+    """It refuses connections for a second; two attempts at each row would be over within a tenth of that."""
+    begin = time.monotonic()
+
+    def ask(_: Request) -> Reply:
+        is_away = 0.1 < time.monotonic() - begin < 1.1
+        time.sleep(0.005)
+        return Reply(error_class="unavailable", error="connection refused") if is_away else OK
+
+    limited = limits(in_flight=8, attempts=2)
+    answered = all_answers(400, ask, limited)
+    assert [inflight.reply for inflight in answered] == [OK] * 400
+    assert limited[1].counters.calls > 400
+
+
 # Ends
 
 
-def test_an_endpoint_that_dies_is_given_up_after_few_more_calls(monkeypatch):
-    monkeypatch.setattr(congestion, "SILENT_SECONDS", 1.0)
+def test_an_endpoint_that_dies_is_given_up_after_few_more_calls():
     asked = itertools.count(1)
 
     def ask(request: Request) -> Reply:
         return OK if next(asked) <= 100 else failed("unavailable")  # at once, as a closed port does
 
-    within = limits(in_flight=16, attempts=100)
+    within = limits(in_flight=16, attempts=100, silent_seconds=1.0)
     found = all_answers(1000, ask, within)
     assert sum(inflight.reply.completion is not None for inflight in found) == 100
     assert "has not answered" in within[1].stop_reason

@@ -149,6 +149,7 @@ def test_money_goes_to_the_task_that_can_use_it_until_no_call_can_be_paid():
 
 @given(st.integers(1, 6), st.floats(0.01, 0.3), st.floats(0.0, 1.0))
 @example(6, 0.01, 0.0)  # a sum that Python 3.12 rounds otherwise than 3.11
+@example(3, 0.2, 0.5)  # 1 - 0.8 is a little less than 0.2, so the last call is left out
 @settings(deadline=None)
 def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_is_spent(
     tasks: int, price: float, share_used: float
@@ -162,7 +163,7 @@ def test_all_money_that_pays_for_a_call_is_used_and_then_the_run_knows_that_it_i
         if ledger.is_budget_spent:
             break
     assert ledger.is_budget_spent
-    assert 1 - price <= sum(spent.values()) <= 1 + 1e-9
+    assert 1 - price - 1e-9 <= sum(spent.values()) <= 1 + 1e-9
 
 
 def test_money_that_an_open_call_may_give_back_is_waited_for():

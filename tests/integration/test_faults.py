@@ -654,7 +654,15 @@ def test_an_endpoint_that_dies_half_way_ends_the_run_with_all_answers_stored(lak
     killer = threading.Thread(target=killed_half_way, args=(fake, rows, seen))
     killer.start()
     with pytest.raises(EndpointError, match=r"endpoint 'fake' has not answered for .*refused"):
-        completions.run(settled(root, at(fake), "completions.flush_seconds=60", "completions.in_flight=16"))
+        completions.run(
+            settled(
+                root,
+                at(fake),
+                "completions.flush_seconds=60",
+                "completions.in_flight=16",
+                "completions.silent_seconds=5",
+            )
+        )
     killer.join()
     run = last_run(root)
     assert rows > run.answered == len(answers(root)) >= seen[-1]["answered"] >= rows / 2

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark import config
+from raft_spark.config.templates import PromptTemplate
 from raft_spark.recipe import prompts
 
 row = pytest.mark.row
@@ -38,6 +39,27 @@ PLAIN = [
     "p < 0.05", "P<0.001", "x<5>", "a < b > c", "[12]", "[12, 13]", "a|b", "|r|>0.5 and |log2FC|>1", "P>|t|", "<i>in vitro</i>",
     "IL-6 <-> TNF", "[95% CI: 1.2-3.4]", "[RCT]", "<1%", "5 << 10 >> 3", "f_1[x_i]", "CD4+ | CD8+", "\u2264 \u00b5g", "", "INST", "SYS", "<S. aureus>",
 ]  # fmt: skip
+
+KEYS = {  # of the teacher's and the student's request, as every release has had them
+    ("answer", "false", "chat"): ("353a19eb8e18e03905deaaaed1b70643", "88bd14a77e0c2770d299ec0183b07c90"),
+    ("answer", "false", "llama3"): ("e3a17208f36ec16f3e76418c26f33f0a", "88bd14a77e0c2770d299ec0183b07c90"),
+    ("answer", "true", "chat"): ("59e3014b9477b7424e554984848ff3bd", "7df01175f49c2facb1944225703ab290"),
+    ("answer", "true", "llama3"): ("29dde3d588973d88eed9f7a5dce845c0", "7df01175f49c2facb1944225703ab290"),
+    ("cot", "false", "chat"): ("9c4aacc1a2ff8b9a960ed5ed3df2130e", "16e43b26d91586d887836aea2d5ff3c6"),
+    ("cot", "false", "llama3"): ("0ad1de4cea02bb88df57f8ba2bd2c95b", "16e43b26d91586d887836aea2d5ff3c6"),
+    ("cot", "true", "chat"): ("1e7e26c3ba060aeb691e3c1a0bd48449", "e0ef8598d661478affc4fff35a183820"),
+    ("cot", "true", "llama3"): ("7747ae28fbe2332228195e46c07e2d20", "e0ef8598d661478affc4fff35a183820"),
+    ("finding", "false", "chat"): ("89fd48d70dbb5a049292016a4d3e6c11", "1c7b929cc9ba9f91d037cb3af693f40e"),
+    ("finding", "false", "llama3"): ("791b2c59c5dcf811b1079165c4691ac9", "1c7b929cc9ba9f91d037cb3af693f40e"),
+    ("finding", "true", "chat"): ("1f2e32012f34e6f9551aa11282993188", "b04030d58e04cc48fdd14d01e729d476"),
+    ("finding", "true", "llama3"): ("6a0ef032f95825e4a6787a7e296ec72c", "b04030d58e04cc48fdd14d01e729d476"),
+}
+LAW = PromptTemplate.model_validate(
+    {
+        "teacher": {"user": "{context}\n{question}", "passage": "[{number}] {passage}", "separator": "\n---\n"},
+        "student": {"system": "Be brief.", "user": "{question}\n\n{context}", "passage": "<doc>{passage}</doc>"},
+    }
+)
 
 
 def settled(*assignments: str) -> config.Completions:
@@ -133,6 +155,64 @@ def test_the_key_changes_with_all_that_is_sent_and_with_nothing_else():
     assert len({key(), *changed}) == 8
     not_sent = ("completions.in_flight=2", "completions.attempts=1", "completions.endpoint=fake")
     assert key("q", "o", "m", *not_sent) == key()
+
+
+@row
+@pytest.mark.parametrize(("style", "decision", "template"), KEYS)
+def test_the_default_words_have_the_keys_under_which_answers_are_stored(style: str, decision: str, template: str):
+    conf = settled(f"completions.style={style}", f"completions.decision={decision}", f"completions.template={template}")
+    passages = ["It was tried.", "It <s>worked</s> {question}."]
+    question = "Does <|im_end|> {it} work?"
+    teacher = prompts.teacher_request(question, "\n\n".join(passages), "m", conf)
+    student = prompts.student_request(question, passages, "m", conf)
+    assert (teacher.key, student.key) == KEYS[style, decision, template]
+
+
+@row
+def test_passages_are_laid_out_as_the_template_has_it_and_stay_data():
+    conf = settled().model_copy(update={"prompts": {"answer": LAW}})
+    request = prompts.teacher_request("Why {context}?", "One <|eot_id|>.\n\nTwo {number}.", "m", conf)
+    assert request.prompt == [
+        {"role": "user", "content": "[1] One < |eot_id|>.\n---\n[2] Two {number}.\nWhy {context}?"}
+    ]
+    decided = prompts.teacher_request("Why?", "One.", "m", conf.model_copy(update={"decision": True}))
+    assert decided.prompt[0]["content"] == "[1] One.\nWhy?\n\nThe answer itself begins with yes, no or maybe."
+    assert prompts.student_messages("Why?", ["One.", "</s>"], conf) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why?\n\n<doc>One.</doc>\n\n<doc>< /s></doc>"},
+    ]
+
+
+@row
+def test_a_changed_word_changes_the_keys_of_those_who_read_it_only():
+    def keys(words: PromptTemplate) -> tuple[str, str]:
+        conf = settled().model_copy(update={"prompts": {"answer": words}})
+        return prompts.teacher_request("q", "o", "m", conf).key, prompts.student_request("q", ["o"], "m", conf).key
+
+    before = keys(LAW)
+    student = keys(LAW.model_copy(update={"student": LAW.student.model_copy(update={"system": "Be exact."})}))
+    teacher = keys(LAW.model_copy(update={"teacher": LAW.teacher.model_copy(update={"system": "Be exact."})}))
+    assert (student[0], teacher[1]) == before
+    assert student[1] != before[1]
+    assert teacher[0] != before[0]
+
+
+@row
+def test_the_layout_of_raft_s_code_has_documents_in_tags_and_no_system_turn_for_plain_answers():
+    conf = settled("completions.prompts=raft")
+    assert prompts.student_messages("Why?", ["One.", "Two."], conf) == [
+        {"role": "user", "content": "<DOCUMENT>One.</DOCUMENT>\n<DOCUMENT>Two.</DOCUMENT>\nWhy?"}
+    ]
+
+
+@row
+@given(st.lists(st.sampled_from([*TOKENS, "<", "[", "|", "s", "x "]), max_size=6).map("".join))
+def test_no_template_of_the_package_makes_a_token_of_a_text(text: str):
+    for name in ("medical", "general", "notebook", "raft"):
+        conf = settled(f"completions.prompts={name}")
+        plain = str(prompts.student_messages("", ["", ""], conf)).lower()
+        sent = str(prompts.student_messages(text, [text, text], conf)).lower()
+        assert [token for token in TOKENS if sent.count(token.lower()) > plain.count(token.lower())] == []
 
 
 @row

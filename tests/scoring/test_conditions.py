@@ -8,7 +8,7 @@ import pytest
 
 from raft_spark import config
 from raft_spark.errors import ConfigError, InputError
-from raft_spark.scoring import conditions
+from raft_spark.scoring import conditions, judge
 from raft_spark.scoring.conditions import Condition
 from support.corpus_index import index_of
 
@@ -90,6 +90,28 @@ def test_students_are_asked_with_the_limits_and_words_of_completions():
     assert sent.parameters == {"temperature": 0.0, "top_p": 1.0, "max_tokens": 512}
     assert sent.prompt[1]["content"] == "Context: One.\n\nTwo.\n\nQuestion: Why?"
     assert "##begin_quote##" in sent.prompt[0]["content"]
+
+
+def test_a_student_and_a_judge_get_what_their_own_endpoints_are_sent():
+    conf = config.load(
+        assignments=[
+            'endpoints.small={kind="openai", url="http://127.0.0.1:1/v1", model="s", system="user", leave_out=["top_p"]}',
+            "endpoints.small.parameters={seed=1}",
+            'endpoints.small.rename={max_tokens="max_completion_tokens"}',
+            "completions.parameters={reasoning_effort='low'}",
+            "evaluation.students=small",
+            "evaluation.judge=small",
+        ]
+    )
+    row = {"question": "Why?", "passages": [{"text": "One.", "oracle": True}]}
+    asked = conditions.build_request(row, conditions.endpoint_settings(conf, "small").completions, "s")
+    assert (asked.changes.add, asked.changes.leave_out) == ({"seed": 1}, ("top_p",))
+    assert asked.changes.rename == {"max_tokens": "max_completion_tokens"}
+    assert [turn["role"] for turn in asked.prompt] == ["user"]
+    judged = {"metric": "relevance", "question": "Why?", "text": "So.", "passages": []}
+    judging = judge.build_request(judged, judge.endpoint_settings(conf).completions, "s")
+    assert judging.changes == asked.changes
+    assert [turn["role"] for turn in judging.prompt] == ["user"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,36 @@ def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, u
     assert calls(url)["calls"] == 60
 
 
+def test_another_word_asks_again_only_those_who_read_it(asking: Settle, url: str):
+    def words(teacher: str, student: str) -> str:
+        layouts = (f"{who}={{system='{text}', user='{{context}} {{question}}'}}" for who, text in (("teacher", teacher), ("student", student)))  # fmt: skip
+        return f"completions.prompts={{answer={{{', '.join(layouts)}}}}}"
+
+    first = completions.run(asking(words("Be brief.", "Be brief.")))
+    made = dataset.run(asking(words("Be brief.", "Be brief.")))
+    other = asking(words("Be brief.", "Be exact."))
+    assert completions.run(other).id == first.id
+    changed = dataset.run(other)
+    assert changed.id != made.id
+    assert calls(url)["calls"] == 60
+    assert completions.run(asking(words("Be exact.", "Be exact."))).counts["asked"] == 60
+    assert completions.run(asking()).counts["asked"] == 60  # the words of the package are others
+    assert calls(url)["calls"] == 180
+
+
+def test_what_is_sent_is_asked_for_anew_and_a_limit_left_out_costs_nothing_twice(asking: Settle, url: str):
+    completions.run(asking())
+    seeded = completions.run(asking("completions.parameters.seed=7"))
+    assert seeded.counts["asked"] == 60
+    assert completions.run(asking("endpoints.fake.parameters.seed=7")).id == seeded.id  # the same, set elsewhere
+    unlimited = asking("completions.leave_out=max_tokens", "completions.max_new_tokens=2")
+    assert completions.run(unlimited).counts["asked"] == 60
+    assert {row["max_tokens"] for row in stored(unlimited)} == {0, 512}
+    again = asking("completions.leave_out=max_tokens", "completions.max_new_tokens=1")
+    assert completions.run(again).counts["asked"] == 0
+    assert calls(url)["calls"] == 180
+
+
 def test_another_temperature_is_another_question(asking: Settle, url: str):
     completions.run(asking())
     assert completions.run(asking("completions.temperature=0.5")).counts["answered"] == 60
@@ -122,7 +152,9 @@ def test_what_failed_is_told_and_asked_next_though_other_answers_were_asked_for_
     behave(url)
     counts = completions.run(conf).counts
     assert (counts["failed"], counts["missing"]) == (0, 0)
-    assert dataset.run(conf).counts["rejected"] == {}
+    cut = Counter(row["pubid"] for row in stored(conf) if row["finish_reason"] == "length")
+    always_cut = sum(count == 3 for count in cut.values())  # at each of the three temperatures
+    assert dataset.run(conf).counts["rejected"].get("truncated", 0) == always_cut
     behave(url, {"status": 500, "share": 0.3}, {"fault": "truncated", "share": 0.3})
     with pytest.raises(EndpointError, match=r"max_failed_share = 0.05"):
         completions.run(asking(*AGAIN, "completions.top_p=0.9"))
@@ -234,7 +266,8 @@ def test_too_many_failures_end_the_stage_after_all_answers_are_stored(asking: Se
     behave(url, status=400, share=0.5)
     conf = asking()
     with pytest.raises(
-        EndpointError, match=r"\d+ of 60 requests failed \(\d+ bad_request\), more than .*max_failed_share = 0.05.*400"
+        EndpointError,
+        match=r"\d+ of 60 requests failed \(\d+ bad_request\), more than .*max_failed_share = 0.05.*400.*retry=bad_request",
     ):
         completions.run(conf)
     answered = sum(row["completion"] is not None for row in stored(conf))
@@ -250,6 +283,50 @@ def test_a_wrong_key_stops_the_job_before_it_has_asked_much(asking: Settle, url:
     behave(url)
     counts = completions.run(conf).counts
     assert (counts["answered"], counts["missing"], counts["dead"]) == (60, 0, {})
+
+
+def test_what_every_request_is_refused_for_ends_the_run_and_each_further_one_until_it_is_mended(
+    asking: Settle, url: str
+):
+    behave(url, status=400)
+    conf = asking("completions.in_flight=8")
+    for run in (1, 2):
+        with pytest.raises(EndpointError) as raised:
+            completions.run(conf)
+        assert "endpoint 'fake' refuses every request: status 400: told to fail with 400; it was asked for" in str(
+            raised.value
+        )
+        assert f"model 'fake' at {url}; correct [endpoints.fake]: its address, model and key; 0 answers" in str(
+            raised.value
+        )
+        assert calls(url)["calls"] <= run * 2 * 8
+    assert {row["error_class"] for row in stored(conf)} == {"refused"}
+    behave(url)
+    counts = completions.run(conf).counts
+    assert (counts["answered"], counts["missing"], counts["dead"]) == (60, 0, {})
+
+
+def test_a_run_that_leaves_nothing_but_dead_letters_fails_and_so_does_the_next(asking: Settle, url: str):
+    behave(url, fault="filtered")
+    words = "all 60 requests failed for good .60 filtered. and none is answered.*--set completions.retry=filtered"
+    for _ in range(2):
+        with pytest.raises(EndpointError, match=words):
+            completions.run(asking("completions.max_failed_share=1"))
+    assert calls(url)["calls"] == 60
+    with pytest.raises(EndpointError, match=r"60 of 60 requests failed \(60 filtered\), more than"):
+        completions.run(asking("completions.retry=filtered"))
+    assert calls(url)["calls"] == 120
+
+
+def test_answers_of_which_nobody_says_how_they_ended_are_kept_and_counted(asking: Settle, url: str, caplog):
+    body = {"choices": [{"message": {"content": "Yes, it does."}, "finish_reason": None}]}
+    behave(url, body=json.dumps(body), share=0.3)
+    conf = asking()
+    version = completions.run(conf)
+    unsure = sum(row["finish_reason"] is None for row in stored(conf))
+    assert version.counts["answered"] == 60
+    assert version.counts["without_finish_reason"] == unsure > 0
+    assert f"{unsure} answers came without a finish_reason" in caplog.text
 
 
 def test_two_articles_with_the_same_words_are_asked_once(tmp_path, asking: Settle, url: str):

@@ -17,8 +17,10 @@ from raft_spark.config.fields import FormatName
 from raft_spark.errors import InputError
 from raft_spark.inference import acceptance
 from raft_spark.lake import browse, dataframes, schemas, session, tables
-from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions, dataset
+
+REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
+
 
 pytestmark = pytest.mark.spark
 ALL = f"dataset.formats={json.dumps(get_args(FormatName))}"
@@ -105,7 +107,7 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         assert pair["chosen"][0]["content"] == said
         decision, _, answer = said.partition(". ")
         assert (decision in {"Yes", "No", "Maybe"} and answer == row["original_answer"]) or row["distracted"]
-        assert said == prompts.REFUSAL_ANSWER or not row["distracted"]
+        assert said == REFUSAL_ANSWER or not row["distracted"]
         assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
 
 

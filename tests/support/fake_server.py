@@ -20,6 +20,17 @@ def behave(url: str, *each: object, **how: object) -> None:
     urllib.request.urlopen(request).close()
 
 
+def manner(url: str, **options: object) -> None:
+    """Change the fake server's options, such as its limits."""
+    request = urllib.request.Request(url.removesuffix("/v1") + "/manner", json.dumps(options).encode())
+    urllib.request.urlopen(request).close()
+
+
+def forget(url: str) -> None:
+    """Set the fake server's counts to 0."""
+    urllib.request.urlopen(urllib.request.Request(url.removesuffix("/v1") + "/calls", method="DELETE")).close()
+
+
 def stored(conf: config.Config) -> list[dict[str, Any]]:
     """Return the rows of the answer store."""
     return [row.asDict() for row in dataframes.stored_answers(session.start(conf), conf.lake).collect()]

@@ -14,6 +14,8 @@ of its own:
     GET /calls/tokens   the tokens by second: [second, prompt tokens, completion tokens], of all answers that it made,
                         also of those that the caller did not receive: what a service bills
     POST /jobs/behave, GET /jobs/records        for Bedrock's batch jobs, see `batch_jobs`
+    POST /batches/behave, GET /batches/records  for OpenAI's, see `openai_batches`
+    POST /async/behave, GET /async/records      for SageMaker's asynchronous endpoints, see `sagemaker_async`
 """
 
 import asyncio
@@ -31,7 +33,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints.fake import batch_jobs, protocols
+from raft_spark.endpoints.fake import batch_jobs, openai_batches, protocols, sagemaker_async
 from raft_spark.endpoints.fake.errors import (
     TOO_MANY_REQUESTS,
     RawResponse,
@@ -269,6 +271,8 @@ def application(options: ServerOptions) -> Starlette:
             Route("/calls/seconds", fake.seconds),
             Route("/calls/tokens", fake.tokens),
             *batch_jobs.routes(),
+            *openai_batches.routes(),
+            *sagemaker_async.routes(),
         ]
     )
 

@@ -45,6 +45,11 @@ class BatchFault:
     lost         the number of the next jobs that are created although their call fails with status 500
     forgetful    ignore clientRequestToken: a repeated call creates another job
     unlisted     list no job
+    full         the number of the next jobs of OpenAI that fail because the queue is full
+    cut          the number of the next downloads from OpenAI that end in the middle
+    no_metadata  keep no metadata of jobs of OpenAI
+    output, failure    where asynchronous endpoints of SageMaker write answers and failures: a folder or s3://..., "" = a
+                 temporary folder, and nowhere
     s3           the URL of the S3 server, "" = AWS; a URI without s3:// is a local path
     """
 
@@ -60,6 +65,11 @@ class BatchFault:
     lost: int = 0
     forgetful: bool = False
     unlisted: bool = False
+    full: int = 0
+    cut: int = 0
+    no_metadata: bool = False
+    output: str = ""
+    failure: str = ""
     s3: str = ""
 
 
@@ -162,7 +172,7 @@ class FakeBatchService:
         fault = self._fault
         self._sent.update(str(record["recordId"]) for record in records)
         lines = [line for record in records if (line := _output_line(record, fault, self._sent))]
-        lines.sort(key=lambda line: _uniform("order", line["recordId"]))
+        lines.sort(key=lambda line: uniform("order", line["recordId"]))
         lines = lines[: {"Failed": 0, "Expired": len(lines) // 2, "Stopped": len(lines) // 2}.get(fault.status)]
         self._answered.update(line["recordId"] for line in lines if "modelOutput" in line)
         arn = PREFIX + sha256(f"{call['clientRequestToken']} {len(self._jobs)}".encode()).hexdigest()[:12]
@@ -188,13 +198,14 @@ def _error(name: str, message: str, status: int) -> Response:
     return JSONResponse({"message": message}, status, {"x-amzn-ErrorType": name})
 
 
-def _uniform(*parts: object) -> float:
+def uniform(*parts: object) -> float:
+    """Return a number in [0, 1) drawn by hash."""
     return int(sha256(" ".join(map(str, parts)).encode()).hexdigest()[:8], 16) / 16**8
 
 
 def _read_records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
     """Read a job's input. Raises an exception when a record has no valid body of Converse."""
-    text = _read(call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"], s3).decode()
+    text = read(call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"], s3).decode()
     records = [json.loads(line) for line in text.splitlines()]
     for record in records:
         if not record["recordId"] or not record["modelInput"]["messages"][-1]["content"][0]["text"]:
@@ -206,21 +217,21 @@ def _read_records(call: dict[str, Any], s3: str) -> list[dict[str, Any]]:
 def _output_line(record: dict[str, Any], fault: BatchFault, sent: Counter[str]) -> dict[str, Any] | None:
     """Return the output line of a record, None for one that is left out."""
     key = str(record["recordId"])
-    draw = _uniform(key, sent[key])
+    draw = uniform(key, sent[key])
     if draw < fault.left_out:
         return None
     if draw < fault.left_out + fault.failed:
         return {**record, "error": {"errorCode": fault.error_code, "errorMessage": "told to fail"}}
     try:
-        return {**record, "modelOutput": _answer(record["modelInput"])}
+        return {**record, "modelOutput": make_answer(CONVERSE, record["modelInput"])}
     except ServiceError as error:
         return {**record, "error": {"errorCode": error.status, "errorMessage": error.message}}
 
 
-def _answer(body: dict[str, Any]) -> object:
-    """Return an answer of Converse: the first two sentences of the user's message and a hash of the whole body."""
+def make_answer(path: str, body: dict[str, Any]) -> object:
+    """Return an answer in the schema of a call's path: the first two sentences of the user's message and a hash of the whole body."""
     sent = json.dumps(body, sort_keys=True).encode()
-    request = protocols.parse(CONVERSE, sent, "")
+    request = protocols.parse(path, sent, "")
     sentences = re.split(r"(?<=[.!?])\s+", request.question.strip())
     words = f"{' '.join(sentences[:2])} [{sha256(sent).hexdigest()[:8]}]".split()
     limit = request.limit or len(words)
@@ -248,24 +259,27 @@ def _write_output(job: FakeBatchJob) -> None:
     folder = job.call["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"].rstrip("/") + "/" + job.arn.rpartition("/")[2]
     name = job.call["inputDataConfig"]["s3InputDataConfig"]["s3Uri"].rpartition("/")[2]
     text = "".join(json.dumps(line) + "\n" for line in job.lines)
-    _write(f"{folder}/{name}.out", text.encode(), job.fault.s3)
-    _write(f"{folder}/manifest.json.out", json.dumps(_record_counts(job)).encode(), job.fault.s3)
+    write(f"{folder}/{name}.out", text.encode(), job.fault.s3)
+    write(f"{folder}/manifest.json.out", json.dumps(_record_counts(job)).encode(), job.fault.s3)
 
 
-def _read(uri: str, s3: str) -> bytes:
+def read(uri: str, s3: str) -> bytes:
+    """Return an object of S3, or a file of this machine."""
     if not uri.startswith("s3://"):
         return Path(uri).read_bytes()
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bytes(_client(s3).get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def _write(uri: str, data: bytes, s3: str) -> None:
+def write(uri: str, data: bytes, s3: str) -> None:
+    """Write an object of S3, or a file of this machine whole."""
     if uri.startswith("s3://"):
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         _client(s3).put_object(Bucket=bucket, Key=key, Body=data)
         return
     Path(uri).parent.mkdir(parents=True, exist_ok=True)
-    Path(uri).write_bytes(data)
+    Path(f"{uri}.part").write_bytes(data)
+    Path(f"{uri}.part").rename(uri)
 
 
 def _client(s3: str) -> Any:  # noqa: ANN401 - boto3 creates its classes at run time
