@@ -100,7 +100,7 @@ def run(conf: config.Config) -> tables.Version:
     counts = {**_counts(written, conf.price), "tells": leaks}
     if not (conf.is_price_known or conf.dataset.answer == "original"):
         counts["dollars"] = None
-    files = [parquet.file_from_row(row) for row in written if row.path]
+    files = sorted((parquet.file_from_row(row) for row in written if row.path), key=lambda file: file.path)
     if problem := _problem(counts, conf.dataset):
         draft.storage.delete("")
         raise InputError(problem)
