@@ -287,7 +287,7 @@ def test_a_disk_that_refuses_a_write_ends_the_run_and_nothing_is_paid_for_twice(
         if refusal == "read-only":
             until(lambda: fake.calls > rows / 4, run)
             until(lambda: remount(small_disk, "ro"))
-        assert run.wait(120) == InputError.exit_status == 3, said(root)
+        assert run.wait(300) == InputError.exit_status == 3, said(root)
     reason = "No space left on device" if refusal == "full" else "Read-only file system"
     assert squeezed(f"answers cannot be stored in {root}/completions: ") in squeezed(said(root))
     assert squeezed(f"{reason}; nothing more was sent. ") in squeezed(said(root))
@@ -298,7 +298,7 @@ def test_a_disk_that_refuses_a_write_ends_the_run_and_nothing_is_paid_for_twice(
     assert kept > 0
     assert 0 < first["answered"] == first["calls"] < rows
     with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
-        assert run.wait(180) == 0, said(root)
+        assert run.wait(300) == 0, said(root)
     assert (fake.calls, fake.calls_beyond_the_first, len(answers(root))) == (rows, 0, rows)
 
 
