@@ -280,14 +280,14 @@ def test_a_disk_that_refuses_a_write_ends_the_run_and_nothing_is_paid_for_twice(
     original = lakes.copied(rows, tmp_path / "original")
     shutil.copytree(original, root, dirs_exist_ok=True)
     if refusal == "full":
-        remount(small_disk, f"size={shutil.disk_usage(root).used + 200_000}")
+        remount(small_disk, f"size={shutil.disk_usage(root).used + 90_000}")
     (tmp_path / "tmp").mkdir()
     words = (at(fake), 'spark."spark.master"="local[2]"', "completions.in_flight=16")
     with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
         if refusal == "read-only":
             until(lambda: fake.calls > rows / 4, run)
             until(lambda: remount(small_disk, "ro"))
-        assert run.wait(120) == InputError.exit_status == 3, said(root)
+        assert run.wait(300) == InputError.exit_status == 3, said(root)
     reason = "No space left on device" if refusal == "full" else "Read-only file system"
     assert squeezed(f"answers cannot be stored in {root}/completions: ") in squeezed(said(root))
     assert squeezed(f"{reason}; nothing more was sent. ") in squeezed(said(root))
@@ -298,7 +298,7 @@ def test_a_disk_that_refuses_a_write_ends_the_run_and_nothing_is_paid_for_twice(
     assert kept > 0
     assert 0 < first["answered"] == first["calls"] < rows
     with started(root, *words, TMPDIR=str(tmp_path / "tmp")) as run:
-        assert run.wait(180) == 0, said(root)
+        assert run.wait(300) == 0, said(root)
     assert (fake.calls, fake.calls_beyond_the_first, len(answers(root))) == (rows, 0, rows)
 
 
@@ -461,7 +461,7 @@ def test_in_chaos_every_row_ends_with_its_own_answer_or_a_reason_and_every_call_
     assert all(row["error"] for row in rows_stored if row["completion"] is None)
     stats = fake.stats()
     assert stats["calls"] == counts["calls"] == sum(row["attempts"] for row in rows_stored) > rows * 1.05
-    assert stats["throttled"] == counts["throttled"] > 0
+    assert sum(stats["by_status"].get(busy, 0) for busy in ("429", "503")) == counts["throttled"] > 0
     assert stats["hung"] > 0
     assert stats["answered"] == counts["answered"] == rows - failed.total()
     assert counts["failed_by_class"] == failed
@@ -625,7 +625,7 @@ def paid(root: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"), [(0, "has not answered"), (401, "refuses: status 401"), (404, "refuses: status 404")]
+    ("status", "reason"), [(0, "has not answered"), (401, "refuses: status 401"), (404, "refuses: .*status 404")]
 )
 def test_an_endpoint_that_takes_nothing_ends_the_run_before_it_has_asked_much(
     lake, fake: Fake, status: int, reason: str
