@@ -15,7 +15,7 @@ TRAIN := build/env-train
 DOCS := build/env-docs
 LITELLM := build/env-litellm
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-WALKS := tests/integration/test_walk.py tests/integration/test_faults.py # run in their own process, like those of
+WALKS := $(addprefix tests/integration/test_,walk.py faults.py chaos.py history.py teachers.py) # a process of their own
 ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
