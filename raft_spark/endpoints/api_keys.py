@@ -1,6 +1,8 @@
-"""API key -> why it cannot be sent, "" when it can. No message holds the key."""
+"""API key -> why it cannot be sent, "" when it can; a message -> the message without the key."""
 
 import re
+
+from raft_spark.endpoints import responses
 
 
 def problem(key: str) -> str:
@@ -16,3 +18,11 @@ def problem(key: str) -> str:
     if not (key.isascii() and key.isprintable()):
         return "has no valid key: it holds a character that cannot be sent"
     return ""
+
+
+def redact(text: str, key: str) -> str:
+    """Return a message as one line without the key.
+
+    The line is shortened last, or half a key could be left at its end.
+    """
+    return responses.one_line(text.replace(key, "***") if key else text)

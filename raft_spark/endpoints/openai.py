@@ -61,7 +61,7 @@ class OpenAIClient:
             reply = self._http.failure(error, timeout)
         else:
             reply = self._read(response, sent.target.partition("?")[0])
-        return replace(reply, error=self._redact(reply.error)) if reply.error else reply
+        return replace(reply, error=api_keys.redact(reply.error, self._key)) if reply.error else reply
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -87,13 +87,6 @@ class OpenAIClient:
         if response.status not in NO_SUCH_ROUTE:
             return ""
         return f"{asked} was asked" + ("" if base.endswith("/v1") else "; the url of most servers ends in /v1")
-
-    def _redact(self, text: str) -> str:
-        """Return an error as one line without the key.
-
-        The line is shortened last, or half a key could be left at its end.
-        """
-        return responses.one_line(text.replace(self._key, "***") if self._key else text)
 
 
 def call(conf: Endpoint, request: Request, api_key: str) -> OpenAICall:

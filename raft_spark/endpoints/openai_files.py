@@ -16,7 +16,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import openai, responses
+from raft_spark.endpoints import api_keys, openai, responses
 from raft_spark.endpoints.authorities import find_authorities
 from raft_spark.endpoints.batch_service import Files
 from raft_spark.endpoints.http import CONNECT_SECONDS, Body, HttpClient
@@ -101,7 +101,7 @@ class OpenAIFiles:
 
     def redact(self, text: str) -> str:
         """Return a text of the server as one line without the key."""
-        return responses.one_line(text.replace(self._key, "***") if self._key else text)
+        return api_keys.redact(text, self._key)
 
     def _send(
         self, method: str, path: str, body: Body, headers: Mapping[str, str]

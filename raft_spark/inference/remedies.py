@@ -46,9 +46,13 @@ REMEDIES = (
 def failure(conf: config.Config, run: Run) -> str:
     """Return why the run failed: the endpoint's words, the address and model that were asked, and what to change."""
     name = conf.completions.endpoint
-    stored = f"{run.known + run.answered} answers are stored, and a rerun asks only the others"
     where = f"it was asked for model {conf.teacher.model!r} at {address(conf.teacher)}"
-    return f"endpoint {name!r} {run.reason}; {where}; {remedy(conf, run.reason)}; {stored}"
+    return f"endpoint {name!r} {run.reason}; {where}; {remedy(conf, run.reason)}; {stored(run)}"
+
+
+def stored(run: Run) -> str:
+    """Return what became of the answers when a run ended early."""
+    return f"{run.known + run.answered} answers are stored, and a rerun asks only the others"
 
 
 def address(endpoint: config.Endpoint) -> str:

@@ -229,12 +229,12 @@ def _publish(
     counts = {**_counts(replace(result, run=run), conf.completions), **from_store, **_bill(run, conf)}
     version = compaction.publish(spark, draft, conf, {schemas.BASE: base}, counts)
     if run.state == "stopped":
-        msg = f"{run.reason}; {_stored(run)}"
+        msg = f"{run.reason}; {remedies.stored(run)}"
         raise StoppedError(msg)
     if counts["failed"] > conf.completions.max_failed_share * counts["asked"]:
         msg = (
             f"{counts['failed']} of {counts['asked']} requests failed ({run.failures}), more than "
-            f"completions.max_failed_share = {conf.completions.max_failed_share}; {_stored(run)}. One reason: {error}"
+            f"completions.max_failed_share = {conf.completions.max_failed_share}; {remedies.stored(run)}. One reason: {error}"
             f"{_asked_again_by(_permanent_failures(run, conf.completions))}"
         )
         raise EndpointError(msg)
@@ -328,7 +328,3 @@ def _permanent_failures(run: run_state.Run, conf: config.Completions) -> Counter
 def _dead_letters(failed: Mapping[Any, int], conf: config.Completions) -> Counter[str]:
     """Return the failures that are not asked again, by error class. The class None, never asked, is not a failure."""
     return Counter({name: count for name, count in failed.items() if name and name not in retried_classes(conf)})
-
-
-def _stored(run: run_state.Run) -> str:
-    return f"{run.known + run.answered} answers are stored, and a rerun asks only the others"

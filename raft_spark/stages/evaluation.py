@@ -238,7 +238,7 @@ def _ask(
     if ended.state == "failed":
         raise EndpointError(remedies.failure(conf, ended))
     if ended.state == "stopped":
-        msg = f"{ended.reason}; {ended.known + ended.answered} answers are stored, and a rerun asks only the others"
+        msg = f"{ended.reason}; {remedies.stored(ended)}"
         raise StoppedError(msg)
     return ended
 

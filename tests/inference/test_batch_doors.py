@@ -21,7 +21,7 @@ from raft_spark.errors import InputError, StoppedError
 from raft_spark.inference import batch_jobs
 from raft_spark.monitoring import run_state
 from raft_spark.stages import articles, base, completions, dataset
-from support import batch_services
+from support import batch_services, processes
 from support.fake_server import calls, stored
 from support.processes import family, kill
 
@@ -158,14 +158,8 @@ def started(conf: config.Config, door: Door, log: Path) -> Iterator[subprocess.P
     command = [sys.executable, str(ROOT / "jobs/completions.py")]
     command += [part for assignment in settings for part in ("--set", assignment)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    with log.open("ab") as file:
-        run = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, cwd=ROOT, env=environment)
-    try:
+    with processes.started(command, log, environment) as run:
         yield run
-    finally:
-        for pid in family(run):
-            kill(pid)
-        run.wait()
 
 
 def until(come: Callable[[], object], run: subprocess.Popen[bytes], log: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import ROOT, SPARK
+from conftest import SPARK
 from raft_spark import config, endpoints
 from raft_spark.lake import schemas, tables
-from support import fake_server
+from support import fake_server, processes
 from support.processes import family, kill
 
 pytestmark = pytest.mark.spark
@@ -87,14 +87,8 @@ class Walk:
         words = [f"lake.root={lake}", *self.settings(command)]
         line = [Path(sys.executable).with_name("raft-spark"), command]
         line += [part for word in words for part in ("--set", word)]
-        with Path(f"{lake}.log").open("ab") as output:
-            run = subprocess.Popen(line, stdout=output, stderr=output, start_new_session=True, cwd=ROOT)
-        try:
+        with processes.started(line, Path(f"{lake}.log")) as run:
             yield run
-        finally:
-            for pid in family(run):
-                kill(pid)
-            run.wait()
 
 
 def log(lake: Path) -> str:

@@ -29,6 +29,7 @@ from raft_spark.lake import lease, parquet, schemas, session, tables
 from raft_spark.monitoring import run_state
 from raft_spark.recipe import prompts
 from raft_spark.stages import articles, base, completions, evaluation, refresh
+from support import processes
 from support.processes import family, kill
 
 pytestmark = pytest.mark.spark
@@ -155,21 +156,9 @@ def started(
     settings = [*basis(root), 'spark."spark.driver.memory"="1g"', *assignments]
     command = [Path(sys.executable).with_name("raft-spark"), "completions"]
     command += [part for assignment in settings for part in ("--set", assignment)]
-    with Path(f"{root}.log").open("ab") as log:
-        run = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        )
-    try:
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    with processes.started(command, Path(f"{root}.log"), variables) as run:
         yield run
-    finally:
-        for pid in family(run):
-            kill(pid)
-        run.wait()
 
 
 def said(root: str) -> str:

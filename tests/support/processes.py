@@ -1,8 +1,28 @@
-"""Find and kill the processes of a command that runs in a session of its own."""
+"""Start, find and kill the processes of a command that runs in a session of its own."""
 
 import os
 import signal
 import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from conftest import ROOT
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own, of which nothing is left after the block; its output is added to `log`."""
+    with log.open("ab") as output:
+        run = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, cwd=ROOT, env=environment)
+    try:
+        yield run
+    finally:
+        for pid in family(run):
+            kill(pid)
+        run.wait()
 
 
 def family(run: subprocess.Popen[bytes], word: str = "") -> list[int]:
