@@ -173,26 +173,24 @@ def join_answers(placed: DataFrame, answers: DataFrame, conf: config.Config, tas
 
     `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
     The format `preference` also needs the column `rejected_answer`: the answer to the question of the article that gave the
-    first distractor.
+    first distractor. What is joined has no passages, so that Spark shuffles the texts once.
     """
+    first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid").alias("distractor")
+    joined = placed.select("place", "pubid", "distracted", first)
     if conf.dataset.answer == "original":
-        rows = placed.withColumns(_original_answer(conf))
-        chosen, is_first_use = requests.one_row_per_article(rows, conf), F.expr("false")
+        placed = placed.withColumns(_original_answer(conf))
+        chosen = requests.one_row_per_article(placed, conf)
+        joined = joined.withColumn("is_first_use", F.expr("false"))
     else:
         chosen = _mark_first_use(acceptance.best_answers(placed, answers, conf))
-        one_row = requests.one_row_per_article(placed, conf).select("pubid", "place")
-        by_place = chosen.join(one_row, "pubid").repartition(tasks, "place")
-        rows = placed.repartition(tasks, "place").join(by_place, ["place", "pubid"])
-        is_first_use = F.col("is_first_use") & (
-            ~F.col("distracted") if conf.base.variants == "both" else F.expr("true")
-        )
+        is_one_of_pair = ~F.col("distracted") if conf.base.variants == "both" else F.expr("true")
+        joined = joined.join(chosen, "pubid").withColumn("is_first_use", F.col("is_first_use") & is_one_of_pair)
     if "preference" in conf.dataset.formats:
         complete = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
         others = chosen.select(F.col("pubid").alias("distractor"), complete.alias("rejected_answer"))
-        first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid")
-        rows = rows.withColumn("distractor", first).join(others, "distractor", "left").drop("distractor")
-    is_placed = conf.dataset.answer != "original" and "preference" not in conf.dataset.formats
-    return (rows if is_placed else rows.repartition(tasks, "place")).withColumn("is_first_use", is_first_use)
+        joined = joined.join(others, "distractor", "left")
+    by_place = joined.drop("distractor").repartition(tasks, "place")
+    return placed.repartition(tasks, "place").join(by_place, ["place", "pubid", "distracted"])
 
 
 def _mark_first_use(chosen: DataFrame) -> DataFrame:
