@@ -1,4 +1,4 @@
-"""rows of base -> how well lengths alone predict a missing oracle (label leakage), and how many texts are in two splits.
+"""rows of base -> how well lengths alone predict a missing oracle (label leakage), and how many passages are in two splits.
 
 A student that can predict from lengths whether its oracle is among the passages learns that instead of reading them. So a
 small classifier is trained on one half of a sample of rows, and the area under its ROC curve (AUC) is measured on the other
@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
-
-from raft_spark.recipe.boilerplate import BOILERPLATE_LETTERS, BOILERPLATE_WORDS
 
 SAMPLE_ROWS = 20_000  # those with the lowest hashes of pubid
 BINS = 8
@@ -33,7 +31,6 @@ SECTIONS: Mapping[str, str] = {  # which parts of their abstracts the passages a
     "kinds": "size(array_distinct(documents.passage))",
     "deepest": "array_max(documents.passage)",
 }
-_WORDS = r"trim(lower(regexp_replace(text, '[^\\p{L}\\p{N}]+', ' ')))"
 ORACLE_POSITION = (  # mean position of the oracle passages in their row: 0 = first, 1 = last
     "aggregate(transform(documents, (d, i) -> IF(d.oracle, i, 0)), 0, (sum, i) -> sum + i)"
     " / nullif(size(filter(documents, d -> d.oracle)) * (size(documents) - 1), 0)"
@@ -44,12 +41,16 @@ def measure(base: DataFrame) -> dict[str, Any]:
     """Measure the leakage of a base table, on a sample of its rows.
 
     Return the `area` under the ROC curve by feature and for classifiers on several features; the mean `oracle_place`
-    (0 = first, 1 = last; None if no row has an oracle); and the number of texts that are `in_two_splits`, over all rows.
+    (0 = first, 1 = last; None if no row has an oracle); and the number of passages that are `in_two_splits`, over all rows.
     """
     columns = {**LENGTHS, **SECTIONS, "position": ORACLE_POSITION}
-    rows = base.where("size(documents) > 0")
-    measured = rows.select("pubid", "distracted", *(F.expr(text).alias(name) for name, text in columns.items()))
-    sample = measured.orderBy(F.xxhash64("pubid", "distracted")).limit(SAMPLE_ROWS).collect()
+    rows = base.where("size(documents.passage) > 0")
+    order = F.xxhash64("pubid", "distracted")
+    chosen = (
+        rows.select("pubid", "distracted").orderBy(order).limit(SAMPLE_ROWS)
+    )  # so that few rows are measured and sorted
+    sampled = rows.join(F.broadcast(chosen), ["pubid", "distracted"], "left_semi").orderBy(order)
+    sample = sampled.select("distracted", *(F.expr(text).alias(name) for name, text in columns.items())).collect()
     is_missing = np.array([row.distracted for row in sample], bool)
     features = {name: np.array([row[name] for row in sample], float) for name in columns}
     position = features.pop("position")[~is_missing]
@@ -94,10 +95,8 @@ def _classifier_auc(features: NDArray[np.float64], positive: NDArray[np.bool_]) 
 
 
 def _in_two_splits(base: DataFrame) -> int:
-    """Count the texts in two splits by their words, without boilerplate, see boilerplate."""
-    texts = base.select("split", F.explode("documents.text").alias("text")).selectExpr("split", f"{_WORDS} AS text")
-    texts = texts.where(
-        f"length(regexp_replace(text, '[^\\\\p{{L}}]', '')) >= {BOILERPLATE_LETTERS} OR size(split(text, ' ')) > {BOILERPLATE_WORDS}"
-    )
-    splits = texts.groupBy(F.xxhash64("text")).agg(F.countDistinct("split").alias("splits"))
-    return splits.where("splits > 1").count()
+    """Count the passages, each named by its article and its place there, that stand in rows of two splits."""
+    passages = base.select("split", F.explode(F.arrays_zip("documents.pubid", "documents.passage")).alias("passage"))
+    code = F.xxhash64("split")  # Spark aggregates numbers by a hash table, texts by sorting
+    splits = passages.groupBy("passage.pubid", "passage.passage").agg((F.min(code) < F.max(code)).alias("in_two"))
+    return splits.where("in_two").count()

@@ -93,8 +93,7 @@ def run(conf: config.Config) -> tables.Version:
     base_rows = dataframes.read(spark, conf.lake, base)
     task = DatasetTask(conf.dataset, conf.completions, draft.storage, base.counts["rows"], tokenizer)
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
-        placed = place(base_rows, task, conf.base.seed)
-        joined = join_answers(placed, dataframes.read(spark, conf.lake, answers), conf, task.task_count)
+        joined = join_answers(base_rows, dataframes.read(spark, conf.lake, answers), conf, task)
         written = build(joined, task).collect()
         leaks = leakage.measure(base_rows)
     counts = {**_counts(written, conf.price), "tells": leaks}
@@ -168,29 +167,44 @@ def assign_shards(rows: Mapping[str, int], shards: Mapping[str, int]) -> list[in
     return []
 
 
-def join_answers(placed: DataFrame, answers: DataFrame, conf: config.Config, tasks: int) -> DataFrame:
-    """Add to each base row its answer, or the class of its last error if it has none, in as many partitions as `tasks`; lazy.
+def join_answers(base: DataFrame, answers: DataFrame, conf: config.Config, task: DatasetTask) -> DataFrame:
+    """Return the placed rows of base, each with its answer, or the class of its last error, in the partition of its shard; lazy.
 
     `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
     The format `preference` also needs the column `rejected_answer`: the answer to the question of the article that gave the
-    first distractor. What is joined has no passages, so that Spark shuffles the texts once.
+    first distractor. Answers are joined to rows without passages, so that Spark shuffles the passages once.
     """
     first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid").alias("distractor")
-    joined = placed.select("place", "pubid", "distracted", first)
+    rows, texts = base.select("split", "pubid", "distracted", first), _texts(base, conf)
     if conf.dataset.answer == "original":
-        placed = placed.withColumns(_original_answer(conf))
-        chosen = requests.one_row_per_article(placed, conf)
-        joined = joined.withColumn("is_first_use", F.expr("false"))
+        texts = texts.withColumns(_original_answer(conf))
+        chosen = requests.one_row_per_article(texts, conf)
+        rows = rows.withColumn("is_first_use", F.expr("false"))
     else:
-        chosen = _mark_first_use(acceptance.best_answers(placed, answers, conf))
+        chosen = _mark_first_use(acceptance.best_answers(base, answers, conf))
         is_one_of_pair = ~F.col("distracted") if conf.base.variants == "both" else F.expr("true")
-        joined = joined.join(chosen, "pubid").withColumn("is_first_use", F.col("is_first_use") & is_one_of_pair)
+        rows = rows.join(chosen, "pubid").withColumn("is_first_use", F.col("is_first_use") & is_one_of_pair)
     if "preference" in conf.dataset.formats:
         complete = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
         others = chosen.select(F.col("pubid").alias("distractor"), complete.alias("rejected_answer"))
-        joined = joined.join(others, "distractor", "left")
-    by_place = joined.drop("distractor").repartition(tasks, "place")
-    return placed.repartition(tasks, "place").join(by_place, ["place", "pubid", "distracted"])
+        rows = rows.join(others, "distractor", "left")
+    placed, answered = (
+        place(each, task, conf.base.seed).repartition(task.task_count, "place") for each in (texts, rows)
+    )
+    return placed.join(answered.drop("split", "shard", "order", "distractor"), ["place", "pubid", "distracted"])
+
+
+def _texts(base: DataFrame, conf: config.Config) -> DataFrame:
+    """Replace the documents by their texts as `passages`, and leave out what no check and no format reads; lazy.
+
+    `oracle` is "" if nothing reads it. `is_oracle` says which passages are of the oracle, for dataset.max_tokens.
+    """
+    is_shortened = bool(conf.dataset.max_tokens)
+    columns = {"passages": "documents.text"} | ({"is_oracle": "documents.oracle"} if is_shortened else {})
+    rows = base.withColumns({name: F.col(path) for name, path in columns.items()}).drop("documents")
+    is_checked = is_shortened or conf.completions.style == "cot"
+    is_written = any("oracle" in FORMATS[name].schema.names for name in conf.dataset.formats)
+    return rows if is_checked or is_written else rows.withColumn("oracle", F.lit(""))
 
 
 def _mark_first_use(chosen: DataFrame) -> DataFrame:
@@ -217,9 +231,7 @@ def _original_answer(conf: config.Config) -> dict[str, Column]:
 
 def build(joined: DataFrame, task: DatasetTask) -> DataFrame:
     """Write joined rows, which are in the partitions of their shards; return the files and their counts, in WRITTEN; lazy."""
-    parts = {"passages": "documents.text"} | ({"is_oracle": "documents.oracle"} if task.conf.max_tokens else {})
-    rows = joined.withColumns({name: F.col(path) for name, path in parts.items()}).drop("documents", "place")
-    sorted_rows = rows.sortWithinPartitions("split", "shard", "order", "pubid", "distracted").drop("order")
+    sorted_rows = joined.sortWithinPartitions("split", "shard", "order", "pubid", "distracted").drop("order", "place")
     return map_in_arrow(sorted_rows, partial(_write, task=task), WRITTEN)
 
 

@@ -211,7 +211,7 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
 
 
 COMPLETED = (
-    "pubid long, split string, question string, documents array<struct<text: string>>, oracle string, distracted boolean, "
+    "pubid long, split string, question string, passages array<string>, oracle string, distracted boolean, "
     "original_answer string, final_decision string, completion string, finish_reason string, prompt_tokens int, "
     "completion_tokens int, last_error string"
 )
@@ -224,8 +224,8 @@ def completed(row: dict[str, Any], kind: str) -> dict[str, Any]:
     text = THOUGHT.format(quote=quote, decision=other if kind == "contrary" else row["final_decision"])
     text = text.partition("<ANSWER>")[0] if kind == "cut" else text
     told = {"finish_reason": "length" if kind == "cut" else "stop", "prompt_tokens": 9, "completion_tokens": 9}
-    documents = [{"text": document["text"]} for document in row["documents"]]
-    return {**row, "documents": documents, "completion": text, "last_error": None, **told}
+    passages = [document["text"] for document in row["documents"]]
+    return {**row, "passages": passages, "completion": text, "last_error": None, **told}
 
 
 def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle):
