@@ -13,7 +13,7 @@ from raft_spark.sources.input_schema import is_missing
 
 DECISIONS = ("yes", "no", "maybe")
 MAX_PUBID = 2**63 - 1
-_to_json = json.JSONEncoder().encode
+_to_json = json.JSONEncoder(check_circular=False).encode
 
 
 class Article(NamedTuple):

@@ -179,3 +179,15 @@ def test_one_wrong_record_is_rejected_and_its_neighbours_are_checked_by_columns(
     assert [getattr(found, "reason", "") for _, _, found in by_columns] == ["", "", reason, "", ""]
     assert [record is None for _, record, _ in by_columns] == [True, True, False, True, True]
     assert by_columns[0][2][:7] == (7, "Is it so?", ["Caf\u00e9.", "B"], ["AIM"], [], None, "yes")
+
+
+def test_built_in_articles_are_checked_by_columns_too_and_say_where_they_are():
+    split = {"kind": "sample", "start": 995, "rows": 10, "seed": 0}
+    conf = CONF.model_copy(update={"max_text_chars": 100_000})
+    found = list(checks.check_split(split, conf))
+    assert [where for where, _, _ in found] == [f"sample#{row}" for row in range(995, 1005)]
+    assert [each for *_, each in found] == [check_record(record, conf) for _, record in sources.read_split(split)]
+    rejected = [(record, each) for _, record, each in found if isinstance(each, Rejected)]
+    assert rejected
+    assert all(len(record["context"]["contexts"]) > 3 for record, _ in rejected)
+    assert {each.reason for _, each in rejected} == {"too many passages"}
