@@ -1,21 +1,22 @@
 """record -> article, or the reason why it is rejected: the checks of a PubMedQA record."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from raft_spark.config import Articles
 from raft_spark.recipe.boilerplate import comparable_words, is_boilerplate
 from raft_spark.sources.input_schema import is_missing
 
 DECISIONS = ("yes", "no", "maybe")
-_MAX_PUBID = 2**63 - 1
+MAX_PUBID = 2**63 - 1
+_to_json = json.JSONEncoder(check_circular=False).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Article:
+class Article(NamedTuple):
     """A valid record. `fingerprint` is a hash of its content. White space around texts is stripped."""
 
     pubid: int
@@ -56,10 +57,19 @@ def leak_hashes(article: Article) -> list[int]:
 
     No article may share one with an article of another split.
     """
-    words = map(comparable_words, (article.question, *article.passages))
+    return [int.from_bytes(found) for found in leak_digests([article.question, *article.passages]) if found]
+
+
+def leak_digests(texts: Sequence[str]) -> list[bytes]:
+    """Return the hash of `leak_hashes` of each text in 8 bytes, big-endian; b"" for boilerplate. One call for many is faster."""
     return [
-        int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in words if not is_boilerplate(text)
+        b"" if is_boilerplate(words) else blake2b(words, digest_size=8).digest() for words in comparable_words(texts)
     ]
+
+
+def fingerprint(content: Sequence[object]) -> str:
+    """Return the fingerprint of an article: of its question, passages, labels, meshes, long answer and decision."""
+    return blake2b(_to_json(content).encode(), digest_size=16).hexdigest()
 
 
 def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a source may hold anything
@@ -91,9 +101,8 @@ def _article(pubid: int, record: dict[str, Any], conf: Articles) -> Article:
         raise _RejectError("final_decision is not yes, no or maybe")
     labels, meshes = (_texts(name, context.get(name), conf) for name in ("labels", "meshes"))
     long_answer = _text("long_answer", record.get("long_answer"), conf) or None
-    content = [question, passages, labels, meshes, long_answer, decision]
-    fingerprint = blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
-    return Article(pubid, question, passages, labels, meshes, long_answer, decision, fingerprint)
+    content = (question, passages, labels, meshes, long_answer, decision)
+    return Article(pubid, *content, fingerprint(content))
 
 
 def _pubid(value: Any) -> int:  # noqa: ANN401 - a source may hold anything
@@ -103,7 +112,7 @@ def _pubid(value: Any) -> int:  # noqa: ANN401 - a source may hold anything
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise _RejectError(f"wrong type: pubid is {_kind(value)}")
-    if not 0 <= value <= _MAX_PUBID:
+    if not 0 <= value <= MAX_PUBID:
         raise _RejectError("pubid is out of range")
     return value
 

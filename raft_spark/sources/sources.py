@@ -30,6 +30,8 @@ COLUMNS = ("pubid", "question", "context", "long_answer", "final_decision")
 SAMPLE_ROWS = 8_192  # in an input split of built-in articles
 JSON_BYTES = 32_000_000  # in an input split of JSON Lines
 RECORDS_CHECKED = 20
+COLUMNAR = ("parquet", "sample")  # kinds of input splits that are read by columns
+BATCH_ROWS = 1_000  # rows that are Python objects at the same time; more would slow the garbage collector down
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
 _BEGINS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ": ".xz", b"PAR1": ".parquet"}
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -91,13 +93,27 @@ def read_split(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
 
     Raises InputError when the file cannot be read.
     """
-    if input_split["kind"] == "sample":
-        start, stop = input_split["start"], input_split["start"] + input_split["rows"]
-        rows = synthetic.articles(start, stop, input_split["seed"]).to_pylist()
-        yield from ((f"sample#{start + index}", row) for index, row in enumerate(rows))
+    if input_split["kind"] in COLUMNAR:
+        for wheres, batch in read_batches(input_split):
+            yield from zip(wheres, batch.to_pylist(), strict=True)
         return
-    readers = {"json": _read_lines, "document": _read_document, "parquet": _read_parquet}
+    readers = {"json": _read_lines, "document": _read_document}
     yield from readers[input_split["kind"]](input_split)
+
+
+def read_batches(input_split: InputSplit) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+    """Yield (where each record is, some records) of an input split of a COLUMNAR kind, in the order of the source.
+
+    Raises InputError when the file cannot be read.
+    """
+    if input_split["kind"] == "parquet":
+        batches = _read_parquet(input_split)
+        yield from (([f"{input_split['path']}#{input_split['row_group']}"] * len(batch), batch) for batch in batches)
+        return
+    start, stop = input_split["start"], input_split["start"] + input_split["rows"]
+    for first in range(start, stop, BATCH_ROWS):
+        rows = range(first, min(first + BATCH_ROWS, stop))
+        yield [f"sample#{row}" for row in rows], synthetic.articles(rows.start, rows.stop, input_split["seed"])
 
 
 def _list_files(conf: Config, source: str) -> listing.Listing:
@@ -229,15 +245,13 @@ def _all_nan(footer: pq.FileMetaData, schema: pa.Schema) -> set[str]:
     return {field.name for field in schema if pa.types.is_floating(field.type) and field.name not in valued}
 
 
-def _read_parquet(input_split: InputSplit) -> Iterator[tuple[str, Any]]:
+def _read_parquet(input_split: InputSplit) -> Iterator[pa.RecordBatch]:
     path, group = input_split["path"], input_split["row_group"]
     with _open(_storage(input_split), path) as stream, pq.ParquetFile(stream) as file:
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
         table = file.read_row_group(group, columns=columns)
     plain = pa.table({name: _as_bytes(table[name]) for name in columns})
-    for batch in plain.to_batches(max_chunksize=1_000):
-        rows = batch.to_pylist()
-        yield from ((f"{path}#{group}", row) for row in rows)
+    yield from plain.to_batches(max_chunksize=BATCH_ROWS)
 
 
 def _as_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:

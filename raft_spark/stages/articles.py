@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
+from itertools import groupby, islice
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ from raft_spark.lake import dataframes, parquet, schemas, session, shared_disk, 
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
-from raft_spark.sources import held_out, sources, splits
-from raft_spark.sources.records import Article, check_record, leak_hashes
+from raft_spark.sources import checks, held_out, sources, splits
+from raft_spark.sources.records import Article, leak_digests
 
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
 CHECKED = pa.schema(
@@ -199,7 +199,16 @@ class _CheckSums:
     reasons: Counter[str] = field(default_factory=Counter)
     pubids: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
-    hashes: list[int] = field(default_factory=list)
+    hashes: bytearray = field(default_factory=bytearray)  # 8 bytes each, big-endian
+
+    def add(self, articles: Sequence[Article]) -> None:
+        """Add the pubids and leak hashes of some articles."""
+        digests = iter(leak_digests([text for each in articles for text in (each.question, *each.passages)]))
+        for each in articles:
+            found = b"".join(islice(digests, 1 + len(each.passages)))
+            self.lengths.append(len(found) // 8)
+            self.hashes += found
+        self.pubids.extend(each.pubid for each in articles)
 
     def row(self, task: int, files: Sequence[parquet.DataFile]) -> pa.RecordBatch:
         """Return one row in the schema CHECKED."""
@@ -210,7 +219,7 @@ class _CheckSums:
             "reasons": json.dumps(self.reasons),
             "pubids": np.array(self.pubids, np.int64).tobytes(),
             "lengths": np.array(self.lengths, np.int64).tobytes(),
-            "hashes": np.array(self.hashes, np.uint64).tobytes(),
+            "hashes": np.frombuffer(self.hashes, ">u8").astype(np.uint64).tobytes(),
         }
         return pa.RecordBatch.from_pylist([columns], CHECKED)
 
@@ -232,21 +241,20 @@ def _check(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) 
 
 def _check_split(input_split: Mapping[str, Any], conf: config.Articles, sums: _CheckSums) -> tuple[pa.Table, pa.Table]:
     """Return the good and the rejected records of one input split, and add them to `sums`."""
-    good, bad = [], []
-    for where, record in sources.read_split(input_split):
-        found = check_record(record, conf)
+    good: list[Article] = []
+    bad = []
+    for where, record, found in checks.check_split(input_split, conf):
         sums.read += 1
         if isinstance(found, Article):
-            good.append({name: getattr(found, name) for name in Article.__slots__})  # asdict would copy every list
-            sums.pubids.append(found.pubid)
-            hashes = leak_hashes(found)
-            sums.lengths.append(len(hashes))
-            sums.hashes.extend(hashes)
+            good.append(found)
         else:
             sums.reasons[found.reason] += 1
             text = repr(record)[:2_000].encode("utf-8", "backslashreplace").decode()
             bad.append({"pubid": found.pubid, "reason": found.reason, "source": where, "record": text})
-    return pa.Table.from_pylist(good, _STAGED), pa.Table.from_pylist(bad, schemas.QUARANTINE)
+    for start in range(0, len(good), sources.BATCH_ROWS):
+        sums.add(good[start : start + sources.BATCH_ROWS])
+    columns = {name: list(map(attrgetter(name), good)) for name in _STAGED.names}
+    return pa.Table.from_pydict(columns, _STAGED), pa.Table.from_pylist(bad, schemas.QUARANTINE)
 
 
 def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
