@@ -7,6 +7,7 @@ RUN := build/env-run
 TEST := build/env-test
 SPARK35 := build/spark-3.5.8
 S3A := build/jars
+CLASSES := build/spark.jsa
 RELEASE := build/release/made
 PEER := build/env-peer
 SCAN := build/env-scan
@@ -28,7 +29,7 @@ help: ## list the targets
 run: $(RUN)/ready ## build a dataset from built-in articles with an embedded model, in build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
-test: check docs $(SPARK35)/ready $(S3A)/ready ## run check, docs and all tests except the slow ones: about half an hour
+test: check docs $(SPARK35)/ready $(S3A)/ready $(CLASSES) ## run check, docs and all tests except the slow ones: about half an hour
 	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
 
 # They run in parallel, because both wait for processes most of the time. pytest-xdist is not used: the tests of signals would
@@ -154,6 +155,15 @@ $(RELEASE): $(shell find raft_spark jobs conf emr -name '*.py' -o -name '*.toml'
 	@echo "building a release, about 3 minutes"
 	@mkdir -p $(@D)
 	@$(TEST)/bin/raft-spark emr package > $@.new
+	@mv $@.new $@
+
+# The classes that Spark 4.1.1 loads in a run, for the JVMs of the tests. Without this file they read them from the jars.
+$(CLASSES): | $(TEST)/ready
+	@echo "archiving Spark's classes"
+	@SPARK_SUBMIT_OPTS="-XX:ArchiveClassesAtExit=$(CURDIR)/$@.new -XX:TieredStopAtLevel=1 -Xlog:disable" $(TEST)/bin/raft-spark run \
+	  --set lake.root=build/archived --set articles.source=sample:300 --set completions.endpoint=fake >/dev/null
+	@rm -rf build/archived
+	@while pgrep -f "[A]rchiveClassesAtExit=$(CURDIR)/$@.new" >/dev/null; do sleep 0.5; done # it writes when the command has ended
 	@mv $@.new $@
 
 # Another engine that sends a request for each row of a data set, in its own environment.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pyspark
 import pytest
 
-from conftest import ROOT, SPARK
+from conftest import JVM, ROOT, SPARK
 from raft_spark import config
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.lake import lease, parquet, schemas, session, tables
@@ -34,7 +34,7 @@ from support.processes import family, kill
 
 pytestmark = pytest.mark.spark
 
-CLUSTER = 'spark."spark.master"="local-cluster[2,1,1024]"'
+CLUSTER = ('spark."spark.master"="local-cluster[2,1,1024]"', f'spark."spark.executor.extraJavaOptions"="{JVM}"')
 FEW, MORE = 100, 300  # rows
 FLUSH = 0.5  # seconds
 KEY = "sk-very-secret-7"
@@ -342,7 +342,7 @@ def test_killed_executors_and_a_killed_driver_lose_no_answer_and_pay_little_twic
 
     fake.manner(latency_ms=latency_ms)
     chance = random.Random(rows)
-    words = (CLUSTER, at(fake), f"completions.in_flight={in_flight}")
+    words = (*CLUSTER, at(fake), f"completions.in_flight={in_flight}")
     moments = [rows * chance.uniform(low, low + 0.2) for low in (0.05, 0.35, 0.65)]
     with started(root, *words, spark=spark) as run:
         for moment in moments[:2]:
@@ -370,7 +370,7 @@ def test_calls_open_at_once_stay_below_the_limit_with_fewer_executors_than_tasks
 ):
     root = lake(MORE)
     fake.manner(latency_ms=300, jitter=0.5)
-    words = (CLUSTER, at(fake), 'spark."spark.executor.instances"="5"', "completions.in_flight=7")
+    words = (*CLUSTER, at(fake), 'spark."spark.executor.instances"="5"', "completions.in_flight=7")
     with started(root, *words) as run:
         until(lambda: fake.calls >= MORE / 3, run)
         assert kill(family(run, "CoarseGrainedExecutorBackend")[0])
@@ -554,7 +554,7 @@ def test_money_and_rates_are_kept_at_the_server_by_executors_of_their_own(
     root = lake(rows)
     fake.manner(latency_ms=100)
     fake.behave({"status": 500, "share": 0.05}, {"fault": "drop", "share": 0.02})
-    with started(root, CLUSTER, at(fake), *PRICED, *limits, "completions.attempts=20") as run:
+    with started(root, *CLUSTER, at(fake), *PRICED, *limits, "completions.attempts=20") as run:
         if has_loss:
             until(lambda: fake.calls >= 200, run)
             assert kill(family(run, "CoarseGrainedExecutorBackend")[0])

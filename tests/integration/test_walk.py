@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import ROOT, python
+from conftest import JVM, ROOT, python
 from raft_spark import config
 from raft_spark.lake import parquet, schemas, tables
 from raft_spark.monitoring import run_state
@@ -30,6 +30,7 @@ BASIS = [
     "completions.flush_seconds=0.2",
     "lake.row_group_rows=50",
     'spark."spark.driver.memory"="1g"',
+    f'spark."spark.executor.extraJavaOptions"="{JVM}"',
 ]
 S3A = {"4.1.1": "3.4.2", "3.5.8": "3.3.4"}  # Spark -> the Hadoop it was built with
 
