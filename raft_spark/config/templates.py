@@ -34,8 +34,10 @@ Mark = Annotated[str, Field(min_length=2, max_length=100, pattern=r"^[!-~]([ -~]
 
 
 def fill(text: str, fields: Mapping[str, str]) -> str:
-    """Put fields into a text, all at once: braces in a field's value stay as they are. {{ and }} stand for braces."""
-    return _FIELD.sub(lambda found: fields[found[1]] if found[1] else found[0][0], text)
+    """Put fields into a text of a PromptLayout, all at once: braces in a field's value stay as they are. {{ and }} stand for
+    braces.
+    """
+    return text.format_map(fields)
 
 
 class PromptLayout(Section):

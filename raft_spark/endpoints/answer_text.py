@@ -53,11 +53,13 @@ _BOLD_MARK = re.compile(
     r"([*_`]{1,3})(?=(?:\\?<|&lt;)\s*answer\s*(?:\\?>|&gt;)\s*:)((?:(?!\1)[^\n])*)\1\s*\Z", re.IGNORECASE
 )
 _CLOSING_MARK = re.compile(r"\s*(?:\\?<|&lt;)\s*/\s*answer\s*(?:\\?>|&gt;)[*_`]*", re.IGNORECASE)
-_BRACKETS = ("<", "[", "\u25c1", "&lt;")
 # A line that begins another turn: the model has written on after its answer, as base models do
 _NEXT_TURN = re.compile(
-    r"\n\W*(?:human|user|assistant|instruction|student)\W*(?::|\n|\Z)|\n\s*\n\W*(?:question|q|context)\W{0,3}:"
-    rf"|<\|(?:im_start|start_header_id|start|user|assistant|system)\|>|<start_of_turn>|\[/?INST\]|{_SPECIAL}\s*\S",
+    r"\n\W*(?:human|user|assistant|instruction|student)\W*(?::|\n|\Z)|\n\s*\n\W*(?:question|q|context)\W{0,3}:",
+    re.IGNORECASE,
+)
+_NEXT_TURN_TOKEN = re.compile(
+    rf"<\|(?:im_start|start_header_id|start|user|assistant|system)\|>|<start_of_turn>|\[/?INST\]|{_SPECIAL}\s*\S",
     re.IGNORECASE,
 )
 
@@ -73,7 +75,10 @@ class CleanText:
 
 def clean(text: str) -> CleanText:
     """Return the answer in a text; "" if the text is a thought alone. Cleaning it again changes nothing."""
-    found, removed = _clean_once(text), dict[str, None]()
+    found = _clean_once(text)
+    if not found.removed:
+        return found
+    removed = dict[str, None]()
     while found.removed:  # each time the text is shorter, or its mark is plain
         removed |= dict.fromkeys(found.removed)
         again = _clean_once(found.text)
@@ -84,28 +89,36 @@ def clean(text: str) -> CleanText:
 def _clean_once(text: str) -> CleanText:
     printable = text if text.isprintable() else _CONTROLS.sub("", text)
     kinds = [CONTROL_CHARACTER] if len(printable) < len(text) else []
-    has_bracket = any(map(printable.__contains__, _BRACKETS))
-    if not has_bracket and not printable.lstrip().startswith(("analysis", "assistant", "Assistant")):
+    if not _may_have_markup(printable) and not printable.lstrip().startswith(("analysis", "assistant", "Assistant")):
         return CleanText(printable.strip() if kinds else text, tuple(kinds))
     said, is_open = _without_channels(printable)
     said, is_within = _without_thoughts(said)
     kinds += [THOUGHT] if is_open or is_within or said != printable else []
-    bare = _LAST_TOKENS.sub("", _FIRST_TOKENS.sub("", said))
+    bare = _FIRST_TOKENS.sub("", said)
+    bare = _LAST_TOKENS.sub("", bare) if bare.rstrip().endswith((">", "]")) else bare
     kinds += [TOKEN] if bare != said else []
     marked = _with_plain_mark(bare)
     kinds += [MARK] if marked != bare else []
     return CleanText(marked.strip() if kinds else text, tuple(kinds), is_open or is_within)
 
 
+def _may_have_markup(text: str) -> bool:
+    """Say whether a text has a bracket that is not the one of a plain mark at the begin of a line."""
+    said = text.replace(f"\n{ANSWER_MARK} ", "") if "<" in text else text
+    return "<" in said or "[" in said or "&lt;" in said or "\u25c1" in said
+
+
 def has_next_turn(text: str) -> bool:
     """Say whether a clean text goes on with another turn, of the user or of another question."""
     said = text.strip()
-    return any(map(said.__contains__, ("\n", *_BRACKETS))) and bool(_NEXT_TURN.search(said))
+    return bool("\n" in said and _NEXT_TURN.search(said)) or bool(
+        _may_have_markup(said) and _NEXT_TURN_TOKEN.search(said)
+    )
 
 
 def _without_channels(text: str) -> tuple[str, bool]:
     """Return the last text of the channel `final`, and whether there is only a thought without an end."""
-    channels = list(_CHANNEL.finditer(text))
+    channels = list(_CHANNEL.finditer(text)) if "<|channel|>" in text else []
     if not channels:
         return _BARE_CHANNELS.sub("", text, count=1), False
     ends = [channel.start() for channel in channels[1:]] + [len(text)]
@@ -143,6 +156,8 @@ def _with_plain_mark(text: str) -> str:
     wrapped = _WRAPPER.match(text)
     if wrapped:
         return wrapped[2]
+    if "answer" not in text.casefold():
+        return text
     marked = _MARK.sub(_plain_mark, _BOLD_MARK.sub(r"\2", text))
     return _CLOSING_MARK.sub("", marked)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal, Protocol
@@ -15,6 +15,9 @@ ErrorClass = Literal[
 ]
 RETRIED = frozenset({"throttled", "timeout", "unavailable", "model_error"})
 MAY_PASS = RETRIED | {"refused"}  # what a later run asks again: `refused` concerns the job, not the row
+
+
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +58,24 @@ class Request:
 
         Answers are stored by it, so none is paid for twice.
         """
-        sent = {"prompt": self.prompt, "model": self.model, "parameters": dict(self.parameters)}
-        if self.changes.set:
-            sent["changes"] = self.changes.set
-        return sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+        return self._key(self.parameters)
 
     @cached_property
     def key_without_max_tokens(self) -> str:
         """Return the key of the request without max_tokens: a complete answer is also valid for a larger limit."""
-        unlimited = {name: value for name, value in self.parameters.items() if name != "max_tokens"}
-        return replace(self, parameters=unlimited).key
+        return self._key({name: value for name, value in self.parameters.items() if name != "max_tokens"})
+
+    @cached_property
+    def _prompt_json(self) -> str:
+        return _json(self.prompt)
+
+    def _key(self, parameters: Mapping[str, float]) -> str:
+        """Hash the JSON object of what is sent, with sorted names: changes if there are any, model, parameters, prompt."""
+        sent = {"model": self.model, "parameters": dict(parameters)}
+        if changes := self.changes.set:
+            sent["changes"] = changes
+        text = f'{_json(sent)[:-1]},"prompt":{self._prompt_json}}}'  # the prompt is encoded once for both keys
+        return sha256(text.encode()).hexdigest()[:32]
 
     @property
     def characters(self) -> int:

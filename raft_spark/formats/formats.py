@@ -54,10 +54,10 @@ class RowTexts:
         self.row = row
         self.system, self.user = _system_and_user(row, row.completions)
         self.answer = prompts.escape_markup(row.completion)
-        self._json: dict[str, str] = {}
+        self._json: dict[str, bytes] = {}
 
-    def json(self, field: str) -> str:
-        """Return the JSON text of a field."""
+    def json(self, field: str) -> bytes:
+        """Return the JSON text of a field, in UTF-8."""
         if field not in self._json:
             self._json[field] = FIELDS[field](self)
         return self._json[field]
@@ -68,13 +68,13 @@ def _system_and_user(row: TrainingRow, conf: Completions) -> tuple[str | None, s
     return (system[0] if system else None), user
 
 
-def _turns(system: str | None, user: str) -> str:
+def _turns(system: str | None, user: bytes) -> bytes:
     """Return the turns of the prompt, without the brackets of a list; `user` is JSON text."""
-    first = f'{{"role": "system", "content": {_quoted(system)}}}, ' if system is not None else ""
-    return f'{first}{{"role": "user", "content": {user}}}'
+    first = b'{"role": "system", "content": %b}, ' % _quoted(system) if system is not None else b""
+    return b'%b{"role": "user", "content": %b}' % (first, user)
 
 
-def _plain_turns(texts: RowTexts) -> str:
+def _plain_turns(texts: RowTexts) -> bytes:
     """Return the turns of the prompt as with completions.style = "answer" where the style is "cot"."""
     if texts.row.completions.style != "cot":
         return texts.json("turns")
@@ -83,15 +83,21 @@ def _plain_turns(texts: RowTexts) -> str:
     return _turns(system, _quoted(user))
 
 
-def _nova_system(texts: RowTexts) -> str:
-    return f'{{"text": {_quoted(_break_reserved(texts.system))}}}' if texts.system else ""
+def _nova_system(texts: RowTexts) -> bytes:
+    return b'{"text": %b}' % _quoted(_break_reserved(texts.system)) if texts.system else b""
 
 
-def _quoted(text: str | None) -> str:
-    return "null" if text is None else encode_basestring(text)
+def _quoted(text: str | None) -> bytes:
+    """Return the JSON text of a string or null, as `json` writes it; `replace` is twice as fast as its encoder."""
+    if text is None:
+        return b"null"
+    quoted = text.encode().replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+    has_controls = len(quoted.translate(None, _CONTROLS)) < len(quoted)
+    return encode_basestring(text).encode() if has_controls else b'"%b"' % quoted
 
 
-FIELDS: Mapping[str, Callable[[RowTexts], str]] = {
+_CONTROLS = bytes(range(32))
+FIELDS: Mapping[str, Callable[[RowTexts], bytes]] = {
     "turns": lambda texts: _turns(texts.system, texts.json("user")),
     "system": lambda texts: _quoted(texts.system or ""),
     "user": lambda texts: _quoted(texts.user),
@@ -105,7 +111,7 @@ FIELDS: Mapping[str, Callable[[RowTexts], str]] = {
     "question": lambda texts: _quoted(texts.row.question),
     "context": lambda texts: _quoted(prompts.SEPARATOR.join(texts.row.passages)),
     "oracle": lambda texts: _quoted(texts.row.oracle),
-    "distracted": lambda texts: json.dumps(texts.row.distracted),
+    "distracted": lambda texts: b"true" if texts.row.distracted else b"false",
     "original_answer": lambda texts: _quoted(texts.row.original_answer),
     "synthetic_answer": lambda texts: _quoted(texts.row.completion),
 }
@@ -145,16 +151,19 @@ class Format:
         return f"{split if self.by_split else 'data'}/{split}-{number:05d}-of-{of:05d}"
 
     @cached_property
-    def _parts(self) -> list[str]:
-        """The JSON text of the template, cut at its fields: text, name, text, name, ..., text."""
-        return _FIELD.split(json.dumps(self.template))
+    def _fields(self) -> tuple[bytes, list[str]]:
+        """The JSON text of the template with %b for each field, and the names of the fields."""
+        text = json.dumps(self.template).replace("%", "%%")
+        return _FIELD.sub("%b", text).encode(), _FIELD.findall(text)
 
-    def line(self, texts: RowTexts) -> str | None:
-        """Return the record of a row as JSON; None for a row that the format cannot express, as one without a rejected answer."""
-        parts = self._parts
-        if "rejected_answer" in parts[1::2] and texts.row.rejected_answer is None:
+    def line(self, texts: RowTexts) -> bytes | None:
+        """Return the record of a row as JSON in UTF-8; None for a row that the format cannot express, as one without a
+        rejected answer.
+        """
+        text, fields = self._fields
+        if texts.row.rejected_answer is None and "rejected_answer" in fields:
             return None
-        return "".join([part if number % 2 == 0 else texts.json(part) for number, part in enumerate(parts)])
+        return text % tuple(map(texts.json, fields))
 
     def record(self, row: TrainingRow) -> Record | None:
         """Return the record of a row; None for a row that the format cannot express."""

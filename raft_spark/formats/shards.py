@@ -20,12 +20,12 @@ class ShardWriter(AtomicWriter):
     def __init__(self, at: Storage, path: str, kind: Literal["jsonl", "parquet"], schema: pa.Schema) -> None:
         super().__init__(at)
         self._path, self._kind, self._schema = f"{path}.{kind}", kind, schema
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._rows = 0
         self._sink: Any = None
 
-    def write(self, line: str) -> None:
-        """Append one record, as JSON without line breaks."""
+    def write(self, line: bytes) -> None:
+        """Append one record, as JSON in UTF-8 without line breaks."""
         self._lines.append(line)
         if len(self._lines) == BATCH_ROWS:
             self._flush_all()
@@ -35,7 +35,7 @@ class ShardWriter(AtomicWriter):
             return
         if self._sink is None:
             self._sink = self._stack.enter_context(self._new_file(self._path, self._opened, self._described))
-        data = ("\n".join(self._lines) + "\n").encode()
+        data = b"\n".join([*self._lines, b""])
         if self._kind == "jsonl":
             self._sink.write(data)
         else:

@@ -66,6 +66,8 @@ def judge_answer(row: Mapping[str, Any], conf: config.Dataset, completions: conf
     is_truncated = clean.is_open or row["finish_reason"] == "length"
     problems = [Problem("truncated", "truncated")] if is_truncated else []
     problems += answer_checks.check_answer(clean.text, row["oracle"], row["final_decision"], completions, conf)
+    if not problems:
+        return Acceptance(answer=clean)
     actions = {problem.reason: getattr(conf.gate, problem.check) for problem in problems}
     rejected, flagged = (tuple(reason for reason in actions if actions[reason] == name) for name in ("reject", "flag"))
     return Acceptance(rejected, flagged, clean)

@@ -6,6 +6,7 @@ with a third one, see config.templates.Marks.
 
 import bisect
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _UNIFIED = str.maketrans(
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
     | {"\u2265": ">=", "\u2264": "<=", "\u2a7e": ">=", "\u2a7d": "<=", "\u00b1": "+/-", "\u00d7": "x"}
 )
+_UNIFIED_SIGN = re.compile(f"[{''.join(map(chr, _UNIFIED))}]")
 _FORMAT = re.compile(  # the characters of the Unicode category Cf
     "[\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
     "\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
@@ -33,9 +35,11 @@ _FORMAT = re.compile(  # the characters of the Unicode category Cf
 )
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces between words
 # What is not compared: white space, but for one between two words; the separator of thousands in 1,234 and 1 234.
+# The pattern begins with a set of characters, which `re` finds fast; most are a space between two letters, which is kept.
 _IGNORED = re.compile(
-    rf"\s(?:(?<!\w\s)|(?!\s*\w)|(?<=[{_UNSPACED}]\s)|(?=\s*[{_UNSPACED}]))"
-    r"|[ ,](?:(?<=(?<![\d.])\d.)|(?<=(?<![\d.])\d\d.)|(?<=(?<![\d.])\d\d\d.))(?=\d{3}(?!\d))"
+    r"[\s,](?!(?<=[A-Za-z]\s)[A-Za-z])(?:"
+    rf"(?<=\s)(?:(?<!\w\s)|(?!\s*\w)|(?<=[{_UNSPACED}]\s)|(?=\s*[{_UNSPACED}]))"
+    r"|(?<=[ ,])(?=\d{3}(?!\d))(?:(?<=(?<![\d.])\d.)|(?<=(?<![\d.])\d\d.)|(?<=(?<![\d.])\d\d\d.)))"
 )
 _SPACES = str.maketrans(dict.fromkeys("\t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029", " "))
 _EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|`)(?=\S)(.+?)(?<=\S)\1(?!\w)", re.DOTALL)
@@ -56,7 +60,7 @@ _EXACT = re.compile(
     rf"\d+(?:[.,\u00b7]\d+)*|[<>=+%]|-(?=\.?\d)|{_NEGATION}|\bnon(?=-)|\b(?:un|in|im|ir|il|non|dis)[a-z]{{4,}}",
     re.IGNORECASE,
 )
-_ANY_MARK = re.compile(r"#+\s*(?:begin|end)[ _-]?quote\s*#+", re.IGNORECASE)
+_ANY_MARK = re.compile(r"##*\s*(?:begin|end)[ _-]?quote\s*#+", re.IGNORECASE)
 _PUNCTUATION = ".,;:\"'*"
 _LEADING = re.compile(rf"^(?:\.{{2,}}|(?!\.\d)[{_PUNCTUATION}])+")  # but not the point of .5
 # A digit, or a letter of a script that puts spaces between words: Latin, Greek, Cyrillic.
@@ -134,7 +138,11 @@ def normalize(text: str) -> str:
     text = html.unescape(text) if "&" in text else text
     if text.isascii():
         return text
-    return _FORMAT.sub("", unicodedata.normalize("NFKC", text.translate(_UNIFIED)).translate(_UNIFIED))
+    return _FORMAT.sub("", _unify(unicodedata.normalize("NFKC", _unify(text))))
+
+
+def _unify(text: str) -> str:
+    return _UNIFIED_SIGN.sub(lambda sign: _UNIFIED[ord(sign[0])], text)  # five times as fast as `translate`
 
 
 def comparable_quote(quote: str) -> str:
@@ -142,13 +150,19 @@ def comparable_quote(quote: str) -> str:
 
     ELLIPSIS stands between the parts of a quote that leaves something out.
     """
-    plain = _ELLIPSIS.sub(ELLIPSIS, _EMPHASIS.sub(r"\2", normalize(quote)))
+    plain = normalize(quote)
+    plain = _EMPHASIS.sub(r"\2", plain) if "*" in plain or "_" in plain or "`" in plain else plain
+    plain = _ELLIPSIS.sub(ELLIPSIS, plain) if ".." in plain or ". ." in plain else plain
     parts = (_LEADING.sub("", _pack(part.strip())).rstrip(_PUNCTUATION) for part in plain.split(ELLIPSIS))
     return ELLIPSIS.join(filter(None, parts))
 
 
 def _pack(text: str) -> str:
-    return _IGNORED.sub("", text).translate(_SPACES)
+    return _with_plain_spaces(_IGNORED.sub("", text))
+
+
+def _with_plain_spaces(text: str) -> str:
+    return text if text.isprintable() else text.translate(_SPACES)
 
 
 def read_decision(answer: str) -> str | None:
@@ -173,16 +187,25 @@ def has_min_length(quote: str) -> bool:
 
 
 class QuoteSearch:
-    """Searches a normalized text, that of one passage, for comparable quotes. `packed` is the text without what is ignored."""
+    """Searches a normalized text, that of one passage, for comparable quotes."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.packed = _pack(text)
+
+    @cached_property
+    def _kept(self) -> list[str]:
+        """The parts of the text between the characters that are ignored."""
+        return _IGNORED.split(self._text)
+
+    @cached_property
+    def packed(self) -> str:
+        """The text without what is ignored."""
+        return _with_plain_spaces("".join(self._kept))
 
     @cached_property
     def _ignored(self) -> list[int]:
         """For each ignored character, how many characters of `packed` are before it."""
-        return [found.start() - number for number, found in enumerate(_IGNORED.finditer(self._text))]
+        return list(itertools.accumulate(map(len, self._kept[:-1])))
 
     def _position(self, index: int) -> int:
         """Return the position in the text of a character of `packed`."""
@@ -287,7 +310,7 @@ def check_answer(
             yield Problem("refusal", "refusal")
         is_required = completions.decision and not is_refusal
         yield from _check_decision(answer, final_decision, is_required=is_required)
-        yield from _check_length(len(answer.split()), conf)
+        yield from _check_length(answer, conf)
     else:
         yield Problem("answer", "no answer line")
     if conf.gate.language != "off" and len(completion) >= MIN_LANGUAGE_CHARS:
@@ -315,10 +338,10 @@ def _check_decision(answer: str, final_decision: str | None, *, is_required: boo
         yield Problem("decision", "no decision")
 
 
-def _check_length(words: int, conf: Dataset) -> Iterator[Problem]:
-    if words < conf.min_words:
+def _check_length(answer: str, conf: Dataset) -> Iterator[Problem]:
+    if len(answer.split(maxsplit=conf.min_words)) < conf.min_words:
         yield Problem("length", "too short")
-    if conf.max_words and words > conf.max_words:
+    if conf.max_words and len(answer.split(maxsplit=conf.max_words)) > conf.max_words:
         yield Problem("length", "too long")
 
 

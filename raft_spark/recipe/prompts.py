@@ -64,10 +64,11 @@ def student_messages(question: str, passages: Sequence[str], conf: Completions) 
 
 def lay_out_passages(passages: Sequence[str], layout: PromptLayout) -> str:
     """Return the passages as a prompt shows them; the first has the number 1."""
-    texts = enumerate(map(escape_markup, passages), start=1)
-    return layout.separator.join(
-        fill(layout.passage, {"number": str(number), "passage": text}) for number, text in texts
-    )
+    texts = list(map(escape_markup, passages))
+    if layout.passage != "{passage}":
+        numbered = enumerate(texts, start=1)
+        texts = [fill(layout.passage, {"number": str(number), "passage": text}) for number, text in numbered]
+    return layout.separator.join(texts)
 
 
 def characters_between_passages(conf: Completions) -> int:

@@ -11,7 +11,7 @@ group (?:...) around it included.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 _PARTS = {
     "ADV": r"(?:[a-z]+ly|just|also|even|quite|yet|at all|seem to|appear to|in fact|thus|so|here|then|still|me to|us to) ",
@@ -126,6 +126,9 @@ _SILENT = _pattern(  # in the first sentence: what the passages do not tell
     r"\bthere is no way (?:to|of) (?:know|say|tell)|\bmy knowledge (?:<DO_NOT>|is not|is insufficient)",
     r"^it is not (?:mentioned|stated|specified|said|indicated|discussed) (?:whether|if|how|what|which)\b",
 )
+_TOPIC = _pattern(  # what each of _SILENT has
+    r"<SOURCE>|(?:information|mention) (?:about|of|regarding|on) |way (?:to|of) |my knowledge |^it is not "
+)
 _BRIEF = _pattern(  # a short first sentence, or its end after a comma
     r"(?:there (?:is|are|was)(?: not|nt)? |theres(?: not)? )?(?:no|not enough|enough|insufficient) (?:[a-z]+ ){0,2}?"
     r"(?:<INFO>|mention|answers?)(?: <TO_SAY>| (?:about|on|of|regarding|for) (?:this|that|it|the question)\b|<END>"
@@ -154,30 +157,34 @@ _SHORT_CHARS, _BRIEF_CHARS = 30, 120
 _OPENING_SIGNS = "\"'*_-(\u201c\u00ab "
 
 
-def _signs(text: str) -> tuple[str, ...]:
-    return tuple(text.split("|"))
+def _words(text: str) -> frozenset[bytes]:
+    return frozenset(text.encode().split())
 
 
-# Words without which a pattern cannot match: looking for them takes a few microseconds, the patterns hundreds.
-_AUTHOR_SIGNS = _signs(" i | i'| i\u2019| im | ive |\u2014i |-i |,i | ai | ai,|sorry|apolog|idk|dunno|language model")
-_AUTHOR_STARTS = ("i ", "i'", "i\u2019", "im ")
-_QUESTION_SIGNS = ("question", "answer", "please", "you ")
-_NEGATIONS = _signs(
-    "no|n't|n\u2019t|dont|doesnt|cant|couldnt|isnt|unk|unc|una|und|uns|unr|n/a|na|insuff|imposs|hard|diffic|lack|fail|omit|leave"
-    "|silent|irrele|missing|ambig|inadeq|neither|outside|beyond|empty|little|limited|indet"
+# A pattern can match only where one of these words is: to look for them takes two microseconds, the patterns take hundreds.
+_AUTHOR_WORDS = _words(
+    "i im ive id ai artificial language assistant chatbot sorry apologise apologize apologies idk dunno"
 )
-_SOURCE_SIGNS = _signs(
-    "context|passage|text|document|excerpt|snippet|paragraph|abstract|article|information|given|provided|available|supplied|mention"
-    "|no way|knowledge|stated|specified|indicated|discussed"
+_QUESTION_WORDS = _words("question answer please you")
+_SILENT_WORDS = _words(
+    "context contexts passage passages text texts document documents excerpt excerpts snippet snippets paragraph paragraphs"
+    " abstract abstracts article articles information given provided available supplied mention way knowledge said mentioned stated specified"
+    " indicated discussed"
 )
-_PLAIN = str.maketrans(
-    dict.fromkeys("'\u2019\u2018\u02bc\u00b4`*_", None) | dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"')
+_BRIEF_WORDS = _words(  # of _BRIEF and _FRAGMENT
+    "not isnt arent wasnt werent dont doesnt didnt cannot cant couldnt unable position lack info information context detail"
+    " details mention answer answers unclear unknown uncertain unanswered ambiguous impossible possible hard difficult"
+    " conclusion conclusions determination decision inference idea clue response comment data knowledge evidence n na"
+    " undetermined indeterminate undeterminable unanswerable unsure"
 )
-_LABEL = re.compile(r"^\W*(?:(?:the |my |final |short )*(?:answer|response|conclusion)(?: is)?\s*[:-]|a:)?\W*")
-_OPENING = re.compile(
-    r"^(?:(?:(?:no|maybe|possibly)\b(?=[^\w\s]|\s\W)|(?:well|hmm+|unfortunately|regrettably|sadly|however)\b)\W*)*"
+_NEEDED_WORDS = _AUTHOR_WORDS | _QUESTION_WORDS | _SILENT_WORDS | _BRIEF_WORDS
+_WORD_CHARS = bytes(byte if chr(byte).isalnum() else ord(" ") for byte in range(128)) + b" " * 128
+_REMOVED_FROM_ASCII, _REMOVED, _QUOTATION_MARKS = "'`*_", "\u2019\u2018\u02bc\u00b4", "\u201c\u201d\u201e\u00ab\u00bb"
+_BEGIN = re.compile(  # the label of an answer, its decision (but a yes), and "unfortunately"
+    r"^\W*(?:(?:the |my |final |short )*(?:answer|response|conclusion)(?: is)?\s*[:-]|a:)?\W*"
+    r"(?:(?:(?:no|maybe|possibly)\b(?=[^\w\s]|\s\W)|(?:well|hmm+|unfortunately|regrettably|sadly|however)\b)\W*)*"
 )
-_SENTENCE_END = re.compile(r"[.!?;]+\W*(?:\s|$)|\n")
+_SENTENCE_END = re.compile(r"[.!?;\n](?:(?<=\n)|[.!?;]*\W*(?:\s|$))")
 _NUMERAL = re.compile(r"\b(?:i{2,3}|iv)\b")
 _RESULT = re.compile(
     r"(?:\b(?:but|however|yet|nevertheless|although|though|still)\b|;)(?:(?!not\b).){0,60}?\b(?:show|found|fell|rose|lower|reduc"
@@ -191,40 +198,68 @@ def is_refusal(answer: str, unknown: str = "") -> bool:
     text = answer.lower()
     if unknown and text.lstrip(_OPENING_SIGNS).startswith(unknown.lower()):
         return True
-    return _says_author(text) or _says_question(text) or _is_silent(text)
+    plain = _plain(text)
+    words = _needed_words(plain)
+    return bool(words) and (_says_author(plain, words) or _says_question(plain, words) or _is_silent(text, words))
 
 
-def _says_author(text: str) -> bool:
-    if not text.lstrip(_OPENING_SIGNS).startswith(_AUTHOR_STARTS) and not _has(_AUTHOR_SIGNS, text):
+def _plain(text: str) -> str:
+    """Return the text without apostrophes and emphasis, and with one kind of quotation mark."""
+    for sign in _REMOVED_FROM_ASCII:
+        text = text.replace(sign, "")
+    return text if text.isascii() else _plain_other_signs(text)
+
+
+def _plain_other_signs(text: str) -> str:
+    for sign in _REMOVED:
+        text = text.replace(sign, "")
+    for mark in _QUOTATION_MARKS:
+        text = text.replace(mark, '"')
+    return text
+
+
+def _needed_words(plain: str) -> frozenset[bytes]:
+    """Return the words of a text that some pattern needs. Characters that are not ASCII stand between words."""
+    return _NEEDED_WORDS.intersection(plain.encode("ascii", "replace").translate(_WORD_CHARS).split())
+
+
+def _says_author(plain: str, words: frozenset[bytes]) -> bool:
+    if words.isdisjoint(_AUTHOR_WORDS):
         return False
-    found = ((_AUTHOR.search(sentence), sentence) for sentence in _sentences(text))
+    sentences = (each for each in _sentences(plain) if not _needed_words(each).isdisjoint(_AUTHOR_WORDS))
+    found = ((_AUTHOR.search(sentence), sentence) for sentence in sentences)
     return any(match and not (match.start() and _NUMERAL.search(sentence)) for match, sentence in found)
 
 
-def _says_question(text: str) -> bool:
-    return _has(_QUESTION_SIGNS, text) and any(map(_QUESTION.search, _sentences(text)))
+def _says_question(plain: str, words: frozenset[bytes]) -> bool:
+    return not words.isdisjoint(_QUESTION_WORDS) and any(map(_QUESTION.search, _sentences(plain)))
 
 
-def _is_silent(text: str) -> bool:
+def _is_silent(text: str, words: frozenset[bytes]) -> bool:
     begin = text[: text.find(". ", _SHORT_CHARS) + 1 or None]
-    may_be_brief, may_name_source = len(begin) <= _BRIEF_CHARS, _has(_SOURCE_SIGNS, begin)
-    if not (may_be_brief or may_name_source) or begin.startswith("yes") or not _has(_NEGATIONS, begin):
+    may_be_brief = len(begin) <= _BRIEF_CHARS and not words.isdisjoint(_BRIEF_WORDS)
+    may_name_source = not words.isdisjoint(_SILENT_WORDS)
+    if not (may_be_brief or may_name_source) or begin.startswith("yes"):
         return False
-    first = _sentences(begin)[0]
-    is_silent = (may_be_brief and _is_brief(first)) or (may_name_source and bool(_SILENT.search(first)))
+    first = next(_sentences(_plain(begin)))
+    is_silent = (may_be_brief and _is_brief(first)) or (may_name_source and _says_nothing(first))
     return is_silent and not first.startswith("yes") and not _RESULT.search(text)
 
 
+def _says_nothing(first: str) -> bool:
+    words = _needed_words(first)
+    return not words.isdisjoint(_SILENT_WORDS) and bool(_TOPIC.search(first) and _SILENT.search(first))
+
+
 def _is_brief(first: str) -> bool:
-    clauses = [0, *(comma.end() for comma in re.finditer(", ", first))]
+    clauses = [0, *(comma.end() for comma in re.finditer(", ", first))] if "," in first else [0]
     return bool(_FRAGMENT.fullmatch(first)) or any(_BRIEF.match(first, begin) for begin in clauses)
 
 
-def _has(signs: Iterable[str], text: str) -> bool:
-    return any(map(text.__contains__, signs))
-
-
-def _sentences(text: str) -> list[str]:
-    """Return the sentences of an answer, without its label, its decision (but a yes) and "unfortunately" at the begin."""
-    plain = _LABEL.sub("", text.translate(_PLAIN), count=1)
-    return [" ".join(sentence.split()) for sentence in _SENTENCE_END.split(_OPENING.sub("", plain, count=1))]
+def _sentences(plain: str) -> Iterator[str]:
+    """Yield the sentences of an answer after its _BEGIN, with single spaces."""
+    start = found.end() if (found := _BEGIN.match(plain)) else 0
+    while end := _SENTENCE_END.search(plain, start):
+        yield " ".join(plain[start : end.start()].split())
+        start = end.end()
+    yield " ".join(plain[start:].split())

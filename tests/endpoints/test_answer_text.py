@@ -1,11 +1,11 @@
 """What is stored of a model's text is its answer: no thought, no token of a template, and ordinary text as it is."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raft_spark import config
-from raft_spark.endpoints import codecs, converse
+from raft_spark.endpoints import answer_text, codecs, converse
 from raft_spark.endpoints.answer_text import CONTROL_CHARACTER, MARK, THOUGHT, TOKEN, clean, has_next_turn
 from raft_spark.endpoints.base import Reply
 from raft_spark.inference import acceptance
@@ -231,3 +231,44 @@ def test_an_answer_that_was_stored_with_its_thought_is_judged_without_it():
     assert judged("<think>Hm") == ("truncated",)
     assert judged("<think>Hm", "dataset.gate.truncated=off") == ("truncated",)
     assert judged(f"{ANSWER}<think>Hm") == ("truncated",)
+
+
+PIECES = (
+    "\n<ANSWER>: |<ANSWER>:|\n- <answer>: |**<Answer>**:|&lt;answer&gt;: |\\<answer\\>: |</answer>|<an\u017fwer>: |<final>|</final>|<think>|</think>"
+    "|[THINK]|<|channel|>final<|message|>|<|channel|>analysis<|message|>|<|end|>|<|im_end|>|<|im_start|>user|</s>|[INST]|[|endofturn|]"
+    "|\u25c1think\u25b7|\nUser:|\n\nQuestion:|\n|p < 0.05|[95% CI]|analysis|assistant |Yes|.|*|`| |\x00|\u00a0"
+)
+pieces = st.lists(
+    st.sampled_from(
+        [*PIECES.replace("<|", "<!").replace("|>", "!>").replace("[|", "[!").replace("|]", "!]").split("|")]
+    ),
+    max_size=8,
+)
+marked = pieces.map(
+    lambda found: "".join(found).replace("<!", "<|").replace("!>", "|>").replace("[!", "[|").replace("!]", "|]")
+)
+
+
+@example("It fell.\n- <ANSWER>: Yes.")
+@given(marked)
+@settings(deadline=None, max_examples=1_000)
+def test_a_text_that_is_left_as_it_is_has_nothing_that_a_pattern_finds(text: str):
+    if clean(text).removed:
+        return
+    assert clean(text).text == text
+    assert not answer_text._CONTROLS.search(text)
+    assert not answer_text._CHANNEL.search(text)
+    assert not answer_text._BARE_CHANNELS.search(text)
+    assert not answer_text._THOUGHT_TAG.search(text)
+    assert not answer_text._FIRST_TOKENS.search(text)
+    assert not answer_text._LAST_TOKENS.search(text)
+    assert not answer_text._WRAPPER.match(text)
+    assert answer_text._MARK.sub(answer_text._plain_mark, answer_text._BOLD_MARK.sub(r"\2", text)) == text
+    assert not answer_text._CLOSING_MARK.search(text)
+
+
+@given(marked)
+@settings(deadline=None, max_examples=500)
+def test_another_turn_is_what_the_patterns_find(text: str):
+    patterns = (answer_text._NEXT_TURN, answer_text._NEXT_TURN_TOKEN)
+    assert has_next_turn(text) == any(pattern.search(text.strip()) for pattern in patterns)

@@ -197,7 +197,7 @@ def test_a_record_has_exactly_the_columns_of_its_schema_and_survives_both_kinds_
     assert list(record) == form.schema.names
     assert pa.Table.from_pylist([record], form.schema).to_pylist() == [record]
     line = json.dumps(record, ensure_ascii=False)
-    assert form.line(RowTexts(row)) == line
+    assert form.line(RowTexts(row)) == line.encode()
     assert shard_files._table(f"{line}\n{line}\n".encode(), form.schema).to_pylist() == [record, record]
 
 
@@ -210,7 +210,7 @@ def test_a_shard_holds_every_record_in_order_and_is_described(tmp_path, kind, co
     written = [{"question": f"{number}\u2028\u00e9"} for number in range(count)]
     with ShardWriter(Storage(str(tmp_path)), "messages/train-0", kind, SCHEMA) as shard:
         for record in written:
-            shard.write(json.dumps(record))
+            shard.write(json.dumps(record).encode())
         assert not list(tmp_path.rglob("train-0*"))
     path = tmp_path / f"messages/train-0.{kind}"
     content = path.read_bytes()
@@ -227,7 +227,7 @@ def test_a_shard_without_records_or_with_an_error_is_not_there(tmp_path, kind):
         pass
     with pytest.raises(ZeroDivisionError), ShardWriter(Storage(str(tmp_path)), "broken", kind, SCHEMA) as broken:  # noqa: PT012
         for number in range(1_500):
-            broken.write(json.dumps({"question": str(number)}))
+            broken.write(json.dumps({"question": str(number)}).encode())
         raise ZeroDivisionError
     assert (empty.files, broken.files) == ([], [])
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == []

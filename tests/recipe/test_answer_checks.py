@@ -1,9 +1,11 @@
 """What is wrong with a completion is found: quotes that nobody wrote, no answer, another decision; and only that."""
 
+import html
 import re
+import unicodedata
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raft_spark import config
@@ -290,3 +292,56 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
     row["finish_reason"] = "length" if fault == "truncated" else "stop"
     judged = acceptance.judge_answer(row, conf.dataset, conf.completions)
     assert judged.rejected
+
+
+IGNORED = re.compile(  # one alternative for each kind
+    rf"\s(?:(?<!\w\s)|(?!\s*\w)|(?<=[{answer_checks._UNSPACED}]\s)|(?=\s*[{answer_checks._UNSPACED}]))"
+    r"|[ ,](?:(?<=(?<![\d.])\d.)|(?<=(?<![\d.])\d\d.)|(?<=(?<![\d.])\d\d\d.))(?=\d{3}(?!\d))"
+)
+pieces = st.lists(
+    st.sampled_from(
+        [
+            *" \n\t\u00a0\u2009,.;(-=+*_`\"'&[]1230\u0661aZ\u00e9\u2013\u2019\u201c\u00b1\u2265\u200b\ufb01\u6cbb\uff11\u2026",
+            *["...", ". . .", "[...]", "1,234", "12 345", "word", "two words", "&lt;", "&amp;"],
+        ]
+    ),
+    max_size=20,
+).map("".join)
+
+
+@given(pieces | st.text())
+@settings(deadline=None, max_examples=1_000)
+def test_what_is_not_compared_is_what_one_alternative_for_each_kind_finds(text: str):
+    search, left_out = answer_checks.QuoteSearch(text), {found.start() for found in IGNORED.finditer(text)}
+    places = [place for place in range(len(text)) if place not in left_out]
+    assert search.packed == "".join(
+        " "
+        if text[place].isspace() and text[place] in "\t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029"
+        else text[place]
+        for place in places
+    )
+    assert [search._position(index) for index in range(len(places))] == places
+
+
+@given(pieces | st.text())
+@settings(deadline=None, max_examples=500)
+def test_a_quote_is_compared_without_emphasis_and_ellipsis_wherever_they_stand(text: str):
+    plain = html.unescape(text)
+    if not plain.isascii():
+        unified = unicodedata.normalize("NFKC", plain.translate(answer_checks._UNIFIED)).translate(
+            answer_checks._UNIFIED
+        )
+        plain = answer_checks._FORMAT.sub("", unified)
+    assert answer_checks.normalize(text) == plain
+    plain = answer_checks._ELLIPSIS.sub("\u2026", answer_checks._EMPHASIS.sub(r"\2", plain))
+    parts = (answer_checks._pack(part.strip()) for part in plain.split("\u2026"))
+    stripped = (answer_checks._LEADING.sub("", part).rstrip(".,;:\"'*") for part in parts)
+    assert answer_checks.comparable_quote(text) == "\u2026".join(filter(None, stripped))
+
+
+@given(st.text(" a\n\u00a0", max_size=12), st.integers(0, 5), st.integers(0, 5))
+def test_words_are_counted_up_to_the_limits(answer: str, least: int, most: int):
+    conf = config.load(assignments=[f"dataset.min_words={least}", f"dataset.max_words={most}"]).dataset
+    found = [problem.reason for problem in answer_checks._check_length(answer, conf)]
+    count = len(answer.split())
+    assert found == ["too short"] * (count < least) + ["too long"] * (0 < most < count)

@@ -1,9 +1,12 @@
 """The words sent are these; a text from an article can end no turn and speak for nobody else."""
 
+import hashlib
 import importlib.util
+import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from raft_spark import config
 from raft_spark.config.templates import PromptTemplate
+from raft_spark.endpoints.base import BodyChanges
 from raft_spark.recipe import prompts
 
 row = pytest.mark.row
@@ -219,6 +223,23 @@ def test_no_template_of_the_package_makes_a_token_of_a_text(text: str):
 def test_the_key_is_the_same_in_every_run_and_release():
     # printf '{"model":"m","parameters":{"max_tokens":5,"top_p":1.0},"prompt":"hi"}' | sha256sum | cut -c 1-32
     assert prompts.Request("hi", "m", {"top_p": 1.0, "max_tokens": 5}).key == "45bd8707ea7cbdae088e45de87d6e04e"
+
+
+@row
+@given(
+    st.text() | st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": st.text()})),
+    st.dictionaries(st.sampled_from(["temperature", "top_p", "max_tokens"]), st.integers(0, 9) | st.floats(0, 2)),
+    st.dictionaries(st.sampled_from(["seed", "a"]), st.text() | st.integers()),
+)
+def test_a_key_hashes_the_sorted_json_of_what_is_sent(prompt: Any, parameters: dict[str, float], added: dict[str, Any]):
+    def key(**parameters: float) -> str:
+        changes = {"changes": {"add": added}} if added else {}
+        sent = {"prompt": prompt, "model": "m\u00e9", "parameters": parameters, **changes}
+        return hashlib.sha256(json.dumps(sent, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+    request = prompts.Request(prompt, "m\u00e9", parameters, BodyChanges(added))
+    unlimited = {name: value for name, value in parameters.items() if name != "max_tokens"}
+    assert (request.key, request.key_without_max_tokens) == (key(**parameters), key(**unlimited))
 
 
 @row

@@ -1,9 +1,13 @@
 """An answer that says it does not know is found, however it says so; a finding about what is not known is none."""
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from raft_spark.recipe import refusals
 from raft_spark.recipe.refusals import is_refusal
 
 pytestmark = pytest.mark.row
@@ -54,3 +58,71 @@ def test_what_passages_do_not_say_is_no_refusal_after_a_yes_or_an_answer():
 )
 def test_a_refusal_is_known_wherever_it_stands(answer: str, refuses: bool):  # noqa: FBT001 - a table
     assert is_refusal(answer) == refuses
+
+
+def sentences(text: str) -> list[str]:
+    plain = re.sub("[\u201c\u201d\u201e\u00ab\u00bb]", '"', re.sub("['\u2019\u2018\u02bc\u00b4`*_]", "", text))
+    said = refusals._BEGIN.sub("", plain, count=1)
+    return [" ".join(sentence.split()) for sentence in re.split(r"[.!?;]+\W*(?:\s|$)|\n", said)]
+
+
+def is_refusal_by_the_patterns_alone(answer: str) -> bool:
+    text = answer.lower()
+    for sentence in sentences(text):
+        author = refusals._AUTHOR.search(sentence)
+        is_numeral = author and author.start() and refusals._NUMERAL.search(sentence)
+        if (author and not is_numeral) or refusals._QUESTION.search(sentence):
+            return True
+    begin = re.match(r"(?s).{30}.*?\.(?= )|.*", text)[0]
+    first = sentences(begin)[0]
+    clauses = [0, *(comma.end() for comma in re.finditer(", ", first))]
+    is_brief = refusals._FRAGMENT.fullmatch(first) or any(refusals._BRIEF.match(first, clause) for clause in clauses)
+    is_silent = refusals._SILENT.search(first) or (len(begin) <= 120 and is_brief)
+    return (
+        bool(is_silent)
+        and not begin.startswith("yes")
+        and not first.startswith("yes")
+        and not refusals._RESULT.search(text)
+    )
+
+
+words = st.sampled_from(
+    sorted({*re.findall("[a-z]+", " ".join(refusals._PARTS.values())), *" ".join(REFUSALS + OTHERS).split()})
+)
+signs = st.sampled_from([*[" "] * 12, *",;-('*_`:/x\"\n\t\u00a0\u2014\u2019\u201c", "  ", ", ", ". ", "; ", " (", ": "])
+lines = st.sampled_from(REFUSALS + OTHERS)
+
+
+@st.composite
+def spoilt_lines(draw: st.DrawFn) -> str:
+    """A line with a sign or a word put in, or a character taken out, a few times."""
+    line = draw(lines)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(line)))
+        added = draw(signs | words.map(" {} ".format) | st.just(""))
+        line = line[:at] + added + line[at + (not added) :]
+    return line
+
+
+texts = st.lists(st.builds(str.__add__, words, signs), max_size=12).map("".join)
+joined = st.lists(spoilt_lines() | texts | st.text(max_size=20), min_size=1, max_size=3)
+
+
+@example(" ", ["It was tried.", "I'm unaware of it."], str)
+@given(st.sampled_from([" ", "\n", ". ", "\u00a0"]), joined, st.sampled_from([str, str.upper, str.title]))
+@settings(deadline=None, max_examples=1_000)
+def test_the_words_that_patterns_need_leave_out_nothing_that_they_match(sign: str, parts: list[str], case: type[str]):
+    answer = case(sign.join(parts))
+    assert is_refusal(answer) == is_refusal_by_the_patterns_alone(answer)
+
+
+@example("Unsure.")
+@given(st.from_regex("|".join(f"(?:{each.pattern})" for each in (refusals._BRIEF, refusals._FRAGMENT)), fullmatch=True))
+@settings(deadline=None, max_examples=500)
+def test_no_brief_refusal_lacks_the_words_that_its_pattern_needs(answer: str):
+    assert is_refusal(answer) == is_refusal_by_the_patterns_alone(answer)
+
+
+@pytest.mark.parametrize("answer", ["It was tried.\nI don't know.", "I`m not sure.", "Un*known*.", "\ti\tdo not know"])
+def test_white_space_and_signs_within_words_hide_no_refusal(answer: str):
+    assert is_refusal(answer)
