@@ -166,7 +166,7 @@ class Storage:
 
     def _upload(self, local: Path, path: str) -> None:
         bucket, _, key = self.path(path).partition("/")
-        self._client.upload_file(str(local), bucket, key)
+        s3.upload(self._client, local, bucket, key)
 
     @contextlib.contextmanager
     def _named(

@@ -1,6 +1,7 @@
 """Open connections to S3 with the credentials of boto3's chain, and repeat a call that S3 refuses for the moment.
 
-Such a call ends with 500, 503 or a lost connection. filesystem.py alone uses this module.
+Such a call ends with 500, 503 or a lost connection. filesystem.py alone uses this module. boto3 is imported where it is
+called, since that takes a tenth of a second and a lake on a disk does not need it.
 """
 
 import functools
@@ -8,21 +9,19 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import boto3
 import pyarrow as pa
 import pyarrow.fs as pafs
-from boto3.exceptions import S3UploadFailedError
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark.errors import InputError
 
 TRIES, FIRST_PAUSE = 5, 0.1  # of a call that failed as a whole: pauses of 0.1, 0.2, 0.4 and 0.8 s
 S3_ATTEMPTS = 5  # of one request, within a client
-ERRORS = (BotoCoreError, ClientError, S3UploadFailedError)
+ERRORS = (BotoCoreError, ClientError)
 _FINAL = re.compile(
     r"ACCESS_DENIED|AccessDenied|NO_SUCH_BUCKET|NoSuchBucket|EXPIRED|Expired|INVALID|Invalid|SIGNATURE|Signature"
 )
@@ -38,6 +37,17 @@ def filesystem(endpoint: str, region: str) -> pafs.FileSystem:
 def client(endpoint: str, region: str) -> Any:  # noqa: ANN401 - boto3 creates the classes of its clients at run time
     """Return boto3's client with credentials that are valid now. Raises InputError when none are found."""
     return _client(endpoint or _environment_endpoint(), region, _credentials())
+
+
+def upload(client: Any, local: Path, bucket: str, key: str) -> None:  # noqa: ANN401 - as `client` returns it
+    """Upload a file, in parts if it is large. Raises OSError when S3 does not take it."""
+    from boto3.exceptions import S3UploadFailedError  # noqa: PLC0415 - see above
+
+    try:
+        client.upload_file(str(local), bucket, key)
+    except S3UploadFailedError as error:
+        msg = f"AWS Error: {error}"
+        raise OSError(msg) from error
 
 
 def retrying(file: pa.NativeFile) -> pa.NativeFile:
@@ -123,7 +133,9 @@ def _credentials() -> tuple[str, str, str]:
 
 
 @functools.cache
-def _session() -> boto3.Session:
+def _session() -> Any:  # noqa: ANN401 - boto3 is imported here, see above
+    import boto3  # noqa: PLC0415
+
     return boto3.Session()
 
 
@@ -144,6 +156,9 @@ def _filesystem(endpoint: str, region: str, credentials: tuple[str, str, str]) -
 
 @functools.lru_cache(maxsize=4)
 def _client(endpoint: str, region: str, credentials: tuple[str, str, str]) -> Any:  # noqa: ANN401 - made at run time
+    import boto3  # noqa: PLC0415 - see above
+    from botocore.config import Config  # noqa: PLC0415
+
     access_key, secret_key, token = credentials
     return boto3.Session().client(
         "s3",
@@ -157,4 +172,4 @@ def _client(endpoint: str, region: str, credentials: tuple[str, str, str]) -> An
 
 
 def _default_region() -> str:
-    return os.environ.get("AWS_REGION", "") or _session().region_name or "us-east-1"
+    return os.environ.get("AWS_REGION", "") or str(_session().region_name or "us-east-1")

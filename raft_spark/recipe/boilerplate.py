@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from raft_spark.recipe.answer_checks import normalize
+from raft_spark.recipe.quote_search import normalize
 
 BOILERPLATE_LETTERS, BOILERPLATE_WORDS = 40, 6
 _RUN = re.compile(r"([^\x00-\x7f][^\x00-\x7f]*)")  # three times as fast as with +

@@ -46,10 +46,8 @@ def measure(base: DataFrame) -> dict[str, Any]:
     columns = {**LENGTHS, **SECTIONS, "position": ORACLE_POSITION}
     rows = base.where("size(documents.passage) > 0")
     order = F.xxhash64("pubid", "distracted")
-    chosen = (
-        rows.select("pubid", "distracted").orderBy(order).limit(SAMPLE_ROWS)
-    )  # so that few rows are measured and sorted
-    sampled = rows.join(F.broadcast(chosen), ["pubid", "distracted"], "left_semi").orderBy(order)
+    lowest = rows.select("pubid", "distracted").orderBy(order).limit(SAMPLE_ROWS)  # few rows are measured and sorted
+    sampled = rows.join(F.broadcast(lowest), ["pubid", "distracted"], "left_semi").orderBy(order)
     sample = sampled.select("distracted", *(F.expr(text).alias(name) for name, text in columns.items())).collect()
     is_missing = np.array([row.distracted for row in sample], bool)
     features = {name: np.array([row[name] for row in sample], float) for name in columns}

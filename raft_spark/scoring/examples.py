@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from raft_spark.config import Completions
 from raft_spark.config.templates import Marks
-from raft_spark.recipe import answer_checks
+from raft_spark.recipe import answer_checks, quote_search
 from raft_spark.scoring import conditions
 from raft_spark.scoring.summary import EvaluationSummary, label
 
@@ -124,9 +124,9 @@ def split_at_quotes(answer: str, found_in: Sequence[str], marks: Marks = answer_
 
 def highlight(passage: str, quotes: Sequence[str]) -> Iterator[TextSpan]:
     """Split a passage into the parts that quotes cover and the text between them."""
-    normalized = [(sign, at) for at, letter in enumerate(passage) for sign in answer_checks.normalize(letter)]
-    text, quoted = answer_checks.QuoteSearch("".join(sign for sign, _ in normalized)), bytearray(len(passage))
-    for begin, end in filter(None, map(text.find, map(answer_checks.comparable_quote, quotes))):
+    normalized = [(sign, at) for at, letter in enumerate(passage) for sign in quote_search.normalize(letter)]
+    text, quoted = quote_search.QuoteSearch("".join(sign for sign, _ in normalized)), bytearray(len(passage))
+    for begin, end in filter(None, map(text.find, map(quote_search.comparable_quote, quotes))):
         first, last = normalized[begin][1], normalized[end - 1][1]
         quoted[first : last + 1] = b"\1" * (last + 1 - first)
     start = 0

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raft_spark.config.templates import Marks
-from raft_spark.recipe import answer_checks, refusals
+from raft_spark.recipe import answer_checks, quote_search, refusals
 
 QuoteSource = Literal["oracle", "distractor", "nowhere"]
 PACKAGES = ("rapidfuzz", "sacrebleu")
@@ -108,20 +108,20 @@ def chrf(text: str, reference: str) -> float:
 
 def locate_quotes(quotes: Sequence[str], oracle: Sequence[str], distractors: Sequence[str]) -> list[QuoteSource]:
     """Return where each quote is found word for word: in a passage of the article, shown or not, else in a distractor,
-    else nowhere. An unclosed quote, or one below answer_checks.MIN_QUOTE_CHARS, counts as found nowhere.
+    else nowhere. An unclosed quote, or one below quote_search.MIN_QUOTE_CHARS, counts as found nowhere.
     """
     in_oracle, in_distractors = (
-        [answer_checks.QuoteSearch(answer_checks.normalize(text)) for text in texts] for texts in (oracle, distractors)
+        [quote_search.QuoteSearch(quote_search.normalize(text)) for text in texts] for texts in (oracle, distractors)
     )
 
     def locate(quote: str) -> QuoteSource:
-        if not answer_checks.has_min_length(quote):
+        if not quote_search.has_min_length(quote):
             return "nowhere"
         if any(text.find(quote) for text in in_oracle):
             return "oracle"
         return "distractor" if any(text.find(quote) for text in in_distractors) else "nowhere"
 
-    return [locate(answer_checks.comparable_quote(quote)) for quote in quotes]
+    return [locate(quote_search.comparable_quote(quote)) for quote in quotes]
 
 
 def baseline_answers(question: str, oracle: Sequence[str], reference: str, majority: str | None) -> Mapping[str, str]:

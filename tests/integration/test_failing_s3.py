@@ -45,7 +45,7 @@ def walk(root: str, articles: int, url: str = "") -> dict[str, Any]:
 
 def without_java(errors: str) -> str:
     """Return the last lines without the JVM's stacks."""
-    return "\n".join(line for line in errors.splitlines() if not line.startswith("\tat "))[-5000:]
+    return "\n".join(line for line in errors.splitlines() if not line.lstrip().startswith(("at ", "... ")))[-5000:]
 
 
 def refresh(root: str, articles: int, url: str = "") -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raft_spark import config
 from raft_spark.inference import acceptance
-from raft_spark.recipe import answer_checks
+from raft_spark.recipe import answer_checks, quote_search
 from raft_spark.scoring import scores
 
 pytestmark = pytest.mark.row
@@ -196,8 +196,8 @@ def test_whatever_stands_in_the_oracle_may_be_quoted(around: str, begin: int, le
 )
 @pytest.mark.parametrize("distance", [0.0, 0.01])
 def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: str, quote: str, distance: float):
-    assert not answer_checks.contains_quote(
-        answer_checks.comparable_quote(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
+    assert not quote_search.contains_quote(
+        quote_search.comparable_quote(quote), quote_search.QuoteSearch(quote_search.normalize(oracle)), distance
     )
     assert scores.locate_quotes([quote], [oracle], []) == ["nowhere"]
 
@@ -222,8 +222,8 @@ def test_a_quote_that_begins_or_ends_within_a_word_or_number_is_false(oracle: st
 )
 @pytest.mark.parametrize("distance", [0.0, 0.01])
 def test_a_quote_from_edge_to_edge_stands(oracle: str, quote: str, distance: float):
-    assert answer_checks.contains_quote(
-        answer_checks.comparable_quote(quote), answer_checks.QuoteSearch(answer_checks.normalize(oracle)), distance
+    assert quote_search.contains_quote(
+        quote_search.comparable_quote(quote), quote_search.QuoteSearch(quote_search.normalize(oracle)), distance
     )
 
 
@@ -280,9 +280,9 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
     conf = config.load(assignments=["completions.style=cot", "completions.decision=true"])
     quote, answer = ORACLE[:40], "Yes."
     if fault == "false":
-        planted = answer_checks.comparable_quote(said)
-        assume(planted and answer_checks.ELLIPSIS not in planted)
-        assume(planted.lower() not in answer_checks.QuoteSearch(answer_checks.normalize(ORACLE)).packed.lower())
+        planted = quote_search.comparable_quote(said)
+        assume(planted and quote_search.ELLIPSIS not in planted)
+        assume(planted.lower() not in quote_search.QuoteSearch(quote_search.normalize(ORACLE)).packed.lower())
         quote = said
     answer = {"decision": f"No. {said}", "refusal": f"I don't know. {said}"}.get(fault, answer)
     completion = (
@@ -295,7 +295,7 @@ def test_a_planted_fault_never_reaches_training(said: str, fault: str, around: s
 
 
 IGNORED = re.compile(  # one alternative for each kind
-    rf"\s(?:(?<!\w\s)|(?!\s*\w)|(?<=[{answer_checks._UNSPACED}]\s)|(?=\s*[{answer_checks._UNSPACED}]))"
+    rf"\s(?:(?<!\w\s)|(?!\s*\w)|(?<=[{quote_search._UNSPACED}]\s)|(?=\s*[{quote_search._UNSPACED}]))"
     r"|[ ,](?:(?<=(?<![\d.])\d.)|(?<=(?<![\d.])\d\d.)|(?<=(?<![\d.])\d\d\d.))(?=\d{3}(?!\d))"
 )
 pieces = st.lists(
@@ -312,7 +312,7 @@ pieces = st.lists(
 @given(pieces | st.text())
 @settings(deadline=None, max_examples=1_000)
 def test_what_is_not_compared_is_what_one_alternative_for_each_kind_finds(text: str):
-    search, left_out = answer_checks.QuoteSearch(text), {found.start() for found in IGNORED.finditer(text)}
+    search, left_out = quote_search.QuoteSearch(text), {found.start() for found in IGNORED.finditer(text)}
     places = [place for place in range(len(text)) if place not in left_out]
     assert search.packed == "".join(
         " "
@@ -328,15 +328,13 @@ def test_what_is_not_compared_is_what_one_alternative_for_each_kind_finds(text: 
 def test_a_quote_is_compared_without_emphasis_and_ellipsis_wherever_they_stand(text: str):
     plain = html.unescape(text)
     if not plain.isascii():
-        unified = unicodedata.normalize("NFKC", plain.translate(answer_checks._UNIFIED)).translate(
-            answer_checks._UNIFIED
-        )
-        plain = answer_checks._FORMAT.sub("", unified)
-    assert answer_checks.normalize(text) == plain
-    plain = answer_checks._ELLIPSIS.sub("\u2026", answer_checks._EMPHASIS.sub(r"\2", plain))
-    parts = (answer_checks._pack(part.strip()) for part in plain.split("\u2026"))
-    stripped = (answer_checks._LEADING.sub("", part).rstrip(".,;:\"'*") for part in parts)
-    assert answer_checks.comparable_quote(text) == "\u2026".join(filter(None, stripped))
+        unified = unicodedata.normalize("NFKC", plain.translate(quote_search._UNIFIED)).translate(quote_search._UNIFIED)
+        plain = quote_search._FORMAT.sub("", unified)
+    assert quote_search.normalize(text) == plain
+    plain = quote_search._ELLIPSIS.sub("\u2026", quote_search._EMPHASIS.sub(r"\2", plain))
+    parts = (quote_search._pack(part.strip()) for part in plain.split("\u2026"))
+    stripped = (quote_search._LEADING.sub("", part).rstrip(".,;:\"'*") for part in parts)
+    assert quote_search.comparable_quote(text) == "\u2026".join(filter(None, stripped))
 
 
 @given(st.text(" a\n\u00a0", max_size=12), st.integers(0, 5), st.integers(0, 5))

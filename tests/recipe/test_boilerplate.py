@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft_spark.recipe.answer_checks import normalize
 from raft_spark.recipe.boilerplate import comparable_words, is_boilerplate
+from raft_spark.recipe.quote_search import normalize
 
 pytestmark = pytest.mark.row
 
