@@ -21,7 +21,7 @@ ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refr
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-peer clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -94,10 +94,16 @@ rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this
 
 bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 25 minutes
 	$(TEST)/bin/python tests/benchmarks/base.py
-	$(TEST)/bin/python tests/benchmarks/memory.py
+	$(TEST)/bin/python tests/benchmarks/stages.py
 	$(TEST)/bin/python tests/benchmarks/call.py
 	PYTHONPATH=tests:. $(TEST)/bin/python tests/benchmarks/teachers.py
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000
+
+bench-check: $(TEST)/ready ## fail when a stage's CPU a row, beside pyarrow's floor, has grown by half: a minute
+	$(TEST)/bin/python tests/benchmarks/stages.py --check
+
+bench-large: $(TEST)/ready ## run the stages on 2 and 10 million articles: hours, 60 GB below $$TMPDIR
+	$(TEST)/bin/python tests/benchmarks/stages.py --articles 2000000 10000000
 
 bench-peer: $(TEST)/ready $(PEER)/ready ## compare completions with another engine: about 10 minutes
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --parts peer --seconds 20 --peer $(PEER)/bin/python

@@ -75,8 +75,9 @@ def partition_values(spark: SparkSession, count: int) -> list[int]:
 
 
 def task_count(spark: SparkSession, lake: Lake, size: int) -> int:
-    """Return the number of tasks for `size` bytes: one for each lake.file_mb, and at least one for each core."""
-    return max(spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000)))
+    """Return the number of tasks for `size` bytes: one for each lake.file_mb or more, as many for each core."""
+    cores, files = spark.sparkContext.defaultParallelism, -(-size // (lake.file_mb * 1_000_000))
+    return cores * max(1, -(-files // cores))
 
 
 def collect_files(described_files: DataFrame) -> list[DataFile]:

@@ -90,29 +90,28 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, task: BaseTask) -> Data
     texts = articles.select(
         "split", "number", F.col("pubid").alias("source"), F.posexplode("passages").alias("passage", "text")
     )
+    document = F.when(
+        F.col("position").isNotNull(), F.struct("position", "source", "passage", "text", "oracle")
+    )  # a row without documents has one null, which is not collected
     shown = (
-        drawn.select("split", "pubid", "distracted", F.posexplode("shown").alias("position", "document"))
+        drawn.select("split", "pubid", "distracted", F.posexplode_outer("shown").alias("position", "document"))
         .select("split", "pubid", "distracted", "position", "document.*")
-        .join(texts, ["split", "number", "passage"])
+        .join(texts, ["split", "number", "passage"], "left")
         .groupBy("pubid", "distracted")
-        .agg(F.sort_array(F.collect_list(F.struct("position", "source", "passage", "text", "oracle"))).alias("shown"))
+        .agg(F.sort_array(F.collect_list(document)).alias("shown"))
     )
-    document = (
+    documents = (
         "transform(shown, d -> struct(d.source AS pubid, d.passage AS passage, d.text AS text, d.oracle AS oracle))"
     )
-    rows = (
-        articles.join(drawn.select("pubid", "distracted"), "pubid")
-        .join(shown, ["pubid", "distracted"], "left")
-        .select(
-            "split",
-            "pubid",
-            "question",
-            F.coalesce(F.expr(document), F.array()).alias("documents"),
-            F.array_join("passages", SEPARATOR).alias("oracle"),
-            "distracted",
-            F.col("long_answer").alias("original_answer"),
-            "final_decision",
-        )
+    rows = articles.join(shown, "pubid").select(
+        "split",
+        "pubid",
+        "question",
+        F.expr(documents).alias("documents"),
+        F.array_join("passages", SEPARATOR).alias("oracle"),
+        "distracted",
+        F.col("long_answer").alias("original_answer"),
+        "final_decision",
     )
     sorted_rows = rows.repartition(tasks.rdd.getNumPartitions(), "pubid").sortWithinPartitions("pubid", "distracted")
     return map_in_arrow(sorted_rows, partial(_write_joined, task=task), schemas.FILES)

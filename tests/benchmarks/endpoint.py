@@ -1,4 +1,4 @@
-"""Compare how completions uses a slow endpoint with a bare boto3 load generator and a peer, in turns on one machine.
+"""Compare how completions uses a slow endpoint with bare clients (boto3, asyncio) and a peer, in turns on one machine.
 
     python tests/benchmarks/endpoint.py [--parts throughput capacity cpu memory peer] [--seconds 60] [--rows 1000000]
 
@@ -22,9 +22,22 @@ from typing import Any
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ |= {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_EC2_METADATA_DISABLED": "true"}
 
-import memory as processes
 import numpy as np
-from workload import SPARE, WARM, Fake, alone, bare, mean_seconds, peer, rows_for, settled, stage, windowed
+import watch as processes
+from workload import (
+    SPARE,
+    WARM,
+    Fake,
+    alone,
+    bare,
+    bare_asyncio,
+    mean_seconds,
+    peer,
+    rows_for,
+    settled,
+    stage,
+    windowed,
+)
 
 from raft_spark import config, endpoints
 from raft_spark.lake import session
@@ -91,21 +104,23 @@ def chosen(parts: list[str]) -> argparse.Namespace:
 
 
 def throughput(fake: Fake, folder: Path, options: argparse.Namespace) -> Result:
-    """Measure answers a second of the bare generator and of the stage, for each latency and calls in flight, in turns."""
+    """Measure answers a second of the bare clients and of the stage, for each latency and calls in flight, in turns."""
     most = rows_for(min(options.latency), max(options.in_flight), options.seconds)
     found = []
     for latency in options.latency:
         for in_flight in options.in_flight:
             conf = settled(fake, folder, most, in_flight=in_flight, max_minutes=minutes(options.seconds))
-            fake.behave(latency)
-            alone(bare, conf, most, WARM + options.seconds + SPARE / 2)
-            floor = fake.steady(options.seconds)["answers_per_second"]
+            floors = {}
+            for name, client in {"bare": bare, "asyncio": bare_asyncio}.items():
+                fake.behave(latency)
+                alone(client, conf, most, WARM + options.seconds + SPARE / 2)
+                floors[name] = fake.steady(options.seconds)["answers_per_second"]
             fake.behave(latency)
             failed = stage(conf)["failed"]
             own = fake.steady(options.seconds)["answers_per_second"]
             ideal = round(in_flight / mean_seconds(latency), 1)
-            one = {"latency_ms": latency, "in_flight": in_flight, "ideal": ideal, "bare": floor, "stage": own}
-            found.append({**one, "failed": failed, "times_the_bare": round(own / floor, 3)})
+            one = {"latency_ms": latency, "in_flight": in_flight, "ideal": ideal, **floors, "stage": own}
+            found.append({**one, "failed": failed, "times_the_bare": round(own / floors["bare"], 3)})
     least = min(one["times_the_bare"] for one in found)
     return {"runs": found, **broken(times_the_bare=least >= PROMISED["times_the_bare"])}
 
@@ -131,10 +146,12 @@ def cpu(fake: Fake, folder: Path, options: argparse.Namespace) -> Result:
     conf = settled(fake, folder, CALLS * 5 // 4, in_flight=min(options.in_flight))
     rounds = []
     for _ in range(options.rounds):
+        one = {}
+        for name, client in {"bare": bare, "asyncio": bare_asyncio}.items():
+            fake.behave(min(options.latency), tail_share=0)
+            one[name] = alone(client, conf, CALLS, float("inf")) / CALLS * 1000
         fake.behave(min(options.latency), tail_share=0)
-        floor = alone(bare, conf, CALLS, float("inf")) / CALLS * 1000
-        fake.behave(min(options.latency), tail_share=0)
-        rounds.append({"bare": floor, "window": alone(windowed, conf, CALLS) / CALLS * 1000})
+        rounds.append({**one, "window": alone(windowed, conf, CALLS) / CALLS * 1000})
     middle = {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
     more = round(middle["window"] - middle["bare"], 3)
     return {
@@ -179,8 +196,8 @@ def watch(fake: Fake, samples: list[dict[str, float]], over: threading.Event) ->
         answers = sum(answered for _, answered, _ in fake.seconds())
         if answers > before:
             now = {"driver": 0.0, "worker": 0.0, "jvm": 0.0}
-            for kind, megabytes in processes.family():
-                now[kind] = max(now[kind], round(megabytes, 1))
+            for kind, process in processes.family():
+                now[kind] = max(now[kind], round(processes.private_mb(process), 1))
             samples.append({"answers": answers, **now})
         before = answers
 

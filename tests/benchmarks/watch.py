@@ -27,9 +27,7 @@ class Usage:
     def see(self) -> None:
         """Raise the peaks to what the processes hold now."""
         for kind, process in family():
-            with suppress(psutil.NoSuchProcess):
-                memory = process.memory_info()
-                self.peak_mb[kind] = max(self.peak_mb[kind], round((memory.rss - memory.shared) / 1e6))
+            self.peak_mb[kind] = max(self.peak_mb[kind], round(private_mb(process)))
 
 
 def watched(work: Callable[[], object]) -> Usage:
@@ -52,6 +50,15 @@ def watched(work: Callable[[], object]) -> Usage:
     usage.seconds = round(time.monotonic() - begin, 2)
     usage.cpu = {kind: round(after[kind] - before[kind], 2) for kind in KINDS}
     return usage
+
+
+def private_mb(process: psutil.Process) -> float:
+    """Return the MB that a process holds for itself, 0 for one that is gone."""
+    try:
+        memory = process.memory_info()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return (memory.rss - memory.shared) / 1e6
 
 
 def cpu_seconds() -> Counter[str]:

@@ -3,10 +3,12 @@
 All clients are measured at the server: complete answers a second, in a window without start and end.
 """
 
+import asyncio
 import contextlib
 import itertools
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pyarrow.parquet as pq
@@ -137,10 +140,7 @@ def bare(conf: config.Config, calls: int, seconds: float) -> float:
 
     Ends after that many calls or seconds, whichever comes first; returns the seconds of CPU it took.
     """
-    bodies = [
-        json.dumps(codecs.generate_body(request)).encode() for _, request in itertools.islice(requests(conf), calls)
-    ]
-    in_flight, turn = conf.completions.in_flight, iter(bodies)
+    in_flight, turn = conf.completions.in_flight, bodies(conf, calls)
     settings = Settings(max_pool_connections=in_flight, retries={"total_max_attempts": 1}, read_timeout=TIMEOUT)
     client = boto3.client("sagemaker-runtime", region_name="us-east-1", endpoint_url=conf.teacher.url, config=settings)
     begin, over = time.process_time(), time.monotonic() + seconds
@@ -155,6 +155,36 @@ def bare(conf: config.Config, calls: int, seconds: float) -> float:
         thread.start()
     for thread in threads:
         thread.join()
+    return time.process_time() - begin
+
+
+def bodies(conf: config.Config, calls: int) -> Iterator[bytes]:
+    """Return the bodies of the first calls, made before the first is taken."""
+    asked = itertools.islice(requests(conf), calls)
+    return iter([json.dumps(codecs.generate_body(request)).encode() for _, request in asked])
+
+
+def bare_asyncio(conf: config.Config, calls: int, seconds: float) -> float:
+    """Be the floor without threads, signatures and a library: one event loop with a connection for each call in flight.
+
+    Ends after that many calls or seconds, whichever comes first; returns the seconds of CPU it took.
+    """
+    address, turn = urlsplit(conf.teacher.url), bodies(conf, calls)
+    head = f"POST /endpoints/fake/invocations HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+    begin, over = time.process_time(), time.monotonic() + seconds
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        while time.monotonic() < over and (body := next(turn, None)):
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            replied = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.search(rb"(?i)content-length: *(\d+)", replied)[1]))
+        writer.close()
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask() for _ in range(conf.completions.in_flight)))
+
+    asyncio.run(ask_all())
     return time.process_time() - begin
 
 
