@@ -6,7 +6,7 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
@@ -15,6 +15,7 @@ from raft_spark.config import Lake
 from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
 from raft_spark.lake.tables import Version, answer_files, files_folder, require_files, storage
+from raft_spark.lake.tasks import repeat_broken
 
 TASK_SCHEMA = StructType([StructField("task", IntegerType()), StructField("input", StringType())])
 
@@ -30,9 +31,9 @@ def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
     require_files(lake, version)
     folder = files_folder(lake, version)
     parts = [
-        spark.read.schema(schema)
-        .option("basePath", folder.uri(name))
-        .parquet(*(folder.uri(file.path) for file in files))
+        _parquet(
+            spark.read.schema(schema).option("basePath", folder.uri(name)), [folder.uri(file.path) for file in files]
+        )
         for name, files in groupby(version.data(), lambda file: file.path.partition("/")[0])
     ]
     return reduce(DataFrame.union, parts) if parts else spark.createDataFrame([], schema)
@@ -43,7 +44,12 @@ def stored_answers(spark: SparkSession, lake: Lake, stage: str = COMPLETIONS) ->
     folder = storage(lake, stage)
     schema = from_arrow_schema(SCHEMAS[COMPLETIONS])
     paths = [folder.uri(path) for path in answer_files(lake, stage)]
-    return spark.read.schema(schema).parquet(*paths) if paths else spark.createDataFrame([], schema)
+    return _parquet(spark.read.schema(schema), paths) if paths else spark.createDataFrame([], schema)
+
+
+def _parquet(reader: DataFrameReader, paths: Sequence[str]) -> DataFrame:
+    """Open files, each of which Spark lists."""
+    return repeat_broken(lambda: reader.parquet(*paths))
 
 
 def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count: int) -> DataFrame:

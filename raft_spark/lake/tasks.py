@@ -6,9 +6,11 @@ text is one JSON object, and the driver decodes it.
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
@@ -32,7 +34,15 @@ _NOT_REACHED = re.compile(
     r"|ConnectionClosedException|SSLException): *(?![^\n]*Status Code: 404)[^\n]{0,300}"
 )
 
+# What Java raises when a connection breaks within a reply: the same call may succeed in a moment
+_BROKEN = re.compile(
+    r"(?:SocketException|SocketTimeoutException|NoHttpResponseException|ConnectionClosedException|SSLException"
+    r"|SdkClientException|EOFException)\b"
+)
+TRIES, FIRST_PAUSE = 5, 0.2  # pauses of 0.2, 0.4, 0.8 and 1.6 s
+
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+_T = TypeVar("_T")
 
 
 class WorkerError(Exception):
@@ -60,6 +70,21 @@ def worker_errors() -> Iterator[None]:
         if found is None:
             raise
         raise found from error
+
+
+def repeat_broken(call: Callable[[], _T]) -> _T:
+    """Call Spark again, after growing pauses, while a connection to the store breaks; return the result, or raise the last error.
+
+    Spark repeats what its tasks read, but nobody repeats a listing on the driver whose reply breaks off.
+    """
+    for attempt in range(TRIES - 1):
+        try:
+            return call()
+        except (PySparkException, Py4JJavaError) as error:
+            if not _BROKEN.search(str(error)):
+                raise
+        time.sleep(FIRST_PAUSE * 2**attempt)
+    return call()
 
 
 def encode(error: RaftError) -> str:

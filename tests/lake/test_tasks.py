@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
+from pyspark.errors import PySparkException
 
 from conftest import Settle
 from raft_spark import errors
@@ -24,6 +25,41 @@ def test_every_error_keeps_its_type_and_its_words(kind: type[errors.RaftError]) 
 @pytest.mark.row
 def test_a_text_without_an_error_of_ours_is_none() -> None:
     assert tasks.decode("raft_spark.errors.InputError: said by nobody") is None
+
+
+@pytest.mark.row
+@pytest.mark.parametrize("failures", [0, 1, 4])
+def test_a_listing_whose_connection_breaks_is_repeated(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 0)
+    left = [PySparkException("java.io.UncheckedIOException: java.net.SocketException: Connection reset")] * failures
+
+    def read() -> str:
+        if left:
+            raise left.pop()
+        return "rows"
+
+    assert tasks.repeat_broken(read) == "rows"
+    assert not left
+
+
+@pytest.mark.row
+@pytest.mark.parametrize(
+    ("said", "calls"),
+    [("java.net.SocketException: Connection reset", 5), ("AccessDeniedException: s3a://lake: Access Denied", 1)],
+)
+def test_a_listing_that_fails_on_or_for_good_is_an_error(
+    said: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "FIRST_PAUSE", 0)
+    called = []
+
+    def read() -> None:
+        called.append(1)
+        raise PySparkException(said)
+
+    with pytest.raises(PySparkException, match=said):
+        tasks.repeat_broken(read)
+    assert len(called) == calls
 
 
 def raises(error: Exception) -> tasks.ArrowFunction:
