@@ -7,9 +7,12 @@ bytes and digest.
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +25,7 @@ from raft_spark.lake.filesystem import Storage, sha256
 from raft_spark.lake.schemas import FILES, SCHEMAS
 
 ROW_GROUP_BYTES = 64_000_000  # in memory
+READERS = 8  # row groups of a table that the driver reads at once
 PARQUET: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
 
 
@@ -66,6 +70,23 @@ def read_row_group(group: Mapping[str, Any], columns: Sequence[str] | None = Non
     return rows if columns is None else fill_columns(rows, group["table"], columns)
 
 
+def read_ahead(
+    groups: Iterable[Mapping[str, Any]], columns: Sequence[str]
+) -> Iterator[tuple[Mapping[str, Any], pa.Table]]:
+    """Yield row groups with their rows, in order, while the next READERS are read: a bucket replies late, but to many."""
+    with ThreadPoolExecutor(READERS) as readers:
+        reading: deque[tuple[Mapping[str, Any], Future[pa.Table]]] = deque()
+        try:
+            for group in groups:
+                reading.append((group, readers.submit(read_row_group, group, columns)))
+                if len(reading) > READERS:
+                    first, rows = reading.popleft()
+                    yield first, rows.result()
+            yield from ((group, rows.result()) for group, rows in reading)
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
+
+
 def fill_columns(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table:
     """Return these columns of the rows; a column that was added to the table after the rows were written is null."""
     for name in columns:
@@ -75,11 +96,20 @@ def fill_columns(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table
     return rows.select(columns)
 
 
-def column_bytes(group: Mapping[str, Any], column: str) -> int:
-    """Return the uncompressed bytes of one column of a row group, as the file's footer records them."""
-    with _opened(group) as file:
-        footer = file.metadata.row_group(group["row_group"])
-    columns = (footer.column(index) for index in range(footer.num_columns))
+def column_bytes(groups: Iterable[Mapping[str, Any]], column: str) -> int:
+    """Return the uncompressed bytes of one column in row groups, as footers record them; each file is opened once."""
+    of_file: dict[str, list[Mapping[str, Any]]] = {}
+    for group in groups:
+        of_file.setdefault(group["path"], []).append(group)
+    with ThreadPoolExecutor(READERS) as readers:
+        return sum(readers.map(partial(_column_bytes, column=column), of_file.values()))
+
+
+def _column_bytes(groups: Sequence[Mapping[str, Any]], column: str) -> int:
+    """Return the uncompressed bytes of one column in row groups of the same file."""
+    with _opened(groups[0]) as file:
+        footers = [file.metadata.row_group(group["row_group"]) for group in groups]
+    columns = (footer.column(index) for footer in footers for index in range(footer.num_columns))
     return sum(found.total_uncompressed_size for found in columns if found.path_in_schema.split(".")[0] == column)
 
 

@@ -45,15 +45,14 @@ class CorpusIndex:
 
 
 def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, *, with_texts: bool) -> None:
-    """Write INDEX and TEXTS (empty unless `with_texts`) to `folder`. One row group at a time is in memory."""
+    """Write INDEX and TEXTS (empty unless `with_texts`) to `folder`. Few row groups are in memory at a time."""
     columns: dict[str, NDArray[Any]] = {}
     for split, size in zip(schemas.SPLITS, sizes, strict=True):
         columns |= {f"{split}_pubid": np.full(size, -1), f"{split}_first": np.zeros(size, np.int64)}
         columns[f"{split}_count"] = np.zeros(size, np.int64)
     lengths, checksums, position = [np.zeros(1, np.int64)], [], 0
     with (folder / TEXTS).open("wb") as texts:
-        for group in row_groups:
-            table = parquet.read_row_group(group, ["number", "pubid", "passages"])
+        for group, table in parquet.read_ahead(row_groups, ["number", "pubid", "passages"]):
             passages, counts = _flatten(table["passages"])
             number, split = table["number"].to_numpy(), group["split"]
             columns[f"{split}_pubid"][number] = table["pubid"].to_numpy()
@@ -71,7 +70,7 @@ def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder:
 
 def text_bytes(row_groups: Sequence[Mapping[str, Any]]) -> int:
     """Return the size of the texts: the uncompressed bytes of their column, read from the file footers alone."""
-    return sum(parquet.column_bytes(group, "passages") for group in row_groups)
+    return parquet.column_bytes(row_groups, "passages")
 
 
 @functools.lru_cache(maxsize=2)

@@ -116,9 +116,7 @@ def assign_all(
 
 
 def _numbered_articles(conf: config.Config, version: tables.Version) -> splits.NumberedArticles:
-    read = [
-        (group, parquet.read_row_group(group, ["pubid", "number"])) for group in tables.row_groups(conf.lake, version)
-    ]
+    read = list(parquet.read_ahead(tables.row_groups(conf.lake, version), ["pubid", "number"]))
     split_codes = [np.full(table.num_rows, schemas.SPLITS.index(group["split"])) for group, table in read]
     pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
     return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(version.counts["numbers"]))
