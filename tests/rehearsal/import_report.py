@@ -26,6 +26,7 @@ def report(_: object = None) -> dict[str, object]:
         "raft_spark.stages.completions",
         "raft_spark.stages.dataset",
         "raft_spark.endpoints.aws",
+        "boto3",
         "pandas",
         "pyarrow.fs",
     ):
