@@ -556,7 +556,7 @@ def test_money_and_rates_are_kept_at_the_server_by_executors_of_their_own(
     fake.behave({"status": 500, "share": 0.05}, {"fault": "drop", "share": 0.02})
     with started(root, *CLUSTER, at(fake), *PRICED, *limits, "completions.attempts=20") as run:
         if has_loss:
-            until(lambda: fake.calls >= 200, run)
+            until(lambda: fake.calls >= 50, run)
             assert kill(family(run, "CoarseGrainedExecutorBackend")[0])
         status = run.wait(900)
     has_money = "max_spend" in "".join(limits)
