@@ -609,8 +609,9 @@ def test_a_limit_of_time_or_money_stops_the_run_and_the_rerun_goes_on(lake, fake
 
 
 def paid(root: str) -> float:
-    """The bill, from the tokens that are stored."""
-    return sum(row["prompt_tokens"] * 1e-6 + row["completion_tokens"] * 5e-6 for row in stored(root))
+    """The bill, from the tokens of the answers that are stored."""
+    answers = [row for row in stored(root) if row["completion"] is not None]
+    return sum(row["prompt_tokens"] * 1e-6 + row["completion_tokens"] * 5e-6 for row in answers)
 
 
 @pytest.mark.parametrize(
