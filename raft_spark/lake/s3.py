@@ -7,7 +7,6 @@ called, since that takes a tenth of a second and a lake on a disk does not need 
 import functools
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +16,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from botocore.exceptions import BotoCoreError, ClientError
 
+from raft_spark.common import retries
 from raft_spark.errors import InputError
 
-TRIES, FIRST_PAUSE = 5, 0.1  # of a call that failed as a whole: pauses of 0.1, 0.2, 0.4 and 0.8 s
+FIRST_PAUSE = 0.1  # seconds, after a call that failed as a whole
 S3_ATTEMPTS = 5  # of one request, within a client
 ERRORS = (BotoCoreError, ClientError)
 _FINAL = re.compile(
@@ -86,14 +86,7 @@ class _RetryingFile:
 
 def retried(call: Callable[[], _T]) -> _T:
     """Call again, after growing pauses, while S3 fails for the moment; return the result, or raise the last error."""
-    for attempt in range(TRIES - 1):
-        try:
-            return call()
-        except (OSError, *ERRORS) as error:
-            if not _is_transient(error):
-                raise
-        time.sleep(FIRST_PAUSE * 2**attempt)
-    return call()
+    return retries.retried(call, (OSError, *ERRORS), _is_transient, FIRST_PAUSE)
 
 
 def _is_transient(error: Exception) -> bool:

@@ -6,7 +6,6 @@ text is one JSON object, and the driver decodes it.
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import errors
+from raft_spark.common import retries
 from raft_spark.errors import DamageError, InputError, RaftError
 
 MARK = '{"raft_spark_error": '  # the start of the JSON object in the text of Spark's exception
@@ -39,7 +39,7 @@ _BROKEN = re.compile(
     r"(?:SocketException|SocketTimeoutException|NoHttpResponseException|ConnectionClosedException|SSLException"
     r"|SdkClientException|EOFException)\b"
 )
-TRIES, FIRST_PAUSE = 5, 0.2  # pauses of 0.2, 0.4, 0.8 and 1.6 s
+FIRST_PAUSE = 0.2  # seconds
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 _T = TypeVar("_T")
@@ -77,14 +77,8 @@ def repeat_broken(call: Callable[[], _T]) -> _T:
 
     Spark repeats what its tasks read, but nobody repeats a listing on the driver whose reply breaks off.
     """
-    for attempt in range(TRIES - 1):
-        try:
-            return call()
-        except (PySparkException, Py4JJavaError) as error:
-            if not _BROKEN.search(str(error)):
-                raise
-        time.sleep(FIRST_PAUSE * 2**attempt)
-    return call()
+    errors = (PySparkException, Py4JJavaError)
+    return retries.retried(call, errors, lambda error: bool(_BROKEN.search(str(error))), FIRST_PAUSE)
 
 
 def encode(error: RaftError) -> str:

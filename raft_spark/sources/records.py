@@ -52,16 +52,11 @@ def check_record(record: Any, conf: Articles) -> Article | Rejected:  # noqa: AN
         return Rejected(pubid, str(reason))
 
 
-def leak_hashes(article: Article) -> list[int]:
-    """Return a 64-bit hash of the words of the question and of each passage, but of none that is boilerplate.
-
-    No article may share one with an article of another split.
-    """
-    return [int.from_bytes(found) for found in leak_digests([article.question, *article.passages]) if found]
-
-
 def leak_digests(texts: Sequence[str]) -> list[bytes]:
-    """Return the hash of `leak_hashes` of each text in 8 bytes, big-endian; b"" for boilerplate. One call for many is faster."""
+    """Return a hash of the words of each text in 8 bytes, big-endian; b"" for boilerplate. One call for many is faster.
+
+    The texts of an article are its question and passages. No article may share a hash with an article of another split.
+    """
     return [
         b"" if is_boilerplate(words) else blake2b(words, digest_size=8).digest() for words in comparable_words(texts)
     ]

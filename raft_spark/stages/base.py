@@ -90,9 +90,8 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, task: BaseTask) -> Data
     texts = articles.select(
         "split", "number", F.col("pubid").alias("source"), F.posexplode("passages").alias("passage", "text")
     )
-    document = F.when(
-        F.col("position").isNotNull(), F.struct("position", "source", "passage", "text", "oracle")
-    )  # a row without documents has one null, which is not collected
+    # A row without documents has one null, which is not collected
+    document = F.when(F.col("position").isNotNull(), F.struct("position", "source", "passage", "text", "oracle"))
     shown = (
         drawn.select("split", "pubid", "distracted", F.posexplode_outer("shown").alias("position", "document"))
         .select("split", "pubid", "distracted", "position", "document.*")

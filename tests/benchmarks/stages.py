@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyspark
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
-from base import read_and_write_once, written_source
+from base import read, read_and_write_once, written_source
 from watch import watched
 
 from raft_spark import config
-from raft_spark.lake import browse, schemas, session, tables
+from raft_spark.lake import schemas, session, tables
 from raft_spark.monitoring import spark_stats
 from raft_spark.recipe import corpus
 from raft_spark.stages import articles, base, completions, dataset
@@ -88,7 +87,7 @@ def measured(count: int) -> Figures:
         found: Figures = {"articles": count, "start": asdict(watched(lambda: session.start(conf)))}
         found["stages"] = {name: one_stage(name, conf) for name in STAGES}
         session.stop()
-        base_tables = read_base(conf)
+        base_tables = list(read(conf, schemas.BASE))
         row_groups = tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
         found["texts_mb"] = round(corpus.text_bytes(row_groups) / 1e6)
         floors = [watched(lambda: read_and_write_once(conf, base_tables, Path(folder))) for _ in range(FLOORS)]
@@ -110,13 +109,6 @@ def one_stage(name: str, conf: config.Config) -> Figures:
         "files": len(files),
         "written_mb": round(sum(file.bytes for file in files) / 1e6, 1),
     }
-
-
-def read_base(conf: config.Config) -> list[pa.Table]:
-    """Read the base rows, which the floor writes."""
-    version = tables.require(conf.lake, schemas.BASE)
-    folder = browse.folder(conf.lake, version)
-    return [pq.read_table(f"{folder}/{file.path}", partitioning=None) for file in version.data()]
 
 
 def cpu_a_row(size: Figures, stage: Figures) -> float:

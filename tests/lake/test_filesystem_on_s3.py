@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from raft_spark.common import retries
 from raft_spark.errors import InputError
 from raft_spark.lake import parquet
 from raft_spark.lake import s3 as s3_module
@@ -83,7 +84,7 @@ def test_a_large_file_is_whole_whichever_request_of_its_upload_loses_its_reply(
 def test_what_the_server_never_takes_is_an_error_that_names_it(
     storage: Storage, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3_module, "TRIES", 1)
+    monkeypatch.setattr(retries, "TRIES", 1)
     monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 2)
     s3_module._client.cache_clear()
     s3_module._filesystem.cache_clear()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raft_spark import config
-from raft_spark.sources.records import Article, Rejected, check_record, leak_hashes
+from raft_spark.sources.records import Article, Rejected, check_record, leak_digests
 
 pytestmark = pytest.mark.row
 
@@ -219,7 +219,7 @@ TWO_YEARS = "A two-year study of forty men."
 def hashes(*passages: str, question: str = "Why?") -> list[int]:
     found = check_record({"pubid": 1, "question": question, "context": {"contexts": list(passages)}}, CONF)
     assert isinstance(found, Article)
-    return leak_hashes(found)
+    return [int.from_bytes(digest) for digest in leak_digests([found.question, *found.passages]) if digest]
 
 
 @pytest.mark.parametrize(
