@@ -11,6 +11,11 @@ from raft_spark.errors import InputError
 
 UInt64Array = NDArray[np.uint64]
 Int64Array = NDArray[np.int64]
+_XX = [  # the primes of XXH64
+    *map(
+        np.uint64, (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5)
+    )
+]
 
 
 class Stream(IntEnum):
@@ -25,6 +30,7 @@ class Stream(IntEnum):
     SHUFFLE = 7
     EVALUATE = 8
     RESAMPLE = 9
+    COMPARE = 10
 
 
 def hash64(seed: int, stream: Stream, *parts: Int64Array | UInt64Array | int) -> UInt64Array:
@@ -37,6 +43,21 @@ def hash64(seed: int, stream: Stream, *parts: Int64Array | UInt64Array | int) ->
     for part in (int(stream), *parts):
         state = _splitmix64(state ^ np.asarray(part).astype(np.uint64))
     return state
+
+
+def spark_xxhash64(*columns: int | Int64Array | NDArray[np.bool_]) -> Int64Array:
+    """Return what Spark's function of that name returns for columns of numbers; a single number stands for a literal.
+
+    The hash of each column is the seed of the next, the first seed is 42. A boolean, and a literal of 32 bits, is an int
+    in Spark, any other number a long (XXH64 by Collet, for inputs of 4 and 8 bytes).
+    """
+    state = np.full(1, 42, np.uint64)
+    for column in columns:
+        values = np.atleast_1d(np.asarray(column)).astype(np.int64).astype(np.uint64)
+        is_int = -(2**31) <= column < 2**31 if isinstance(column, int) else column.dtype == bool
+        with np.errstate(over="ignore"):
+            state = _xx_int(state, values) if is_int else _xx_long(state, values)
+    return state.astype(np.int64)
 
 
 def uniform(bits: UInt64Array) -> NDArray[np.float64]:
@@ -68,6 +89,26 @@ def jump_hash(keys: UInt64Array, size: int) -> Int64Array:
         inside = jump < size
         active, key, bucket = active[inside], key[inside], jump[inside].astype(np.int64)
     return buckets
+
+
+def _xx_int(seed: UInt64Array, value: UInt64Array) -> UInt64Array:
+    lower = value & np.uint64(2**32 - 1)
+    return _xx_final(_rotated((seed + _XX[4] + np.uint64(4)) ^ lower * _XX[0], 23) * _XX[1] + _XX[2])
+
+
+def _xx_long(seed: UInt64Array, value: UInt64Array) -> UInt64Array:
+    mixed = _rotated(value * _XX[1], 31) * _XX[0]
+    return _xx_final(_rotated((seed + _XX[4] + np.uint64(8)) ^ mixed, 27) * _XX[0] + _XX[3])
+
+
+def _xx_final(state: UInt64Array) -> UInt64Array:
+    state = (state ^ (state >> np.uint64(33))) * _XX[1]
+    state = (state ^ (state >> np.uint64(29))) * _XX[2]
+    return state ^ (state >> np.uint64(32))
+
+
+def _rotated(state: UInt64Array, bits: int) -> UInt64Array:
+    return state << np.uint64(bits) | state >> np.uint64(64 - bits)
 
 
 def _splitmix64(state: UInt64Array) -> UInt64Array:

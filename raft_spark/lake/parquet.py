@@ -63,11 +63,14 @@ def by_task(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[dict[
 def read_row_group(group: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """Read one row group as `tables.row_groups` describes it; with `columns`, those columns in that order.
 
-    Without `columns`, `group` needs no "table": it can be a row group of any Parquet file.
+    A name as "documents.list.element.text" reads that field alone of the column `documents`. Without `columns`, `group`
+    needs no "table": it can be a row group of any Parquet file.
     """
     with _opened(group) as file:
         rows = file.read_row_group(group["row_group"], columns=columns)
-    return rows if columns is None else fill_columns(rows, group["table"], columns)
+    if columns is None:
+        return rows
+    return fill_columns(rows, group["table"], list(dict.fromkeys(name.partition(".")[0] for name in columns)))
 
 
 def read_ahead(

@@ -23,7 +23,6 @@ LOG = logging.getLogger(__name__)
 DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
-    "spark.sql.requireAllClusterKeysForCoPartition": "false",  # rows that are placed by one key of a join stay there
     "spark.sql.parquet.enableVectorizedReader": "true",
     "spark.sql.inMemoryColumnarStorage.batchSize": "1000",  # rows of text that a task gathers before Spark can spill them
     "spark.speculation": "false",

@@ -42,6 +42,7 @@ _BROKEN = re.compile(
 FIRST_PAUSE = 0.2  # seconds
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+_I = TypeVar("_I")
 _T = TypeVar("_T")
 
 
@@ -54,7 +55,7 @@ def map_in_arrow(rows: DataFrame, function: ArrowFunction, schema: pa.Schema) ->
 
     Run the Spark action inside `worker_errors` to get a RaftError of `function` as that RaftError.
     """
-    return rows.mapInArrow(partial(_encode_errors, function=function), from_arrow_schema(schema))
+    return rows.mapInArrow(partial(encode_errors, function=function), from_arrow_schema(schema))
 
 
 @contextmanager
@@ -111,8 +112,9 @@ def unreadable_file(text: str) -> InputError | None:
     )
 
 
-def _encode_errors(batches: Iterator[pa.RecordBatch], function: ArrowFunction) -> Iterator[pa.RecordBatch]:
+def encode_errors(inputs: Iterator[_I], function: Callable[[Iterator[_I]], Iterator[_T]]) -> Iterator[_T]:
+    """Call `function` in a worker so that `worker_errors` on the driver gets its RaftError."""
     try:
-        yield from function(batches)
+        yield from function(inputs)
     except RaftError as error:
         raise WorkerError(encode(error)) from error

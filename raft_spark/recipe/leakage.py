@@ -5,63 +5,146 @@ small classifier is trained on one half of a sample of rows, and the area under 
 half: 0.5 is a guess, 1 is always right.
 """
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from pyspark.sql import DataFrame, SparkSession
 
-SAMPLE_ROWS = 20_000  # those with the lowest hashes of pubid
+from raft_spark.common import hashing
+from raft_spark.common.hashing import Int64Array, Stream
+from raft_spark.config import Lake
+from raft_spark.lake import blobs, dataframes, parquet, schemas, tables
+from raft_spark.lake.tasks import encode_errors, map_in_arrow
+
+SAMPLE_ROWS = 20_000  # those with the lowest hashes of pubid and distracted
+SPARE = 1.1  # times as many rows are looked at, since hashes fall by chance
+LENGTH_BIN = 256  # characters in a bin of the histogram of lengths
 BINS = 8
 RIDGE = 1.0
 
-_LENGTHS = "transform(documents, d -> length(d.text))"
-LENGTHS: Mapping[str, str] = {  # features of a row that need no reading of its passages
-    "passages": "size(documents)",
-    "characters": f"aggregate({_LENGTHS}, 0, (sum, n) -> sum + n)",
-    "shortest": f"array_min({_LENGTHS})",
-    "longest": f"array_max({_LENGTHS})",
-    "first": "length(documents[0].text)",
-    "last": "length(element_at(documents, -1).text)",
-}
-SECTIONS: Mapping[str, str] = {  # which parts of their abstracts the passages are
-    "openings": "size(filter(documents, d -> d.passage = 0))",
-    "kinds": "size(array_distinct(documents.passage))",
-    "deepest": "array_max(documents.passage)",
-}
-ORACLE_POSITION = (  # mean position of the oracle passages in their row: 0 = first, 1 = last
-    "aggregate(transform(documents, (d, i) -> IF(d.oracle, i, 0)), 0, (sum, i) -> sum + i)"
-    " / nullif(size(filter(documents, d -> d.oracle)) * (size(documents) - 1), 0)"
-)
+LENGTHS = (
+    "passages",
+    "characters",
+    "shortest",
+    "longest",
+    "first",
+    "last",
+)  # features that need no reading of passages
+SECTIONS = ("openings", "kinds", "deepest")  # which parts of their abstracts the passages are
+_TEXTS = ["pubid", "distracted", *(f"documents.list.element.{name}" for name in ("passage", "text", "oracle"))]
+_PASSAGES = [f"documents.list.element.{name}" for name in ("pubid", "passage")]
+_measured: dict[tuple[str, str], "Leakage"] = {}  # by lake and version: a refresh measures before its dataset does
 
 
-def measure(base: DataFrame) -> dict[str, Any]:
-    """Measure the leakage of a base table, on a sample of its rows.
+@dataclass
+class Leakage:
+    """What a table of base gives away.
 
-    Return the `area` under the ROC curve by feature and for classifiers on several features; the mean `oracle_place`
-    (0 = first, 1 = last; None if no row has an oracle); and the number of passages that are `in_two_splits`, over all rows.
+    `tells` holds the number of `rows` in the sample; the `area` under the ROC curve by feature and for classifiers on several
+    features; the mean `oracle_place` (0 = first, 1 = last; None if no row has an oracle); and the number of passages that are
+    `in_two_splits`, over all rows. `histogram` has the rows by (oracle is missing, passages, characters // LENGTH_BIN).
     """
-    columns = {**LENGTHS, **SECTIONS, "position": ORACLE_POSITION}
-    rows = base.where("size(documents.passage) > 0")
-    order = F.xxhash64("pubid", "distracted")
-    lowest = rows.select("pubid", "distracted").orderBy(order).limit(SAMPLE_ROWS)  # few rows are measured and sorted
-    sampled = rows.join(F.broadcast(lowest), ["pubid", "distracted"], "left_semi").orderBy(order)
-    sample = sampled.select("distracted", *(F.expr(text).alias(name) for name, text in columns.items())).collect()
-    is_missing = np.array([row.distracted for row in sample], bool)
-    features = {name: np.array([row[name] for row in sample], float) for name in columns}
-    position = features.pop("position")[~is_missing]
-    areas = {name: auc(features[name], is_missing) for name in features}
-    for name, chosen in {"lengths": LENGTHS, "lengths and sections": features}.items():
-        areas[name] = _classifier_auc(np.array([features[feature] for feature in chosen]), is_missing)
+
+    tells: dict[str, Any] = field(default_factory=dict)
+    histogram: Counter[tuple[int, ...]] = field(default_factory=Counter)
+
+
+def measure(spark: SparkSession, lake: Lake, base: tables.Version) -> Leakage:
+    """Measure the leakage of a version of base, once in a process."""
+    key = (lake.root, base.id)
+    if key not in _measured:
+        groups, size = tables.row_groups(lake, base), sum(file.bytes for file in base.data())
+        count = dataframes.task_count(spark, lake, size)
+        tasks = dataframes.assign_tasks(spark, groups, count)
+        share = SAMPLE_ROWS * SPARE / max(1, sum(group["rows"] for group in groups))
+        looked = tasks.rdd.mapPartitions(partial(encode_errors, function=partial(_look, share=share))).collect()
+        found = _leakage(pa.concat_tables(sample for sample, _ in looked).sort_by("order")[:SAMPLE_ROWS])
+        for _, histogram in looked:
+            found.histogram.update(histogram)
+        found.tells["in_two_splits"] = _in_two_splits(tasks, count)
+        _measured[key] = found
+    return _measured[key]
+
+
+def _look(rows: Iterator[Any], share: float) -> Iterator[tuple[pa.Table, Counter[tuple[int, ...]]]]:
+    """Yield the features of a share of the rows of each row group, and the histogram of all its rows."""
+    for row in rows:
+        table = parquet.read_row_group(json.loads(row.input), _TEXTS)
+        yield _sample(table, share), _histogram(table)
+
+
+def _sample(rows: pa.Table, share: float) -> pa.Table:
+    """Return the features of the rows with the lowest hashes, about a `share` of all; rows without passages have none."""
+    distracted = rows["distracted"].to_numpy()
+    order = hashing.spark_xxhash64(rows["pubid"].to_numpy(), distracted)
+    documents = pa.concat_arrays(rows["documents"].chunks)
+    chosen = (order < (min(1.0, share) - 0.5) * 2.0**64) & (pc.list_value_length(documents).to_numpy() > 0)
+    columns = features(documents.filter(pa.array(chosen)))
+    return pa.table({"order": order[chosen], "distracted": distracted[chosen], **columns})
+
+
+def features(documents: pa.ListArray) -> dict[str, NDArray[np.float64]]:
+    """Return LENGTHS, SECTIONS and `position` of rows, each of shape (rows,); no row is without passages.
+
+    `position` is the mean position of the oracle passages in their row, 0 = first, 1 = last; NaN if there is none.
+    """
+    passages, counts = documents.flatten(), pc.list_value_length(documents).to_numpy()
+    length = pc.utf8_length(passages.field("text")).to_numpy()
+    passage, is_oracle = (passages.field(name).to_numpy(zero_copy_only=False) for name in ("passage", "oracle"))
+    start = np.cumsum(counts) - counts
+    row = np.repeat(np.arange(len(counts)), counts)
+    count = partial(np.bincount, minlength=len(counts))
+    oracle_rows, kinds = row[is_oracle], np.unique(np.stack([row, passage]), axis=1)[0]
+    places = count(oracle_rows, (np.arange(len(row)) - start[row])[is_oracle])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        position = places / (count(oracle_rows) * (counts - 1))
+    columns = {
+        "passages": counts,
+        "characters": count(row, length),
+        "shortest": np.minimum.reduceat(length, start),
+        "longest": np.maximum.reduceat(length, start),
+        "first": length[start],
+        "last": length[start + counts - 1],
+        "openings": count(row[passage == 0]),
+        "kinds": count(kinds),
+        "deepest": np.maximum.reduceat(passage, start),
+        "position": position,
+    }
+    return {name: column.astype(float) for name, column in columns.items()}
+
+
+def _histogram(rows: pa.Table) -> Counter[tuple[int, ...]]:
+    documents = pa.concat_arrays(rows["documents"].chunks)
+    counts = pc.list_value_length(documents).to_numpy()
+    lengths = np.concatenate([[0], np.cumsum(pc.utf8_length(documents.flatten().field("text")).to_numpy())])
+    ends = np.cumsum(counts)
+    bins = (lengths[ends] - lengths[ends - counts]) // LENGTH_BIN
+    found, rows_of = np.unique(np.stack([rows["distracted"].to_numpy(), counts, bins], 1), axis=0, return_counts=True)
+    return Counter(dict(zip(map(tuple, found.tolist()), rows_of.tolist(), strict=True)))
+
+
+def _leakage(sample: pa.Table) -> Leakage:
+    is_missing = sample["distracted"].to_numpy()
+    columns = {name: sample[name].to_numpy() for name in (*LENGTHS, *SECTIONS)}
+    position = sample["position"].to_numpy()[~is_missing]
+    areas = {name: auc(column, is_missing) for name, column in columns.items()}
+    for name, chosen in {"lengths": LENGTHS, "lengths and sections": columns}.items():
+        areas[name] = _classifier_auc(np.array([columns[feature] for feature in chosen]), is_missing)
     has_position = ~np.isnan(position)
-    return {
+    tells = {
         "rows": len(sample),
         "area": {name: round(value, 4) for name, value in areas.items()},
         "oracle_place": round(float(position[has_position].mean()), 4) if has_position.any() else None,
-        "in_two_splits": _in_two_splits(base),
     }
+    return Leakage(tells)
 
 
 def auc(scores: NDArray[Any], positive: NDArray[np.bool_], rows: NDArray[Any] | None = None) -> float:
@@ -92,9 +175,29 @@ def _classifier_auc(features: NDArray[np.float64], positive: NDArray[np.bool_]) 
     return auc(test @ np.linalg.solve(squares, train.T @ positive[::2].astype(float)), positive[1::2])
 
 
-def _in_two_splits(base: DataFrame) -> int:
+def _in_two_splits(tasks: DataFrame, count: int) -> int:
     """Count the passages, each named by its article and its place there, that stand in rows of two splits."""
-    passages = base.select("split", F.explode(F.arrays_zip("documents.pubid", "documents.passage")).alias("passage"))
-    code = F.xxhash64("split")  # Spark aggregates numbers by a hash table, texts by sorting
-    splits = passages.groupBy("passage.pubid", "passage.passage").agg((F.min(code) < F.max(code)).alias("in_two"))
-    return splits.where("in_two").count()
+    places = dataframes.partition_values(tasks.sparkSession, count)
+    packed = map_in_arrow(tasks, partial(_pack_passages, places=places), blobs.BLOBS)
+    return sum(blobs.map_parts(packed, count, _count_shared).collect())
+
+
+def _pack_passages(batches: Iterator[pa.RecordBatch], places: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    """Yield the distinct passages that a task's rows of each split show, as hashes, in blobs by hash."""
+    for _, groups in parquet.by_task(batches):
+        for split in sorted({group["split"] for group in groups}):
+            codes = np.unique(np.concatenate([_codes(group) for group in groups if group["split"] == split]))
+            yield blobs.pack(pa.table({"code": codes}), codes % len(places), places, schemas.SPLITS.index(split))
+
+
+def _codes(group: Mapping[str, Any]) -> Int64Array:
+    documents = parquet.read_row_group(group, _PASSAGES)["documents"].combine_chunks().flatten()
+    pubid, passage = (documents.field(name).to_numpy() for name in ("pubid", "passage"))
+    return hashing.hash64(0, Stream.COMPARE, pubid, passage).astype(np.int64)
+
+
+def _count_shared(parts: Iterator[tuple[int, Mapping[int, pa.Table]]]) -> Iterator[int]:
+    for _, of_split in parts:
+        distinct = [np.unique(codes["code"].to_numpy()) for codes in of_split.values()]
+        _, splits = np.unique(np.concatenate(distinct), return_counts=True)
+        yield int((splits > 1).sum())

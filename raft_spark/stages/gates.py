@@ -18,7 +18,6 @@ from raft_spark.lake import dataframes, schemas, tables
 from raft_spark.recipe import leakage
 
 SIGMAS = 5.0  # how far chance alone may move a number: beyond that once in two million refreshes
-LENGTH_BIN = 256  # characters in a bin of the histogram of lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +94,11 @@ def check_rows(spark: SparkSession, conf: config.Config, new: Mapping[str, table
         _oracle_share(_expected_oracle_share(conf.base), rows, sum(base.counts["distracted"].values())),
     ]
     gates += [_schema(conf.lake, version) for version in new.values()]
-    base_rows = dataframes.read(spark, conf.lake, base)
-    leaks = leakage.measure(base_rows)
-    gates.append(GateResult("texts in rows of more than one split", leaks["in_two_splits"], 0, 0))
+    leaks = leakage.measure(spark, conf.lake, base)
+    gates.append(GateResult("texts in rows of more than one split", leaks.tells["in_two_splits"], 0, 0))
     if not conf.base.equal_length:
         return gates
-    return [*gates, *_length_gates(base_rows, conf.refresh.max_tell), _classifier_gate(leaks, conf)]
+    return [*gates, *_length_gates(leaks, conf.refresh.max_tell), _classifier_gate(leaks.tells, conf)]
 
 
 def check_changes(articles: Changes, base: Changes, conf: config.Refresh) -> list[GateResult]:
@@ -167,16 +165,12 @@ def _schema(lake: config.Lake, version: tables.Version) -> GateResult:
     return GateResult(f"files of {version.table} with other columns", count, 0, 0)
 
 
-def _length_gates(base: DataFrame, max_leakage: float) -> list[GateResult]:
+def _length_gates(leaks: leakage.Leakage, max_leakage: float) -> list[GateResult]:
     """Check how well the length of a row predicts that its oracle is missing: the area under the ROC curve, 0.5 = a guess."""
-    length = F.aggregate("documents.text", F.lit(0), lambda sum_, text: sum_ + F.length(text))
-    binned = base.groupBy(
-        "distracted", F.size("documents").alias("passages"), F.floor(length / LENGTH_BIN).alias("characters")
-    )
-    histogram = binned.count().collect()
+    lengths = {"passages": 1, "characters": 2}
     return [
-        _length_gate(name, [(row[name], row["distracted"], row["count"]) for row in histogram], max_leakage)
-        for name in ("passages", "characters")
+        _length_gate(name, [(key[at], bool(key[0]), rows) for key, rows in leaks.histogram.items()], max_leakage)
+        for name, at in lengths.items()
     ]
 
 

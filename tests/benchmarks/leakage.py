@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 from raft_spark import config
-from raft_spark.lake import dataframes, session
+from raft_spark.lake import session
 from raft_spark.recipe import leakage
 from raft_spark.stages import articles, base
 
@@ -23,5 +23,5 @@ if __name__ == "__main__":
                 settings = [f"lake.root={lake}", f"articles.source={source}", assignment]
                 conf = config.load(assignments=[*settings, 'spark."spark.master"="local[2]"'])
                 articles.run(conf)
-                found = leakage.measure(dataframes.read(session.start(conf), conf.lake, base.run(conf)))
+                found = leakage.measure(session.start(conf), conf.lake, base.run(conf)).tells
                 sys.stdout.write(f"{name}, {recipe}: {json.dumps(found)}\n")

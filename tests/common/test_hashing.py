@@ -67,3 +67,21 @@ def test_below_stays_below(bits: int, limit: int):
 
 def test_share_lies_in_0_to_1():
     assert hashing.uniform(np.array([0, 2**64 - 1], np.uint64)).tolist() == [0.0, 1 - 2.0**-53]
+
+
+def test_sparks_hash_is_computed_as_spark_does():
+    # SELECT xxhash64(SEED, key) FROM VALUES (0L), (1L), (-1L), on Spark 4.1.1 and 3.5.8
+    keys = np.array([0, 1, -1])
+    expected = {
+        0: [-2984540310115537990, 3991688660284491372, 5740949786098319654],
+        42: [-188463564340827900, 7881442880914796865, -1836825983487833008],
+        2**31: [-6958896093926364783, 6492010335569427442, 9025481603694429329],
+    }
+    for seed, hashes in expected.items():
+        assert hashing.spark_xxhash64(seed, keys).tolist() == hashes
+
+
+@given(st.integers(0, 2**63 - 1), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_a_hash_of_many_is_that_of_each(seed: int, keys: list[int]):
+    found = hashing.spark_xxhash64(seed, np.array(keys, np.int64))
+    assert found.tolist() == [int(hashing.spark_xxhash64(seed, np.array([key], np.int64))[0]) for key in keys]

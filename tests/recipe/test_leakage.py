@@ -3,11 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from conftest import Settle
 from raft_spark import config
-from raft_spark.lake import dataframes, session
+from raft_spark.lake import dataframes, parquet, session, tables
 from raft_spark.recipe import leakage
 from raft_spark.stages import articles, base
 
@@ -63,17 +64,57 @@ def test_rows_of_equal_length_leak_little_and_the_notebooks_leak_all(settled: Se
 
 def measured(conf: config.Config) -> dict[str, Any]:
     articles.run(conf)
-    version = base.run(conf)
-    rows = dataframes.read(session.start(conf), conf.lake, version)
-    return leakage.measure(rows)
+    return leakage.measure(session.start(conf), conf.lake, base.run(conf)).tells
+
+
+@pytest.mark.row
+def test_features_are_those_of_a_row_read_by_hand():
+    first = [(0, "four", False), (2, "sixsix", True), (0, "\u00e4\u00e4", True)]
+    second = [(1, "x", False)]
+    rows = [[dict(zip(("passage", "text", "oracle"), each, strict=True)) for each in row] for row in (first, second)]
+    found = leakage.features(pa.array(rows, DOCUMENTS))
+    assert {name: column.tolist() for name, column in found.items() if name != "position"} == {
+        "passages": [3, 1],
+        "characters": [12, 1],
+        "shortest": [2, 1],
+        "longest": [6, 1],
+        "first": [4, 1],
+        "last": [2, 1],
+        "openings": [2, 0],
+        "kinds": [2, 1],
+        "deepest": [2, 1],
+    }
+    assert found["position"][0] == 0.75  # at 1 and 2 of 0..2
+    assert np.isnan(found["position"][1])
+    assert leakage.features(pa.array([], DOCUMENTS))["kinds"].tolist() == []
+
+
+@pytest.mark.row
+def test_the_sample_is_the_rows_with_the_lowest_hashes():
+    rows = pa.table(
+        {"pubid": range(1_000), "distracted": [False] * 1_000, "documents": pa.array([ONE] * 1_000, DOCUMENTS)}
+    )
+    some, all_ = (leakage._sample(rows, share).sort_by("order") for share in (0.3, 1.1))
+    assert len(all_) == 1_000
+    assert 250 < len(some) < 350
+    assert some["order"].to_pylist() == all_["order"][: len(some)].to_pylist()
+    assert some["passages"].to_pylist() == [1.0] * len(some)
+
+
+DOCUMENTS = pa.list_(pa.struct([("passage", pa.int32()), ("text", pa.string()), ("oracle", pa.bool_())]))
+ONE = [{"passage": 0, "text": "one", "oracle": True}]
 
 
 @pytest.mark.spark
 def test_a_text_of_another_split_is_counted(settled: Settle):
     conf = settled()
     articles.run(conf)
-    rows = dataframes.read(session.start(conf), conf.lake, base.run(conf))
-    assert leakage._in_two_splits(rows) == 0
-    leaked = rows.where("split = 'train'").limit(1)
-    shown = len(leaked.first().documents)
-    assert leakage._in_two_splits(rows.unionByName(leaked.replace("train", "test", "split"))) == shown
+    version = base.run(conf)
+    groups = tables.row_groups(conf.lake, version)
+    spark = session.start(conf)
+    assert leakage._in_two_splits(dataframes.assign_tasks(spark, groups, 2), 2) == 0
+    moved = {**next(group for group in groups if group["split"] == "test"), "split": "validation"}
+    documents = parquet.read_row_group(moved, ["documents"])["documents"].combine_chunks().flatten()
+    shown = {(each["pubid"], each["passage"]) for each in documents.to_pylist()}
+    for tasks in (1, 3):
+        assert leakage._in_two_splits(dataframes.assign_tasks(spark, [*groups, moved], tasks), tasks) == len(shown)

@@ -14,10 +14,12 @@ import pytest
 from conftest import Settle, article
 from raft_spark import config
 from raft_spark.config.fields import FormatName
-from raft_spark.errors import InputError
+from raft_spark.errors import DamageError, InputError
+from raft_spark.formats import placement
+from raft_spark.formats.placement import Placement
 from raft_spark.inference import acceptance
 from raft_spark.lake import browse, dataframes, schemas, session, tables
-from raft_spark.stages import articles, base, completions, dataset
+from raft_spark.stages import articles, base, completions, dataset, dataset_shards
 
 REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
 
@@ -190,30 +192,33 @@ def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_o
     rows = dataframes.read(spark, conf.lake, tables.require(conf.lake, schemas.BASE)).where("split = 'train'").collect()
     kinds = {"good": 40, "false": 30, "cut": 20, "contrary": 10}
     made = [kind for kind, count in kinds.items() for _ in range(count)]
-    joined = spark.createDataFrame(
-        [completed(row.asDict(recursive=True), kind) for row, kind in zip(rows, made, strict=False)], COMPLETED
-    )
+    answered = [completed(row.asDict(recursive=True), kind) for row, kind in zip(rows, made, strict=False)]
     new = tables.open_draft(conf.lake, schemas.DATASET, "0123456789abcdef")
-    task = dataset.DatasetTask(conf.dataset, conf.completions, new.storage, {"train": 100})
-    written = dataset.build(dataset.place(joined, task, 0).coalesce(1), task).collect()
-    counts = dataset._counts(written, conf.price)
+    task = dataset_shards.ShardsTask(conf.dataset, conf.completions, new.storage, Placement({"train": 100}, 50_000, 0))
+    (written,) = dataset_shards.write(iter([(0, {0: pa.Table.from_pylist(answered, COMPLETED)})]), task)
+    counts = dataset._counts([written], conf.price)
     assert counts["kept"] == {"train": 50}
     assert counts["rejected"] == {"false quote": 30, "truncated": 20}
     assert counts["flagged"] == {"another decision": 10}
-    (quarantine,) = [row.path for row in written if row.path.startswith("quarantine/")]
+    (quarantine,) = [file.path for file in written.files if file.path.startswith("quarantine/")]
     reasons = pq.read_table(new.storage.path(quarantine))["reason"].to_pylist()
     assert Counter(reasons) == {"false quote": 30, "truncated, no answer line": 20}
-    (messages,) = [row.path for row in written if row.path.startswith("messages/")]
+    (messages,) = [file.path for file in written.files if file.path.startswith("messages/")]
     for line in Path(new.storage.path(messages)).read_text().splitlines():
         system, _, assistant = json.loads(line)["messages"]
         assert "##begin_quote##" in system["content"]
         assert "never said" not in assistant["content"]
 
 
-COMPLETED = (
-    "pubid long, split string, question string, passages array<string>, oracle string, distracted boolean, "
-    "original_answer string, final_decision string, completion string, finish_reason string, prompt_tokens int, "
-    "completion_tokens int, last_error string"
+COMPLETED = pa.schema(
+    [
+        ("pubid", pa.int64()),
+        ("passages", pa.list_(pa.string())),
+        *((name, pa.string()) for name in ("question", "oracle", "original_answer", "final_decision")),
+        *((name, pa.string()) for name in ("completion", "finish_reason", "last_error")),
+        *((name, pa.int32()) for name in ("prompt_tokens", "completion_tokens")),
+        ("distracted", pa.bool_()),
+    ]
 )
 
 
@@ -226,6 +231,28 @@ def completed(row: dict[str, Any], kind: str) -> dict[str, Any]:
     told = {"finish_reason": "length" if kind == "cut" else "stop", "prompt_tokens": 9, "completion_tokens": 9}
     passages = [document["text"] for document in row["documents"]]
     return {**row, "passages": passages, "completion": text, "last_error": None, **told}
+
+
+@pytest.mark.row
+def test_answers_of_other_rows_are_never_written_beside_a_question():
+    texts = pa.table({"pubid": [3, 1, 2], "distracted": [False, False, True], "question": ["c", "a", "b"]})
+    answers = pa.table({"pubid": [2, 3, 1], "distracted": [True, False, False], "completion": ["B", "C", "A"]})
+    placed = Placement({"train": 3}, 10, 0)
+    rows = dataset_shards.sorted_rows({0: texts, 1: answers}, placed).to_pylist()
+    assert {row["question"]: row["completion"] for row in rows} == {"a": "A", "b": "B", "c": "C"}
+    for others in (answers.slice(0, 2), answers.set_column(0, "pubid", [[2, 3, 9]])):
+        with pytest.raises(DamageError, match="not the same rows"):
+            dataset_shards.sorted_rows({0: texts, 1: others}, placed)
+
+
+def test_parts_of_a_shard_change_none_of_its_bytes(settled: Settle, monkeypatch: pytest.MonkeyPatch):
+    found = {}
+    for rows in (25_000, 7):
+        monkeypatch.setattr(placement, "PART_ROWS", rows)
+        conf = settled("dataset.shard_rows=100", 'dataset.formats=["messages","preference"]')
+        tables.storage(conf.lake, schemas.DATASET).delete("")
+        found[rows] = {file.path: file.sha256 for file in walked(conf).files}
+    assert found[25_000] == found[7]
 
 
 def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle):
