@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+OFFICIAL_TEST = "pubmedqa-test"  # the value of articles.holdout that names PubMedQA's 500 test questions
+
 
 class Section(BaseModel):
     """The base of all sections: frozen, without unknown keys, without conversion of types."""

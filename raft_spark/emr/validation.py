@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from raft_spark import config
 from raft_spark.config import Config
+from raft_spark.config.fields import OFFICIAL_TEST
 from raft_spark.emr import worker_sizes
 from raft_spark.emr.release import Release
 from raft_spark.lake import filesystem
@@ -89,7 +90,7 @@ def _workers(conf: Config) -> Iterator[str]:
 def _source(conf: Config) -> Iterator[str]:
     if not conf.articles.source.startswith(("hf:", "sample:", "s3://", "s3a://")):
         yield f"articles.source is {conf.articles.source!r}, a folder of this machine; EMR reads hf:, s3:// and sample: sources"
-    if conf.articles.holdout and "://" not in conf.articles.holdout:
+    if conf.articles.holdout not in {"", OFFICIAL_TEST} and "://" not in conf.articles.holdout:
         yield f"articles.holdout is {conf.articles.holdout!r}, a file of this machine; EMR reads it from s3://bucket/name"
 
 

@@ -1,18 +1,21 @@
-"""file of articles.holdout -> the pubids whose articles are in the test split, sorted.
+"""articles.holdout -> the pubids whose articles are in the test split, sorted.
 
-The file has one pubid a line, or is a JSON list of pubids or of records, or a JSON object keyed by pubid, such as PubMedQA's own
-test_ground_truth.json and test_set.json.
+It is OFFICIAL_TEST, or a file that has one pubid a line, or is a JSON list of pubids or of records, or a JSON object keyed by
+pubid, such as PubMedQA's own test_set.json.
 """
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from raft_spark.common.hashing import Int64Array
 from raft_spark.config import Config
+from raft_spark.config.fields import OFFICIAL_TEST
 from raft_spark.errors import InputError
 from raft_spark.lake.filesystem import Storage
 from raft_spark.sources.splits import NO_PUBIDS
@@ -25,6 +28,8 @@ def read(conf: Config) -> Int64Array:
     path = conf.articles.holdout
     if not path:
         return NO_PUBIDS
+    if path == OFFICIAL_TEST:
+        return _official_test()
     folder, slash, name = path.rpartition("/")
     try:
         found = Storage.of(conf.lake, folder or slash or ".").read(name)
@@ -44,6 +49,11 @@ def read(conf: Config) -> Int64Array:
 def count(holdout: Int64Array, pubids: Int64Array) -> dict[str, int]:
     """Return how many pubids are held out, and how many of them the source has."""
     return {"pubids": len(holdout), "found": int(np.isin(holdout, pubids).sum())}
+
+
+def _official_test() -> Int64Array:
+    text = resources.files("raft_spark.sources").joinpath("pubmedqa_test.toml").read_text(encoding="utf-8")
+    return np.array(tomllib.loads(text)["pubids"], np.int64)
 
 
 def _values(content: bytes) -> Iterator[tuple[str, Any]]:

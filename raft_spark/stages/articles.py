@@ -24,6 +24,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from raft_spark import config
 from raft_spark.common import wording
 from raft_spark.common.hashing import Int64Array
+from raft_spark.config.fields import OFFICIAL_TEST
 from raft_spark.errors import InputError
 from raft_spark.lake import dataframes, parquet, schemas, session, shared_disk, tables
 from raft_spark.lake.filesystem import Storage
@@ -32,6 +33,7 @@ from raft_spark.monitoring import progress
 from raft_spark.sources import checks, held_out, sources, splits
 from raft_spark.sources.records import Article, leak_digests
 
+LABELLED = ", and these are labelled ones: hf:qiaojin/PubMedQA/pqa_labeled"
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
 CHECKED = pa.schema(
     [
@@ -173,7 +175,7 @@ def _problem(counts: Mapping[str, Any], conf: config.Config) -> str:
     if counts["holdout"]["pubids"] and not counts["holdout"]["found"]:
         return (
             f"articles.holdout is {conf.articles.holdout!r}: none of its {counts['holdout']['pubids']} pubids is in {source}; "
-            "it must name articles of the source"
+            f"it must name articles of the source{LABELLED if conf.articles.holdout == OFFICIAL_TEST else ''}"
         )
     if quarantined <= limit * read:
         return ""

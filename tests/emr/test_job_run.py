@@ -308,6 +308,7 @@ def test_the_file_to_fill_in_says_what_is_missing_and_runs_when_it_is_filled_in(
         ("lake.s3_endpoint=http://127.0.0.1:9000", "lake.s3_endpoint is 'http://127.0.0.1:9000', which is this machine"),
         ("lake.format=iceberg", "lake.format is 'iceberg', so spark.\"spark.jars\", spark.\"spark.sql.catalog.raft.catalog-impl\""),
         ("articles.holdout=ids.txt", "articles.holdout is 'ids.txt', a file of this machine; EMR reads it from s3://"),
+        ("articles.holdout=pubmedqa-test", ""),
         ("articles.source=build/articles", "articles.source is 'build/articles', a folder of this machine"),
         ("completions.endpoint=fake", "of kind fake, which runs on this machine only"),
         ("endpoints.mine.url=http://localhost:8000/v1", "endpoints.mine.url is 'http://localhost:8000/v1', which is this machine"),

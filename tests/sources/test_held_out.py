@@ -12,6 +12,7 @@ from raft_spark.errors import InputError
 from raft_spark.sources import held_out
 
 pytestmark = pytest.mark.row
+SUM_OF_TEST_GROUND_TRUTH = 9_799_672_822  # jq '[keys[] | tonumber] | add' test_ground_truth.json
 
 
 def read(path: object, *assignments: str) -> list[int]:
@@ -34,6 +35,18 @@ def read(path: object, *assignments: str) -> list[int]:
 def test_each_form_gives_the_same_pubids(tmp_path: Path, text: str):
     (tmp_path / "ids").write_text(text)
     assert read(tmp_path / "ids") == [7, 12377809, 21645374]
+
+
+def test_pubmedqas_test_questions_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    official = read("pubmedqa-test")
+    assert len(official) == len(set(official)) == 500
+    assert official == sorted(official)
+    assert {12377809, 24577079, 18284441} < set(official)  # the first yes, no and maybe of test_ground_truth.json
+    assert (official[0], official[-1]) == (7482275, 29112560)
+    assert sum(official) == SUM_OF_TEST_GROUND_TRUTH
+    (tmp_path / "pubmedqa-test").write_text("7")
+    monkeypatch.chdir(tmp_path)
+    assert read("./pubmedqa-test") == [7]
 
 
 def test_a_single_pubid_and_none(tmp_path: Path):

@@ -194,9 +194,11 @@ def test_held_out_articles_are_in_test_with_the_passages_they_share(tmp_path: Pa
     assert articles.run(conf).counts["splits"] == {"train": 60, "validation": 0, "test": 1}
     (tmp_path / "ids.txt").write_text("1000\n1001\n")
     with pytest.raises(
-        InputError, match=r"ids.txt': none of its 2 pubids is in .*a\.parquet; it must name articles of the source"
+        InputError, match=r"ids.txt': none of its 2 pubids is in .*a\.parquet; it must name articles of the source$"
     ):
         articles.run(conf)
+    with pytest.raises(InputError, match=r"'pubmedqa-test': none of its 500 .*; .* labelled ones: hf:.*/pqa_labeled$"):
+        articles.run(settled(f"articles.source={source}", "articles.holdout=pubmedqa-test"))
 
 
 def test_shards_that_differ_and_a_document_beside_lines_are_one_table(tmp_path: Path, settled: Settle):
