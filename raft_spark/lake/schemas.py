@@ -88,6 +88,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("faithfulness", pa.float64()),
             ("relevance", pa.float64()),
             ("judge_error", pa.string()),
+            ("squad_f1", pa.float64()),
         ]
     ),
 }
@@ -109,6 +110,9 @@ METRICS = pa.schema(
         ("low", pa.float64()),
         ("high", pa.float64()),
         ("articles", pa.int64()),
+        ("p", pa.float64()),
+        ("p_holm", pa.float64()),
+        ("seeds", pa.int32()),
     ]
 )
 QUARANTINE = pa.schema(

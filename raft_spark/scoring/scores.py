@@ -7,6 +7,7 @@ et al. 2002, by sentence) and chrF (Popovic 2015) come from sacrebleu, divided b
 
 import functools
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,11 @@ from raft_spark.recipe import answer_checks, quote_search, refusals
 QuoteSource = Literal["oracle", "distractor", "nowhere"]
 PACKAGES = ("rapidfuzz", "sacrebleu")
 _WORD = re.compile(r"[a-z0-9]+")
+_ARTICLE, _NO_PUNCTUATION = re.compile(r"\b(?:a|an|the)\b"), str.maketrans("", "", string.punctuation)
+_ANSWER_TO = re.compile(  # how students that were not trained begin; the question may be repeated in it
+    r"(?:the )?(?:\w+ )?answer to (?:this|the|your) question(?: [\"\u201c][^\n]{0,500}?[\"\u201d])? (?=is\b|would be\b)",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
 QUESTION, LAST_SENTENCES, BEST_SENTENCE, MAJORITY = (
     "the question itself",
@@ -30,9 +36,10 @@ FAITHFULNESS, RELEVANCE = JUDGE_METRICS = ("faithfulness", "relevance")  # metri
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """The word overlap of an answer with the reference, 0..1. `token_f1` is the F1 of ROUGE-1."""
+    """The word overlap of an answer with the reference, 0..1. `token_f1` is the F1 of ROUGE-1, `squad_f1` that of SQuAD."""
 
     token_f1: float = 0.0
+    squad_f1: float = 0.0
     rouge_l: float = 0.0
     bleu: float = 0.0
     chrf: float = 0.0
@@ -54,7 +61,7 @@ def score(
     text = line or answer or ""  # the whole text of a chain of thought without an answer line
     sources = locate_quotes(parsed.quotes, oracle, distractors)
     return {
-        "decision": answer_checks.read_decision(line),
+        "decision": read_decision(line),
         "abstained": refusals.is_refusal(text, marks.unknown),
         **asdict(overlap(text, reference)),
         "quoted": sources,
@@ -64,19 +71,32 @@ def score(
     }
 
 
+def read_decision(answer: str) -> str | None:
+    """Return the yes, no or maybe that an answer begins with, as of a completion, also after `The answer to this question is`."""
+    begun = _ANSWER_TO.match(answer.lstrip())
+    return answer_checks.read_decision("The answer " + answer.lstrip()[begun.end() :] if begun else answer)
+
+
 def overlap(answer: str, reference: str) -> Overlap:
     """Return the word overlap of two texts; 0 when one of them is empty."""
     if not answer.strip() or not reference.strip():
         return Overlap()
     bleu, chrf = _scorers()
-    return Overlap(
-        token_f1(answer, reference), rouge_l(answer, reference), bleu(answer, reference), chrf(answer, reference)
-    )
+    of_words = token_f1(answer, reference), squad_f1(answer, reference), rouge_l(answer, reference)
+    return Overlap(*of_words, bleu(answer, reference), chrf(answer, reference))
 
 
 def token_f1(answer: str, reference: str) -> float:
     """Return the F1 of ROUGE-1: each word counts as often as both texts have it."""
-    predicted, expected = words(answer), words(reference)
+    return _bag_f1(words(answer), words(reference))
+
+
+def squad_f1(answer: str, reference: str) -> float:
+    """Return the F1 of SQuAD's evaluation script (Rajpurkar et al. 2016)."""
+    return _bag_f1(squad_words(answer), squad_words(reference))
+
+
+def _bag_f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
     return _f1(predicted, expected, (Counter(predicted) & Counter(expected)).total())
 
 
@@ -91,6 +111,11 @@ def rouge_l(answer: str, reference: str) -> float:
 def words(text: str) -> list[str]:
     """Return the words that ROUGE counts: lower case, split at every character but a-z and 0-9."""
     return _WORD.findall(text.lower())
+
+
+def squad_words(text: str) -> list[str]:
+    """Return the words that SQuAD counts: lower case, without ASCII punctuation, then without a, an and the, split at white space."""
+    return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
 def _f1(predicted: Sequence[str], expected: Sequence[str], shared: int) -> float:

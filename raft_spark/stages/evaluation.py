@@ -2,7 +2,7 @@
 
     ROOT/evaluation/data/day=.../*.parquet               answers, stored like those of completions, so none is paid for twice
     versions/ID/data/split=test/part-00000.parquet       a row for each article, student, setting and k: the answer, its scores
-    versions/ID/metrics/metrics.parquet                  metrics with 95 % intervals, and their differences between students
+    versions/ID/metrics/metrics.parquet                  metrics with 95 % intervals, and their differences between students or recipes
     versions/ID/evaluation.md, evaluation.html           the metrics to read; the page only if matplotlib is installed
 
 A failed request is a row with its error class. It counts as wrong, and is never dropped; the next run asks it again.
@@ -36,7 +36,7 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
-SCORING_VERSION = 5  # raise it when scoring changes, so that a new version of the table is made
+SCORING_VERSION = 6  # raise it when scoring changes, so that a new version of the table is made
 DATA, METRICS, PAGE = f"data/split={conditions.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 

@@ -43,6 +43,44 @@ def test_words_are_scored_as_rouge_score_does_to_the_last_bit(answer: str, refer
     assert ours == (theirs["rouge1"].fmeasure, theirs["rougeL"].fmeasure)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "f1"),
+    [
+        ("The cat sat.", "the cat", 2 / 3),  # cat sat, cat: 1 of 2, 1 of 1
+        ("A dog", "the dog!", 1.0),
+        ("The dog, a DOG and an owl", "dog owl", 2 * (2 / 4 * 1) / (2 / 4 + 1)),  # dog dog and owl
+        ("follow-up", "followup", 1.0),  # a sign is taken out, not replaced by a space
+        ("30% (95% CI 21-39)", "30 95 ci 2139", 1.0),
+        ("na\u00efve T\u2013cells", "na\u00efve T\u2013cells", 1.0),  # ROUGE splits both words
+        ("theatre", "atre", 0.0),
+        ("The", "a", 0.0),
+    ],
+)
+def test_squads_words_are_those_of_its_script(answer: str, reference: str, f1: float):
+    assert scores.overlap(answer, reference).squad_f1 == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "abstained"),
+    [
+        ("I'm sorry, but I can't assist with that.", True),
+        ("As an AI language model, I don't have access to medical records.", True),
+        ("The passages do not provide any information about the effect of the drug.", True),
+        ("Based on the provided passages, it is not possible to determine whether it works.", True),
+        ("Unfortunately, the text does not mention the drug.", True),
+        ("There is not enough information in the passages to answer the question.", True),
+        ("The question cannot be answered from the given context.", True),
+        ("No, the passages do not contain information about the drug.", True),
+        ("Yes, it does, although its mechanism is not known.", False),
+        ("Maybe, there is insufficient evidence to recommend screening.", False),
+        ("No, the optimal dose is unknown.", False),
+        ("The study did not find a difference between the groups.", False),
+    ],
+)
+def test_a_student_that_was_not_trained_abstains_in_its_own_words(answer: str, abstained: bool):  # noqa: FBT001 - an expected value
+    assert scored(answer)["abstained"] is abstained
+
+
 def test_bleu_and_chrf_are_shares():
     same = scores.overlap("The drug works well in most patients.", "The drug works well in most patients.")
     assert (same.bleu, same.chrf) == pytest.approx((1, 1))
@@ -65,6 +103,14 @@ def test_every_score_of_any_answer_is_a_share(answer: str, reference: str):
         ("Maybe.", "answer", "maybe"),
         ("It does, yes.", "answer", None),
         ("Yesterday it did.", "answer", None),
+        ('The answer to this question is "Yes"', "answer", "yes"),
+        ("The answer to this question is: No, no, no.", "answer", "no"),
+        ('The answer to the question "Does "test and treat" work?" is:\n\nMaybe.', "answer", "maybe"),
+        (' the correct answer to your question would be "no".', "answer", "no"),
+        ("The answer to this question is:", "answer", None),
+        ("The answer to this question is a matter of yes and no.", "answer", None),
+        ('The answer to the question "Is it, yes?" is in the text.', "answer", None),
+        ("So.\n<ANSWER>: The answer to this question is yes.", "cot", "yes"),
         ("It may.\n<ANSWER>: No, it does not.", "cot", "no"),
         ("Yes, it seems.\n<ANSWER>: It does.", "cot", None),
         ("Yes, it does.", "cot", None),
@@ -81,6 +127,7 @@ def test_a_request_that_failed_is_worth_nothing():
         "decision": None,
         "abstained": False,
         "token_f1": 0.0,
+        "squad_f1": 0.0,
         "rouge_l": 0.0,
         "bleu": 0.0,
         "chrf": 0.0,

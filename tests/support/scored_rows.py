@@ -15,7 +15,7 @@ SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 ROW: dict[str, Any] = {
     "pubid": 1, "student": "plain", "setting": "with", "distractors": 3, "shown": 6, "position": 0, "question": "Does it?",
     "answer": "Yes.", "error_class": None, "cut": False, "reference": "It does.", "final_decision": "yes", "decision": "yes",
-    "abstained": False, "token_f1": 0.0, "rouge_l": 0.0, "bleu": 0.0, "chrf": 0.0, "quoted": [], "quotes": 0,
+    "abstained": False, "token_f1": 0.0, "squad_f1": 0.0, "rouge_l": 0.0, "bleu": 0.0, "chrf": 0.0, "quoted": [], "quotes": 0,
     "quotes_of_oracle": 0, "quotes_of_distractors": 0,
 }  # fmt: skip
 PASSAGES = [
