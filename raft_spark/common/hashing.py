@@ -31,6 +31,7 @@ class Stream(IntEnum):
     EVALUATE = 8
     RESAMPLE = 9
     COMPARE = 10
+    RESAMPLE_SEEDS = 20
 
 
 def hash64(seed: int, stream: Stream, *parts: Int64Array | UInt64Array | int) -> UInt64Array:

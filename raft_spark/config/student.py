@@ -108,6 +108,7 @@ class Evaluation(Section):
     """What students are asked, and how their answers are scored: `raft-spark evaluation`."""
 
     students: Students
+    recipes: dict[str, Students]
     rows: Annotated[int, Field(ge=0)]
     settings: Conditions
     distractors: DistractorCounts
@@ -116,3 +117,16 @@ class Evaluation(Section):
     judge: str
     resamples: Annotated[int, Field(ge=100, le=100_000)]
     examples: Annotated[int, Field(ge=0, le=100)]
+
+    @model_validator(mode="after")
+    def _has_recipes_of_students(self) -> "Evaluation":
+        named = [student for students in self.recipes.values() for student in students]
+        for name, students in self.recipes.items():
+            if name in self.students:
+                msg = f"evaluation.recipes names {name}, which is a student too; it must have a name of its own"
+                raise ValueError(msg)
+            for student in students:
+                if student not in self.students or named.count(student) > 1:
+                    msg = f"evaluation.recipes.{name} names {student}; each must be one of evaluation.students, and in one recipe only"
+                    raise ValueError(msg)
+        return self

@@ -9,7 +9,8 @@ from raft_spark.monitoring.svg import ALARM, FIRST, GOOD, INK, MUTED, SECOND
 from raft_spark.scoring import scores
 from raft_spark.scoring.conditions import Condition
 from raft_spark.scoring.metrics import BASELINE, POSITIONS
-from raft_spark.scoring.summary import METRIC_TITLES, SETTING_TITLES, EvaluationSummary, Metric
+from raft_spark.scoring.summary import EvaluationSummary, Metric
+from raft_spark.scoring.titles import METRIC_TITLES, SETTING_TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,27 +29,19 @@ MetricPoints = Sequence[tuple[float, Metric]]  # position on the axis, metric
 
 def draw_charts(summary: EvaluationSummary) -> dict[str, str]:
     """Return the charts that have data, as SVG by name."""
-    charts: Mapping[str, tuple[bool, tuple[float, float], Callable[[Figure], None]]] = {
-        "sweep": (
-            bool(_panel_metrics(summary)) and bool({"with", "without"} & {*summary.conf.evaluation.settings}),
-            FULL,
-            partial(_sweep, summary=summary),
-        ),
-        "settings": (bool(_panel_metrics(summary)), FULL, partial(_settings, summary=summary)),
-        "differences": (len(summary.students) > 1, HALF, partial(_differences, summary=summary)),
-        "abstained": (True, HALF, partial(_abstained, summary=summary)),
-        "quotes": (_has_quotes(summary), HALF, partial(_quotes, summary=summary)),
-        "places": (
-            any(
-                summary.metric_at(name, position, position_metric(summary))
-                for name in summary.students
-                for position in POSITIONS
-            ),
-            HALF,
-            partial(_positions, summary=summary),
-        ),
+    asked, has_metrics = {*summary.conf.evaluation.settings}, bool(_panel_metrics(summary))
+    charts: Mapping[str, tuple[bool, tuple[float, float], Callable[..., None]]] = {
+        "sweep": (has_metrics and bool({"with", "without"} & asked), FULL, _sweep),
+        "settings": (has_metrics, FULL, partial(_settings, names=summary.students)),
+        "losses": (has_metrics and summary.has_losses, FULL, _losses),
+        "recipes": (has_metrics and bool(summary.recipes), FULL, partial(_settings, names=summary.recipes)),
+        "differences": (len(summary.students) > 1, HALF, _differences),
+        "abstained": (True, HALF, _abstained),
+        "quotes": (_has_quotes(summary), HALF, _quotes),
+        "places": (_has_positions(summary), HALF, _positions),
     }
-    return {name: svg.render(name, size, draw) for name, (has_data, size, draw) in charts.items() if has_data}
+    drawn = {name: (size, draw) for name, (has_data, size, draw) in charts.items() if has_data}
+    return {name: svg.render(name, size, partial(draw, summary=summary)) for name, (size, draw) in drawn.items()}
 
 
 def position_metric(summary: EvaluationSummary) -> str:
@@ -62,8 +55,8 @@ def _panel_metrics(summary: EvaluationSummary) -> list[str]:
 
 
 def color_of(summary: EvaluationSummary, student: str) -> str:
-    """Return the placeholder of a student's colour; four colours are used in turn."""
-    return COLORS[summary.students.index(student) % len(COLORS)]
+    """Return the placeholder of a student's or recipe's colour; four colours are used in turn."""
+    return COLORS[_group(summary, student).index(student) % len(COLORS)]
 
 
 def marker_of(summary: EvaluationSummary, student: str) -> str:
@@ -72,7 +65,12 @@ def marker_of(summary: EvaluationSummary, student: str) -> str:
 
 
 def _cycle(summary: EvaluationSummary, student: str) -> int:
-    return summary.students.index(student) // len(COLORS) % len(MARKERS)
+    return _group(summary, student).index(student) // len(COLORS) % len(MARKERS)
+
+
+def _group(summary: EvaluationSummary, name: str) -> Sequence[str]:
+    """Return the names among which a student or a recipe is drawn."""
+    return summary.recipes if name in summary.recipes else summary.students
 
 
 def _axes(figure: "Figure", summary: EvaluationSummary) -> Iterator[tuple["Axes", str]]:
@@ -145,9 +143,22 @@ def _draw_legend(figure: "Figure") -> None:
     figure.legend([*unique.values()], [*unique], loc="outside lower center", ncols=4, fontsize=10.5)
 
 
-def _settings(figure: "Figure", summary: EvaluationSummary) -> None:
+def _losses(figure: "Figure", summary: EvaluationSummary) -> None:
+    conditions = [condition for condition in summary.conditions if condition.setting == "with"]
     for axes, name in _axes(figure, summary):
+        lost = f"{name}_lost"
         for student in summary.students:
+            _points(axes, summary, student, [summary.metric(student, condition, lost) for condition in conditions])
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.set_title(METRIC_TITLES[lost])
+        axes.set_xticks(range(len(conditions)), [f"k = {condition.distractors}" for condition in conditions])
+        axes.set_xlim(-0.5, len(conditions) - 0.5)
+    _draw_legend(figure)
+
+
+def _settings(figure: "Figure", summary: EvaluationSummary, names: Sequence[str]) -> None:
+    for axes, name in _axes(figure, summary):
+        for student in names:
             _points(
                 axes,
                 summary,
@@ -166,8 +177,9 @@ def _settings(figure: "Figure", summary: EvaluationSummary) -> None:
 
 
 def _offset(summary: EvaluationSummary, student: str) -> float:
-    spacing = min(SPACING, GROUP_WIDTH / len(summary.students))
-    return spacing * (summary.students.index(student) - (len(summary.students) - 1) / 2)
+    names = _group(summary, student)
+    spacing = min(SPACING, GROUP_WIDTH / len(names))
+    return spacing * (names.index(student) - (len(names) - 1) / 2)
 
 
 def _present(metrics: Iterable[Metric | None], offset: float) -> MetricPoints:
@@ -208,29 +220,26 @@ def _differences(figure: "Figure", summary: EvaluationSummary) -> None:
 
 
 def _abstained(figure: "Figure", summary: EvaluationSummary) -> None:
-    _bars(
-        figure.subplots(),
-        summary,
-        [(SETTING_TITLES[condition.setting], condition) for condition in summary.compared_conditions],
-        "abstained",
-    )
-
-
-def _bars(axes: "Axes", summary: EvaluationSummary, groups: Sequence[tuple[str, Condition]], name: str) -> None:
+    axes, conditions = figure.subplots(), summary.compared_conditions
     width = GROUP_WIDTH / len(summary.students)
     for number, student in enumerate(summary.students):
         offset = width * (number + 0.5) - GROUP_WIDTH / 2
-        metrics = (summary.metric(student, condition, name) for _, condition in groups)
+        metrics = (summary.metric(student, condition, "abstained") for condition in conditions)
         at, values, low, high = _columns(_present(metrics, offset))
         axes.bar(
             at, values, width * 0.9, color=color_of(summary, student), alpha=0.75, label=student,
             hatch=HATCHES[_cycle(summary, student)], edgecolor=INK, linewidth=0,
         )  # fmt: skip
         axes.vlines(at, low, high, color=INK, linewidth=1.2)
-    axes.set_xticks(range(len(groups)), [title for title, _ in groups], fontsize=9.5)
+    axes.set_xticks(range(len(conditions)), [SETTING_TITLES[each.setting] for each in conditions], fontsize=9.5)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0, fontsize=10)
+
+
+def _has_positions(summary: EvaluationSummary) -> bool:
+    name = position_metric(summary)
+    return any(summary.metric_at(student, position, name) for student in summary.students for position in POSITIONS)
 
 
 def _has_quotes(summary: EvaluationSummary) -> bool:

@@ -1,14 +1,16 @@
 """Scored rows -> metrics of each student, setting and k, with 95 % intervals, in NumPy.
 
-Intervals come from a paired bootstrap with percentiles (Efron and Tibshirani 1993, chapter 13): articles are resampled
-with replacement, all rows of an article together, and every metric uses the same resamples. The interval of a
-difference of two students is therefore computed on the same articles. Every metric is a function of sums over articles,
-so all resamples of a metric are one matrix product.
+Intervals that need it come from a paired bootstrap (Efron and Tibshirani 1993, chapter 13): articles are resampled with
+replacement, all rows of an article together, and every metric uses the same resamples. The interval of a difference of two
+students is therefore computed on the same articles. Every metric is a function of sums over articles, so all resamples of a
+metric are one matrix product.
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +23,12 @@ from raft_spark.common.hashing import Stream
 from raft_spark.lake import schemas
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.parquet import DataFile
-from raft_spark.scoring import conditions, scores
+from raft_spark.scoring import conditions, intervals, scores
+from raft_spark.scoring.intervals import Array, Kind, Sample
 
-Array = NDArray[np.float64]
 LABELS = ("yes", "no", "maybe")
 POSITIONS = ("first", "second", "third or later")  # of the oracle's first passage among the passages shown
 BASELINE = "baseline"  # the setting of answers that no model gave
-LOW, HIGH = 2.5, 97.5  # percentiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class MetricDefinition:
 
     terms: Callable[[Mapping[str, NDArray[np.generic]]], Array]
     combine: Callable[[Array], Array]
+    kind: Kind = "mean"
 
 
 def ratio(sums: Array) -> Array:
@@ -59,12 +61,12 @@ def macro_f1(sums: Array) -> Array:
     return ratio(np.stack([each.sum(axis=-1), (both > 0).sum(axis=-1)], axis=-1))
 
 
-def _mean(column: str) -> MetricDefinition:
-    return MetricDefinition(lambda rows: _pair(rows[column], np.ones(len(rows[column]))), ratio)
+def _of_answers(column: str) -> MetricDefinition:
+    return MetricDefinition(lambda rows: _pair(rows[column], np.ones(len(rows[column]))), ratio, "share")
 
 
-def _share(part: str, whole: str) -> MetricDefinition:
-    return MetricDefinition(lambda rows: _pair(rows[part], rows[whole]), ratio)
+def _share(part: str, whole: str, kind: Kind = "mean") -> MetricDefinition:
+    return MetricDefinition(lambda rows: _pair(rows[part], rows[whole]), ratio, kind)
 
 
 def _pair(first: NDArray[np.generic], second: NDArray[np.generic]) -> Array:
@@ -80,25 +82,27 @@ def _confusion_terms(rows: Mapping[str, NDArray[np.generic]]) -> Array:
 
 
 DEFINITIONS: Mapping[str, MetricDefinition] = {
-    "accuracy": _share("correct", "labelled"),
+    "accuracy": _share("correct", "labelled", "share"),
     "macro_f1": MetricDefinition(_confusion_terms, macro_f1),
-    "decided": _mean("decided"),
+    "decided": _of_answers("decided"),
     "token_f1": _share("token_f1", "referenced"),
+    "squad_f1": _share("squad_f1", "referenced"),
     "rouge_l": _share("rouge_l", "referenced"),
     "bleu": _share("bleu", "referenced"),
     "chrf": _share("chrf", "referenced"),
-    "abstained": _mean("abstained"),
-    "quoting": _mean("quoting"),
-    "quotes_of_oracle": _share("quotes_of_oracle", "quotes"),
-    "quotes_of_distractors": _share("quotes_of_distractors", "quotes"),
+    "abstained": _of_answers("abstained"),
+    "quoting": _of_answers("quoting"),
+    "quotes_of_oracle": _share("quotes_of_oracle", "quotes", "clustered"),
+    "quotes_of_distractors": _share("quotes_of_distractors", "quotes", "clustered"),
     "faithfulness": _share("faithfulness", "faithfulness_known"),
     "relevance": _share("relevance", "relevance_known"),
-    "unjudged": _mean("unjudged"),
-    "cut": _mean("cut"),
-    "failed": _mean("failed"),
+    "unjudged": _of_answers("unjudged"),
+    "cut": _of_answers("cut"),
+    "failed": _of_answers("failed"),
 }
-DECISION_METRICS, OVERLAP_METRICS = ("accuracy", "macro_f1"), ("token_f1", "rouge_l", "bleu", "chrf")
+DECISION_METRICS, OVERLAP_METRICS = ("accuracy", "macro_f1"), ("token_f1", "squad_f1", "rouge_l", "bleu", "chrf")
 POSITION_METRICS = ("accuracy", "rouge_l")  # also computed by the position of the oracle
+LOSSES = {"accuracy_lost": "accuracy", "rouge_l_lost": "rouge_l", "token_f1_lost": "token_f1"}  # to distractors
 
 
 def read_rows(place: Storage, files: Sequence[DataFile]) -> pa.Table:
@@ -114,7 +118,7 @@ def compute_metrics(rows: pa.Table, conf: config.Config) -> pa.Table:
     columns = to_columns(rows)
     pubids, article = np.unique(columns["pubid"], return_inverse=True)
     counts = resample_counts(len(pubids), conf.evaluation.resamples, conf.base.seed)
-    computed = list(_compute_rows(columns, article, counts, conf))
+    computed = _correct(list(_compute_rows(columns, article, counts, conf)))
     return pa.Table.from_pylist([{"articles": len(pubids), **row} for row in computed], schemas.METRICS)
 
 
@@ -154,53 +158,81 @@ def _compute_rows(
     article: NDArray[np.int64],
     counts: NDArray[np.float32],
     conf: config.Config,
-) -> Iterator[dict[str, object]]:
-    resampler, students = _Resampler(columns, article, counts), conf.evaluation.students
+) -> Iterator[dict[str, Any]]:
+    resampler, asked = _Resampler(columns, article, counts, conf), conf.evaluation
     keys = zip(columns["student"], columns["setting"], columns["distractors"], strict=True)
-    earlier = {student: students[:number] for number, student in enumerate(students)}
-    groups = sorted({(str(student), str(setting), int(k)) for student, setting, k in keys})
-    for student, setting, k in groups:
-        at = {"student": student, "setting": setting, "distractors": k}
-        for name in _metrics_of(student, setting):
-            values = resampler.metric(name, **at)
-            yield {**at, "figure": name, **_interval(values)}
-            for other in earlier.get(student, ()):
-                difference = values - resampler.metric(name, **{**at, "student": other})
-                yield {**at, "against": other, "figure": name, **_interval(difference)}
-    for student, name, position in itertools.product(students, POSITION_METRICS, POSITIONS):
+    cases = sorted({(str(student), str(setting), int(k)) for student, setting, k in keys})
+    for recipe, students in asked.recipes.items():
+        cases += [(recipe, setting, k) for student, setting, k in cases if student == students[0]]
+    earlier = {name: names[:at] for names in (asked.students, [*asked.recipes]) for at, name in enumerate(names)}
+    for name, setting, k in cases:
+        seeds = len(asked.recipes[name]) if name in asked.recipes else None
+        at = {"student": name, "setting": setting, "distractors": k, "seeds": seeds}
+        for figure in _figures_of(name, setting, conf):
+            own = resampler.figure(figure, name, setting, k)
+            estimate = intervals.of_difference if figure in LOSSES else intervals.of_metric
+            yield {**at, "figure": figure, **estimate(own)}
+            for other in earlier.get(name, ()):
+                difference = intervals.of_difference(own - resampler.figure(figure, other, setting, k))
+                yield {**at, "against": other, "figure": figure, **difference}
+    for student, figure, position in itertools.product(asked.students, POSITION_METRICS, POSITIONS):
         at = {"student": student, "setting": "with", "distractors": conditions.comparison_k(conf), "place": position}
-        yield {**at, "figure": name, **_interval(resampler.metric(name, **at))}
+        yield {**at, "figure": figure, **intervals.of_metric(resampler.sample(figure, **at))}
 
 
-def _metrics_of(student: str, setting: str) -> Sequence[str]:
-    if setting != BASELINE:
-        return list(DEFINITIONS)
-    return DECISION_METRICS if student == scores.MAJORITY else OVERLAP_METRICS
+def _figures_of(student: str, setting: str, conf: config.Config) -> Sequence[str]:
+    if setting == BASELINE:
+        return DECISION_METRICS if student == scores.MAJORITY else OVERLAP_METRICS
+    has_losses = setting == "with" and "alone" in conf.evaluation.settings
+    return [*DEFINITIONS, *(LOSSES if has_losses else ())]
+
+
+def _correct(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the p-values corrected for all comparisons of one figure: of students or of recipes, with one another or of losses with 0."""
+    families: defaultdict[tuple[str, bool, bool], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if row.get("p") is not None:
+            families[row["figure"], "against" in row, row["seeds"] is None].append(number)
+    corrected: dict[int, float] = {}
+    for numbers in families.values():
+        corrected |= dict(zip(numbers, intervals.holm([rows[number]["p"] for number in numbers]), strict=True))
+    return [{**row, "p_holm": corrected.get(number)} for number, row in enumerate(rows)]
 
 
 class _Resampler:
     """Computes metrics of selected rows over all articles and over each resample of the articles."""
 
     def __init__(
-        self, columns: Mapping[str, NDArray[np.generic]], article: NDArray[np.int64], counts: NDArray[np.float32]
+        self,
+        columns: Mapping[str, NDArray[np.generic]],
+        article: NDArray[np.int64],
+        counts: NDArray[np.float32],
+        conf: config.Config,
     ) -> None:
         position = np.nan_to_num(columns["position"].astype(float), nan=-1).astype(int)
         place = np.where(position < 0, "", np.array(POSITIONS, object)[np.minimum(position, len(POSITIONS) - 1)])
         self._columns, self._article, self._counts = {**columns, "place": place}, article, counts
+        self._recipes, self._seed = conf.evaluation.recipes, conf.base.seed
 
-    def metric(self, name: str, **values: object) -> Array:
-        """Return a metric of the rows with these values: over all articles, then over each resample."""
+    def figure(self, figure: str, name: str, setting: str, k: int) -> Sample:
+        """Return a metric, or a loss, of a student or of a recipe: the mean of its students."""
+        if name in self._recipes:
+            samples = [self.figure(figure, student, setting, k) for student in self._recipes[name]]
+            return intervals.over_seeds(samples, self._seed, [*self._recipes].index(name))
+        if figure in LOSSES:
+            alone, shown = (
+                self.sample(LOSSES[figure], student=name, setting=setting, distractors=k)
+                for setting, k in (("alone", 0), (setting, k))
+            )
+            return alone - shown
+        return self.sample(figure, student=name, setting=setting, distractors=k)
+
+    def sample(self, name: str, **values: object) -> Sample:
+        """Return a metric of the rows with these values."""
         mask = np.logical_and.reduce([self._columns[column] == value for column, value in values.items()])
-        terms = DEFINITIONS[name].terms({column: array[mask] for column, array in self._columns.items()})
+        metric = DEFINITIONS[name]
+        terms = metric.terms({column: array[mask] for column, array in self._columns.items()})
         sums = np.zeros((self._counts.shape[1], terms.shape[1]))
         np.add.at(sums, self._article[mask], terms)
-        return DEFINITIONS[name].combine(np.concatenate([sums.sum(axis=0)[None], self._counts @ sums]))
-
-
-def _interval(values: Array) -> dict[str, float | None]:
-    """Return the first value and the interval of the others; None for all three when there is no value."""
-    resampled = values[1:][~np.isnan(values[1:])]
-    if np.isnan(values[0]) or not len(resampled):
-        return {"value": None, "low": None, "high": None}
-    low, high = np.percentile(resampled, [LOW, HIGH])
-    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+        resampled = metric.combine(np.concatenate([sums.sum(axis=0)[None], self._counts @ sums]))
+        return Sample(resampled, np.empty(0) if metric.kind == "mean" else ratio(sums), metric.kind)

@@ -9,13 +9,12 @@ from raft_spark.scoring.conditions import Condition
 from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS
 from raft_spark.scoring.summary import (
     DASH,
-    METRIC_TITLES,
-    SETTING_TITLES,
     EvaluationSummary,
     Metric,
     introduction,
     summary_tables,
 )
+from raft_spark.scoring.titles import METRIC_TITLES, SETTING_TITLES
 
 TEMPLATE = "evaluation.html"
 HEADLINES = 3  # metrics of a student at the top of the page, besides how often it abstains

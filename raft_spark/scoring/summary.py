@@ -11,57 +11,18 @@ import pyarrow as pa
 from raft_spark import config
 from raft_spark.scoring import scores
 from raft_spark.scoring.conditions import Condition, all_conditions, comparison_k
-from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS, OVERLAP_METRICS, POSITION_METRICS, POSITIONS
+from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS, LOSSES, POSITION_METRICS, POSITIONS
+from raft_spark.scoring.titles import (
+    COMPARED_METRICS,
+    JUDGE_CAPTION,
+    METRIC_TITLES,
+    RECIPES_CAPTION,
+    SETTING_TITLES,
+    TABLES,
+)
 
 DASH = "\N{EN DASH}"  # for a missing value
-METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "decided": "says yes, no or maybe",
-    "token_f1": "token F1",
-    "rouge_l": "ROUGE-L",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "abstained": "abstains",
-    "quoting": "answers with a quote",
-    "quotes_of_oracle": "quotes in the oracle",
-    "quotes_of_distractors": "quotes in a distractor",
-    "faithfulness": "faithfulness",
-    "relevance": "relevance",
-    "unjudged": "not judged",
-    "cut": "cut",
-    "failed": "failed",
-}
-SETTING_TITLES = {"closed": "no passage", "without": "without oracle", "with": "with oracle", "alone": "oracle alone"}
-TABLES: Mapping[str, tuple[Sequence[str], str]] = {
-    "Decisions": (
-        (*DECISION_METRICS, "decided"),
-        (
-            "The yes, no or maybe at the start of the answer, compared with final_decision (PubMedQA's metrics). A "
-            "missing answer, or one that says none of the three, counts as wrong."
-        ),
-    ),
-    "Words": (
-        OVERLAP_METRICS,
-        (
-            "The answer compared with the article's own long_answer; articles without one are left out. The best "
-            "sentence of the oracle is chosen by that comparison, so it is an upper bound for copying and no baseline."
-        ),
-    ),
-    "Oracle and quotes": (
-        ("abstained", "quoting", "quotes_of_oracle", "quotes_of_distractors", "cut", "failed"),
-        (
-            "Abstaining is right without the oracle and wrong with it. A quote is found if it occurs word for word; "
-            "the shares are of all quotes. A quote that is neither in the oracle nor in a distractor is invented."
-        ),
-    ),
-}
-JUDGE_CAPTION = (
-    "As in ragas. Faithfulness: the share of an answer's statements that follow from the passages shown. Relevance: "
-    "how similar the question is, by chrF, to the questions that the answer would answer. The last column counts the "
-    "answers for which the judge did not keep to the requested form; no other metric includes them."
-)
-COMPARED_METRICS = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle")
+SIGNIFICANT = 0.05
 Metric = Mapping[str, Any]  # a row of schemas.METRICS
 
 
@@ -106,6 +67,11 @@ class EvaluationSummary:
         return self.conf.evaluation.students
 
     @property
+    def recipes(self) -> Sequence[str]:
+        """Return the names of the recipes, in the order of evaluation.recipes."""
+        return [*self.conf.evaluation.recipes]
+
+    @property
     def k(self) -> int:
         """Return the k at which settings are compared."""
         return comparison_k(self.conf)
@@ -137,9 +103,15 @@ class EvaluationSummary:
         pairs = [(student, condition) for student in self.students for condition in self.conditions]
         return [name for name in names if any(self.metric(*pair, name) for pair in pairs)]
 
+    @property
+    def has_losses(self) -> bool:
+        """Say whether answers with distractors can be compared with those to the oracle alone."""
+        return {"with", "alone"} <= {*self.conf.evaluation.settings}
+
     def applicable(self, names: Sequence[str]) -> list[str]:
-        """Return the names without the metrics of decisions if students were not asked for a decision."""
-        return [name for name in names if self.conf.completions.decision or name not in DECISION_METRICS]
+        """Return the names without the metrics of decisions if students were not asked for a decision, and without losses if there are none."""
+        left_out = {*(() if self.conf.completions.decision else DECISION_METRICS), *(() if self.has_losses else LOSSES)}
+        return [name for name in names if not {name, LOSSES.get(name)} & left_out]
 
     @property
     def articles(self) -> int:
@@ -180,8 +152,12 @@ def introduction(summary: EvaluationSummary) -> Iterator[str]:
     students = ", ".join(f"{name} ({model})" for name, model in models.items())
     yield f"{summary.articles} articles of the test split. Students: {students}."
     yield (
-        f"Brackets: 95 % intervals from {summary.conf.evaluation.resamples} resamples of the articles, the same "
-        "for every metric. A request that failed counts as a wrong answer with score 0."
+        "Brackets: 95 % intervals, Wilson's for shares of answers, and for other metrics from "
+        f"{summary.conf.evaluation.resamples} resamples of the articles. A request that failed counts as a wrong answer with score 0."
+    )
+    yield (
+        "A star marks a difference that holds although many were looked at: after Holm's correction for all comparisons of "
+        "its metric in this evaluation, a false one is among them with at most 5 %."
     )
     if not teacher.decision:
         yield (
@@ -206,41 +182,52 @@ def summary_tables(summary: EvaluationSummary) -> list[SummaryTable]:
                 JUDGE_CAPTION,
             )
         )
-    tables += [_differences_table(summary, other) for other in summary.students]
+    tables += [_differences_table(summary, summary.students[at:]) for at in range(len(summary.students) - 1)]
+    tables.append(_recipes_table(summary))
+    tables += [_differences_table(summary, summary.recipes[at:]) for at in range(len(summary.recipes) - 1)]
     return [table for table in (*tables, _positions_table(summary), _failures_table(summary)) if table.rows]
 
 
 def _metrics_table(summary: EvaluationSummary, title: str, names: Sequence[str], caption: str) -> SummaryTable:
-    rows = [
-        [student, label(condition), *_format_cells(summary, student, condition, names)]
-        for condition in summary.conditions
-        for student in summary.students
-    ]
+    names = summary.applicable(names)
+    rows = _rows(summary, summary.students, names)
     for baseline in (scores.MAJORITY, scores.QUESTION, scores.LAST_SENTENCES, scores.BEST_SENTENCE):
         cells = _format_cells(summary, baseline, Condition(BASELINE, 0), names)
-        rows += [[baseline, "no model", *cells]] if set(cells) != {DASH} else []
+        rows += [[baseline, "no model", *cells]] if {*cells} - {DASH} else []
     return SummaryTable(title, caption, ["student", "setting", *(METRIC_TITLES[name] for name in names)], rows)
+
+
+def _recipes_table(summary: EvaluationSummary) -> SummaryTable:
+    names, recipes = summary.applicable(COMPARED_METRICS), summary.conf.evaluation.recipes
+    counts = ", ".join(f"{name}: {len(students)}" for name, students in recipes.items())
+    header = ["recipe", "setting", *(METRIC_TITLES[name] for name in names)]
+    return SummaryTable("Recipes", RECIPES_CAPTION.format(counts), header, _rows(summary, summary.recipes, names))
+
+
+def _differences_table(summary: EvaluationSummary, compared: Sequence[str]) -> SummaryTable:
+    """Return how each of `compared` differs from the first."""
+    names, (other, *others) = summary.applicable(COMPARED_METRICS), compared
+    caption = f"Above 0: higher than {other}, on the same articles. Without a star, no difference was shown."
+    header = ["student", "setting", *(METRIC_TITLES[name] for name in names)]
+    return SummaryTable(f"Against {other}", caption, header, _rows(summary, others, names, other))
+
+
+def _rows(
+    summary: EvaluationSummary, students: Sequence[str], names: Sequence[str], against: str | None = None
+) -> list[list[str]]:
+    """Return a row for each condition and student, without those that have no value."""
+    rows = [
+        [student, label(condition), *_format_cells(summary, student, condition, names, against)]
+        for condition in summary.conditions
+        for student in students
+    ]
+    return [row for row in rows if {*row[2:]} - {DASH}]
 
 
 def _format_cells(
     summary: EvaluationSummary, student: str, condition: Condition, names: Sequence[str], against: str | None = None
 ) -> list[str]:
     return [format_interval(summary.metric(student, condition, name, against)) for name in names]
-
-
-def _differences_table(summary: EvaluationSummary, other: str) -> SummaryTable:
-    names = summary.applicable(COMPARED_METRICS)
-    rows = [
-        [student, label(condition), *_format_cells(summary, student, condition, names, other)]
-        for condition in summary.conditions
-        for student in summary.students[summary.students.index(other) + 1 :]
-    ]
-    caption = (
-        f"Above 0: higher than {other}, on the same articles. If the interval contains 0, no difference was found."
-    )
-    return SummaryTable(
-        f"Against {other}", caption, ["student", "setting", *(METRIC_TITLES[name] for name in names)], rows
-    )
 
 
 def _positions_table(summary: EvaluationSummary) -> SummaryTable:
@@ -273,8 +260,12 @@ def _failures_table(summary: EvaluationSummary) -> SummaryTable:
 
 
 def format_interval(metric: Metric | None) -> str:
-    """Return a metric with its interval, such as `0.612 [0.500, 0.750]`, or a dash for None."""
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" if metric else DASH
+    """Return a metric with its interval, such as `0.612 [0.500, 0.750]`, a star if it differs from 0, or a dash for None."""
+    if not metric:
+        return DASH
+    p = metric.get("p_holm")
+    star = " *" if p is not None and p < SIGNIFICANT else ""
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]{star}"
 
 
 def _escape_cell(text: str) -> str:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from raft_spark import config
 from raft_spark.lake import browse, schemas, tables
 from raft_spark.scoring import scores
-from raft_spark.scoring.summary import METRIC_TITLES
+from raft_spark.scoring.titles import METRIC_TITLES
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 CONF = Path(__file__).with_suffix(".toml")

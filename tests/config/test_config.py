@@ -426,3 +426,20 @@ def test_request_metadata_that_batch_jobs_cannot_have_as_tags_is_refused():
 
 def toml(table: dict[str, str]) -> str:
     return "{" + ", ".join(f'"{name}"="{value}"' for name, value in table.items()) + "}"
+
+
+@pytest.mark.parametrize(
+    ("recipes", "message"),
+    [
+        ('{raft=["a", "other"]}', "evaluation.recipes.raft names other; each must be one of evaluation.students, and in one recipe only"),
+        ('{raft=["a"], dsf=["a", "b"]}', "evaluation.recipes.raft names a; each must be one of evaluation.students"),
+        ('{a=["a", "b"]}', "evaluation.recipes names a, which is a student too; it must have a name of its own"),
+        ("{raft=[]}", "evaluation.recipes.raft"),
+    ],
+)  # fmt: skip
+def test_a_recipe_is_made_of_students_that_are_asked(recipes: str, message: str):
+    students = [f"endpoints.{name}.{each}" for name in ("a", "b") for each in ("kind=fake", f"model={name}")]
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config.load(assignments=[*students, "evaluation.students=a,b", f"evaluation.recipes={recipes}"])
+    both = config.load(assignments=[*students, "evaluation.students=a,b", "evaluation.recipes.raft=a,b"])
+    assert both.evaluation.recipes == {"raft": ("a", "b")}

@@ -94,5 +94,5 @@ def test_the_outcome_tells_what_was_judged_and_what_was_not():
     rows = [{**row, "faithfulness": 0.5, "relevance": None, "judge_error": "timeout"} for row in scored_rows()]
     scored = summary.markdown(summary_of(rows, "evaluation.judge=fake"))
     sheet = scored.partition("## As judged by fake")[2].partition("## ")[0]
-    assert "| base | no passage | 0.500 [0.500, 0.500] | \N{EN DASH} | 1.000 [1.000, 1.000] |" in sheet
+    assert "| base | no passage | 0.500 [0.500, 0.500] | \N{EN DASH} | 1.000 [0.912, 1.000] |" in sheet
     assert "As judged by" not in summary.markdown(summary_of(rows))

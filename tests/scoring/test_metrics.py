@@ -1,14 +1,17 @@
 """Metrics computed by hand, and intervals: paired by article, as wide as in theory, independent of the order of rows."""
 
 import random
+import statistics
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raft_spark import config
-from raft_spark.scoring import metrics
+from raft_spark.scoring import intervals, metrics
 from support.scored_rows import ROW, SCHEMA
 
 pytestmark = pytest.mark.row
@@ -116,13 +119,22 @@ def test_an_interval_is_as_wide_as_theory_says():
     assert (row["low"], row["high"]) == pytest.approx((0.3 - half, 0.3 + half), abs=0.005)
 
 
+def test_no_right_answer_of_48_is_not_an_accuracy_of_exactly_0():
+    found = measured(many(0, articles=48) + many(0, "tuned", articles=48))
+    row = found["plain", None, "with", 3, None, "accuracy"]
+    assert (row["value"], row["low"], row["high"]) == (0, 0, pytest.approx(0.0741, abs=0.0001))
+    less = found["tuned", "plain", "with", 3, None, "accuracy"]
+    assert (less["value"], less["low"], less["high"]) == pytest.approx((0, -0.0554, 0.0554), abs=0.0001)
+    assert (less["p"], less["p_holm"]) == (1, 1)
+
+
 def test_a_difference_is_that_of_the_same_articles():
     found = measured(many(0.3) + many(0.35, "tuned"))
     row = found["tuned", "plain", "with", 3, None, "accuracy"]
     assert row["value"] == pytest.approx(0.05)
-    assert (
-        0.025 < row["low"] < row["high"] < 0.075
-    )  # 20 of 400 articles differ, all the same way: 1.96 * sqrt(.05 * .95 / 400)
+    # 20 of 400 articles differ, all the same way: 20 / 402, and the root of 22 / 402 - (20 / 402)^2 over 402
+    assert (row["low"], row["high"]) == pytest.approx((0.0274, 0.0721), abs=0.0001)
+    assert row["p"] == pytest.approx(1.3e-5, rel=0.05)  # 0.04975 / 0.01140 = 4.364
     same = measured(many(0.3) + many(0.3, "tuned"))["tuned", "plain", "with", 3, None, "macro_f1"]
     assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
 
@@ -136,6 +148,94 @@ def test_each_student_is_compared_with_each_that_is_named_before_it():
     )
     less = {key[:2]: row["value"] for key, row in found.items() if key[1] and key[5] == "accuracy"}
     assert less == pytest.approx({("tuned", "plain"): 0.05, ("late", "plain"): 0.15, ("late", "tuned"): 0.10})
+
+
+def lost(name: str, alone: list[float], shown: list[float]) -> list[dict[str, Any]]:
+    """Return rows of a student with these ROUGE-L with the oracle alone, and with three distractors."""
+    by_setting = {("alone", 0): alone, ("with", 3): shown}
+    return [
+        {**ROW, "pubid": at, "student": name, "setting": setting, "distractors": k, "rouge_l": value}
+        for (setting, k), values in by_setting.items()
+        for at, value in enumerate(values)
+    ]
+
+
+def test_what_distractors_cost_is_measured_on_the_same_articles():
+    found = measured(lost("plain", [0.9, 0.5, 0.7], [0.8, 0.4, 0.6]) + lost("tuned", [0.6, 0.5, 0.7], [0.6, 0.5, 0.7]))
+    plain = found["plain", None, "with", 3, None, "rouge_l_lost"]
+    assert (plain["value"], plain["low"], plain["high"]) == pytest.approx((0.1, 0.1, 0.1))  # the same for each article
+    assert found["tuned", "plain", "with", 3, None, "rouge_l_lost"]["value"] == pytest.approx(-0.1)
+    assert found["plain", None, "with", 3, None, "accuracy_lost"]["value"] == 0
+    assert not [key for key in found if key[2] == "alone" and key[5].endswith("_lost")]
+    alone = measured(lost("plain", [0.9], [0.8]), "evaluation.students=plain", "evaluation.settings=with")
+    assert not [key for key in alone if key[5].endswith("_lost")]
+
+
+shares = st.lists(st.floats(0, 1), min_size=3, max_size=3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(shares, shares), min_size=2, max_size=3))
+def test_the_loss_of_a_recipe_is_that_of_plain_loops(trainings: list[tuple[list[float], list[float]]]):
+    names = [f"s{number}" for number in range(len(trainings))]
+    rows = [row for name, values in zip(names, trainings, strict=True) for row in lost(name, *values)]
+    students = [f"endpoints.{name}.{each}" for name in names for each in ("kind=fake", f"model={name}")]
+    listed = f"[{', '.join(map(repr, names))}]"
+    row = measured(rows, *students, f"evaluation.students={listed}", f"evaluation.recipes.raft={listed}")[
+        "raft", None, "with", 3, None, "rouge_l_lost"
+    ]
+    counts, weights = metrics.resample_counts(3, 500, 0), intervals.seed_weights(500, len(trainings), 0, 0)
+    resampled = []
+    for times, weigh in zip(counts, weights[1:], strict=True):
+        of_each = [
+            sum(times[at] * (alone[at] - shown[at]) for at in range(3)) / 3 * weigh[number]
+            for number, (alone, shown) in enumerate(trainings)
+        ]
+        resampled.append(sum(of_each) / len(of_each))
+    value = sum(sum(alone) - sum(shown) for alone, shown in trainings) / 3 / len(trainings)
+    half = 1.959964 * statistics.pstdev(resampled)
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((value, value - half, value + half), abs=1e-6)
+    assert row["seeds"] == len(trainings)
+
+
+def recipes(*rates: float) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return the metrics of the recipes `a`, whose three students are right at 0.3, and `b`, at these rates."""
+    by_student = {"a1": 0.3, "a2": 0.3, "a3": 0.3} | {f"b{number}": rate for number, rate in enumerate(rates)}
+    students = [f"endpoints.{name}.{each}" for name in by_student for each in ("kind=fake", f"model={name}")]
+    names = {"a": [name for name in by_student if name[0] == "a"], "b": [name for name in by_student if name[0] == "b"]}
+    return measured(
+        [row for name, rate in by_student.items() for row in many(rate, name)],
+        *students,
+        f"evaluation.students={[*by_student]}",
+        *(f"evaluation.recipes.{name}={students}" for name, students in names.items()),
+    )
+
+
+def test_a_difference_of_recipes_is_one_of_their_trainings_not_of_weights_that_happened_to_be_good():
+    steady, lucky = recipes(0.4, 0.4, 0.4), recipes(0.3, 0.3, 0.6)
+    key = ("b", "a", "with", 3, None, "accuracy")
+    assert [found[key]["value"] for found in (steady, lucky)] == pytest.approx([0.1, 0.1])
+    assert steady[key]["low"] > 0
+    assert lucky[key]["low"] < -0.3  # between trainings: 4.303 * 0.173 / sqrt(3) = 0.43
+    assert lucky["b2", "a1", "with", 3, None, "accuracy"]["low"] > 0.2
+    assert steady[key]["p_holm"] < 0.05 < lucky[key]["p_holm"]
+
+
+def test_p_values_are_corrected_for_all_comparisons_of_a_metric():
+    rows = many(0.3) + many(0.31, "tuned") + many(0.5, "late")
+    twice = rows + [{**row, "distractors": 1} for row in rows]
+    found = measured(
+        twice, "endpoints.late.kind=fake", "endpoints.late.model=late", "evaluation.students=plain,tuned,late"
+    )
+    p = {key[:4]: row for key, row in found.items() if key[1] and key[5] == "accuracy"}
+    assert len(p) == 6  # three pairs at two k
+    small = p["tuned", "plain", "with", 3]
+    assert small["p"] == pytest.approx(
+        0.1013, abs=0.0001
+    )  # 4 of 400: 4 / 402 by the root of 6 / 402 - (4 / 402)^2 over 402 is 1.6385
+    assert small["p_holm"] == pytest.approx(2 * small["p"])  # the two largest of six
+    assert all(row["p_holm"] < 1e-9 for key, row in p.items() if key[0] == "late")
+    assert {row["p_holm"] for key, row in found.items() if not key[1] and not key[5].endswith("_lost")} == {None}
 
 
 def test_every_resample_has_as_many_articles_and_another_seed_other_ones():
@@ -158,5 +258,5 @@ def test_what_needs_no_model_is_measured_by_what_it_can_be_compared_in():
     assert sorted(computed) == [
         ("the majority's decision", "accuracy"),
         ("the majority's decision", "macro_f1"),
-        *(("the question itself", name) for name in ("bleu", "chrf", "rouge_l", "token_f1")),
+        *(("the question itself", name) for name in ("bleu", "chrf", "rouge_l", "squad_f1", "token_f1")),
     ]

@@ -35,5 +35,5 @@ def test_a_browser_shows_charts_and_marked_quotes_and_complains_of_nothing(
     assert colours[paper] > 100_000
     assert all(colours[student] > 1000 for student in students)
     seen = browse(page_file, tmp_path, "--dump-dom").stdout
-    assert seen.count("<svg") == 6
+    assert seen.count("<svg") == 7
     assert {seen.count(f'<mark class="{where}">') > 1 for where in ("oracle", "distractor", "nowhere")} == {True}

@@ -50,6 +50,57 @@ def test_a_metric_has_its_interval_and_a_missing_one_is_a_dash(evaluation: Evalu
     assert summary.format_interval(None) == "\u2013"
 
 
+def test_a_difference_that_holds_after_the_correction_has_a_star():
+    metric = {"value": 0.1, "low": 0.02, "high": 0.18, "p": 0.01}
+    assert summary.format_interval({**metric, "p_holm": 0.0}) == "0.100 [0.020, 0.180] *"
+    assert summary.format_interval({**metric, "p_holm": 0.06}) == "0.100 [0.020, 0.180]"
+    rows = [
+        {**ROW, "pubid": at, "student": name, "decision": {"base": "no", "tuned": "yes"}[name]}
+        for name in ACCURACIES
+        for at in range(40)
+    ]
+    text = summary.markdown(summary_of(rows))
+    assert "Holm's correction" in text
+    row = next(line for line in text.partition("## Against base")[2].splitlines() if line.startswith("| tuned"))
+    assert row.startswith(
+        "| tuned | with oracle, k = 3 | 1.000 [0.860, 1.000] * | 1.000 [1.000, 1.000] * | 0.000 [0.000, 0.000] |"
+    )
+
+
+def test_what_is_lost_to_distractors_has_a_table_and_a_chart(evaluation: EvaluationSummary):
+    lost = summary.markdown(evaluation).partition("## Lost to distractors")[2].partition("## ")[0]
+    rows = [line.split(" | ")[:2] for line in lost.splitlines() if line.startswith(("| base", "| tuned"))]
+    assert rows == [[f"| {name}", f"with oracle, k = {k}"] for k in (1, 3, 6) for name in ("base", "tuned")]
+    assert "| student | setting | accuracy lost | ROUGE-L lost | token F1 lost |" in lost
+    assert "Lost to distractors, chart" in page_of(evaluation)
+    unasked = summary.markdown(summary_of(list(scored_rows()), "completions.decision=false"))
+    assert "| student | setting | ROUGE-L lost | token F1 lost |" in unasked
+    without = [row for row in scored_rows() if row["setting"] != "alone"]
+    some = summary_of(without, "evaluation.settings=with,without,closed")
+    assert "lost" not in summary.markdown(some).lower()
+    assert "Lost to distractors" not in page_of(some)
+
+
+def test_recipes_are_told_of_with_their_number_of_seeds():
+    three = {"base": "plain", "tuned": "raft", "again": "raft"}
+    rows = [{**row, "student": "again"} for row in scored_rows() if row["student"] == "tuned"]
+    told = summary_of(
+        [*scored_rows(), *rows],
+        "endpoints.again.kind=fake",
+        "endpoints.again.model=again",
+        f"evaluation.students={[*three]}",
+        *(
+            f"evaluation.recipes.{recipe}={[name for name in three if three[name] == recipe]}"
+            for recipe in ("plain", "raft")
+        ),
+    )
+    text = summary.markdown(told)
+    assert "(plain: 1, raft: 2)" in text.partition("## Recipes")[2]
+    assert "| raft | with oracle, k = 3 | " in text.partition("## Against plain")[2].partition("## ")[0]
+    assert "Recipes, over their seeds, chart" in page_of(told)
+    assert "## Recipes" not in summary.markdown(summary_of(list(scored_rows())))
+
+
 def test_one_student_is_compared_with_nobody():
     alone = summary_of([row for row in scored_rows() if row["student"] != "tuned"], "evaluation.students=base")
     assert "Against" not in summary.markdown(alone)
@@ -88,7 +139,7 @@ def test_where_no_decision_was_asked_for_no_metric_judges_one():
     assert "verdict right" not in html
     assert "verdict wrong" not in html
     assert "Position of the oracle: ROUGE-L" in html
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 7
     assert not [
         row
         for row in examples.build_examples(unasked, {0: PASSAGES})
@@ -207,4 +258,4 @@ def test_the_page_shows_all_that_there_is_and_escapes_every_text():
     assert "<img" not in html
     assert "&lt;script&gt;" in html
     assert "{{ 7 * 7 }}" in html
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 7
