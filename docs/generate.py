@@ -151,6 +151,9 @@ def allowed(known: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" if value else '`""`' for value in known.get("enum", [known.get("const")]))
     if "items" in known:
         return f"list of: {allowed(known['items'], schema)}"
+    inner = known.get("additionalProperties")
+    if isinstance(inner, dict) and "items" in inner:
+        return f"table of names, each with a {allowed(inner, schema)}"
     low, high = known.get("minimum", known.get("exclusiveMinimum")), known.get("maximum")
     name = NAMES.get(known["type"], "table of names and text")
     if low is None:

@@ -52,6 +52,11 @@ def test_no_setting_of_the_default_file_is_left_out():
     )
 
 
+def test_a_table_of_lists_is_said_to_be_one():
+    page = generate.settings("[evaluation]\nrecipes = {}   # students\n")
+    assert "Values: table of names, each with a list of: text. Default: `{}` |" in page
+
+
 def test_signs_of_markdown_in_a_comment_are_shown_as_they_are():
     page = generate.settings('[lake]\nroot = "a"   # NAME.* of [spark]; a <TAG>, a|b and `raw*`\n')
     assert r"| NAME.\* of \[spark\]; a &lt;TAG>, a\|b and `raw*`<br>" in page

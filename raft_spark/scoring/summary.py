@@ -259,13 +259,14 @@ def _failures_table(summary: EvaluationSummary) -> SummaryTable:
     return SummaryTable("Failed", caption, ["student", "setting", "class", "requests"], rows)
 
 
-def format_interval(metric: Metric | None) -> str:
+def format_interval(metric: Metric | None, digits: int = 3) -> str:
     """Return a metric with its interval, such as `0.612 [0.500, 0.750]`, a star if it differs from 0, or a dash for None."""
     if not metric:
         return DASH
     p = metric.get("p_holm")
     star = " *" if p is not None and p < SIGNIFICANT else ""
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]{star}"
+    value, low, high = (f"{round(metric[name], digits) + 0.0:.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]{star}"
 
 
 def _escape_cell(text: str) -> str:

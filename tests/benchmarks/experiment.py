@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from raft_spark import config
 from raft_spark.lake import browse, schemas, tables
 from raft_spark.scoring import scores
+from raft_spark.scoring.summary import format_interval
 from raft_spark.scoring.titles import METRIC_TITLES
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -114,15 +115,22 @@ def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iter
 
     def cell(figure: str, student: str, setting: str, k: int, against: str | None = None) -> str:
         row = found.get((student, against, setting, k, figure))
-        return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row and row["value"] is not None else ""
+        return format_interval(row, 2) if row and row["value"] is not None else ""
 
     for figure in ("accuracy", "rouge_l"):
-        heads = [METRIC_TITLES[figure], *COLUMNS, *(f"k = 3, less {other}'s" for other in students[:2])]
+        heads = [
+            METRIC_TITLES[figure],
+            *COLUMNS,
+            "lost at k = 3",
+            *(f"k = 3, less {other}'s" for other in students[:2]),
+        ]
         yield f"| {' | '.join(heads)} |"
         yield "|---" * len(heads) + "|"
         for student in students:
+            lost = cell(f"{figure}_lost", student, "with", 3)
             less = [cell(figure, student, "with", 3, other) for other in students[:2]]
-            yield f"| {' | '.join([student, *(cell(figure, student, *case) for case in COLUMNS.values()), *less])} |"
+            of_cases = (cell(figure, student, *case) for case in COLUMNS.values())
+            yield f"| {' | '.join([student, *of_cases, lost, *less])} |"
         for floor in (scores.MAJORITY, scores.QUESTION, scores.BEST_SENTENCE):
             if told := cell(figure, floor, "baseline", 0):
                 yield f"| *{floor}* | {told} |{' |' * (len(heads) - 2)}"

@@ -48,6 +48,7 @@ def test_a_metric_has_its_interval_and_a_missing_one_is_a_dash(evaluation: Evalu
     metric = {"value": 0.61234, "low": 0.5, "high": 0.75}
     assert summary.format_interval(metric) == "0.612 [0.500, 0.750]"
     assert summary.format_interval(None) == "\u2013"
+    assert summary.format_interval({"value": -1e-9, "low": -0.1, "high": 0.1}, 2) == "0.00 [-0.10, 0.10]"
 
 
 def test_a_difference_that_holds_after_the_correction_has_a_star():
