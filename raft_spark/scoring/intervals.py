@@ -21,6 +21,7 @@ Kind = Literal[
     "share", "clustered", "mean"
 ]  # a share of answers, a share of what answers have several of, any other metric
 LOW, HIGH = 2.5, 97.5  # percentiles
+ROUNDING = 1e-12  # of sums: a smaller difference is none
 Z = NormalDist().inv_cdf(HIGH / 100)
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's, for 1 to 9 degrees of freedom
 
@@ -71,7 +72,7 @@ def seed_weights(resamples: int, trainings: int, seed: int, recipe: int) -> Arra
 
 
 def of_metric(sample: Sample) -> dict[str, float | None]:
-    """Return value, low and high of a metric; None for all three when it has no value."""
+    """Return value, low and high of a metric, which lies in 0..1; None for all three when it has no value."""
     value, resampled = float(sample.values[0]), _known(sample.values[1:])
     if math.isnan(value) or not len(resampled):
         return {"value": None, "low": None, "high": None}
@@ -82,7 +83,7 @@ def of_metric(sample: Sample) -> dict[str, float | None]:
         count = len(_known(sample.answers))
         is_simple = sample.kind == "share" and sample.seeds == 1
         low, high = wilson(value, count if is_simple else _effective_count(value, resampled, count))
-    return {"value": value, "low": low, "high": high}
+    return {"value": value, "low": max(low, 0.0), "high": min(high, 1.0)}
 
 
 def of_difference(sample: Sample) -> dict[str, float | None]:
@@ -123,8 +124,8 @@ def paired_shares(differences: Array) -> tuple[float, float]:
 
 def p_value(difference: float, error: float) -> float:
     """Return the two-sided p of a difference with a standard error, by the normal distribution."""
-    if not error:
-        return float(difference == 0)
+    if error < ROUNDING:
+        return float(abs(difference) < ROUNDING)
     return math.erfc(abs(difference) / error / math.sqrt(2))
 
 
