@@ -1,7 +1,9 @@
 """Bind and name TCP addresses of either family: IPv4, IPv6, and IPv6 as Java writes it, `[fd00:0:0:0:0:0:0:2%eth0]`."""
 
 import ipaddress
+import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -64,3 +66,11 @@ def _bind(family: socket.AddressFamily, address: Any) -> socket.socket:  # noqa:
         listener.close()
         raise
     return listener
+
+
+def limit_reads(descriptor: int, seconds: float) -> None:
+    """Let a read of an open socket that waits for so many seconds raise BlockingIOError."""
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        same.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", *divmod(round(seconds * 1e6), 1_000_000))
+        )

@@ -76,11 +76,11 @@ class Coordinator:
         self._stop_reason = ""
         self._ledger, self._run, self._hourly_price = QuotaLedger(limits), run, hourly_price
         self._counters: dict[str, TaskCounters] = {}  # of all tasks, also those that have left
-        self._in_flight, self._acquittals = (
-            limits.in_flight,
-            0,
-        )  # how often objections were found to be the requests' own
+        self._in_flight = limits.in_flight
+        self._acquittals = 0  # how often objections were found to be the requests' own
+        self._worked = 0  # replies to all tasks that show that the endpoint works
         self._connected: set[str] = set()
+        self._attempts: dict[str, set[int]] = {}  # those that are connected, by partition
         self._lock = threading.Lock()
         self._begin = time.monotonic()
         self._end = self._begin + max_seconds
@@ -106,48 +106,47 @@ class Coordinator:
     def heartbeat(self, task: str, counters: TaskCounters) -> Allocation:
         """Record a task's counters and return its allocation."""
         with self._lock:
-            self._counters[task] = counters
+            self._record(task, counters)
             self._connected.add(task)
-            if self._has_attempt(task, is_older=True):
+            partition, attempt = _parse(task)
+            attempts = self._attempts.setdefault(partition, set())
+            attempts.add(attempt)
+            if min(attempts) < attempt:
                 return Allocation(0, 0.0, 0.0, 0.0, self.stop_reason, must_wait=True)
             self.endpoint_error = self.endpoint_error or counters.endpoint_error
             self.store_error = self.store_error or counters.store_error
             running = max(self.running_tasks, self._starting_tasks())
             allocation = self._ledger.allocate(task, counters.demand, running)
             self._check_limits()
-            self._judge(max(1, running))
-            allocation = replace(
-                allocation, worked=self._worked, trial=-(-objections.needed(self._situation) // max(1, running))
+            if counters.waits and len(self._connected) >= max(1, running):
+                self._judge()
+            replaced = REPLACED if max(attempts) > attempt else ""
+            return replace(
+                allocation,
+                worked=self._acquittals + self._worked,
+                trial=-(-objections.needed(self._situation) // max(1, running)),
+                stop_reason=self.stop_reason or replaced,
             )
-            replaced = REPLACED if self._has_attempt(task, is_older=False) else ""
-            return replace(allocation, stop_reason=self.stop_reason or replaced)
 
-    @property
-    def _worked(self) -> int:
-        return self._acquittals + sum(task.worked for task in self._counters.values())
+    def _record(self, task: str, counters: TaskCounters) -> None:
+        before = self._counters.get(task)
+        self._worked += counters.worked - (before.worked if before else 0)
+        self._counters[task] = counters
 
     @property
     def _situation(self) -> Situation:
-        has_answered = any(task.worked for task in self._counters.values())
-        return Situation(self._in_flight, has_answered, was_known=self._run.known + self._run.answered > 0)
+        was_known = self._run.known + self._run.answered > 0
+        return Situation(self._in_flight, has_answered=self._worked > 0, was_known=was_known)
 
-    def _judge(self, running: int) -> None:
+    def _judge(self) -> None:
         """Decide, once all tasks wait for it, whether the endpoint's objections concern every request."""
         waiting = [self._counters[task] for task in self._connected]
-        if len(waiting) < running or not all(task.waits for task in waiting):
+        if not all(task.waits for task in waiting):
             return
         if objections.concern_every_request(objections.add(task.objections for task in waiting), self._situation):
             self.endpoint_error = self.endpoint_error or objections.refusal(waiting[0].objection)
         else:
             self._acquittals += 1
-
-    def _has_attempt(self, task: str, *, is_older: bool) -> bool:
-        """Return whether an older (or else newer) attempt at the rows of `task` is connected."""
-        partition, attempt = _parse(task)
-        others = [_parse(other) for other in self._connected]
-        return any(
-            other == partition and (number < attempt if is_older else number > attempt) for other, number in others
-        )
 
     def _starting_tasks(self) -> int:
         """Return how many tasks run or will start soon, so that the first to report does not get the whole window."""
@@ -169,6 +168,8 @@ class Coordinator:
         with self._lock:
             counters = self._counters[task]
             self._connected.discard(task)
+            partition, attempt = _parse(task)
+            self._attempts[partition].discard(attempt)
             self._ledger.release(task, counters.spent if has_finished else None)
             lost, calls = (0.0, 0) if has_finished else (counters.reserved, counters.open)
             self._counters[task] = replace(
@@ -184,7 +185,7 @@ class Coordinator:
     def settle(self, task: str, counters: TaskCounters, stop_reason: str) -> None:
         """Record the last counters of a task that has ended, which may never have reached the driver."""
         with self._lock:
-            self._counters[task] = replace(counters, open=0, window=0, reserved=0.0)
+            self._record(task, replace(counters, open=0, window=0, reserved=0.0))
             self.endpoint_error = self.endpoint_error or counters.endpoint_error
             self.store_error = self.store_error or counters.store_error
             self.stop(stop_reason)
@@ -296,11 +297,14 @@ def _serve(opened: socket.socket, handshakes: Handshakes, coordinator: Coordinat
     """Answer one task's heartbeats until it reports its last or the connection breaks."""
     task, has_finished = "", False
     with suppress(*CONNECTION_ERRORS), authenticate(opened, handshakes, key) as connection:
+        sockets.limit_reads(connection.fileno(), HEARTBEAT_TIMEOUT)
         while not has_finished:
-            report = _receive(connection, HEARTBEAT_TIMEOUT)
+            report = json.loads(connection.recv_bytes())
             task, has_finished = report["task"], report["is_last"]
             allocation = coordinator.heartbeat(task, TaskCounters(**report["counters"]))
-            connection.send_bytes(json.dumps(dataclasses.asdict(allocation)).encode())
+            connection.send_bytes(
+                json.dumps({name: getattr(allocation, name) for name in Allocation.__slots__}).encode()
+            )
     if task:
         coordinator.release(task, has_finished=has_finished)
 

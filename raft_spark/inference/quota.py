@@ -6,7 +6,7 @@ their use, and what a finished or lost task held is free again.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -73,64 +73,73 @@ class QuotaLedger:
     def __init__(self, limits: ClusterLimits) -> None:
         self._limits = limits
         self._demands: dict[str, Demand] = {}
+        self._draining: dict[str, int] = {}  # the open calls of the tasks that drain
         self._allocations: dict[str, Allocation] = {}  # the last of each task
-        self._held: dict[str, Allocation] = {}  # the larger of its last two: it uses the older until it has the newer
+        # What each task holds: the larger of its last two allocations, since it uses the older until it has the newer.
+        # By limit, so that hundreds of tasks are added up twice a second each without a loop in Python.
+        self._calls: dict[str, int] = {}
+        self._requests, self._tokens, self._money = dict[str, float](), dict[str, float](), dict[str, float]()
         self._released: dict[str, float] = {}  # dollars of the tasks that have left
 
     def allocate(self, task: str, demand: Demand, running: int = 0) -> Allocation:
         """Return what `task` may do now. Spark runs `running` tasks, some of which may not have reported yet."""
-        self._demands[task] = demand
+        self._forget(task)
         self._released.pop(task, None)
-        others = {name: held for name, held in self._held.items() if name != task}
-        draining = sum(each.draining for each in self._demands.values())
-        sharing = max(1, max(running, len(self._demands)) - draining)
-        rates = (
-            _rate(self._limits.requests_per_second, [held.requests_per_second for held in others.values()], sharing),
-            _rate(self._limits.tokens_per_minute, [held.tokens_per_minute for held in others.values()], sharing),
-        )
-        calls, tokens = (0.0, 0.0) if demand.draining else rates
-        allocation = Allocation(
-            self._in_flight(demand, others, sharing), calls, tokens, self._dollars(demand, others, sharing)
-        )
-        self._held[task] = _larger(allocation, self._allocations.get(task, allocation))
+        self._demands[task] = demand
+        if demand.draining:
+            self._draining[task] = demand.open
+        sharing = max(1, max(running, len(self._demands)) - len(self._draining))
+        allocation = self._free_part(demand, sharing)
+        self._hold(task, demand, _larger(allocation, self._allocations.get(task, allocation)))
         self._allocations[task] = allocation
         return allocation
 
     def release(self, task: str, spent: float | None = None) -> None:
         """Free what a task held. If nobody knows what it `spent`, all dollars allocated to it count as spent."""
-        held = self._held.pop(task, None)
+        if task in self._money and self._limits.dollars:
+            self._released[task] = self._money[task] if spent is None else spent
+        self._forget(task)
         self._allocations.pop(task, None)
-        self._demands.pop(task, None)
-        if held and self._limits.dollars:
-            self._released[task] = held.dollars if spent is None else spent
+
+    def _forget(self, task: str) -> None:
+        """Take out what a task demanded and holds; what is left is that of the other tasks."""
+        for of_tasks in (self._demands, self._draining, self._calls, self._requests, self._tokens, self._money):
+            of_tasks.pop(task, None)
+
+    def _hold(self, task: str, demand: Demand, held: Allocation) -> None:
+        self._calls[task] = demand.open if demand.draining else max(held.in_flight, demand.open)
+        self._requests[task], self._tokens[task] = held.requests_per_second, held.tokens_per_minute
+        self._money[task] = held.dollars
 
     @property
     def is_budget_spent(self) -> bool:
         """Return whether no task can pay for its next call, and no open call may still free reserved dollars."""
-        if not (self._limits.dollars and self._demands):
+        demands = self._demands.values()
+        if not self._limits.dollars or any(demand.open for demand in demands):
             return False
-        free = self._free(demand.spent + demand.reserved for demand in self._demands.values())
-        costs = [demand.next_call for demand in self._demands.values() if not demand.draining]
-        return bool(costs) and not any(demand.open for demand in self._demands.values()) and free < min(costs)
+        costs = [demand.next_call for demand in demands if not demand.draining]
+        return bool(costs) and self._free(demand.spent + demand.reserved for demand in demands) < min(costs)
 
-    def _in_flight(self, demand: Demand, others: Mapping[str, Allocation], sharing: int) -> int:
+    def _free_part(self, demand: Demand, sharing: int) -> Allocation:
+        """Return the part of a task that holds nothing now."""
+        requests, tokens = 0.0, 0.0
+        if not demand.draining:
+            requests = _rate(self._limits.requests_per_second, self._requests.values(), sharing)
+            tokens = _rate(self._limits.tokens_per_minute, self._tokens.values(), sharing)
+        return Allocation(self._free_calls(demand, sharing), requests, tokens, self._dollars(demand, sharing))
+
+    def _free_calls(self, demand: Demand, sharing: int) -> int:
         """Divide calls: a draining task keeps only its open calls; the task that asks first gets the remainder."""
         if demand.draining:
             return demand.open
-        held = sum(self._held_calls(name, allocation) for name, allocation in others.items())
-        draining = sum(each.open for each in self._demands.values() if each.draining)
-        fair = -(-max(0, self._limits.in_flight - draining) // sharing)
-        return max(0, min(fair, self._limits.in_flight - held))
-
-    def _held_calls(self, name: str, allocation: Allocation) -> int:
-        demand = self._demands[name]
-        return demand.open if demand.draining else max(allocation.in_flight, demand.open)
+        fair = -(-max(0, self._limits.in_flight - sum(self._draining.values())) // sharing)
+        return max(0, min(fair, self._limits.in_flight - sum(self._calls.values())))
 
     def _free(self, held: Iterable[float]) -> float:
         """Return the dollars that nobody has spent or holds; one sum, so that all callers get the same rounding."""
         return self._limits.dollars - math.fsum([*self._released.values(), *held])
 
-    def _dollars(self, demand: Demand, others: Mapping[str, Allocation], sharing: int) -> float:
+    def _dollars(self, demand: Demand, sharing: int) -> float:
         """Return the dollars that a task may commit in all: those it has committed, and its part of the free ones.
 
         The part pays at least for the next call. There is none if the task sends no more calls, or if the free
@@ -139,7 +148,7 @@ class QuotaLedger:
         if not self._limits.dollars:
             return UNLIMITED
         committed = demand.spent + demand.reserved
-        free = self._free([*(held.dollars for held in others.values()), committed])
+        free = self._free([*self._money.values(), committed])
         if demand.draining or free < demand.next_call:
             return committed
         part = free / (sharing + 1)  # one part more than there are tasks, so that a task that joins finds something
@@ -155,6 +164,6 @@ def _larger(one: Allocation, other: Allocation) -> Allocation:
     )
 
 
-def _rate(limit: float, held: list[float], sharing: int) -> float:
+def _rate(limit: float, held: Collection[float], sharing: int) -> float:
     """Return a task's part of a rate; UNLIMITED without a limit."""
-    return max(0.0, min(limit / sharing, limit - sum(held))) if limit else UNLIMITED
+    return max(0.0, min(limit / sharing, limit - math.fsum(held))) if limit else UNLIMITED

@@ -1,6 +1,7 @@
 """Tasks and driver over real sockets: allocations as tasks join and leave, lost tasks and drivers, the run."""
 
 import itertools
+import json
 import os
 import resource
 import socket
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from raft_spark.config import Price
 from raft_spark.inference import coordinator
@@ -215,6 +218,19 @@ def test_a_network_that_falls_silent_is_a_lost_driver_to_a_task_and_a_lost_task_
             assert within(2, lambda: one.allocation.in_flight == 16)
             relay.frozen = False
             assert within(PATIENT, lambda: (one.allocation.in_flight, two.allocation.in_flight) == (8, 8))
+
+
+def test_a_task_whose_machine_is_lost_amid_a_word_frees_its_share(monkeypatch):
+    monkeypatch.setattr(coordinator, "HEARTBEAT_TIMEOUT", 0.5)
+    one = new_admission()
+    with serving(new_coordinator()) as address, report_to_driver(address, "1", one):
+        lost = Client((address.host, address.port), authkey=KEY)
+        report = {"task": "2", "counters": {}, "is_last": False}
+        lost.send_bytes(json.dumps(report).encode())
+        assert within(PATIENT, lambda: one.allocation.in_flight == 8)
+        os.write(lost.fileno(), b"\0\0")
+        assert within(PATIENT, lambda: one.allocation.in_flight == 16)
+        lost.close()
 
 
 def test_a_last_word_is_said_again_where_the_connection_broke(monkeypatch):
@@ -580,3 +596,50 @@ def test_a_task_that_others_are_answered_for_does_not_take_the_endpoint_for_dead
     driver = new_coordinator(tasks=2)
     driver.heartbeat("0-0", TaskCounters(worked=5))
     assert driver.heartbeat("1-1", TaskCounters()).worked == 5
+
+
+# Many tasks
+
+
+words = st.tuples(
+    st.integers(0, 2), st.integers(0, 3), st.none() | st.integers(0, 5)
+)  # partition, attempt, replies that show that the endpoint works, or None for one that leaves
+
+
+@given(st.lists(words, max_size=30))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_attempt_waits_for_the_older_ones_and_makes_way_for_the_newer_ones(said: list):
+    driver, here, worked = new_coordinator(), set(), {}
+    for partition, attempt, replies in said:
+        task = f"{partition}-{attempt}"
+        if replies is None:
+            if (partition, attempt) in here:
+                here.remove((partition, attempt))
+                driver.release(task, has_finished=True)
+            continue
+        here.add((partition, attempt))
+        worked[task] = replies
+        others = [number for other, number in here if other == partition]
+        allocation = driver.heartbeat(task, TaskCounters(worked=replies))
+        assert allocation.must_wait == any(number < attempt for number in others)
+        if not allocation.must_wait:
+            is_replaced = any(number > attempt for number in others)
+            assert allocation.stop_reason == (coordinator.REPLACED if is_replaced else "")
+            assert allocation.worked == sum(worked.values())
+
+
+def test_a_heartbeat_among_500_tasks_costs_no_more_than_twice_that_among_20():
+    few, many = (min(heartbeat_seconds(tasks) for _ in range(3)) for tasks in (20, 500))
+    assert many < 2 * few
+
+
+def heartbeat_seconds(tasks: int) -> float:
+    """Return the CPU seconds of a heartbeat."""
+    driver = new_coordinator(tasks=tasks)
+    driver.running_tasks = tasks
+    for number in range(tasks):
+        driver.heartbeat(f"{number}-{number}", TaskCounters())
+    begin = time.thread_time()
+    for number in range(2_000):
+        driver.heartbeat(f"{number % tasks}-{number % tasks}", TaskCounters(open=8, worked=number))
+    return (time.thread_time() - begin) / 2_000

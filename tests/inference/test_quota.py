@@ -1,5 +1,7 @@
 """Limits of the cluster: whatever tasks join, leave, die and demand, the sum of their allocations stays below."""
 
+import math
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -71,6 +73,82 @@ def test_all_tasks_together_never_pass_a_limit(steps: list[tuple[str, int, int]]
         assert sum(found.rate for found in tasks.values()) <= 10 + 1e-9
         assert sum(found.tokens for found in tasks.values()) <= 6_000 + 1e-6
         assert released + sum(found.spent + found.reserved for found in tasks.values()) <= 0.1 + 1e-9
+
+
+class PlainLedger:
+    """The rule as it is told, added up anew from all that was said since a task came."""
+
+    def __init__(self, limits: ClusterLimits) -> None:
+        self.limits, self.left = limits, {}
+        self.said: dict[str, list[tuple[Demand, Allocation]]] = {}
+
+    def held(self, name: str, limit: str) -> float:
+        most = max(getattr(allocation, limit) for _, allocation in self.said[name][-2:])
+        demand = self.said[name][-1][0]
+        return most if limit != "in_flight" else demand.open if demand.draining else max(most, demand.open)
+
+    def allocate(self, task: str, demand: Demand, running: int) -> Allocation:
+        self.left.pop(task, None)
+        others = [name for name in self.said if name != task]
+        demands = [demand, *(self.said[name][-1][0] for name in others)]
+        sharing = max(1, max(running, len(demands)) - sum(each.draining for each in demands))
+        still_open = sum(each.open for each in demands if each.draining)
+        fair = math.ceil(max(0, self.limits.in_flight - still_open) / sharing)
+        free = self.limits.in_flight - sum(self.held(name, "in_flight") for name in others)
+        rates = []
+        for limit in ("requests_per_second", "tokens_per_minute"):
+            whole, taken = getattr(self.limits, limit), math.fsum(self.held(name, limit) for name in others)
+            rates.append(max(0, min(whole / sharing, whole - taken)) if whole else UNLIMITED)
+        found = Allocation(
+            demand.open if demand.draining else max(0, min(fair, free)),
+            *([0, 0] if demand.draining else rates),
+            self.dollars(demand, others, sharing),
+        )
+        self.said.setdefault(task, []).append((demand, found))
+        return found
+
+    def dollars(self, demand: Demand, others: list[str], sharing: int) -> float:
+        if not self.limits.dollars:
+            return UNLIMITED
+        own = demand.spent + demand.reserved
+        taken = [*self.left.values(), *(self.held(name, "dollars") for name in others), own]
+        free = self.limits.dollars - math.fsum(taken)
+        pays = not demand.draining and free >= demand.next_call
+        return own + max(demand.next_call, free / (sharing + 1)) if pays else own
+
+    def release(self, task: str, spent: float | None) -> None:
+        if task in self.said and self.limits.dollars:
+            self.left[task] = self.held(task, "dollars") if spent is None else spent
+        self.said.pop(task, None)
+
+    @property
+    def is_budget_spent(self) -> bool:
+        demands = [words[-1][0] for words in self.said.values()]
+        taken = [*self.left.values(), *(each.spent + each.reserved for each in demands)]
+        costs = [each.next_call for each in demands if not each.draining]
+        is_over = bool(costs) and self.limits.dollars - math.fsum(taken) < min(costs)
+        return bool(self.limits.dollars) and is_over and not any(each.open for each in demands)
+
+
+dollars = st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.7])
+demands = st.builds(Demand, st.integers(0, 9), dollars, dollars, dollars, st.booleans())
+words = st.tuples(st.sampled_from("abcd"), st.none() | demands, st.integers(0, 6), st.none() | dollars)
+all_limits = st.builds(
+    ClusterLimits, st.integers(1, 16), st.sampled_from([0.0, 7.0]), st.sampled_from([0.0, 900.0]), dollars
+)
+
+
+@given(all_limits, st.lists(words, max_size=30))
+@settings(deadline=None)
+def test_a_task_gets_what_the_plain_rule_gives_it(limits: ClusterLimits, said: list):
+    ledger, plain = QuotaLedger(limits), PlainLedger(limits)
+    for task, demand, running, spent in said:
+        if demand is None:
+            ledger.release(task, spent)
+            plain.release(task, spent)
+        else:
+            assert ledger.allocate(task, demand, running) == plain.allocate(task, demand, running)
+        assert ledger.is_budget_spent == plain.is_budget_spent
 
 
 def settled(ledger: QuotaLedger, *tasks: str, **demand: object) -> list[int]:
