@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
@@ -71,10 +71,9 @@ class Request:
 
     def _key(self, parameters: Mapping[str, float]) -> str:
         """Hash the JSON object of what is sent, with sorted names: changes if there are any, model, parameters, prompt."""
-        sent = {"model": self.model, "parameters": dict(parameters)}
-        if changes := self.changes.set:
-            sent["changes"] = changes
-        text = f'{_json(sent)[:-1]},"prompt":{self._prompt_json}}}'  # the prompt is encoded once for both keys
+        changes, items = self.changes, tuple(parameters.items())
+        changed = _json(changes.set) if changes.add or changes.leave_out or changes.rename else ""
+        text = f'{_head(self.model, items, repr(items), changed)},"prompt":{self._prompt_json}}}'  # both keys share the prompt
         return sha256(text.encode()).hexdigest()[:32]
 
     @property
@@ -86,6 +85,16 @@ class Request:
     def max_tokens(self) -> int:
         """Return the limit of the answer in tokens, 0 for none."""
         return 0 if "max_tokens" in self.changes.leave_out else int(self.parameters.get("max_tokens", 0))
+
+
+@lru_cache(maxsize=64)
+def _head(model: str, parameters: tuple[tuple[str, float], ...], _words: str, changes: str) -> str:
+    """Return the JSON object of what is the same in all requests of a run, without its closing brace.
+
+    `_words` are the parameters as text: 0, 0.0 and -0.0 are equal, but not in JSON.
+    """
+    sent = _json({"model": model, "parameters": dict(parameters)})[:-1]
+    return f'{{"changes":{changes},{sent[1:]}' if changes else sent
 
 
 @dataclass(frozen=True, slots=True)

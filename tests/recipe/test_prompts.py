@@ -226,6 +226,19 @@ def test_the_key_is_the_same_in_every_run_and_release():
 
 
 @row
+def test_a_key_does_not_depend_on_an_equal_number_that_was_hashed_before():
+    # printf '{"model":"m","parameters":{"top_p":1},"prompt":"hi"}' | sha256sum | cut -c 1-32, and with 1.0, 0, 0.0, -0.0
+    keys = [prompts.Request("hi", "m", {"top_p": value}).key for value in (1, 1.0, 0, 0.0, -0.0)]
+    assert keys == [
+        "45eb1e1a64b5d247bd50bdbc4f6b4b56",
+        "86acf92676419da094bfc7f8821e66bb",
+        "f74e6cb843e106d9939b9eef58b1a7b4",
+        "949acdbac04812f25405ad825b5a7e92",
+        "20d72a95efe7cf88f37ef84bddbc53d7",
+    ]
+
+
+@row
 @given(
     st.text() | st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": st.text()})),
     st.dictionaries(st.sampled_from(["temperature", "top_p", "max_tokens"]), st.integers(0, 9) | st.floats(0, 2)),
