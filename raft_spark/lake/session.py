@@ -24,6 +24,7 @@ DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.enableVectorizedReader": "true",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",  # tasks that look at small files, else one for each
     "spark.sql.inMemoryColumnarStorage.batchSize": "1000",  # rows of text that a task gathers before Spark can spill them
     "spark.speculation": "false",
     "spark.task.maxFailures": "10",  # a task that calls the model runs for hours, and lost machines count
