@@ -10,6 +10,7 @@ S3A := build/jars
 CLASSES := build/spark.jsa
 RELEASE := build/release/made
 PEER := build/env-peer
+PEERS := build/env-peers
 SCAN := build/env-scan
 SAGEMAKER := build/env-sagemaker
 TRAIN := build/env-train
@@ -21,7 +22,7 @@ ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refr
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -108,6 +109,9 @@ bench-large: $(TEST)/ready ## run the stages on 2 and 10 million articles: hours
 bench-peer: $(TEST)/ready $(PEER)/ready ## compare completions with another engine: about 10 minutes
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --parts peer --seconds 20 --peer $(PEER)/bin/python
 
+bench-peers: $(PEERS)/ready ## compare base with Polars, DuckDB and Daft, in build/bench/peers.md: 4 minutes
+	$(PEERS)/bin/python tests/benchmarks/peers.py
+
 .PHONY: scan
 scan: $(SCAN)/ready ## check the stack of EMR Serverless with a security scanner; emr/stack.yaml lists the exceptions
 	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
@@ -177,6 +181,14 @@ $(PEER)/ready:
 	@echo "creating $(PEER): 900 MB, two minutes"
 	@$(PYTHON) -m venv $(PEER)
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check bespokelabs-curator==0.1.31
+	@touch $@
+
+# Other engines that build the table base. Daft refuses the pyarrow and the tqdm that are tested together.
+$(PEERS)/ready: pyproject.toml constraints.txt
+	@echo "creating $(PEERS): 1.4 GB, two minutes"
+	@$(PYTHON) -m venv $(PEERS)
+	@grep -vE '^(pyarrow|tqdm)==' constraints.txt > $(PEERS)/constraints.txt
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(PEERS)/constraints.txt --editable '.[peers]'
 	@touch $@
 
 # The scanner requires older packages than the tests, so it has its own environment.
