@@ -8,6 +8,7 @@ turns, and two ratios with limits: at least 5x the loop, at most 3x the lower bo
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -98,17 +99,24 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - begin
 
 
-def read(conf: config.Config, table: str) -> Iterator[pa.Table]:
-    """Read the files of a table's current version with pyarrow."""
+def read(conf: config.Config, table: str, most: float = math.inf) -> Iterator[pa.Table]:
+    """Read the files of a table's current version with pyarrow, until they have `most` rows."""
     version = tables.require(conf.lake, table)
     for file in version.data():
-        yield pq.read_table(f"{browse.folder(conf.lake, version)}/{file.path}", partitioning=None)
+        if most > 0:
+            yield pq.read_table(f"{browse.folder(conf.lake, version)}/{file.path}", partitioning=None)
+        most -= file.rows
 
 
 def read_and_write_once(conf: config.Config, base_tables: list[pa.Table], folder: Path) -> None:
     """The floor: read all articles and write all base rows, once, with pyarrow's defaults and all its threads."""
     for _ in read(conf, schemas.ARTICLES):
         pass
+    write(base_tables, folder)
+
+
+def write(base_tables: list[pa.Table], folder: Path) -> None:
+    """Write base rows with pyarrow's defaults."""
     for number, table in enumerate(base_tables):
         pq.write_table(table, folder / f"floor-{number}.parquet")
 

@@ -1,10 +1,14 @@
 """Measure what a row costs in each stage as the number of articles grows, beside the least that anything could cost.
 
-    python tests/benchmarks/stages.py [--articles 20000 211269 1000000] [--check]
+    python tests/benchmarks/stages.py [--articles 20000 211269 1000000] [--set SETTING ...] [--add] [--check]
 
 For each size a fresh process writes built-in articles as one Parquet file and runs the stages on local[2] in one session: own
-answers, no teacher, the two default formats. Reading the articles and writing the base rows once with pyarrow, in the same
-process, is the floor (the least of FLOORS times). Prints one table and keeps it, with all figures, in build/bench/stages.md and stages.json.
+answers, no teacher, the two default formats. The source is deleted once the table articles holds it. Reading articles and
+writing base rows once with pyarrow, in the same process, is the floor (the least of FLOORS times, over some files when there
+are many). Prints one table and keeps it in build/bench/stages.md, all figures in stages.json, and a chart of them in stages.svg.
+
+--set takes settings of raft-spark: `dataset.file=parquet 'dataset.formats=["messages"]'` takes the least room on the disk.
+--add keeps the sizes that stages.json has from earlier runs.
 
 The command fails when the memory of a worker grows with the texts, from STEADY articles on. With --check, only the smallest size runs, and it fails when
 a stage's CPU seconds, as a multiple of the floor's, are more than MOST_GROWN times those of tests/benchmarks/stages.toml.
@@ -28,7 +32,8 @@ import pyspark
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
-from base import read, read_and_write_once, written_source
+import growth
+from base import read, write, written_source
 from watch import watched
 
 from raft_spark import config
@@ -46,6 +51,8 @@ STAGES: Mapping[str, Callable[[config.Config], tables.Version]] = {
 MOST_GROWN = 1.5
 STEADY = 200_000  # articles from which on a worker's buffers are full
 FLOORS = 5  # times that the floor is measured; the least counts
+FLOOR_ROWS = 250_000
+LOCAL = ('spark."spark.master"="local[2]"',)
 Figures = dict[str, Any]
 
 
@@ -53,46 +60,73 @@ def main() -> None:
     """Measure, print, keep, check."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--articles", type=int, nargs="+", default=[20_000, 211_269, 1_000_000])
+    parser.add_argument("--set", nargs="+", default=[], metavar="SETTING", dest="settings")
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        sys.stdout.write(json.dumps(measured(options.one)) + "\n")
+        sys.stdout.write(json.dumps(measured(options.one, options.settings)) + "\n")
         return
     counts = sorted(options.articles)[: 1 if options.check else None]
-    found = [measured_alone(count) for count in counts]
-    kept = Path("build/bench")
-    kept.mkdir(parents=True, exist_ok=True)
-    (kept / "stages.json").write_text(json.dumps({"machine": machine(), "sizes": found}, indent=1))
-    text = f"{machine_line()}\n\n{table(found)}\n"
-    (kept / "stages.md").write_text(text)
-    sys.stdout.write(text)
-    if broken := [*holding_texts(found), *(slower(found[0]) if options.check else [])]:
+    found = {count: measured_alone(count, options.settings) for count in counts}
+    kept = Path("build/bench/stages.json")
+    if options.add and kept.exists():
+        found = {size["articles"]: size for size in json.loads(kept.read_text())["sizes"]} | found
+    sizes = [found[count] for count in sorted(found)]
+    keep(kept, sizes)
+    if broken := [*holding_texts(sizes), *(slower(sizes[0]) if options.check else [])]:
         sys.exit("not as promised: " + "; ".join(broken))
 
 
-def measured_alone(count: int) -> Figures:
+def keep(kept: Path, sizes: Sequence[Figures]) -> None:
+    """Write the figures, their table and their chart; print the table."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"machine": machine(), "sizes": sizes}, indent=1))
+    text = f"{machine_line()}\n\n{table(sizes)}\n"
+    kept.with_suffix(".md").write_text(text)
+    kept.with_suffix(".svg").write_text(growth.chart(sizes))
+    sys.stdout.write(text)
+
+
+def measured_alone(count: int, settings: Sequence[str] = ()) -> Figures:
     """Measure one size in a process of its own."""
-    command = [sys.executable, __file__, "--one", str(count)]
+    command = [sys.executable, __file__, "--one", str(count), *(["--set", *settings] if settings else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(count: int) -> Figures:
+def measured(count: int, settings: Sequence[str]) -> Figures:
     """Run all stages on `count` built-in articles, and the floor."""
     with tempfile.TemporaryDirectory(prefix="raft-bench-") as folder:
         source = written_source(Path(folder), count)
-        words = [f"lake.root={folder}/lake", f"articles.source={source}", "dataset.answer=original"]
-        conf = config.load(assignments=[*words, 'spark."spark.master"="local[2]"'])
-        found: Figures = {"articles": count, "start": asdict(watched(lambda: session.start(conf)))}
-        found["stages"] = {name: one_stage(name, conf) for name in STAGES}
+        words = [f"lake.root={folder}/lake", f"articles.source={source}", "dataset.answer=original", *LOCAL, *settings]
+        conf = config.load(assignments=words)
+        found: Figures = {"articles": count, "settings": [*settings]}
+        found["start"] = asdict(watched(lambda: session.start(conf)))
+        found["stages"] = {}
+        for name in STAGES:
+            found["stages"][name] = one_stage(name, conf)
+            source.unlink(missing_ok=True)  # the table articles has it now
         session.stop()
-        base_tables = list(read(conf, schemas.BASE))
         row_groups = tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
         found["texts_mb"] = round(corpus.text_bytes(row_groups) / 1e6)
-        floors = [watched(lambda: read_and_write_once(conf, base_tables, Path(folder))) for _ in range(FLOORS)]
-        found["floor"] = asdict(min(floors, key=lambda usage: sum(usage.cpu.values())))
+        found["floor_us_a_row"] = floor(conf, Path(folder))
     return found
+
+
+def floor(conf: config.Config, folder: Path) -> float:
+    """Return the CPU microseconds a row of reading articles and of writing base rows, whole files up to FLOOR_ROWS."""
+    base_tables = list(read(conf, schemas.BASE, FLOOR_ROWS))
+    articles_read = sum(map(len, read(conf, schemas.ARTICLES, FLOOR_ROWS)))
+    reading = least_cpu(lambda: sum(map(len, read(conf, schemas.ARTICLES, FLOOR_ROWS)))) / articles_read
+    writing = least_cpu(lambda: write(base_tables, folder)) / sum(map(len, base_tables))
+    return round((reading + writing) * 1e6, 2)
+
+
+def least_cpu(work: Callable[[], object]) -> float:
+    """Return the least CPU seconds that a call takes."""
+    return min(sum(watched(work).cpu.values()) for _ in range(FLOORS))
 
 
 def one_stage(name: str, conf: config.Config) -> Figures:
@@ -104,6 +138,7 @@ def one_stage(name: str, conf: config.Config) -> Figures:
     files = tables.require(conf.lake, name).files
     return {
         **usage,
+        "task_seconds": round(books["task_seconds"], 2),
         "shuffled_mb": round(books["shuffle_written_bytes"] / 1e6, 1),
         "spilled_mb": round(books["spilled_bytes"] / 1e6, 1),
         "files": len(files),
@@ -146,7 +181,7 @@ def exponent(before: Figures, size: Figures, name: str) -> str:
 
 def times_the_floor(size: Figures, name: str) -> float:
     """Return a stage's CPU seconds as a multiple of the floor's."""
-    return sum(size["stages"][name]["cpu"].values()) / sum(size["floor"]["cpu"].values())
+    return cpu_a_row(size, size["stages"][name]) / size["floor_us_a_row"]
 
 
 def slower(size: Figures) -> list[str]:

@@ -1,4 +1,4 @@
-"""Watch a call: the CPU seconds and the peak of private memory of the driver, of the JVM and of the Python workers below it."""
+"""Watch a call: the CPU seconds and the peak of private memory of the driver, of the JVMs and of the Python workers below it."""
 
 import threading
 import time
@@ -24,32 +24,45 @@ class Usage:
     cpu: dict[str, float] = field(default_factory=dict)
     peak_mb: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
 
-    def see(self) -> None:
-        """Raise the peaks to what the processes hold now."""
-        for kind, process in family():
-            self.peak_mb[kind] = max(self.peak_mb[kind], round(private_mb(process)))
-
 
 def watched(work: Callable[[], object]) -> Usage:
-    """Call `work` and return what it took."""
-    usage, over = Usage(), threading.Event()
+    """Call `work` and return what it took.
 
-    def look() -> None:
+    Spark ends workers that are idle for a minute, and its daemon does not add up their CPU seconds. So what each process had
+    when it was last seen counts.
+    """
+    usage, over, before = Usage(), threading.Event(), seen(Usage())
+    last = dict(before)
+
+    def keep_looking() -> None:
         while not over.wait(LOOK_EVERY):
-            usage.see()
+            last.update(seen(usage))
 
-    watcher = threading.Thread(target=look, daemon=True)
-    before, begin = cpu_seconds(), time.monotonic()
+    watcher, begin = threading.Thread(target=keep_looking, daemon=True), time.monotonic()
     watcher.start()
     try:
         work()
     finally:
         over.set()
         watcher.join()
-    after = cpu_seconds()
     usage.seconds = round(time.monotonic() - begin, 2)
-    usage.cpu = {kind: round(after[kind] - before[kind], 2) for kind in KINDS}
+    last.update(seen(usage))
+    spent = Counter(dict.fromkeys(KINDS, 0.0))
+    for process, seconds in last.items():
+        spent[process[0]] += seconds - before.get(process, 0.0)
+    usage.cpu = {kind: round(seconds, 2) for kind, seconds in spent.items()}
     return usage
+
+
+def seen(usage: Usage) -> dict[tuple[str, int], float]:
+    """Return the CPU seconds so far of each process that runs, by (kind, process id), and raise the peaks of `usage`."""
+    seconds = {}
+    for kind, process in family():
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds[kind, process.pid] = times.user + times.system
+            usage.peak_mb[kind] = max(usage.peak_mb[kind], round(private_mb(process)))
+    return seconds
 
 
 def private_mb(process: psutil.Process) -> float:
@@ -61,22 +74,11 @@ def private_mb(process: psutil.Process) -> float:
     return (memory.rss - memory.shared) / 1e6
 
 
-def cpu_seconds() -> Counter[str]:
-    """Return the CPU seconds of all processes so far by kind, workers that have ended included."""
-    seconds: Counter[str] = Counter()
-    for kind, process in family():
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            ended = times.children_user + times.children_system if kind == "worker" else 0
-            seconds[kind] += times.user + times.system + ended
-    return seconds
-
-
 def family() -> Iterator[tuple[str, psutil.Process]]:
-    """Yield this process, and the JVM and the Python workers below it, with their kinds."""
+    """Yield this process, and the JVMs (a cluster has one for each executor) and the Python workers below it, with their kinds."""
     yield "driver", psutil.Process()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             words = " ".join(process.cmdline())
-            if "pyspark.daemon" in words or "SparkSubmit" in words:
+            if "pyspark.daemon" in words or "SparkSubmit" in words or "CoarseGrainedExecutorBackend" in words:
                 yield ("worker" if "pyspark.daemon" in words else "jvm"), process

@@ -1,0 +1,45 @@
+"""The benchmarks: what counts as CPU seconds, and the chart of the stages."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import growth, watch
+
+pytestmark = pytest.mark.row
+
+
+def test_the_chart_has_each_stage_and_the_colours_of_both_themes():
+    sizes = [
+        {
+            "articles": rows,
+            "stages": {name: {"cpu": {"driver": 1.0, "jvm": rows / 100}} for name in ("base", "dataset")},
+        }
+        for rows in (100, 1000)
+    ]
+    assert growth.points(sizes, "base") == ([100, 1000], [2.0, 11.0])
+    drawn = growth.chart(sizes)
+    assert drawn.count("<svg") == 1
+    for words in (">base<", ">dataset<", "1,000", "prefers-color-scheme: dark", "var(--first)"):
+        assert words in drawn
+    assert drawn == growth.chart(sizes)
+
+
+# as Spark's daemon does: a worker that ends is not waited for
+DAEMON = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if not os.fork():
+    while time.process_time() < 0.4:
+        pass
+    time.sleep(2)
+    os._exit(0)
+time.sleep(6)
+"""
+
+
+def test_the_cpu_seconds_of_a_worker_that_has_ended_count():
+    usage = watch.watched(lambda: subprocess.run([sys.executable, "-c", DAEMON, "pyspark.daemon"], check=True))
+    assert 0.4 <= usage.cpu["worker"] < 0.7
+    assert usage.cpu["jvm"] == 0
