@@ -30,16 +30,19 @@ def test_the_chart_has_each_stage_and_the_colours_of_both_themes():
 DAEMON = """
 import os, signal, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+ended, open_in_worker = os.pipe()
 if not os.fork():
-    while time.process_time() < 0.4:
+    while time.process_time() < 0.8:
         pass
-    time.sleep(2)
+    time.sleep(3)
     os._exit(0)
-time.sleep(6)
+os.close(open_in_worker)
+os.read(ended, 1)
+time.sleep(1)
 """
 
 
 def test_the_cpu_seconds_of_a_worker_that_has_ended_count():
     usage = watch.watched(lambda: subprocess.run([sys.executable, "-c", DAEMON, "pyspark.daemon"], check=True))
-    assert 0.4 <= usage.cpu["worker"] < 0.7
+    assert usage.cpu["worker"] >= 0.8
     assert usage.cpu["jvm"] == 0
