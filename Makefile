@@ -105,6 +105,7 @@ bench-check: $(TEST)/ready ## fail when a stage's CPU a row, beside pyarrow's fl
 
 # The dataset is one Parquet format here: JSON in two formats would be 50 GB of 10 million articles.
 bench-large: $(TEST)/ready ## run the stages on 2 and 10 million articles: hours, 60 GB below $$TMPDIR
+	$(TEST)/bin/python tests/benchmarks/numbering.py
 	$(TEST)/bin/python tests/benchmarks/stages.py --articles 2000000 10000000 --set dataset.file=parquet 'dataset.formats=["messages"]'
 
 bench-peer: $(TEST)/ready $(PEER)/ready ## compare completions with another engine: about 10 minutes

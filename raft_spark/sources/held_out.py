@@ -46,11 +46,6 @@ def read(conf: Config) -> Int64Array:
     return pubids
 
 
-def count(holdout: Int64Array, pubids: Int64Array) -> dict[str, int]:
-    """Return how many pubids are held out, and how many of them the source has."""
-    return {"pubids": len(holdout), "found": int(np.isin(holdout, pubids).sum())}
-
-
 def _official_test() -> Int64Array:
     text = resources.files("raft_spark.sources").joinpath("pubmedqa_test.toml").read_text(encoding="utf-8")
     return np.array(tomllib.loads(text)["pubids"], np.int64)

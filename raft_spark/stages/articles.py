@@ -1,9 +1,9 @@
 """source -> articles: check the records of PubMedQA, deduplicate, split and number them.
 
-Two passes of Spark tasks. The first checks the records and writes the good ones to a staging folder. Only pubids and 64-bit
-hashes of passages reach the driver, which decides which records stay, in which split and under which number
-(`splits.assign`). The second pass copies the staged records to their splits. Texts never pass through the driver or a
-shuffle.
+Two passes of Spark tasks. The first checks the records and writes the good ones to a staging folder, and beside them their
+pubids and 64-bit hashes of their texts. These files are all that the driver reads to decide which records stay, in which split
+and under which number (`splits.assign`). The second pass copies the staged records to their splits. Texts never pass through
+the driver or a shuffle.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -30,23 +30,14 @@ from raft_spark.lake import dataframes, parquet, schemas, session, shared_disk, 
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
-from raft_spark.sources import checks, held_out, sources, splits
-from raft_spark.sources.records import Article, leak_digests
+from raft_spark.sources import checks, held_out, sources, splits, text_hashes
+from raft_spark.sources.records import Article
 
 LABELLED = ", and these are labelled ones: hf:qiaojin/PubMedQA/pqa_labeled"
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
-CHECKED = pa.schema(
-    [
-        ("task", pa.int32()),
-        ("files", pa.string()),
-        ("read", pa.int64()),
-        ("reasons", pa.string()),
-        ("pubids", pa.binary()),
-        ("lengths", pa.binary()),
-        ("hashes", pa.binary()),
-    ]
-)
-_ASSIGNED = pa.schema([("task", pa.int32()), ("files", pa.string()), ("codes", pa.binary()), ("numbers", pa.binary())])
+CHECKED = pa.schema([("task", pa.int32()), ("files", pa.string()), ("read", pa.int64()), ("reasons", pa.string())])
+STAGED, HASHES, QUARANTINE = "staged/articles", "staged/hashes", "quarantine"  # folders
+_ASSIGNED = pa.schema([("task", pa.int32()), ("file", pa.string()), ("codes", pa.binary()), ("numbers", pa.binary())])
 _ARTICLES = schemas.SCHEMAS[schemas.ARTICLES]
 _STAGED = pa.schema([field for field in _ARTICLES if field.name != "number"])
 
@@ -72,20 +63,21 @@ def run(conf: config.Config) -> tables.Version:
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):
         checked = check(tasks, conf, draft.storage).collect()
     checked.sort(key=lambda row: row.task)
-    assignment = assign_all(conf, previous, checked, holdout)
+    assignment = assign_all(conf, previous, text_hashes.records(draft.storage, _files(checked, HASHES)), holdout)
     counts = {
         **_counts(checked, assignment),
-        "holdout": _count_held_out(checked, holdout),
+        "holdout": {"pubids": len(holdout), "found": assignment.held_out},
         "ignored_files": sources.ignored_files(conf),
     }
     if problem := _problem(counts, conf):
         draft.storage.delete("")
         raise InputError(problem)
-    size = sum(file["bytes"] for row in checked for file in json.loads(row.files))
+    quarantined = _files(checked, QUARANTINE)
+    size = sum(file.bytes for file in _files(checked, STAGED) + quarantined)
     assigned = assigned_files(spark, checked, assignment, dataframes.task_count(spark, conf.lake, size))
     with worker_errors(), progress.spark_tasks(spark, "articles: write", assigned.rdd.getNumPartitions()):
         files = dataframes.collect_files(build(assigned, conf, draft.storage))
-    files += [file for row in checked for file in _quarantine_files(row.files)]
+    files += quarantined
     draft.storage.delete("staged")
     return tables.publish(draft, conf, files, {}, {**counts, "source": state})
 
@@ -105,34 +97,37 @@ def check(tasks: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
 def assign_all(
     conf: config.Config,
     previous: tables.Version | None,
-    checked: Sequence[Any],
+    records: splits.Records,
     holdout: Int64Array = splits.NO_PUBIDS,
 ) -> splits.Assignment:
-    """Assign split and number to all checked records. Pubids and hashes of the whole source are in the driver's memory here."""
-    pubids, lengths, hashes = (
-        np.concatenate([np.frombuffer(row[name], kind) for row in checked])
-        for name, kind in (("pubids", np.int64), ("lengths", np.int64), ("hashes", np.uint64))
-    )
+    """Assign split and number to all checked records. The pubids of the whole source are in the driver's memory here."""
     before = splits.NO_ARTICLES if previous is None else _numbered_articles(conf, previous)
-    return splits.assign(pubids, lengths, hashes, conf.articles, before, holdout)
+    return splits.assign(records, conf.articles, before, holdout)
 
 
 def _numbered_articles(conf: config.Config, version: tables.Version) -> splits.NumberedArticles:
-    read = list(parquet.read_ahead(tables.row_groups(conf.lake, version), ["pubid", "number"]))
-    split_codes = [np.full(table.num_rows, schemas.SPLITS.index(group["split"])) for group, table in read]
-    pubids, numbers = (np.concatenate([table[name].to_numpy() for _, table in read]) for name in ("pubid", "number"))
-    return splits.NumberedArticles(pubids, np.concatenate(split_codes), numbers, tuple(version.counts["numbers"]))
+    groups = tables.row_groups(conf.lake, version)
+
+    def parts(split: int) -> Iterator[tuple[Int64Array, Int64Array]]:
+        own = (group for group in groups if group["split"] == schemas.SPLITS[split])
+        for _, table in parquet.read_ahead(own, ["pubid", "number"]):
+            yield table["pubid"].to_numpy(), table["number"].to_numpy()
+
+    return splits.NumberedArticles(tuple(version.counts["numbers"]), parts)
 
 
 def assigned_files(spark: SparkSession, checked: Sequence[Any], assignment: splits.Assignment, count: int) -> DataFrame:
     """Return what the second pass reads, in `count` partitions: the files of each task of the first pass, with the codes and
     numbers of their records.
     """
-    ends = np.cumsum([len(row.pubids) // 8 for row in checked])[:-1]
-    parts = zip(checked, np.split(assignment.codes, ends), np.split(assignment.numbers, ends), strict=True)
-    filled = [(row.files, codes.tobytes(), numbers.tobytes()) for row, codes, numbers in parts if len(codes)]
-    count = min(count, len(filled))
-    rows = [(index * count // len(filled), *columns) for index, columns in enumerate(filled)]
+    staged = _files(checked, STAGED)
+    ends = np.cumsum([file.rows for file in staged])[:-1]
+    parts = zip(staged, np.split(assignment.codes, ends), np.split(assignment.numbers, ends), strict=True)
+    count = min(count, len(staged))
+    rows = [
+        (index * count // len(staged), json.dumps(asdict(file)), codes.tobytes(), numbers.tobytes())
+        for index, (file, codes, numbers) in enumerate(parts)
+    ]
     groups = [list(group) for _, group in groupby(rows, key=itemgetter(0))]
     partitions = spark.sparkContext.parallelize(groups, count).flatMap(list)
     return spark.createDataFrame(partitions, from_arrow_schema(_ASSIGNED))
@@ -162,10 +157,6 @@ def _counts(checked: Sequence[Any], assignment: splits.Assignment) -> dict[str, 
     }
 
 
-def _count_held_out(checked: Sequence[Any], holdout: Int64Array) -> dict[str, int]:
-    return held_out.count(holdout, np.concatenate([np.frombuffer(row.pubids, np.int64) for row in checked]))
-
-
 def _problem(counts: Mapping[str, Any], conf: config.Config) -> str:
     """Return why the version must not be published, "" if it may."""
     read, quarantined, source = counts["read"], counts["quarantined"], conf.articles.source
@@ -186,29 +177,18 @@ def _problem(counts: Mapping[str, Any], conf: config.Config) -> str:
     )
 
 
-def _quarantine_files(files: str) -> list[parquet.DataFile]:
-    described = (parquet.DataFile(**file) for file in json.loads(files))
-    return [file for file in described if file.path.startswith("quarantine/")]
+def _files(checked: Sequence[Any], folder: str) -> list[parquet.DataFile]:
+    """Return the files that the tasks of the first pass wrote to a folder."""
+    files = (parquet.DataFile(**file) for row in checked for file in json.loads(row.files))
+    return [file for file in files if file.path.startswith(f"{folder}/")]
 
 
 @dataclass(slots=True)
 class _CheckSums:
-    """What the driver needs to know about the records of one task."""
+    """How many records a task has read, and why some of them are rejected."""
 
     read: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    pubids: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    hashes: bytearray = field(default_factory=bytearray)  # 8 bytes each, big-endian
-
-    def add(self, articles: Sequence[Article]) -> None:
-        """Add the pubids and leak hashes of some articles."""
-        digests = iter(leak_digests([text for each in articles for text in (each.question, *each.passages)]))
-        for each in articles:
-            found = b"".join(islice(digests, 1 + len(each.passages)))
-            self.lengths.append(len(found) // 8)
-            self.hashes += found
-        self.pubids.extend(each.pubid for each in articles)
 
     def row(self, task: int, files: Sequence[parquet.DataFile]) -> pa.RecordBatch:
         """Return one row in the schema CHECKED."""
@@ -217,9 +197,6 @@ class _CheckSums:
             "files": json.dumps([asdict(file) for file in files]),
             "read": self.read,
             "reasons": json.dumps(self.reasons),
-            "pubids": np.array(self.pubids, np.int64).tobytes(),
-            "lengths": np.array(self.lengths, np.int64).tobytes(),
-            "hashes": np.frombuffer(self.hashes, ">u8").astype(np.uint64).tobytes(),
         }
         return pa.RecordBatch.from_pylist([columns], CHECKED)
 
@@ -229,18 +206,24 @@ def _check(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) 
     rows = conf.lake.row_group_rows
     for task, input_splits in parquet.by_task(batches):
         staging = parquet.PartitionedWriter(at, _STAGED, task, rows)
+        hashed = parquet.PartitionedWriter(at, text_hashes.SCHEMA, task, text_hashes.ROW_GROUP_ROWS)
         quarantine = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, rows)
         sums = _CheckSums()
-        with staging, quarantine:
+        with staging, hashed, quarantine:
             for input_split in input_splits:
                 good, bad = _check_split(input_split, conf.articles, sums)
-                staging.write("staged", good)
-                quarantine.write("quarantine", bad)
-        yield sums.row(task, staging.files + quarantine.files)
+                for start in range(0, len(good), sources.BATCH_ROWS):
+                    hashed.write(HASHES, text_hashes.table(good[start : start + sources.BATCH_ROWS]))
+                columns = {name: list(map(attrgetter(name), good)) for name in _STAGED.names}
+                staging.write(STAGED, pa.Table.from_pydict(columns, _STAGED))
+                quarantine.write(QUARANTINE, bad)
+        yield sums.row(task, staging.files + hashed.files + quarantine.files)
 
 
-def _check_split(input_split: Mapping[str, Any], conf: config.Articles, sums: _CheckSums) -> tuple[pa.Table, pa.Table]:
-    """Return the good and the rejected records of one input split, and add them to `sums`."""
+def _check_split(
+    input_split: Mapping[str, Any], conf: config.Articles, sums: _CheckSums
+) -> tuple[list[Article], pa.Table]:
+    """Return the good and the rejected records of one input split, and count them in `sums`."""
     good: list[Article] = []
     bad = []
     for where, record, found in checks.check_split(input_split, conf):
@@ -251,10 +234,7 @@ def _check_split(input_split: Mapping[str, Any], conf: config.Articles, sums: _C
             sums.reasons[found.reason] += 1
             text = repr(record)[:2_000].encode("utf-8", "backslashreplace").decode()
             bad.append({"pubid": found.pubid, "reason": found.reason, "source": where, "record": text})
-    for start in range(0, len(good), sources.BATCH_ROWS):
-        sums.add(good[start : start + sources.BATCH_ROWS])
-    columns = {name: list(map(attrgetter(name), good)) for name in _STAGED.names}
-    return pa.Table.from_pydict(columns, _STAGED), pa.Table.from_pylist(bad, schemas.QUARANTINE)
+    return good, pa.Table.from_pylist(bad, schemas.QUARANTINE)
 
 
 def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
@@ -272,10 +252,10 @@ def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) 
         yield parquet.files_batch(articles.files + quarantine.files)
 
 
-def _staged_row_groups(row: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, Int64Array, Int64Array]]:
+def _staged_row_groups(row: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, splits.Int8Array, Int64Array]]:
     """Yield the row groups of one staged file, with the codes and numbers of their records."""
-    file = next(file for file in json.loads(row["files"]) if file["path"].startswith("staged/"))
-    codes, numbers = (np.frombuffer(row[name], np.int64) for name in ("codes", "numbers"))
+    file = json.loads(row["file"])
+    codes, numbers = np.frombuffer(row["codes"], np.int8), np.frombuffer(row["numbers"], np.int32).astype(np.int64)
     start = 0
     for group, size in enumerate(file["row_groups"]):
         table = parquet.read_row_group({**asdict(at), "path": file["path"], "row_group": group})
@@ -284,15 +264,15 @@ def _staged_row_groups(row: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa
 
 
 def _write_articles(
-    staged: pa.Table, codes: Int64Array, numbers: Int64Array, articles: parquet.PartitionedWriter
+    staged: pa.Table, codes: splits.Int8Array, numbers: Int64Array, articles: parquet.PartitionedWriter
 ) -> None:
     numbered = staged.append_column("number", pa.array(numbers)).select(_ARTICLES.names)
     for code, split in enumerate(schemas.SPLITS):
         articles.write(f"data/split={split}", numbered.filter(pa.array(codes == code)))
 
 
-def _write_quarantine(staged: pa.Table, codes: Int64Array, quarantine: parquet.PartitionedWriter) -> None:
+def _write_quarantine(staged: pa.Table, codes: splits.Int8Array, quarantine: parquet.PartitionedWriter) -> None:
     for code, reason in splits.REASONS.items():
         rows = staged.filter(pa.array(codes == code))
         texts = {"reason": [reason] * len(rows), "source": ["articles"] * len(rows), "record": rows["question"]}
-        quarantine.write("quarantine", pa.table({"pubid": rows["pubid"], **texts}, schema=schemas.QUARANTINE))
+        quarantine.write(QUARANTINE, pa.table({"pubid": rows["pubid"], **texts}, schema=schemas.QUARANTINE))

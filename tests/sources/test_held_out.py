@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import boto3
-import numpy as np
 import pytest
 
 from raft_spark import config
@@ -91,8 +90,3 @@ def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path: Path):
         read(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"articles.holdout is '/.*': .* cannot be read"):
         read(tmp_path)
-
-
-def test_how_many_of_the_pubids_the_source_has_is_counted():
-    assert held_out.count(np.array([1, 2, 4]), np.array([2, 3, 4, 4])) == {"pubids": 3, "found": 2}
-    assert held_out.count(np.array([], np.int64), np.array([2])) == {"pubids": 0, "found": 0}

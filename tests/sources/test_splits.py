@@ -16,6 +16,7 @@ from raft_spark.sources.splits import (
     NO_ARTICLES,
     Assignment,
     NumberedArticles,
+    Records,
     assign,
 )
 
@@ -40,17 +41,32 @@ def assigned(
     texts: list[list[int]] | None = None,
 ) -> Assignment:
     """Assign records that each have one passage no other has, or these passages (equal numbers are equal texts)."""
-    passages = texts or [[10_000 + index] for index in range(len(pubids))]
-    lengths = np.array([len(own) for own in passages], np.int64)
-    hashes = np.array([text for own in passages for text in own], np.uint64)
-    return assign(np.array(pubids, np.int64), lengths, hashes, settings, before)
+    return assign(records(pubids, texts or [[10_000 + index] for index in range(len(pubids))]), settings, before)
+
+
+def records(pubids: list[int], texts: list[list[int]], part: int = 3) -> Records:
+    """Return records that are read `part` at a time."""
+    starts = range(0, len(pubids), part)
+    return Records(
+        len(pubids),
+        lambda: (np.array(pubids[start : start + part], np.int64) for start in starts),
+        lambda: (
+            (
+                np.array([len(own) for own in texts[start : start + part]], np.int64),
+                np.array([text for own in texts[start : start + part] for text in own], np.uint64),
+            )
+            for start in starts
+        ),
+    )
 
 
 def version(pubids: list[int], assignment: Assignment) -> NumberedArticles:
-    """Return what the next run finds of this one."""
-    kept = assignment.is_kept
-    columns = np.array(pubids, np.int64)[kept], assignment.codes[kept], assignment.numbers[kept]
-    return NumberedArticles(*columns, assignment.sizes)
+    """Return what the next run finds of this one, one article at a time."""
+    rows = list(zip(pubids, assignment.codes, assignment.numbers, strict=True))
+    return NumberedArticles(
+        assignment.sizes,
+        lambda split: ((np.array([pubid]), np.array([number])) for pubid, code, number in rows if code == split),
+    )
 
 
 def numbers(pubids: list[int], assignment: Assignment, split: int = TRAIN) -> dict[int, int]:
@@ -93,10 +109,11 @@ def test_a_hash_of_pubid_alone_decides_on_the_split():
 
 def test_held_out_pubids_are_in_the_test_split_and_the_others_stay_where_they_were():
     pubids = list(range(1, 400))
-    columns = np.array(pubids, np.int64), np.ones(399, np.int64), np.arange(399, dtype=np.uint64)
+    source = records(pubids, [[pubid] for pubid in pubids])
     without, with_holdout = (
-        assign(*columns, THIRDS, NO_ARTICLES, np.array(held, np.int64)) for held in ([], [2, 5, 7, 5_000])
+        assign(source, THIRDS, NO_ARTICLES, np.array(held, np.int64)) for held in ([], [2, 5, 7, 5_000])
     )
+    assert (without.held_out, with_holdout.held_out) == (0, 3)
     assert with_holdout.codes[[1, 4, 6]].tolist() == [TEST, TEST, TEST]
     assert {int(code) for code in without.codes[[1, 4, 6]]} != {TEST}
     others = np.isin(pubids, [2, 5, 7], invert=True)
@@ -255,7 +272,7 @@ def test_a_split_that_is_left_empty_starts_anew():
 
 
 def test_the_order_of_the_version_before_does_not_matter():
-    before = NumberedArticles(np.array([9, 3, 6]), np.zeros(3, np.int64), np.array([1, 0, 2]), (4, 0, 0))
+    before = NumberedArticles((4, 0, 0), lambda split: [(np.array([9, 3, 6]), np.array([1, 0, 2]))][split:])
     assert numbers([3, 6, 7, 9], assigned([3, 6, 7, 9], ONE_SPLIT, before)) == {3: 0, 9: 1, 6: 2, 7: 4}
 
 
@@ -276,10 +293,41 @@ def test_through_any_history_numbers_are_unique_below_size_and_every_record_is_a
             given_out = numbers(pubids, assignment, split)
             assert len(set(given_out.values())) == len(given_out)
             assert all(0 <= number < assignment.sizes[split] for number in given_out.values())
-            mine = before.splits == split
-            old = dict(zip(before.pubids[mine].tolist(), before.numbers[mine].tolist(), strict=True))
+            old = {int(pubid): int(number) for (pubid,), (number,) in before.parts(split)}
             same = {pubid: old[pubid] for pubid in given_out if pubid in old}
             if 2 * len(same) >= before.sizes[split]:
                 assert {pubid: given_out[pubid] for pubid in same} == same
                 assert all(given_out[pubid] >= before.sizes[split] for pubid in given_out if pubid not in old)
         before = version(pubids, assignment)
+
+
+texts_of_a_record = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 2**64 - 1]), max_size=3)
+many_records = st.lists(st.tuples(st.integers(1, 15), texts_of_a_record), max_size=40)
+
+
+def by_the_rule(found: list[tuple[int, list[int]]], holdout: set[int]) -> list[int]:
+    """Return the code of each record, one record after another."""
+    codes, held_back = [DUPLICATE] * len(found), set[int]()
+    first = {found[at][0]: at for at in reversed(range(len(found)))}.values()
+    for split in (TEST, VALIDATION, TRAIN):
+        own = [at for at in first if (TEST if found[at][0] in holdout else split_by_share(found[at][0])) == split]
+        for at in own:
+            codes[at] = HELD_OUT if held_back & set(found[at][1]) else split
+        held_back |= {text for at in own if codes[at] == split for text in found[at][1]}
+    return codes
+
+
+def split_by_share(pubid: int) -> int:
+    return TEST if share_of(pubid) < 0.33 else VALIDATION if share_of(pubid) < 0.66 else TRAIN
+
+
+@given(many_records, st.sets(st.integers(1, 15), max_size=5), st.integers(1, 50))
+@settings(deadline=None, max_examples=200)
+def test_records_in_parts_of_any_size_have_the_codes_of_the_rule(
+    found: list[tuple[int, list[int]]], holdout: set[int], part: int
+):
+    pubids, texts = [pubid for pubid, _ in found], [own for _, own in found]
+    held = np.array(sorted(holdout), np.int64)
+    assignment = assign(records(pubids, texts, part), THIRDS, NO_ARTICLES, held)
+    assert assignment.codes.tolist() == by_the_rule(found, holdout)
+    assert assignment.held_out == len(holdout & set(pubids))
