@@ -8,6 +8,7 @@ of a machine share one copy.
 import functools
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,19 @@ class CorpusIndex:
 
 
 def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, *, with_texts: bool) -> None:
-    """Write INDEX and TEXTS (empty unless `with_texts`) to `folder`. Few row groups are in memory at a time."""
+    """Write INDEX and TEXTS (empty unless `with_texts`) to `folder`.
+
+    Few row groups are in memory at a time, and 24 bytes an article; what goes by passage is written as it comes.
+    """
     columns: dict[str, NDArray[Any]] = {}
     for split, size in zip(schemas.SPLITS, sizes, strict=True):
         columns |= {f"{split}_pubid": np.full(size, -1), f"{split}_first": np.zeros(size, np.int64)}
         columns[f"{split}_count"] = np.zeros(size, np.int64)
-    lengths, checksums, position = [np.zeros(1, np.int64)], [], 0
-    with (folder / TEXTS).open("wb") as texts:
+    position, end = 0, 0
+    by_passage: dict[str, np.dtype[Any]] = {"checksum": np.dtype(np.uint32), "offsets": np.dtype(np.int64)}
+    with ExitStack() as stack:
+        texts, checksum, offsets = (stack.enter_context((folder / name).open("wb")) for name in (TEXTS, *by_passage))
+        offsets.write(np.int64(0).tobytes())
         for group, table in parquet.read_ahead(row_groups, ["number", "pubid", "passages"]):
             passages, counts = _flatten(table["passages"])
             number, split = table["number"].to_numpy(), group["split"]
@@ -59,13 +66,16 @@ def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder:
             columns[f"{split}_count"][number] = counts
             columns[f"{split}_first"][number] = position + np.cumsum(counts) - counts
             position += len(passages)
-            offsets = np.frombuffer(passages.buffers()[1], np.int32)[passages.offset :][: len(passages) + 1]
-            lengths.append(np.diff(offsets))
-            checksums.append(np.fromiter(map(zlib.crc32, passages.cast(pa.binary()).to_pylist()), np.uint32))
+            begins = np.frombuffer(passages.buffers()[1], np.int32)[passages.offset :][: len(passages) + 1]
+            ends = end + (begins[1:] - begins[0]).astype(np.int64)
+            offsets.write(ends.tobytes())
+            end = int(ends[-1]) if len(ends) else end
+            checksum.write(np.fromiter(map(zlib.crc32, passages.cast(pa.binary()).to_pylist()), np.uint32).tobytes())
             if with_texts:
-                texts.write(memoryview(passages.buffers()[2])[offsets[0] : offsets[-1]])
-    columns |= {"checksum": np.concatenate(checksums), "offsets": np.cumsum(np.concatenate(lengths))}
-    _save(columns, folder / INDEX)
+                texts.write(memoryview(passages.buffers()[2])[begins[0] : begins[-1]])
+    _save(columns | {name: _mapped(folder / name, kind) for name, kind in by_passage.items()}, folder / INDEX)
+    for name in by_passage:
+        (folder / name).unlink()
 
 
 def text_bytes(row_groups: Sequence[Mapping[str, Any]]) -> int:
@@ -98,6 +108,10 @@ def _flatten(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int64Array]:
     lists = column.combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     return lists.flatten(), np.diff(lists.offsets.to_numpy()).astype(np.int64)
+
+
+def _mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 
 def _save(columns: Mapping[str, NDArray[Any]], path: Path) -> None:
