@@ -82,6 +82,11 @@ def input_splits(conf: Config, state: str) -> list[InputSplit]:
     return [input_split for file in found.files for input_split in _split_file(found.storage, file)]
 
 
+def known_rows(input_splits: Sequence[InputSplit]) -> int:
+    """Return the number of records that a source tells without being read; 0 for JSON."""
+    return sum(split["rows"] for split in input_splits if split["kind"] in COLUMNAR)
+
+
 def local_files(input_splits: Sequence[InputSplit]) -> set[str]:
     """Return the absolute paths of the source's files that are on a disk."""
     found = ((_storage(split), split["path"]) for split in input_splits if split["kind"] != "sample")

@@ -26,7 +26,7 @@ from raft_spark.common import wording
 from raft_spark.common.hashing import Int64Array
 from raft_spark.config.fields import OFFICIAL_TEST
 from raft_spark.errors import InputError
-from raft_spark.lake import dataframes, parquet, schemas, session, shared_disk, tables
+from raft_spark.lake import dataframes, driver_memory, parquet, schemas, session, shared_disk, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
@@ -58,12 +58,17 @@ def run(conf: config.Config) -> tables.Version:
     sources.check_json_columns(input_splits)
     spark = session.start(conf, schemas.ARTICLES)
     shared_disk.check_files(spark, "articles.source", sources.local_files(input_splits))
+    rows = sources.known_rows(input_splits)
+    driver_memory.warn_if_small(spark, conf, rows)
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
     tasks = dataframes.assign_tasks(spark, input_splits, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
     with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):
         checked = check(tasks, conf, draft.storage).collect()
     checked.sort(key=lambda row: row.task)
-    assignment = assign_all(conf, previous, text_hashes.records(draft.storage, _files(checked, HASHES)), holdout)
+    records = text_hashes.records(draft.storage, _files(checked, HASHES))
+    if records.count > rows:
+        driver_memory.warn_if_small(spark, conf, records.count)
+    assignment = assign_all(conf, previous, records, holdout)
     counts = {
         **_counts(checked, assignment),
         "holdout": {"pubids": len(holdout), "found": assignment.held_out},

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.lake import dataframes, parquet, schemas, session, tables
+from raft_spark.lake import dataframes, driver_memory, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
@@ -47,6 +47,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     if existing:
         return existing
     spark = session.start(conf, schemas.BASE)
+    driver_memory.warn_if_small(spark, conf, sum(articles.counts["numbers"]))
     row_groups = tables.row_groups(conf.lake, articles)
     strategy = choose_strategy(conf.base, row_groups)
     folder = corpus_files.make_folder(spark)
