@@ -13,7 +13,9 @@ from pyspark.sql import SparkSession
 from raft_spark.config import Config
 
 LOG = logging.getLogger(__name__)
-BYTES_PER_ARTICLE = 60  # at most: `python tests/benchmarks/numbering.py`; the index of the passages in base takes 40
+BYTES_PER_ARTICLE = (
+    60  # numbering takes 25 to 34 at 2 to 10 million (tests/benchmarks/numbering.py), the index of base 40
+)
 ALWAYS_THERE = 250_000_000  # bytes; a driver that has not even these is too small for Python itself
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _ON_EMR = "spark.emr-serverless.driver.disk"  # a property of every run that `raft-spark emr submit` starts
