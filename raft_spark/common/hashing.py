@@ -50,7 +50,7 @@ def spark_xxhash64(*columns: int | Int64Array | NDArray[np.bool_]) -> Int64Array
     """Return what Spark's function of that name returns for columns of numbers; a single number stands for a literal.
 
     The hash of each column is the seed of the next, the first seed is 42. A boolean, and a literal of 32 bits, is an int
-    in Spark, any other number a long (XXH64 by Collet, for inputs of 4 and 8 bytes).
+    in Spark, any other number a long (XXH64 for inputs of 4 and 8 bytes).
     """
     state = np.full(1, 42, np.uint64)
     for column in columns:
