@@ -41,7 +41,7 @@ class ShardsTask:
     tokenizer: str = ""
 
     @cached_property
-    def count_tokens(self) -> targets.TokenCounter:
+    def token_counter(self) -> targets.TokenCounter:
         """The function that counts the tokens of a text."""
         return targets.token_counter(self.tokenizer)
 
@@ -135,7 +135,7 @@ def _finish(joined: Mapping[str, Any], split: str, task: ShardsTask) -> Finished
     if not task.conf.max_tokens:
         return FinishedRow(split, joined, accepted, row)
     oracle = joined["is_oracle"]
-    passages = targets.fit_length(row, oracle, accepted.answer.text, task.count_tokens, task.conf.max_tokens)
+    passages = targets.fit_length(row, oracle, accepted.answer.text, task.token_counter, task.conf.max_tokens)
     if passages is None:
         return FinishedRow(split, joined, Acceptance(("longer than max_tokens",)), None)
     first = next((text for text, is_oracle in zip(row.passages, oracle, strict=True) if not is_oracle), None)
