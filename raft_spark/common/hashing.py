@@ -31,6 +31,7 @@ class Stream(IntEnum):
     EVALUATE = 8
     RESAMPLE = 9
     COMPARE = 10
+    STAND_IN = 11
     RESAMPLE_SEEDS = 20
 
 

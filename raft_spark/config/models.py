@@ -106,7 +106,7 @@ class Base(Section):
     oracle_share: Share
     variants: Literal["one", "both"]
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
-    equal_length: bool
+    absent: Literal["stand_in", "singles", "nothing"]
     strategy: Literal["auto", "broadcast", "join"]
     broadcast_limit_mb: Annotated[int, Field(ge=0, le=1_000_000)]
 

@@ -106,12 +106,16 @@ def _answers(counts: Mapping[str, Any], conf: config.Config) -> str:
     return f"{sentences}, {counts['dollars']} dollars at the configured prices."
 
 
+ABSENT = {
+    "stand_in": "another article's passages in place of a missing oracle",
+    "singles": "a single passage in place of each of a missing oracle",
+    "nothing": "k passages without the oracle",
+}
+
+
 def _recipe(conf: config.Config) -> str:
-    lengths = (
-        "as many passages with the oracle as without" if conf.base.equal_length else "k passages without the oracle"
-    )
     recipe = f"How it was made: k = {conf.base.distractors} distractors, P = {_oracle_share(conf)}, "
-    recipe += f"seed {conf.base.seed}, {lengths}"
+    recipe += f"seed {conf.base.seed}, {ABSENT[conf.base.absent]}"
     if conf.dataset.answer == "completion":
         temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.retry_temperatures)))
         recipe += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
@@ -119,11 +123,13 @@ def _recipe(conf: config.Config) -> str:
 
 
 def _leakage(leakage: Mapping[str, Any]) -> str:
-    lengths, sections = leakage["area"]["lengths"], leakage["area"]["lengths and sections"]
+    area, (low, high) = leakage["area"], leakage["interval"]
     return (
-        "Label leakage: how well a small classifier finds the rows without oracle, as the area under its ROC curve\n"
-        f"(0.5 = not at all, 1 = always). From the lengths of the passages: {lengths}; with the sections of their "
-        f"abstracts: {sections}.\nMean position of oracle passages: {leakage['oracle_place']} (0 = first, 1 = last). "
+        f"Label leakage: how well a small classifier, which learned from {leakage['learned_from']} rows, finds the rows without "
+        "oracle,\nas the area under its ROC curve (0.5 = not at all, 1 = always). From the lengths of the passages: "
+        f"{area['lengths']}; with the sections of\ntheir abstracts: {area['lengths and sections']}; with the words that they share: "
+        f"{area['lengths, sections and words']} (95 % interval {low} to {high}).\n"
+        f"Mean position of oracle passages: {leakage['oracle_place']} (0 = first, 1 = last). "
         f"Texts in rows of more than one split: {leakage['in_two_splits']}."
     )
 

@@ -70,13 +70,13 @@ def _rejected_answer(completion: str | None, target: str, completions: Completio
 
 
 def fit_length(
-    row: TrainingRow, oracle: Sequence[bool], completion: str, count: TokenCounter, max_tokens: int
+    row: TrainingRow, is_whole: Sequence[bool], completion: str, count: TokenCounter, max_tokens: int
 ) -> list[str] | None:
     """Return the passages that fit, with the prompt and the longest answer, into `max_tokens`, in the order shown; None
     when the oracle and the answer alone do not fit.
 
-    `oracle` marks the passages that are never removed; a hash decides which of the others is removed first. A row
-    without its oracle must have room for the oracle and for the teacher's `completion` too: otherwise rows with the
+    `is_whole` marks the passages of the oracle, which are never removed, or of its stand-in, which are removed last; a hash
+    decides which of the others is removed first. A row without its oracle must have room for the oracle and for the teacher's `completion` too: otherwise rows with the
     oracle would be rejected more often, and their share would fall below base.oracle_share.
     """
     bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.completions)]
@@ -88,8 +88,8 @@ def fit_length(
         return None
     sizes = [count(fill([text])) + separator for text in row.passages]
     removable = sorted(
-        (number for number, is_oracle in enumerate(oracle) if not is_oracle),
-        key=lambda number: zlib.crc32(row.passages[number].encode()),
+        (number for number in range(len(sizes)) if row.distracted or not is_whole[number]),
+        key=lambda number: (not is_whole[number], zlib.crc32(row.passages[number].encode())),
     )
     kept = set(range(len(sizes)))
     while sum(sizes[number] for number in kept) > room:

@@ -23,7 +23,7 @@ from raft_spark.lake import parquet, schemas
 INDEX, TEXTS = "index.arrow", "texts.bin"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CorpusIndex:
     """The passages of one split.
 
@@ -43,6 +43,26 @@ class CorpusIndex:
     def size(self) -> int:
         """Return the next free number. Numbers are drawn from 0..size-1."""
         return len(self.count)
+
+    @functools.cached_property
+    def sizes(self) -> Int64Array:
+        """The numbers of passages that articles have, ascending."""
+        found = np.flatnonzero(np.bincount(self.count))
+        return found[found > 0]
+
+    @functools.cached_property
+    def nearest_sizes(self) -> Int64Array:
+        """The `sizes` in the order of their distance from a number of passages, the smaller one first.
+
+        Its shape is (largest number of passages + 1, sizes).
+        """
+        distance = np.abs(self.sizes - np.arange(self.sizes.max(initial=0) + 1)[:, None])
+        return self.sizes[np.argsort(distance, axis=1, kind="stable")]
+
+    @functools.cache  # noqa: B019 - an index lives as long as its process
+    def numbers_of_size(self, size: int) -> Int64Array:
+        """Return the numbers of the articles with this number of passages, ascending."""
+        return np.flatnonzero(self.count == size)
 
 
 def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, *, with_texts: bool) -> None:

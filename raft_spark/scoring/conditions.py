@@ -169,7 +169,8 @@ def passages(
     if condition.setting == "closed":
         return [[] for _ in numbers]
     keep = np.full(len(numbers), condition.setting != "without")
-    drawn = conf.model_copy(update={"distractors": condition.distractors, "equal_length": True})
+    absent = "singles" if conf.absent == "nothing" else conf.absent
+    drawn = conf.model_copy(update={"distractors": condition.distractors, "absent": absent})
     shown = sampling.choose_documents(numbers, keep, index, drawn)
     shown_texts = texts.take(pa.array(shown.position(index))).to_pylist()
     marked = [{"text": text, "oracle": bool(oracle)} for text, oracle in zip(shown_texts, shown.oracle, strict=True)]

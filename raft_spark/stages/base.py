@@ -27,6 +27,7 @@ from raft_spark.monitoring import progress
 from raft_spark.recipe import corpus, corpus_files, sampling
 from raft_spark.recipe.prompts import SEPARATOR
 
+COUNTED_AT_ONCE = 1 << 20  # articles
 ARTICLE_COLUMNS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
 _DOCUMENT = pa.struct([("number", pa.int64()), ("passage", pa.int32()), ("oracle", pa.bool_())])
@@ -125,21 +126,26 @@ def choose_strategy(conf: config.Base, row_groups: Sequence[Mapping[str, Any]]) 
 
 
 def check_draws(index: Mapping[str, corpus.CorpusIndex], conf: config.Base) -> dict[str, Any]:
-    """Count the rows and draws of each split. Raises InputError if a row needs more distractors than there are other articles."""
-    rows, distracted, draws = {}, {}, {}
+    """Count the rows of each split. Raises InputError if a row needs more distractors than there are other articles."""
+    rows, distracted, singles = {}, {}, {}
     for split, split_index in index.items():
-        numbers = np.flatnonzero(split_index.count)
-        articles, keep = sampling.base_rows(split_index.pubid[numbers], conf)
-        slots = sampling.distractor_counts(split_index.count[numbers[articles]], keep, conf)
-        rows[split], distracted[split], draws[split] = len(articles), int((~keep).sum()), int(slots.sum())
-        need = int(slots.max(initial=0))
-        if need > max(0, len(numbers) - 1):
+        rows[split], distracted[split], singles[split], need = 0, 0, 0, 0
+        for start in range(0, split_index.size, COUNTED_AT_ONCE):
+            articles = slice(start, start + COUNTED_AT_ONCE)
+            count = split_index.count[articles][split_index.count[articles] > 0]
+            of_row, keep = sampling.base_rows(split_index.pubid[articles][split_index.count[articles] > 0], conf)
+            rows[split] += len(of_row)
+            distracted[split] += int((~keep).sum())
+            singles[split] += int(sampling.distractor_counts(count[of_row], keep, conf).sum())
+            need = max(need, int(sampling.articles_needed(count[of_row], keep, conf).max(initial=0)))
+        available = int((split_index.count > 0).sum())
+        if need > max(0, available - 1):
             msg = (
-                f"split {split} has {len(numbers)} articles, but a row there needs distractors from {need} others; "
+                f"split {split} has {available} articles, but a row there needs distractors from {need} others; "
                 f"take more articles, lower base.distractors (k = {conf.distractors}), or set articles.{split}_share = 0"
             )
             raise InputError(msg.replace("articles.train_share = 0", "smaller validation and test shares"))
-    return {"rows": rows, "distracted": distracted, "distractors": draws}
+    return {"rows": rows, "distracted": distracted, "distractors": singles}
 
 
 def _write(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.RecordBatch]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
@@ -61,18 +62,30 @@ def _columns(conf: config.Config) -> list[str]:
     is_shortened = bool(conf.dataset.max_tokens)
     is_checked = is_shortened or conf.completions.style == "cot"
     is_written = any("oracle" in FORMATS[name].schema.names for name in conf.dataset.formats)
-    documents = [f"{_DOCUMENTS}.text", *([f"{_DOCUMENTS}.oracle"] if is_shortened else [])]
+    documents = [f"{_DOCUMENTS}.{name}" for name in ("text", *(("oracle", "pubid") if is_shortened else ()))]
     return [*_COLUMNS, *documents, *(["oracle"] if is_checked or is_written else [])]
 
 
 def _with_passages(rows: pa.Table) -> pa.Table:
-    """Replace the documents by their texts as `passages`, and by `is_oracle` if it was read."""
+    """Replace the documents by their texts as `passages`; for dataset.max_tokens add `is_oracle` and `is_whole`, see `_is_whole`."""
     documents = pa.concat_arrays(rows["documents"].chunks)
-    for name, field in (("passages", "text"), ("is_oracle", "oracle")):
-        if documents.type.value_type.get_field_index(field) >= 0:
-            values = pa.ListArray.from_arrays(documents.offsets, documents.values.field(field))
-            rows = rows.append_column(name, values)
+    columns = {"passages": documents.values.field("text")}
+    if "oracle" in documents.type.value_type.names:
+        columns |= {"is_oracle": documents.values.field("oracle"), "is_whole": _is_whole(documents)}
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.ListArray.from_arrays(documents.offsets, values))
     return rows.drop_columns("documents")
+
+
+def _is_whole(documents: pa.ListArray) -> pa.Array:
+    """Say which passages stand in their row with all others of their article: those of the oracle and of a stand-in.
+
+    A stand-in of one passage is not known from a distractor, and need not be.
+    """
+    row = np.repeat(np.arange(len(documents)), pc.list_value_length(documents).to_numpy())
+    pubid, oracle = documents.values.field("pubid").to_numpy(), documents.values.field("oracle")
+    _, article, passages = np.unique(np.stack([row, pubid]), axis=1, return_inverse=True, return_counts=True)
+    return pc.or_(oracle, pa.array(passages[article.ravel()] > 1))
 
 
 def _with_own_answers(rows: pa.Table, conf: config.Completions) -> pa.Table:

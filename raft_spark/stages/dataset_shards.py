@@ -135,7 +135,9 @@ def _finish(joined: Mapping[str, Any], split: str, task: ShardsTask) -> Finished
     if not task.conf.max_tokens:
         return FinishedRow(split, joined, accepted, row)
     oracle = joined["is_oracle"]
-    passages = targets.fit_length(row, oracle, accepted.answer.text, task.token_counter, task.conf.max_tokens)
+    passages = targets.fit_length(
+        row, joined["is_whole"], accepted.answer.text, task.token_counter, task.conf.max_tokens
+    )
     if passages is None:
         return FinishedRow(split, joined, Acceptance(("longer than max_tokens",)), None)
     first = next((text for text, is_oracle in zip(row.passages, oracle, strict=True) if not is_oracle), None)

@@ -1,4 +1,4 @@
-"""Measure how well the length of a row tells whether its oracle is missing: python tests/benchmarks/leakage.py   (a minute)
+"""Measure how well it can be told without reading whether the oracle of a row is missing: python tests/benchmarks/leakage.py
 
 The real rows come from the Parquet file that RAFT_SPARK_REAL_ARTICLES names, if it is set.
 """
@@ -14,7 +14,7 @@ from raft_spark.recipe import leakage
 from raft_spark.stages import articles, base
 
 SOURCES = {"built-in": "sample:20000", "real": os.environ.get("RAFT_SPARK_REAL_ARTICLES", "")}
-RECIPES = {"raft-spark": "base.equal_length=true", "the notebook's rule": "base.equal_length=false"}
+RECIPES = {name: f"base.absent={name}" for name in ("stand_in", "singles", "nothing")}
 
 if __name__ == "__main__":
     for name, source in SOURCES.items():

@@ -51,12 +51,13 @@ def test_files_lie_over_the_defaults_and_assignments_over_files_key_by_key(tmp_p
     [
         ("base.distractors=7", "base.distractors=0", "distractors", 0),
         ("base.oracle_share=0.5", "base.oracle_share=0.0", "oracle_share", 0.0),
-        ("base.equal_length=true", "base.equal_length=false", "equal_length", False),
+        ("completions.decision=true", "completions.decision=false", "decision", False),
         ("base.seed=9", "base.seed=0", "seed", 0),
     ],
 )
 def test_zero_and_false_win_too(under: str, over: str, name: str, value: object):
-    assert getattr(config.load(assignments=[under, over]).base, name) == value
+    section = getattr(config.load(assignments=[under, over]), over.partition(".")[0])
+    assert getattr(section, name) == value
 
 
 def test_an_empty_text_wins_too():
@@ -149,8 +150,9 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("base.oracle_share=1.3", "base.oracle_share is 1.3; it must be a number in 0..1"),
         ("base.oracle_share=nan", "base.oracle_share is NaN; it must be a number in 0..1"),
         ("base.oracle_share=false", "base.oracle_share is false; it must be a number in 0..1"),
-        ("base.equal_length=1", "base.equal_length is 1; it must be true or false"),
-        ("base.equal_length=False", 'base.equal_length is "False"; it must be true or false'),
+        ("completions.decision=1", "completions.decision is 1; it must be true or false"),
+        ("completions.decision=False", 'completions.decision is "False"; it must be true or false'),
+        ("base.absent=oracle", 'base.absent is "oracle"; it must be one of stand_in, singles, nothing'),
         ("base.strategy=shuffle", 'base.strategy is "shuffle"; it must be one of auto, broadcast, join'),
         ("base.seed=9223372036854775808", "base.seed is 9223372036854775808; it must be a whole number in 0..9223372036854775807"),
         ('dataset.language="english"', 'dataset.language is "english"; it must be text such as en'),
@@ -181,7 +183,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.mine.kind=openai", "endpoints.mine needs url and model, as every endpoint of kind openai"),
         ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] has the settings: "
-         "broadcast_limit_mb, distractors, equal_length, oracle_share, seed, strategy, variants")),
+         "absent, broadcast_limit_mb, distractors, oracle_share, seed, strategy, variants")),
         ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] has the settings: answer, decision, language, length, quote, refusal, truncated, turn"),
         ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] has the settings: api_key_env, api_key_header, "
              "api_key_secret, batch_folder, batch_input_price, batch_output_price, ca_bundle, codec, endpoint_name, headers, hourly_price, "
@@ -372,7 +374,7 @@ def test_the_ranges_of_the_reference_page_are_those_that_are_checked(section: st
 def test_the_notebooks_recipe():
     conf = config.load(["notebook.toml"])
     assert (conf.articles.source, conf.articles.limit) == ("hf:qiaojin/PubMedQA/pqa_artificial", 40_000)
-    assert (conf.base.distractors, conf.base.oracle_share, conf.base.equal_length) == (3, 0.7, False)
+    assert (conf.base.distractors, conf.base.oracle_share, conf.base.absent) == (3, 0.7, "nothing")
     asked = conf.completions
     assert (asked.template, asked.temperature, asked.top_p, asked.max_new_tokens) == ("llama3", 0.9, 0.9, 512)
     assert (conf.dataset.formats, conf.dataset.file) == (("notebook",), "jsonl")

@@ -95,9 +95,21 @@ def test_a_row_is_left_out_with_its_oracle_and_without_it_alike(absent: str):
     with_it = row(THOUGHT, "completions.style=cot", distracted=False, oracle=(1, 2))
     first = [
         next(most for most in range(2_000) if targets.fit_length(found, stays, THOUGHT, words, most) is not None)
-        for found, stays in ((without, [False] * 4), (with_it, [False, True, True, False]))
+        for found, stays in ((without, [False] * 4), (without, WHOLE), (with_it, WHOLE))
     ]
-    assert abs(first[0] - first[1]) <= 3  # tokens, as texts are rounded up
+    assert max(first) - min(first) <= 3  # tokens, as texts are rounded up
+
+
+WHOLE = [False, True, True, False]  # the oracle, or its stand-in
+
+
+def test_a_stand_in_loses_passages_after_all_other_distractors():
+    found, words = row("It works."), targets.token_counter("")
+    fits = [targets.fit_length(found, WHOLE, "It works.", words, most) for most in range(2_000)]
+    kept = [{PASSAGES.index(text) for text in each} for each in fits if each is not None]
+    assert {0, 1, 2, 3} in kept
+    assert {1, 2} in kept
+    assert all({1, 2} <= each for each in kept if each & {0, 3})
 
 
 def test_a_rejected_answer_is_an_answer_and_another_one():

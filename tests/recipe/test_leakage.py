@@ -53,7 +53,7 @@ def test_a_classifier_finds_what_no_single_length_predicts_and_nothing_in_noise(
 
 @pytest.mark.spark
 def test_rows_of_equal_length_leak_little_and_the_notebooks_leak_all(settled: Settle):
-    fair, notebook = measured(settled()), measured(settled("base.equal_length=false"))
+    fair, notebook = measured(settled()), measured(settled("base.absent=nothing"))
     assert fair["rows"] == notebook["rows"] == 300
     assert abs(fair["area"]["passages"] - 0.5) < 0.15
     assert notebook["area"]["passages"] < 0.01
@@ -83,10 +83,41 @@ def test_features_are_those_of_a_row_read_by_hand():
         "openings": [2, 0],
         "kinds": [2, 1],
         "deepest": [2, 1],
+        "shared": [0, 0],
+        "common": [0, 0],
     }
     assert found["position"][0] == 0.75  # at 1 and 2 of 0..2
     assert np.isnan(found["position"][1])
     assert leakage.features(pa.array([], DOCUMENTS))["kinds"].tolist() == []
+
+
+@pytest.mark.row
+def test_words_that_several_passages_share_are_counted_once_each():
+    texts = pa.array(["The drug, the drug", "the DRUG, works", "Drug, works well", "one two", "two", "two three"])
+    found = leakage._shared_words(texts, np.array([0, 0, 0, 1, 1, 1]), 2)
+    assert found["shared"].tolist() == [
+        3 / 5,
+        1 / 3,
+    ]  # the "drug," works of: the "drug," drug works well; two of one two three
+    assert found["common"].tolist() == [1 / 5, 1 / 3]
+
+
+@pytest.mark.row
+def test_the_interval_of_an_area_is_that_of_hanley_and_mcneil():
+    positive = np.arange(109) < 51  # their table I: area 0.893, standard error 0.032
+    low, high = leakage.interval(0.893, positive)
+    assert (high - low) / 2 / 1.96 == pytest.approx(0.032, abs=0.0015)
+    assert leakage.interval(0.7, np.ones(5, bool)) == (0.0, 1.0)
+
+
+@pytest.mark.spark
+def test_stand_ins_leave_nothing_to_tell_and_single_passages_do(settled: Settle):
+    found = {}
+    for absent in ("stand_in", "singles"):
+        conf = settled("articles.source=sample:3000", f"base.absent={absent}")
+        found[absent] = measured(conf)["area"][leakage.ALL]
+    assert abs(found["stand_in"] - 0.5) < 0.06
+    assert found["singles"] > 0.7
 
 
 @pytest.mark.row

@@ -51,11 +51,58 @@ def test_the_share_of_rows_with_their_oracle_is_p(large):
     assert abs(with_oracle - 0.7 * len(numbers)) < error
 
 
-def test_distractors_are_distinct_other_articles(large):
-    _, numbers, shown = large
+def test_distractors_are_distinct_passages_of_other_articles(large):
+    index, numbers, shown = large
     row, number = shown.row[~shown.oracle], shown.number[~shown.oracle]
     assert (number != numbers[row]).all()
-    assert len(np.unique(row * len(numbers) + number)) == len(row)
+    assert len(np.unique(row * len(index.checksum) + shown.position(index)[~shown.oracle])) == len(row)
+
+
+def articles_shown(shown: sampling.Documents, size: int) -> tuple[NDArray[np.int64], ...]:
+    """Return row, number and shown passages of each article that a row shows passages of; `size` is that of the split."""
+    article, passages = np.unique(shown.row * size + shown.number, return_counts=True)
+    return article // size, article % size, passages
+
+
+def test_a_row_without_its_oracle_shows_k_single_passages_and_another_article_whole_of_as_many_passages(large):
+    index, numbers, shown = large
+    row, number, passages = articles_shown(shown, len(numbers))
+    has_oracle = np.isin(np.arange(len(numbers)), shown.row[shown.oracle])
+    several = ~has_oracle[row] & (index.count[numbers[row]] > 1)
+    assert (np.bincount(row) == 4).all()  # the own article or its stand-in, and k = 3 others
+    stand_in = several & (passages > 1)
+    assert (passages[stand_in] == index.count[number[stand_in]]).all()
+    assert (passages[stand_in] == index.count[numbers[row[stand_in]]]).all()
+    assert len(np.unique(row[stand_in])) == stand_in.sum() == len(np.unique(row[several]))
+
+
+def test_every_article_of_as_many_passages_stands_in_equally_often(large):
+    index, numbers, shown = large
+    row, number, passages = articles_shown(shown, len(numbers))
+    drawn_whole = (number != numbers[row]) & (passages > 1)
+    for size in range(2, 8):
+        times = np.bincount(number[drawn_whole & (passages == size)], minlength=len(numbers))[index.count == size]
+        assert abs(times.var() / times.mean() - 1) < 0.05
+
+
+def test_rare_sizes_stand_in_for_each_other_and_the_nearest_for_one_alone():
+    counts = np.full(5_000, 3)
+    counts[[10, 20, 30]], counts[40], counts[50] = 9, 6, 60
+    index = index_of(counts)
+    numbers = np.array([10, 20, 30, 40, 50])
+    for seed in range(20):
+        shown = documents(numbers, index, conf("base.oracle_share=0.0", "base.distractors=1", f"base.seed={seed}"))
+        row, number, passages = articles_shown(shown, 5_000)
+        stand_in = {int(row): int(number) for row, number, many in zip(row, number, passages, strict=True) if many > 1}
+        assert all(stand_in[at] in {10, 20, 30} - {numbers[at]} for at in (0, 1, 2))
+        assert counts[stand_in[3]] == 3  # 3 and 9 are as near: the smaller one
+        assert stand_in[4] in (10, 20, 30)
+
+
+def test_a_split_in_which_nothing_can_stand_in_ends_in_a_clear_error():
+    index = index_of(np.full(3, 2), np.array([1, 2, 1, 3, 1, 4], np.uint32))
+    with pytest.raises(InputError, match="no article can stand in for the passages of pubid 1000"):
+        documents(np.arange(3), index, conf("base.oracle_share=0.0", "base.distractors=0"))
 
 
 def test_every_oracle_passage_of_a_kept_row_is_shown_once_and_marked(large):
@@ -72,8 +119,9 @@ def test_the_number_of_passages_does_not_tell_whether_the_oracle_is_there(large)
     assert (lengths == index.count + 3).all()  # k = 3 more than the row's own, with and without
 
 
-def test_every_article_is_drawn_equally_often(large):
-    _, numbers, shown = large
+def test_every_article_is_drawn_equally_often():
+    numbers = np.arange(200_000)
+    shown = drawn(numbers, index_of(random_counts(200_000)), conf("base.absent=singles"))
     in_degree = np.bincount(shown.number[~shown.oracle], minlength=len(numbers))
     assert abs(in_degree.var() / in_degree.mean() - 1) < 0.03
 
@@ -94,10 +142,11 @@ def test_the_position_of_the_oracle_is_uniform():
     assert ((counts - 25_000) ** 2 / 25_000).sum() < 16.3  # 0.999 quantile at 3 degrees of freedom
 
 
-def test_both_variants_of_a_row_show_the_same_distractors_and_one_more_for_each_passage_that_it_lost():
+@pytest.mark.parametrize("absent", ["stand_in", "singles"])
+def test_both_variants_of_a_row_show_the_same_distractors_and_one_more_for_each_passage_that_it_lost(absent: str):
     index = index_of(random_counts(500))
     numbers = np.arange(500)
-    shown = documents(numbers, index, conf("base.variants=both"))
+    shown = documents(numbers, index, conf("base.variants=both", f"base.absent={absent}"))
     for number in numbers:
         own = index.count[number]
         with_oracle, without = shown.row == 2 * number, shown.row == 2 * number + 1
@@ -131,14 +180,13 @@ def as_rows(index: CorpusIndex, numbers: NDArray[np.int64], settings: config.Bas
     return {int(index.pubid[number]): part.tobytes() for number, part in zip(numbers, parts, strict=True)}
 
 
-def test_adding_one_percent_articles_changes_few_rows():
+@pytest.mark.parametrize(("absent", "draws_a_row"), [("stand_in", 3 + 0.3 * 2), ("singles", 3 + 0.3 * 4)])
+def test_adding_one_percent_articles_changes_few_rows(absent: str, draws_a_row: float):
     counts = random_counts(50_500)
     before, after = index_of(counts[:50_000]), index_of(counts)
-    numbers = np.arange(50_000)
-    old, new = as_rows(before, numbers, conf()), as_rows(after, numbers, conf())
+    numbers, settings = np.arange(50_000), conf(f"base.absent={absent}")
+    old, new = as_rows(before, numbers, settings), as_rows(after, numbers, settings)
     changed = sum(old[pubid] != new[pubid] for pubid in old) / len(old)
-    keep = sampling.keeps_oracle(before.pubid, conf())
-    draws_a_row = sampling.distractor_counts(before.count, keep, conf()).mean()
     assert 0 < changed <= 1.2 * draws_a_row / 100
 
 
@@ -167,7 +215,10 @@ def test_a_text_that_is_an_oracle_passage_or_stands_there_already_is_never_shown
         own = set(texts[2 * row : 2 * row + 2])
         drawn = text[(shown.row == row) & ~shown.oracle]
         assert not own & set(drawn)
-        assert len(set(drawn)) == len(drawn)
+        of_article = [
+            set(text[(shown.row == row) & (shown.number == each)]) for each in set(shown.number[shown.row == row])
+        ]
+        assert sum(map(len, of_article)) == len(set.union(*of_article))  # an article may repeat its own text
 
 
 def test_a_batch_of_rows_is_drawn_as_each_row_alone():
@@ -182,7 +233,7 @@ def test_a_batch_of_rows_is_drawn_as_each_row_alone():
 def test_k_0_and_p_0_and_1():
     index = index_of(random_counts(100))
     numbers = np.arange(100)
-    nothing = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.equal_length=false"))
+    nothing = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=0.0", "base.absent=nothing"))
     assert len(nothing.row) == 0
     only_oracle = documents(numbers, index, conf("base.distractors=0", "base.oracle_share=1.0"))
     assert only_oracle.oracle.all()

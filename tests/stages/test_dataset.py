@@ -19,7 +19,7 @@ from raft_spark.formats import placement
 from raft_spark.formats.placement import Placement
 from raft_spark.inference import acceptance
 from raft_spark.lake import browse, dataframes, schemas, session, tables
-from raft_spark.stages import articles, base, completions, dataset, dataset_shards
+from raft_spark.stages import articles, base, completions, dataset, dataset_rows, dataset_shards
 
 REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
 
@@ -243,6 +243,16 @@ def test_answers_of_other_rows_are_never_written_beside_a_question():
     for others in (answers.slice(0, 2), answers.set_column(0, "pubid", [[2, 3, 9]])):
         with pytest.raises(DamageError, match="not the same rows"):
             dataset_shards.sorted_rows({0: texts, 1: others}, placed)
+
+
+@pytest.mark.row
+def test_whole_articles_among_the_passages_of_a_row_are_known_by_their_pubids():
+    rows = [[(1, True), (5, False), (1, True)], [], [(7, False), (8, False), (7, False), (9, False)], [(4, False)]]
+    documents = [[{"pubid": pubid, "oracle": oracle} for pubid, oracle in row] for row in rows]
+    found = dataset_rows._is_whole(
+        pa.array(documents, pa.list_(pa.struct([("pubid", pa.int64()), ("oracle", pa.bool_())])))
+    )
+    assert found.to_pylist() == [True, False, True, True, False, True, False, False]
 
 
 def test_parts_of_a_shard_change_none_of_its_bytes(settled: Settle, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,8 @@ import pytest
 
 from conftest import Settle
 from raft_spark import config
-from raft_spark.lake import dataframes, parquet, schemas, session, tables
+from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.recipe import leakage
 from raft_spark.stages import articles, base, gates
 from raft_spark.stages.gates import Changes, GateResult
 
@@ -127,10 +128,10 @@ def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
 
 @pytest.mark.spark
 def test_rows_whose_length_predicts_their_missing_oracle_are_found(settled: Settle):
-    conf = settled("base.equal_length=false")
+    conf = settled("base.absent=nothing")
     articles.run(conf)
-    rows = dataframes.read(session.start(conf), conf.lake, base.run(conf))
-    passages = named(gates._length_gates(rows, 0.05), "passages")
+    leaks = leakage.measure(session.start(conf), conf.lake, base.run(conf))
+    passages = named(gates._length_gates(leaks, 0.05), "passages")
     assert not passages.passed
     assert passages.found < 0.1
 
