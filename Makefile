@@ -11,6 +11,7 @@ CLASSES := build/spark.jsa
 RELEASE := build/release/made
 PEER := build/env-peer
 PEERS := build/env-peers
+LEAKAGE := build/env-leakage
 SCAN := build/env-scan
 SAGEMAKER := build/env-sagemaker
 TRAIN := build/env-train
@@ -22,7 +23,7 @@ ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refr
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-leakage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -117,6 +118,9 @@ bench-scale: $(TEST)/ready ## measure one core, two cores and clusters, and writ
 bench-peers: $(PEERS)/ready ## compare base with Polars, DuckDB and Daft, in build/bench/peers.md: 5 minutes
 	$(PEERS)/bin/python tests/benchmarks/peers.py
 
+bench-leakage: $(LEAKAGE)/ready ## look for rows without their oracle by gradient boosting, in build/bench/boosted_leakage.json: 10 minutes
+	$(LEAKAGE)/bin/python tests/benchmarks/boosted_leakage.py --check
+
 .PHONY: scan
 scan: $(SCAN)/ready ## check the stack of EMR Serverless with a security scanner; emr/stack.yaml lists the exceptions
 	$(SCAN)/bin/checkov --quiet --compact --skip-download --framework cloudformation --file emr/stack.yaml
@@ -194,6 +198,12 @@ $(PEERS)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(PEERS)
 	@grep -vE '^(pyarrow|tqdm)==' constraints.txt > $(PEERS)/constraints.txt
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(PEERS)/constraints.txt --editable '.[peers]'
+	@touch $@
+
+$(LEAKAGE)/ready: pyproject.toml constraints.txt
+	@echo "creating $(LEAKAGE): 700 MB, a minute"
+	@$(PYTHON) -m venv $(LEAKAGE)
+	@$(LEAKAGE)/bin/python $(PIP) --editable '.[leakage]'
 	@touch $@
 
 # The scanner requires older packages than the tests, so it has its own environment.
