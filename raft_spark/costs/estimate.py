@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pyspark.sql import Column
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own name
 
 from raft_spark import config, endpoints
@@ -21,10 +21,10 @@ from raft_spark.common import ids
 from raft_spark.costs import arithmetic
 from raft_spark.endpoints.base import Client, Reply, Request
 from raft_spark.errors import EndpointError
-from raft_spark.inference import answer_store
+from raft_spark.inference import answer_store, requests
 from raft_spark.inference.admission import InFlightRequest
-from raft_spark.inference.requests import prompt_characters
 from raft_spark.lake import dataframes, lease, schemas, session, tables
+from raft_spark.lake.tasks import worker_errors
 from raft_spark.recipe import prompts
 from raft_spark.stages import completions
 
@@ -83,36 +83,33 @@ def _look_up(
     These are the first rows by key, so that there are `ask` answers. A key is a hash, so this is a random sample.
     """
     spark = session.start(conf, "estimate")
-    characters = _characters(conf)
-    requests = (
-        completions.distinct_requests(spark, conf, dataframes.read(spark, conf.lake, base))
-        .withColumn("characters", characters)
-        .persist()
-    )
-    stored = dataframes.stored_answers(spark, conf.lake)
-    missing = requests.where(completions.is_missing(conf.completions))
-    rows, total = missing.agg(F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))).first() or (0, 0)
-    sample = (
-        requests.join(stored.where(HAS_USAGE).select("key", *USAGE), "key")
-        .dropDuplicates(["key"])
-        .orderBy("key")
-        .limit(MAX_ANSWERS)
-    )
-    answered = [
-        arithmetic.AnsweredRequest(row.characters, row.prompt_tokens, row.completion_tokens, row.latency_ms / 1000)
-        for row in sample.collect()
-    ]
-    first_missing: list[Row] = [row.asDict() for row in missing.orderBy("key").limit(ask).collect()]
-    remaining = arithmetic.Remaining(requests.count(), rows, total)
-    requests.unpersist()
+    with worker_errors():
+        looked_up = completions.distinct_requests(requests.keyed_requests(spark, conf, base), conf).persist()
+        missing = looked_up.where(requests.is_missing(conf.completions))
+        sums = F.count("*"), F.coalesce(F.sum("characters"), F.lit(0))
+        rows, total = _with_texts(missing, conf, base).agg(*sums).first() or (0, 0)
+        usage = dataframes.stored_answers(spark, conf.lake).where(HAS_USAGE).select("key", *USAGE)
+        answered = [
+            arithmetic.AnsweredRequest(row.characters, row.prompt_tokens, row.completion_tokens, row.latency_ms / 1000)
+            for row in _with_texts(_first(looked_up.join(usage, "key"), MAX_ANSWERS), conf, base).collect()
+        ]
+        first_missing: list[Row] = [row.asDict() for row in _with_texts(_first(missing, ask), conf, base).collect()]
+        remaining = arithmetic.Remaining(looked_up.count(), rows, total)
+    looked_up.unpersist()
     count = 0 if len(answered) >= ENOUGH_ANSWERS else max(0, ask - len(answered))
     return remaining, answered, first_missing[:count]
 
 
-def _characters(conf: config.Config) -> Column:
-    """Return the characters of a request: those of its question, its oracle and the prompt's template."""
+def _first(rows: DataFrame, count: int) -> DataFrame:
+    """Return the first rows by key, at most `count`, each key once; lazy."""
+    return rows.dropDuplicates(["key"]).orderBy("key").limit(count)
+
+
+def _with_texts(rows: DataFrame, conf: config.Config, base: tables.Version) -> DataFrame:
+    """Add question, oracle and the `characters` of the request: those of both and of the prompt's template; by key, lazy."""
     template = prompts.teacher_request("", "", conf.teacher.model, conf.teacher_requests)
-    return (prompt_characters(conf.completions) + template.characters).cast("bigint")
+    characters = (requests.prompt_characters(conf.completions) + template.characters).cast("bigint")
+    return requests.with_texts(rows, conf, base).withColumn("characters", characters).orderBy("key")
 
 
 def _ask(conf: config.Config, rows: Sequence[Row]) -> list[SampleCall]:

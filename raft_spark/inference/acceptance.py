@@ -17,6 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from raft_spark import config
 from raft_spark.endpoints import answer_text
 from raft_spark.inference import requests
+from raft_spark.lake import dataframes, tables
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import answer_checks
 from raft_spark.recipe.answer_checks import Problem
@@ -80,44 +81,45 @@ def attempt_settings(conf: config.Config) -> list[config.Config]:
     return [conf, *(conf.model_copy(update={"completions": completions}) for completions in others)]
 
 
-def best_answers(base: DataFrame, stored: DataFrame, conf: config.Config) -> DataFrame:
+def best_answers(base: tables.Version, stored: DataFrame, conf: config.Config) -> DataFrame:
     """Return the answer to each article's question: the first accepted one, or the first if none is accepted; lazy.
 
     The columns are pubid, those of an answer, and `last_error`.
     """
     attempts = attempt_settings(conf)
     if len(attempts) == 1:
-        return requests.look_up(requests.keyed_requests(base, conf), stored, conf.completions).select(
-            "pubid", "answer.*", "last_error"
-        )
+        return _answers(base, stored, conf)
     order = F.struct(F.col("completion").isNull(), ~F.col("is_accepted"), "attempt")
     best = F.min_by(F.struct(*requests.ANSWER_COLUMNS, "last_error"), order).alias("best")
     return _judge_answers(base, stored, conf, len(attempts)).groupBy("pubid").agg(best).select("pubid", "best.*")
 
 
-def rejected_rows(base: DataFrame, stored: DataFrame, conf: config.Config, count: int) -> DataFrame:
-    """Return the rows of base to ask again after `count` attempts, because every answer so far was rejected; lazy.
+def rejected_articles(base: tables.Version, stored: DataFrame, conf: config.Config, count: int) -> DataFrame:
+    """Return the pubids to ask again after `count` attempts, because every answer so far was rejected; lazy.
 
     The first attempt must have an answer. A later attempt may also have failed with an error that is not retried.
     """
     has_failed = (F.col("attempt") > 0) & ~requests.is_retryable(conf.completions)
     is_over = F.col("completion").isNotNull() | has_failed
     is_rejected = F.bool_and(is_over & ~F.col("is_accepted")).alias("is_rejected")
-    rejected = _judge_answers(base, stored, conf, count).groupBy("pubid").agg(is_rejected).where("is_rejected")
-    return base.join(rejected.select("pubid"), "pubid", "left_semi")
+    judged = _judge_answers(base, stored, conf, count)
+    return judged.groupBy("pubid").agg(is_rejected).where("is_rejected").select("pubid")
 
 
-def _judge_answers(base: DataFrame, stored: DataFrame, conf: config.Config, count: int) -> DataFrame:
+def _judge_answers(base: tables.Version, stored: DataFrame, conf: config.Config, count: int) -> DataFrame:
     """Return the answers to each article's first `count` attempts, in JUDGED_SCHEMA; lazy."""
     attempts = [
-        requests.look_up(requests.keyed_requests(base, each), stored, each.completions).select(
-            "pubid", F.lit(attempt).alias("attempt"), "answer.*", "last_error"
-        )
+        _answers(base, stored, each).withColumn("attempt", F.lit(attempt))
         for attempt, each in enumerate(attempt_settings(conf)[:count])
     ]
-    texts = requests.one_row_per_article(base, conf).select("pubid", "oracle", "final_decision")
-    answers = reduce(DataFrame.unionByName, attempts).join(texts, "pubid")
+    rows = requests.one_row_per_article(dataframes.read(stored.sparkSession, conf.lake, base), conf)
+    answers = reduce(DataFrame.unionByName, attempts).join(rows.select("pubid", "oracle", "final_decision"), "pubid")
     return map_in_arrow(answers, partial(_judge, conf=conf.dataset, completions=conf.completions), JUDGED_SCHEMA)
+
+
+def _answers(base: tables.Version, stored: DataFrame, conf: config.Config) -> DataFrame:
+    keyed = requests.keyed_requests(stored.sparkSession, conf, base)
+    return requests.look_up(keyed, stored, conf.completions).select("pubid", "answer.*", "last_error")
 
 
 def _judge(

@@ -7,25 +7,21 @@ from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.config import templates
 from raft_spark.config.sending import RequestSettings
 from raft_spark.endpoints.base import Request, retried_classes
+from raft_spark.lake import dataframes, parquet, tables
 from raft_spark.lake.tasks import map_in_arrow
 from raft_spark.recipe import prompts
 
-REQUESTS_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("key_of_any_length", pa.string()),
-        ("pubid", pa.int64()),
-        ("question", pa.string()),
-        ("oracle", pa.string()),
-    ]
-)
+REQUESTS_SCHEMA = pa.schema([("key", pa.string()), ("key_of_any_length", pa.string()), ("pubid", pa.int64())])
+KEYS_AT_ONCE = 1_000  # requests in the memory of a task
+_COLUMNS = ["pubid", "question", "oracle", "distracted"]
 ANSWER_COLUMNS = ("completion", "finish_reason", "prompt_tokens", "completion_tokens", "answer_key", "is_batch")
 
 
@@ -61,12 +57,35 @@ def one_row_per_article(base: DataFrame, conf: config.Config) -> DataFrame:
     return base.where("NOT distracted") if conf.base.variants == "both" else base
 
 
-def keyed_requests(base: DataFrame, conf: config.Config) -> DataFrame:
-    """Return a row for each article of base with its request's keys, in REQUESTS_SCHEMA; lazy."""
-    columns = one_row_per_article(base, conf).select("pubid", "question", "oracle")
-    return map_in_arrow(
-        columns, partial(_add_keys, conf=conf.teacher_requests, model=conf.teacher.model), REQUESTS_SCHEMA
-    )
+def keyed_requests(spark: SparkSession, conf: config.Config, base: tables.Version) -> DataFrame:
+    """Return a row for each article of base with its request's keys, in REQUESTS_SCHEMA; lazy.
+
+    Tasks read the texts with pyarrow, so none passes through Spark.
+    """
+    groups = tables.row_groups(conf.lake, base)
+    size = sum(file.bytes for file in base.data())
+    tasks = dataframes.assign_tasks(spark, groups, dataframes.task_count(spark, conf.lake, size))
+    return map_in_arrow(tasks, partial(_keys, conf=conf), REQUESTS_SCHEMA)
+
+
+def _keys(batches: Iterator[pa.RecordBatch], conf: config.Config) -> Iterator[pa.RecordBatch]:
+    settings, model = conf.teacher_requests, conf.teacher.model
+    for _, groups in parquet.by_task(batches):
+        for group in groups:
+            rows = parquet.read_row_group(group, _COLUMNS)
+            if conf.base.variants == "both":
+                rows = rows.filter(pc.invert(rows["distracted"]))
+            for batch in rows.to_batches(max_chunksize=KEYS_AT_ONCE):
+                texts = zip(batch["question"].to_pylist(), batch["oracle"].to_pylist(), strict=True)
+                made = [prompts.teacher_request(question, oracle, model, settings) for question, oracle in texts]
+                keys = [request.key for request in made], [request.key_without_max_tokens for request in made]
+                yield pa.record_batch([*keys, batch["pubid"]], schema=REQUESTS_SCHEMA)
+
+
+def with_texts(keyed: DataFrame, conf: config.Config, base: tables.Version) -> DataFrame:
+    """Add to each request the question and the oracle of its article; lazy."""
+    rows = one_row_per_article(dataframes.read(keyed.sparkSession, conf.lake, base), conf)
+    return keyed.join(rows.select("pubid", "question", "oracle"), "pubid")
 
 
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
@@ -91,15 +110,25 @@ def look_up(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> D
     best = F.min_by(F.struct(*ANSWER_COLUMNS), order).alias("answer")
     named = stored.withColumns({"answer_key": F.col("key"), "is_batch": F.col("latency_ms").isNull()})
     answers = named.where(_is_usable(conf)).groupBy("key_of_any_length").agg(best)
-    failures = (
-        stored.where("completion IS NULL").groupBy("key").agg(F.max_by("error_class", "created_at").alias("last_error"))
-    )
-    return wanted.join(answers, "key_of_any_length", "left").join(failures, "key", "left")
+    return wanted.join(answers, "key_of_any_length", "left").join(_last_errors(stored), "key", "left")
 
 
-def needs_asking(conf: config.Completions) -> Column:
-    """Return whether a request that was looked up has no answer, and no failure that is not retried."""
-    return F.col("answer").isNull() & is_retryable(conf)
+def mark_answered(wanted: DataFrame, stored: DataFrame, conf: config.Completions) -> DataFrame:
+    """Add to each request whether it `is_answered`, and `last_error` as `look_up` does, without moving an answer; lazy."""
+    keys = stored.where(_is_usable(conf)).select("key_of_any_length").distinct()
+    answered = keys.withColumn("is_answered", F.expr("true"))
+    marked = wanted.join(answered, "key_of_any_length", "left").join(_last_errors(stored), "key", "left")
+    return marked.withColumn("is_answered", F.col("is_answered").isNotNull())
+
+
+def _last_errors(stored: DataFrame) -> DataFrame:
+    failures = stored.where("completion IS NULL")
+    return failures.groupBy("key").agg(F.max_by("error_class", "created_at").alias("last_error"))
+
+
+def is_missing(conf: config.Completions) -> Column:
+    """Return whether a request that was marked has no answer, and no failure that is not retried."""
+    return ~F.col("is_answered") & is_retryable(conf)
 
 
 def is_retryable(conf: config.Completions) -> Column:
@@ -122,12 +151,3 @@ def _is_usable(conf: config.Completions) -> Column:
 
 def _is_truncated() -> Column:
     return F.col("finish_reason").eqNullSafe("length")
-
-
-def _add_keys(batches: Iterator[pa.RecordBatch], conf: config.Completions, model: str) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        requests = [build_request(row, conf, model) for row in batch.select(["question", "oracle"]).to_pylist()]
-        keys = [pa.array([request.key for request in requests], pa.string())]
-        keys.append(pa.array([request.key_without_max_tokens for request in requests], pa.string()))
-        columns = [*keys, batch["pubid"], batch["question"], batch["oracle"]]
-        yield pa.RecordBatch.from_arrays(columns, schema=REQUESTS_SCHEMA)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
@@ -74,7 +74,7 @@ def _run(conf: config.Config, held: lease.Lease) -> tables.Version:
     spark = session.start(conf, "completions: look up answers")
     last_stage = spark_stats.last_stage(spark)
     draft = tables.open_draft(conf.lake, schemas.COMPLETIONS, _identity(conf, base))
-    result = _ask(held, conf, dataframes.read(spark, conf.lake, base), _new_run(draft.id, conf))
+    result = _ask(held, spark, conf, base, _new_run(draft.id, conf))
     held.require()
     if result.run.tasks or result.run.calls:
         run_state.write(conf.lake, replace(result.run, spark=spark_stats.measure(spark, last_stage)))
@@ -122,43 +122,42 @@ def _new_run(run_id: str, conf: config.Config) -> run_state.Run:
     return run_state.Run(run_id, conf.completions.endpoint, model, now, now, total=0, state="finished")
 
 
-def _ask(held: lease.Lease, conf: config.Config, base: DataFrame, run: run_state.Run) -> AskResult:
+def _ask(
+    held: lease.Lease, spark: SparkSession, conf: config.Config, base: tables.Version, run: run_state.Run
+) -> AskResult:
     """Ask all missing requests of the rows of base: in batch jobs if so set, then in real time, then at further temperatures."""
-    spark = base.sparkSession
+    keyed = requests.keyed_requests(spark, conf, base)
     if conf.completions.mode == "batch":
-        run = batch.ask(
-            held, spark, conf, run, lambda: distinct_requests(spark, conf, base).where(is_missing(conf.completions))
-        )
-    looked_up = distinct_requests(spark, conf, base)
-    looked_up.persist(StorageLevel.DISK_ONLY)  # a million texts would fill the JVM's heap
+        run = batch.ask(held, spark, conf, run, lambda: _missing_requests(distinct_requests(keyed, conf), conf, base))
+    looked_up = distinct_requests(keyed, conf).persist(StorageLevel.DISK_ONLY)
     result = _plan(looked_up, conf.completions, run)
     if _is_asked_in_real_time(result.run, conf):
         # of the failures of batch jobs, only the permanent ones count: the others are asked again here
         begun = replace(result.run, failed=_permanent_failures(result.run, conf.completions))
-        missing = looked_up.where(is_missing(conf.completions))
+        missing = _missing_requests(looked_up, conf, base)
         result = replace(result, run=_ask_in_real_time(held, missing, conf, begun))
     looked_up.unpersist()
-    return _ask_again(held, conf, base, result)
+    return _ask_again(held, spark, conf, base, result)
 
 
-def distinct_requests(spark: SparkSession, conf: config.Config, base: DataFrame) -> DataFrame:
-    """Return each distinct request of the rows of base once; lazy.
+def distinct_requests(keyed: DataFrame, conf: config.Config) -> DataFrame:
+    """Return each distinct request of the articles once, by its key and the first article that needs it; lazy.
 
     Its columns say how many `rows` need it, whether it `is_answered`, and the class of its `last_error`. There are none if
     the dataset takes the articles' own answers.
     """
-    keyed = requests.keyed_requests(base, conf).where(str(conf.dataset.answer == "completion"))
-    first = F.min_by(F.struct("key_of_any_length", "pubid", "question", "oracle"), "pubid").alias("first")
-    distinct = keyed.groupBy("key").agg(first, F.count("*").alias("rows")).select("key", "first.*", "rows")
-    answers = requests.look_up(distinct, dataframes.stored_answers(spark, conf.lake), conf.completions)
-    return answers.select(
-        "key", "pubid", "question", "oracle", "rows", F.col("answer").isNotNull().alias("is_answered"), "last_error"
-    )
+    needed = keyed.where(str(conf.dataset.answer == "completion"))
+    placed = needed.repartition("key_of_any_length")  # as the join needs them, so that the rows move once
+    distinct = placed.groupBy("key", "key_of_any_length").agg(F.min("pubid").alias("pubid"), F.count("*").alias("rows"))
+    stored = dataframes.stored_answers(keyed.sparkSession, conf.lake)
+    marked = requests.mark_answered(distinct, stored, conf.completions)
+    return marked.select("key", "pubid", "rows", "is_answered", "last_error")
 
 
-def is_missing(conf: config.Completions) -> Column:
-    """Select the requests without an answer, except those that failed for good."""
-    return ~F.col("is_answered") & requests.is_retryable(conf)
+def _missing_requests(looked_up: DataFrame, conf: config.Config, base: tables.Version) -> DataFrame:
+    """Return the requests to ask now, with what `requests.build_request` needs; lazy."""
+    missing = looked_up.where(requests.is_missing(conf.completions)).select("key", "pubid")
+    return requests.with_texts(missing, conf, base)
 
 
 def _plan(looked_up: DataFrame, conf: config.Completions, run: run_state.Run) -> AskResult:
@@ -198,14 +197,16 @@ def _ask_in_real_time(held: lease.Lease, missing: DataFrame, conf: config.Config
     return realtime.ask(held, missing, conf, run, build_request)
 
 
-def _ask_again(held: lease.Lease, conf: config.Config, base: DataFrame, result: AskResult) -> AskResult:
+def _ask_again(
+    held: lease.Lease, spark: SparkSession, conf: config.Config, base: tables.Version, result: AskResult
+) -> AskResult:
     """Ask again, at each further temperature, where the dataset rejects every answer so far. This is always in real time."""
-    spark = base.sparkSession
     for count, settings in enumerate(acceptance.attempt_settings(conf)[1:], 1):
         if result.run.state != "finished":
             break
-        rejected = acceptance.rejected_rows(base, dataframes.stored_answers(spark, conf.lake), conf, count)
-        looked_up = distinct_requests(spark, settings, rejected).persist(StorageLevel.DISK_ONLY)
+        rejected = acceptance.rejected_articles(base, dataframes.stored_answers(spark, conf.lake), conf, count)
+        keyed = requests.keyed_requests(spark, settings, base).join(rejected, "pubid", "left_semi")
+        looked_up = distinct_requests(keyed, settings).persist(StorageLevel.DISK_ONLY)
         unanswered = looked_up.where("NOT is_answered").groupBy("last_error").count().collect()
         by_class = {row.last_error: row["count"] for row in unanswered}
         dead = _dead_letters(by_class, conf.completions)
@@ -213,7 +214,7 @@ def _ask_again(held: lease.Lease, conf: config.Config, base: DataFrame, result: 
         missing = sum(by_class.values()) - dead.total()
         if missing:
             begun = replace(result.run, total=result.run.total + missing)
-            ended = _ask_in_real_time(held, looked_up.where(is_missing(conf.completions)), settings, begun)
+            ended = _ask_in_real_time(held, _missing_requests(looked_up, settings, base), settings, begun)
             result = replace(result, run=ended)
         looked_up.unpersist()
     return result

@@ -90,9 +90,7 @@ def build(
         spark, tables.row_groups(conf.lake, base), dataframes.task_count(spark, conf.lake, size)
     )
     rows = dataset_rows.texts(reading, rows_task)
-    answered = dataset_rows.answers(
-        dataframes.read(spark, conf.lake, base), dataframes.read(spark, conf.lake, answers), rows_task
-    )
+    answered = dataset_rows.answers(base, dataframes.read(spark, conf.lake, answers), rows_task)
     if answered is not None:
         rows = rows.union(answered)
     return blobs.map_parts(rows, count, partial(dataset_shards.write, task=task))

@@ -18,7 +18,7 @@ from raft_spark import config
 from raft_spark.formats.formats import FORMATS
 from raft_spark.formats.placement import Placement
 from raft_spark.inference import acceptance, requests
-from raft_spark.lake import blobs, parquet
+from raft_spark.lake import blobs, dataframes, parquet, tables
 from raft_spark.lake.tasks import map_in_arrow
 
 TEXTS, ANSWERS = 0, 1  # sides of the blobs
@@ -113,7 +113,7 @@ def own_answers(rows: pa.Table | pa.RecordBatch, conf: config.Completions) -> pa
     return pc.if_else(pc.is_valid(answers), decided, pa.scalar(None, pa.string()))
 
 
-def answers(base: DataFrame, stored: DataFrame, task: RowsTask) -> DataFrame | None:
+def answers(base: tables.Version, stored: DataFrame, task: RowsTask) -> DataFrame | None:
     """Return what Spark joins to the rows of base, as blobs of the side ANSWERS, None if nothing is to be joined; lazy."""
     if task.conf.dataset.answer == "original" and "preference" not in task.conf.dataset.formats:
         return None
@@ -128,7 +128,7 @@ def _pack_answers(batches: Iterator[pa.RecordBatch], task: RowsTask) -> Iterator
             yield task.pack(rows.filter(pc.equal(rows["split"], split)).drop_columns("split"), split, ANSWERS)
 
 
-def join_answers(base: DataFrame, stored: DataFrame, conf: config.Config) -> DataFrame:
+def join_answers(base: tables.Version, stored: DataFrame, conf: config.Config) -> DataFrame:
     """Return for each row of base its answer, or the class of its last error, by split, pubid and distracted; lazy.
 
     `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
@@ -136,9 +136,10 @@ def join_answers(base: DataFrame, stored: DataFrame, conf: config.Config) -> Dat
     first distractor.
     """
     first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid").alias("distractor")
-    rows = base.select("split", "pubid", "distracted", first)
+    read = dataframes.read(stored.sparkSession, conf.lake, base)
+    rows = read.select("split", "pubid", "distracted", first)
     if conf.dataset.answer == "original":
-        articles = requests.one_row_per_article(base, conf).select("pubid", "original_answer", "final_decision")
+        articles = requests.one_row_per_article(read, conf).select("pubid", "original_answer", "final_decision")
         chosen = map_in_arrow(articles, partial(_own_answers, conf=conf.completions), _OWN)
     else:
         chosen = _mark_first_use(acceptance.best_answers(base, stored, conf))

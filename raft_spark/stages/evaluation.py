@@ -211,7 +211,9 @@ def _missing(spark: SparkSession, settings: config.Config, keyed: DataFrame) -> 
     order = F.struct("pubid", "setting", "distractors")
     first = F.min_by(F.struct(*(name for name in keyed.columns if name != "key")), order).alias("first")
     distinct = keyed.groupBy("key").agg(first).select("key", "first.*")
-    missing = _look_up(spark, settings, distinct).where(requests.needs_asking(settings.completions))
+    stored = dataframes.stored_answers(spark, settings.lake, schemas.EVALUATION)
+    marked = requests.mark_answered(distinct, stored, settings.completions)
+    missing = marked.where(requests.is_missing(settings.completions))
     return missing.select(*distinct.columns).persist(StorageLevel.DISK_ONLY)
 
 

@@ -11,7 +11,8 @@ from conftest import Settle
 from raft_spark import config, endpoints
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import realtime
-from raft_spark.lake import tables
+from raft_spark.lake import session, tables
+from raft_spark.monitoring import spark_stats
 from raft_spark.stages import articles, base, completions, dataset
 from support.fake_server import behave, calls, stored
 
@@ -71,6 +72,28 @@ def test_a_rerun_asks_nothing_and_new_distractors_cost_nothing(asking: Settle, u
     assert again.id != first.id
     assert again.counts["asked"] == 0
     assert calls(url)["calls"] == 60
+
+
+def test_a_rerun_with_nothing_to_ask_moves_keys_and_neither_questions_nor_answers(asking: Settle, url: str):
+    behave(url, {"share": 1, "text": "Yes, it does. " * 400})
+    conf = asking()
+    completions.run(conf)
+    spark = session.start(conf)
+    last = spark_stats.last_stage(spark)
+    assert completions.run(asking("completions.reuse_truncated=false")).counts["asked"] == 0
+    moved = spark_stats.measure(spark, last)["shuffle_written_bytes"]
+    assert 60 * 32 < moved < 60 * 300  # a key has 32 characters; a question and its passages have 1,000
+
+
+def test_both_variants_of_an_article_are_one_question(tmp_path, asking: Settle, url: str):
+    from conftest import article, write_articles
+
+    same = [article(number, ["The very same passage.", "And one more."]) for number in (1, 2)]
+    others = [article(number, [f"Passage {number}."], f"Is it {number}?") for number in range(10, 40)]
+    source = write_articles(tmp_path / "source.parquet", same + others)
+    counts = completions.run(asking(f"articles.source={source}", "base.variants=both")).counts
+    assert (counts["requests"], counts["distinct"], counts["asked"], counts["answered"]) == (32, 31, 31, 31)
+    assert (calls(url)["calls"], calls(url)["repeated"]) == (31, [])
 
 
 def test_another_word_asks_again_only_those_who_read_it(asking: Settle, url: str):
