@@ -94,12 +94,14 @@ chaos: $(TEST)/ready $(SAGEMAKER)/ready $(LITELLM)/ready ## run the slow fault t
 rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this machine what EMR Serverless would get, on both Spark lines: some minutes
 	PYTHONPATH=tests:tests/integration $(TEST)/bin/python -m rehearsal "$$(tail -1 $(RELEASE))"
 
-bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about 25 minutes
+bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about half an hour
 	$(TEST)/bin/python tests/benchmarks/base.py
 	$(TEST)/bin/python tests/benchmarks/stages.py
 	$(TEST)/bin/python tests/benchmarks/call.py
 	PYTHONPATH=tests:. $(TEST)/bin/python tests/benchmarks/teachers.py
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000
+	PYTHONPATH=tests:. $(TEST)/bin/python tests/benchmarks/answers.py
+	PYTHONPATH=tests:. $(TEST)/bin/python tests/benchmarks/coordinator.py --tasks 500 --seconds 30
 
 bench-check: $(TEST)/ready ## fail when a stage's CPU a row, beside pyarrow's floor, has grown by half: a minute
 	$(TEST)/bin/python tests/benchmarks/stages.py --check

@@ -41,6 +41,7 @@ from support.fake_server import calls
 MOST_CPU, PUBMEDQA = 15.0, 211_269
 GROWTH = 0.01
 RUN = "20260101T000000-00000000"  # that stored the answers
+RUNS = ("first", "same", "again", "grown")
 Figures = dict[str, Any]
 
 
@@ -158,6 +159,10 @@ def not_as_promised(size: Mapping[str, Any]) -> Sequence[str]:
         if size["stored"] <= PUBMEDQA
     }
     wrong[f"{size['calls']} calls were made for {new} new articles"] = size["calls"] != new
+    wrong |= {
+        f"the CPU seconds of {name} cannot be: {size[name]['cpu']}": min(size[name]["cpu"].values()) < 0
+        for name in RUNS
+    }
     wrong["answers that are stored were asked"] = any(size[name]["asked"] for name in ("first", "again"))
     return [sentence for sentence, is_wrong in wrong.items() if is_wrong]
 
