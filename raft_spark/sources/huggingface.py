@@ -1,15 +1,18 @@
 """Copy a dataset of the Hugging Face hub (hf:OWNER/NAME/CONFIG), as of one commit, to Parquet files and a marker file.
 
 `datasets` lists the files of a configuration and pyarrow reads them. If `datasets` streamed them, all rows would stay in
-memory, and a process that stops midway could hang at exit (apache/arrow#45214). The first request has a short timeout,
-because the libraries try for minutes to reach the hub from a closed network.
+memory, and a process that stops midway could hang at exit (apache/arrow#45214). Several ranges are requested at the same time,
+since the answer to each takes two round trips. The first request has a short timeout, because the libraries try for minutes to
+reach the hub from a closed network.
 """
 # ruff: noqa: PLC0415 - the client libraries take a second to import and are only in the extra `local`
 
+import functools
 import itertools
 import json
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
@@ -22,6 +25,8 @@ from raft_spark.errors import InputError
 
 ROWS = 4_000  # in a row group
 FILE_ROWS, FILE_BYTES = 48_000, 64 << 20  # the row group that reaches a limit ends its file
+BLOCK = 4 << 20  # bytes of a request
+AHEAD, BEHIND = 8, 4  # requests at the same time, and blocks that stay in memory so that each is fetched once
 FIRST_TIMEOUT = 5.0  # seconds for the first request, for each of the several addresses of huggingface.co
 ALTERNATIVES = "articles.source may also be a folder or glob of Parquet or JSON Lines (/path/*.parquet), or sample:N"
 
@@ -71,20 +76,58 @@ def _batches(source: str, revision: str) -> Generator[pa.RecordBatch, None, None
         repo, name = _parse(source)
         api.dataset_info(repo, revision=revision, timeout=FIRST_TIMEOUT)
         import datasets
-        from huggingface_hub import HfFileSystem
 
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # this would call another host than the hub
         # Without hf://, a local folder named like the repository could be read; without an empty cache, an older copy.
         builder = datasets.load_dataset_builder(f"hf://datasets/{repo}", name, revision=revision, cache_dir=cache)
         if "train" not in builder.config.data_files:
             raise ValueError("it has no split train")
-        for file in builder.config.data_files["train"]:
+        files = builder.config.data_files["train"]
+        for file in files:
             if not file.lower().endswith(".parquet"):
                 msg = f"its file {file.rpartition('/')[2]} is not Parquet; download it and name its folder"
                 raise ValueError(msg)
-            # Reads alternate between the columns of two row groups. With six blocks of 5 MB each block is fetched once.
-            with HfFileSystem().open(file, cache_type="blockcache", cache_options={"maxblocks": 6}) as opened:
-                yield from parquet.ParquetFile(opened, pre_buffer=False).iter_batches(ROWS, use_threads=False)
+        with closing(_read_ahead(files)) as readers:
+            for reader in readers:
+                yield from parquet.ParquetFile(reader, pre_buffer=False).iter_batches(ROWS, use_threads=False)
+
+
+def _read_ahead(files: Sequence[str]) -> Generator[Any, None, None]:
+    """Open one file after the other, while the next AHEAD blocks are requested, also those of the next file.
+
+    pyarrow reads the footer in the last block of a file first, and later alternates between the columns of several row groups.
+    """
+    from huggingface_hub import HfFileSystem
+
+    hub, requested = HfFileSystem(), dict[tuple[str, int], Future[bytes]]()
+    starts = {file: range(0, max(1, hub.size(file)), BLOCK) for file in files}
+    blocks = ((file, start) for file in files for start in (starts[file][-1], *starts[file][:-1]))
+
+    def fetch(file: str, start: int) -> bytes:
+        return bytes(hub.cat_file(file, start, start + BLOCK, cache_type="none"))
+
+    @functools.lru_cache(BEHIND)
+    def block(file: str, start: int) -> bytes:
+        for ahead in itertools.islice(blocks, 1 + AHEAD - len(requested)):
+            requested[ahead] = pool.submit(fetch, *ahead)
+        is_last = start == starts[file][-1]  # it is read first for the footer, and again at the end
+        found = requested.get((file, start)) if is_last else requested.pop((file, start), None)
+        return found.result() if found else fetch(file, start)
+
+    def read(file: str, start: int, stop: int) -> bytes:
+        content = b"".join(block(file, at) for at in range(start // BLOCK * BLOCK, stop, BLOCK))
+        return content[start % BLOCK : start % BLOCK + stop - start]
+
+    pool = ThreadPoolExecutor(AHEAD)
+    try:
+        for file in files:
+            with hub.open(file, cache_type="none") as reader:
+                reader.cache.fetcher = functools.partial(read, file)
+                yield reader
+            for done in [each for each in requested if each[0] == file]:
+                del requested[done]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _write(batches: Iterator[pa.RecordBatch], folder: str, filesystem: fs.FileSystem) -> int:

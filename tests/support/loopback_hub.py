@@ -4,12 +4,14 @@ It answers the requests of datasets 5.2 and huggingface_hub 2.4. As on the real 
 redirect to storage, and an anonymous request for a repository that does not exist gets status 401.
 """
 
+import asyncio
 import functools
 import hashlib
+import math
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -19,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 BLOCK = 1 << 16  # bytes sent at once
 
@@ -43,7 +46,11 @@ class LoopbackHub:
 
     repo: str
     url: str = ""
+    latency: float = 0  # seconds before each answer
+    rate: float = math.inf  # bytes a second of each answer from storage
     requests: list[str] = field(default_factory=list)  # METHOD /path, in order of arrival
+    at_once: int = 0  # the most requests that were waiting for the end of their answers
+    _waiting: int = 0
     _commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # revision -> path -> content, oldest first
     _failure: Failure | None = None
 
@@ -59,7 +66,17 @@ class LoopbackHub:
                 Route("/{path:path}", self._unknown, methods=["GET", "HEAD", "POST"]),
             ]
         )
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="none")
+
+        async def delayed(scope: Scope, receive: Receive, send: Send) -> None:
+            self._waiting += 1
+            self.at_once = max(self.at_once, self._waiting)
+            await asyncio.sleep(self.latency)
+            try:
+                await app(scope, receive, send)
+            finally:
+                self._waiting -= 1
+
+        config = uvicorn.Config(delayed, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -112,7 +129,7 @@ class LoopbackHub:
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
         start, end = (int(span[1]), min(int(span[2]) + 1, len(content))) if span else (0, len(content))
         headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
-        blocks = _blocks(content[start:end], whole=not self._fails(request))
+        blocks = _blocks(content[start:end], self.rate, whole=not self._fails(request))
         return StreamingResponse(blocks, 206 if span else 200, headers)
 
     def _file(self, request: Request) -> tuple[str, bytes, dict[str, str]]:
@@ -156,8 +173,10 @@ def _refusal(status: int, code: str) -> HTTPException:
     return HTTPException(status, headers={"X-Error-Code": code} if code else None)
 
 
-def _blocks(content: bytes, *, whole: bool) -> Iterator[bytes]:
+async def _blocks(content: bytes, rate: float, *, whole: bool) -> AsyncIterator[bytes]:
+    begun = time.monotonic()
     for start in range(0, len(content) if whole else len(content) // 2, BLOCK):
+        await asyncio.sleep(begun + start / rate - time.monotonic())
         yield content[start : start + BLOCK]
     if not whole:
         raise BrokenOffError
