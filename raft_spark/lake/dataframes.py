@@ -9,15 +9,13 @@ from typing import Any
 from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+from pyspark.sql.types import StringType, StructField
 
 from raft_spark.config import Lake
 from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
 from raft_spark.lake.tables import Version, answer_files, files_folder, require_files, storage
 from raft_spark.lake.tasks import repeat_broken
-
-TASK_SCHEMA = StructType([StructField("task", IntegerType()), StructField("input", StringType())])
 
 
 def read(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
@@ -56,17 +54,18 @@ def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count
     """Return (task, input as JSON) with one Spark partition a task, for at most `count` tasks.
 
     A task gets consecutive inputs, and tasks get about the same sum of `rows`. `parquet.by_task` reads the rows in a task.
+    Spark gets the inputs as one literal: an RDD of them would take a second Python worker beside each task.
     """
     total = sum(each["rows"] for each in inputs)
     count = max(1, min(count, len(inputs)))
-    groups: list[list[tuple[int, str]]] = [[] for _ in range(count)]
+    groups: list[list[str]] = [[] for _ in range(count)]
     rows_before = 0
     for each in inputs:
-        task = min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))
-        groups[task].append((task, json.dumps(each)))
+        groups[min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))].append(json.dumps(each))
         rows_before += each["rows"]
-    partitions = spark.sparkContext.parallelize([group for group in groups if group], count)
-    return spark.createDataFrame(partitions.flatMap(list), TASK_SCHEMA)
+    task = F.col("id").cast("int")
+    of_task = F.from_json(F.lit(json.dumps(groups)), "array<array<string>>")[task]
+    return spark.range(0, count, 1, count).select(task.alias("task"), F.explode(of_task).alias("input"))
 
 
 def partition_values(spark: SparkSession, count: int) -> list[int]:

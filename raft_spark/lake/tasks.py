@@ -6,6 +6,8 @@ text is one JSON object, and the driver decodes it.
 
 import json
 import re
+import sys
+import zipimport
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -114,7 +116,19 @@ def unreadable_file(text: str) -> InputError | None:
 
 def encode_errors(inputs: Iterator[_I], function: Callable[[Iterator[_I]], Iterator[_T]]) -> Iterator[_T]:
     """Call `function` in a worker so that `worker_errors` on the driver gets its RaftError."""
+    _forget_zip_finders()
     try:
         yield from function(inputs)
     except RaftError as error:
         raise WorkerError(encode(error)) from error
+
+
+def _forget_zip_finders() -> None:
+    """Drop what Python holds to find modules in zip files; the next import from a zip file builds it again.
+
+    Spark clears the caches of all finders before each task. In Python 3.11, one of a zip file then reads the whole list of
+    its files again, once for each package of pyspark.zip: a tenth of a CPU second a task.
+    """
+    for path, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, zipimport.zipimporter):
+            del sys.path_importer_cache[path]

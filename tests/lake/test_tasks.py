@@ -1,6 +1,12 @@
 """A RaftError that a worker raises reaches the driver with its type and message, whatever Spark writes around it."""
 
+import importlib
+import json
+import sys
+import zipfile
+import zipimport
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -8,7 +14,7 @@ from pyspark.errors import PySparkException
 
 from conftest import Settle
 from raft_spark import errors
-from raft_spark.lake import session, tasks
+from raft_spark.lake import dataframes, session, tasks
 
 NUMBERS = pa.schema([("id", pa.int64())])
 
@@ -87,3 +93,42 @@ def test_any_other_exception_stays_as_spark_raises_it(settled: Settle) -> None:
     with pytest.raises(Exception, match="no error of ours") as found, tasks.worker_errors():
         rows.collect()
     assert not isinstance(found.value, errors.RaftError)
+
+
+@pytest.mark.row
+def test_a_task_drops_the_finders_of_zip_files_and_can_still_import_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "modules.zip", "w") as modules:
+        modules.writestr("first_of_zip.py", "NAME = 1")
+        modules.writestr("second_of_zip.py", "NAME = 2")
+    monkeypatch.syspath_prepend(str(tmp_path / "modules.zip"))
+    assert importlib.import_module("first_of_zip").NAME == 1
+    assert list(tasks.encode_errors(iter([1]), lambda values: values)) == [1]
+    assert not any(isinstance(finder, zipimport.zipimporter) for finder in sys.path_importer_cache.values())
+    assert importlib.import_module("second_of_zip").NAME == 2
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("rows", "count", "expected"),
+    [
+        ([5, 5, 5, 5], 2, [[0, 1], [2, 3]]),
+        ([9, 1, 1, 1], 2, [[0], [1, 2, 3]]),
+        ([1, 1], 7, [[0], [1]]),
+        ([30, 1, 1], 3, [[], [0], [1, 2]]),
+        ([], 4, [[]]),
+    ],
+)
+def test_tasks_get_consecutive_inputs_with_about_the_same_rows_and_no_second_python_worker(
+    settled: Settle, rows: list[int], count: int, expected: list[list[int]]
+) -> None:
+    spark = session.start(settled())
+    inputs = [{"number": number, "rows": size, "text": "é\"'\\ $[0]"} for number, size in enumerate(rows)]
+    assigned = dataframes.assign_tasks(spark, inputs, count)
+    found = assigned.rdd.glom().collect()
+    assert [[json.loads(row.input) for row in part] for part in found] == [
+        [inputs[number] for number in part] for part in expected
+    ]
+    assert [row.task for part in found for row in part] == [task for task, part in enumerate(expected) for _ in part]
+    assert "ExistingRDD" not in assigned._jdf.queryExecution().toString()
