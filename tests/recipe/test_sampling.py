@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import SPARK  # noqa: F401 - the environment is set there
 from raft_spark import config
+from raft_spark.common.hashing import Stream, hash64, jump_hash, randbelow
 from raft_spark.errors import InputError
 from raft_spark.recipe import sampling
 from raft_spark.recipe.corpus import CorpusIndex
@@ -250,3 +253,57 @@ def test_another_seed_is_another_draw():
     index = index_of(random_counts(1_000))
     one, other = (as_rows(index, np.arange(1_000), conf(f"base.seed={seed}")) for seed in (0, 1))
     assert sum(one[pubid] == other[pubid] for pubid in one) < 10
+
+
+def plain_row(number: int, index: CorpusIndex, settings: config.Base, *, keep: bool) -> list[tuple[int, int, bool]]:
+    """State the rule for one row: slots are filled in turn, and draw until article and text are new to the row."""
+    pubid, own = index.pubid[number], range(index.count[number])
+    texts = {index.checksum[index.first[number] + passage] for passage in own}
+    used, shown = {number}, [(passage, number, passage, True) for passage in own if keep]
+    slots = settings.distractors + (0 if keep or not settings.equal_length else len(own))
+    draws = [(slot, attempt) for slot in range(slots) for attempt in range(100)]
+    filled = 0
+    for slot, attempt in draws:
+        if slot < filled:
+            continue
+        bits = hash64(settings.seed, Stream.DRAW, np.array([pubid]), slot, attempt)
+        drawn = int(jump_hash(bits, index.size)[0])
+        passage = int(randbelow(hash64(settings.seed, Stream.PASSAGE, bits), index.count[[drawn]])[0])
+        text = index.checksum[index.first[drawn] + passage] if index.count[drawn] else None
+        if text is not None and drawn not in used and text not in texts:
+            shown.append((slot + 2**32, drawn, passage, False))
+            used.add(drawn)
+            texts.add(text)
+            filled += 1
+    assume(filled == slots)
+    shown.sort(key=lambda each: int(hash64(settings.seed, Stream.ORDER, pubid, each[0])))
+    return [each[1:] for each in shown]
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=12, max_size=16),
+    st.integers(0, 2**32),
+    st.sampled_from([40, 90, 2**32 - 1]),
+    st.tuples(st.integers(0, 3), st.sampled_from(["one", "both"]), st.booleans(), st.integers(0, 9)),
+)
+def test_rows_are_drawn_as_the_rule_says_one_after_the_other(counts, chance, texts, chosen):
+    size = np.array(counts)
+    index = index_of(size, np.random.default_rng(chance).integers(0, texts, size.sum()).astype(np.uint32))
+    names = ("distractors", "variants", "equal_length", "seed")
+    settings = conf(*(f"base.{name}={str(value).lower()}" for name, value in zip(names, chosen, strict=True)))
+    numbers = np.flatnonzero(size)
+    which, keep = sampling.base_rows(index.pubid[numbers], settings)
+    expected = [
+        plain_row(int(number), index, settings, keep=bool(kept))
+        for number, kept in zip(numbers[which], keep, strict=True)
+    ]
+    shown = sampling.choose_documents(numbers[which], keep, index, settings)
+    found = zip(shown.number.tolist(), shown.passage.tolist(), shown.oracle.tolist(), strict=True)
+    assert list(found) == [document for row in expected for document in row]
+    assert shown.row.tolist() == [row for row, documents in enumerate(expected) for _ in documents]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0, 1, 2, 2**63, 2**63 + 1, 2**64 - 1]))))
+def test_documents_with_nearly_the_same_hash_stand_in_its_order(pairs):
+    row, bits = (np.array([pair[at] for pair in pairs], kind) for at, kind in ((0, np.int64), (1, np.uint64)))
+    assert sampling._order_in_rows(row, bits).tolist() == sorted(range(len(pairs)), key=pairs.__getitem__)
