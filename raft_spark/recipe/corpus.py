@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,10 @@ def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder:
             ends = end + (begins[1:] - begins[0]).astype(np.int64)
             offsets.write(ends.tobytes())
             end = int(ends[-1]) if len(ends) else end
-            checksum.write(np.fromiter(map(zlib.crc32, passages.cast(pa.binary()).to_pylist()), np.uint32).tobytes())
+            data, edges = memoryview(passages.buffers()[2]), begins.tolist()
+            checksum.write(np.array([zlib.crc32(data[a:b]) for a, b in pairwise(edges)], np.uint32).tobytes())
             if with_texts:
-                texts.write(memoryview(passages.buffers()[2])[begins[0] : begins[-1]])
+                texts.write(data[edges[0] : edges[-1]])
     _save(columns | {name: _mapped(folder / name, kind) for name, kind in by_passage.items()}, folder / INDEX)
     for name in by_passage:
         (folder / name).unlink()
@@ -125,7 +127,7 @@ def map_texts(path: str, index_path: str) -> pa.LargeStringArray:
 
 def _flatten(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int64Array]:
     """Return all passages in one array, and the number of passages of each row."""
-    lists = column.combine_chunks()
+    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even a single chunk
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     return lists.flatten(), np.diff(lists.offsets.to_numpy()).astype(np.int64)
 

@@ -36,7 +36,15 @@ def make_folder(spark: SparkSession) -> Path:
 
 
 def distribute(spark: SparkSession, folder: Path, name: str) -> CorpusFiles:
-    """Copy the corpus files to every machine, once, under names that start with `name`."""
+    """Copy the corpus files to every machine, once, under names that start with `name`.
+
+    Workers of a local master read the driver's folder of files, so there they are only moved.
+    """
+    is_local = (spark.sparkContext.master or "").partition("[")[0] == "local"
     for part in (corpus.INDEX, corpus.TEXTS):
-        spark.sparkContext.addFile(str((folder / part).rename(folder / f"{name}-{part}")))
+        named = f"{name}-{part}"
+        if is_local:
+            (folder / part).rename(SparkFiles.get(named))
+        else:
+            spark.sparkContext.addFile(str((folder / part).rename(folder / named)))
     return CorpusFiles(name)

@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
+from raft_spark.common.hashing import Int64Array
 from raft_spark.errors import InputError
 from raft_spark.lake import dataframes, driver_memory, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
@@ -28,7 +29,7 @@ from raft_spark.recipe import corpus, corpus_files, sampling
 from raft_spark.recipe.prompts import SEPARATOR
 
 COUNTED_AT_ONCE = 1 << 20  # articles
-ARTICLE_COLUMNS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
+ARTICLE_COLUMNS = ["pubid", "question", "long_answer", "final_decision", "number"]  # passages are in the corpus
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
 _DOCUMENT = pa.struct([("number", pa.int64()), ("passage", pa.int32()), ("oracle", pa.bool_())])
 _DRAWN = pa.schema(
@@ -163,7 +164,9 @@ def base_table(
 ) -> pa.Table:
     """Return the base rows of a row group of articles of one split, in the table's schema."""
     rows, keep = sampling.base_rows(articles["pubid"].to_numpy(), conf)
-    articles = articles.take(rows)
+    articles = articles.append_column("oracle", _oracles(articles["number"].to_numpy(), index, texts))
+    if len(rows) > len(articles):
+        articles = articles.take(rows)
     shown = sampling.choose_documents(articles["number"].to_numpy(), keep, index, conf)
     documents = [
         pa.array(index.pubid[shown.number]),
@@ -177,13 +180,21 @@ def base_table(
             articles["pubid"],
             articles["question"],
             pa.ListArray.from_arrays(pa.array(_offsets(shown, len(rows))), struct),
-            pc.binary_join(articles["passages"], SEPARATOR),
+            articles["oracle"],
             pa.array(~keep),
             articles["long_answer"],
             articles["final_decision"],
         ],
         schema=_SCHEMA,
     )
+
+
+def _oracles(numbers: Int64Array, index: corpus.CorpusIndex, texts: pa.LargeStringArray) -> pa.StringArray:
+    """Join the passages of each article of a row group; in the corpus they stand one after the other."""
+    ends = np.cumsum(index.count[numbers], dtype=np.int32)
+    passages = texts.slice(index.first[numbers[0]], ends[-1])
+    lists = pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), passages)
+    return pc.binary_join(lists, pa.scalar(SEPARATOR, pa.large_string())).cast(pa.string())
 
 
 def _offsets(shown: sampling.Documents, rows: int) -> NDArray[np.int32]:
