@@ -187,12 +187,11 @@ def _stand_ins(
 ) -> Int64Array:
     """Return the number of another article for each row, of as many passages as its own, shape (rows,).
 
-    `singles` are the rows and the passages of the distractors. An article is drawn again if the row shows one of its passages, or
-    if one of its texts is one of the row's own or shown. If no article of as many passages is left, those of the nearest
+    `singles` are the rows and the passages of the distractors. An article is drawn again if one of its texts is one of the row's own
+    or shown there already, as its own article's are. If no article of as many passages is left, those of the nearest
     number of passages follow, the smaller one first.
     """
     found, row, drawn = np.full(len(numbers), -1), *singles
-    articles = np.sort(np.concatenate([_pair(np.arange(len(numbers)), numbers), _pair(row, drawn["number"])]))
     texts = np.sort(np.concatenate([_own_texts(numbers, index), _pair(row, drawn["checksum"])]))
     for attempt in range(2 * STAND_IN_ATTEMPTS * len(index.sizes)):
         rows = np.flatnonzero(found < 0)
@@ -200,7 +199,7 @@ def _stand_ins(
             return found
         size = index.nearest_sizes[index.count[numbers[rows]], attempt // (2 * STAND_IN_ATTEMPTS)]
         number = _draw_of_size(index.pubid[numbers[rows]], size, attempt, index, seed)
-        allowed = (index.count[number] == size) & ~_among(_pair(rows, number), articles)
+        allowed = index.count[number] == size
         rows, number = rows[allowed], number[allowed]
         at, passage = _numbered(index.count[number])
         is_known = _among(_pair(rows[at], index.checksum[index.first[number[at]] + passage]), texts)

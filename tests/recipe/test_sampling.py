@@ -15,6 +15,7 @@ from raft_spark.recipe.corpus import CorpusIndex
 from support.corpus_index import index_of
 
 pytestmark = pytest.mark.row
+ABSENT = ["stand_in", "singles", "nothing"]
 
 
 def conf(*assignments: str) -> config.Base:
@@ -260,7 +261,7 @@ def plain_row(number: int, index: CorpusIndex, settings: config.Base, *, keep: b
     pubid, own = index.pubid[number], range(index.count[number])
     texts = {index.checksum[index.first[number] + passage] for passage in own}
     used, shown = {number}, [(passage, number, passage, True) for passage in own if keep]
-    slots = settings.distractors + (0 if keep or not settings.equal_length else len(own))
+    slots = settings.distractors + (len(own) if settings.absent == "singles" and not keep else 0)
     draws = [(slot, attempt) for slot in range(slots) for attempt in range(100)]
     filled = 0
     for slot, attempt in draws:
@@ -276,20 +277,42 @@ def plain_row(number: int, index: CorpusIndex, settings: config.Base, *, keep: b
             texts.add(text)
             filled += 1
     assume(filled == slots)
+    if settings.absent == "stand_in" and not keep:
+        whole = plain_stand_in(number, index, settings.seed, (used, texts))
+        assume(whole is not None)
+        shown += [(passage, whole, passage, False) for passage in range(index.count[whole])]
     shown.sort(key=lambda each: int(hash64(settings.seed, Stream.ORDER, pubid, each[0])))
     return [each[1:] for each in shown]
+
+
+def plain_stand_in(number: int, index: CorpusIndex, seed: int, known: tuple[set[int], set[int]]) -> int | None:
+    """State the rule: draw of the whole split, then of those with the size, then the same with the nearest other size."""
+    used, texts = known
+    own, sizes = index.count[number], {int(size) for size in index.count if size}
+    attempt = 0
+    for size in sorted(sizes, key=lambda size: (abs(size - own), size)):
+        members = [at for at, count in enumerate(index.count) if count == size]
+        for among in (range(index.size), members):
+            for _ in range(64):
+                bits = hash64(seed, Stream.STAND_IN, np.array([index.pubid[number]]), attempt)
+                drawn = among[int(jump_hash(bits, len(among))[0])]
+                of_drawn = {index.checksum[index.first[drawn] + passage] for passage in range(index.count[drawn])}
+                if index.count[drawn] == size and drawn not in used and not of_drawn & texts:
+                    return drawn
+                attempt += 1
+    return None
 
 
 @given(
     st.lists(st.integers(0, 3), min_size=12, max_size=16),
     st.integers(0, 2**32),
     st.sampled_from([40, 90, 2**32 - 1]),
-    st.tuples(st.integers(0, 3), st.sampled_from(["one", "both"]), st.booleans(), st.integers(0, 9)),
+    st.tuples(st.integers(0, 3), st.sampled_from(["one", "both"]), st.sampled_from(ABSENT), st.integers(0, 9)),
 )
 def test_rows_are_drawn_as_the_rule_says_one_after_the_other(counts, chance, texts, chosen):
     size = np.array(counts)
     index = index_of(size, np.random.default_rng(chance).integers(0, texts, size.sum()).astype(np.uint32))
-    names = ("distractors", "variants", "equal_length", "seed")
+    names = ("distractors", "variants", "absent", "seed")
     settings = conf(*(f"base.{name}={str(value).lower()}" for name, value in zip(names, chosen, strict=True)))
     numbers = np.flatnonzero(size)
     which, keep = sampling.base_rows(index.pubid[numbers], settings)
