@@ -1,66 +1,89 @@
 """Shuffle rows between Spark tasks as compressed blobs of many rows each, so that Spark moves and sorts few blobs, not rows.
 
-A task packs the rows of each part into a blob. Spark sends all blobs of a part to one task, which gets its parts in order
+A task packs the rows of each part into blobs. Spark sends all blobs of a part to one task, which gets its parts in order
 and unpacks them. So the JVM never decodes, copies or compares rows, which costs more than all that Python does to them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pyspark import RDD
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
+from raft_spark.common import arrays
 from raft_spark.common.hashing import Int64Array
-from raft_spark.lake.tasks import encode_errors
+from raft_spark.lake.tasks import collect_objects
 
 BLOBS = pa.schema([("place", pa.int32()), ("part", pa.int64()), ("side", pa.int32()), ("blob", pa.binary())])
+BLOB_ROWS, BLOBS_AT_ONCE = 128, 256
 _CODEC = "lz4"
+_BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
-PartFunction = Callable[[Iterator[tuple[int, Mapping[int, pa.Table]]]], Iterator[Any]]
+Parts = Iterator[tuple[int, Mapping[int, pa.Table]]]
+_T = TypeVar("_T")
 
 
 def pack(rows: pa.Table, parts: Int64Array, places: Sequence[int], side: int = 0) -> pa.RecordBatch:
-    """Return the rows as one blob for each of their `parts`, shape (rows,), in the schema BLOBS.
+    """Return the rows as blobs of BLOB_ROWS at most, of one of their `parts` each, shape (rows,), in the schema BLOBS.
 
     `places` has, by part, the value of dataframes.partition_values by which Spark finds the part's task. `side` tells
     tables with different columns apart.
     """
     order = np.argsort(parts, kind="stable")
-    found, starts = np.unique(parts[order], return_index=True)
-    blobs = [_packed(rows.take(pa.array(chosen))) for chosen in np.split(order, starts[1:])] if len(found) else []
+    _, sizes = arrays.counted(parts)
+    ends = np.cumsum(sizes)
+    edges = [
+        (at, min(at + BLOB_ROWS, end))
+        for end, size in zip(ends, sizes, strict=True)
+        for at in range(end - size, end, BLOB_ROWS)
+    ]
+    blobs = [_packed(rows.take(pa.array(order[begin:end]))) for begin, end in edges]
+    found = parts[order[[begin for begin, _ in edges]]]
     columns = [np.array(places, np.int32)[found], found, np.full(len(found), side, np.int32)]
     return pa.RecordBatch.from_arrays([*map(pa.array, columns), pa.array(blobs, pa.binary())], schema=BLOBS)
 
 
-def map_parts(blobs: DataFrame, tasks: int, function: PartFunction) -> RDD[Any]:
-    """Apply `function` to the parts of each of `tasks` tasks, as pairs (part, its rows by side), the parts in order; lazy.
+def collect_parts(blobs: DataFrame, tasks: int, function: Callable[[Parts], Iterator[_T]]) -> list[_T]:
+    """Apply `function` to the parts of each of `tasks` tasks, as pairs (part, its rows by side), the parts in order.
 
-    Parts travel as an RDD, a few blobs at a time: an Arrow batch would hold up to 10,000 blobs.
+    Return the objects that it yields. Spark hands BLOBS_AT_ONCE blobs at a time to a worker, where it would hand 10,000 rows.
     """
     placed = blobs.repartition(tasks, "place").sortWithinPartitions("part", "side")
-    return placed.rdd.mapPartitions(partial(_call, function=function))
+    with _batches_of(blobs.sparkSession, BLOBS_AT_ONCE):
+        return collect_objects(placed, partial(_call, function=function))
 
 
-def _call(rows: Iterator[Any], function: PartFunction) -> Iterator[Any]:
-    return encode_errors(_unpacked(rows), function)
+@contextmanager
+def _batches_of(spark: SparkSession, rows: int) -> Iterator[None]:
+    """Set how many rows an Arrow batch has in the queries of the block."""
+    before = str(spark.conf.get(_BATCH_ROWS))
+    spark.conf.set(_BATCH_ROWS, str(rows))
+    try:
+        yield
+    finally:
+        spark.conf.set(_BATCH_ROWS, before)
 
 
-def _unpacked(rows: Iterator[Any]) -> Iterator[tuple[int, Mapping[int, pa.Table]]]:
-    for part, of_part in groupby(rows, lambda row: row.part):
+def _call(batches: Iterator[pa.RecordBatch], function: Callable[[Parts], Iterator[_T]]) -> Iterator[_T]:
+    return function(_parts(blob for batch in batches for blob in batch.drop_columns("place").to_pylist()))
+
+
+def _parts(blobs: Iterator[dict[str, Any]]) -> Parts:
+    for part, of_part in groupby(blobs, itemgetter("part")):
         yield (
             part,
-            {side: pa.concat_tables(_tables(of_side)) for side, of_side in groupby(of_part, lambda row: row.side)},
+            {side: pa.concat_tables(map(_unpacked, of_side)) for side, of_side in groupby(of_part, itemgetter("side"))},
         )
 
 
-def _tables(rows: Iterator[Any]) -> Iterator[pa.Table]:
-    for row in rows:
-        with pa.CompressedInputStream(pa.BufferReader(row.blob), _CODEC) as stream:
-            yield pa.ipc.open_stream(stream).read_all()
+def _unpacked(blob: dict[str, Any]) -> pa.Table:
+    with pa.CompressedInputStream(pa.BufferReader(blob["blob"]), _CODEC) as stream:
+        return pa.ipc.open_stream(stream).read_all()
 
 
 def _packed(rows: pa.Table) -> bytes:

@@ -54,18 +54,25 @@ def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count
     """Return (task, input as JSON) with one Spark partition a task, for at most `count` tasks.
 
     A task gets consecutive inputs, and tasks get about the same sum of `rows`. `parquet.by_task` reads the rows in a task.
-    Spark gets the inputs as one literal: an RDD of them would take a second Python worker beside each task.
     """
     total = sum(each["rows"] for each in inputs)
     count = max(1, min(count, len(inputs)))
-    groups: list[list[str]] = [[] for _ in range(count)]
+    groups: list[list[Mapping[str, Any]]] = [[] for _ in range(count)]
     rows_before = 0
     for each in inputs:
-        groups[min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))].append(json.dumps(each))
+        groups[min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))].append(each)
         rows_before += each["rows"]
-    task = F.col("id").cast("int")
-    of_task = F.from_json(F.lit(json.dumps(groups)), "array<array<string>>")[task]
-    return spark.range(0, count, 1, count).select(task.alias("task"), F.explode(of_task).alias("input"))
+    return one_task_each(spark, groups)
+
+
+def one_task_each(spark: SparkSession, groups: Sequence[Sequence[Mapping[str, Any]]]) -> DataFrame:
+    """Return (task, input as JSON) with one Spark partition for each group of inputs.
+
+    Spark gets the inputs as one literal: an RDD of them would take a second Python worker beside each task.
+    """
+    task, texts = F.col("id").cast("int"), [list(map(json.dumps, group)) for group in groups]
+    of_task = F.from_json(F.lit(json.dumps(texts)), "array<array<string>>")[task]
+    return spark.range(0, len(groups), 1, len(groups)).select(task.alias("task"), F.explode(of_task).alias("input"))
 
 
 def partition_values(spark: SparkSession, count: int) -> list[int]:

@@ -5,13 +5,14 @@ text is one JSON object, and the driver decodes it.
 """
 
 import json
+import pickle
 import re
 import sys
 import zipimport
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
@@ -42,9 +43,9 @@ _BROKEN = re.compile(
     r"|SdkClientException|EOFException)\b"
 )
 FIRST_PAUSE = 0.2  # seconds
+_OBJECTS = pa.schema([("object", pa.binary())])
 
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-_I = TypeVar("_I")
 _T = TypeVar("_T")
 
 
@@ -57,7 +58,23 @@ def map_in_arrow(rows: DataFrame, function: ArrowFunction, schema: pa.Schema) ->
 
     Run the Spark action inside `worker_errors` to get a RaftError of `function` as that RaftError.
     """
-    return rows.mapInArrow(partial(encode_errors, function=function), from_arrow_schema(schema))
+    return rows.mapInArrow(partial(_encode_errors, function=function), from_arrow_schema(schema))
+
+
+def collect_objects(rows: DataFrame, function: Callable[[Iterator[pa.RecordBatch]], Iterator[_T]]) -> list[_T]:
+    """Apply `function` to the batches of each partition of `rows`, and return the objects that it yields, whatever they are.
+
+    An RDD would do that too, but Spark starts other Python workers for it than for DataFrames.
+    """
+    found = map_in_arrow(rows, partial(_pickled, function=function), _OBJECTS).collect()
+    return [pickle.loads(row.object) for row in found]  # noqa: S301 - this run's own workers wrote it
+
+
+def _pickled(
+    batches: Iterator[pa.RecordBatch], function: Callable[[Iterator[pa.RecordBatch]], Iterator[Any]]
+) -> Iterator[pa.RecordBatch]:
+    for found in function(batches):
+        yield pa.RecordBatch.from_arrays([pa.array([pickle.dumps(found)], pa.binary())], schema=_OBJECTS)
 
 
 @contextmanager
@@ -114,11 +131,10 @@ def unreadable_file(text: str) -> InputError | None:
     )
 
 
-def encode_errors(inputs: Iterator[_I], function: Callable[[Iterator[_I]], Iterator[_T]]) -> Iterator[_T]:
-    """Call `function` in a worker so that `worker_errors` on the driver gets its RaftError."""
+def _encode_errors(batches: Iterator[pa.RecordBatch], function: ArrowFunction) -> Iterator[pa.RecordBatch]:
     _forget_zip_finders()
     try:
-        yield from function(inputs)
+        yield from function(batches)
     except RaftError as error:
         raise WorkerError(encode(error)) from error
 

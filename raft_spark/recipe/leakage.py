@@ -5,7 +5,6 @@ of reading them. So a small classifier is trained on one half of a sample of row
 half: 0.5 is a guess, 1 is always right.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream
 from raft_spark.config import Lake
 from raft_spark.lake import blobs, dataframes, parquet, schemas, tables
-from raft_spark.lake.tasks import encode_errors, map_in_arrow
+from raft_spark.lake.tasks import collect_objects, map_in_arrow
 
 SAMPLE_ROWS = 20_000  # those with the lowest hashes of pubid and distracted
 SPARE = 1.1  # times as many rows are looked at, since hashes fall by chance
@@ -72,7 +71,7 @@ def measure(spark: SparkSession, lake: Lake, base: tables.Version) -> Leakage:
         count = dataframes.task_count(spark, lake, size)
         tasks = dataframes.assign_tasks(spark, groups, count)
         share = SAMPLE_ROWS * SPARE / max(1, sum(group["rows"] for group in groups))
-        looked = tasks.rdd.mapPartitions(partial(encode_errors, function=partial(_look, share=share))).collect()
+        looked = collect_objects(tasks, partial(_look, share=share))
         found = _leakage(pa.concat_tables(sample for sample, _ in looked).sort_by("order")[:SAMPLE_ROWS])
         for _, histogram in looked:
             found.histogram.update(histogram)
@@ -81,11 +80,12 @@ def measure(spark: SparkSession, lake: Lake, base: tables.Version) -> Leakage:
     return _measured[key]
 
 
-def _look(rows: Iterator[Any], share: float) -> Iterator[tuple[pa.Table, Counter[tuple[int, ...]]]]:
+def _look(batches: Iterator[pa.RecordBatch], share: float) -> Iterator[tuple[pa.Table, Counter[tuple[int, ...]]]]:
     """Yield the features of a share of the rows of each row group, and the histogram of all its rows."""
-    for row in rows:
-        table = parquet.read_row_group(json.loads(row.input), _TEXTS)
-        yield _sample(table, share), _histogram(table)
+    for _, groups in parquet.by_task(batches):
+        for group in groups:
+            rows = parquet.read_row_group(group, _TEXTS)
+            yield _sample(rows, share), _histogram(rows)
 
 
 def _sample(rows: pa.Table, share: float) -> pa.Table:
@@ -214,7 +214,7 @@ def _in_two_splits(tasks: DataFrame, count: int) -> int:
     """Count the passages, each named by its article and its place there, that stand in rows of two splits."""
     places = dataframes.partition_values(tasks.sparkSession, count)
     packed = map_in_arrow(tasks, partial(_pack_passages, places=places), blobs.BLOBS)
-    return sum(blobs.map_parts(packed, count, _count_shared).collect())
+    return sum(blobs.collect_parts(packed, count, _count_shared))
 
 
 def _pack_passages(batches: Iterator[pa.RecordBatch], places: Sequence[int]) -> Iterator[pa.RecordBatch]:
@@ -231,7 +231,7 @@ def _codes(group: Mapping[str, Any]) -> Int64Array:
     return hashing.hash64(0, Stream.COMPARE, pubid, passage).astype(np.int64)
 
 
-def _count_shared(parts: Iterator[tuple[int, Mapping[int, pa.Table]]]) -> Iterator[int]:
+def _count_shared(parts: blobs.Parts) -> Iterator[int]:
     for _, of_split in parts:
         distinct = [arrays.distinct(codes["code"].to_numpy()) for codes in of_split.values()]
         _, splits = arrays.counted(np.concatenate(distinct))

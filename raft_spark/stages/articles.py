@@ -12,14 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import groupby
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from raft_spark import config
 from raft_spark.common import wording
@@ -36,8 +34,8 @@ from raft_spark.sources.records import Article
 LABELLED = ", and these are labelled ones: hf:qiaojin/PubMedQA/pqa_labeled"
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
 CHECKED = pa.schema([("task", pa.int32()), ("files", pa.string()), ("read", pa.int64()), ("reasons", pa.string())])
-STAGED, HASHES, QUARANTINE = "staged/articles", "staged/hashes", "quarantine"  # folders
-_ASSIGNED = pa.schema([("task", pa.int32()), ("file", pa.string()), ("codes", pa.binary()), ("numbers", pa.binary())])
+STAGED, HASHES, ASSIGNED = "staged/articles", "staged/hashes", "staged/assigned"  # folders
+QUARANTINE = "quarantine"
 _ARTICLES = schemas.SCHEMAS[schemas.ARTICLES]
 _STAGED = pa.schema([field for field in _ARTICLES if field.name != "number"])
 
@@ -79,7 +77,8 @@ def run(conf: config.Config) -> tables.Version:
         raise InputError(problem)
     quarantined = _files(checked, QUARANTINE)
     size = sum(file.bytes for file in _files(checked, STAGED) + quarantined)
-    assigned = assigned_files(spark, checked, assignment, dataframes.task_count(spark, conf.lake, size))
+    count = dataframes.task_count(spark, conf.lake, size)
+    assigned = assigned_files(spark, _files(checked, STAGED), assignment, draft.storage, count)
     with worker_errors(), progress.spark_tasks(spark, "articles: write", assigned.rdd.getNumPartitions()):
         files = dataframes.collect_files(build(assigned, conf, draft.storage))
     files += quarantined
@@ -121,21 +120,19 @@ def _numbered_articles(conf: config.Config, version: tables.Version) -> splits.N
     return splits.NumberedArticles(tuple(version.counts["numbers"]), parts)
 
 
-def assigned_files(spark: SparkSession, checked: Sequence[Any], assignment: splits.Assignment, count: int) -> DataFrame:
-    """Return what the second pass reads, in `count` partitions: the files of each task of the first pass, with the codes and
-    numbers of their records.
-    """
-    staged = _files(checked, STAGED)
-    ends = np.cumsum([file.rows for file in staged])[:-1]
-    parts = zip(staged, np.split(assignment.codes, ends), np.split(assignment.numbers, ends), strict=True)
-    count = min(count, len(staged))
-    rows = [
-        (index * count // len(staged), json.dumps(asdict(file)), codes.tobytes(), numbers.tobytes())
-        for index, (file, codes, numbers) in enumerate(parts)
-    ]
-    groups = [list(group) for _, group in groupby(rows, key=itemgetter(0))]
-    partitions = spark.sparkContext.parallelize(groups, count).flatMap(list)
-    return spark.createDataFrame(partitions, from_arrow_schema(_ASSIGNED))
+def assigned_files(
+    spark: SparkSession, staged: Sequence[parquet.DataFile], assignment: splits.Assignment, at: Storage, count: int
+) -> DataFrame:
+    """Write the codes and numbers of each staged file's records beside it; return the files in at most `count` tasks."""
+    end, count = 0, min(count, len(staged))
+    groups: list[list[Mapping[str, Any]]] = [[] for _ in range(count)]
+    for index, file in enumerate(staged):
+        rows = slice(end, end := end + file.rows)
+        path = f"{ASSIGNED}/{index:05d}.parquet"
+        table = {"code": assignment.codes[rows], "number": assignment.numbers[rows].astype(np.int64)}
+        assigned = parquet.write_file(at, path, pa.table(table))
+        groups[index * count // len(staged)].append({**asdict(file), "assigned": asdict(assigned)})
+    return dataframes.one_task_each(spark, groups)
 
 
 def build(assigned: DataFrame, conf: config.Config, at: Storage) -> DataFrame:
@@ -245,25 +242,27 @@ def _check_split(
 def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) -> Iterator[pa.RecordBatch]:
     """Write the staged records of each task to their splits, and duplicates and leaks to the quarantine."""
     size = conf.lake.row_group_rows
-    rows = (row for batch in batches for row in batch.to_pylist())
-    for task, rows_of_task in groupby(rows, key=itemgetter("task")):
+    for task, files in parquet.by_task(batches):
         articles = parquet.PartitionedWriter(at, _ARTICLES, task, size)
         quarantine = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, size, suffix="-placed")
         with articles, quarantine:
-            for row in rows_of_task:
-                for staged, codes, numbers in _staged_row_groups(row, at):
+            for file in files:
+                for staged, codes, numbers in _staged_row_groups(file, at):
                     _write_articles(staged, codes, numbers, articles)
                     _write_quarantine(staged, codes, quarantine)
         yield parquet.files_batch(articles.files + quarantine.files)
 
 
-def _staged_row_groups(row: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, splits.Int8Array, Int64Array]]:
+def _staged_row_groups(file: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, splits.Int8Array, Int64Array]]:
     """Yield the row groups of one staged file, with the codes and numbers of their records."""
-    file = json.loads(row["file"])
-    codes, numbers = np.frombuffer(row["codes"], np.int8), np.frombuffer(row["numbers"], np.int32).astype(np.int64)
+    place = asdict(at)
+    described = file["assigned"]
+    groups = ({**place, "path": described["path"], "row_group": group} for group in range(len(described["row_groups"])))
+    assigned = pa.concat_tables(map(parquet.read_row_group, groups))
+    codes, numbers = (assigned[name].to_numpy() for name in ("code", "number"))
     start = 0
     for group, size in enumerate(file["row_groups"]):
-        table = parquet.read_row_group({**asdict(at), "path": file["path"], "row_group": group})
+        table = parquet.read_row_group({**place, "path": file["path"], "row_group": group})
         yield table, codes[start : start + size], numbers[start : start + size]
         start += size
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pyspark import RDD
 from pyspark.sql import SparkSession
 
 from raft_spark import config
@@ -59,7 +58,7 @@ def run(conf: config.Config) -> tables.Version:
     placement = Placement(base.counts["rows"], conf.dataset.shard_rows, conf.base.seed)
     task = dataset_shards.ShardsTask(conf.dataset, conf.completions, draft.storage, placement, tokenizer)
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
-        written = build(spark, conf, (base, answers), task).collect()
+        written = build(spark, conf, (base, answers), task)
         leaks = leakage.measure(spark, conf.lake, base).tells
     counts = {**_counts(written, conf.price), "tells": leaks}
     if not (conf.is_price_known or conf.dataset.answer == "original"):
@@ -78,8 +77,8 @@ def build(
     conf: config.Config,
     inputs: tuple[tables.Version, tables.Version],
     task: dataset_shards.ShardsTask,
-) -> RDD[dataset_shards.WrittenShard]:
-    """Check and write the rows of `inputs`, base and completions; return what was written for each shard; lazy."""
+) -> list[dataset_shards.WrittenShard]:
+    """Check and write the rows of `inputs`, base and completions; return what was written for each shard."""
     base, answers = inputs
     count = max(task.placement.tasks, default=0) + 1
     values = dataframes.partition_values(spark, count)
@@ -93,7 +92,7 @@ def build(
     answered = dataset_rows.answers(base, dataframes.read(spark, conf.lake, answers), rows_task)
     if answered is not None:
         rows = rows.union(answered)
-    return blobs.map_parts(rows, count, partial(dataset_shards.write, task=task))
+    return blobs.collect_parts(rows, count, partial(dataset_shards.write, task=task))
 
 
 def _problem(counts: Mapping[str, Any], conf: config.Dataset) -> str:

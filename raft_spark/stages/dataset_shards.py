@@ -23,11 +23,10 @@ from raft_spark.formats import shards, targets
 from raft_spark.formats.formats import FORMATS, RowTexts, TrainingRow
 from raft_spark.formats.placement import Placement
 from raft_spark.inference.acceptance import Acceptance, judge_answer
-from raft_spark.lake import parquet, schemas
+from raft_spark.lake import blobs, parquet, schemas
 from raft_spark.lake.filesystem import Storage
 
 BATCH_ROWS = 1_000  # converted to Python at once
-Parts = Iterator[tuple[int, Mapping[int, pa.Table]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class WrittenShard:
     sums: Counter[str] = field(default_factory=Counter)
 
 
-def write(parts: Parts, task: ShardsTask) -> Iterator[WrittenShard]:
+def write(parts: blobs.Parts, task: ShardsTask) -> Iterator[WrittenShard]:
     """Write the shards whose parts a task gets, in order."""
     for (split, number), of_shard in groupby(parts, lambda part: task.placement.shard_of(part[0])):
         rows = (row for _, sides in of_shard for row in _python_rows(sorted_rows(sides, task.placement)))

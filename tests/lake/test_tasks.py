@@ -104,7 +104,7 @@ def test_a_task_drops_the_finders_of_zip_files_and_can_still_import_from_them(
         modules.writestr("second_of_zip.py", "NAME = 2")
     monkeypatch.syspath_prepend(str(tmp_path / "modules.zip"))
     assert importlib.import_module("first_of_zip").NAME == 1
-    assert list(tasks.encode_errors(iter([1]), lambda values: values)) == [1]
+    assert list(tasks._encode_errors(iter([1]), lambda values: values)) == [1]
     assert not any(isinstance(finder, zipimport.zipimporter) for finder in sys.path_importer_cache.values())
     assert importlib.import_module("second_of_zip").NAME == 2
 
