@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from json.encoder import encode_basestring
 from pathlib import PurePath
 from typing import Any
@@ -70,8 +70,12 @@ def _system_and_user(row: TrainingRow, conf: Completions) -> tuple[str | None, s
 
 def _turns(system: str | None, user: bytes) -> bytes:
     """Return the turns of the prompt, without the brackets of a list; `user` is JSON text."""
-    first = b'{"role": "system", "content": %b}, ' % _quoted(system) if system is not None else b""
-    return b'%b{"role": "user", "content": %b}' % (first, user)
+    return b'%b{"role": "user", "content": %b}' % (_system_turn(system), user)
+
+
+@lru_cache(maxsize=8)
+def _system_turn(system: str | None) -> bytes:
+    return b"" if system is None else b'{"role": "system", "content": %b}, ' % _quoted(system)
 
 
 def _plain_turns(texts: RowTexts) -> bytes:

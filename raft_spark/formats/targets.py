@@ -23,11 +23,12 @@ HEAD_TOKENS = 40  # at most, before the first turn: Llama 3.1 writes dates there
 TokenCounter = Callable[[str], int]
 
 
-def training_row(joined: Mapping[str, Any], conf: Dataset, completions: Completions) -> TrainingRow:
-    """Return the row that formats write, with all its passages. The rejected answer is None when it is missing, the
-    same as the completion, or a refusal.
+def training_row(joined: Mapping[str, Any], text: str, conf: Dataset, completions: Completions) -> TrainingRow:
+    """Return the row that formats write, with all its passages; `text` is its answer as answer_text.clean returns it.
+
+    The rejected answer is None when it is missing, the same as the completion, or a refusal.
     """
-    completion = answer_text.clean(joined["completion"]).text.strip()
+    completion = text.strip()
     answer = (
         answer_checks.parse(completion, completions.words.marks).answer or completion
         if completions.style == "cot"

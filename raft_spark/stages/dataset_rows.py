@@ -22,6 +22,7 @@ from raft_spark.lake import blobs, dataframes, parquet, tables
 from raft_spark.lake.tasks import map_in_arrow
 
 TEXTS, ANSWERS = 0, 1  # sides of the blobs
+GATHERED_ROWS = 65_536  # of answers, that a task packs at once
 _COLUMNS = ["pubid", "question", "distracted", "original_answer", "final_decision"]
 _DOCUMENTS = "documents.list.element"
 _OWN = pa.schema([("pubid", pa.int64()), ("completion", pa.string()), ("finish_reason", pa.string())])
@@ -122,10 +123,21 @@ def answers(base: tables.Version, stored: DataFrame, task: RowsTask) -> DataFram
 
 
 def _pack_answers(batches: Iterator[pa.RecordBatch], task: RowsTask) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        rows = pa.table(batch)
-        for split in pc.unique(batch["split"]).to_pylist():
+    for rows in _gathered(batches):
+        for split in pc.unique(rows["split"]).to_pylist():
             yield task.pack(rows.filter(pc.equal(rows["split"], split)).drop_columns("split"), split, ANSWERS)
+
+
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield the rows of several batches as one table, so that a blob has many rows."""
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(map(len, gathered)) >= GATHERED_ROWS:
+            yield pa.Table.from_batches(gathered)
+            gathered = []
+    if gathered:
+        yield pa.Table.from_batches(gathered)
 
 
 def join_answers(base: tables.Version, stored: DataFrame, conf: config.Config) -> DataFrame:

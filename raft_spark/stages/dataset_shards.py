@@ -130,7 +130,7 @@ def _finish(joined: Mapping[str, Any], split: str, task: ShardsTask) -> Finished
     accepted = judge_answer(joined, task.conf, task.completions)
     if accepted.rejected:
         return FinishedRow(split, joined, accepted, None)
-    row = targets.training_row(joined, task.conf, task.completions)
+    row = targets.training_row(joined, accepted.answer.text, task.conf, task.completions)
     if not task.conf.max_tokens:
         return FinishedRow(split, joined, accepted, row)
     oracle = joined["is_oracle"]

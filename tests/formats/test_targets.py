@@ -10,6 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from raft_spark import config
+from raft_spark.endpoints import answer_text
 from raft_spark.errors import InputError
 from raft_spark.formats import formats, targets
 from raft_spark.recipe import prompts, refusals
@@ -34,9 +35,9 @@ def row(
         "oracle": "It was tried.\n\nIt worked.",
         "distracted": distracted,
         "original_answer": None,
-        "completion": completion,
     }
-    return targets.training_row(joined, conf.dataset, conf.completions)
+    text = answer_text.clean(completion).text
+    return targets.training_row(joined, text, conf.dataset, conf.completions)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +116,10 @@ def test_a_stand_in_loses_passages_after_all_other_distractors():
 def test_a_rejected_answer_is_an_answer_and_another_one():
     conf = config.load()
     joined = {"pubid": 7, "question": "Does it work?", "passages": [], "oracle": "It worked.", "distracted": False,
-              "original_answer": None, "completion": " It works."}  # fmt: skip
+              "original_answer": None}  # fmt: skip
     rejected = {
         answer: targets.training_row(
-            joined | {"rejected_answer": answer}, conf.dataset, conf.completions
+            joined | {"rejected_answer": answer}, " It works.", conf.dataset, conf.completions
         ).rejected_answer
         for answer in (" Sheep do.\n", " It works. ", "I don't know.", "", None)
     }

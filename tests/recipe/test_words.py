@@ -33,9 +33,9 @@ def training_row(completion: str, *, distracted: bool = False) -> TrainingRow:
     passages = ["The court heard the case.", "Rain fell."]
     joined = {
         "pubid": 1, "question": "Did it succeed?", "passages": passages, "oracle": ORACLE, "distracted": distracted,
-        "original_answer": None, "completion": completion,
+        "original_answer": None,
     }  # fmt: skip
-    return targets.training_row(joined, CONF.dataset, CONF.completions)
+    return targets.training_row(joined, completion, CONF.dataset, CONF.completions)
 
 
 def test_a_chain_of_thought_is_read_by_its_own_marks():

@@ -255,6 +255,18 @@ def test_whole_articles_among_the_passages_of_a_row_are_known_by_their_pubids():
     assert found.to_pylist() == [True, False, True, True, False, True, False, False]
 
 
+@pytest.mark.row
+def test_answers_are_gathered_to_tables_of_many_rows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dataset_rows, "GATHERED_ROWS", 5)
+    batches = [pa.RecordBatch.from_pydict({"n": list(range(start, start + 2))}) for start in range(0, 14, 2)]
+    assert [table["n"].to_pylist() for table in dataset_rows._gathered(iter(batches))] == [
+        [0, 1, 2, 3, 4, 5],
+        [6, 7, 8, 9, 10, 11],
+        [12, 13],
+    ]
+    assert list(dataset_rows._gathered(iter([]))) == []
+
+
 def test_parts_of_a_shard_change_none_of_its_bytes(settled: Settle, monkeypatch: pytest.MonkeyPatch):
     found = {}
     for rows in (25_000, 7):
