@@ -6,7 +6,7 @@ the passages of another article (a stand-in), as many single passages, or nothin
 attempt), so it does not depend on partitions, machines or retries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,19 @@ class Documents:
     """The passages of a batch of rows, in the order shown. All arrays have the shape (documents of the batch,), sorted by row.
 
     `number` is the article's number in the split, `passage` the index among its passages. `oracle` says that the passage
-    belongs to the row's own article.
+    belongs to the row's own article. `slot` counts the single distractors of a row, and is -1 for the passages of the oracle
+    or its stand-in.
     """
 
     row: Int64Array
     number: Int64Array
     passage: Int64Array
     oracle: BoolArray
+    slot: Int64Array
+
+    def select(self, chosen: Int64Array | BoolArray) -> "Documents":
+        """Return the chosen passages, by a mask or in the order of their indices."""
+        return Documents(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
     def position(self, index: CorpusIndex) -> Int64Array:
         """Return the position of each passage among the texts of the corpus."""
@@ -95,10 +101,11 @@ def choose_documents(numbers: Int64Array, keep: BoolArray, index: CorpusIndex, c
         np.concatenate([whole[whole_row], drawn["number"]]),
         np.concatenate([whole_passage, drawn["passage"]]),
         np.concatenate([keep[whole_row], np.zeros(len(row), bool)]),
+        np.concatenate([np.full(len(whole_row), -1), slot]),
     )
     ordinal = np.concatenate([whole_passage, slot + 2**32])
     order = _order_in_rows(shown.row, hashing.hash64(conf.seed, Stream.ORDER, pubids[shown.row], ordinal))
-    return Documents(shown.row[order], shown.number[order], shown.passage[order], shown.oracle[order])
+    return shown.select(order)
 
 
 def _order_in_rows(row: Int64Array, bits: UInt64Array) -> Int64Array:

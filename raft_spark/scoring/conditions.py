@@ -145,7 +145,7 @@ def _rows(
 ) -> Iterator[Mapping[str, Any]]:
     completions = {name: endpoint_settings(task.conf, name).completions for name in task.models}
     for condition in all_conditions(task.conf.evaluation):
-        shown = passages(articles["number"].to_numpy(), index, texts, condition, task.conf.base)
+        shown = passages(articles["number"].to_numpy(), index, texts, condition, task.conf)
         for article, documents in zip(articles.to_pylist(), shown, strict=True):
             row = {
                 "pubid": article["pubid"],
@@ -163,15 +163,25 @@ def _rows(
 
 
 def passages(
-    numbers: Int64Array, index: corpus.CorpusIndex, texts: pa.LargeStringArray, condition: Condition, conf: config.Base
+    numbers: Int64Array,
+    index: corpus.CorpusIndex,
+    texts: pa.LargeStringArray,
+    condition: Condition,
+    conf: config.Config,
 ) -> list[Passages]:
-    """Return the passages shown for each article of `numbers`, in the order shown."""
+    """Return the passages shown for each article of `numbers`, in the order shown.
+
+    All of the largest k are drawn, so that what stands in for the oracle does not depend on the condition's k.
+    """
     if condition.setting == "closed":
         return [[] for _ in numbers]
     keep = np.full(len(numbers), condition.setting != "without")
-    absent = "singles" if conf.absent == "nothing" else conf.absent
-    drawn = conf.model_copy(update={"distractors": condition.distractors, "absent": absent})
-    shown = sampling.choose_documents(numbers, keep, index, drawn)
+    most = max(*conf.evaluation.distractors, condition.distractors)
+    absent = "singles" if conf.base.absent == "nothing" else conf.base.absent
+    base = conf.base.model_copy(update={"distractors": condition.distractors, "absent": absent})
+    drawn = sampling.choose_documents(numbers, keep, index, base.model_copy(update={"distractors": most}))
+    wanted = sampling.distractor_counts(index.count[numbers], keep, base)
+    shown = drawn.select(drawn.slot < wanted[drawn.row])
     shown_texts = texts.take(pa.array(shown.position(index))).to_pylist()
     marked = [{"text": text, "oracle": bool(oracle)} for text, oracle in zip(shown_texts, shown.oracle, strict=True)]
     edges = np.searchsorted(shown.row, np.arange(len(numbers) + 1))

@@ -44,7 +44,9 @@ def drawn(numbers: NDArray[np.int64], index: CorpusIndex, settings: config.Base)
     starts = range(0, len(numbers), 8_192)
     batches = [documents(numbers[start : start + 8_192], index, settings) for start in starts]
     row = np.concatenate([batch.row + start for batch, start in zip(batches, starts, strict=True)])
-    rest = [np.concatenate([getattr(batch, name) for batch in batches]) for name in ("number", "passage", "oracle")]
+    rest = [
+        np.concatenate([getattr(batch, name) for batch in batches]) for name in ("number", "passage", "oracle", "slot")
+    ]
     return sampling.Documents(row, *rest)
 
 

@@ -21,7 +21,7 @@ NUMBERS = np.flatnonzero(COUNTS)
 
 
 def shown(setting: str, k: int = 0, numbers: np.ndarray = NUMBERS) -> list[list[tuple[str, bool]]]:
-    found = conditions.passages(numbers, INDEX, TEXTS, Condition(setting, k), config.load().base)
+    found = conditions.passages(numbers, INDEX, TEXTS, Condition(setting, k), config.load())
     return [[(each["text"], each["oracle"]) for each in passages] for passages in found]
 
 
@@ -37,10 +37,22 @@ def test_with_the_oracle_there_are_all_its_passages_and_k_others():
 
 
 def test_without_it_there_are_as_many_and_none_of_its_own():
-    for number, passages, full in zip(NUMBERS, shown("without", 3), shown("with", 3), strict=True):
-        assert len(passages) == len(full)
-        assert others(passages) == [text for text, _ in passages]
-        assert not {text for text, is_oracle in full if is_oracle} & set(others(passages)), number
+    counts = np.tile(COUNTS, 30)  # several articles of each number of passages
+    index, texts = (
+        index_of(counts),
+        pa.array([f"passage {number}" for number in range(counts.sum())], pa.large_string()),
+    )
+    conf, numbers = config.load(), np.flatnonzero(counts)
+    without, full = (
+        conditions.passages(numbers, index, texts, Condition(setting, 3), conf) for setting in ("without", "with")
+    )
+    for one, other in zip(without, full, strict=True):
+        assert len(one) == len(other)
+        assert not any(each["oracle"] for each in one)
+        own = {each["text"] for each in other if each["oracle"]}
+        assert not own & {each["text"] for each in one}
+        singles = {each["text"] for each in other if not each["oracle"]}
+        assert singles <= {each["text"] for each in one}
 
 
 def test_alone_is_the_oracle_and_closed_is_nothing():
