@@ -31,7 +31,8 @@ help: ## list the targets
 run: $(RUN)/ready ## build a dataset from built-in articles with an embedded model, in build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
-test: check docs $(SPARK35)/ready $(S3A)/ready $(CLASSES) ## run check, docs and all tests except the slow ones: about half an hour
+test: check docs $(SPARK35)/ready $(S3A)/ready $(CLASSES) ## run check, docs, bench-check and all tests except the slow ones: about half an hour
+	@$(MAKE) --no-print-directory bench-check
 	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
 
 # They run in parallel, because both wait for processes most of the time. pytest-xdist is not used: the tests of signals would
