@@ -3,8 +3,8 @@
     make bench-peers     # build/env-peers/bin/python tests/benchmarks/peers.py [--articles 211269] [--rounds 3]
 
 Polars, DuckDB and Daft read the Parquet files of the table articles and write base with the rule of the stage: the oracle in a
-share P of the rows, k distractors of other articles of the split, as many more for a row without its oracle, no text twice in a
-row, the order by a seeded hash. Each script is in peer_scripts.py. pyarrow's floor and the notebook's loop are those of base.py.
+share P of the rows, k distractors of other articles of the split, as many more for a row without its oracle (base.absent =
+"singles"), no text twice in a row, the order by a seeded hash. Each script is in peer_scripts.py. pyarrow's floor and the notebook's loop are those of base.py.
 
 All take turns; a first round is not counted. What counts are CPU seconds of all processes, medians over the rounds. A peer
 runs in this process, where it was imported before; the stage has a session that is warm. Each table is checked after it was
@@ -68,9 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="raft-bench-") as name:
         folder = Path(name)
         source = written_source(folder, options.articles)
-        conf = config.load(
-            assignments=[f"lake.root={folder}/lake", f"articles.source={source}", 'spark."spark.master"="local[2]"']
-        )
+        words = [f"lake.root={folder}/lake", f"articles.source={source}", "base.absent=singles"]
+        conf = config.load(assignments=[*words, 'spark."spark.master"="local[2]"'])
         session.start(conf)
         articles.run(conf)
         rounds = [one_round(conf, folder, source) for _ in range(1 + options.rounds)][1:]
