@@ -62,9 +62,7 @@ def keyed_requests(spark: SparkSession, conf: config.Config, base: tables.Versio
 
     Tasks read the texts with pyarrow, so none passes through Spark.
     """
-    groups = tables.row_groups(conf.lake, base)
-    size = sum(file.bytes for file in base.data())
-    tasks = dataframes.assign_tasks(spark, groups, dataframes.task_count(spark, conf.lake, size))
+    tasks = dataframes.row_group_tasks(spark, conf.lake, base)
     return map_in_arrow(tasks, partial(_keys, conf=conf), REQUESTS_SCHEMA)
 
 

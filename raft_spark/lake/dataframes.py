@@ -14,7 +14,7 @@ from pyspark.sql.types import StringType, StructField
 from raft_spark.config import Lake
 from raft_spark.lake.parquet import DataFile, file_from_row
 from raft_spark.lake.schemas import COMPLETIONS, FILES, SCHEMAS
-from raft_spark.lake.tables import Version, answer_files, files_folder, require_files, storage
+from raft_spark.lake.tables import Version, answer_files, files_folder, require_files, row_groups, storage
 from raft_spark.lake.tasks import repeat_broken
 
 
@@ -63,6 +63,12 @@ def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count
         groups[min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))].append(each)
         rows_before += each["rows"]
     return one_task_each(spark, groups)
+
+
+def row_group_tasks(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:
+    """Assign the row groups of a version to tasks of about lake.file_mb each."""
+    size = sum(file.bytes for file in version.data())
+    return assign_tasks(spark, row_groups(lake, version), task_count(spark, lake, size))
 
 
 def one_task_each(spark: SparkSession, groups: Sequence[Sequence[Mapping[str, Any]]]) -> DataFrame:

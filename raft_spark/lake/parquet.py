@@ -60,6 +60,13 @@ def by_task(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[dict[
         yield task, [json.loads(row["input"]) for row in rows if row["task"] == task]
 
 
+def row_groups(at: Storage, files: Iterable[DataFile]) -> Iterator[dict[str, Any]]:
+    """Yield where each row group of some files below `at` is, in order, and its number of rows: what `read_row_group` reads."""
+    for file in files:
+        for number, rows in enumerate(file.row_groups):
+            yield {**at.location(), "path": file.path, "split": file.split, "row_group": number, "rows": rows}
+
+
 def read_row_group(group: Mapping[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """Read one row group as `tables.row_groups` describes it; with `columns`, those columns in that order.
 

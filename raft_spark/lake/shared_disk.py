@@ -19,7 +19,7 @@ from raft_spark.lake.filesystem import Storage
 def check_lake(spark: SparkSession, lake: Lake) -> None:
     """Raise InputError when the lake is a local folder that an executor does not see."""
     storage, name = Storage.of(lake), f".seen-by-{uuid.uuid4().hex}"
-    if not storage.is_local or _is_one_machine(spark):
+    if not storage.is_local or is_one_machine(spark):
         return
     storage.write(name, name.encode())
     try:
@@ -34,7 +34,7 @@ def check_files(spark: SparkSession, setting: str, paths: Iterable[str]) -> None
     `setting` names the setting that the files belong to.
     """
     sizes = [(path, Path(path).stat().st_size) for path in sorted(paths)]
-    if not sizes or _is_one_machine(spark):
+    if not sizes or is_one_machine(spark):
         return
     tasks = 2 * spark.sparkContext.defaultParallelism  # so that each executor that runs gets some
     unseen = spark.sparkContext.parallelize(range(tasks), tasks).mapPartitions(partial(_unseen, sizes=sizes)).collect()
@@ -53,6 +53,6 @@ def _unseen(_: Iterator[int], sizes: Sequence[tuple[str, int]]) -> Iterator[tupl
     yield from ((platform.node(), path) for path in list(missing)[:1])
 
 
-def _is_one_machine(spark: SparkSession) -> bool:
+def is_one_machine(spark: SparkSession) -> bool:
     """Return whether the tasks run in the driver's own process: the master is local, local[2] or local[*]."""
     return str(spark.sparkContext.master).partition("[")[0] == "local"

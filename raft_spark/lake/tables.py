@@ -23,7 +23,7 @@ from raft_spark import __version__
 from raft_spark.common import ids, logs
 from raft_spark.config import Config, Lake
 from raft_spark.errors import DamageError, InputError
-from raft_spark.lake import refs
+from raft_spark.lake import parquet, refs
 from raft_spark.lake.filesystem import Storage, age_hours
 from raft_spark.lake.parquet import DataFile
 from raft_spark.lake.schemas import COMPLETIONS
@@ -229,12 +229,7 @@ def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
     """
     require_files(lake, version)
     folder = storage(lake, version.table).at("versions", version.id)
-    at = {**folder.location(), "table": version.table}
-    return [
-        {**at, "path": file.path, "split": file.split, "row_group": number, "rows": rows}
-        for file in version.data()
-        for number, rows in enumerate(file.row_groups)
-    ]
+    return [{**group, "table": version.table} for group in parquet.row_groups(folder, version.data())]
 
 
 def _current_id(lake: Lake, table: str) -> str | None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
+from raft_spark.lake import shared_disk
 from raft_spark.recipe import corpus
 
 
@@ -40,10 +41,9 @@ def distribute(spark: SparkSession, folder: Path, name: str) -> CorpusFiles:
 
     Workers of a local master read the driver's folder of files, so there they are only moved.
     """
-    is_local = (spark.sparkContext.master or "").partition("[")[0] == "local"
     for part in (corpus.INDEX, corpus.TEXTS):
         named = f"{name}-{part}"
-        if is_local:
+        if shared_disk.is_one_machine(spark):
             (folder / part).rename(SparkFiles.get(named))
         else:
             spark.sparkContext.addFile(str((folder / part).rename(folder / named)))

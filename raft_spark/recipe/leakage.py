@@ -1,8 +1,8 @@
 """rows of base -> how well a missing oracle is predicted without reading (label leakage), and how many passages are in two splits.
 
 A student that can predict from lengths, sections or shared words whether its oracle is among the passages learns that instead
-of reading them. So a small classifier is trained on one half of a sample of rows, and the area under its ROC curve (AUC) is measured on the other
-half: 0.5 is a guess, 1 is always right.
+of reading them. So a small classifier is trained on one half of a sample of rows, and the area under its ROC curve (AUC) is
+measured on the other half: 0.5 is a guess, 1 is always right.
 """
 
 from collections import Counter
@@ -29,14 +29,8 @@ LENGTH_BIN = 256  # characters in a bin of the histogram of lengths
 BINS = 8
 RIDGE = 1.0
 
-LENGTHS = (
-    "passages",
-    "characters",
-    "shortest",
-    "longest",
-    "first",
-    "last",
-)  # features that need no reading of passages
+# Features of a row that need no reading of its passages
+LENGTHS = ("passages", "characters", "shortest", "longest", "first", "last")
 SECTIONS = ("openings", "kinds", "deepest")  # which parts of their abstracts the passages are
 WORDS = ("shared", "common")  # the shares of a row's words that stand in two, in three or more of its passages
 ALL = "lengths, sections and words"
@@ -55,8 +49,9 @@ class Leakage:
     """What a table of base gives away.
 
     `tells` holds the number of `rows` in the sample, and of those that a classifier has `learned_from`; the `area` under the
-    ROC curve by feature and for CLASSIFIERS, with the `interval` of 95 % of the one that knows ALL; the mean `oracle_place` (0 = first, 1 = last; None if no row has an oracle); and the number of passages that are
-    `in_two_splits`, over all rows. `histogram` has the rows by (oracle is missing, passages, characters // LENGTH_BIN).
+    ROC curve by feature and for CLASSIFIERS, with the `interval` of 95 % of the one that knows ALL; the mean `oracle_place`
+    (0 = first, 1 = last; None if no row has an oracle); and the number of passages that are `in_two_splits`, over all rows.
+    `histogram` has the rows by (oracle is missing, passages, characters // LENGTH_BIN).
     """
 
     tells: dict[str, Any] = field(default_factory=dict)
@@ -67,15 +62,13 @@ def measure(spark: SparkSession, lake: Lake, base: tables.Version) -> Leakage:
     """Measure the leakage of a version of base, once in a process."""
     key = (lake.root, base.id)
     if key not in _measured:
-        groups, size = tables.row_groups(lake, base), sum(file.bytes for file in base.data())
-        count = dataframes.task_count(spark, lake, size)
-        tasks = dataframes.assign_tasks(spark, groups, count)
-        share = SAMPLE_ROWS * SPARE / max(1, sum(group["rows"] for group in groups))
+        tasks = dataframes.row_group_tasks(spark, lake, base)
+        share = SAMPLE_ROWS * SPARE / max(1, sum(file.rows for file in base.data()))
         looked = collect_objects(tasks, partial(_look, share=share))
         found = _leakage(pa.concat_tables(sample for sample, _ in looked).sort_by("order")[:SAMPLE_ROWS])
         for _, histogram in looked:
             found.histogram.update(histogram)
-        found.tells["in_two_splits"] = _in_two_splits(tasks, count)
+        found.tells["in_two_splits"] = _in_two_splits(tasks)
         _measured[key] = found
     return _measured[key]
 
@@ -210,8 +203,9 @@ def _classifier_auc(features: NDArray[np.float64], positive: NDArray[np.bool_]) 
     return auc(test @ np.linalg.solve(squares, train.T @ positive[::2].astype(float)), positive[1::2])
 
 
-def _in_two_splits(tasks: DataFrame, count: int) -> int:
+def _in_two_splits(tasks: DataFrame) -> int:
     """Count the passages, each named by its article and its place there, that stand in rows of two splits."""
+    count = tasks.rdd.getNumPartitions()
     places = dataframes.partition_values(tasks.sparkSession, count)
     packed = map_in_arrow(tasks, partial(_pack_passages, places=places), blobs.BLOBS)
     return sum(blobs.collect_parts(packed, count, _count_shared))

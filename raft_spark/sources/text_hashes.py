@@ -1,7 +1,6 @@
 """articles -> files of their pubids and text hashes, beside the staged articles; read back part by part for `splits.assign`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -30,11 +29,7 @@ def table(articles: Sequence[Article]) -> pa.Table:
 
 def records(at: Storage, files: Sequence[parquet.DataFile]) -> splits.Records:
     """Return the records of these files, which are read whenever they are asked for."""
-    groups = [
-        {**asdict(at), "table": schemas.ARTICLES, "path": file.path, "row_group": group}
-        for file in files
-        for group in range(len(file.row_groups))
-    ]
+    groups = [{**group, "table": schemas.ARTICLES} for group in parquet.row_groups(at, files)]
     return splits.Records(sum(file.rows for file in files), partial(_pubids, groups), partial(_hashes, groups))
 
 

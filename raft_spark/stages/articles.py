@@ -131,7 +131,7 @@ def assigned_files(
         path = f"{ASSIGNED}/{index:05d}.parquet"
         table = {"code": assignment.codes[rows], "number": assignment.numbers[rows].astype(np.int64)}
         assigned = parquet.write_file(at, path, pa.table(table))
-        groups[index * count // len(staged)].append({**asdict(file), "assigned": asdict(assigned)})
+        groups[index * count // len(staged)].append({"staged": asdict(file), "assigned": asdict(assigned)})
     return dataframes.one_task_each(spark, groups)
 
 
@@ -255,16 +255,13 @@ def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) 
 
 def _staged_row_groups(file: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, splits.Int8Array, Int64Array]]:
     """Yield the row groups of one staged file, with the codes and numbers of their records."""
-    place = asdict(at)
-    described = file["assigned"]
-    groups = ({**place, "path": described["path"], "row_group": group} for group in range(len(described["row_groups"])))
-    assigned = pa.concat_tables(map(parquet.read_row_group, groups))
-    codes, numbers = (assigned[name].to_numpy() for name in ("code", "number"))
+    described, assigned = (parquet.DataFile(**file[name]) for name in ("staged", "assigned"))
+    parts = pa.concat_tables(map(parquet.read_row_group, parquet.row_groups(at, [assigned])))
+    codes, numbers = (parts[name].to_numpy() for name in ("code", "number"))
     start = 0
-    for group, size in enumerate(file["row_groups"]):
-        table = parquet.read_row_group({**place, "path": file["path"], "row_group": group})
-        yield table, codes[start : start + size], numbers[start : start + size]
-        start += size
+    for group in parquet.row_groups(at, [described]):
+        rows = slice(start, start := start + group["rows"])
+        yield parquet.read_row_group(group), codes[rows], numbers[rows]
 
 
 def _write_articles(

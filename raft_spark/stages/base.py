@@ -132,9 +132,9 @@ def check_draws(index: Mapping[str, corpus.CorpusIndex], conf: config.Base) -> d
     for split, split_index in index.items():
         rows[split], distracted[split], singles[split], need = 0, 0, 0, 0
         for start in range(0, split_index.size, COUNTED_AT_ONCE):
-            articles = slice(start, start + COUNTED_AT_ONCE)
-            count = split_index.count[articles][split_index.count[articles] > 0]
-            of_row, keep = sampling.base_rows(split_index.pubid[articles][split_index.count[articles] > 0], conf)
+            pubids, count = (of[start : start + COUNTED_AT_ONCE] for of in (split_index.pubid, split_index.count))
+            pubids, count = pubids[count > 0], count[count > 0]
+            of_row, keep = sampling.base_rows(pubids, conf)
             rows[split] += len(of_row)
             distracted[split] += int((~keep).sum())
             singles[split] += int(sampling.distractor_counts(count[of_row], keep, conf).sum())

@@ -84,11 +84,7 @@ def build(
     values = dataframes.partition_values(spark, count)
     places = [values[number] for number in task.placement.tasks for _ in range(task.placement.parts)]
     rows_task = dataset_rows.RowsTask(conf, task.placement, places)
-    size = sum(file.bytes for file in base.data())
-    reading = dataframes.assign_tasks(
-        spark, tables.row_groups(conf.lake, base), dataframes.task_count(spark, conf.lake, size)
-    )
-    rows = dataset_rows.texts(reading, rows_task)
+    rows = dataset_rows.texts(dataframes.row_group_tasks(spark, conf.lake, base), rows_task)
     answered = dataset_rows.answers(base, dataframes.read(spark, conf.lake, answers), rows_task)
     if answered is not None:
         rows = rows.union(answered)

@@ -143,9 +143,9 @@ def test_a_text_of_another_split_is_counted(settled: Settle):
     version = base.run(conf)
     groups = tables.row_groups(conf.lake, version)
     spark = session.start(conf)
-    assert leakage._in_two_splits(dataframes.assign_tasks(spark, groups, 2), 2) == 0
+    assert leakage._in_two_splits(dataframes.assign_tasks(spark, groups, 2)) == 0
     moved = {**next(group for group in groups if group["split"] == "test"), "split": "validation"}
     documents = parquet.read_row_group(moved, ["documents"])["documents"].combine_chunks().flatten()
     shown = {(each["pubid"], each["passage"]) for each in documents.to_pylist()}
     for tasks in (1, 3):
-        assert leakage._in_two_splits(dataframes.assign_tasks(spark, [*groups, moved], tasks), tasks) == len(shown)
+        assert leakage._in_two_splits(dataframes.assign_tasks(spark, [*groups, moved], tasks)) == len(shown)
