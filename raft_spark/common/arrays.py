@@ -1,6 +1,6 @@
 """Distinct values of arrays by sorting, which for numbers of 64 bits is 25 times as fast as `numpy.unique`."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,5 +16,10 @@ def distinct(values: NDArray[_Number]) -> NDArray[_Number]:
 def counted(values: NDArray[_Number]) -> tuple[NDArray[_Number], NDArray[np.int64]]:
     """Return the distinct values, ascending, and how often each occurs."""
     ordered = np.sort(values)
-    first = np.flatnonzero(np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]]))
+    first = starts_of_runs(ordered)
     return ordered[first], np.diff(np.append(first, len(ordered)))
+
+
+def starts_of_runs(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where each run of equal values begins."""
+    return np.flatnonzero(np.concatenate([values[:1] == values[:1], values[1:] != values[:-1]]))

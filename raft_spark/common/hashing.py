@@ -32,6 +32,10 @@ class Stream(IntEnum):
     RESAMPLE = 9
     COMPARE = 10
     STAND_IN = 11
+    METHOD = 12
+    NEAR = 13
+    EQUAL_SCORE = 14
+    SIGNATURE = 15
     RESAMPLE_SEEDS = 20
 
 

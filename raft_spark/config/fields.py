@@ -6,7 +6,7 @@ puts the setting's name and value before a text that starts with "it must", else
 
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -190,6 +190,8 @@ FormatNames = Annotated[
 RetryReasons = Annotated[
     tuple[RetryReason, ...], Field(strict=False), AfterValidator(without_duplicates), BeforeValidator(split_list)
 ]
+Method = Literal["random", "bm25", "mesh"]
+METHODS: tuple[Method, ...] = get_args(Method)  # how distractors are found; random is the first
 Condition = Literal["with", "without", "alone", "closed"]
 Conditions = Annotated[
     tuple[Condition, ...],

@@ -3,6 +3,7 @@
 conf/default.toml documents each setting. A Config is frozen and safe to log: it names secrets and never holds them.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 
 from raft_spark.config import templates
 from raft_spark.config.fields import (
+    METHODS,
     ApplicationId,
     ArticlesSource,
     CatalogName,
@@ -17,6 +19,7 @@ from raft_spark.config.fields import (
     FormatNames,
     GateAction,
     LogGroup,
+    Method,
     Money,
     ReleaseLabel,
     RemoteWrite,
@@ -99,6 +102,15 @@ class Articles(Section):
         return self
 
 
+class Retrieval(Section):
+    """Which of the passages that a retriever finds may be distractors, and how much it looks up."""
+
+    window: Annotated[int, Field(ge=1, le=1000)]
+    max_score: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+    max_similarity: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    postings: Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
 class Base(Section):
     """How distractors are drawn."""
 
@@ -109,6 +121,23 @@ class Base(Section):
     absent: Literal["stand_in", "singles", "nothing"]
     strategy: Literal["auto", "broadcast", "join"]
     broadcast_limit_mb: Annotated[int, Field(ge=0, le=1_000_000)]
+    distractors_from: Mapping[Method, Share]
+    retrieval: Retrieval
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "Base":
+        total = math.fsum(self.distractors_from.values())
+        if total > 1 or ("random" in self.distractors_from and not math.isclose(total, 1)):
+            most = "sum to 1" if "random" in self.distractors_from else "be at most 1 together"
+            msg = f"base.distractors_from has shares that sum to {total:g}; they must {most}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def distractor_shares(self) -> Mapping[Method, float]:
+        """Return the share of every method in base.distractors_from, in a fixed order."""
+        found: dict[Method, float] = {name: self.distractors_from.get(name, 0.0) for name in METHODS[1:]}
+        return {"random": max(0.0, 1 - math.fsum(found.values())), **found}
 
 
 class Batch(Section):

@@ -14,7 +14,17 @@ EVALUATION = "evaluation"
 
 _strings = pa.list_(pa.string())
 _documents = pa.list_(
-    pa.struct([("pubid", pa.int64()), ("passage", pa.int32()), ("text", pa.string()), ("oracle", pa.bool_())])
+    pa.struct(
+        [
+            ("pubid", pa.int64()),
+            ("passage", pa.int32()),
+            ("text", pa.string()),
+            ("oracle", pa.bool_()),
+            ("method", pa.string()),
+            ("rank", pa.int32()),
+            ("score", pa.float32()),
+        ]
+    )
 )
 SCHEMAS: Mapping[str, pa.Schema] = {
     ARTICLES: pa.schema(
@@ -39,6 +49,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("distracted", pa.bool_()),
             ("original_answer", pa.string()),
             ("final_decision", pa.string()),
+            ("second_oracles", pa.int32()),
         ]
     ),
     COMPLETIONS: pa.schema(

@@ -19,13 +19,17 @@ class CorpusFiles:
 
     name: str
 
+    def path(self, part: str) -> str:
+        """Return where a file is on this machine, in a task."""
+        return SparkFiles.get(f"{self.name}-{part}")
+
     def index(self) -> Mapping[str, corpus.CorpusIndex]:
         """Memory-map the index, in a task."""
-        return corpus.map_index(SparkFiles.get(f"{self.name}-{corpus.INDEX}"))
+        return corpus.map_index(self.path(corpus.INDEX))
 
     def texts(self) -> pa.LargeStringArray:
         """Memory-map the texts, in a task."""
-        return corpus.map_texts(*(SparkFiles.get(f"{self.name}-{name}") for name in (corpus.TEXTS, corpus.INDEX)))
+        return corpus.map_texts(self.path(corpus.TEXTS), self.path(corpus.INDEX))
 
 
 def make_folder(spark: SparkSession) -> Path:
@@ -37,14 +41,14 @@ def make_folder(spark: SparkSession) -> Path:
 
 
 def distribute(spark: SparkSession, folder: Path, name: str) -> CorpusFiles:
-    """Copy the corpus files to every machine, once, under names that start with `name`.
+    """Copy all files of the folder to every machine, once, under names that start with `name`.
 
     Workers of a local master read the driver's folder of files, so there they are only moved.
     """
-    for part in (corpus.INDEX, corpus.TEXTS):
-        named = f"{name}-{part}"
+    for path in sorted(folder.iterdir()):
+        named = f"{name}-{path.name}"
         if shared_disk.is_one_machine(spark):
-            (folder / part).rename(SparkFiles.get(named))
+            path.rename(SparkFiles.get(named))
         else:
-            spark.sparkContext.addFile(str((folder / part).rename(folder / named)))
+            spark.sparkContext.addFile(str(path.rename(folder / named)))
     return CorpusFiles(name)

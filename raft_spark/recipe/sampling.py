@@ -6,6 +6,7 @@ the passages of another article (a stand-in), as many single passages, or nothin
 attempt), so it does not depend on partitions, machines or retries.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,11 +19,25 @@ from raft_spark.errors import InputError
 from raft_spark.recipe.corpus import CorpusIndex
 
 ATTEMPTS = 10_000
+STAND_IN_SLOT = 1 << 20  # whose method is the stand-in's
 STAND_IN_ATTEMPTS = 64  # among all articles, and then among those of one number of passages
 BoolArray = NDArray[np.bool_]
-PassageArray = NDArray[np.void]  # of the type _PASSAGE
-_PASSAGE = np.dtype([("number", np.int64), ("passage", np.int64), ("checksum", np.uint32)])
-_NONE = np.array((-1, 0, 0), _PASSAGE)  # instead of a passage
+PassageArray = NDArray[np.void]  # of the type PASSAGE
+OWN = -1  # the method of the row's own passages; that of all others is an index in METHODS
+PASSAGE = np.dtype(
+    [
+        ("number", np.int64),
+        ("passage", np.int64),
+        ("checksum", np.uint32),
+        ("method", np.int8),
+        ("rank", np.int32),
+        ("score", np.float32),
+    ]
+)
+NO_PASSAGE = np.array((-1, 0, 0, 0, 0, 0), PASSAGE)
+Near = Mapping[
+    int, PassageArray
+]  # method -> the passages near each row's question, shape (rows, window), NO_PASSAGE last
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Documents:
 
     `number` is the article's number in the split, `passage` the index among its passages. `oracle` says that the passage
     belongs to the row's own article. `slot` counts the single distractors of a row, and is -1 for the passages of the oracle
-    or its stand-in.
+    or its stand-in. `method` is a code of METHODS, or OWN; `rank` and `score` are 0 unless a retriever found the passage.
     """
 
     row: Int64Array
@@ -39,6 +54,9 @@ class Documents:
     passage: Int64Array
     oracle: BoolArray
     slot: Int64Array
+    method: NDArray[np.int8]
+    rank: NDArray[np.int32]
+    score: NDArray[np.float32]
 
     def select(self, chosen: Int64Array | BoolArray) -> "Documents":
         """Return the chosen passages, by a mask or in the order of their indices."""
@@ -83,25 +101,40 @@ def base_rows(pubids: Int64Array, conf: config.Base) -> tuple[Int64Array, BoolAr
     return articles, keeps_oracle(pubids, conf)
 
 
-def choose_documents(numbers: Int64Array, keep: BoolArray, index: CorpusIndex, conf: config.Base) -> Documents:
+def methods(conf: config.Base) -> list[int]:
+    """Return the codes of the methods that base.distractors_from gives a share, without random."""
+    return [code for code, share in enumerate(conf.distractor_shares.values()) if code and share]
+
+
+def choose_documents(
+    numbers: Int64Array, keep: BoolArray, index: CorpusIndex, conf: config.Base, near: Near | None = None
+) -> Documents:
     """Choose and order the documents of the rows of the articles with these numbers; `keep` says which keep their oracle.
 
-    A stand-in has the places that the row's own passages would have had. Raises InputError when the split is too small.
+    Slots are filled from `near` in shares of base.distractors_from, and at random without it. A stand-in has the places that
+    the row's own passages would have had. Raises InputError when the split is too small.
     """
     pubids, passages = index.pubid[numbers], index.count[numbers]
-    row, slot, drawn = _distractors(numbers, distractor_counts(passages, keep, conf), index, conf.seed)
-    whole = np.where(keep, numbers, -1)  # the article that a row shows all passages of
+    slots = _Slots(numbers, index, conf, near or {})
+    row, slot, drawn = _distractors(slots, distractor_counts(passages, keep, conf))
+    whole = np.full(len(numbers), NO_PASSAGE, PASSAGE)  # the article that a row shows all passages of
+    whole["number"], whole["method"] = np.where(keep, numbers, -1), OWN
     if (stand_in := has_stand_in(passages, keep, conf)).any():
         chosen = stand_in[row]
         singles = (np.cumsum(stand_in) - 1)[row[chosen]], drawn[chosen]
-        whole[stand_in] = _stand_ins(numbers[stand_in], singles, index, conf.seed)
-    whole_row, whole_passage = _numbered(np.where(whole < 0, 0, index.count[whole]))
+        whole[stand_in] = _stand_ins(slots.select(stand_in), singles)
+    whole_row, whole_passage = numbered(np.where(whole["number"] < 0, 0, index.count[whole["number"]]))
+    documents = np.concatenate([whole[whole_row], drawn])
+    documents["passage"][: len(whole_row)] = whole_passage
     shown = Documents(
         np.concatenate([whole_row, row]),
-        np.concatenate([whole[whole_row], drawn["number"]]),
-        np.concatenate([whole_passage, drawn["passage"]]),
+        documents["number"],
+        documents["passage"],
         np.concatenate([keep[whole_row], np.zeros(len(row), bool)]),
         np.concatenate([np.full(len(whole_row), -1), slot]),
+        documents["method"],
+        documents["rank"],
+        documents["score"],
     )
     ordinal = np.concatenate([whole_passage, slot + 2**32])
     order = _order_in_rows(shown.row, hashing.hash64(conf.seed, Stream.ORDER, pubids[shown.row], ordinal))
@@ -120,10 +153,49 @@ def _order_in_rows(row: Int64Array, bits: UInt64Array) -> Int64Array:
     return np.lexsort((bits, row)) if (in_order[1:] == in_order[:-1]).any() else order
 
 
-def _distractors(
-    numbers: Int64Array, slots: Int64Array, index: CorpusIndex, seed: int
-) -> tuple[Int64Array, Int64Array, PassageArray]:
-    """Fill `slots` slots of each row; return the row, the slot and the passage of each, all of shape (slots.sum(),).
+@dataclass(frozen=True)
+class _Slots:
+    """What the slots of a batch of rows draw, attempt by attempt: the passages near the question that the slot's method has
+    found, and then random ones.
+    """
+
+    numbers: Int64Array
+    index: CorpusIndex
+    conf: config.Base
+    near: Near
+
+    def select(self, rows: BoolArray) -> "_Slots":
+        near = {method: passages[rows] for method, passages in self.near.items()}
+        return _Slots(self.numbers[rows], self.index, self.conf, near)
+
+    def draw(self, rows: Int64Array, slot: Int64Array | int, attempt: int) -> PassageArray:
+        """Draw a passage for a slot of each of `rows`; a random one may be that of a withdrawn article, with no passage."""
+        pubids = self.index.pubid[self.numbers[rows]]
+        if not self.near:
+            return _draw(pubids, slot, attempt, self.index, self.conf.seed)
+        found, attempts = self.draw_near(rows, slot, attempt)
+        is_random = found["number"] < 0
+        slots = np.broadcast_to(slot, len(rows))[is_random]
+        found[is_random] = _draw(pubids[is_random], slots, attempts[is_random], self.index, self.conf.seed)
+        return found
+
+    def draw_near(self, rows: Int64Array, slot: Int64Array | int, attempt: int) -> tuple[PassageArray, Int64Array]:
+        """Return the near passage of this attempt, NO_PASSAGE behind the last, and the attempt among random passages."""
+        attempts, found = np.full(len(rows), attempt), np.full(len(rows), NO_PASSAGE, PASSAGE)
+        bits = hashing.hash64(self.conf.seed, Stream.METHOD, self.index.pubid[self.numbers[rows]], slot)
+        shares = np.cumsum([*self.conf.distractor_shares.values()])
+        method = np.searchsorted(shares[:-1], hashing.uniform(bits), "right")
+        for code, passages in self.near.items():
+            of_method = np.flatnonzero(method == code)
+            near = passages[rows[of_method]]
+            attempts[of_method] -= (near["number"] >= 0).sum(axis=1)
+            if attempt < near.shape[1]:
+                found[of_method] = near[:, attempt]
+        return found, attempts
+
+
+def _distractors(slots: _Slots, counts: Int64Array) -> tuple[Int64Array, Int64Array, PassageArray]:
+    """Fill `counts` slots of each row; return the row, the slot and the passage of each, all of shape (counts.sum(),).
 
     The slots of a row are filled one after the other. A slot draws again if the drawn number is empty, if the article is
     the row's own or already drawn for the row, or if the text is one of the row's own or already drawn. So a passage
@@ -131,13 +203,13 @@ def _distractors(
 
     All slots draw at once; only the few rows where a slot would draw again are filled slot by slot.
     """
-    row, slot = _numbered(slots)
-    drawn = _draw(index.pubid[numbers[row]], slot, 0, index, seed)
-    again = _draws_again(numbers, row, drawn, index)
+    row, slot = numbered(counts)
+    drawn = slots.draw(row, slot, 0)
+    again = _draws_again(slots.numbers, row, drawn, slots.index)
     chosen = again[row]
-    first = np.full((int(again.sum()), int(slots.max(initial=0))), _NONE, _PASSAGE)
+    first = np.full((int(again.sum()), int(counts.max(initial=0))), NO_PASSAGE, PASSAGE)
     first[(np.cumsum(again) - 1)[row[chosen]], slot[chosen]] = drawn[chosen]
-    drawn[chosen] = _slot_by_slot(numbers[again], first, index, seed)
+    drawn[chosen] = _slot_by_slot(slots.select(again), first)
     return row, slot, drawn
 
 
@@ -153,16 +225,17 @@ def _draws_again(numbers: Int64Array, row: Int64Array, drawn: PassageArray, inde
     return again
 
 
-def _slot_by_slot(numbers: Int64Array, first: PassageArray, index: CorpusIndex, seed: int) -> PassageArray:
+def _slot_by_slot(slots: _Slots, first: PassageArray) -> PassageArray:
     """Fill the slots of each row as `_distractors` says; return the passages of all slots, row by row.
 
-    `first` has what each slot drew at first, of the shape (rows, slots), and _NONE behind a row's last slot.
+    `first` has what each slot drew at first, of the shape (rows, slots), and NO_PASSAGE behind a row's last slot.
     """
+    numbers, index = slots.numbers, slots.index
     is_slot, filled, own = first["number"] >= 0, np.zeros_like(first), np.sort(_own_texts(numbers, index))
     for slot in range(first.shape[1]):
         rows = np.flatnonzero(is_slot[:, slot])
         for attempt in range(ATTEMPTS):
-            drawn = _draw(index.pubid[numbers[rows]], slot, attempt, index, seed) if attempt else first[rows, slot]
+            drawn = slots.draw(rows, slot, attempt) if attempt else first[rows, slot]
             allowed = (drawn["number"] != numbers[rows]) & (index.count[drawn["number"]] > 0)
             allowed &= _is_new(drawn, filled[rows, :slot]) & ~_among(_pair(rows, drawn["checksum"]), own)
             filled[rows[allowed], slot] = drawn[allowed]
@@ -178,10 +251,12 @@ def _slot_by_slot(numbers: Int64Array, first: PassageArray, index: CorpusIndex, 
     return filled[is_slot]
 
 
-def _draw(pubids: Int64Array, slot: Int64Array | int, attempt: int, index: CorpusIndex, seed: int) -> PassageArray:
-    """Draw one passage of the split for each pubid; the article of a drawn number may be withdrawn, with no passage."""
+def _draw(
+    pubids: Int64Array, slot: Int64Array | int, attempt: Int64Array | int, index: CorpusIndex, seed: int
+) -> PassageArray:
+    """Draw one random passage of the split for each pubid."""
     bits = hashing.hash64(seed, Stream.DRAW, pubids, slot, attempt)
-    drawn = np.zeros(len(pubids), _PASSAGE)
+    drawn = np.zeros(len(pubids), PASSAGE)
     number = hashing.jump_hash(bits, index.size)
     passage = hashing.randbelow(hashing.hash64(seed, Stream.PASSAGE, bits), index.count[number])
     position = np.where(index.count[number] > 0, index.first[number] + passage, 0)
@@ -189,31 +264,37 @@ def _draw(pubids: Int64Array, slot: Int64Array | int, attempt: int, index: Corpu
     return drawn
 
 
-def _stand_ins(
-    numbers: Int64Array, singles: tuple[Int64Array, PassageArray], index: CorpusIndex, seed: int
-) -> Int64Array:
-    """Return the number of another article for each row, of as many passages as its own, shape (rows,).
+def _stand_ins(slots: _Slots, singles: tuple[Int64Array, PassageArray]) -> PassageArray:
+    """Return another article for each row, of as many passages as its own, shape (rows,).
 
     `singles` are the rows and the passages of the distractors. An article is drawn again if one of its texts is one of the row's own
-    or shown there already, as its own article's are. If no article of as many passages is left, those of the nearest
-    number of passages follow, the smaller one first.
+    or shown there already, as its own article's are. The articles of near passages come first, as in a slot. If no article of as
+    many passages is left, those of the nearest number of passages follow, the smaller one first.
     """
-    found, row, drawn = np.full(len(numbers), -1), *singles
+    numbers, index, seed = slots.numbers, slots.index, slots.conf.seed
+    found, row, drawn = np.full(len(numbers), NO_PASSAGE, PASSAGE), *singles
     texts = np.sort(np.concatenate([_own_texts(numbers, index), _pair(row, drawn["checksum"])]))
-    for attempt in range(2 * STAND_IN_ATTEMPTS * len(index.sizes)):
-        rows = np.flatnonzero(found < 0)
+    of_near = max((passages.shape[1] for passages in slots.near.values()), default=0)
+    for attempt in range(of_near + 2 * STAND_IN_ATTEMPTS * len(index.sizes)):
+        rows = np.flatnonzero(found["number"] < 0)
         if not len(rows):
             return found
-        size = index.nearest_sizes[index.count[numbers[rows]], attempt // (2 * STAND_IN_ATTEMPTS)]
-        number = _draw_of_size(index.pubid[numbers[rows]], size, attempt, index, seed)
-        allowed = index.count[number] == size
-        rows, number = rows[allowed], number[allowed]
-        at, passage = _numbered(index.count[number])
-        is_known = _among(_pair(rows[at], index.checksum[index.first[number[at]] + passage]), texts)
-        allowed = np.bincount(at, is_known, len(rows)) == 0
-        found[rows[allowed]] = number[allowed]
-    if (found < 0).any():
-        pubid = index.pubid[numbers[np.argmin(found)]]
+        if attempt < of_near:
+            size = index.count[numbers[rows]]
+            article = slots.draw_near(rows, STAND_IN_SLOT, attempt)[0]
+        else:
+            at = attempt - of_near
+            size = index.nearest_sizes[index.count[numbers[rows]], at // (2 * STAND_IN_ATTEMPTS)]
+            article = np.full(len(rows), NO_PASSAGE, PASSAGE)
+            article["number"] = _draw_of_size(index.pubid[numbers[rows]], size, at, index, seed)
+        allowed = (article["number"] >= 0) & (index.count[article["number"]] == size)
+        rows, article = rows[allowed], article[allowed]
+        at_row, passage = numbered(index.count[article["number"]])
+        is_known = _among(_pair(rows[at_row], index.checksum[index.first[article["number"][at_row]] + passage]), texts)
+        allowed = np.bincount(at_row, is_known, len(rows)) == 0
+        found[rows[allowed]] = article[allowed]
+    if (found["number"] < 0).any():
+        pubid = index.pubid[numbers[np.argmin(found["number"])]]
         msg = f"no article can stand in for the passages of pubid {pubid}; its split holds too few different articles"
         raise InputError(msg)
     return found
@@ -242,7 +323,7 @@ def _is_new(drawn: PassageArray, filled: PassageArray) -> BoolArray:
 
 def _own_texts(numbers: Int64Array, index: CorpusIndex) -> UInt64Array:
     """Return (row, checksum) of all passages of the rows' own articles, each pair in one number."""
-    row, passage = _numbered(index.count[numbers])
+    row, passage = numbered(index.count[numbers])
     return _pair(row, index.checksum[index.first[numbers[row]] + passage])
 
 
@@ -252,7 +333,7 @@ def _among(values: UInt64Array, known: UInt64Array) -> BoolArray:
     return known[at] == values if len(known) else np.zeros(len(values), bool)
 
 
-def _numbered(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+def numbered(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return (row, ordinal in the row) of `counts` items of each row, both of shape (counts.sum(),)."""
     row = np.repeat(np.arange(len(counts)), counts)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -13,27 +13,35 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common.hashing import Int64Array
+from raft_spark.config.fields import METHODS
 from raft_spark.errors import InputError
 from raft_spark.lake import dataframes, driver_memory, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
-from raft_spark.recipe import corpus, corpus_files, sampling
+from raft_spark.recipe import corpus, corpus_files, retrieval, sampling
 from raft_spark.recipe.prompts import SEPARATOR
 
 COUNTED_AT_ONCE = 1 << 20  # articles
 ARTICLE_COLUMNS = ["pubid", "question", "long_answer", "final_decision", "number"]  # passages are in the corpus
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
-_DOCUMENT = pa.struct([("number", pa.int64()), ("passage", pa.int32()), ("oracle", pa.bool_())])
+_DOCUMENTS = _SCHEMA.field("documents").type.value_type
+_FOUND = [("method", pa.string()), ("rank", pa.int32()), ("score", pa.float32())]
+_DOCUMENT = pa.struct([("number", pa.int64()), ("passage", pa.int32()), ("oracle", pa.bool_()), *_FOUND])
 _DRAWN = pa.schema(
-    [("pubid", pa.int64()), ("split", pa.string()), ("distracted", pa.bool_()), ("shown", pa.list_(_DOCUMENT))]
+    [
+        ("pubid", pa.int64()),
+        ("split", pa.string()),
+        ("distracted", pa.bool_()),
+        ("shown", pa.list_(_DOCUMENT)),
+        ("second_oracles", pa.int32()),
+    ]
 )
 
 
@@ -55,6 +63,8 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     folder = corpus_files.make_folder(spark)
     with worker_errors():
         corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
+        if methods := sampling.methods(conf.base):
+            retrieval.build(row_groups, methods, folder)
         counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
         draft = tables.open_draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
@@ -78,6 +88,19 @@ class BaseTask:
     at: Storage
     corpus: corpus_files.CorpusFiles
 
+    @property
+    def query_columns(self) -> Sequence[str]:
+        """The columns of articles that a retriever needs."""
+        return retrieval.COLUMNS if sampling.methods(self.conf.base) else []
+
+    def retriever(self, split: str) -> retrieval.Retriever | None:
+        """Memory-map the retriever of a split, in a task; None if all distractors are random."""
+        methods = sampling.methods(self.conf.base)
+        if not methods:
+            return None
+        paths = tuple((name, self.corpus.path(name)) for name in retrieval.file_names(methods))
+        return retrieval.map_files(paths, split, tuple(methods))
+
 
 def build(tasks: DataFrame, task: BaseTask) -> DataFrame:
     """Draw the rows of the row groups of articles that `tasks` names, with texts from the memory-mapped file.
@@ -94,17 +117,17 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, task: BaseTask) -> Data
         "split", "number", F.col("pubid").alias("source"), F.posexplode("passages").alias("passage", "text")
     )
     # A row without documents has one null, which is not collected
-    document = F.when(F.col("position").isNotNull(), F.struct("position", "source", "passage", "text", "oracle"))
+    fields = [name for name in _DOCUMENTS.names if name != "pubid"]
+    document = F.when(F.col("position").isNotNull(), F.struct("position", "source", *fields))
+    of_row = ["split", "pubid", "distracted", "second_oracles"]
     shown = (
-        drawn.select("split", "pubid", "distracted", F.posexplode_outer("shown").alias("position", "document"))
-        .select("split", "pubid", "distracted", "position", "document.*")
+        drawn.select(*of_row, F.posexplode_outer("shown").alias("position", "document"))
+        .select(*of_row, "position", "document.*")
         .join(texts, ["split", "number", "passage"], "left")
-        .groupBy("pubid", "distracted")
+        .groupBy("pubid", "distracted", "second_oracles")
         .agg(F.sort_array(F.collect_list(document)).alias("shown"))
     )
-    documents = (
-        "transform(shown, d -> struct(d.source AS pubid, d.passage AS passage, d.text AS text, d.oracle AS oracle))"
-    )
+    documents = f"transform(shown, d -> struct(d.source AS pubid, {', '.join(f'd.{name}' for name in fields)}))"
     rows = articles.join(shown, "pubid").select(
         "split",
         "pubid",
@@ -114,6 +137,7 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, task: BaseTask) -> Data
         "distracted",
         F.col("long_answer").alias("original_answer"),
         "final_decision",
+        "second_oracles",
     )
     sorted_rows = rows.repartition(tasks.rdd.getNumPartitions(), "pubid").sortWithinPartitions("pubid", "distracted")
     return map_in_arrow(sorted_rows, partial(_write_joined, task=task), schemas.FILES)
@@ -154,36 +178,79 @@ def _write(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.Rec
     for task_id, row_groups in parquet.by_task(batches):
         with parquet.PartitionedWriter(task.at, _SCHEMA, task_id, rows) as writer:
             for group in row_groups:
-                split, articles = group["split"], parquet.read_row_group(group, ARTICLE_COLUMNS)
-                writer.write(f"data/split={split}", base_table(articles, index[split], texts, task.conf.base))
+                split, articles = (
+                    group["split"],
+                    parquet.read_row_group(group, [*{*ARTICLE_COLUMNS, *task.query_columns}]),
+                )
+                draws = draw(articles, index[split], task.retriever(split), task.conf.base)
+                writer.write(f"data/split={split}", base_table(articles, draws, index[split], texts))
         yield parquet.files_batch(writer.files)
 
 
-def base_table(
-    articles: pa.Table, index: corpus.CorpusIndex, texts: pa.LargeStringArray, conf: config.Base
-) -> pa.Table:
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for the rows of a row group of articles.
+
+    `article` is the row's article as an index in the row group; it, `keep` and `second_oracles` have the shape (rows,).
+    """
+
+    article: Int64Array
+    keep: sampling.BoolArray
+    shown: sampling.Documents
+    second_oracles: Int64Array
+
+    @property
+    def offsets(self) -> pa.Array:
+        """Where the documents of each row begin, and where those of the last row end."""
+        return pa.array(np.searchsorted(self.shown.row, np.arange(len(self.article) + 1)).astype(np.int32))
+
+    @property
+    def found(self) -> list[pa.Array]:
+        """How each document was found: method, rank and score; null for the row's own, and rank and score for random ones."""
+        method, has_rank = self.shown.method, pa.array(self.shown.rank > 0)
+        codes = pa.array(method, mask=method == sampling.OWN)
+        names = pa.DictionaryArray.from_arrays(codes, pa.array(METHODS))
+        numbers = (pa.array(of) for of in (self.shown.rank, self.shown.score))
+        return [names.cast(pa.string()), *(pc.if_else(has_rank, of, None) for of in numbers)]
+
+
+def draw(
+    articles: pa.Table, index: corpus.CorpusIndex, retriever: retrieval.Retriever | None, conf: config.Base
+) -> Draws:
+    """Draw the documents of the rows of these articles, which have the columns number, and for a retriever its COLUMNS."""
+    numbers = articles["number"].to_numpy()
+    rows, keep = sampling.base_rows(index.pubid[numbers], conf)
+    near, second_oracles = (
+        retrieval.near(articles, index, retriever, conf) if retriever else ({}, np.zeros_like(numbers))
+    )
+    near = {method: passages[rows] for method, passages in near.items()}
+    shown = sampling.choose_documents(numbers[rows], keep, index, conf, near)
+    return Draws(rows, keep, shown, second_oracles[rows])
+
+
+def base_table(articles: pa.Table, draws: Draws, index: corpus.CorpusIndex, texts: pa.LargeStringArray) -> pa.Table:
     """Return the base rows of a row group of articles of one split, in the table's schema."""
-    rows, keep = sampling.base_rows(articles["pubid"].to_numpy(), conf)
     articles = articles.append_column("oracle", _oracles(articles["number"].to_numpy(), index, texts))
-    if len(rows) > len(articles):
-        articles = articles.take(rows)
-    shown = sampling.choose_documents(articles["number"].to_numpy(), keep, index, conf)
+    if len(draws.article) > len(articles):
+        articles = articles.take(draws.article)
     documents = [
-        pa.array(index.pubid[shown.number]),
-        pa.array(shown.passage.astype(np.int32)),
-        texts.take(pa.array(shown.position(index))).cast(pa.string()),
-        pa.array(shown.oracle),
+        pa.array(index.pubid[draws.shown.number]),
+        pa.array(draws.shown.passage.astype(np.int32)),
+        texts.take(pa.array(draws.shown.position(index))).cast(pa.string()),
+        pa.array(draws.shown.oracle),
+        *draws.found,
     ]
-    struct = pa.StructArray.from_arrays(documents, ["pubid", "passage", "text", "oracle"])
+    struct = pa.StructArray.from_arrays(documents, fields=list(_DOCUMENTS))
     return pa.table(
         [
             articles["pubid"],
             articles["question"],
-            pa.ListArray.from_arrays(pa.array(_offsets(shown, len(rows))), struct),
+            pa.ListArray.from_arrays(draws.offsets, struct),
             articles["oracle"],
-            pa.array(~keep),
+            pa.array(~draws.keep),
             articles["long_answer"],
             articles["final_decision"],
+            pa.array(draws.second_oracles.astype(np.int32)),
         ],
         schema=_SCHEMA,
     )
@@ -197,28 +264,25 @@ def _oracles(numbers: Int64Array, index: corpus.CorpusIndex, texts: pa.LargeStri
     return pc.binary_join(lists, pa.scalar(SEPARATOR, pa.large_string())).cast(pa.string())
 
 
-def _offsets(shown: sampling.Documents, rows: int) -> NDArray[np.int32]:
-    """Return where the documents of each row begin, and where those of the last row end."""
-    return np.searchsorted(shown.row, np.arange(rows + 1)).astype(np.int32)
-
-
 def _draw(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.RecordBatch]:
     """Draw the documents of each row, without their texts, in the schema _DRAWN."""
     index = task.corpus.index()
     for _, row_groups in parquet.by_task(batches):
         for group in row_groups:
-            split, split_index = group["split"], index[group["split"]]
-            numbers = parquet.read_row_group(group, ["number"])["number"].to_numpy()
-            rows, keep = sampling.base_rows(split_index.pubid[numbers], task.conf.base)
-            numbers = numbers[rows]
-            shown = sampling.choose_documents(numbers, keep, split_index, task.conf.base)
-            fields = [pa.array(shown.number), pa.array(shown.passage.astype(np.int32)), pa.array(shown.oracle)]
-            struct = pa.StructArray.from_arrays(fields, ["number", "passage", "oracle"])
+            split = group["split"]
+            articles = parquet.read_row_group(group, ["number", *task.query_columns])
+            draws = draw(articles, index[split], task.retriever(split), task.conf.base)
+            numbers = articles["number"].to_numpy()[draws.article]
+            shown = [pa.array(draws.shown.number), pa.array(draws.shown.passage.astype(np.int32))]
+            struct = pa.StructArray.from_arrays(
+                [*shown, pa.array(draws.shown.oracle), *draws.found], fields=list(_DOCUMENT)
+            )
             columns = [
-                pa.array(split_index.pubid[numbers]),
+                pa.array(index[split].pubid[numbers]),
                 pa.array([split] * len(numbers)),
-                pa.array(~keep),
-                pa.ListArray.from_arrays(pa.array(_offsets(shown, len(numbers))), struct),
+                pa.array(~draws.keep),
+                pa.ListArray.from_arrays(draws.offsets, struct),
+                pa.array(draws.second_oracles.astype(np.int32)),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=_DRAWN)
 

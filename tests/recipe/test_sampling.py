@@ -1,5 +1,7 @@
 """What a row shows: k distinct other articles, never an oracle text, no tell, little change when articles change."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -44,9 +46,7 @@ def drawn(numbers: NDArray[np.int64], index: CorpusIndex, settings: config.Base)
     starts = range(0, len(numbers), 8_192)
     batches = [documents(numbers[start : start + 8_192], index, settings) for start in starts]
     row = np.concatenate([batch.row + start for batch, start in zip(batches, starts, strict=True)])
-    rest = [
-        np.concatenate([getattr(batch, name) for batch in batches]) for name in ("number", "passage", "oracle", "slot")
-    ]
+    rest = [np.concatenate([getattr(batch, each.name) for batch in batches]) for each in fields(sampling.Documents)[1:]]
     return sampling.Documents(row, *rest)
 
 

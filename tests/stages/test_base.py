@@ -29,11 +29,14 @@ def digest(conf: config.Config) -> str:
     return hashlib.sha256(json.dumps(rows(conf), sort_keys=True).encode()).hexdigest()
 
 
-def test_the_rows_are_the_same_for_any_partitions_and_strategy(settled: Settle):
+@pytest.mark.parametrize(("shares", "task_counts"), [("{}", (1, 3, 17)), ("{bm25=0.5,mesh=0.3}", (1, 17))])
+def test_the_rows_are_the_same_for_any_partitions_and_strategy(
+    settled: Settle, shares: str, task_counts: tuple[int, ...]
+):
     digests = {}
-    for tasks in (1, 3, 17):
+    for tasks in task_counts:
         for strategy in ("broadcast", "join"):
-            conf = settled("lake.row_group_rows=7", f"base.strategy={strategy}")
+            conf = settled("lake.row_group_rows=7", f"base.strategy={strategy}", f"base.distractors_from={shares}")
             articles.run(conf)
             digests[tasks, strategy] = digest_with_tasks(conf, tasks)
     assert len(set(digests.values())) == 1, digests

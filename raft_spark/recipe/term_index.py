@@ -1,0 +1,276 @@
+"""terms of documents -> an inverted index on disk, and the documents that are nearest to a query by BM25.
+
+BM25 in the variant of Lucene (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond"): the score
+of a document is the sum of idf(term) * weight(term, document) over the terms of the query, a product of sparse matrices.
+Both factors are rounded to whole numbers, so a score is the same on any machine, in any order of the sum.
+
+The index of a split is a file of parts, each of at most PART_DOCUMENTS documents, which workers memory-map. A query is multiplied
+with one part after the other, so an index may be larger than the memory.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import sparse
+
+from raft_spark.common import arrays, hashing
+from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
+
+PART_DOCUMENTS = 1 << 18
+BLOCK_POSTINGS = 1 << 22  # that are multiplied at once: 50 MB
+MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2^31
+IDF_SCALE, WEIGHT_SCALE = 128, 256
+SCALE = IDF_SCALE * WEIGHT_SCALE  # of a score
+_PART = {
+    "number": pa.int64(),
+    "passage": pa.int32(),
+    "terms": pa.uint32(),
+    "starts": pa.int32(),
+    "documents": pa.int32(),
+    "weights": pa.int32(),
+}
+_PART_SCHEMA = pa.schema([(name, pa.large_list(kind)) for name, kind in _PART.items()])
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a batch of documents: `document` is the index in the batch, ascending, `term` a hash of 32 bits.
+
+    Both have the shape (terms of the batch,).
+    """
+
+    document: Int64Array
+    term: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Documents found for a batch of queries, the best of each query first. All arrays have the shape (hits of the batch,).
+
+    `number` and `passage` are those of the document, `rank` counts from 1, and `score` is at least 1, in units of 1 / SCALE.
+    """
+
+    row: Int64Array
+    number: Int64Array
+    passage: Int64Array
+    rank: Int64Array
+    score: Int64Array
+
+
+class IndexWriter:
+    """Write the index of one split to `path`, and beside it temporary files.
+
+    `saturation` and `length_share` are k1 and b of BM25. With 0 and 0 a term of a document weighs 1.
+    """
+
+    def __init__(self, path: Path, saturation: float = 1.5, length_share: float = 0.75) -> None:
+        self._path, self._saturation, self._length_share = path, saturation, length_share
+        self._waiting: list[tuple[Int64Array, Int64Array, UInt64Array, NDArray[np.int32]]] = []
+        self._documents, self._waiting_documents, self._terms, self._parts = 0, 0, 0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self._flush()
+            self._write_weights()
+
+    def add(self, numbers: Int64Array, passages: Int64Array, terms: Terms) -> None:
+        """Add documents, which have the shape (documents of `terms`,)."""
+        keys = np.sort(
+            terms.term.astype(np.uint64) << np.uint64(32) | (terms.document + self._waiting_documents).astype(np.uint64)
+        )
+        first = arrays.starts_of_runs(keys)
+        times = np.diff(first, append=len(keys)).astype(np.int32)
+        self._waiting.append((numbers, passages, keys[first], times))
+        self._waiting_documents, self._terms = self._waiting_documents + len(numbers), self._terms + len(keys)
+        if self._waiting_documents >= PART_DOCUMENTS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the waiting documents as a part, with the number of times that a document has a term as its weight."""
+        if not self._waiting:
+            return
+        numbers, passages, keys, times = map(np.concatenate, zip(*self._waiting, strict=True))
+        order = np.argsort(keys, kind="stable")  # which merges the sorted keys of the batches
+        term = (keys >> np.uint64(32)).astype(np.uint32)[order]
+        begins = arrays.starts_of_runs(term)
+        part = {
+            "number": numbers,
+            "passage": passages,
+            "terms": term[begins],
+            "starts": np.append(begins, len(keys)),
+            "documents": keys.astype(np.uint32)[order],
+            "weights": times[order],
+        }
+        _write(self._part_path(self._parts), [part])
+        self._documents, self._parts = self._documents + self._waiting_documents, self._parts + 1
+        self._waiting, self._waiting_documents = [], 0
+
+    def _write_weights(self) -> None:
+        """Write the index with its final weights, which need the mean length of all documents."""
+        mean_length = self._terms / max(1, self._documents)
+        paths = [self._part_path(number) for number in range(self._parts)]
+        _write(self._path, (self._weighted(part, mean_length) for path in paths for part in _read(path)))
+        for path in paths:
+            path.unlink()
+
+    def _weighted(self, part: Columns, mean_length: float) -> Columns:
+        documents, times = part["documents"], part["weights"].astype(np.float64)
+        lengths = np.bincount(documents, times, len(part["number"])) / mean_length
+        norm = self._saturation * (1 - self._length_share + self._length_share * lengths[documents])
+        return part | {"weights": np.rint(WEIGHT_SCALE * times * (self._saturation + 1) / (times + norm))}
+
+    def _part_path(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}")
+
+
+class TermIndex:
+    """The memory-mapped index of one split."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the index at `path`. Terms that several parts have are counted here, once in each worker process."""
+        self._parts = [_Part(columns) for columns in _read(path)]
+        self._size = sum(len(part.number) for part in self._parts)
+        terms = np.concatenate([np.empty(0, np.uint32), *(part.terms for part in self._parts)])
+        counts = np.concatenate([np.empty(0, np.int64), *(np.diff(part.starts) for part in self._parts)])
+        order = np.argsort(terms, kind="stable")
+        first = arrays.starts_of_runs(terms[order])
+        self._terms = terms[order][first]
+        self._frequencies = np.add.reduceat(counts[order], first) if len(first) else counts
+
+    def search(
+        self, queries: Terms, keys: UInt64Array, count: int, own: Int64Array | None = None, postings: int = 0
+    ) -> tuple[Hits, Int64Array]:
+        """Find the `count` best documents for each query, and the best score of a document with the number `own`.
+
+        `keys` identify the queries and decide the order of equal scores; `own` are numbers whose documents are not found.
+        Both have the shape (queries,), as the second result has. `postings` > 0 bounds the work of a query: only its rarest
+        terms are looked up, which so many documents have in all.
+        """
+        own = np.full(len(keys), -1) if own is None else own
+        row, term, idf, frequency = self._selected(queries, postings)
+        block = np.cumsum(np.bincount(row, frequency, len(keys)).astype(np.int64)) // BLOCK_POSTINGS
+        found, best = [], np.zeros(len(keys), np.int64)
+        for begin in arrays.starts_of_runs(block):
+            end = np.searchsorted(block, block[begin], "right")
+            of_block = slice(*np.searchsorted(row, (begin, end)))
+            for part in self._parts:
+                scores = part.multiply(row[of_block] - begin, term[of_block], idf[of_block], int(end - begin))
+                best_row, best_at = _best(scores, count, part.documents_of(own[begin:end]), best[begin:end])
+                document = scores.indices[best_at]
+                found.append((begin + best_row, part.number[document], part.passage[document], scores.data[best_at]))
+        return _ranked(found, keys, count), best
+
+    def _selected(
+        self, queries: Terms, postings: int
+    ) -> tuple[Int64Array, NDArray[np.uint32], NDArray[np.int32], Int64Array]:
+        """Return the query, the term, its idf and how many documents have it, of each term that is looked up."""
+        at = np.minimum(np.searchsorted(self._terms, queries.term), max(0, len(self._terms) - 1))
+        known = self._terms[at] == queries.term if len(self._terms) else np.zeros(len(at), bool)
+        pairs = np.unique(queries.document[known] << 32 | at[known])
+        row, at = pairs >> 32, pairs & (2**32 - 1)
+        frequency = self._frequencies[at]
+        order = np.lexsort((self._terms[at], frequency, row))
+        row, at, frequency = row[order], at[order], frequency[order]
+        first = np.searchsorted(row, row)
+        before = np.cumsum(frequency) - frequency
+        chosen = np.arange(len(row)) - first < MOST_TERMS
+        if postings:
+            chosen &= before - before[first] + frequency <= postings
+        row, at, frequency = row[chosen], at[chosen], frequency[chosen]
+        idf = np.log1p((self._size - frequency + 0.5) / (frequency + 0.5))
+        return row, self._terms[at], np.rint(IDF_SCALE * idf).astype(np.int32), frequency
+
+
+class _Part:
+    """A memory-mapped part of an index: a sparse matrix of terms and documents."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.number, self.passage, self.terms, self.starts = (
+            columns[name] for name in ("number", "passage", "terms", "starts")
+        )
+        first = arrays.starts_of_runs(self.number)
+        order = np.argsort(self.number[first])
+        self._numbers, self._first = self.number[first][order], first[order]
+        self._documents = np.diff(first, append=len(self.number))[order]
+        shape = len(self.terms), len(self.number)
+        self._matrix = sparse.csr_matrix((columns["weights"], columns["documents"], self.starts), shape, copy=False)
+
+    def documents_of(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return the first document of each number and how many follow each other, 0 where there is none."""
+        at = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
+        return self._first[at], np.where(self._numbers[at] == numbers, self._documents[at], 0)
+
+    def multiply(
+        self, row: Int64Array, term: NDArray[np.uint32], idf: NDArray[np.int32], rows: int
+    ) -> sparse.csr_matrix:
+        """Return the scores of the documents for each query, shape (rows, documents), from the terms of all queries."""
+        at = np.minimum(np.searchsorted(self.terms, term), max(0, len(self.terms) - 1))
+        known = self.terms[at] == term
+        starts = np.searchsorted(row[known], np.arange(rows + 1)).astype(np.int32)
+        columns = at[known].astype(np.int32)
+        return sparse.csr_matrix((idf[known], columns, starts), (rows, len(self.terms)), copy=False) @ self._matrix
+
+
+def _best(
+    scores: sparse.csr_matrix, count: int, own: tuple[Int64Array, Int64Array], best: Int64Array
+) -> tuple[Int64Array, Int64Array]:
+    """Return row and position of the `count` best scores above 0 of each row, and of all that equal the last of them.
+
+    `own` are the first document that a row does not find and their number. Their best score is kept in `best`.
+    """
+    positions = []
+    ends = scores.indptr.tolist()
+    for row, (begin, end, first, documents) in enumerate(
+        zip(ends, ends[1:], *(of.tolist() for of in own), strict=False)
+    ):
+        of_row = scores.data[begin:end]
+        if documents:
+            is_own = (scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents
+            best[row] = max(best[row], of_row[is_own].max(initial=0))
+            of_row[is_own] = 0
+        lowest = max(1, np.partition(of_row, len(of_row) - count)[-count]) if len(of_row) > count else 1
+        positions.append(begin + np.flatnonzero(of_row >= lowest))
+    return np.repeat(np.arange(len(positions)), [*map(len, positions)]), np.concatenate(positions)
+
+
+def _ranked(found: Sequence[tuple[Int64Array, ...]], keys: UInt64Array, count: int) -> Hits:
+    """Return the `count` best of each query among those of all parts."""
+    row, number, passage, score = (
+        np.concatenate([np.empty(0, np.int64), *columns]) for columns in zip(*found, strict=True)
+    )
+    order = np.lexsort((hashing.hash64(0, Stream.EQUAL_SCORE, keys[row], number, passage), -score, row))
+    row = row[order]
+    rank = np.arange(1, len(row) + 1) - np.searchsorted(row, row)
+    chosen = rank <= count
+    order = order[chosen]
+    return Hits(row[chosen], number[order], passage[order], rank[chosen], score[order])
+
+
+def _write(path: Path, parts: Iterable[Columns]) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _PART_SCHEMA) as writer:
+        for part in parts:
+            lists = [
+                pa.LargeListArray.from_arrays(
+                    pa.array([0, len(part[name])], pa.int64()), pa.array(part[name].astype(kind.to_pandas_dtype()))
+                )
+                for name, kind in _PART.items()
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(lists, schema=_PART_SCHEMA))
+
+
+def _read(path: Path) -> Iterator[Columns]:
+    """Memory-map the parts of a file."""
+    with pa.ipc.open_file(pa.memory_map(str(path))) as file:
+        for number in range(file.num_record_batches):
+            batch = file.get_batch(number)
+            yield {name: batch.column(name).flatten().to_numpy() for name in _PART}
