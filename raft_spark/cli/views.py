@@ -150,7 +150,8 @@ def _base_panel(row: Mapping[str, Any]) -> Panel:
     text = Text.assemble(("question: ", "bold"), wording.visible(row["question"]), "\n")
     for document in row["documents"]:
         mark, style = ("ORACLE", "green") if document["oracle"] else ("distractor", "dim")
-        text.append(f"\n[{mark}, pubid {document['pubid']}] ", "bold " + style)
+        found = f", {document['method']} {document['rank']}" if document.get("rank") else ""
+        text.append(f"\n[{mark}, pubid {document['pubid']}{found}] ", "bold " + style)
         text.append(_short(document["text"]) + "\n", style)
     text.append("\noriginal answer: ", "bold")
     text.append(_short(str(row["original_answer"])))

@@ -33,6 +33,7 @@ def render(name: str, files: Iterable[parquet.DataFile], counts: Mapping[str, An
         _splits(by_split, counts),
         _answers(counts, conf),
         _recipe(conf),
+        *([_found(counts["found"])] if counts.get("found") else []),
         _leakage(counts["tells"]),
         _rights(conf),
     )
@@ -120,6 +121,19 @@ def _recipe(conf: config.Config) -> str:
         temperatures = " or ".join(map(str, (conf.completions.temperature, *conf.completions.retry_temperatures)))
         recipe += f",\nanswers at temperature {temperatures} with at most {conf.completions.max_new_tokens} tokens"
     return f"{recipe}. `manifest.json`, one folder up, holds every setting, version and checksum."
+
+
+def _found(found: Mapping[str, Any]) -> str:
+    total = sum(method["documents"] for method in found["methods"].values())
+    parts = [
+        f"{wording.share(method['documents'], total)} {name}"
+        + (f" (mean score {method['score']:g})" if method["score"] is not None else "")
+        for name, method in found["methods"].items()
+    ]
+    return (
+        f"How distractors and stand-ins were found: {', '.join(parts)}. {found['second_oracles']} near passages were left out, "
+        "since they may\nanswer the question too: their score is above that of the answering passages, or they are nearly the same text."
+    )
 
 
 def _leakage(leakage: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from pyspark.sql.types import ArrayType, DataType, StructType
 
 from raft_spark.common import ids
 from raft_spark.config import Config, Lake
@@ -121,10 +122,8 @@ class _CatalogTable:
             self._check_owner()
         else:
             self._create(rows)
-        existing = self.spark.table(self.name).schema.names
-        for column in rows.schema:
-            if column.name not in existing:
-                self._alter(f"ADD COLUMN {column.name} {column.dataType.simpleString()}")
+        for path, kind in _added_fields(self.spark.table(self.name).schema, rows.schema):
+            self._alter(f"ADD COLUMN {path} {kind.simpleString()}")
 
     def _set_main(self, version: str) -> None:
         """Point `main` to a version's snapshot, unless it holds these rows already, perhaps in files that were compacted."""
@@ -209,3 +208,16 @@ def _age_hours(ref: str) -> float:
 
 def _address(lake: Lake) -> str:
     return Storage.of(lake).uri()
+
+
+def _added_fields(existing: StructType, wanted: StructType, prefix: str = "") -> Iterator[tuple[str, DataType]]:
+    """Yield path and type of each field that a table lacks, also in the structs of a list."""
+    types = {field.name: field.dataType for field in existing}
+    for field in wanted:
+        has, needs, path = types.get(field.name), field.dataType, f"{prefix}{field.name}"
+        if has is None:
+            yield path, needs
+        elif isinstance(has, ArrayType) and isinstance(needs, ArrayType):
+            one, other = has.elementType, needs.elementType
+            if isinstance(one, StructType) and isinstance(other, StructType):
+                yield from _added_fields(one, other, f"{path}.element.")

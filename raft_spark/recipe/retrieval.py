@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raft_spark import config
-from raft_spark.common import hashing
+from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream
 from raft_spark.config.fields import METHODS
 from raft_spark.lake import parquet, schemas
@@ -29,7 +29,7 @@ from raft_spark.recipe.term_index import Hits, IndexWriter, TermIndex, Terms
 SIGNATURES = "signatures.bin"
 COLUMNS = ["question", "meshes"]  # of articles, which queries are made of
 BM25, MESH = (METHODS.index(name) for name in ("bm25", "mesh"))
-Paths = Mapping[str, str]  # name of a file -> where it is on this machine
+PAIRS_AT_ONCE = 1 << 18  # of signatures: 16 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +102,11 @@ def near(
             terms_of(articles), keys, window, numbers, conf.retrieval.postings
         )
         passages = _passages(hits, method, best, keys, index, conf)
-        is_second = _is_similar(hits, passages, numbers, index, retriever, conf)
+        is_second = _is_similar(hits, numbers, index, retriever, conf)
         if method == BM25:
             is_second |= hits.score > conf.retrieval.max_score * best[hits.row]
+        article = hits.row << 32 | hits.number
+        is_second = np.isin(article, article[is_second])
         left_out += np.bincount(hits.row[is_second], minlength=len(numbers))
         found[method] = _in_drawing_order(hits.row[~is_second], passages[~is_second], keys, conf)
     return found, left_out
@@ -153,20 +155,22 @@ def _passages(
 
 
 def _is_similar(
-    hits: Hits,
-    found: sampling.PassageArray,
-    numbers: Int64Array,
-    index: CorpusIndex,
-    retriever: Retriever,
-    conf: config.Base,
+    hits: Hits, numbers: Int64Array, index: CorpusIndex, retriever: Retriever, conf: config.Base
 ) -> NDArray[np.bool_]:
-    """Say which passages are nearly the text of one of the row's own article."""
-    own = numbers[hits.row]
-    hit, ordinal = sampling.numbered(index.count[own])
-    one = retriever.signatures[(index.first[found["number"]] + found["passage"])[hit]]
-    other = retriever.signatures[index.first[own][hit] + ordinal]
-    is_similar = words.similarity(one, other) >= conf.retrieval.max_similarity
-    return np.bincount(hit[is_similar], minlength=len(own)) > 0
+    """Say which hits are of an article that has a passage nearly the same as one of the row's own article."""
+    own, others = index.count[numbers[hits.row]], index.count[hits.number]
+    pair_counts = own * others
+    found = np.zeros(len(own), bool)
+    block = np.cumsum(pair_counts) // PAIRS_AT_ONCE
+    for begin in arrays.starts_of_runs(block):
+        of_block = slice(begin, np.searchsorted(block, block[begin], "right"))
+        hit, pair = sampling.numbered(pair_counts[of_block])
+        other, one = np.divmod(pair, own[of_block][hit])
+        positions = (index.first[of[of_block]][hit] for of in (numbers[hits.row], hits.number))
+        signatures = (retriever.signatures[position + at] for position, at in zip(positions, (one, other), strict=True))
+        is_similar = words.similarity(*signatures) >= conf.retrieval.max_similarity
+        found[begin + hit[is_similar]] = True
+    return found
 
 
 def _in_drawing_order(

@@ -97,7 +97,7 @@ class IndexWriter:
 
     def _flush(self) -> None:
         """Write the waiting documents as a part, with the number of times that a document has a term as its weight."""
-        if not self._waiting:
+        if not self._waiting_documents:
             return
         numbers, passages, keys, times = map(np.concatenate, zip(*self._waiting, strict=True))
         order = np.argsort(keys, kind="stable")  # which merges the sorted keys of the batches
@@ -117,7 +117,7 @@ class IndexWriter:
 
     def _write_weights(self) -> None:
         """Write the index with its final weights, which need the mean length of all documents."""
-        mean_length = self._terms / max(1, self._documents)
+        mean_length = max(1, self._terms) / max(1, self._documents)
         paths = [self._part_path(number) for number in range(self._parts)]
         _write(self._path, (self._weighted(part, mean_length) for path in paths for part in _read(path)))
         for path in paths:
@@ -159,7 +159,7 @@ class TermIndex:
         own = np.full(len(keys), -1) if own is None else own
         row, term, idf, frequency = self._selected(queries, postings)
         block = np.cumsum(np.bincount(row, frequency, len(keys)).astype(np.int64)) // BLOCK_POSTINGS
-        found, best = [], np.zeros(len(keys), np.int64)
+        found, best = [(np.empty(0, np.int64),) * 4], np.zeros(len(keys), np.int64)
         for begin in arrays.starts_of_runs(block):
             end = np.searchsorted(block, block[begin], "right")
             of_block = slice(*np.searchsorted(row, (begin, end)))
@@ -174,8 +174,7 @@ class TermIndex:
         self, queries: Terms, postings: int
     ) -> tuple[Int64Array, NDArray[np.uint32], NDArray[np.int32], Int64Array]:
         """Return the query, the term, its idf and how many documents have it, of each term that is looked up."""
-        at = np.minimum(np.searchsorted(self._terms, queries.term), max(0, len(self._terms) - 1))
-        known = self._terms[at] == queries.term if len(self._terms) else np.zeros(len(at), bool)
+        at, known = _find(queries.term, self._terms)
         pairs = np.unique(queries.document[known] << 32 | at[known])
         row, at = pairs >> 32, pairs & (2**32 - 1)
         frequency = self._frequencies[at]
@@ -207,15 +206,14 @@ class _Part:
 
     def documents_of(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return the first document of each number and how many follow each other, 0 where there is none."""
-        at = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
-        return self._first[at], np.where(self._numbers[at] == numbers, self._documents[at], 0)
+        at, known = _find(numbers, self._numbers)
+        return self._first[at], np.where(known, self._documents[at], 0)
 
     def multiply(
         self, row: Int64Array, term: NDArray[np.uint32], idf: NDArray[np.int32], rows: int
     ) -> sparse.csr_matrix:
         """Return the scores of the documents for each query, shape (rows, documents), from the terms of all queries."""
-        at = np.minimum(np.searchsorted(self.terms, term), max(0, len(self.terms) - 1))
-        known = self.terms[at] == term
+        at, known = _find(term, self.terms)
         starts = np.searchsorted(row[known], np.arange(rows + 1)).astype(np.int32)
         columns = at[known].astype(np.int32)
         return sparse.csr_matrix((idf[known], columns, starts), (rows, len(self.terms)), copy=False) @ self._matrix
@@ -243,11 +241,17 @@ def _best(
     return np.repeat(np.arange(len(positions)), [*map(len, positions)]), np.concatenate(positions)
 
 
+def _find(values: NDArray[Any], among: NDArray[Any]) -> tuple[Int64Array, NDArray[np.bool_]]:
+    """Return the position of each value among others, which are sorted, and whether it is there."""
+    if not len(among):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    at = np.minimum(np.searchsorted(among, values), len(among) - 1)
+    return at, among[at] == values
+
+
 def _ranked(found: Sequence[tuple[Int64Array, ...]], keys: UInt64Array, count: int) -> Hits:
     """Return the `count` best of each query among those of all parts."""
-    row, number, passage, score = (
-        np.concatenate([np.empty(0, np.int64), *columns]) for columns in zip(*found, strict=True)
-    )
+    row, number, passage, score = map(np.concatenate, zip(*found, strict=True))
     order = np.lexsort((hashing.hash64(0, Stream.EQUAL_SCORE, keys[row], number, passage), -score, row))
     row = row[order]
     rank = np.arange(1, len(row) + 1) - np.searchsorted(row, row)

@@ -51,7 +51,8 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     Raises InputError, before anything is written, when a split is too small for its draws.
     """
     articles = tables.require(conf.lake, schemas.ARTICLES)
-    settings = conf.base.model_dump(exclude={"strategy", "broadcast_limit_mb"})
+    unused = set() if sampling.methods(conf.base) else {"retrieval"}
+    settings = conf.base.model_dump(exclude={"strategy", "broadcast_limit_mb", *unused})
     identity = tables.identity(schemas.BASE, settings, [articles.id, conf.lake.row_group_rows])
     existing = tables.find_existing(conf.lake, schemas.BASE, identity)
     if existing:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common import wording
@@ -27,7 +28,7 @@ from raft_spark.lake import blobs, dataframes, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import worker_errors
 from raft_spark.monitoring import progress, run_state
-from raft_spark.recipe import leakage
+from raft_spark.recipe import leakage, sampling
 from raft_spark.stages import dataset_rows, dataset_shards
 
 _BILL = ("tokens", "batch_tokens", "not_counted")  # groups of counts
@@ -60,7 +61,8 @@ def run(conf: config.Config) -> tables.Version:
     with worker_errors(), progress.spark_tasks(spark, "dataset: judge and write"):
         written = build(spark, conf, (base, answers), task)
         leaks = leakage.measure(spark, conf.lake, base).tells
-    counts = {**_counts(written, conf.price), "tells": leaks}
+        found = _found(dataframes.read(spark, conf.lake, base)) if sampling.methods(conf.base) else None
+    counts = {**_counts(written, conf.price), "tells": leaks, "found": found}
     if not (conf.is_price_known or conf.dataset.answer == "original"):
         counts["dollars"] = None
     files = sorted((file for shard in written for file in shard.files), key=lambda file: file.path)
@@ -89,6 +91,21 @@ def build(
     if answered is not None:
         rows = rows.union(answered)
     return blobs.collect_parts(rows, count, partial(dataset_shards.write, task=task))
+
+
+def _found(rows: DataFrame) -> dict[str, Any]:
+    """Return how many documents each method of base.distractors_from found, with their mean score, and how many were left out."""
+    found = rows.select(F.explode("documents").alias("document")).select("document.*").where("method IS NOT NULL")
+    thousandths = F.sum(F.round(F.col("score") * 1000).cast("long"))  # whole numbers have the same sum in any order
+    sums = found.groupBy("method").agg(F.count("*").alias("documents"), thousandths.alias("score")).collect()
+    methods = {
+        row.method: {
+            "documents": row.documents,
+            "score": row.score and round(row.score / 1000 / row.documents, 3),
+        }
+        for row in sorted(sums)
+    }
+    return {"methods": methods, "second_oracles": rows.agg(F.sum("second_oracles")).collect()[0][0]}
 
 
 def _problem(counts: Mapping[str, Any], conf: config.Dataset) -> str:

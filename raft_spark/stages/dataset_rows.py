@@ -26,6 +26,10 @@ GATHERED_ROWS = 65_536  # of answers, that a task packs at once
 _COLUMNS = ["pubid", "question", "distracted", "original_answer", "final_decision"]
 _DOCUMENTS = "documents.list.element"
 _OWN = pa.schema([("pubid", pa.int64()), ("completion", pa.string()), ("finish_reason", pa.string())])
+# the article of the distractor that was found by the best rank, else that of the first distractor
+_REJECTED = """coalesce(
+  array_min(transform(filter(documents, d -> d.rank IS NOT NULL), d -> struct(d.rank AS rank, d.pubid AS pubid))).pubid,
+  try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid)"""
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,10 @@ def join_answers(base: tables.Version, stored: DataFrame, conf: config.Config) -
 
     `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
     The format `preference` also needs the column `rejected_answer`: the answer to the question of the article that gave the
-    first distractor.
+    distractor of the best rank, or else the first distractor.
     """
-    first = F.expr("try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid").alias("distractor")
     read = dataframes.read(stored.sparkSession, conf.lake, base)
-    rows = read.select("split", "pubid", "distracted", first)
+    rows = read.select("split", "pubid", "distracted", F.expr(_REJECTED).alias("distractor"))
     if conf.dataset.answer == "original":
         articles = requests.one_row_per_article(read, conf).select("pubid", "original_answer", "final_decision")
         chosen = map_in_arrow(articles, partial(_own_answers, conf=conf.completions), _OWN)

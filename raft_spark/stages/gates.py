@@ -71,8 +71,12 @@ def changes(spark: SparkSession, lake: config.Lake, old: tables.Version | None, 
 
 
 def _hashed(rows: DataFrame) -> DataFrame:
-    """Return (pubid, hash of its rows). The number of an article is left out, since it is not part of the source."""
-    columns = [name for name in rows.columns if name != "number"]
+    """Return (pubid, hash of its rows). The number of an article is left out, since it is not part of the source, and how a
+    document was found, since scores change a little with every article.
+    """
+    columns = [F.col(name) for name in rows.columns if name not in ("number", "documents", "second_oracles")]
+    if "documents" in rows.columns:
+        columns.append(F.expr("transform(documents, d -> struct(d.pubid, d.passage, d.text, d.oracle))"))
     return rows.groupBy("pubid").agg(F.bit_xor(F.xxhash64(*columns)).alias("hash"))
 
 
