@@ -23,7 +23,7 @@ ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refr
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-leakage clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-retrieval bench-leakage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -120,6 +120,9 @@ bench-scale: $(TEST)/ready ## measure one core, two cores and clusters, and writ
 
 bench-peers: $(PEERS)/ready ## compare base with Polars, DuckDB and Daft, in build/bench/peers.md: 5 minutes
 	$(PEERS)/bin/python tests/benchmarks/peers.py
+
+bench-retrieval: $(TEST)/ready ## measure what distractors from BM25 and MeSH cost, in build/bench/retrieval.md: 5 minutes
+	$(TEST)/bin/python tests/benchmarks/retrieval.py --postings 4096
 
 bench-leakage: $(LEAKAGE)/ready ## look for rows without their oracle by gradient boosting, in build/bench/boosted_leakage.json: 10 minutes
 	$(LEAKAGE)/bin/python tests/benchmarks/boosted_leakage.py --check

@@ -122,7 +122,7 @@ class _CatalogTable:
             self._check_owner()
         else:
             self._create(rows)
-        for path, kind in _added_fields(self.spark.table(self.name).schema, rows.schema):
+        for path, kind in added_fields(self.spark.table(self.name).schema, rows.schema):
             self._alter(f"ADD COLUMN {path} {kind.simpleString()}")
 
     def _set_main(self, version: str) -> None:
@@ -210,7 +210,7 @@ def _address(lake: Lake) -> str:
     return Storage.of(lake).uri()
 
 
-def _added_fields(existing: StructType, wanted: StructType, prefix: str = "") -> Iterator[tuple[str, DataType]]:
+def added_fields(existing: StructType, wanted: StructType, prefix: str = "") -> Iterator[tuple[str, DataType]]:
     """Yield path and type of each field that a table lacks, also in the structs of a list."""
     types = {field.name: field.dataType for field in existing}
     for field in wanted:
@@ -220,4 +220,4 @@ def _added_fields(existing: StructType, wanted: StructType, prefix: str = "") ->
         elif isinstance(has, ArrayType) and isinstance(needs, ArrayType):
             one, other = has.elementType, needs.elementType
             if isinstance(one, StructType) and isinstance(other, StructType):
-                yield from _added_fields(one, other, f"{path}.element.")
+                yield from added_fields(one, other, f"{path}.element.")

@@ -113,6 +113,31 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
 
 
+def test_the_rejected_answer_is_that_of_the_hardest_distractor_and_the_card_says_how_they_were_found(settled: Settle):
+    conf = settled('dataset.formats=["preference"]', "dataset.answer=original", "base.distractors_from={bm25=0.6}")
+    version = walked(conf)
+    base_rows = pq.read_table(browse.folder(conf.lake, tables.require(conf.lake, schemas.BASE)) + "/data").to_pylist()
+    answer_of = {row["pubid"]: row["original_answer"] for row in base_rows}
+    expected = {}
+    for row in base_rows:
+        others = [each for each in row["documents"] if not each["oracle"]]
+        ranked = [each for each in others if each["rank"]]
+        hardest = min(ranked, key=lambda each: (each["rank"], each["pubid"])) if ranked else others[0]
+        expected[row["original_answer"]] = answer_of[hardest["pubid"]]
+    folder = Path(browse.folder(conf.lake, version), "preference")
+    lines = [line for path in sorted(folder.glob("data/*.jsonl")) for line in path.read_text().splitlines()]
+    pairs = {pair["chosen"][0]["content"]: pair["rejected"][0]["content"] for pair in map(json.loads, lines)}
+    assert pairs == {chosen: expected[chosen] for chosen in pairs}
+    assert len(pairs) > 290
+    methods = Counter(each["method"] for row in base_rows for each in row["documents"] if each["method"])
+    found = version.counts["found"]
+    assert {name: method["documents"] for name, method in found["methods"].items()} == methods
+    assert found["second_oracles"] == sum(row["second_oracles"] for row in base_rows)
+    readme = (folder / "README.md").read_text()
+    assert f"bm25 (mean score {found['methods']['bm25']['score']:g})" in readme
+    assert f"{found['second_oracles']} near passages were left out" in readme
+
+
 def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(settled: Settle):
     found = {}
     for strategy in ("broadcast", "join"):

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import Settle
 from raft_spark import config
-from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.lake import dataframes, parquet, schemas, session, tables
 from raft_spark.recipe import leakage
 from raft_spark.stages import articles, base, gates
 from raft_spark.stages.gates import Changes, GateResult
@@ -151,3 +151,23 @@ def test_changes_are_counted_row_by_row(settled: Settle):
     shrunk = gates.changes(spark, few.lake, new[schemas.ARTICLES], old[schemas.ARTICLES])
     assert shrunk == Changes(new=0, changed=0, withdrawn=10, same=200)
     assert gates.changes(spark, few.lake, None, old[schemas.ARTICLES]) == Changes(200, 0, 0, 0)
+
+
+@pytest.mark.spark
+def test_a_score_that_moves_with_the_articles_is_no_change(settled: Settle):
+    near = "base.distractors_from={bm25=1}"
+    few, more = settled("articles.limit=200", near), settled("articles.limit=202", near)
+    versions = []
+    for conf in (few, more):
+        articles.run(conf)
+        versions.append(base.run(conf))
+    spark = session.start(few)
+    old, new = (
+        {row.pubid: row.documents for row in dataframes.read(spark, few.lake, version).collect()}
+        for version in versions
+    )
+    shown = {pubid: [(each.pubid, each.passage) for each in documents] for pubid, documents in old.items()}
+    same = {pubid for pubid in shown if shown[pubid] == [(each.pubid, each.passage) for each in new[pubid]]}
+    assert any(old[pubid] != new[pubid] for pubid in same)
+    counted = gates.changes(spark, few.lake, *versions)
+    assert (counted.same, counted.changed, counted.new) == (len(same), 200 - len(same), 2)

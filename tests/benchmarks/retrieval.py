@@ -1,0 +1,107 @@
+"""Measure what hard distractors cost, beside random ones, in one run.
+
+    python tests/benchmarks/retrieval.py [--articles 211269] [--postings 4096 16384]
+
+Builds base from the same built-in articles with random distractors, and then with all of them from bm25, with each limit of
+base.retrieval.postings, and from mesh. The least CPU seconds of ROUNDS count; the first build of each warms up. Prints a
+table, and keeps it in build/bench/retrieval.md and retrieval.json: CPU a row, as a multiple of random distractors, and the
+size of the index a million passages.
+
+The command fails when bm25 with the limit of conf/default.toml takes more than MOST_TIMES the CPU of random distractors.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+
+from base import written_source
+from watch import watched
+
+from raft_spark import config
+from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.recipe import retrieval, sampling
+from raft_spark.stages import articles, base
+from stages import machine, machine_line
+
+MOST_TIMES = 5.0
+ROUNDS = 2
+
+
+def main() -> None:
+    """Measure, print, keep, check."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--articles", type=int, default=211_269)
+    parser.add_argument("--postings", type=int, nargs="+", default=[])
+    options = parser.parse_args()
+    default = config.load().base.retrieval.postings
+    ways = {"random": [], f"bm25, {default} postings": ["base.distractors_from={bm25=1.0}"]}
+    for limit in options.postings:
+        ways[f"bm25, {limit} postings"] = ["base.distractors_from={bm25=1.0}", f"base.retrieval.postings={limit}"]
+    ways["mesh"] = ["base.distractors_from={mesh=1.0}"]
+    with tempfile.TemporaryDirectory(prefix="raft-bench-") as folder:
+        source = written_source(Path(folder), options.articles)
+        basis = [f"lake.root={folder}/lake", f"articles.source={source}", 'spark."spark.master"="local[2]"']
+        session.start(config.load(assignments=basis))
+        version = articles.run(config.load(assignments=basis))
+        passages = sum(
+            len(parquet.read_row_group(group, ["passages"])["passages"].combine_chunks().flatten())
+            for group in tables.row_groups(config.load(assignments=basis).lake, version)
+        )
+        found = {name: measured(config.load(assignments=[*basis, *settings])) for name, settings in ways.items()}
+        sizes = index_mb(config.load(assignments=[*basis, "base.distractors_from={bm25=0.5,mesh=0.5}"]), Path(folder))
+        session.stop()
+    rows = {
+        name: {"us_a_row": cpu / options.articles * 1e6, "times": cpu / found["random"]} for name, cpu in found.items()
+    }
+    mb = {name: size / passages * 1e6 for name, size in sizes.items()}
+    lines = ["| distractors | CPU µs a row | times random |", "|---|---|---|"]
+    lines += [f"| {name} | {row['us_a_row']:.0f} | {row['times']:.1f} |" for name, row in rows.items()]
+    lines += [
+        "",
+        "| file | MB a million passages |",
+        "|---|---|",
+        *(f"| {name} | {size:.0f} |" for name, size in mb.items()),
+    ]
+    text = f"{machine_line()}\n{options.articles:,} articles, {passages:,} passages\n\n" + "\n".join(lines) + "\n"
+    kept = Path("build/bench/retrieval.json")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), "articles": options.articles, "passages": passages, "rows": rows, "mb": mb}
+    kept.write_text(json.dumps(result, indent=1))
+    kept.with_suffix(".md").write_text(text)
+    sys.stdout.write(text)
+    times = rows[f"bm25, {default} postings"]["times"]
+    if times > MOST_TIMES:
+        sys.exit(
+            f"not as promised: bm25 takes {times:.1f} times the CPU of random distractors, at most {MOST_TIMES:g} is promised"
+        )
+
+
+def measured(conf: config.Config) -> float:
+    """Return the CPU seconds of all processes that base takes."""
+    seconds = []
+    for _ in range(1 + ROUNDS):
+        tables.storage(conf.lake, schemas.BASE).delete("")
+        seconds.append(sum(watched(lambda: base.run(conf)).cpu.values()))
+    return min(seconds[1:])
+
+
+def index_mb(conf: config.Config, folder: Path) -> dict[str, float]:
+    """Return the megabytes of what a retriever maps: signatures and the indexes of all splits."""
+    methods = sampling.methods(conf.base)
+    groups = tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
+    (folder / "index").mkdir()
+    retrieval.build(groups, methods, folder / "index")
+    sizes: dict[str, float] = {}
+    for name in retrieval.file_names(methods):
+        kind = name.partition(".")[0].rpartition("-")[2]
+        sizes[kind] = sizes.get(kind, 0) + (folder / "index" / name).stat().st_size / 1e6
+    return sizes
+
+
+if __name__ == "__main__":
+    main()
