@@ -1,7 +1,7 @@
-"""questions -> the passages of other articles that are nearest to each: hard distractors.
+"""articles -> the passages of other articles that are nearest to the question of each: hard distractors.
 
-`bm25` finds the passages whose words fit the question, `mesh` the articles that share its MeSH terms. A passage that may
-answer the question as well, a second oracle, is left out: by its score or by its likeness to one of the article's own passages.
+`bm25` finds the passages whose words fit the question, `mesh` the articles that share its MeSH terms. An article that may
+answer the question as well, a second oracle, is left out: by the score of a passage, or by its likeness to an own passage.
 """
 
 import functools
@@ -27,56 +27,78 @@ from raft_spark.recipe.corpus import CorpusIndex
 from raft_spark.recipe.term_index import Hits, IndexWriter, TermIndex, Terms
 
 SIGNATURES = "signatures.bin"
-COLUMNS = ["question", "meshes"]  # of articles, which queries are made of
 BM25, MESH = (METHODS.index(name) for name in ("bm25", "mesh"))
 PAIRS_AT_ONCE = 1 << 18  # of signatures: 16 MB
+_QUERIES = pa.schema([("number", pa.int64()), ("terms", pa.list_(pa.uint32()))])
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The memory-mapped terms that are searched for, by article: `number` has the shape (articles,), ascending."""
+
+    number: Int64Array
+    terms: pa.ChunkedArray
+
+    def of(self, numbers: Int64Array) -> Terms:
+        """Return the terms of the articles with these numbers."""
+        lists = self.terms.take(pa.array(np.searchsorted(self.number, numbers))).combine_chunks()
+        return Terms(pc.list_parent_indices(lists).to_numpy(), lists.flatten().to_numpy())
 
 
 @dataclass(frozen=True, eq=False)
 class Retriever:
-    """The memory-mapped indexes of one split, by method, and the signatures of the passages of all splits by position."""
+    """The memory-mapped files of one split: indexes and queries by method, and signatures by position, of all splits."""
 
     indexes: Mapping[int, TermIndex]
+    queries: Mapping[int, Queries]
     signatures: NDArray[np.uint8]
 
 
 def file_names(methods: Sequence[int]) -> list[str]:
     """Return the names of the files that `build` writes for these methods."""
-    return [SIGNATURES, *(_index_name(split, method) for split in schemas.SPLITS for method in methods)]
+    of_splits = [name for split in schemas.SPLITS for method in methods for name in _names(split, method)]
+    return [SIGNATURES, *of_splits]
 
 
 def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folder: Path) -> None:
-    """Write the indexes for these methods and the signatures to `folder`, from all row groups of articles, in their order.
+    """Write the files for these methods to `folder`, from all row groups of articles, in their order.
 
     At most term_index.PART_DOCUMENTS documents of each index are in memory at a time.
     """
     with ExitStack() as stack:
         signatures = stack.enter_context((folder / SIGNATURES).open("wb"))
         writers = {
-            (split, method): stack.enter_context(_writer(folder / _index_name(split, method), method))
+            (split, method): [stack.enter_context(each) for each in _writers(folder, split, method)]
             for split in schemas.SPLITS
             for method in methods
         }
-        for group, table in parquet.read_ahead(row_groups, ["number", "passages", "meshes"]):
+        for group, table in parquet.read_ahead(row_groups, ["number", "question", "passages", "meshes"]):
             number, passages = table["number"].to_numpy(), table["passages"].combine_chunks()
             counts = pc.list_value_length(passages).to_numpy(zero_copy_only=False)
             texts = words.split(passages.flatten())
             signatures.write(words.signatures(texts, counts.sum()).tobytes())
             if BM25 in methods:
+                index, queries = writers[group["split"], BM25]
                 row, passage = sampling.numbered(counts)
-                writers[group["split"], BM25].add(number[row], passage, texts)
+                index.add(number[row], passage, texts)
+                queries.write(_queries(number, words.split(table["question"].combine_chunks())))
             if MESH in methods:
-                writers[group["split"], MESH].add(number, np.zeros_like(number), _mesh_terms(table["meshes"]))
+                index, queries = writers[group["split"], MESH]
+                terms = _mesh_terms(table["meshes"])
+                index.add(number, np.zeros_like(number), terms)
+                queries.write(_queries(number, terms))
 
 
 @functools.lru_cache(maxsize=6)
 def map_files(paths: tuple[tuple[str, str], ...], split: str, methods: tuple[int, ...]) -> Retriever:
     """Memory-map the files of one split, once in each worker process; `paths` gives the path of each of `file_names`."""
     path_of = dict(paths)
-    indexes = {method: TermIndex(Path(path_of[_index_name(split, method)])) for method in methods}
+    names = {method: _names(split, method) for method in methods}
+    indexes = {method: TermIndex(Path(path_of[index])) for method, (index, _) in names.items()}
+    queries = {method: _map_queries(path_of[name]) for method, (_, name) in names.items()}
     path = Path(path_of[SIGNATURES])
     data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-    return Retriever(indexes, data.reshape(-1, words.SIGNATURE))
+    return Retriever(indexes, queries, data.reshape(-1, words.SIGNATURE))
 
 
 def search(questions: pa.ChunkedArray, keys: Int64Array, retriever: Retriever, count: int) -> Hits:
@@ -84,40 +106,68 @@ def search(questions: pa.ChunkedArray, keys: Int64Array, retriever: Retriever, c
     return retriever.indexes[BM25].search(words.split(questions.combine_chunks()), keys.astype(np.uint64), count)[0]
 
 
-def near(
-    articles: pa.Table, index: CorpusIndex, retriever: Retriever, conf: config.Base
-) -> tuple[sampling.Near, Int64Array]:
-    """Find the passages that are near each article's question, for each method; and how many were left out as second oracles.
+@dataclass(frozen=True)
+class Found:
+    """What is found for a batch of rows.
 
-    `articles` has the columns number, question and meshes. Passages have the shape (articles, window), in the order in
-    which they are drawn, which is a random one.
+    `near` are the passages in the order in which they are drawn, a random one. `second_oracles` counts the articles that
+    were left out of it, of the shape (rows,), and `left_out` has them as `_pair` gives them.
     """
-    numbers = articles["number"].to_numpy()
-    keys, window = index.pubid[numbers].astype(np.uint64), conf.retrieval.window
-    left_out, found = np.zeros(len(numbers), np.int64), {}
-    for method, terms_of in ((BM25, _question_terms), (MESH, _article_meshes)):
-        if method not in retriever.indexes:
-            continue
-        hits, best = retriever.indexes[method].search(
-            terms_of(articles), keys, window, numbers, conf.retrieval.postings
-        )
-        passages = _passages(hits, method, best, keys, index, conf)
-        is_second = _is_similar(hits, numbers, index, retriever, conf)
+
+    near: sampling.Near
+    second_oracles: Int64Array
+    left_out: Int64Array
+
+
+def find(
+    asked: Int64Array,
+    own: Int64Array,
+    index: CorpusIndex,
+    retriever: Retriever,
+    conf: config.Base,
+    left_out: Int64Array,
+) -> Found:
+    """Find the passages that are near the questions of the articles `asked`, for rows of the articles `own`.
+
+    Both are numbers of articles, of the shape (rows,), and the same but for rows that show a stand-in. Neither are found,
+    nor their second oracles, nor what is `left_out` already.
+    """
+    keys, near = index.pubid[own].astype(np.uint64), {}
+    left_out_here = [np.empty(0, np.int64)]
+    for method, of_split in retriever.indexes.items():
+        terms = retriever.queries[method].of(asked)
+        hits, best = of_split.search(terms, keys, conf.retrieval.window, asked, conf.retrieval.postings)
+        is_second = _is_similar(hits, asked, index, retriever, conf) | _is_similar(hits, own, index, retriever, conf)
         if method == BM25:
             is_second |= hits.score > conf.retrieval.max_score * best[hits.row]
-        article = hits.row << 32 | hits.number
-        is_second = np.isin(article, article[is_second])
-        left_out += np.bincount(hits.row[is_second], minlength=len(numbers))
-        found[method] = _in_drawing_order(hits.row[~is_second], passages[~is_second], keys, conf)
-    return found, left_out
+        pair = _pair(own[hits.row], hits.number)
+        is_second = np.isin(pair, np.concatenate([pair[is_second], left_out]))
+        left_out_here.append(pair[is_second])
+        is_found = ~is_second & (hits.number != own[hits.row])
+        passages = _passages(hits, method, best, keys, index, conf)
+        near[method] = _in_drawing_order(hits.row[is_found], passages[is_found], keys, conf)
+    pairs = arrays.distinct(np.concatenate(left_out_here))
+    counts = np.searchsorted(pairs, _pair(own, np.int64(2**31))) - np.searchsorted(pairs, _pair(own, np.int64(0)))
+    return Found(near, counts, pairs)
 
 
-def _question_terms(articles: pa.Table) -> Terms:
-    return words.split(articles["question"].combine_chunks())
+def _pair(own: Int64Array, number: Int64Array | np.int64) -> Int64Array:
+    """Return the numbers of two articles in one."""
+    return np.asarray(own << 32 | number)
 
 
-def _article_meshes(articles: pa.Table) -> Terms:
-    return _mesh_terms(articles["meshes"])
+def _queries(numbers: Int64Array, terms: Terms) -> pa.RecordBatch:
+    edges = np.searchsorted(terms.document, np.arange(len(numbers) + 1)).astype(np.int32)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(numbers), pa.ListArray.from_arrays(pa.array(edges), pa.array(terms.term))], schema=_QUERIES
+    )
+
+
+def _map_queries(path: str) -> Queries:
+    table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+    number = table["number"].to_numpy()
+    order = np.argsort(number)
+    return Queries(number[order], table["terms"].take(pa.array(order)))
 
 
 def _mesh_terms(meshes: pa.ChunkedArray) -> Terms:
@@ -129,12 +179,15 @@ def _mesh_terms(meshes: pa.ChunkedArray) -> Terms:
     return Terms(document, hashes[encoded.indices.to_numpy(zero_copy_only=False)])
 
 
-def _writer(path: Path, method: int) -> IndexWriter:
-    return IndexWriter(path) if method == BM25 else IndexWriter(path, saturation=0, length_share=0)
+def _writers(folder: Path, split: str, method: int) -> tuple[IndexWriter, pa.RecordBatchFileWriter]:
+    index, queries = (folder / name for name in _names(split, method))
+    saturation, length_share = (1.5, 0.75) if method == BM25 else (0, 0)
+    return IndexWriter(index, saturation, length_share), pa.ipc.new_file(str(queries), _QUERIES)
 
 
-def _index_name(split: str, method: int) -> str:
-    return f"{split}-{METHODS[method]}.arrow"
+def _names(split: str, method: int) -> tuple[str, str]:
+    """Return the names of the index and of the queries."""
+    return f"{split}-{METHODS[method]}.arrow", f"{split}-{METHODS[method]}-queries.arrow"
 
 
 def _passages(

@@ -107,22 +107,28 @@ def methods(conf: config.Base) -> list[int]:
 
 
 def choose_documents(
-    numbers: Int64Array, keep: BoolArray, index: CorpusIndex, conf: config.Base, near: Near | None = None
+    numbers: Int64Array,
+    keep: BoolArray,
+    index: CorpusIndex,
+    conf: config.Base,
+    near: Near | None = None,
+    stand_ins: PassageArray | None = None,
 ) -> Documents:
     """Choose and order the documents of the rows of the articles with these numbers; `keep` says which keep their oracle.
 
     Slots are filled from `near` in shares of base.distractors_from, and at random without it. A stand-in has the places that
-    the row's own passages would have had. Raises InputError when the split is too small.
+    the row's own passages would have had; it is chosen last, unless `stand_ins` has those of `choose_stand_ins`. Raises
+    InputError when the split is too small.
     """
     pubids, passages = index.pubid[numbers], index.count[numbers]
-    slots = _Slots(numbers, index, conf, near or {})
+    whole = np.full(len(numbers), NO_PASSAGE, PASSAGE) if stand_ins is None else stand_ins.copy()
+    slots = _Slots(numbers, index, conf, near or {}, whole["number"].copy())
     row, slot, drawn = _distractors(slots, distractor_counts(passages, keep, conf))
-    whole = np.full(len(numbers), NO_PASSAGE, PASSAGE)  # the article that a row shows all passages of
-    whole["number"], whole["method"] = np.where(keep, numbers, -1), OWN
-    if (stand_in := has_stand_in(passages, keep, conf)).any():
+    if stand_ins is None and (stand_in := has_stand_in(passages, keep, conf)).any():
         chosen = stand_in[row]
         singles = (np.cumsum(stand_in) - 1)[row[chosen]], drawn[chosen]
         whole[stand_in] = _stand_ins(slots.select(stand_in), singles)
+    whole["number"][keep], whole["method"][keep] = numbers[keep], OWN  # the article that a row shows all passages of
     whole_row, whole_passage = numbered(np.where(whole["number"] < 0, 0, index.count[whole["number"]]))
     documents = np.concatenate([whole[whole_row], drawn])
     documents["passage"][: len(whole_row)] = whole_passage
@@ -139,6 +145,17 @@ def choose_documents(
     ordinal = np.concatenate([whole_passage, slot + 2**32])
     order = _order_in_rows(shown.row, hashing.hash64(conf.seed, Stream.ORDER, pubids[shown.row], ordinal))
     return shown.select(order)
+
+
+def choose_stand_ins(
+    numbers: Int64Array, keep: BoolArray, index: CorpusIndex, conf: config.Base, near: Near
+) -> PassageArray:
+    """Choose the article that stands in for the oracle of each row, NO_PASSAGE in a row without one, shape (rows,)."""
+    found, stand_in = np.full(len(numbers), NO_PASSAGE, PASSAGE), has_stand_in(index.count[numbers], keep, conf)
+    if stand_in.any():
+        slots = _Slots(numbers, index, conf, near, found["number"]).select(stand_in)
+        found[stand_in] = _stand_ins(slots, (np.empty(0, np.int64), found[:0]))
+    return found
 
 
 def _order_in_rows(row: Int64Array, bits: UInt64Array) -> Int64Array:
@@ -163,10 +180,17 @@ class _Slots:
     index: CorpusIndex
     conf: config.Base
     near: Near
+    shown: Int64Array  # the article that a row shows already, -1 if none
 
     def select(self, rows: BoolArray) -> "_Slots":
         near = {method: passages[rows] for method, passages in self.near.items()}
-        return _Slots(self.numbers[rows], self.index, self.conf, near)
+        return _Slots(self.numbers[rows], self.index, self.conf, near, self.shown[rows])
+
+    def known_texts(self) -> UInt64Array:
+        """Return (row, checksum) of all passages of the rows' own articles and of those that are shown already."""
+        rows = np.flatnonzero(self.shown >= 0)
+        row, checksum = _texts_of(self.shown[rows], self.index)
+        return np.concatenate([_pair(*_texts_of(self.numbers, self.index)), _pair(rows[row], checksum)])
 
     def draw(self, rows: Int64Array, slot: Int64Array | int, attempt: int) -> PassageArray:
         """Draw a passage for a slot of each of `rows`; a random one may be that of a withdrawn article, with no passage."""
@@ -205,7 +229,7 @@ def _distractors(slots: _Slots, counts: Int64Array) -> tuple[Int64Array, Int64Ar
     """
     row, slot = numbered(counts)
     drawn = slots.draw(row, slot, 0)
-    again = _draws_again(slots.numbers, row, drawn, slots.index)
+    again = _draws_again(slots, row, drawn)
     chosen = again[row]
     first = np.full((int(again.sum()), int(counts.max(initial=0))), NO_PASSAGE, PASSAGE)
     first[(np.cumsum(again) - 1)[row[chosen]], slot[chosen]] = drawn[chosen]
@@ -213,11 +237,14 @@ def _distractors(slots: _Slots, counts: Int64Array) -> tuple[Int64Array, Int64Ar
     return row, slot, drawn
 
 
-def _draws_again(numbers: Int64Array, row: Int64Array, drawn: PassageArray, index: CorpusIndex) -> BoolArray:
+def _draws_again(slots: _Slots, row: Int64Array, drawn: PassageArray) -> BoolArray:
     """Say in which rows a slot would draw again, if each has `drawn` at first; some rows with a text of their own twice are added."""
-    own, rows = _own_texts(numbers, index), np.arange(len(numbers))
-    articles = np.concatenate([_pair(rows, numbers), _pair(row, drawn["number"])])
-    texts = np.concatenate([own, _pair(row, drawn["checksum"])])
+    numbers, index, rows = slots.numbers, slots.index, np.arange(len(slots.numbers))
+    with_shown = np.flatnonzero(slots.shown >= 0)
+    articles = np.concatenate(
+        [_pair(rows, numbers), _pair(with_shown, slots.shown[with_shown]), _pair(row, drawn["number"])]
+    )
+    texts = np.concatenate([slots.known_texts(), _pair(row, drawn["checksum"])])
     again = np.zeros(len(numbers), bool)
     again[row[index.count[drawn["number"]] == 0]] = True
     for pairs in (np.sort(articles), np.sort(texts)):
@@ -231,13 +258,14 @@ def _slot_by_slot(slots: _Slots, first: PassageArray) -> PassageArray:
     `first` has what each slot drew at first, of the shape (rows, slots), and NO_PASSAGE behind a row's last slot.
     """
     numbers, index = slots.numbers, slots.index
-    is_slot, filled, own = first["number"] >= 0, np.zeros_like(first), np.sort(_own_texts(numbers, index))
+    is_slot, filled, known = first["number"] >= 0, np.zeros_like(first), np.sort(slots.known_texts())
     for slot in range(first.shape[1]):
         rows = np.flatnonzero(is_slot[:, slot])
         for attempt in range(ATTEMPTS):
             drawn = slots.draw(rows, slot, attempt) if attempt else first[rows, slot]
-            allowed = (drawn["number"] != numbers[rows]) & (index.count[drawn["number"]] > 0)
-            allowed &= _is_new(drawn, filled[rows, :slot]) & ~_among(_pair(rows, drawn["checksum"]), own)
+            allowed = (drawn["number"] != numbers[rows]) & (drawn["number"] != slots.shown[rows])
+            allowed &= (index.count[drawn["number"]] > 0) & ~_among(_pair(rows, drawn["checksum"]), known)
+            allowed &= _is_new(drawn, filled[rows, :slot])
             filled[rows[allowed], slot] = drawn[allowed]
             rows = rows[~allowed]
             if not len(rows):
@@ -273,7 +301,7 @@ def _stand_ins(slots: _Slots, singles: tuple[Int64Array, PassageArray]) -> Passa
     """
     numbers, index, seed = slots.numbers, slots.index, slots.conf.seed
     found, row, drawn = np.full(len(numbers), NO_PASSAGE, PASSAGE), *singles
-    texts = np.sort(np.concatenate([_own_texts(numbers, index), _pair(row, drawn["checksum"])]))
+    texts = np.sort(np.concatenate([slots.known_texts(), _pair(row, drawn["checksum"])]))
     of_near = max((passages.shape[1] for passages in slots.near.values()), default=0)
     for attempt in range(of_near + 2 * STAND_IN_ATTEMPTS * len(index.sizes)):
         rows = np.flatnonzero(found["number"] < 0)
@@ -321,10 +349,10 @@ def _is_new(drawn: PassageArray, filled: PassageArray) -> BoolArray:
     return np.asarray(another_article & another_text)
 
 
-def _own_texts(numbers: Int64Array, index: CorpusIndex) -> UInt64Array:
-    """Return (row, checksum) of all passages of the rows' own articles, each pair in one number."""
+def _texts_of(numbers: Int64Array, index: CorpusIndex) -> tuple[Int64Array, NDArray[np.uint32]]:
+    """Return row and checksum of all passages of the articles with these numbers, one article a row."""
     row, passage = numbered(index.count[numbers])
-    return _pair(row, index.checksum[index.first[numbers[row]] + passage])
+    return row, index.checksum[index.first[numbers[row]] + passage]
 
 
 def _among(values: UInt64Array, known: UInt64Array) -> BoolArray:

@@ -89,11 +89,6 @@ class BaseTask:
     at: Storage
     corpus: corpus_files.CorpusFiles
 
-    @property
-    def query_columns(self) -> Sequence[str]:
-        """The columns of articles that a retriever needs."""
-        return retrieval.COLUMNS if sampling.methods(self.conf.base) else []
-
     def retriever(self, split: str) -> retrieval.Retriever | None:
         """Memory-map the retriever of a split, in a task; None if all distractors are random."""
         methods = sampling.methods(self.conf.base)
@@ -181,9 +176,9 @@ def _write(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.Rec
             for group in row_groups:
                 split, articles = (
                     group["split"],
-                    parquet.read_row_group(group, [*{*ARTICLE_COLUMNS, *task.query_columns}]),
+                    parquet.read_row_group(group, ARTICLE_COLUMNS),
                 )
-                draws = draw(articles, index[split], task.retriever(split), task.conf.base)
+                draws = draw(articles["number"].to_numpy(), index[split], task.retriever(split), task.conf.base)
                 writer.write(f"data/split={split}", base_table(articles, draws, index[split], texts))
         yield parquet.files_batch(writer.files)
 
@@ -216,17 +211,27 @@ class Draws:
 
 
 def draw(
-    articles: pa.Table, index: corpus.CorpusIndex, retriever: retrieval.Retriever | None, conf: config.Base
+    numbers: Int64Array, index: corpus.CorpusIndex, retriever: retrieval.Retriever | None, conf: config.Base
 ) -> Draws:
-    """Draw the documents of the rows of these articles, which have the columns number, and for a retriever its COLUMNS."""
-    numbers = articles["number"].to_numpy()
-    rows, keep = sampling.base_rows(index.pubid[numbers], conf)
-    near, second_oracles = (
-        retrieval.near(articles, index, retriever, conf) if retriever else ({}, np.zeros_like(numbers))
-    )
-    near = {method: passages[rows] for method, passages in near.items()}
-    shown = sampling.choose_documents(numbers[rows], keep, index, conf, near)
-    return Draws(rows, keep, shown, second_oracles[rows])
+    """Draw the documents of the rows of the articles with these numbers.
+
+    With a retriever, a stand-in is chosen before the distractors, which are then near its question instead of the row's own:
+    so they are related to the passages beside them in rows with and without their oracle alike.
+    """
+    article, keep = sampling.base_rows(index.pubid[numbers], conf)
+    own = numbers[article]
+    if not retriever:
+        return Draws(article, keep, sampling.choose_documents(own, keep, index, conf), np.zeros_like(own))
+    found = retrieval.find(numbers, numbers, index, retriever, conf, np.empty(0, np.int64))
+    near, second_oracles = {method: of[article] for method, of in found.near.items()}, found.second_oracles[article]
+    stand_ins = sampling.choose_stand_ins(own, keep, index, conf, near)
+    if (of_stand_in := stand_ins["number"] >= 0).any():
+        asked = stand_ins["number"][of_stand_in]
+        more = retrieval.find(asked, own[of_stand_in], index, retriever, conf, found.left_out)
+        second_oracles[of_stand_in] += more.second_oracles
+        for method, passages in more.near.items():
+            near[method][of_stand_in] = passages
+    return Draws(article, keep, sampling.choose_documents(own, keep, index, conf, near, stand_ins), second_oracles)
 
 
 def base_table(articles: pa.Table, draws: Draws, index: corpus.CorpusIndex, texts: pa.LargeStringArray) -> pa.Table:
@@ -271,8 +276,8 @@ def _draw(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.Reco
     for _, row_groups in parquet.by_task(batches):
         for group in row_groups:
             split = group["split"]
-            articles = parquet.read_row_group(group, ["number", *task.query_columns])
-            draws = draw(articles, index[split], task.retriever(split), task.conf.base)
+            articles = parquet.read_row_group(group, ["number"])
+            draws = draw(articles["number"].to_numpy(), index[split], task.retriever(split), task.conf.base)
             numbers = articles["number"].to_numpy()[draws.article]
             shown = [pa.array(draws.shown.number), pa.array(draws.shown.passage.astype(np.int32))]
             struct = pa.StructArray.from_arrays(

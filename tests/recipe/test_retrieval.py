@@ -49,7 +49,7 @@ class Lake:
         found = []
         for group in self.groups:
             articles = parquet.read_row_group(group)
-            draws = base.draw(articles, self.index, self.retriever, self.conf)
+            draws = base.draw(articles["number"].to_numpy(), self.index, self.retriever, self.conf)
             found += base.base_table(articles, draws, self.index, self.texts).to_pylist()
         return found
 
@@ -186,7 +186,7 @@ def test_without_a_share_rows_are_the_random_ones(tmp_path: Path, lake: Lake):
         (plain, None),
         (plain.model_copy(update={"distractors_from": {"random": 1.0}}), lake.retriever),
     ):
-        draws = base.draw(articles, lake.index, retriever, conf)
+        draws = base.draw(articles["number"].to_numpy(), lake.index, retriever, conf)
         assert not draws.shown.rank.any()
     assert sampling.methods(conf) == []
 
