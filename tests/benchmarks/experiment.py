@@ -1,11 +1,15 @@
-"""What training on RAFT is worth: one small student, trained by five recipes, asked about articles that none of them saw.
+"""What training on RAFT is worth: one small student, trained by several recipes, asked about articles that none of them saw.
 
-    python tests/benchmarks/experiment.py [--sources built-in real] [--recipes base dsf ...] [--set training.max_steps=2]
+    python tests/benchmarks/experiment.py [--sources built-in real] [--recipes base dsf ...] [--seeds 0 1 2]
+                                          [--rows 80 320] [--set evaluation.rows=48]
 
     build/experiment/SOURCE/RECIPE/lake             the recipe's dataset; articles and splits are the same in all of them
-    build/experiment/SOURCE/RECIPE/student          the trained student; student.gguf is what answers
+    build/experiment/SOURCE/RECIPE/STUDENT          a trained student; student.gguf is what answers
     build/experiment/SOURCE/students.toml           every student as an endpoint, which the evaluation is told
     build/experiment/SOURCE/table.md                what they are worth, in short; evaluation.html beside it tells all
+
+Each recipe is trained once with each of --seeds (training.seed) and on each number of --rows. With several seeds, the table
+has a recipe's mean, with an interval over articles and trainings together.
 
 Hours, on a GPU where there is one. Every step is skipped when it is done, and an interrupted training goes on. The facts
 of built-in articles stand nowhere else, so no student can know them; real articles are those of a Parquet file in the
@@ -18,6 +22,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ COLUMNS = {
     "k = 3": ("with", 3),
     "k = 6": ("with", 6),
     "k = 3, without the oracle": ("without", 3),
+    "retrieved, 3": ("retrieved", 3),
     "no passage": ("closed", 0),
 }
 RAFT = "base.distractors=3"
@@ -47,7 +53,29 @@ RECIPES: dict[str, Sequence[str]] = {
     "raft-100": (RAFT, "base.oracle_share=1.0"),  # P, in percent
     "raft-70": (RAFT, "base.oracle_share=0.7"),
     "raft-40": (RAFT, "base.oracle_share=0.4"),
+    "raft-70-singles": (RAFT, "base.oracle_share=0.7", "base.absent=singles"),  # what the stand-in replaces
+    "raft-70-bm25": (RAFT, "base.oracle_share=0.7", "base.distractors_from={bm25=1.0}"),  # hard distractors
 }
+DEFAULT = ("base", "dsf", "raft-100", "raft-70", "raft-40")
+
+
+@dataclass(frozen=True)
+class Student:
+    """One training: of a recipe, on so many rows, with this seed."""
+
+    recipe: str
+    rows: int
+    seed: int
+
+    @property
+    def group(self) -> str:
+        """Name what differs from other students but for the seed."""
+        return f"{self.recipe}-{self.rows}-rows" if RECIPES[self.recipe] else self.recipe
+
+    @property
+    def name(self) -> str:
+        """Name the student."""
+        return f"{self.group}-seed-{self.seed}" if RECIPES[self.recipe] else self.recipe
 
 
 def main() -> None:
@@ -56,43 +84,61 @@ def main() -> None:
     sources = {"built-in": "sample:700", **({"real": real} if real else {})}
     parser = argparse.ArgumentParser()
     parser.add_argument("--sources", nargs="+", default=list(sources), choices=list(sources))
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", default=DEFAULT, choices=list(RECIPES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rows", nargs="+", type=int, default=[320])
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="section.key=value")
     options = parser.parse_args()
+    students = list(
+        dict.fromkeys(
+            Student(recipe, rows, seed) if RECIPES[recipe] else Student(recipe, 0, 0)
+            for recipe in options.recipes
+            for rows in options.rows
+            for seed in options.seeds
+        )
+    )
     for source in options.sources:
         folder = options.folder / source
         own = [f"articles.source={sources[source]}", *options.assignments]
-        for recipe in filter(RECIPES.get, options.recipes):
-            trained(folder / recipe, [*own, *RECIPES[recipe]])
-        students = told(folder, options.recipes)
-        made = evaluated(folder, [*own, *RECIPES["raft-100"]], students)
-        table = "\n".join(lines(pq.read_table(made / "metrics/metrics.parquet").to_pylist(), options.recipes))
+        for student in students:
+            if RECIPES[student.recipe]:
+                trained(folder, student, own)
+        made = evaluated(folder, [*own, *RECIPES["raft-100"]], told(folder, students))
+        names = list(dict.fromkeys(student.group if len(options.seeds) > 1 else student.name for student in students))
+        table = "\n".join(lines(pq.read_table(made / "metrics/metrics.parquet").to_pylist(), names))
         (folder / "table.md").write_text(table + "\n")
         sys.stdout.write(f"{made}/evaluation.html\n\n{table}\n")
 
 
-def trained(folder: Path, assignments: Sequence[str]) -> None:
+def trained(folder: Path, student: Student, assignments: Sequence[str]) -> None:
     """Build a recipe's dataset and train on it; say what it took."""
-    assignments = [f"lake.root={folder / 'lake'}", *assignments]
+    recipe, path = folder / student.recipe, folder / student.recipe / student.name
+    assignments = [f"lake.root={recipe / 'lake'}", *RECIPES[student.recipe], *assignments]
+    steps = max(1, student.rows // config.load([str(CONF)], assignments).training.batch_rows)
+    assignments += [f"training.seed={student.seed}", f"training.max_steps={steps}"]
     raft_spark("run", CONF, assignments=assignments)
-    raft_spark("model", "train", CONF, "--to", folder / "student", assignments=assignments)
-    made = json.loads((folder / "student/model/training.json").read_text())
+    raft_spark("model", "train", CONF, "--to", path, assignments=assignments)
+    made = json.loads((path / "model/training.json").read_text())
     losses = [round(entry["eval_loss"], 3) for entry in made["log"] if "eval_loss" in entry]
-    sys.stdout.write(f"{folder}: loss on validation {losses}, {made['seconds']} s, {made['data']['train']}\n")
+    sys.stdout.write(f"{path}: loss on validation {losses}, {made['seconds']} s, {made['data']['train']}\n")
 
 
-def told(folder: Path, recipes: Sequence[str]) -> Path:
-    """Write every student as an endpoint of its own."""
+def told(folder: Path, students: Sequence[Student]) -> Path:
+    """Write every student as an endpoint of its own, and which of them are of one recipe."""
     path = folder / "students.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {recipe: folder / recipe / "student/student.gguf" for recipe in recipes if RECIPES[recipe]}
-    sections = [
-        f'[endpoints."{recipe}"]\nkind = "embedded"\n'
-        + (f"weights = {json.dumps(str(weights[recipe]))}\n" if recipe in weights else "")
-        for recipe in recipes
-    ]
-    path.write_text("\n".join([f"[evaluation]\nstudents = {json.dumps(list(recipes))}\n", *sections]))
+    groups: dict[str, list[str]] = {}
+    for student in students:
+        groups.setdefault(student.group, []).append(student.name)
+    of_recipes = [f"{json.dumps(name)} = {json.dumps(of)}" for name, of in groups.items() if len(of) > 1]
+    sections = [f"[evaluation]\nstudents = {json.dumps([student.name for student in students])}\n"]
+    sections += ["[evaluation.recipes]", *of_recipes, ""]
+    for student in students:
+        weights = folder / student.recipe / student.name / "student.gguf"
+        sections.append(f'[endpoints."{student.name}"]\nkind = "embedded"')
+        sections.append(f"weights = {json.dumps(str(weights))}\n" if RECIPES[student.recipe] else "")
+    path.write_text("\n".join(sections))
     return path
 
 
