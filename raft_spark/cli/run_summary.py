@@ -35,6 +35,7 @@ REASONS = {
     "false quote": "the answer quotes words that are not in the oracle passages",
     "broken quote": "a quote of the answer has no beginning or no end",
     "no quote": "the answer quotes nothing",
+    "false citation": "the answer cites the number of a passage that the teacher was not shown",
     "no answer line": "the answer has no last line that begins with the mark of the answer",
     "another decision": "the answer says yes, no or maybe, and the article says another of them",
     "no decision": "the answer does not begin with yes, no or maybe",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from raft_spark.config import templates
 from raft_spark.config.fields import (
@@ -156,6 +156,7 @@ class Completions(RequestSettings):
     endpoint: str
     style: Literal["answer", "cot", "finding"]
     prompts: templates.Prompts
+    passage_marks: templates.PassageMarks
     decision: bool
     template: Literal["chat", "llama3"]
     temperature: Temperature
@@ -189,14 +190,39 @@ class Completions(RequestSettings):
         elif self.style not in self.prompts:
             msg = f"completions.prompts has words for {', '.join(self.prompts)}; it must have them for style {self.style!r}"
             raise ValueError(msg)
+        try:
+            templates.mark_passages(self._own_words, *self._marks)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            msg = f"completions.passage_marks is {self.passage_marks!r}, with which a prompt of completions.prompts {problem}"
+            raise ValueError(msg) from error
         return self
 
     @property
     def words(self) -> templates.PromptTemplate:
-        """The words of the prompts, by completions.prompts and completions.style."""
+        """The words of the prompts, by completions.prompts, completions.style and completions.passage_marks."""
+        if self.passage_marks == "template":
+            return self._own_words
+        return templates.mark_passages(self._own_words, *self._marks)
+
+    @property
+    def _own_words(self) -> templates.PromptTemplate:
         return (
             templates.shipped(self.prompts, self.style) if isinstance(self.prompts, str) else self.prompts[self.style]
         )
+
+    @property
+    def _marks(self) -> tuple[templates.PassageMarks, templates.PassageMarks]:
+        return self.passage_marks_of("teacher"), self.passage_marks_of("student")
+
+    @property
+    def cites_passages(self) -> bool:
+        """Whether a chain of thought may cite passages by their numbers."""
+        return self.passage_marks == "numbers" and self.style == "cot"
+
+    def passage_marks_of(self, reader: templates.Reader) -> templates.PassageMarks:
+        """Return the marks between the passages of a prompt; the teacher's are the template's, unless it may cite."""
+        return self.passage_marks if reader == "student" or self.cites_passages else "template"
 
     @property
     def retry_temperatures(self) -> tuple[float, ...]:
@@ -211,6 +237,7 @@ class DatasetGate(Section):
     truncated: GateAction
     refusal: GateAction
     quote: GateAction
+    citation: GateAction
     answer: GateAction
     decision: GateAction
     turn: GateAction

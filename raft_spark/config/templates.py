@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -29,6 +29,13 @@ _REWRITTEN = re.compile(
     r"<\s*/?\s*(?:answer|think|thought|reason|s>|eos|bos)|<[|\uff5c]|\[/?(?:inst|think)|[<\[]/?\w{2,30}_\w{1,30}[>\]]",
     re.IGNORECASE,
 )
+PassageMarks = Literal["template", "blank_lines", "numbers", "tags"]
+Reader = Literal["teacher", "student"]
+_LAYOUTS = {  # passage_marks -> passage, separator
+    "blank_lines": ("{passage}", "\n\n"),
+    "numbers": ("[{number}] {passage}", "\n\n"),
+    "tags": ("<DOCUMENT>{passage}</DOCUMENT>", "\n"),
+}
 Words = Annotated[str, Field(max_length=20_000)]
 Mark = Annotated[str, Field(min_length=2, max_length=100, pattern=r"^[!-~]([ -~]*[!-~])?$", examples=["<ANSWER>:"])]
 
@@ -86,14 +93,15 @@ class Marks(Section):
 class PromptTemplate(Section):
     """The words of one style: the prompts of teacher and student, and what both are told.
 
-    `decision` is added where completions.decision asks for it. `refusal` is the target of a row without its oracle if
-    dataset.absent_answer is "refuse".
+    `decision` is added where completions.decision asks for it, `citation` where a chain of thought may cite passages by
+    their numbers. `refusal` is the target of a row without its oracle if dataset.absent_answer is "refuse".
     """
 
     teacher: PromptLayout
     student: PromptLayout
     marks: Marks = Marks()
     decision: Words = "The answer itself begins with yes, no or maybe."
+    citation: Words = "You may cite a passage by its number in brackets after what you take from it, such as [1]."
     refusal: Annotated[str, Field(min_length=1, max_length=2000)] = (
         "I don't know: the given passages do not answer the question."
     )
@@ -147,6 +155,23 @@ def shipped(name: str, style: str) -> PromptTemplate:
         msg = f"completions.prompts is {name!r}, which has the styles {styles}; completions.style must be one of them"
         raise ConfigError(msg)
     return parse(path.read_bytes(), str(path), style)
+
+
+@functools.cache
+def mark_passages(template: PromptTemplate, teacher: PassageMarks, student: PassageMarks) -> PromptTemplate:
+    """Return the template with these marks between the passages of the teacher's and the students' prompts.
+
+    Raises ValidationError, a ValueError, if text from articles would touch signs of which control tokens consist.
+    """
+    marked = {"teacher": _mark(template.teacher, teacher), "student": _mark(template.student, student)}
+    return template.model_copy(update=marked)
+
+
+def _mark(layout: PromptLayout, marks: PassageMarks) -> PromptLayout:
+    if marks == "template":
+        return layout
+    passage, separator = _LAYOUTS[marks]
+    return PromptLayout.model_validate({**layout.model_dump(), "passage": passage, "separator": separator})
 
 
 def parse(content: bytes, source: str, style: str) -> PromptTemplate:

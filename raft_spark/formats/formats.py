@@ -87,6 +87,13 @@ def _plain_turns(texts: RowTexts) -> bytes:
     return _turns(system, _quoted(user))
 
 
+def _context(row: TrainingRow) -> str:
+    """Return the passages as completions.passage_marks lays them out, else as the original notebook does."""
+    if row.completions.passage_marks == "template":
+        return prompts.SEPARATOR.join(row.passages)
+    return prompts.lay_out_passages(row.passages, "student", row.completions)
+
+
 def _nova_system(texts: RowTexts) -> bytes:
     return b'{"text": %b}' % _quoted(_break_reserved(texts.system)) if texts.system else b""
 
@@ -113,7 +120,7 @@ FIELDS: Mapping[str, Callable[[RowTexts], bytes]] = {
     "nova_user": lambda texts: _quoted(_break_reserved(texts.user)),
     "nova_answer": lambda texts: _quoted(_break_reserved(texts.answer)),
     "question": lambda texts: _quoted(texts.row.question),
-    "context": lambda texts: _quoted(prompts.SEPARATOR.join(texts.row.passages)),
+    "context": lambda texts: _quoted(_context(texts.row)),
     "oracle": lambda texts: _quoted(texts.row.oracle),
     "distracted": lambda texts: b"true" if texts.row.distracted else b"false",
     "original_answer": lambda texts: _quoted(texts.row.original_answer),

@@ -7,6 +7,7 @@ answer without reasoning and quotes, or a refusal.
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from raft_spark.endpoints import answer_text
 from raft_spark.errors import InputError
 from raft_spark.formats.formats import TrainingRow
 from raft_spark.lake.filesystem import Storage
-from raft_spark.recipe import answer_checks, prompts, refusals
+from raft_spark.recipe import answer_checks, citations, prompts, refusals
 
 TURN_TOKENS = 8  # at most, of the markup of one turn in a chat template
 HEAD_TOKENS = 40  # at most, before the first turn: Llama 3.1 writes dates there
@@ -80,11 +81,13 @@ def fit_length(
     decides which of the others is removed first. A row without its oracle must have room for the oracle and for the teacher's `completion` too: otherwise rows with the
     oracle would be rejected more often, and their share would fall below base.oracle_share.
     """
-    bare = [turn["content"] for turn in prompts.student_messages(row.question, [], row.completions)]
-    answer = max(count(text) for text in (row.completion, completion, row.rejected_answer or ""))
+    conf, last = row.completions, len(row.passages)
+    bare = [turn["content"] for turn in prompts.student_messages(row.question, [], conf)]
+    answers = (row.completion, completion, row.rejected_answer or "")
+    answer = max(count(_renumber(text, lambda _: last, conf)) for text in answers)
     room = max_tokens - HEAD_TOKENS - answer - TURN_TOKENS - sum(count(text) + TURN_TOKENS for text in bare)
-    layout = row.completions.words.student
-    separator, fill = count(layout.separator), partial(prompts.lay_out_passages, layout=layout)
+    separator = count(conf.words.student.separator)
+    fill = partial(prompts.lay_out_passages, reader="student", conf=conf, first=last)
     if row.distracted and count(fill(row.oracle.split(prompts.SEPARATOR))) + separator > room:
         return None
     sizes = [count(fill([text])) + separator for text in row.passages]
@@ -98,6 +101,40 @@ def fit_length(
             return None
         kept.remove(removable.pop())
     return [row.passages[number] for number in sorted(kept)]
+
+
+def renumber_citations(row: TrainingRow) -> TrainingRow:
+    """Return the row with its citations renumbered to the places of the passages in its prompt; the teacher saw the oracle's alone.
+
+    A rejected answer cites the first distractor, of whose article it is. No citation is left in a row without its oracle,
+    nor in an answer without its chain of thought.
+    """
+    places = {} if row.distracted else _places(row)
+    distractor = next((at for at in range(1, len(row.passages) + 1) if at not in places.values()), None)
+    of_rejected = None if row.distracted else distractor
+    rejected = row.rejected_answer
+    return replace(
+        row,
+        completion=_renumber(row.completion, places.get, row.completions),
+        answer=_renumber(row.answer, lambda _: None, row.completions),
+        rejected_answer=rejected and _renumber(rejected, lambda _: of_rejected, row.completions),
+    )
+
+
+def _places(row: TrainingRow) -> dict[int, int]:
+    """Return the place in the row's prompt of each passage of the oracle, by its number in the teacher's prompt.
+
+    A passage that holds a blank line has a number for each part in the teacher's prompt.
+    """
+    place_of = {
+        part: place for place, passage in enumerate(row.passages, 1) for part in passage.split(prompts.SEPARATOR)
+    }
+    parts = enumerate(row.oracle.split(prompts.SEPARATOR), 1)
+    return {number: place_of[part] for number, part in parts if part in place_of}
+
+
+def _renumber(text: str, place_of: Callable[[int], int | None], conf: Completions) -> str:
+    return citations.renumber(text, place_of, conf.words.marks) if conf.cites_passages else text
 
 
 def token_counter(tokenizer: str) -> TokenCounter:

@@ -4,7 +4,7 @@ ask and those that read answers.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,12 +44,15 @@ def sent_otherwise(conf: config.Completions) -> dict[str, Any]:
     return {name: value for name, value in sent.items() if value and (name, value) != ("system", "system")}
 
 
-def words_otherwise(conf: config.Completions, who: Literal["teacher", "student"]) -> dict[str, Any]:
+def words_otherwise(conf: config.Completions, who: templates.Reader) -> dict[str, Any]:
     """Return the words of the teacher's or the students' prompts, and how answers are read, unless they are the defaults."""
-    if conf.prompts == templates.DEFAULT:
+    marks = conf.passage_marks_of(who)
+    if conf.prompts == templates.DEFAULT and marks == "template":
         return {}
     shared = ("marks", "decision", *(["refusal"] if who == "student" else []))
-    return {f"words_of_{who}": conf.words.model_dump(mode="json", include={who, *shared})}
+    cited = ["citation"] if conf.cites_passages else []
+    words = {f"words_of_{who}": conf.words.model_dump(mode="json", include={who, *shared, *cited})}
+    return words if marks == "template" else {**words, f"passage_marks_of_{who}": marks}
 
 
 def one_row_per_article(base: DataFrame, conf: config.Config) -> DataFrame:

@@ -1,4 +1,4 @@
-"""completion -> its problems: quotes that are in no passage, no answer line, a wrong decision, a wrong length or language.
+"""completion -> its problems: quotes that are in no passage, citations of none, no answer line, a wrong decision, a wrong length or language.
 
 A completion of the style "cot" is a chain of thought: it quotes the passages between two marks, and its last line begins
 with a third one, see config.templates.Marks.
@@ -12,7 +12,7 @@ from functools import cache
 from raft_spark.config import Completions, Dataset
 from raft_spark.config.templates import Marks
 from raft_spark.endpoints import answer_text
-from raft_spark.recipe import prompts, quote_search, refusals
+from raft_spark.recipe import citations, prompts, quote_search, refusals
 
 MIN_LANGUAGE_CHARS = 40  # the language of a shorter text is a guess
 MARKS = Marks()
@@ -109,6 +109,8 @@ def check_answer(
             quote_search.QuoteSearch(quote_search.normalize(passage)) for passage in oracle.split(prompts.SEPARATOR)
         ]
         yield from _check_quotes(thought.quotes, passages, conf.quote_distance)
+        if completions.cites_passages and citations.cited_numbers(completion, marks) - {*range(1, len(passages) + 1)}:
+            yield Problem("citation", "false citation")
         answer = thought.answer
     if answer_text.has_next_turn(completion):
         yield Problem("turn", "another turn")

@@ -2,14 +2,14 @@
 
 All prompts are built here; the words of teacher and student are those of completions.prompts. Text from articles is
 data: `escape_markup` breaks each control token of a chat template in it, so that no passage can end a turn or start one
-in another role.
+in another role. So are the marks of completions.passage_marks, so that no passage can end before its end.
 """
 
 import re
 from collections.abc import Sequence
 
 from raft_spark.config import Completions
-from raft_spark.config.templates import PromptLayout, fill
+from raft_spark.config.templates import PassageMarks, PromptLayout, Reader, fill
 from raft_spark.endpoints.base import BodyChanges, Message, Request
 
 VERSIONS = {
@@ -41,6 +41,11 @@ _CONTROL = re.compile(
     r"|(?<=\[)(?=/?(?:INST|PREFIX|SUFFIX|MIDDLE|IMG|THINK|ARGS|AUDIO|gMASK|\w{2,30}_\w{1,30})\]))",
     re.IGNORECASE,
 )
+_LINE_BREAKS = r"\n\r\v\f\x85\u2028\u2029"
+_PASSAGE_MARKS = {
+    "tags": re.compile(r"<(?=/?DOCUMENT\b)", re.IGNORECASE),
+    "numbers": re.compile(rf"(?:\A|[{_LINE_BREAKS}])[^\S{_LINE_BREAKS}]*\[(?=\d+\])"),  # that begins a line
+}
 
 
 def escape_markup(text: str) -> str:
@@ -50,41 +55,54 @@ def escape_markup(text: str) -> str:
     return _CONTROL.sub(r"\g<0> ", text)
 
 
+def _escape(text: str, marks: PassageMarks) -> str:
+    """Insert a space also into each mark between passages."""
+    text, pattern = escape_markup(text), _PASSAGE_MARKS.get(marks)
+    return pattern.sub(r"\g<0> ", text) if pattern else text
+
+
 def teacher_request(question: str, oracle: str, model: str, conf: Completions) -> Request:
     """Return the request to the teacher about the oracle alone, in the layout of completions.template."""
-    layout = conf.words.teacher
-    turns = _turns(_lay_out(question, oracle.split(SEPARATOR), layout, conf), conf)
-    return _request(_llama3(turns, layout.opening) if conf.template == "llama3" else turns, model, conf)
+    turns = _turns(_lay_out(question, oracle.split(SEPARATOR), "teacher", conf), conf)
+    return _request(_llama3(turns, conf.words.teacher.opening) if conf.template == "llama3" else turns, model, conf)
 
 
 def student_messages(question: str, passages: Sequence[str], conf: Completions) -> list[Message]:
     """Return the messages of a student, which are the same in training, evaluation and serving."""
-    return _lay_out(question, passages, conf.words.student, conf)
+    return _lay_out(question, passages, "student", conf)
 
 
-def lay_out_passages(passages: Sequence[str], layout: PromptLayout) -> str:
-    """Return the passages as a prompt shows them; the first has the number 1."""
-    texts = list(map(escape_markup, passages))
+def lay_out_passages(passages: Sequence[str], reader: Reader, conf: Completions, first: int = 1) -> str:
+    """Return the passages as the prompt of teacher or student shows them; `first` is the number of the first."""
+    layout, marks = _layout(reader, conf), conf.passage_marks_of(reader)
+    texts = [_escape(passage, marks) for passage in passages]
     if layout.passage != "{passage}":
-        numbered = enumerate(texts, start=1)
+        numbered = enumerate(texts, start=first)
         texts = [fill(layout.passage, {"number": str(number), "passage": text}) for number, text in numbered]
     return layout.separator.join(texts)
 
 
 def characters_between_passages(conf: Completions) -> int:
     """Return how many characters a further passage adds to the teacher's prompt, without its own and a blank line's."""
-    one, two = (len(lay_out_passages([""] * count, conf.words.teacher)) for count in (1, 2))
+    one, two = (len(lay_out_passages([""] * count, "teacher", conf)) for count in (1, 2))
     return two - one - len(SEPARATOR)
 
 
-def _lay_out(question: str, passages: Sequence[str], layout: PromptLayout, conf: Completions) -> list[Message]:
+def _layout(reader: Reader, conf: Completions) -> PromptLayout:
+    return conf.words.teacher if reader == "teacher" else conf.words.student
+
+
+def _lay_out(question: str, passages: Sequence[str], reader: Reader, conf: Completions) -> list[Message]:
     """Return the messages of a layout. Its words are sent as they are, all other text is escaped."""
-    fields = {"context": lay_out_passages(passages, layout), "question": escape_markup(question)}
+    words, layout = conf.words, _layout(reader, conf)
+    escaped = _escape(question, conf.passage_marks_of(reader))
+    fields = {"context": lay_out_passages(passages, reader, conf), "question": escaped}
     system, user = layout.system, fill(layout.user, fields)
-    if conf.decision and system:
-        system = f"{system} {conf.words.decision}"
-    elif conf.decision:
-        user = f"{user}\n\n{conf.words.decision}"
+    asked = [*([words.citation] if conf.cites_passages else []), *([words.decision] if conf.decision else [])]
+    if asked and system:
+        system = " ".join([system, *asked])
+    elif asked:
+        user = "\n\n".join([user, " ".join(asked)])
     return _messages(system, user)
 
 

@@ -21,7 +21,7 @@ from raft_spark import config
 from raft_spark.endpoints import answer_text
 from raft_spark.endpoints.base import MAY_PASS, Request
 from raft_spark.lake.tasks import map_in_arrow
-from raft_spark.recipe import answer_checks, prompts
+from raft_spark.recipe import answer_checks, citations, prompts
 from raft_spark.scoring import conditions
 from raft_spark.scoring.scores import FAITHFULNESS, JUDGE_METRICS, chrf
 
@@ -96,6 +96,7 @@ def _applies(metric: str, passages: Sequence[object]) -> bool:
 def build_request(row: Mapping[str, Any], conf: config.Completions, model: str) -> Request:
     """Return the request for a row of JUDGE_REQUESTS; for relevance it has the answer line only."""
     text, metric = answer_text.clean(row["text"]).text, row["metric"]
+    text = citations.remove(text, conf.words.marks) if conf.cites_passages else text
     judged = text if metric == FAITHFULNESS else answer_checks.parse(text, conf.words.marks).answer or text
     return prompts.judge_request(metric, row["question"], judged, row["passages"], model, conf)
 

@@ -132,7 +132,7 @@ def _finish(joined: Mapping[str, Any], split: str, task: ShardsTask) -> Finished
         return FinishedRow(split, joined, accepted, None)
     row = targets.training_row(joined, accepted.answer.text, task.conf, task.completions)
     if not task.conf.max_tokens:
-        return FinishedRow(split, joined, accepted, row)
+        return FinishedRow(split, joined, accepted, targets.renumber_citations(row))
     oracle = joined["is_oracle"]
     passages = targets.fit_length(
         row, joined["is_whole"], accepted.answer.text, task.token_counter, task.conf.max_tokens
@@ -141,7 +141,8 @@ def _finish(joined: Mapping[str, Any], split: str, task: ShardsTask) -> Finished
         return FinishedRow(split, joined, Acceptance(("longer than max_tokens",)), None)
     first = next((text for text, is_oracle in zip(row.passages, oracle, strict=True) if not is_oracle), None)
     rejected = row.rejected_answer if first in passages else None  # that distractor may have been removed
-    return FinishedRow(split, joined, accepted, replace(row, passages=passages, rejected_answer=rejected))
+    row = replace(row, passages=passages, rejected_answer=rejected)
+    return FinishedRow(split, joined, accepted, targets.renumber_citations(row))
 
 
 def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], task: ShardsTask) -> WrittenShard:

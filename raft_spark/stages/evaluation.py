@@ -33,7 +33,7 @@ from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
-from raft_spark.recipe import corpus, corpus_files, prompts
+from raft_spark.recipe import citations, corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
 SCORING_VERSION = 6  # raise it when scoring changes, so that a new version of the table is made
@@ -51,6 +51,7 @@ class EvaluationTask:
     majority: str | None
     row_group_rows: int
     is_judged: bool
+    cites_passages: bool
 
 
 def run(conf: config.Config) -> tables.Version:
@@ -92,8 +93,16 @@ def _run(conf: config.Config, held: lease.Lease, articles: tables.Version, ident
             answered = _ask_judge(held, conf, answered, run)
         held.require()
         majority, is_judged = _majority(row_groups, last_hash), bool(conf.evaluation.judge)
-        style, marks = conf.completions.style, conf.completions.words.marks
-        task = EvaluationTask(draft.storage, style, marks, majority, conf.lake.row_group_rows, is_judged)
+        asked = conf.completions
+        task = EvaluationTask(
+            draft.storage,
+            asked.style,
+            asked.words.marks,
+            majority,
+            conf.lake.row_group_rows,
+            is_judged,
+            asked.cites_passages,
+        )
         with progress.spark_tasks(spark, "evaluation: score answers"):
             files = dataframes.collect_files(build(answered, task))
     rows = metrics.read_rows(draft.storage, files)
@@ -278,7 +287,7 @@ def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Itera
     answers = scores.baseline_answers(
         first["question"], first["article_passages"], first["reference"] or "", task.majority
     )
-    bare = replace(task, style="answer")
+    bare = replace(task, style="answer", cites_passages=False)
     for name, text in answers.items():
         yield _score({**baseline, "student": name}, {"completion": text, "finish_reason": "stop"}, bare)
 
@@ -286,6 +295,7 @@ def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Itera
 def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, task: EvaluationTask) -> dict[str, Any]:
     """Return the row of the table for one case and its answer."""
     completion = answer_text.clean(answer["completion"]).text if answer else None
+    scored = citations.remove(completion, task.marks) if completion and task.cites_passages else completion
     is_oracle = [document["oracle"] for document in row["passages"]]
     distractors = [document["text"] for document in row["passages"] if not document["oracle"]]
     copied = ("pubid", "student", "setting", "distractors", "question", "reference", "final_decision")
@@ -296,9 +306,7 @@ def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, task: Evalu
         "answer": completion,
         "error_class": None if answer else row["last_error"] or "unavailable",
         "cut": bool(answer and answer["finish_reason"] == "length"),
-        **scores.score(
-            completion, row["reference"] or "", row["article_passages"], distractors, task.style, task.marks
-        ),
+        **scores.score(scored, row["reference"] or "", row["article_passages"], distractors, task.style, task.marks),
     }
 
 

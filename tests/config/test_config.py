@@ -184,7 +184,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] has the settings: "
          "absent, broadcast_limit_mb, distractors, distractors_from, oracle_share, retrieval, seed, strategy, variants")),
-        ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] has the settings: answer, decision, language, length, quote, refusal, truncated, turn"),
+        ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] has the settings: answer, citation, decision, language, length, quote, refusal, truncated, turn"),
         ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] has the settings: api_key_env, api_key_header, "
              "api_key_secret, batch_folder, batch_input_price, batch_output_price, ca_bundle, codec, endpoint_name, headers, hourly_price, "
              "inference_component, input_price, kind, latency_ms, leave_out, model, output_price, parameters, query, region, "

@@ -232,6 +232,17 @@ def test_words_given_as_settings_are_checked_too():
     )
 
 
+@row
+def test_passage_marks_that_would_let_text_become_markup_are_refused(tmp_path: Path):
+    text = LAW.replace('{context}\\n\\n{question}"', '{context}|{question}"\npassage = "{passage}\\n"')
+    file = written(tmp_path, answer=text) / "answer.toml"
+    assert completions(f"completions.prompts={file}", "completions.passage_marks=tags").words.student.separator == "\n"
+    assert refused(f"completions.prompts={file}", "completions.passage_marks=numbers") == (
+        "completions.passage_marks is 'numbers', with which a prompt of completions.prompts has '|' next to {passage}; it must have a "
+        "blank or a line break between, so that no text becomes markup"
+    )
+
+
 # Fields
 
 

@@ -1,5 +1,7 @@
 """The target of a row with and without its oracle, and how a row is shortened."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,3 +142,83 @@ def test_tokens_are_counted_by_the_tokenizer_that_is_named(tmp_path):
         wrong = config.load(assignments=[f"dataset.tokenizer={missing}"])
         with pytest.raises(InputError, match=r"it must be a tokenizer\.json"):
             targets.read_tokenizer(wrong.dataset, wrong.lake)
+
+
+# Citations
+
+
+NUMBERS = ("completions.style=cot", "completions.passage_marks=numbers")
+ORACLE = ["It was tried.", "It worked.", "Pain fell.\n\nAll slept."]  # the last has two numbers for the teacher
+DISTRACTORS = [f"Sheep {number} was counted." for number in range(1, 10)]
+
+
+def cited_row(thought: str, passages: list[str], *assignments: str, **fields: Any) -> formats.TrainingRow:
+    conf = config.load(assignments=[*NUMBERS, *assignments])
+    joined = {"pubid": 7, "question": "Does it work?", "passages": passages, "oracle": "\n\n".join(ORACLE),
+              "distracted": False, "original_answer": None, **fields}  # fmt: skip
+    return targets.renumber_citations(targets.training_row(joined, thought, conf.dataset, conf.completions))
+
+
+def passages_by_number(row: formats.TrainingRow) -> dict[str, str]:
+    """Return what stands behind each number in the student's prompt."""
+    prompt = prompts.student_messages(row.question, row.passages, row.completions)[-1]["content"]
+    context = prompt.removeprefix("Context: ").partition("\n\nQuestion: ")[0]
+    return dict(re.findall(r"\[(\d+)\] ((?:(?!\n\n\[).)*)", context, re.DOTALL))
+
+
+@given(st.permutations([*ORACLE, *DISTRACTORS]))
+def test_a_citation_names_the_passage_that_the_teacher_cited_wherever_the_student_sees_it(passages: list[str]):
+    found = cited_row("A [1]. B [2]. C [3]. D [4].\n<ANSWER>: Yes [2].", passages)
+    shown, cited = passages_by_number(found), re.findall(r"\[(\d+)\]", found.completion)
+    assert [shown[number] for number in cited] == [*ORACLE, ORACLE[-1], ORACLE[1]]
+    assert re.sub(r"\d+", "", found.completion) == "A []. B []. C []. D [].\n<ANSWER>: Yes []."
+    assert found.answer == "Yes."
+
+
+@pytest.mark.parametrize("absent", ["oracle", "answer_only", "refuse"])
+def test_a_row_without_its_oracle_cites_nothing(absent: str):
+    found = cited_row(
+        "It fell [2]: ##begin_quote##Pain fell in [3].##end_quote## So [1, 2].\n<ANSWER>: Yes [1], it does.",
+        DISTRACTORS,
+        f"dataset.absent_answer={absent}",
+        distracted=True,
+        rejected_answer="So [1].\n<ANSWER>: No [2].",
+    )
+    expected = {
+        "oracle": "It fell: ##begin_quote##Pain fell in [3].##end_quote## So.\n<ANSWER>: Yes, it does.",
+        "answer_only": "<ANSWER>: Yes, it does.",
+        "refuse": f"<ANSWER>: {REFUSAL_ANSWER}",
+    }
+    assert found.completion == expected[absent]
+    assert found.rejected_answer == "So.\n<ANSWER>: No."
+
+
+def test_a_rejected_answer_cites_the_first_distractor():
+    found = cited_row(
+        "So [1].\n<ANSWER>: Yes.", [*ORACLE, *DISTRACTORS], rejected_answer="Sheep [1, 3].\n<ANSWER>: No [2]."
+    )
+    assert found.rejected_answer == "Sheep [4, 4].\n<ANSWER>: No [4]."
+
+
+def test_only_numbers_and_a_chain_of_thought_make_citations():
+    for settings in (["completions.passage_marks=tags"], ["completions.style=finding"]):
+        assert cited_row("A [1]. B [2].\n<ANSWER>: Yes [1].", [*DISTRACTORS, *ORACLE], *settings).completion == (
+            "A [1]. B [2].\n<ANSWER>: Yes [1]."
+        )
+
+
+@given(st.permutations([*ORACLE, *DISTRACTORS]), st.integers(150, 500))
+def test_a_row_that_is_shortened_cites_the_passages_that_are_left_and_fits(passages: list[str], most: int):
+    conf = config.load(assignments=NUMBERS)
+    thought = "A [1]. B [2]. C [3]. " + "So [1][2]. " * 20 + "\n<ANSWER>: Yes."
+    found = cited_row("", passages)
+    found = replace(found, completion=thought)
+    fitted = targets.fit_length(found, [text in ORACLE for text in passages], thought, len, 10 * most)
+    if fitted is None:
+        return
+    row = targets.renumber_citations(replace(found, passages=fitted))
+    shown, cited = passages_by_number(row), re.findall(r"\[(\d+)\]", row.completion)
+    assert [shown[number] for number in cited[:5]] == [*ORACLE, *ORACLE[:2]]
+    turns = prompts.student_messages(row.question, row.passages, conf.completions)
+    length = sum(len(turn["content"]) for turn in turns) + len(row.completion)
+    assert length + targets.HEAD_TOKENS <= 10 * most

@@ -101,6 +101,44 @@ def test_an_answer_without_a_decision_is_wrong_only_where_one_was_asked_for():
     assert reasons(GOOD.replace("Yes", "No. I don't know"), "no", "completions.decision=true") == ["refusal"]
 
 
+CITING = "completions.passage_marks=numbers"
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (GOOD.replace("small.", "small [1]. So it was [2]."), []),
+        (GOOD.replace("small.", "small [1, 2]."), []),
+        (GOOD.replace("small.", "small [3]."), ["false citation"]),  # the oracle has two passages
+        (GOOD.replace("small.", "small [0]."), ["false citation"]),
+        (GOOD.replace("hours.", "hours [1-3]."), ["false citation"]),
+        (GOOD.replace("small.", "small [95% CI 3-4], of [2019]."), []),
+        ("It fell: ##begin_quote##no harm [12] was seen in [3]##end_quote##\n<ANSWER>: Yes.", ["false quote"]),
+    ],
+)
+def test_a_citation_must_name_a_passage_that_the_teacher_was_shown(completion: str, expected: list[str]):
+    assert reasons(completion, "yes", CITING) == expected
+    assert "false citation" not in reasons(completion)
+    assert "false citation" not in reasons(completion, "yes", "completions.passage_marks=tags")
+
+
+def test_a_false_citation_is_rejected_flagged_or_let_be():
+    row = {
+        "completion": GOOD.replace("small.", "small [3]."),
+        "oracle": ORACLE,
+        "final_decision": "yes",
+        "finish_reason": "stop",
+    }
+    for action, expected in {
+        "reject": acceptance.Acceptance(("false citation",)),
+        "flag": acceptance.Acceptance((), ("false citation",)),
+        "off": acceptance.Acceptance(),
+    }.items():
+        conf = config.load(assignments=["completions.style=cot", CITING, f"dataset.gate.citation={action}"])
+        assert acceptance.judge_answer(row, conf.dataset, conf.completions) == expected
+    assert config.load().dataset.gate.citation == "reject"
+
+
 DECISIONS = {  # decision -> beginnings of answers
     "yes": """yes.|YES|**Yes**, because|(yes)|'Yes'|\u201cYes\u201d|\u00abYes\u00bb|\u200bYes|\ufeffYes|Yes\u2026|Yes\u2014it does|Yes-it does
         Yes it does|yes\\nbecause|A: yes|Answer: **Yes**|**Answer:** Yes|Answer - yes|Answer is yes|The answer is yes|Decision: yes

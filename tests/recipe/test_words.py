@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 
 from raft_spark import config
+from raft_spark.config import templates
 from raft_spark.config.templates import Marks
 from raft_spark.formats import targets
 from raft_spark.formats.formats import FORMATS, TrainingRow
+from raft_spark.inference import requests
+from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import answer_checks, prompts, refusals
 from raft_spark.scoring import examples, judge, scores
+from raft_spark.stages import evaluation
 
 pytestmark = pytest.mark.row
 
@@ -99,6 +103,46 @@ def test_scores_examples_and_the_judge_read_the_same_marks():
     assert spans[1] == ("The claim was dismissed in 2019.", "oracle")
     row = {"metric": "relevance", "question": "Did it?", "text": GOOD, "passages": []}
     assert judge.build_request(row, CONF.completions, "m").prompt[-1]["content"] == "Answer: No, it was dismissed."
+
+
+def test_the_judge_and_the_scores_of_words_see_no_citations():
+    conf = config.load(assignments=["completions.style=cot", "completions.passage_marks=numbers"]).completions
+    row = {
+        "metric": "faithfulness",
+        "question": "Did it?",
+        "text": "So [1].\n<ANSWER>: No [2].",
+        "passages": ["It [2] was."],
+    }
+    asked = judge.build_request(row, conf, "m").prompt[-1]["content"]
+    assert asked == "Passages: It [2] was.\n\nQuestion: Did it?\n\nAnswer: So.\n<ANSWER>: No."
+    task = evaluation.EvaluationTask(
+        Storage("x"), "cot", conf.words.marks, None, 1, is_judged=False, cites_passages=True
+    )
+    case = dict.fromkeys(("pubid", "student", "setting", "distractors", "question", "final_decision"))
+    case |= {"passages": [], "article_passages": [], "reference": "No.", "last_error": None}
+    answer = {"completion": row["text"], "finish_reason": "stop"}
+    scored = evaluation._score(case, answer, task)
+    assert (scored["token_f1"], scored["answer"]) == (1.0, row["text"])
+
+
+def test_only_words_and_marks_that_are_set_are_part_of_what_a_version_depends_on():
+    def of(who: templates.Reader, *assignments: str) -> dict[str, object]:
+        return requests.words_otherwise(config.load(assignments=assignments).completions, who)
+
+    numbers, cot = "completions.passage_marks=numbers", "completions.style=cot"
+    assert of("student") == of("teacher", numbers) == of("teacher", cot, "completions.passage_marks=tags") == {}
+    law = requests.words_otherwise(CONF.completions, "student")["words_of_student"]
+    assert sorted(law) == ["decision", "marks", "refusal", "student"]
+    assert (
+        len({str(of("student", f"completions.passage_marks={each}")) for each in ("template", "tags", "numbers")}) == 3
+    )
+    raft = [
+        of("student", "completions.prompts=raft", f"completions.passage_marks={each}") for each in ("template", "tags")
+    ]
+    assert raft[0]["words_of_student"] == raft[1]["words_of_student"]
+    assert raft[0] != raft[1]  # since tags in a passage are broken
+    for who in ("teacher", "student"):
+        assert of(who, numbers, cot)[f"words_of_{who}"]["citation"]
 
 
 def test_what_a_further_passage_adds_is_counted():

@@ -1,6 +1,7 @@
 """base + completions -> dataset: each format loads with `datasets`, gates reject with a reason, the bytes do not change."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Settle, article
+from conftest import Settle, article, write_articles
 from raft_spark import config
 from raft_spark.config.fields import FormatName
 from raft_spark.errors import DamageError, InputError
@@ -20,6 +21,7 @@ from raft_spark.formats.placement import Placement
 from raft_spark.inference import acceptance
 from raft_spark.lake import browse, dataframes, schemas, session, tables
 from raft_spark.stages import articles, base, completions, dataset, dataset_rows, dataset_shards
+from support.fake_server import behave
 
 REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
 
@@ -300,6 +302,51 @@ def test_parts_of_a_shard_change_none_of_its_bytes(settled: Settle, monkeypatch:
         tables.storage(conf.lake, schemas.DATASET).delete("")
         found[rows] = {file.path: file.sha256 for file in walked(conf).files}
     assert found[25_000] == found[7]
+
+
+CITED = (
+    "It was small [1]. ##begin_quote##Pain fell by 30% within two hours##end_quote## [2] Then all slept [3]."
+    "\n<ANSWER>: Yes, it does [2]."
+)
+
+
+@pytest.mark.parametrize("tokens", [0, 380])
+def test_a_citation_names_the_same_passage_for_teacher_and_student(
+    settled: Settle, fake: config.Endpoint, tmp_path: Path, tokens: int
+):
+    own = {
+        number: [
+            f"Trial {number} was small.",
+            f"Pain fell by 30% within two hours of {number}.",
+            f"All {number} slept.",
+        ]
+        for number in range(1, 61)
+    }
+    records = [article(number, passages, f"Does drug {number} help?") for number, passages in own.items()]
+    source = write_articles(tmp_path / "articles.parquet", records)
+    behave(fake.url, {"share": 1, "text": CITED})
+    conf = settled(
+        f"articles.source={source}", "articles.validation_share=0", "articles.test_share=0", f"endpoints.fake.url={fake.url}",
+        "base.distractors=9", "completions.style=cot", "completions.passage_marks=numbers", f"dataset.max_tokens={tokens}",
+        'dataset.formats=["prompt_completion"]',
+    )  # fmt: skip
+    try:
+        version = walked(conf)
+    finally:
+        behave(fake.url)
+    assert (version.counts["kept"], bool(sum(version.counts["shortened"].values()))) == ({"train": 60}, tokens > 0)
+    path = Path(browse.folder(conf.lake, version), "prompt_completion/data/train-00000-of-00001.jsonl")
+    kinds = Counter()
+    for record in map(json.loads, path.read_text().splitlines()):
+        prompt, target = record["prompt"][-1]["content"], record["completion"][0]["content"]
+        shown = dict(re.findall(r"^(?:Context: )?(\[\d+\]) (.*)$", prompt, re.MULTILINE))
+        passages = own[int(re.search(r"drug (\d+)", prompt)[1])]
+        places = {text: place for place, text in shown.items()}
+        kinds[passages[0] in places] += 1
+        cited = [f" {places.get(passage, '')}".rstrip() for passage in passages]
+        expected = CITED.replace(" [1]", "{0}").replace(" [2]", "{1}").replace(" [3]", "{2}").format(*cited)
+        assert target == expected
+    assert min(kinds[True], kinds[False]) > 5
 
 
 def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle):
