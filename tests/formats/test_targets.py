@@ -178,8 +178,8 @@ def test_a_citation_names_the_passage_that_the_teacher_cited_wherever_the_studen
 @pytest.mark.parametrize("absent", ["oracle", "answer_only", "refuse"])
 def test_a_row_without_its_oracle_cites_nothing(absent: str):
     found = cited_row(
-        "It fell [2]: ##begin_quote##Pain fell in [3].##end_quote## So [1, 2].\n<ANSWER>: Yes [1], it does.",
-        DISTRACTORS,
+        "It fell [2]: ##begin_quote##Pain fell in [3].##end_quote## So [1, 3].\n<ANSWER>: Yes [1], it does.",
+        [*DISTRACTORS, "Pain fell."],
         f"dataset.absent_answer={absent}",
         distracted=True,
         rejected_answer="So [1].\n<ANSWER>: No [2].",
@@ -207,18 +207,19 @@ def test_only_numbers_and_a_chain_of_thought_make_citations():
         )
 
 
-@given(st.permutations([*ORACLE, *DISTRACTORS]), st.integers(150, 500))
-def test_a_row_that_is_shortened_cites_the_passages_that_are_left_and_fits(passages: list[str], most: int):
-    conf = config.load(assignments=NUMBERS)
+def test_a_row_that_is_shortened_cites_the_passages_that_are_left_and_fits():
     thought = "A [1]. B [2]. C [3]. " + "So [1][2]. " * 20 + "\n<ANSWER>: Yes."
-    found = cited_row("", passages)
-    found = replace(found, completion=thought)
-    fitted = targets.fit_length(found, [text in ORACLE for text in passages], thought, len, 10 * most)
-    if fitted is None:
-        return
-    row = targets.renumber_citations(replace(found, passages=fitted))
-    shown, cited = passages_by_number(row), re.findall(r"\[(\d+)\]", row.completion)
-    assert [shown[number] for number in cited[:5]] == [*ORACLE, *ORACLE[:2]]
-    turns = prompts.student_messages(row.question, row.passages, conf.completions)
-    length = sum(len(turn["content"]) for turn in turns) + len(row.completion)
-    assert length + targets.HEAD_TOKENS <= 10 * most
+    passages, kept = [*DISTRACTORS, *ORACLE], set()
+    found = replace(cited_row("", passages), completion=thought)
+    for most in range(900, 2_000):
+        fitted = targets.fit_length(found, [text in ORACLE for text in passages], thought, len, most)
+        if fitted is None:
+            continue
+        row = targets.renumber_citations(replace(found, passages=fitted))
+        shown, cited = passages_by_number(row), re.findall(r"\[(\d+)\]", row.completion)
+        assert [shown[number] for number in cited[:5]] == [*ORACLE, *ORACLE[:2]]
+        turns = prompts.student_messages(row.question, row.passages, row.completions)
+        length = sum(len(turn["content"]) for turn in turns) + len(row.completion)
+        assert length + targets.HEAD_TOKENS + 3 * targets.TURN_TOKENS <= most
+        kept.add(len(fitted))
+    assert kept == {*range(3, 13)}
