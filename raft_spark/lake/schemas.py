@@ -100,6 +100,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("relevance", pa.float64()),
             ("judge_error", pa.string()),
             ("squad_f1", pa.float64()),
+            ("citations", pa.int32()),
+            ("citations_of_oracle", pa.int32()),
         ]
     ),
 }

@@ -94,6 +94,7 @@ DEFINITIONS: Mapping[str, MetricDefinition] = {
     "quoting": _of_answers("quoting"),
     "quotes_of_oracle": _share("quotes_of_oracle", "quotes", "clustered"),
     "quotes_of_distractors": _share("quotes_of_distractors", "quotes", "clustered"),
+    "citations_of_oracle": _share("citations_of_oracle", "citations", "clustered"),
     "faithfulness": _share("faithfulness", "faithfulness_known"),
     "relevance": _share("relevance", "relevance_known"),
     "unjudged": _of_answers("unjudged"),

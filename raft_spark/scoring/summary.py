@@ -109,8 +109,9 @@ class EvaluationSummary:
         return {"with", "alone"} <= {*self.conf.evaluation.settings}
 
     def applicable(self, names: Sequence[str]) -> list[str]:
-        """Return the names without the metrics of decisions if students were not asked for a decision, and without losses if there are none."""
+        """Return the names without the metrics of decisions and citations if students were not asked for them, and without losses if there are none."""
         left_out = {*(() if self.conf.completions.decision else DECISION_METRICS), *(() if self.has_losses else LOSSES)}
+        left_out |= set() if self.conf.completions.cites_passages else {"citations_of_oracle"}
         return [name for name in names if not {name, LOSSES.get(name)} & left_out]
 
     @property

@@ -17,6 +17,7 @@ METRIC_TITLES = {
     "quoting": "answers with a quote",
     "quotes_of_oracle": "quotes in the oracle",
     "quotes_of_distractors": "quotes in a distractor",
+    "citations_of_oracle": "citations that name the oracle",
     "faithfulness": "faithfulness",
     "relevance": "relevance",
     "unjudged": "not judged",
@@ -47,7 +48,7 @@ TABLES: Mapping[str, tuple[Sequence[str], str]] = {
         "The metric with the oracle alone, less the metric with the oracle among k distractors, on the same articles.",
     ),
     "Oracle and quotes": (
-        ("abstained", "quoting", "quotes_of_oracle", "quotes_of_distractors", "cut", "failed"),
+        ("abstained", "quoting", "quotes_of_oracle", "quotes_of_distractors", "citations_of_oracle", "cut", "failed"),
         (
             "Abstaining is right without the oracle and wrong with it. A quote is found if it occurs word for word; "
             "the shares are of all quotes. A quote that is neither in the oracle nor in a distractor is invented."

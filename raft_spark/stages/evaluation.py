@@ -36,7 +36,7 @@ from raft_spark.monitoring import progress, run_state
 from raft_spark.recipe import citations, corpus, corpus_files, prompts
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
-SCORING_VERSION = 6  # raise it when scoring changes, so that a new version of the table is made
+SCORING_VERSION = 7  # raise it when scoring changes, so that a new version of the table is made
 DATA, METRICS, PAGE = f"data/split={conditions.SPLIT}", "metrics/metrics.parquet", "evaluation.html"
 _SCHEMA = schemas.SCHEMAS[schemas.EVALUATION]
 
@@ -295,6 +295,7 @@ def _score_article(rows: list[Mapping[str, Any]], task: EvaluationTask) -> Itera
 def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, task: EvaluationTask) -> dict[str, Any]:
     """Return the row of the table for one case and its answer."""
     completion = answer_text.clean(answer["completion"]).text if answer else None
+    cited = citations.cited_numbers(completion or "", task.marks) if task.cites_passages else set()
     scored = citations.remove(completion, task.marks) if completion and task.cites_passages else completion
     is_oracle = [document["oracle"] for document in row["passages"]]
     distractors = [document["text"] for document in row["passages"] if not document["oracle"]]
@@ -305,6 +306,8 @@ def _score(row: Mapping[str, Any], answer: Mapping[str, Any] | None, task: Evalu
         "position": is_oracle.index(True) if any(is_oracle) else None,
         "answer": completion,
         "error_class": None if answer else row["last_error"] or "unavailable",
+        "citations": len(cited),
+        "citations_of_oracle": sum(place in cited for place, oracle in enumerate(is_oracle, 1) if oracle),
         "cut": bool(answer and answer["finish_reason"] == "length"),
         **scores.score(scored, row["reference"] or "", row["article_passages"], distractors, task.style, task.marks),
     }

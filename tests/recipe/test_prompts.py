@@ -244,6 +244,18 @@ def test_the_teacher_is_asked_anew_only_if_it_may_cite():
 
 
 @row
+def test_a_student_is_asked_anew_if_its_prompt_looks_otherwise():
+    def keys(passages: list[str]) -> list[str]:
+        made = [settled(f"completions.passage_marks={marks}") for marks in MARKED]
+        return [prompts.student_request("Why?", passages, "m", conf).key for conf in made]
+
+    template, blank_lines, numbers, tags = keys(["One.", "Two."])
+    assert template == blank_lines
+    assert len({template, numbers, tags}) == 3
+    assert len({*keys([])}) == 1
+
+
+@row
 def test_a_template_has_its_own_words_for_citations():
     own = LAW.model_copy(update={"citation": "Nenne die Nummern."})
     conf = settled("completions.style=cot", "completions.passage_marks=numbers", "completions.decision=true")

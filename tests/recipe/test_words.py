@@ -125,6 +125,19 @@ def test_the_judge_and_the_scores_of_words_see_no_citations():
     assert (scored["token_f1"], scored["answer"]) == (1.0, row["text"])
 
 
+def test_a_student_s_citations_are_counted_by_whether_they_name_the_oracle():
+    task = evaluation.EvaluationTask(Storage("x"), "cot", Marks(), None, 1, is_judged=False, cites_passages=True)
+    case = dict.fromkeys(("pubid", "student", "setting", "distractors", "question", "final_decision", "reference"))
+    shown = [{"text": text, "oracle": text != "Sheep."} for text in ("It was.", "Sheep.", "It fell.")]
+    case |= {"passages": shown, "article_passages": ["It was.", "It fell."], "last_error": None}
+    text = "A [1]. ##begin_quote##It was [3] of it.##end_quote## B [2][1]. C [7].\n<ANSWER>: No [1]."
+    for found, counts in (({"completion": text, "finish_reason": "stop"}, (3, 1)), (None, (0, 0))):
+        scored = evaluation._score(case, found, task)
+        assert (scored["citations"], scored["citations_of_oracle"]) == counts
+    bare = replace(task, cites_passages=False)
+    assert evaluation._score(case, {"completion": text, "finish_reason": "stop"}, bare)["citations"] == 0
+
+
 def test_only_words_and_marks_that_are_set_are_part_of_what_a_version_depends_on():
     def of(who: templates.Reader, *assignments: str) -> dict[str, object]:
         return requests.words_otherwise(config.load(assignments=assignments).completions, who)

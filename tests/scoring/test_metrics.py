@@ -83,6 +83,12 @@ def test_quotes_are_shares_of_all_quotes_and_nothing_where_there_is_none():
     assert value(measured([ROW]), "quotes_of_oracle") is None
 
 
+def test_citations_are_shares_of_all_citations_and_nothing_where_there_is_none():
+    rows = [{**ROW, "citations": 3, "citations_of_oracle": 2}, {**ROW, "pubid": 2, "citations": 1}, {**ROW, "pubid": 3}]
+    assert value(measured(rows), "citations_of_oracle") == 0.5
+    assert value(measured([ROW]), "citations_of_oracle") is None
+
+
 def test_the_place_of_the_oracle_is_that_of_its_first_passage():
     at = [0, 0, 1, 5, 2, None]
     rows = [{**ROW, "pubid": pubid, "position": place, "rouge_l": pubid / 10} for pubid, place in enumerate(at)]

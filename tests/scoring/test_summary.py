@@ -117,6 +117,17 @@ def page_of(evaluation: EvaluationSummary) -> str:
     return page.render(evaluation, dict.fromkeys(examples.choose_articles(evaluation), PASSAGES))
 
 
+def test_citations_have_a_column_if_students_may_cite():
+    rows = [{**ROW, "student": name, "citations": 2, "citations_of_oracle": 1} for name in ACCURACIES]
+    title = "citations that name the oracle"
+    assert title not in summary.markdown(summary_of(rows))
+    text = summary.markdown(summary_of(rows, "completions.passage_marks=numbers"))
+    header, _, *lines = [
+        line.split(" | ") for line in text.partition("## Oracle and quotes")[2].splitlines() if "|" in line
+    ]
+    assert lines[0][header.index(title)].startswith("0.500 [")
+
+
 def test_the_page_opens_with_metrics_that_have_a_value(evaluation: EvaluationSummary):
     labels = [headline.label for headline in page.headline_metrics(evaluation)]
     assert labels[:4] == [

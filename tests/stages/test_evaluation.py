@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -98,6 +99,19 @@ def test_students_are_asked_once_what_failed_is_counted_and_a_rerun_asks_only_th
     assert calls(urls["tuned"]) == ASKED
     page = (tables.storage(conf.lake, "evaluation").read(f"versions/{second.id}/evaluation.html") or b"").decode()
     assert page.count('<article class="card example">') == 2
+
+
+def test_the_citations_of_a_student_are_counted_and_reported(evaluating: Settle, urls: dict[str, str]):
+    behave(urls["plain"], text="It worked [1].\n<ANSWER>: Yes [2].", share=1)
+    conf = evaluating("evaluation.students=plain", "completions.style=cot", "completions.passage_marks=numbers")
+    version = evaluation.run(conf)
+    found = [row for row in rows(conf, version) if row["setting"] != metrics.BASELINE]
+    assert {row["answer"] for row in found} == {"It worked [1].\n<ANSWER>: Yes [2]."}
+    assert {(row["setting"], row["citations"], row["citations_of_oracle"]) for row in found} >= {
+        ("closed", 2, 0), ("without", 2, 0), ("alone", 2, 2), ("with", 2, 1),
+    }  # fmt: skip
+    folder = Path(browse.folder(conf.lake, version))
+    assert "citations that name the oracle" in (folder / "evaluation.md").read_text()
 
 
 def test_an_empty_answer_is_wrong_and_paid_once_and_the_page_comes_when_it_can_be_drawn(

@@ -16,7 +16,7 @@ ROW: dict[str, Any] = {
     "pubid": 1, "student": "plain", "setting": "with", "distractors": 3, "shown": 6, "position": 0, "question": "Does it?",
     "answer": "Yes.", "error_class": None, "cut": False, "reference": "It does.", "final_decision": "yes", "decision": "yes",
     "abstained": False, "token_f1": 0.0, "squad_f1": 0.0, "rouge_l": 0.0, "bleu": 0.0, "chrf": 0.0, "quoted": [], "quotes": 0,
-    "quotes_of_oracle": 0, "quotes_of_distractors": 0,
+    "quotes_of_oracle": 0, "quotes_of_distractors": 0, "citations": 0, "citations_of_oracle": 0,
 }  # fmt: skip
 PASSAGES = [
     "Dislocation was the commonest early reason; 40 patients \u2014 12 of them women \u2014 were followed for two years.",
