@@ -130,8 +130,8 @@ def test_a_student_s_citations_are_counted_by_whether_they_name_the_oracle():
     case = dict.fromkeys(("pubid", "student", "setting", "distractors", "question", "final_decision", "reference"))
     shown = [{"text": text, "oracle": text != "Sheep."} for text in ("It was.", "Sheep.", "It fell.")]
     case |= {"passages": shown, "article_passages": ["It was.", "It fell."], "last_error": None}
-    text = "A [1]. ##begin_quote##It was [3] of it.##end_quote## B [2][1]. C [7].\n<ANSWER>: No [1]."
-    for found, counts in (({"completion": text, "finish_reason": "stop"}, (3, 1)), (None, (0, 0))):
+    text = "A [1]. ##begin_quote##It was [3] of it.##end_quote## B [2][3]. C [7].\n<ANSWER>: No [1]."
+    for found, counts in (({"completion": text, "finish_reason": "stop"}, (4, 2)), (None, (0, 0))):
         scored = evaluation._score(case, found, task)
         assert (scored["citations"], scored["citations_of_oracle"]) == counts
     bare = replace(task, cites_passages=False)
