@@ -103,15 +103,17 @@ def fit_length(
     return [row.passages[number] for number in sorted(kept)]
 
 
-def renumber_citations(row: TrainingRow) -> TrainingRow:
+def renumber_citations(row: TrainingRow, distractor: str = "") -> TrainingRow:
     """Return the row with its citations renumbered to the places of the passages in its prompt; the teacher saw the oracle's alone.
 
-    A rejected answer cites the first distractor, of whose article it is. No citation is left in a row without its oracle,
-    nor in an answer without its chain of thought.
+    A rejected answer cites `distractor`, a passage of its article ("" = there is none). No citation is left in a row without
+    its oracle, nor in an answer without its chain of thought.
     """
+    if not row.completions.cites_passages:
+        return row
     places = {} if row.distracted else _places(row)
-    distractor = next((at for at in range(1, len(row.passages) + 1) if at not in places.values()), None)
-    of_rejected = None if row.distracted else distractor
+    shown = [] if row.distracted else row.passages
+    of_rejected = shown.index(distractor) + 1 if distractor in shown else None
     rejected = row.rejected_answer
     return replace(
         row,

@@ -26,10 +26,9 @@ GATHERED_ROWS = 65_536  # of answers, that a task packs at once
 _COLUMNS = ["pubid", "question", "distracted", "original_answer", "final_decision"]
 _DOCUMENTS = "documents.list.element"
 _OWN = pa.schema([("pubid", pa.int64()), ("completion", pa.string()), ("finish_reason", pa.string())])
-# the article of the distractor that was found by the best rank, else that of the first distractor
-_REJECTED = """coalesce(
-  array_min(transform(filter(documents, d -> d.rank IS NOT NULL), d -> struct(d.rank AS rank, d.pubid AS pubid))).pubid,
-  try_element_at(filter(documents, d -> NOT d.oracle), 1).pubid)"""
+# the distractor that was found by the best rank, else the first one: its article, and its place among the documents
+_REJECTED = """array_min(transform(documents, (d, place) ->
+  if(d.oracle, NULL, struct(d.rank IS NULL AS is_drawn, d.rank AS rank, place AS place, d.pubid AS pubid))))"""
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def _columns(conf: config.Config) -> list[str]:
 
 
 def _with_passages(rows: pa.Table) -> pa.Table:
-    """Replace the documents by their texts as `passages`; for dataset.max_tokens add `is_oracle` and `is_whole`, see `_is_whole`."""
+    """Replace the documents by their texts as `passages`; for dataset.max_tokens add `is_whole`, see `_is_whole`."""
     documents = pa.concat_arrays(rows["documents"].chunks)
     columns = {"passages": documents.values.field("text")}
     if "oracle" in documents.type.value_type.names:
-        columns |= {"is_oracle": documents.values.field("oracle"), "is_whole": _is_whole(documents)}
+        columns["is_whole"] = _is_whole(documents)
     for name, values in columns.items():
         rows = rows.append_column(name, pa.ListArray.from_arrays(documents.offsets, values))
     return rows.drop_columns("documents")
@@ -149,10 +148,11 @@ def join_answers(base: tables.Version, stored: DataFrame, conf: config.Config) -
 
     `is_first_use` is true for one row of those that share a stored answer, which is paid for once.
     The format `preference` also needs the column `rejected_answer`: the answer to the question of the article that gave the
-    distractor of the best rank, or else the first distractor.
+    distractor of the best rank, or else the first distractor; and `rejected_place`, where that distractor is among the documents.
     """
     read = dataframes.read(stored.sparkSession, conf.lake, base)
     rows = read.select("split", "pubid", "distracted", F.expr(_REJECTED).alias("distractor"))
+    rows = rows.withColumns({"rejected_place": F.col("distractor.place"), "distractor": F.col("distractor.pubid")})
     if conf.dataset.answer == "original":
         articles = requests.one_row_per_article(read, conf).select("pubid", "original_answer", "final_decision")
         chosen = map_in_arrow(articles, partial(_own_answers, conf=conf.completions), _OWN)
@@ -163,8 +163,8 @@ def join_answers(base: tables.Version, stored: DataFrame, conf: config.Config) -
     if "preference" in conf.dataset.formats:
         complete = F.when(~F.col("finish_reason").eqNullSafe("length"), F.col("completion"))
         others = chosen.select(F.col("pubid").alias("distractor"), complete.alias("rejected_answer"))
-        rows = rows.join(others, "distractor", "left")
-    return rows.drop("distractor", "answer_key")
+        return rows.join(others, "distractor", "left").drop("distractor", "answer_key")
+    return rows.drop("distractor", "answer_key", "rejected_place")
 
 
 def _own_answers(batches: Iterator[pa.RecordBatch], conf: config.Completions) -> Iterator[pa.RecordBatch]:

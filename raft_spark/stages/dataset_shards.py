@@ -131,18 +131,18 @@ def _finish(joined: Mapping[str, Any], split: str, task: ShardsTask) -> Finished
     if accepted.rejected:
         return FinishedRow(split, joined, accepted, None)
     row = targets.training_row(joined, accepted.answer.text, task.conf, task.completions)
+    place = joined.get("rejected_place")
+    distractor = "" if place is None else row.passages[place]
     if not task.conf.max_tokens:
-        return FinishedRow(split, joined, accepted, targets.renumber_citations(row))
-    oracle = joined["is_oracle"]
+        return FinishedRow(split, joined, accepted, targets.renumber_citations(row, distractor))
     passages = targets.fit_length(
         row, joined["is_whole"], accepted.answer.text, task.token_counter, task.conf.max_tokens
     )
     if passages is None:
         return FinishedRow(split, joined, Acceptance(("longer than max_tokens",)), None)
-    first = next((text for text, is_oracle in zip(row.passages, oracle, strict=True) if not is_oracle), None)
-    rejected = row.rejected_answer if first in passages else None  # that distractor may have been removed
+    rejected = row.rejected_answer if distractor in passages else None  # that distractor may have been removed
     row = replace(row, passages=passages, rejected_answer=rejected)
-    return FinishedRow(split, joined, accepted, targets.renumber_citations(row))
+    return FinishedRow(split, joined, accepted, targets.renumber_citations(row, distractor))
 
 
 def _write_shard(split: str, number: int, rows: Iterator[FinishedRow], task: ShardsTask) -> WrittenShard:

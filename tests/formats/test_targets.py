@@ -156,7 +156,8 @@ def cited_row(thought: str, passages: list[str], *assignments: str, **fields: An
     conf = config.load(assignments=[*NUMBERS, *assignments])
     joined = {"pubid": 7, "question": "Does it work?", "passages": passages, "oracle": "\n\n".join(ORACLE),
               "distracted": False, "original_answer": None, **fields}  # fmt: skip
-    return targets.renumber_citations(targets.training_row(joined, thought, conf.dataset, conf.completions))
+    row = targets.training_row(joined, thought, conf.dataset, conf.completions)
+    return targets.renumber_citations(row, DISTRACTORS[2])
 
 
 def passages_by_number(row: formats.TrainingRow) -> dict[str, str]:
@@ -193,11 +194,11 @@ def test_a_row_without_its_oracle_cites_nothing(absent: str):
     assert found.rejected_answer == "So.\n<ANSWER>: No."
 
 
-def test_a_rejected_answer_cites_the_first_distractor():
-    found = cited_row(
-        "So [1].\n<ANSWER>: Yes.", [*ORACLE, *DISTRACTORS], rejected_answer="Sheep [1, 3].\n<ANSWER>: No [2]."
+def test_a_rejected_answer_cites_the_distractor_of_its_article():
+    rejected, passages = "Sheep [1, 3].\n<ANSWER>: No [2].", [*ORACLE, *DISTRACTORS]
+    assert cited_row("So [1].\n<ANSWER>: Yes.", passages, rejected_answer=rejected).rejected_answer == (
+        "Sheep [6, 6].\n<ANSWER>: No [6]."
     )
-    assert found.rejected_answer == "Sheep [4, 4].\n<ANSWER>: No [4]."
 
 
 def test_only_numbers_and_a_chain_of_thought_make_citations():

@@ -1,5 +1,6 @@
 """base + completions -> dataset: each format loads with `datasets`, gates reject with a reason, the bytes do not change."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from raft_spark.formats import placement
 from raft_spark.formats.placement import Placement
 from raft_spark.inference import acceptance
 from raft_spark.lake import browse, dataframes, schemas, session, tables
+from raft_spark.lake.filesystem import Storage
 from raft_spark.stages import articles, base, completions, dataset, dataset_rows, dataset_shards
 from support.fake_server import behave
 
@@ -280,6 +282,41 @@ def test_whole_articles_among_the_passages_of_a_row_are_known_by_their_pubids():
         pa.array(documents, pa.list_(pa.struct([("pubid", pa.int64()), ("oracle", pa.bool_())])))
     )
     assert found.to_pylist() == [True, False, True, True, False, True, False, False]
+
+
+def test_a_rejected_answer_is_that_of_the_best_found_distractor_else_of_the_first(settled: Settle):
+    documents = {
+        "drawn": [(1, True, None), (5, False, None), (4, False, None)],
+        "found": [(6, False, None), (1, True, None), (5, False, 3), (4, False, 2)],
+        "twice the first": [(9, False, 1), (4, False, 1)],
+        "none": [(1, True, None)],
+    }
+    schema = "name string, documents array<struct<pubid bigint, oracle boolean, rank int>>"
+    rows = session.start(settled()).createDataFrame([*documents.items()], schema)
+    found = rows.selectExpr("name", f"{dataset_rows._REJECTED} AS chosen").selectExpr(
+        "name", "chosen.pubid", "chosen.place"
+    )
+    assert {name: (pubid, place) for name, pubid, place in found.collect()} == {
+        "drawn": (5, 1), "found": (4, 3), "twice the first": (9, 0), "none": (None, None),
+    }  # fmt: skip
+
+
+@pytest.mark.row
+def test_a_row_that_lost_the_distractor_of_the_rejected_answer_has_none(tmp_path: Path):
+    sheep = [f"Sheep {number} was counted in {number} places." for number in range(6)]
+    joined = {"pubid": 1, "question": "Does it?", "passages": ["It worked.", *sheep], "oracle": "It worked.", "distracted": False,
+              "original_answer": None, "final_decision": None, "completion": "So it does.", "finish_reason": "stop",
+              "rejected_answer": "Sheep do.", "is_whole": [True] + 6 * [False]}  # fmt: skip
+    at, rejected = Storage(str(tmp_path)), Counter()
+    for most, place in itertools.product((0, 160), range(1, 7)):
+        conf = config.load(assignments=[f"dataset.max_tokens={most}"])
+        task = dataset_shards.ShardsTask(conf.dataset, conf.completions, at, Placement({"train": 1}, 10, 0))
+        row = dataset_shards._finish({**joined, "rejected_place": place}, "train", task).training_row
+        assert row
+        assert (row.rejected_answer is None) == (sheep[place - 1] not in row.passages)
+        rejected[most] += row.rejected_answer is None
+    assert rejected[0] == 0
+    assert 0 < rejected[160] < 6
 
 
 @pytest.mark.row
