@@ -28,7 +28,8 @@ _DOCUMENTS = "documents.list.element"
 _OWN = pa.schema([("pubid", pa.int64()), ("completion", pa.string()), ("finish_reason", pa.string())])
 # the distractor that was found by the best rank, else the first one: its article, and its place among the documents
 _REJECTED = """array_min(transform(documents, (d, place) ->
-  if(d.oracle, NULL, struct(d.rank IS NULL AS is_drawn, d.rank AS rank, place AS place, d.pubid AS pubid))))"""
+  if(d.oracle, NULL, struct(
+    d.rank IS NULL AS is_drawn, d.rank AS rank, if(d.rank IS NULL, 0L, d.pubid) AS tie, place AS place, d.pubid AS pubid))))"""
 
 
 @dataclass(frozen=True)
