@@ -44,10 +44,11 @@ def test_no_setting_of_the_default_file_is_left_out():
     settings = tomllib.loads((ROOT / "conf/default.toml").read_text())
     keys = {key for name in ("lake", "base", "completions", "training", "emr") for key in settings[name]} - {
         "batch",
+        "retrieval",
         "sagemaker",
     }
     assert {key for key in keys if f"\n| `{key}` |" not in page} == set()
-    assert {"[completions.batch]", "[endpoints.NAME]", "[prices]", "[spark]"} <= set(
+    assert {"[base.retrieval]", "[completions.batch]", "[endpoints.NAME]", "[prices]", "[spark]"} <= set(
         page.replace("## ", "").splitlines()
     )
 
