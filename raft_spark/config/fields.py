@@ -192,7 +192,7 @@ RetryReasons = Annotated[
 ]
 Method = Literal["random", "bm25", "mesh"]
 METHODS: tuple[Method, ...] = get_args(Method)  # how distractors are found; random is the first
-Condition = Literal["with", "without", "alone", "closed"]
+Condition = Literal["with", "without", "retrieved", "alone", "closed"]
 Conditions = Annotated[
     tuple[Condition, ...],
     Field(strict=False, min_length=1),

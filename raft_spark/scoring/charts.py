@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from raft_spark.monitoring import svg
 from raft_spark.monitoring.svg import ALARM, FIRST, GOOD, INK, MUTED, SECOND
 from raft_spark.scoring import scores
-from raft_spark.scoring.conditions import Condition
+from raft_spark.scoring.conditions import RETRIEVED, Condition
 from raft_spark.scoring.metrics import BASELINE, POSITIONS
 from raft_spark.scoring.summary import EvaluationSummary, Metric
 from raft_spark.scoring.titles import METRIC_TITLES, SETTING_TITLES
@@ -24,6 +24,11 @@ DEFAULT_BASELINE = scores.QUESTION
 FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
 HEADROOM = 1.12  # height of an axis, as a multiple of its highest value: room for the name of a baseline
 SPACING, GROUP_WIDTH = 0.11, 0.8  # between students, and of all students of a setting; settings are 1 apart
+SWEPT = {  # settings that are drawn over k: name in the legend, line
+    "with": ("with oracle", "-"),
+    "without": ("without", "--"),
+    RETRIEVED: ("retrieved", ":"),
+}
 MetricPoints = Sequence[tuple[float, Metric]]  # position on the axis, metric
 
 
@@ -31,7 +36,7 @@ def draw_charts(summary: EvaluationSummary) -> dict[str, str]:
     """Return the charts that have data, as SVG by name."""
     asked, has_metrics = {*summary.conf.evaluation.settings}, bool(_panel_metrics(summary))
     charts: Mapping[str, tuple[bool, tuple[float, float], Callable[..., None]]] = {
-        "sweep": (has_metrics and bool({"with", "without"} & asked), FULL, _sweep),
+        "sweep": (has_metrics and bool({*SWEPT} & asked), FULL, _sweep),
         "settings": (has_metrics, FULL, partial(_settings, names=summary.students)),
         "losses": (has_metrics and summary.has_losses, FULL, _losses),
         "recipes": (has_metrics and bool(summary.recipes), FULL, partial(_settings, names=summary.recipes)),
@@ -81,11 +86,11 @@ def _axes(figure: "Figure", summary: EvaluationSummary) -> Iterator[tuple["Axes"
 def _sweep(figure: "Figure", summary: EvaluationSummary) -> None:
     for axes, name in _axes(figure, summary):
         for student in summary.students:
-            for setting, label in (("with", "with oracle"), ("without", "without")):
-                _line(axes, summary, student, setting, name, f"{student}, {label}")
+            for setting in SWEPT:
+                _line(axes, summary, student, setting, name)
         _draw_baseline(axes, summary, name)
         axes.set_title(METRIC_TITLES[name])
-        axes.set_xlabel("distractors (k)")
+        axes.set_xlabel("k, passages retrieved or distractors" if summary.retrieved else "distractors (k)")
         axes.set_xticks(
             sorted({condition.distractors for condition in summary.conditions if condition.setting != "closed"})
         )
@@ -101,16 +106,16 @@ def _over_k(summary: EvaluationSummary, student: str, setting: str, name: str) -
             yield condition.distractors, metric
 
 
-def _line(axes: "Axes", summary: EvaluationSummary, student: str, setting: str, name: str, label: str) -> None:
+def _line(axes: "Axes", summary: EvaluationSummary, student: str, setting: str, name: str) -> None:
     points = sorted(_over_k(summary, student, setting, name), key=lambda pair: pair[0])
     if not points:
         return
     at, values, low, high = _columns(points)
-    color = color_of(summary, student)
+    color, (label, line) = color_of(summary, student), SWEPT[setting]
     axes.fill_between(at, low, high, color=color, alpha=0.1, linewidth=0)
-    line, face = ("-", color) if setting == "with" else ("--", "none")
-    marker = MARKERS[marker_of(summary, student)]
-    axes.plot(at, values, marker + line, color=color, linewidth=2, markerfacecolor=face, label=label)
+    face = color if setting == "with" else "none"
+    drawn = MARKERS[marker_of(summary, student)] + line
+    axes.plot(at, values, drawn, color=color, linewidth=2, markerfacecolor=face, label=f"{student}, {label}")
 
 
 def _columns(points: MetricPoints) -> tuple[list[float], list[float], list[float], list[float]]:
@@ -238,8 +243,13 @@ def _abstained(figure: "Figure", summary: EvaluationSummary) -> None:
 
 
 def _has_positions(summary: EvaluationSummary) -> bool:
-    name = position_metric(summary)
-    return any(summary.metric_at(student, position, name) for student in summary.students for position in POSITIONS)
+    return any(any(_at_positions(summary, student)) for student in summary.students)
+
+
+def _at_positions(summary: EvaluationSummary, student: str) -> list[Metric | None]:
+    """Return the metric of a student at each position of the oracle."""
+    name, condition = position_metric(summary), Condition("with", summary.k)
+    return [summary.metric_at(student, condition, position, name) for position in POSITIONS]
 
 
 def _has_quotes(summary: EvaluationSummary) -> bool:
@@ -287,12 +297,7 @@ def _quotes(figure: "Figure", summary: EvaluationSummary) -> None:
 def _positions(figure: "Figure", summary: EvaluationSummary) -> None:
     axes = figure.subplots()
     for student in summary.students:
-        _points(
-            axes,
-            summary,
-            student,
-            [summary.metric_at(student, position, position_metric(summary)) for position in POSITIONS],
-        )
+        _points(axes, summary, student, _at_positions(summary, student))
     axes.set_xticks(range(len(POSITIONS)), POSITIONS)
     axes.set_xlim(-0.5, len(POSITIONS) - 0.5)
     axes.set_ylim(bottom=0)

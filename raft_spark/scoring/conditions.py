@@ -3,7 +3,7 @@ student's request.
 
 Distractors are drawn as in base, so the test prompts are built like the training prompts. The distractors of a smaller
 k are among those of a larger k, in the same order, and `without` shows as many passages as `with`: two conditions
-differ only in what they test.
+differ only in what they test. `retrieved` draws nothing: it shows the passages that a retriever finds for the question.
 
 A case is one article, asked of one student under one condition: a row of CASES.
 """
@@ -27,9 +27,11 @@ from raft_spark.endpoints.base import Request
 from raft_spark.errors import InputError
 from raft_spark.lake import parquet
 from raft_spark.lake.tasks import map_in_arrow
-from raft_spark.recipe import corpus, corpus_files, prompts, sampling
+from raft_spark.recipe import corpus, corpus_files, prompts, retrieval, sampling
 
 SPLIT = "test"
+RETRIEVED = "retrieved"
+METHODS = [retrieval.BM25]  # of the index that RETRIEVED searches
 COLUMNS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
 BATCH_ARTICLES = 64  # whose cases are in memory at the same time
 CASES = pa.schema(
@@ -52,7 +54,10 @@ Passages = Sequence[Mapping[str, Any]]  # {"text", "oracle"}, in the order shown
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One of evaluation.settings with its number of distractors: k, or 0 for `alone` and `closed`."""
+    """One of evaluation.settings with its number of distractors: k, or 0 for `alone` and `closed`.
+
+    For `retrieved`, k is the number of passages.
+    """
 
     setting: str
     distractors: int
@@ -72,10 +77,18 @@ class ConditionTask:
     models: Mapping[str, str]
     last_hash: int
 
+    def retriever(self) -> retrieval.Retriever | None:
+        """Memory-map the retriever of the test split, in a task; None if no setting asks for it."""
+        if RETRIEVED not in self.conf.evaluation.settings:
+            return None
+        paths = tuple((name, self.corpus.path(name)) for name in retrieval.file_names(METHODS))
+        return retrieval.map_files(paths, SPLIT, tuple(METHODS))
+
 
 def all_conditions(conf: config.Evaluation) -> list[Condition]:
     """Return the conditions under which every article is asked."""
-    at_each_k = [Condition(name, k) for name in ("with", "without") if name in conf.settings for k in conf.distractors]
+    swept = ("with", "without", RETRIEVED)
+    at_each_k = [Condition(name, k) for name in swept if name in conf.settings for k in conf.distractors]
     return [*at_each_k, *(Condition(name, 0) for name in ("alone", "closed") if name in conf.settings)]
 
 
@@ -109,7 +122,8 @@ def check_split_size(index: corpus.CorpusIndex, conf: config.Evaluation) -> None
     """Raise InputError when the test split has too few articles to draw distractors from."""
     available = int((index.count > 0).sum())
     replaced = int(index.count.max(initial=0)) if "without" in conf.settings else 0
-    need = max((condition.distractors for condition in all_conditions(conf)), default=0) + replaced
+    drawn = [condition.distractors for condition in all_conditions(conf) if condition.setting != RETRIEVED]
+    need = max(drawn, default=0) + replaced
     if available <= need or not available:
         msg = (
             f"the test split has {available} articles, but a row needs distractors from {need} others; take "
@@ -144,8 +158,7 @@ def _rows(
     articles: pa.Table, index: corpus.CorpusIndex, texts: pa.LargeStringArray, task: ConditionTask
 ) -> Iterator[Mapping[str, Any]]:
     completions = {name: endpoint_settings(task.conf, name).completions for name in task.models}
-    for condition in all_conditions(task.conf.evaluation):
-        shown = passages(articles["number"].to_numpy(), index, texts, condition, task.conf)
+    for condition, shown in _shown(articles, index, texts, task):
         for article, documents in zip(articles.to_pylist(), shown, strict=True):
             row = {
                 "pubid": article["pubid"],
@@ -160,6 +173,36 @@ def _rows(
             for name, model in task.models.items():
                 request = build_request(row, completions[name], model)
                 yield {**row, "student": name, "key": request.key, "key_of_any_length": request.key_without_max_tokens}
+
+
+def _shown(
+    articles: pa.Table, index: corpus.CorpusIndex, texts: pa.LargeStringArray, task: ConditionTask
+) -> Iterator[tuple[Condition, list[Passages]]]:
+    """Yield each condition with the passages that it shows for each article."""
+    conf, retriever = task.conf, task.retriever()
+    best = best_passages(articles, index, texts, retriever, max(conf.evaluation.distractors)) if retriever else []
+    for condition in all_conditions(conf.evaluation):
+        if condition.setting == RETRIEVED:
+            yield condition, [found[: condition.distractors] for found in best]
+        else:
+            yield condition, passages(articles["number"].to_numpy(), index, texts, condition, conf)
+
+
+def best_passages(
+    articles: pa.Table,
+    index: corpus.CorpusIndex,
+    texts: pa.LargeStringArray,
+    retriever: retrieval.Retriever,
+    count: int,
+) -> list[Passages]:
+    """Return the `count` passages of the whole split that fit the question of each article best, the best one first.
+
+    They are fewer where fewer passages share a word with the question. `articles` has the columns pubid, number and question.
+    """
+    numbers = articles["number"].to_numpy()
+    hits = retrieval.search(articles["question"], articles["pubid"].to_numpy(), retriever, count)
+    is_oracle = hits.number == numbers[hits.row]
+    return _by_article(hits.row, texts.take(pa.array(index.first[hits.number] + hits.passage)), is_oracle, len(numbers))
 
 
 def passages(
@@ -182,7 +225,14 @@ def passages(
     drawn = sampling.choose_documents(numbers, keep, index, base.model_copy(update={"distractors": most}))
     wanted = sampling.distractor_counts(index.count[numbers], keep, base)
     shown = drawn.select(drawn.slot < wanted[drawn.row])
-    shown_texts = texts.take(pa.array(shown.position(index))).to_pylist()
-    marked = [{"text": text, "oracle": bool(oracle)} for text, oracle in zip(shown_texts, shown.oracle, strict=True)]
-    edges = np.searchsorted(shown.row, np.arange(len(numbers) + 1))
+    return _by_article(shown.row, texts.take(pa.array(shown.position(index))), shown.oracle, len(numbers))
+
+
+def _by_article(
+    row: Int64Array, texts: pa.LargeStringArray, is_oracle: NDArray[np.bool_], articles: int
+) -> list[Passages]:
+    """Return the passages of each of so many articles, from those of all in the order of `row`."""
+    pairs = zip(texts.to_pylist(), is_oracle.tolist(), strict=True)
+    marked = [{"text": text, "oracle": oracle} for text, oracle in pairs]
+    edges = np.searchsorted(row, np.arange(articles + 1))
     return [marked[begin:end] for begin, end in itertools.pairwise(edges)]

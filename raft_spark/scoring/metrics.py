@@ -9,7 +9,7 @@ metric are one matrix product.
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,14 @@ from raft_spark.lake import schemas
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.parquet import DataFile
 from raft_spark.scoring import conditions, intervals, scores
+from raft_spark.scoring.conditions import Condition
 from raft_spark.scoring.intervals import Array, Kind, Sample
 
 LABELS = ("yes", "no", "maybe")
 POSITIONS = ("first", "second", "third or later")  # of the oracle's first passage among the passages shown
+FOUND = ("found", "not found")  # the oracle, among the passages retrieved
 BASELINE = "baseline"  # the setting of answers that no model gave
+RETRIEVER = "the retriever"  # named as the student of the metrics of what it found
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,8 @@ def macro_f1(sums: Array) -> Array:
     return ratio(np.stack([each.sum(axis=-1), (both > 0).sum(axis=-1)], axis=-1))
 
 
-def _of_answers(column: str) -> MetricDefinition:
-    return MetricDefinition(lambda rows: _pair(rows[column], np.ones(len(rows[column]))), ratio, "share")
+def _of_answers(column: str, kind: Kind = "share") -> MetricDefinition:
+    return MetricDefinition(lambda rows: _pair(rows[column], np.ones(len(rows[column]))), ratio, kind)
 
 
 def _share(part: str, whole: str, kind: Kind = "mean") -> MetricDefinition:
@@ -101,8 +104,14 @@ DEFINITIONS: Mapping[str, MetricDefinition] = {
     "cut": _of_answers("cut"),
     "failed": _of_answers("failed"),
 }
+RETRIEVER_METRICS: Mapping[str, MetricDefinition] = {
+    "recall": _of_answers("found"),
+    "mrr": _of_answers("reciprocal_rank", "mean"),
+}
 DECISION_METRICS, OVERLAP_METRICS = ("accuracy", "macro_f1"), ("token_f1", "squad_f1", "rouge_l", "bleu", "chrf")
 POSITION_METRICS = ("accuracy", "rouge_l")  # also computed by the position of the oracle
+FOUND_METRICS = ("accuracy", "rouge_l", "abstained")  # also computed by whether the oracle was retrieved
+PLACES = {"with": (POSITION_METRICS, POSITIONS), conditions.RETRIEVED: (FOUND_METRICS, FOUND)}
 LOSSES = {"accuracy_lost": "accuracy", "rouge_l_lost": "rouge_l", "token_f1_lost": "token_f1"}  # to distractors
 
 
@@ -137,6 +146,8 @@ def to_columns(rows: pa.Table) -> dict[str, NDArray[np.generic]]:
     for name in scores.JUDGE_METRICS:
         value = columns[name].astype(np.float64)
         derived |= {name: np.nan_to_num(value), f"{name}_known": ~np.isnan(value)}
+    rank = columns["position"].astype(np.float64) + 1
+    derived |= {"found": ~np.isnan(rank), "reciprocal_rank": np.nan_to_num(1 / rank)}
     failed, unjudged = (
         np.array([error is not None for error in columns[name]], bool) for name in ("error_class", "judge_error")
     )
@@ -176,9 +187,26 @@ def _compute_rows(
             for other in earlier.get(name, ()):
                 difference = intervals.of_difference(own - resampler.figure(figure, other, setting, k))
                 yield {**at, "against": other, "figure": figure, **difference}
-    for student, figure, position in itertools.product(asked.students, POSITION_METRICS, POSITIONS):
-        at = {"student": student, "setting": "with", "distractors": conditions.comparison_k(conf), "place": position}
+    yield from _by_place(resampler, asked.students, Condition("with", conditions.comparison_k(conf)))
+    for condition in conditions.all_conditions(asked):
+        if condition.setting == conditions.RETRIEVED:
+            yield from _of_retriever(resampler, asked.students[0], condition)
+            yield from _by_place(resampler, asked.students, condition)
+
+
+def _by_place(resampler: "_Resampler", students: Sequence[str], condition: Condition) -> Iterator[dict[str, Any]]:
+    """Yield metrics of the answers under a condition by where the oracle was."""
+    for student, figure, place in itertools.product(students, *PLACES[condition.setting]):
+        at = {"student": student, **asdict(condition), "place": place}
         yield {**at, "figure": figure, **intervals.of_metric(resampler.sample(figure, **at))}
+
+
+def _of_retriever(resampler: "_Resampler", student: str, condition: Condition) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of the retriever, from the passages that a student is shown; all are shown the same."""
+    at = asdict(condition)
+    for figure in RETRIEVER_METRICS:
+        found = resampler.sample(figure, student=student, **at)
+        yield {"student": RETRIEVER, **at, "figure": figure, **intervals.of_metric(found)}
 
 
 def _figures_of(student: str, setting: str, conf: config.Config) -> Sequence[str]:
@@ -212,6 +240,8 @@ class _Resampler:
     ) -> None:
         position = np.nan_to_num(columns["position"].astype(float), nan=-1).astype(int)
         place = np.where(position < 0, "", np.array(POSITIONS, object)[np.minimum(position, len(POSITIONS) - 1)])
+        found = np.where(columns["found"], *FOUND)
+        place = np.where(columns["setting"] == conditions.RETRIEVED, found, place)
         self._columns, self._article, self._counts = {**columns, "place": place}, article, counts
         self._recipes, self._seed = conf.evaluation.recipes, conf.base.seed
 
@@ -231,7 +261,7 @@ class _Resampler:
     def sample(self, name: str, **values: object) -> Sample:
         """Return a metric of the rows with these values."""
         mask = np.logical_and.reduce([self._columns[column] == value for column, value in values.items()])
-        metric = DEFINITIONS[name]
+        metric = {**DEFINITIONS, **RETRIEVER_METRICS}[name]
         terms = metric.terms({column: array[mask] for column, array in self._columns.items()})
         sums = np.zeros((self._counts.shape[1], terms.shape[1]))
         np.add.at(sums, self._article[mask], terms)

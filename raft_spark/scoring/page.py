@@ -43,6 +43,7 @@ def render(summary: EvaluationSummary, articles: Mapping[int, Sequence[str]]) ->
         "headlines": list(headline_metrics(summary)),
         "failed": summary.failures().total(),
         "k": summary.k,
+        "has_retrieved": bool(summary.retrieved),
         "position_metric": METRIC_TITLES[charts.position_metric(summary)],
         "charts": charts.draw_charts(summary),
         "tables": summary_tables(summary),

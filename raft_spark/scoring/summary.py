@@ -10,13 +10,25 @@ import pyarrow as pa
 
 from raft_spark import config
 from raft_spark.scoring import scores
-from raft_spark.scoring.conditions import Condition, all_conditions, comparison_k
-from raft_spark.scoring.metrics import BASELINE, DECISION_METRICS, LOSSES, POSITION_METRICS, POSITIONS
+from raft_spark.scoring.conditions import RETRIEVED, Condition, all_conditions, comparison_k
+from raft_spark.scoring.metrics import (
+    BASELINE,
+    DECISION_METRICS,
+    FOUND,
+    FOUND_METRICS,
+    LOSSES,
+    POSITION_METRICS,
+    POSITIONS,
+    RETRIEVER,
+    RETRIEVER_METRICS,
+)
 from raft_spark.scoring.titles import (
     COMPARED_METRICS,
+    FOUND_CAPTION,
     JUDGE_CAPTION,
     METRIC_TITLES,
     RECIPES_CAPTION,
+    RETRIEVER_CAPTION,
     SETTING_TITLES,
     TABLES,
 )
@@ -56,9 +68,11 @@ class EvaluationSummary:
         row = self._by_key.get((student, against, condition.setting, condition.distractors, None, name))
         return row if row and row["value"] is not None else None
 
-    def metric_at(self, student: str, position: str, name: str) -> Metric | None:
-        """Return a metric over the answers whose prompt had the oracle at this position, one of metrics.POSITIONS."""
-        row = self._by_key.get((student, None, "with", self.k, position, name))
+    def metric_at(self, student: str, condition: Condition, place: str, name: str) -> Metric | None:
+        """Return a metric over the answers whose prompt had the oracle at this place: one of metrics.POSITIONS, or of
+        metrics.FOUND for `retrieved`.
+        """
+        row = self._by_key.get((student, None, condition.setting, condition.distractors, place, name))
         return row if row and row["value"] is not None else None
 
     @property
@@ -89,6 +103,11 @@ class EvaluationSummary:
     def compared_conditions(self) -> list[Condition]:
         """Return one condition for each setting: at `k`, or without distractors."""
         return [condition for condition in self.conditions if condition.distractors in {0, self.k}]
+
+    @property
+    def retrieved(self) -> list[Condition]:
+        """Return the conditions of the setting `retrieved`, k ascending."""
+        return [condition for condition in self.conditions if condition.setting == RETRIEVED]
 
     @property
     def main_condition(self) -> Condition:
@@ -186,7 +205,8 @@ def summary_tables(summary: EvaluationSummary) -> list[SummaryTable]:
     tables += [_differences_table(summary, summary.students[at:]) for at in range(len(summary.students) - 1)]
     tables.append(_recipes_table(summary))
     tables += [_differences_table(summary, summary.recipes[at:]) for at in range(len(summary.recipes) - 1)]
-    return [table for table in (*tables, _positions_table(summary), _failures_table(summary)) if table.rows]
+    tables += [_retriever_table(summary), _found_table(summary), _positions_table(summary), _failures_table(summary)]
+    return [table for table in tables if table.rows]
 
 
 def _metrics_table(summary: EvaluationSummary, title: str, names: Sequence[str], caption: str) -> SummaryTable:
@@ -231,13 +251,41 @@ def _format_cells(
     return [format_interval(summary.metric(student, condition, name, against)) for name in names]
 
 
-def _positions_table(summary: EvaluationSummary) -> SummaryTable:
-    names = summary.applicable(POSITION_METRICS)
+def _retriever_table(summary: EvaluationSummary) -> SummaryTable:
     rows = [
-        [student, position, *(format_interval(summary.metric_at(student, position, name)) for name in names)]
+        [str(condition.distractors), *_format_cells(summary, RETRIEVER, condition, [*RETRIEVER_METRICS])]
+        for condition in summary.retrieved
+    ]
+    header = ["k", *(METRIC_TITLES[name] for name in RETRIEVER_METRICS)]
+    return SummaryTable("Retriever", RETRIEVER_CAPTION, header, rows)
+
+
+def _found_table(summary: EvaluationSummary) -> SummaryTable:
+    names = summary.applicable(FOUND_METRICS)
+    rows = [
+        [student, label(condition), place, *_cells_at(summary, student, condition, place, names)]
+        for condition in summary.retrieved
+        for student in summary.students
+        for place in FOUND
+        if summary.metric_at(student, condition, place, FOUND_METRICS[1])
+    ]
+    header = ["student", "setting", "oracle", *(METRIC_TITLES[name] for name in names)]
+    return SummaryTable("Oracle found or not", FOUND_CAPTION, header, rows)
+
+
+def _cells_at(
+    summary: EvaluationSummary, student: str, condition: Condition, place: str, names: Sequence[str]
+) -> list[str]:
+    return [format_interval(summary.metric_at(student, condition, place, name)) for name in names]
+
+
+def _positions_table(summary: EvaluationSummary) -> SummaryTable:
+    names, condition = summary.applicable(POSITION_METRICS), Condition("with", summary.k)
+    rows = [
+        [student, position, *_cells_at(summary, student, condition, position, names)]
         for student in summary.students
         for position in POSITIONS
-        if summary.metric_at(student, position, POSITION_METRICS[1])
+        if summary.metric_at(student, condition, position, POSITION_METRICS[1])
     ]
     caption = (
         f"With the oracle, k = {summary.k}: the position of its first passage among all passages shown. The articles "

@@ -23,11 +23,19 @@ METRIC_TITLES = {
     "unjudged": "not judged",
     "cut": "cut",
     "failed": "failed",
+    "recall": "recall@k",
+    "mrr": "MRR@k",
     "accuracy_lost": "accuracy lost",
     "rouge_l_lost": "ROUGE-L lost",
     "token_f1_lost": "token F1 lost",
 }
-SETTING_TITLES = {"closed": "no passage", "without": "without oracle", "with": "with oracle", "alone": "oracle alone"}
+SETTING_TITLES = {
+    "closed": "no passage",
+    "without": "without oracle",
+    "retrieved": "retrieved",
+    "with": "with oracle",
+    "alone": "oracle alone",
+}
 TABLES: Mapping[str, tuple[Sequence[str], str]] = {
     "Decisions": (
         (*DECISION_METRICS, "decided"),
@@ -63,5 +71,15 @@ JUDGE_CAPTION = (
 RECIPES_CAPTION = (
     "The mean over the students of each recipe, which were trained with different seeds ({}). Intervals are over articles and "
     "seeds together. A recipe of one student has no spread of seeds: its interval holds for these weights only."
+)
+RETRIEVER_CAPTION = (
+    "How well BM25 finds the oracle among all passages of the test split. Recall@k: the share of articles with a passage "
+    "of their own among the k best for their question. MRR@k: the mean of 1 / the rank of the first such passage, 0 where "
+    "it is not among the k best. The more articles the split has, the harder it is."
+)
+FOUND_CAPTION = (
+    "The answers to the passages retrieved, by whether a passage of the oracle was among them. The articles differ, and "
+    "are often harder where it was not found, so compare students with each other, not one row with the next. Abstaining "
+    "is right where it was not found."
 )
 COMPARED_METRICS = ("accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "quotes_of_oracle", *LOSSES)

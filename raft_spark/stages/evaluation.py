@@ -33,7 +33,7 @@ from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress, run_state
-from raft_spark.recipe import citations, corpus, corpus_files, prompts
+from raft_spark.recipe import citations, corpus, corpus_files, prompts, retrieval
 from raft_spark.scoring import conditions, examples, judge, metrics, page, scores, summary
 
 SCORING_VERSION = 7  # raise it when scoring changes, so that a new version of the table is made
@@ -149,13 +149,16 @@ def _test_row_groups(conf: config.Config, articles: tables.Version) -> list[dict
 def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
     """Return all cases, in the schema conditions.CASES, lazy; and the hash of the last article that is selected.
 
-    The corpus files with the passages of the test split are distributed to every machine under `name`.
+    The corpus files with the passages of the test split, and the index to search them, are distributed to every machine
+    under `name`.
     """
     row_groups = _test_row_groups(conf, articles)
     if not row_groups:
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
     folder = corpus_files.make_folder(spark)
     corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=True)
+    if conditions.RETRIEVED in conf.evaluation.settings:
+        retrieval.build(row_groups, conditions.METHODS, folder)
     index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
     conditions.check_split_size(index, conf.evaluation)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}

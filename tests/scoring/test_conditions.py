@@ -1,13 +1,17 @@
 """What students are shown: as many passages with and without the oracle, k's distractors among those of a larger k."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raft_spark import config
 from raft_spark.errors import ConfigError, InputError
+from raft_spark.recipe import retrieval, term_index, words
 from raft_spark.scoring import conditions, judge
 from raft_spark.scoring.conditions import Condition
 from support.corpus_index import index_of
@@ -73,6 +77,62 @@ def test_an_article_is_shown_the_same_in_any_company(setting: str):
     assert one_by_one == shown(setting, 2)
 
 
+def test_distractors_are_random_whatever_base_takes():
+    near = config.load(assignments=["base.distractors_from={bm25=1.0}"])
+    for setting in ("with", "without"):
+        assert conditions.passages(NUMBERS, INDEX, TEXTS, Condition(setting, 3), near) == conditions.passages(
+            NUMBERS, INDEX, TEXTS, Condition(setting, 3), config.load()
+        )
+
+
+def retrieved(
+    folder: Path, corpus: list[list[str]], questions: list[str], count: int, asked: list[int] | None = None
+) -> list[list[tuple[str, bool]]]:
+    """Return the best passages of articles with these passages and questions, for those that are `asked` (all)."""
+    counts = np.array([*map(len, corpus)])
+    texts = pa.array([text for passages in corpus for text in passages], pa.large_string())
+    path, index = folder / "test-bm25.arrow", index_of(counts)
+    row, passage = np.repeat(np.arange(len(counts)), counts), np.concatenate([*map(np.arange, counts)])
+    with term_index.IndexWriter(path) as writer:
+        writer.add(row, passage, words.split(texts.cast(pa.string())))
+    retriever = retrieval.Retriever({retrieval.BM25: term_index.TermIndex(path)}, np.empty((0, 32), np.uint8))
+    numbers = np.arange(len(counts)) if asked is None else np.array(asked)
+    of_articles = {"pubid": index.pubid[numbers], "number": numbers, "question": [questions[at] for at in numbers]}
+    found = conditions.best_passages(pa.table(of_articles), index, texts, retriever, count)
+    return [[(each["text"], each["oracle"]) for each in passages] for passages in found]
+
+
+def test_the_passages_of_all_articles_that_fit_a_question_best_are_shown_the_best_first(tmp_path: Path):
+    corpus = [
+        ["Aspirin, pain, kidney."],
+        ["Weather and wind.", "Aspirin, pain, sleep."],
+        ["Aspirin, diet, sugar."],
+        ["Children at school."],
+    ]
+    questions = ["Aspirin for pain of the kidney?", "Kidney pain by aspirin?", "Which school?", "Why?"]
+    first, second, third, last = retrieved(tmp_path, corpus, questions, 9)
+    assert first == [(corpus[0][0], True), (corpus[1][1], False), (corpus[2][0], False)]  # 3, 2 and 1 words of it
+    assert second == [(corpus[0][0], False), (corpus[1][1], True), (corpus[2][0], False)]
+    assert third == [(corpus[3][0], False)]  # fewer than 9, for no other passage has one of its words
+    assert last == []
+    assert retrieved(tmp_path, corpus, questions, 2) == [first[:2], second[:2], third, []]
+
+
+sentences = st.lists(st.sampled_from("abcd"), min_size=1, max_size=3).map(" ".join)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.lists(sentences, min_size=1, max_size=3), sentences), min_size=2, max_size=6))
+def test_what_a_smaller_k_is_shown_comes_first_with_a_larger_k_and_in_any_company(
+    tmp_path_factory: pytest.TempPathFactory, articles: list[tuple[list[str], str]]
+):
+    folder, (corpus, questions) = tmp_path_factory.getbasetemp(), map(list, zip(*articles, strict=True))
+    most = retrieved(folder, corpus, questions, 9)
+    for k in (1, 2, 5):  # though many passages are the same text
+        assert retrieved(folder, corpus, questions, k) == [passages[:k] for passages in most]
+    assert [retrieved(folder, corpus, questions, 9, [at])[0] for at in range(len(corpus))] == most
+
+
 def test_more_rows_only_add_articles():
     pubids = INDEX.pubid[COUNTS > 0]
     taken = [
@@ -89,6 +149,13 @@ def test_a_split_too_small_for_its_draws_is_named_before_anything_is_asked():
         InputError, match=r"the test split has 11 articles, but a row needs distractors from 11 others.*\(1, 6\)"
     ):
         conditions.check_split_size(INDEX, config.load(assignments=["evaluation.distractors=[6, 1]"]).evaluation)
+
+
+def test_what_is_retrieved_needs_no_other_article():
+    asked = config.load(assignments=["evaluation.settings=retrieved,closed", "evaluation.distractors=[1, 100]"])
+    conditions.check_split_size(INDEX, asked.evaluation)
+    with pytest.raises(InputError, match="the test split has 0 articles"):
+        conditions.check_split_size(index_of(np.zeros(3, np.int64)), asked.evaluation)
 
 
 def test_students_are_asked_with_the_limits_and_words_of_completions():

@@ -104,6 +104,45 @@ def test_the_place_of_the_oracle_is_that_of_its_first_passage():
     }  # of base's k alone: with fewer distractors the oracle stands first more often
 
 
+RANKED = {1: [0, None, None, 0], 3: [0, 2, None, 0]}  # position of the oracle among the k passages, by article
+
+
+def retrieved(*students: str) -> list[dict[str, Any]]:
+    """Return rows of four articles; a student says yes, which is right, and refuses the second article."""
+    return [
+        {**ROW, "pubid": at, "student": name, "setting": "retrieved", "distractors": k, "position": position}
+        | {"abstained": at == 1, "error_class": "timeout" if (at, name) == (3, "plain") else None}
+        for name in students
+        for k, positions in RANKED.items()
+        for at, position in enumerate(positions)
+    ]
+
+
+ASKED = ["evaluation.settings=with,retrieved", "evaluation.distractors=[1, 3]"]
+
+
+def test_the_retriever_is_measured_by_how_often_and_how_early_it_finds_the_oracle():
+    found = measured(retrieved("plain", "tuned"), *ASKED)
+    of_retriever = {(key[3], key[5]): row for key, row in found.items() if key[0] == "the retriever"}
+    assert {key: row["value"] for key, row in of_retriever.items()} == pytest.approx(
+        {(1, "recall"): 0.5, (1, "mrr"): 0.5, (3, "recall"): 0.75, (3, "mrr"): (1 + 1 / 3 + 0 + 1) / 4}
+    )
+    recall, mrr = of_retriever[3, "recall"], of_retriever[3, "mrr"]
+    assert (recall["low"], recall["high"]) == pytest.approx((0.3006, 0.9544), abs=0.0001)  # Wilson's of 3 of 4
+    assert 0 < mrr["low"] < mrr["value"] < mrr["high"] <= 1
+    assert {key[0] for key in found if key[5] in {"recall", "mrr"}} == {"the retriever"}
+    assert "the retriever" not in {key[0] for key in measured([ROW])}
+
+
+def test_answers_to_what_was_retrieved_are_split_by_whether_the_oracle_was_found():
+    found = measured(retrieved("plain", "tuned"), *ASKED)
+    refused = {key[3:5]: row["value"] for key, row in found.items() if (key[0], key[5]) == ("tuned", "abstained")}
+    assert {at: value for at, value in refused.items() if at[1]} == pytest.approx(
+        {(1, "found"): 0, (1, "not found"): 0.5, (3, "found"): 1 / 3, (3, "not found"): 0}
+    )
+    assert {key[4] for key in measured([ROW])} == {None, *metrics.POSITIONS}
+
+
 def test_an_article_without_an_answer_of_its_own_is_left_out_of_words_and_a_failure_is_not():
     none = [{**ROW, "pubid": 2, "reference": reference} for reference in (None, " ")]
     failed = {**ROW, "pubid": 3, "answer": None, "error_class": "timeout"}

@@ -1,6 +1,7 @@
 """The summary of an evaluation and its page: metrics next to baselines, failures counted, quotes marked."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,50 @@ def test_what_is_lost_to_distractors_has_a_table_and_a_chart(evaluation: Evaluat
     some = summary_of(without, "evaluation.settings=with,without,closed")
     assert "lost" not in summary.markdown(some).lower()
     assert "Lost to distractors" not in page_of(some)
+
+
+def retrieved_rows() -> list[dict[str, Any]]:
+    """Return the rows of `with` again, as if their passages had been retrieved; the oracle of every fourth was not found."""
+    return [
+        {**row, "setting": "retrieved", "position": row["position"] if row["pubid"] % 4 else None}
+        for row in scored_rows()
+        if row["setting"] == "with"
+    ]
+
+
+def test_what_was_retrieved_has_tables_of_the_retriever_and_of_whether_the_oracle_was_found(
+    evaluation: EvaluationSummary,
+):
+    asked = "evaluation.settings=with,without,retrieved,alone,closed"
+    told = summary_of([*scored_rows(), *retrieved_rows()], asked)
+    text = summary.markdown(told)
+    retriever = text.partition("## Retriever")[2].partition("## ")[0]
+    assert "| k | recall@k | MRR@k |" in retriever
+    assert [line[:14] for line in retriever.splitlines() if line.startswith("| ")][2:] == [
+        f"| {k} | 0.750 [0" for k in (1, 3, 6)
+    ]
+    found = text.partition("## Oracle found or not")[2].partition("## ")[0]
+    rows = [line.split(" | ")[:3] for line in found.splitlines() if line.startswith(("| base", "| tuned"))]
+    assert rows == [
+        [f"| {name}", f"retrieved, k = {k}", place]
+        for k in (1, 3, 6)
+        for name in ("base", "tuned")
+        for place in ("found", "not found")
+    ]
+    assert "| base | retrieved, k = 3 | timeout | " in text
+    html = page_of(told)
+    assert "tuned, retrieved" in html
+    assert "recall@k" in html
+    unasked = summary.markdown(evaluation)
+    assert "etrieve" not in unasked
+    assert "found or not" not in unasked
+
+
+def test_an_evaluation_of_what_was_retrieved_alone_has_a_page():
+    rows = [*retrieved_rows(), *(row for row in scored_rows() if row["setting"] == "baseline")]
+    told = summary_of(rows, "evaluation.settings=retrieved")
+    assert next(page.headline_metrics(told)).label == "accuracy, retrieved"
+    assert "Robustness over k, chart" in page_of(told)
 
 
 def test_recipes_are_told_of_with_their_number_of_seeds():

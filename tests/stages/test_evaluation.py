@@ -168,6 +168,61 @@ def test_what_failed_for_good_is_asked_again_when_its_class_is_named_and_a_limit
     assert tokens < sum(row["completion_tokens"] for row in stored) <= 1.5 * tokens
 
 
+SHOWN = ["evaluation.students=plain", "evaluation.distractors=[1, 3]"]
+
+
+def metric(conf: config.Config, version: tables.Version, *key: object) -> dict[str, Any]:
+    """Return a metric by student, setting, k, place and figure."""
+    stored = pq.read_table(browse.folder(conf.lake, version) + "/metrics/metrics.parquet").to_pylist()
+    names = ("student", "setting", "distractors", "place", "figure")
+    return next(row for row in stored if row["against"] is None and key == tuple(row[name] for name in names))
+
+
+def test_what_a_retriever_finds_is_shown_estimated_and_split_by_whether_it_found_the_oracle(
+    evaluating: Settle, urls: dict[str, str]
+):
+    evaluation.run(evaluating(*SHOWN))
+    before = calls(urls["plain"])
+    conf = evaluating(*SHOWN, "evaluation.settings=with,without,alone,closed,retrieved")
+    (told,) = estimate_evaluation.run(conf)
+    version = evaluation.run(conf)
+    assert told.requests == calls(urls["plain"]) - before == 2 * 8  # those of other settings are stored
+    found = [row for row in rows(conf, version) if row["setting"] == "retrieved"]
+    assert Counter((row["distractors"], row["shown"]) for row in found) == {(1, 1): 8, (3, 3): 8}
+    at = {(row["pubid"], row["distractors"]): row["position"] for row in found}
+    assert all(at[pubid, 3] == 0 for (pubid, k), position in at.items() if (k, position) == (1, 0))
+    assert {position for (_, k), position in at.items() if k == 1} <= {0, None}
+    for k in (1, 3):
+        positions = [position for (_, each), position in at.items() if each == k]
+        hits = sum(position is not None for position in positions)
+        recall = metric(conf, version, "the retriever", "retrieved", k, None, "recall")
+        assert (recall["value"], recall["articles"]) == (hits / 8, 8)
+        assert metric(conf, version, "plain", "retrieved", k, "found", "rouge_l")["value"] > 0
+    report = (tables.storage(conf.lake, "evaluation").read(f"versions/{version.id}/evaluation.md") or b"").decode()
+    assert "## Retriever" in report
+    assert "## Oracle found or not" in report
+
+
+def test_a_model_is_shown_what_a_retriever_finds(settled: Settle):
+    asked = ["evaluation.students=embedded", "evaluation.settings=retrieved", "evaluation.distractors=[1]"]
+    conf = settled(*SMALL, *FEW, *asked, "evaluation.rows=2", "evaluation.max_new_tokens=4")
+    articles.run(conf)
+    version = evaluation.run(conf)
+    assert version.counts["failed"] == {}
+    answers = [row for row in rows(conf, version) if row["student"] == "embedded"]
+    assert [(row["setting"], row["shown"]) for row in answers] == [("retrieved", 1)] * 2
+    assert all(row["answer"] for row in answers)
+
+
+def test_real_questions_find_their_own_passages(evaluating: Settle, real_articles: Path):
+    all_of_them = [f"articles.source={real_articles}", "articles.test_share=0.999", "evaluation.rows=0"]
+    conf = evaluating(*all_of_them, *SHOWN, "evaluation.settings=retrieved", "evaluation.distractors=[1]")
+    version = evaluation.run(conf)
+    recall = metric(conf, version, "the retriever", "retrieved", 1, None, "recall")
+    assert recall["articles"] > 690
+    assert recall["value"] >= 0.93
+
+
 JUDGED = {
     "statements": [{"statement": "It did.", "supported": True}, {"statement": "It did not.", "supported": False}],
     "questions": ["Did it?"],
