@@ -31,7 +31,6 @@ from raft_spark.recipe import corpus, corpus_files, prompts, retrieval, sampling
 
 SPLIT = "test"
 RETRIEVED = "retrieved"
-METHODS = [retrieval.BM25]  # of the index that RETRIEVED searches
 COLUMNS = ["pubid", "question", "passages", "long_answer", "final_decision", "number"]
 BATCH_ARTICLES = 64  # whose cases are in memory at the same time
 CASES = pa.schema(
@@ -81,8 +80,8 @@ class ConditionTask:
         """Memory-map the retriever of the test split, in a task; None if no setting asks for it."""
         if RETRIEVED not in self.conf.evaluation.settings:
             return None
-        paths = tuple((name, self.corpus.path(name)) for name in retrieval.file_names(METHODS))
-        return retrieval.map_files(paths, SPLIT, tuple(METHODS))
+        paths = tuple((name, self.corpus.path(name)) for name in retrieval.file_names([retrieval.BM25]))
+        return retrieval.map_files(paths, SPLIT, (retrieval.BM25,))
 
 
 def all_conditions(conf: config.Evaluation) -> list[Condition]:

@@ -157,10 +157,10 @@ def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, na
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
     folder = corpus_files.make_folder(spark)
     corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=True)
-    if conditions.RETRIEVED in conf.evaluation.settings:
-        retrieval.build(row_groups, conditions.METHODS, folder)
     index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
     conditions.check_split_size(index, conf.evaluation)
+    if conditions.RETRIEVED in conf.evaluation.settings:
+        retrieval.build(row_groups, [retrieval.BM25], folder)
     models = {student: conf.endpoints[student].model for student in conf.evaluation.students}
     last_hash = conditions.last_hash(index, conf.evaluation.rows)
     task = conditions.ConditionTask(conf, corpus_files.distribute(spark, folder, name), models, last_hash)
