@@ -95,7 +95,7 @@ def retrieved(
     row, passage = np.repeat(np.arange(len(counts)), counts), np.concatenate([*map(np.arange, counts)])
     with term_index.IndexWriter(path) as writer:
         writer.add(row, passage, words.split(texts.cast(pa.string())))
-    retriever = retrieval.Retriever({retrieval.BM25: term_index.TermIndex(path)}, np.empty((0, 32), np.uint8))
+    retriever = retrieval.Retriever({retrieval.BM25: term_index.TermIndex(path)}, {}, np.empty((0, 32), np.uint8))
     numbers = np.arange(len(counts)) if asked is None else np.array(asked)
     of_articles = {"pubid": index.pubid[numbers], "number": numbers, "question": [questions[at] for at in numbers]}
     found = conditions.best_passages(pa.table(of_articles), index, texts, retriever, count)
