@@ -23,7 +23,7 @@ ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refr
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-retrieval bench-leakage clean
+.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows lint check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-retrieval bench-leakage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,10 @@ help: ## list the targets
 run: $(RUN)/ready ## build a dataset from built-in articles with an embedded model, in build/lake
 	@$(RUN)/bin/raft-spark run $(JOBS)
 
-test: check docs $(SPARK35)/ready $(S3A)/ready $(CLASSES) ## run check, docs, bench-check and all tests except the slow ones: about half an hour
+# Lint takes one core, and what the tests need is downloaded meanwhile. The next two take both cores, and measure time.
+test: $(TEST)/ready ## run check, docs, bench-check and all tests except the slow ones: about half an hour
+	@$(MAKE) --no-print-directory --jobs 2 lint docs $(SPARK35)/ready $(S3A)/ready $(CLASSES)
+	@$(MAKE) --no-print-directory test-rows
 	@$(MAKE) --no-print-directory bench-check
 	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
 
@@ -51,13 +54,14 @@ test-iceberg-411:
 test-iceberg-358:
 	$(ON_SPARK35) -m "not slow" tests/integration/test_iceberg.py -k "refresh_writes and glue"
 
-check: $(TEST)/ready ## check format, lint, spelling, types and import layers, run row tests: about a minute
+check: lint test-rows ## check format, lint, spelling, types and import layers, run row tests: about a minute
+
+lint: $(TEST)/ready ## check format, lint, spelling, types and import layers
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/codespell
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports --no-cache
-	@$(MAKE) --no-print-directory test-rows
 
 test-rows: $(TEST)/ready ## run the tests without Spark and servers
 	$(TEST)/bin/python -m pytest -q -m row -n 2
