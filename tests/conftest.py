@@ -19,7 +19,8 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
 # A JVM that lives for a minute compiles less code, collects garbage with one thread, and maps the classes that `make
 # build/spark.jsa` archived: a walk of 300 articles takes half the CPU seconds. Spark 3.5 has other classes and leaves them.
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# The JVM of a whole lane throws compiled code away, and compiles it again, when the code has 48 MB, what is given without C2.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m"
 ARCHIVE = Path(__file__).parent.parent / "build" / "spark.jsa"
 os.environ["SPARK_SUBMIT_OPTS"] = f"{JVM} -XX:SharedArchiveFile={ARCHIVE} -Xlog:disable -Xlog:all=error:stderr"
 os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
