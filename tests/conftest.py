@@ -1,11 +1,13 @@
 """One Spark session for all tests, a fake model server, lakes in temporary folders."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import boto3
 import pyarrow as pa
@@ -43,6 +45,7 @@ ROOT = Path(__file__).parent.parent
 pytest.register_assert_rewrite("support.refresh_tests")  # test functions that two modules import
 SPARK = {"spark.master": "local[2]", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
 Settle = Callable[..., config.Config]
+Make = Callable[..., None]
 
 
 @pytest.fixture
@@ -55,6 +58,28 @@ def settled(tmp_path: Path, request: pytest.FixtureRequest) -> Settle:
         return config.load(files, [*spark, *basis, "completions.flush_seconds=0.2", *assignments])
 
     return settle
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Run the first stages in a new lake. Later tests with the same settings get a copy, in which the stages find nothing to do."""
+    lakes: dict[str, Path] = {}
+
+    def run(conf: config.Config, *stages: ModuleType) -> None:
+        root = Path(conf.lake.root)
+        lake = conf.lake.model_copy(update={"root": ""})
+        names = {stage.__name__.rpartition(".")[2] for stage in stages}
+        names |= {"lake", "endpoints"} if "completions" in names else {"lake"}
+        settings = conf.model_copy(update={"lake": lake}).model_dump_json(include=names)
+        is_new = not root.exists()
+        if is_new and settings in lakes:
+            shutil.copytree(lakes[settings], root)
+        for stage in stages:
+            stage.run(conf)
+        if is_new and settings not in lakes:
+            lakes[settings] = Path(shutil.copytree(root, tmp_path_factory.mktemp("made") / "lake"))
+
+    return run
 
 
 @pytest.fixture(scope="session")

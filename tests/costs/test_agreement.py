@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Settle, article, write_articles
+from conftest import Make, Settle, article, write_articles
 from raft_spark import config, endpoints
 from raft_spark.costs import estimate
 from raft_spark.errors import StoppedError
@@ -27,18 +27,20 @@ def url() -> Iterator[str]:
         yield endpoint.url
 
 
-@pytest.fixture
-def asking(settled: Settle, url: str, tmp_path: Path) -> Settle:
-    """Settle 60 articles with 50 different requests: five requests of three articles each, and 45 of one."""
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 articles with 50 different requests: five requests of three articles each, and 45 of one."""
     shared = [article(number, [f"Shared passage {number % 5}."], f"Is it {number % 5}?") for number in range(15)]
     single = [article(100 + number, [f"Passage {number} of one."], f"Is it one, {number}?") for number in range(45)]
-    source = write_articles(tmp_path / "source.parquet", shared + single)
+    return write_articles(tmp_path_factory.mktemp("source") / "source.parquet", shared + single)
 
+
+@pytest.fixture
+def asking(settled: Settle, make: Make, url: str, source: Path) -> Settle:
     def settle(*assignments: str) -> config.Config:
         basis = (f"articles.source={source}", *SHARES, *PRICES, f"endpoints.fake.url={url}", "base.variants=both")
         conf = settled(*basis, *assignments)
-        articles.run(conf)
-        base.run(conf)
+        make(conf, articles, base)
         return conf
 
     return settle

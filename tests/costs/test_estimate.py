@@ -1,15 +1,13 @@
 """raft-spark estimate with Spark and a fake endpoint: its answers are stored, and the run costs what it estimated."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from conftest import SPARK, Settle
+from conftest import SPARK, Make, Settle
 from raft_spark import config, endpoints
 from raft_spark.cli.main import main
 from raft_spark.costs import arithmetic, estimate
@@ -34,23 +32,11 @@ def url() -> Iterator[str]:
         yield endpoint.url
 
 
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with the base table of 60 articles."""
-    folder = tmp_path_factory.mktemp("estimate") / "lake"
-    spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
-    conf = config.load(assignments=[*spark, *SETTINGS, f"lake.root={folder}"])
-    articles.run(conf)
-    base.run(conf)
-    return folder
-
-
 @pytest.fixture
-def asking(settled: Settle, url: str, lake: Path) -> Settle:
+def asking(settled: Settle, make: Make, url: str) -> Settle:
     def settle(*assignments: str) -> config.Config:
         conf = settled(*SETTINGS, f"endpoints.fake.url={url}", *assignments)
-        if not Path(conf.lake.root).exists():
-            shutil.copytree(lake, conf.lake.root)
+        make(conf, articles, base)
         return conf
 
     return settle
@@ -90,8 +76,6 @@ def test_a_stored_answer_of_an_estimate_is_a_row_as_the_stage_stores_it(asking: 
 def test_enough_stored_answers_tell_without_asking(asking: Settle, url: str):
     completions.run(asking())
     conf = asking("articles.source=sample:100")
-    articles.run(conf)
-    base.run(conf)
     more = estimate.run(conf, ask=100)
     assert (more.requests, more.to_ask, more.sampled, more.asked_now) == (100, 40, 60, 0)
     assert calls(url)["calls"] == 60

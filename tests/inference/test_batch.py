@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Settle
+from conftest import Make, Settle
 from raft_spark import config, endpoints
 from raft_spark.costs import estimate
 from raft_spark.endpoints.base import Request
@@ -32,7 +32,7 @@ def service() -> Iterator[str]:
 
 
 @pytest.fixture
-def asking(settled: Settle, service: str) -> Settle:
+def asking(settled: Settle, make: Make, service: str) -> Settle:
     """Settle batch jobs of at least 20 records for 120 articles at a fake Bedrock."""
     role = "role_arn=arn:aws:iam::123456789012:role/batch"
     own = ("kind=bedrock", "model=m", f"url={service}", "region=us-east-1", role, *PRICES)
@@ -43,8 +43,7 @@ def asking(settled: Settle, service: str) -> Settle:
 
     def settle(*assignments: str) -> config.Config:
         conf = settled(*(f"articles.{one}" for one in whole), *basis, *assignments)
-        articles.run(conf)
-        base.run(conf)
+        make(conf, articles, base)
         return conf
 
     return settle

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conftest import Settle
+from conftest import Make, Settle
 from raft_spark import config
 from raft_spark.lake import dataframes, parquet, session, tables
 from raft_spark.recipe import leakage
@@ -137,9 +137,9 @@ ONE = [{"passage": 0, "text": "one", "oracle": True}]
 
 
 @pytest.mark.spark
-def test_a_text_of_another_split_is_counted(settled: Settle):
+def test_a_text_of_another_split_is_counted(settled: Settle, make: Make):
     conf = settled()
-    articles.run(conf)
+    make(conf, articles, base)
     version = base.run(conf)
     groups = tables.row_groups(conf.lake, version)
     spark = session.start(conf)

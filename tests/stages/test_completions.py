@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import Settle
+from conftest import Make, Settle
 from raft_spark import config, endpoints
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import realtime
@@ -28,11 +28,10 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def asking(settled: Settle, url: str) -> Settle:
+def asking(settled: Settle, make: Make, url: str) -> Settle:
     def settle(*assignments: str) -> config.Config:
         conf = settled(*ALL_TRAIN, f"endpoints.fake.url={url}", *assignments)
-        articles.run(conf)
-        base.run(conf)
+        make(conf, articles, base)
         return conf
 
     return settle

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Settle, article, write_articles
+from conftest import Make, Settle, article, write_articles
 from raft_spark import config
 from raft_spark.config.fields import FormatName
 from raft_spark.errors import DamageError, InputError
@@ -29,6 +30,7 @@ REFUSAL_ANSWER = "I don't know: the given passages do not answer the question."
 
 
 pytestmark = pytest.mark.spark
+Walk = Callable[[config.Config], tables.Version]
 ALL = f"dataset.formats={json.dumps(get_args(FormatName))}"
 LOAD = """
 import datasets, json, sys
@@ -37,10 +39,13 @@ print(json.dumps({split: {"rows": rows.num_rows, "columns": rows.column_names, "
 """
 
 
-def walked(conf: config.Config) -> tables.Version:
-    for stage in (articles, base, completions):
-        stage.run(conf)
-    return dataset.run(conf)
+@pytest.fixture
+def walked(make: Make) -> Walk:
+    def walk(conf: config.Config) -> tables.Version:
+        make(conf, articles, base, completions)
+        return dataset.run(conf)
+
+    return walk
 
 
 def loaded(conf: config.Config, version: tables.Version, name: str, cache: Path) -> dict[str, Any]:
@@ -54,7 +59,7 @@ def loaded(conf: config.Config, version: tables.Version, name: str, cache: Path)
 
 
 @pytest.mark.parametrize("file", ["jsonl", pytest.param("parquet", marks=pytest.mark.slow)])
-def test_every_format_loads_with_datasets(settled: Settle, tmp_path: Path, file: str):
+def test_every_format_loads_with_datasets(settled: Settle, walked: Walk, tmp_path: Path, file: str):
     conf = settled(ALL, f"dataset.file={file}", "dataset.shard_rows=100")
     version = walked(conf)
     counts = version.counts
@@ -79,7 +84,7 @@ def test_every_format_loads_with_datasets(settled: Settle, tmp_path: Path, file:
     assert len([f for f in version.files if f.path.startswith("messages/data/train-") and f.path.endswith(file)]) == 3
 
 
-def test_a_record_holds_question_passages_and_answer(settled: Settle, tmp_path: Path):
+def test_a_record_holds_question_passages_and_answer(settled: Settle, walked: Walk, tmp_path: Path):
     conf = settled(ALL)
     version = walked(conf)
     notebook = loaded(conf, version, "notebook", tmp_path / "a")["train"]["first"]
@@ -91,7 +96,7 @@ def test_a_record_holds_question_passages_and_answer(settled: Settle, tmp_path: 
     assert notebook["distracted"] is (notebook["oracle"].split("\n\n")[0] not in notebook["context"])
 
 
-def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_articles(settled: Settle):
+def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_articles(settled: Settle, walked: Walk):
     conf = settled(
         'dataset.formats=["notebook","preference"]',
         "dataset.answer=original",
@@ -117,7 +122,9 @@ def test_articles_own_answers_need_no_teacher_and_what_astray_means_is_another_a
         assert pair["rejected"][0]["content"].partition(". ")[2] in known - {row["original_answer"]}
 
 
-def test_the_rejected_answer_is_that_of_the_hardest_distractor_and_the_card_says_how_they_were_found(settled: Settle):
+def test_the_rejected_answer_is_that_of_the_hardest_distractor_and_the_card_says_how_they_were_found(
+    settled: Settle, walked: Walk
+):
     conf = settled('dataset.formats=["preference"]', "dataset.answer=original", "base.distractors_from={bm25=0.6}")
     version = walked(conf)
     base_rows = pq.read_table(browse.folder(conf.lake, tables.require(conf.lake, schemas.BASE)) + "/data").to_pylist()
@@ -142,7 +149,9 @@ def test_the_rejected_answer_is_that_of_the_hardest_distractor_and_the_card_says
     assert f"{found['second_oracles']} near passages were left out" in readme
 
 
-def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(settled: Settle):
+def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(
+    settled: Settle, walked: Walk
+):
     found = {}
     for strategy in ("broadcast", "join"):
         conf = settled('dataset.formats=["notebook"]', "base.variants=both", f"base.strategy={strategy}")
@@ -162,7 +171,7 @@ def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without
         assert first["context"].count("\n\n") == second["context"].count("\n\n")
 
 
-def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted(settled: Settle):
+def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted(settled: Settle, walked: Walk):
     conf = settled('dataset.formats=["notebook"]', "dataset.max_tokens=700")
     version = walked(conf)
     shortened = sum(version.counts["shortened"].values())
@@ -176,7 +185,7 @@ def test_rows_that_are_too_long_for_the_student_lose_distractors_and_are_counted
         assert row["distracted"] or all(passage in row["context"] for passage in row["oracle"].split("\n\n"))
 
 
-def test_rejected_rows_keep_their_reason(settled: Settle):
+def test_rejected_rows_keep_their_reason(settled: Settle, walked: Walk):
     conf = settled("completions.max_new_tokens=38")
     version = walked(conf)
     truncated = version.counts["rejected"]["truncated"]
@@ -212,11 +221,10 @@ THOUGHT = "It says so: ##begin_quote##{quote}##end_quote##\n<ANSWER>: {decision}
 
 
 def test_of_thoughts_only_those_that_quote_their_oracle_are_trained_on_and_the_others_keep_every_reason(
-    settled: Settle,
+    settled: Settle, make: Make
 ):
     conf = settled("completions.style=cot", "completions.decision=true", "dataset.gate.decision=flag")
-    for stage in (articles, base):
-        stage.run(conf)
+    make(conf, articles, base)
     spark = session.start(conf)
     rows = dataframes.read(spark, conf.lake, tables.require(conf.lake, schemas.BASE)).where("split = 'train'").collect()
     kinds = {"good": 40, "false": 30, "cut": 20, "contrary": 10}
@@ -331,7 +339,7 @@ def test_answers_are_gathered_to_tables_of_many_rows(monkeypatch: pytest.MonkeyP
     assert list(dataset_rows._gathered(iter([]))) == []
 
 
-def test_parts_of_a_shard_change_none_of_its_bytes(settled: Settle, monkeypatch: pytest.MonkeyPatch):
+def test_parts_of_a_shard_change_none_of_its_bytes(settled: Settle, walked: Walk, monkeypatch: pytest.MonkeyPatch):
     found = {}
     for rows in (25_000, 7):
         monkeypatch.setattr(placement, "PART_ROWS", rows)
@@ -349,7 +357,7 @@ CITED = (
 
 @pytest.mark.parametrize("tokens", [0, 380])
 def test_a_citation_names_the_same_passage_for_teacher_and_student(
-    settled: Settle, fake: config.Endpoint, tmp_path: Path, tokens: int
+    settled: Settle, walked: Walk, fake: config.Endpoint, tmp_path: Path, tokens: int
 ):
     own = {
         number: [
@@ -386,19 +394,18 @@ def test_a_citation_names_the_same_passage_for_teacher_and_student(
     assert min(kinds[True], kinds[False]) > 5
 
 
-def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle):
+def test_no_training_row_left_is_an_error_and_nothing_is_published(settled: Settle, walked: Walk):
     conf = settled("completions.max_new_tokens=1")
     with pytest.raises(InputError, match=r"no training row is left of 300; reasons: 300 truncated$"):
         walked(conf)
     assert tables.storage(conf.lake, schemas.DATASET).list() == []
 
 
-def test_too_many_rejected_rows_are_an_error_that_names_them_and_nothing_is_published(settled: Settle):
+def test_too_many_rejected_rows_are_an_error_that_names_them_and_nothing_is_published(settled: Settle, make: Make):
     shares = ["articles.validation_share=0", "articles.test_share=0"]
     source = ["articles.source=sample:60", "dataset.answer=original", *shares]
     conf = settled(*source, "dataset.min_words=30")  # 32 of the 60 conclusions are shorter
-    for stage in (articles, base, completions):
-        stage.run(conf)
+    make(conf, articles, base, completions)
     with pytest.raises(InputError) as caught:
         dataset.run(conf)
     assert str(caught.value) == (
@@ -412,7 +419,7 @@ def test_too_many_rejected_rows_are_an_error_that_names_them_and_nothing_is_publ
     assert dataset.run(settled(*source, "dataset.min_words=30", "dataset.max_rejected_share=1")).id == version.id
 
 
-def test_a_first_file_without_conclusions_still_gives_formats_that_load(settled: Settle, tmp_path: Path):
+def test_a_first_file_without_conclusions_still_gives_formats_that_load(settled: Settle, walked: Walk, tmp_path: Path):
     source = tmp_path / "source"
     found = [
         article(number, [f"Trial {number} had {number} patients."], f"Does drug {number} help?")
@@ -432,7 +439,7 @@ def test_a_first_file_without_conclusions_still_gives_formats_that_load(settled:
             assert {split: part["rows"] for split, part in parts.items()} == version.counts["kept"]
 
 
-def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle):
+def test_the_manifest_tells_settings_inputs_counts_and_digests(settled: Settle, walked: Walk):
     conf = settled("endpoints.fake.input_price=2.0", "endpoints.fake.output_price=10.0")
     version = walked(conf)
     manifest = json.loads(Path(browse.folder(conf.lake, version), "manifest.json").read_text())

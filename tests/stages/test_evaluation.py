@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import Settle, article, write_articles
+from conftest import Make, Settle, article, write_articles
 from raft_spark import config, endpoints
 from raft_spark.costs import estimate_evaluation
 from raft_spark.errors import StoppedError
@@ -37,7 +37,7 @@ def urls() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def evaluating(settled: Settle, urls: dict[str, str]) -> Settle:
+def evaluating(settled: Settle, make: Make, urls: dict[str, str]) -> Settle:
     def settle(*assignments: str) -> config.Config:
         students = [
             f"endpoints.{name}.{key}={value}"
@@ -45,7 +45,7 @@ def evaluating(settled: Settle, urls: dict[str, str]) -> Settle:
             for key, value in {"kind": "fake", "model": name, "url": url}.items()
         ]
         conf = settled(*SMALL, *FEW, *students, "evaluation.students=plain,tuned", *assignments)
-        articles.run(conf)
+        make(conf, articles)
         return conf
 
     return settle

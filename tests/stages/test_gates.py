@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from conftest import Settle
+from conftest import Make, Settle
 from raft_spark import config
 from raft_spark.lake import dataframes, parquet, schemas, session, tables
 from raft_spark.recipe import leakage
@@ -82,8 +82,9 @@ def test_tables_made_from_other_versions_than_they_are_published_with_are_counte
 
 
 @pytest.fixture
-def built(settled: Settle) -> tuple[config.Config, dict[str, tables.Version]]:
+def built(settled: Settle, make: Make) -> tuple[config.Config, dict[str, tables.Version]]:
     conf = settled()
+    make(conf, articles, base)
     return conf, {schemas.ARTICLES: articles.run(conf), schemas.BASE: base.run(conf)}
 
 
@@ -127,9 +128,9 @@ def test_files_with_other_columns_than_their_table_are_counted(tmp_path: Path):
 
 
 @pytest.mark.spark
-def test_rows_whose_length_predicts_their_missing_oracle_are_found(settled: Settle):
+def test_rows_whose_length_predicts_their_missing_oracle_are_found(settled: Settle, make: Make):
     conf = settled("base.absent=nothing")
-    articles.run(conf)
+    make(conf, articles, base)
     leaks = leakage.measure(session.start(conf), conf.lake, base.run(conf))
     passages = named(gates._length_gates(leaks, 0.05), "passages")
     assert not passages.passed
