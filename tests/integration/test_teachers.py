@@ -27,7 +27,7 @@ def root(original: Path, tmp_path: Path) -> Path:
 
 
 def run(root: Path, teacher: BadTeacher, *assignments: str) -> Ended:
-    return teacher_runs.run(root, teacher_runs.bad_endpoint(teacher), *assignments)
+    return teacher_runs.run_here(root, teacher_runs.bad_endpoint(teacher), *assignments)
 
 
 def test_a_wrong_key_told_as_400_fails_every_run_until_it_is_mended(root: Path):

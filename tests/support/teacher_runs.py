@@ -21,7 +21,7 @@ from support.bad_teachers import BadTeacher
 ROWS = 60
 SOURCE = (f"articles.source=sample:{ROWS}", "articles.validation_share=0", "articles.test_share=0")
 LOCAL = ('spark."spark.master"="local[2]"', 'spark."spark.driver.memory"="1g"')
-KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+AROUND = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "COLUMNS": "4000"}
 PERMANENT = ("bad_request", "filtered", "empty")  # the classes that the next run does not ask again
 
 
@@ -56,7 +56,7 @@ def make_lake(root: Path) -> Path:
 def run(root: Path, endpoint: str, *assignments: str, **environment: str) -> Ended:
     """Ask an endpoint, given as an inline table of TOML, for the answers of a lake, in a process of its own."""
     command = [str(Path(sys.executable).with_name("raft-spark")), *_arguments(root, endpoint, assignments)]
-    around = {**os.environ, **KEYS, "COLUMNS": "4000", **environment}
+    around = {**os.environ, **AROUND, **environment}
     begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=around, capture_output=True, text=True, check=False)
     return _ended(root, done.returncode, done.stdout + done.stderr, time.monotonic() - begin)
@@ -65,7 +65,7 @@ def run(root: Path, endpoint: str, *assignments: str, **environment: str) -> End
 def run_here(root: Path, endpoint: str, *assignments: str) -> Ended:
     """Do the same in this process, whose Spark has started."""
     begin = time.monotonic()
-    done = CliRunner(env=KEYS).invoke(main, _arguments(root, endpoint, assignments))
+    done = CliRunner(env=AROUND).invoke(main, _arguments(root, endpoint, assignments))
     return _ended(root, done.exit_code, done.output, time.monotonic() - begin)
 
 
