@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import walk_digest
 
-from conftest import JVM, ROOT, python
+from conftest import JVM, ROOT, SPARK, python
 from raft_spark import config
 from raft_spark.lake import parquet, schemas, tables
 from raft_spark.monitoring import run_state
@@ -35,40 +37,51 @@ BASIS = [
 S3A = {"4.1.1": "3.4.2", "3.5.8": "3.3.4"}  # Spark -> the Hadoop it was built with
 
 
-def walk(root: str, *assignments: str, spark: str = "4.1.1") -> dict[str, Any]:
-    done = python("integration/walk_digest.py", *sets(root, *assignments), spark=spark)
+def walk(*assignments: str, spark: str = "4.1.1") -> dict[str, Any]:
+    done = python("integration/walk_digest.py", *sets(*assignments), spark=spark)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def sets(root: str, *assignments: str) -> list[str]:
-    settings = [f"lake.root={root}", *BASIS, *assignments]
-    return [part for assignment in settings for part in ("--set", assignment)]
+def walk_here(root: str, *assignments: str) -> dict[str, Any]:
+    """Walk in this process, on local[2]."""
+    spark = [f'spark."{key}"="{value}"' for key, value in SPARK.items()]
+    return walk_digest.walk(config.load(assignments=[f"lake.root={root}", *BASIS, *spark, *assignments]))
+
+
+def sets(*assignments: str) -> list[str]:
+    return [part for assignment in (*BASIS, *assignments) for part in ("--set", assignment)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one quiet run on one core gives."""
-    return walk(str(tmp_path_factory.mktemp("lake")), 'spark."spark.master"="local[1]"')
+    return walk(f"lake.root={tmp_path_factory.mktemp('lake')}", 'spark."spark.master"="local[1]"')
 
 
 @pytest.mark.parametrize(
-    ("spark", "master", "strategy"),
+    "case",
     [
-        ("4.1.1", "local-cluster[2,1,1024]", "broadcast"),
-        ("4.1.1", "local[3]", "join"),
-        pytest.param("3.5.8", "local[2]", "broadcast", marks=pytest.mark.slow),
-        ("3.5.8", "local-cluster[2,1,1024]", "join"),
+        "4.1.1 local-cluster[2,1,1024] broadcast disk",
+        pytest.param("4.1.1 local[3] join disk", marks=pytest.mark.slow),
+        "4.1.1 local[3] join bucket",
+        pytest.param("3.5.8 local[2] broadcast disk", marks=pytest.mark.slow),
+        "3.5.8 local-cluster[2,1,1024] join disk",
+        pytest.param("3.5.8 local[2] broadcast bucket", marks=pytest.mark.slow),
     ],
 )
-def test_the_same_bytes_on_every_spark_master_and_strategy(
-    undisturbed: dict[str, Any], tmp_path: Path, spark: str, master: str, strategy: str
+def test_the_same_bytes_on_every_spark_master_strategy_and_storage(
+    undisturbed: dict[str, Any], tmp_path: Path, s3: str, case: str
 ):
-    found = walk(str(tmp_path), f'spark."spark.master"="{master}"', f"base.strategy={strategy}", spark=spark)
-    assert found == undisturbed
-    stats = run_state.read(
-        config.load(assignments=[f"lake.root={tmp_path}"]).lake
-    ).spark  # what this Spark's own books say
+    spark, master, strategy, storage = case.split()
+    bucket = [f"lake.root=s3://lake/{tmp_path.name}", f"lake.s3_endpoint={s3}"]
+    lake = bucket if storage == "bucket" else [f"lake.root={tmp_path}"]
+    jars = ROOT / "build/jars" / S3A[spark]
+    assert glob.glob(f"{jars}/hadoop-aws-*.jar"), "make test fetches hadoop-aws"
+    of_spark = {"master": master, **({"driver.extraClassPath": f"{jars}/*"} if storage == "bucket" else {})}
+    given = [*lake, f"base.strategy={strategy}", *(f'spark."spark.{key}"="{value}"' for key, value in of_spark.items())]
+    assert walk(*given, spark=spark) == undisturbed
+    stats = run_state.read(config.load(assignments=lake).lake).spark  # what this Spark's own books say
     executors = 2 if "cluster" in master else 1
     assert stats.items() >= {"executors": executors, "executors_lost": 0, "failed_tasks": 0}.items()
     assert stats["tasks"] >= 2
@@ -77,23 +90,9 @@ def test_the_same_bytes_on_every_spark_master_and_strategy(
     assert 10_000_000 < stats["peak_memory_bytes"] < 1_500_000_000
 
 
-@pytest.mark.parametrize("spark", ["4.1.1", pytest.param("3.5.8", marks=pytest.mark.slow)])
-def test_the_same_bytes_in_a_bucket(undisturbed: dict[str, Any], s3: str, tmp_path: Path, spark: str):
-    jars = ROOT / "build/jars" / S3A[spark]
-    assert glob.glob(f"{jars}/hadoop-aws-*.jar"), "make test fetches hadoop-aws"
-    found = walk(
-        f"s3://lake/{tmp_path.name}-{spark}",
-        'spark."spark.master"="local[2]"',
-        f'spark."spark.driver.extraClassPath"="{jars}/*"',
-        f"lake.s3_endpoint={s3}",
-        spark=spark,
-    )
-    assert found == undisturbed
-
-
 def test_real_articles_from_end_to_end(real_articles: Path, tmp_path: Path):
     root = str(tmp_path)
-    walk(root, f"articles.source={real_articles}", 'spark."spark.master"="local[2]"')
+    walk_here(root, f"articles.source={real_articles}")
     lake = config.load(assignments=[f"lake.root={root}"]).lake
     base, dataset = (tables.require(lake, table) for table in (schemas.BASE, schemas.DATASET))
     assert sum(base.counts["rows"].values()) >= 690
@@ -112,19 +111,19 @@ def test_real_articles_from_end_to_end(real_articles: Path, tmp_path: Path):
 
 def started(root: str, *assignments: str) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).with_name("raft-spark")
-    command = [program, "run", *sets(root, 'spark."spark.master"="local[2]"', *assignments)]
+    command = [program, "run", *sets(f"lake.root={root}", 'spark."spark.master"="local[2]"', *assignments)]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet, cwd=ROOT)
 
 
-def wait_for(pattern: str, run: subprocess.Popen[bytes]) -> None:
-    """Wait until a file of that kind is there, while the run goes on."""
+def wait_for(come: Callable[[], object], run: subprocess.Popen[bytes]) -> None:
+    """Wait until something has come, while the run goes on."""
     for _ in range(2400):
-        assert run.poll() is None, "the run ended before it could be killed"
-        if glob.glob(pattern, recursive=True):
+        if come():
             return
+        assert run.poll() is None, "the run ended before it could be disturbed"
         time.sleep(0.05)
-    pytest.fail(f"nothing appeared at {pattern}")
+    pytest.fail("it did not come")
 
 
 def kill(run: subprocess.Popen[bytes], root: str) -> None:
@@ -148,17 +147,22 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(stage, marks=[pytest.mark.slow] * (stage != "completions")) for stage in MOMENTS]
-)
-def test_a_run_killed_in_any_stage_goes_on_to_the_same_dataset(undisturbed: dict[str, Any], tmp_path: Path, stage: str):
-    root = str(tmp_path / "lake")
-    run = started(root, "endpoints.fake.latency_ms=200")
-    wait_for(MOMENTS[stage].format(root=root), run)
+def kill_at(moment: str, root: str, *assignments: str) -> None:
+    """Kill a run when a file of that kind is there; no answer is stored twice."""
+    run = started(root, *assignments)
+    wait_for(lambda: glob.glob(moment.format(root=root), recursive=True), run)
     kill(run, root)
     stored = stored_keys(root)
     assert len(stored) == len(set(stored))
-    assert walk(root, 'spark."spark.master"="local[2]"') == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", MOMENTS)
+def test_a_run_killed_in_any_stage_goes_on_to_the_same_dataset(undisturbed: dict[str, Any], tmp_path: Path, stage: str):
+    root = str(tmp_path / "lake")
+    kill_at(MOMENTS[stage], root, "endpoints.fake.latency_ms=200")
+    stored = stored_keys(root)
+    assert walk_here(root) == undisturbed
     again = stored_keys(root)
     assert set(stored) <= set(again)
     assert len(again) == ARTICLES, "an answer that was stored has been asked for again"
@@ -175,7 +179,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_dataset(undisturbed: dict
         kill(run, root)
         stored = stored_keys(root)
         assert len(stored) == len(set(stored))
-    assert walk(root, 'spark."spark.master"="local[2]"') == undisturbed
+    assert walk_here(root) == undisturbed
     assert len(stored_keys(root)) == ARTICLES
 
 
@@ -187,16 +191,21 @@ def stored_keys(root: str) -> list[str]:
     ]
 
 
-def test_ctrl_c_leaves_a_lake_that_the_next_run_continues(undisturbed: dict[str, Any], tmp_path: Path):
+def test_a_run_killed_and_one_left_by_ctrl_c_are_continued_by_the_next(undisturbed: dict[str, Any], tmp_path: Path):
     root = str(tmp_path / "lake")
+    kill_at(MOMENTS["completions"], root, "endpoints.fake.latency_ms=300")
+    killed = set(stored_keys(root))
     run = started(root, "endpoints.fake.latency_ms=300")
-    wait_for(MOMENTS["completions"].format(root=root), run)
+    wait_for(lambda: len(stored_keys(root)) > len(killed), run)
     os.killpg(run.pid, signal.SIGINT)
     assert run.wait(60) == 5
-    stored = stored_keys(root)
-    assert 0 < len(stored) < ARTICLES
-    assert walk(root, 'spark."spark.master"="local[2]"') == undisturbed
-    assert len(stored_keys(root)) == ARTICLES
+    stored = set(stored_keys(root))
+    assert killed < stored
+    assert len(stored) < ARTICLES
+    assert walk_here(root) == undisturbed
+    again = stored_keys(root)
+    assert stored <= set(again)
+    assert len(again) == ARTICLES, "an answer that was stored has been asked for again"
 
 
 def test_articles_of_a_hub_are_brought_to_the_lake_once(tmp_path: Path):
@@ -208,7 +217,7 @@ def test_articles_of_a_hub_are_brought_to_the_lake_once(tmp_path: Path):
     with LoopbackHub("qiaojin/PubMedQA") as hub:
         revision = hub.commit(files)
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-        arguments = sets(conf.lake.root, f"articles.source={conf.articles.source}", "base.distractors=2")
+        arguments = sets(f"lake.root={conf.lake.root}", f"articles.source={conf.articles.source}", "base.distractors=2")
         done = python("integration/walk_digest.py", *arguments, **environment)
         assert done.returncode == 0, done.stderr[-3000:]
         downloads = len([request for request in hub.requests if "/storage/" in request])

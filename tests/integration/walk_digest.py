@@ -6,6 +6,7 @@ The last line is JSON: a digest of the sorted base rows and the digests of the d
 import hashlib
 import json
 import sys
+from typing import Any
 
 from raft_spark import config
 from raft_spark.lake import parquet, schemas, session, tables
@@ -29,9 +30,13 @@ def dataset_files(conf: config.Config) -> dict[str, str]:
     return {file.path: file.sha256 for file in version.files if not file.path.endswith("README.md")}
 
 
-if __name__ == "__main__":
-    conf = config.from_argv(sys.argv[1:])
+def walk(conf: config.Config) -> dict[str, Any]:
+    """Run the stages once; return the digests of what came out."""
     for stage in (articles, base, completions, dataset):
         stage.run(conf)
-    sys.stdout.write(json.dumps({"base": rows_digest(conf), "dataset": dataset_files(conf)}) + "\n")
+    return {"base": rows_digest(conf), "dataset": dataset_files(conf)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(walk(config.from_argv(sys.argv[1:]))) + "\n")
     session.stop()
