@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyspark
@@ -42,10 +44,33 @@ def submit(
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
+@dataclass(frozen=True)
+class EventLog:
+    """Where each application that gets the flags leaves its event log, until it is read."""
+
+    folder: Path
+
+    @property
+    def flags(self) -> list[str]:
+        self.folder.mkdir(exist_ok=True)
+        settings = {"enabled": "true", "dir": str(self.folder), "compress": "false"}
+        return [part for key, value in settings.items() for part in ("--conf", f"spark.eventLog.{key}={value}")]
+
+    def read(self) -> tuple[str, set[str]]:
+        """Return the application's name and the descriptions of its jobs."""
+        logs = [path for path in self.folder.rglob("*local-*") if path.is_file() and not path.name.startswith(".")]
+        events = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+        shutil.rmtree(self.folder)
+        (begun,) = (event for event in events if event["Event"] == "SparkListenerApplicationStart")
+        jobs = [event["Properties"] for event in events if event["Event"] == "SparkListenerJobStart"]
+        return begun["App Name"], {each["spark.job.description"] for each in jobs}
+
+
 @pytest.mark.parametrize("stages", [STAGES[:1], pytest.param(STAGES, marks=pytest.mark.slow)])
-def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path, stages: Sequence[str]):
+def test_every_job_runs_under_spark_submit_and_tells_its_version_name_and_jobs(tmp_path: Path, stages: Sequence[str]):
+    lake, log = tmp_path / "lake", EventLog(tmp_path / "events")
     for stage in stages:
-        done = submit(stage, tmp_path, "log.format=json")
+        done = submit(stage, lake, "log.format=json", flags=(*FEW, *log.flags))
         assert done.returncode == 0, done.stderr[-2000:]
         *lines, result = map(json.loads, done.stdout.splitlines())  # Spark joins standard error: all lines are JSON
         assert result["table"] == stage
@@ -53,9 +78,13 @@ def test_every_job_runs_under_spark_submit_and_tells_its_version(tmp_path: Path,
         (ended,) = (line for line in lines if "state" in line)
         assert (ended["state"], ended["run_id"], ended["rows"]) == ("finished", result["version"], 150)
         assert [line["openlineage"]["eventType"] for line in lines if "openlineage" in line] == ["START", "COMPLETE"]
-    done = submit("refresh", tmp_path)  # which does what is left to do
+        name, jobs = log.read()
+        assert name == f"raft-spark-{stage}"
+        assert stage != "articles" or jobs == {"articles: check records", "articles: write"}
+    done = submit("refresh", lake, flags=(*FEW, *log.flags, "--name", "mine"))  # which does what is left to do
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["outcome"] == ("nothing new" if stages == STAGES else "published")
+    assert stages == STAGES or log.read()[0] == "mine"
     assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*registry.JOBS}
 
 
@@ -106,19 +135,3 @@ def test_a_job_with_a_wrong_setting_ends_with_one_sentence_and_its_status(tmp_pa
 
 def test_a_job_is_at_most_25_lines():
     assert all(len(path.read_text().splitlines()) <= 25 for path in (ROOT / "jobs").glob("*.py"))
-
-
-@pytest.mark.parametrize(("flags", "name"), [((), "raft-spark-articles"), (("--name", "mine"), "mine")])
-def test_the_event_log_keeps_the_name_given_and_describes_every_job(tmp_path: Path, flags: tuple[str, ...], name: str):
-    log = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(tmp_path), "spark.eventLog.compress": "false"}
-    flags += tuple(part for key, value in log.items() for part in ("--conf", f"{key}={value}"))
-    done = submit("articles", tmp_path / "lake", flags=flags)
-    assert done.returncode == 0, done.stderr[-2000:]
-    logs = [path for path in tmp_path.rglob("*local-*") if path.is_file() and not path.name.startswith(".")]
-    events = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
-    (begun,) = (event for event in events if event["Event"] == "SparkListenerApplicationStart")
-    assert begun["App Name"] == name
-    jobs = [
-        event["Properties"]["spark.job.description"] for event in events if event["Event"] == "SparkListenerJobStart"
-    ]
-    assert set(jobs) == {"articles: check records", "articles: write"}
