@@ -148,6 +148,7 @@ def long_walk(tmp_path_factory: pytest.TempPathFactory, teacher: config.Endpoint
     return Walk(tmp_path_factory.mktemp("long"), str(teacher.url), MANY, "local-cluster[2,1,1024]").walk(STAGES)
 
 
+@pytest.mark.slow  # in `make test`, test_history.py kills a refresh, and test_faults.py a worker
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("victim", ["driver", "Python worker"])
 def test_a_refresh_killed_at_any_moment_loses_nothing_and_changes_no_byte(victim: str, short_walk: Walk):
