@@ -41,7 +41,7 @@ def submit(
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_LOCAL_IP": address,
     }
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
 
 
 @dataclass(frozen=True)
