@@ -47,8 +47,13 @@ def hash64(seed: int, stream: Stream, *parts: Int64Array | UInt64Array | int) ->
     """
     state = _splitmix64(np.asarray(seed).astype(np.uint64))
     for part in (int(stream), *parts):
-        state = _splitmix64(state ^ np.asarray(part).astype(np.uint64))
+        state = extend(state, part)
     return state
+
+
+def extend(state: UInt64Array, part: Int64Array | UInt64Array | int) -> UInt64Array:
+    """Hash one more part: the hash of several parts is that of the first ones, extended by the last."""
+    return _splitmix64(state ^ np.asarray(part).astype(np.uint64))
 
 
 def spark_xxhash64(*columns: int | Int64Array | NDArray[np.bool_]) -> Int64Array:

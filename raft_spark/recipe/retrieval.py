@@ -89,7 +89,7 @@ def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folde
                 queries.write(_queries(number, terms))
 
 
-@functools.lru_cache(maxsize=6)
+@functools.lru_cache(maxsize=len(schemas.SPLITS))
 def map_files(paths: tuple[tuple[str, str], ...], split: str, methods: tuple[int, ...]) -> Retriever:
     """Memory-map the files of one split, once in each worker process; `paths` gives the path of each of `file_names`."""
     path_of = dict(paths)

@@ -24,6 +24,7 @@ from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 
 PART_DOCUMENTS = 1 << 18
 BLOCK_POSTINGS = 1 << 22  # that are multiplied at once: 50 MB
+MOST_EQUAL = 4  # times as many hits of a part as are wanted, if their scores are equal
 MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2^31
 IDF_SCALE, WEIGHT_SCALE = 128, 256
 SCALE = IDF_SCALE * WEIGHT_SCALE  # of a score
@@ -160,15 +161,16 @@ class TermIndex:
         row, term, idf, frequency = self._selected(queries, postings)
         block = np.cumsum(np.bincount(row, frequency, len(keys)).astype(np.int64)) // BLOCK_POSTINGS
         found, best = [(np.empty(0, np.int64),) * 4], np.zeros(len(keys), np.int64)
+        state = hashing.hash64(0, Stream.EQUAL_SCORE, keys)
         for begin in arrays.starts_of_runs(block):
             end = np.searchsorted(block, block[begin], "right")
             of_block = slice(*np.searchsorted(row, (begin, end)))
             for part in self._parts:
                 scores = part.multiply(row[of_block] - begin, term[of_block], idf[of_block], int(end - begin))
-                best_row, best_at = _best(scores, count, part.documents_of(own[begin:end]), best[begin:end])
-                document = scores.indices[best_at]
-                found.append((begin + best_row, part.number[document], part.passage[document], scores.data[best_at]))
-        return _ranked(found, keys, count), best
+                hit_row, hit = _best(scores, count, part, own[begin:end], best[begin:end], state[begin:end])
+                document = scores.indices[hit]
+                found.append((begin + hit_row, part.number[document], part.passage[document], scores.data[hit]))
+        return _ranked(found, state, count), best
 
     def _selected(
         self, queries: Terms, postings: int
@@ -220,24 +222,27 @@ class _Part:
 
 
 def _best(
-    scores: sparse.csr_matrix, count: int, own: tuple[Int64Array, Int64Array], best: Int64Array
+    scores: sparse.csr_matrix, count: int, part: _Part, own: Int64Array, best: Int64Array, state: UInt64Array
 ) -> tuple[Int64Array, Int64Array]:
-    """Return row and position of the `count` best scores above 0 of each row, and of all that equal the last of them.
+    """Return row and position of the `count` best scores above 0 of each row, and of some that equal the last of them.
 
-    `own` are the first document that a row does not find and their number. Their best score is kept in `best`.
+    The best score of the row's own documents is kept in `best`; they are not returned.
     """
-    positions = []
-    ends = scores.indptr.tolist()
-    for row, (begin, end, first, documents) in enumerate(
-        zip(ends, ends[1:], *(of.tolist() for of in own), strict=False)
-    ):
+    positions, ends = [], scores.indptr.tolist()
+    columns = ends, ends[1:], *(of.tolist() for of in part.documents_of(own))
+    for row, (begin, end, first, documents) in enumerate(zip(*columns, strict=False)):
         of_row = scores.data[begin:end]
         if documents:
-            is_own = (scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents
-            best[row] = max(best[row], of_row[is_own].max(initial=0))
+            is_own = np.flatnonzero((scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents)
+            best[row] = max(best[row], *of_row[is_own].tolist(), 0)
             of_row[is_own] = 0
         lowest = max(1, np.partition(of_row, len(of_row) - count)[-count]) if len(of_row) > count else 1
-        positions.append(begin + np.flatnonzero(of_row >= lowest))
+        found = np.flatnonzero(of_row >= lowest)
+        if len(found) > MOST_EQUAL * count:
+            document = scores.indices[begin + found]
+            bits = _among_equal(state[row], part.number[document], part.passage[document])
+            found = found[np.lexsort((bits, -of_row[found]))[:count]]
+        positions.append(begin + found)
     return np.repeat(np.arange(len(positions)), [*map(len, positions)]), np.concatenate(positions)
 
 
@@ -249,10 +254,15 @@ def _find(values: NDArray[Any], among: NDArray[Any]) -> tuple[Int64Array, NDArra
     return at, among[at] == values
 
 
-def _ranked(found: Sequence[tuple[Int64Array, ...]], keys: UInt64Array, count: int) -> Hits:
+def _among_equal(state: UInt64Array, number: Int64Array, passage: Int64Array) -> UInt64Array:
+    """Return what decides the order of documents with equal scores; `state` is a hash of the query."""
+    return hashing.extend(state, number << 20 | passage)
+
+
+def _ranked(found: Sequence[tuple[Int64Array, ...]], state: UInt64Array, count: int) -> Hits:
     """Return the `count` best of each query among those of all parts."""
     row, number, passage, score = map(np.concatenate, zip(*found, strict=True))
-    order = np.lexsort((hashing.hash64(0, Stream.EQUAL_SCORE, keys[row], number, passage), -score, row))
+    order = np.lexsort((_among_equal(state[row], number, passage), -score, row))
     row = row[order]
     rank = np.arange(1, len(row) + 1) - np.searchsorted(row, row)
     chosen = rank <= count

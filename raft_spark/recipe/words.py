@@ -25,8 +25,10 @@ def split(texts: pa.StringArray) -> Terms:
     pieces = pc.utf8_split_whitespace(texts)
     encoded = pieces.flatten().dictionary_encode()
     of_piece = [
-        [zlib.crc32(word.encode()) for word in _WORD.findall(piece.casefold())]
-        for piece in encoded.dictionary.to_pylist()
+        [zlib.crc32(piece.encode())]
+        if piece.isalnum()
+        else [zlib.crc32(word.encode()) for word in _WORD.findall(piece)]
+        for piece in map(str.casefold, encoded.dictionary.to_pylist())
     ]
     counts = np.array([*map(len, of_piece)], np.int64)
     hashes = np.array([each for words in of_piece for each in words], np.uint32)
