@@ -170,7 +170,7 @@ class TermIndex:
                 hit_row, hit = _best(scores, count, part, own[begin:end], best[begin:end], state[begin:end])
                 document = scores.indices[hit]
                 found.append((begin + hit_row, part.number[document], part.passage[document], scores.data[hit]))
-        return _ranked(found, state, count), best
+        return ranked(found, state, count), best
 
     def _selected(
         self, queries: Terms, postings: int
@@ -259,7 +259,7 @@ def _among_equal(state: UInt64Array, number: Int64Array, passage: Int64Array) ->
     return hashing.extend(state, number << 20 | passage)
 
 
-def _ranked(found: Sequence[tuple[Int64Array, ...]], state: UInt64Array, count: int) -> Hits:
+def ranked(found: Sequence[tuple[Int64Array, ...]], state: UInt64Array, count: int) -> Hits:
     """Return the `count` best of each query among those of all parts."""
     row, number, passage, score = map(np.concatenate, zip(*found, strict=True))
     order = np.lexsort((_among_equal(state[row], number, passage), -score, row))
