@@ -37,7 +37,7 @@ from raft_spark.errors import (
 if TYPE_CHECKING:
     from raft_spark.config import Config
     from raft_spark.costs.arithmetic import Estimate
-    from raft_spark.costs.estimate_evaluation import CostBound
+    from raft_spark.costs.bounds import CostBound
     from raft_spark.inference.previews import Preview
     from raft_spark.stages.pipeline import EvaluationResult, RunResult, StageResult
     from raft_spark.stages.reader import Table
