@@ -14,11 +14,12 @@ from conftest import ROOT
 from raft_spark import config, endpoints
 from raft_spark.config import templates
 from raft_spark.endpoints import outgoing
+from raft_spark.inference import embeddings
 from raft_spark.recipe import prompts
 
 pytestmark = pytest.mark.row
 BLOCK = re.compile(r"^## (?P<title>[^\n]+)$|^```toml\n(?P<block>.*?)^```$", re.MULTILINE | re.DOTALL)
-PROMPT = frozenset({"messages", "prompt", "inputs", "system"})
+PROMPT = frozenset({"messages", "prompt", "inputs", "system", "input", "inputText"})
 SAGEMAKER = "https://runtime.sagemaker.us-east-1.amazonaws.com/endpoints"
 BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com/model"
 AZURE = "https://my-resource.openai.azure.com/openai"
@@ -88,6 +89,12 @@ IN_REAL_TIME = {
         "Authorization",
     ),
 }
+EMBEDDINGS = {
+    "Embeddings: any server with OpenAI's calls": Sent(
+        "https://api.openai.com/v1/embeddings", {"model": "text-embedding-3-small", "dimensions": 384}, "Authorization"
+    ),
+    "Embeddings: Bedrock Titan": Sent(f"{BEDROCK}/amazon.titan-embed-text-v2%3A0/invoke", {"dimensions": 512}),
+}
 IN_BATCHES: Mapping[str, Mapping[str, Any]] = {  # a line of a job's input, without the prompt
     "SageMaker: asynchronous": {"key": "0a", "body": {"temperature": 0.0, "max_tokens": 512}},
     "Bedrock: batch jobs": {"recordId": "0a", "modelInput": {"inferenceConfig": CONVERSE}},
@@ -129,13 +136,20 @@ def without_prompt(value: object) -> object:
 
 def test_every_recipe_is_checked_here_and_stands_once():
     assert [title for title, _ in blocks("recipes.md")] == list(RECIPES)
-    assert {*RECIPES} == {*IN_REAL_TIME, *IN_BATCHES}
+    assert {*RECIPES} == {*IN_REAL_TIME, *EMBEDDINGS, *IN_BATCHES}
 
 
-@pytest.mark.parametrize(("title", "expected"), IN_REAL_TIME.items(), ids=IN_REAL_TIME)
+@pytest.mark.parametrize(
+    ("title", "expected"), {**IN_REAL_TIME, **EMBEDDINGS}.items(), ids={**IN_REAL_TIME, **EMBEDDINGS}
+)
 def test_a_recipe_sends_what_its_model_takes(title: str, expected: Sent, tmp_path: Path):
     conf = settle(RECIPES[title], tmp_path)
-    request = prompts.teacher_request("Why?", "Because.", conf.teacher.model, conf.teacher_requests)
+    if title in EMBEDDINGS:
+        conf.check_max_spend()
+        conf = embeddings.endpoint_settings(conf)
+        request = embeddings.build_request({"text": "Why?"}, conf.completions, conf.teacher.model)
+    else:
+        request = prompts.teacher_request("Why?", "Because.", conf.teacher.model, conf.teacher_requests)
     call = outgoing.describe(conf.teacher, request)
     assert call.url == expected.url
     body = {name: part for name, part in call.body.items() if name != "requestMetadata"}

@@ -13,7 +13,7 @@ from raft_spark.emr import worker_sizes
 if TYPE_CHECKING:  # needs Spark
     from collections.abc import Sequence
 
-    from raft_spark.costs.estimate_evaluation import CostBound
+    from raft_spark.costs.bounds import CostBound
 
 UNITS = ((1, "seconds"), (60, "minutes"), (3600, "hours"))
 
@@ -44,8 +44,8 @@ def estimate(console: Console, conf: config.Config, result: arithmetic.Estimate)
         console.print(_missing_price(conf, result.mode), markup=False, highlight=False)
 
 
-def bounds(console: Console, endpoints: "Sequence[CostBound]") -> None:
-    """Show what the evaluation would cost at most, and which setting to give when a price is unknown."""
+def bounds(console: Console, endpoints: "Sequence[CostBound]", what: str = "evaluation") -> None:
+    """Show what the requests would cost at most, and which setting to give when a price is unknown."""
     if not any(each.requests for each in endpoints):
         console.print("Nothing to pay: all requests are answered.", highlight=False)
         return
@@ -56,7 +56,7 @@ def bounds(console: Console, endpoints: "Sequence[CostBound]") -> None:
         "tokens in",
         "tokens out",
         "dollars",
-        title="Highest possible cost of the evaluation",
+        title=f"Highest possible cost of the {what}",
     )
     for each in endpoints:
         numbers = (f"{number:,}" for number in (each.requests, each.tokens_in, each.tokens_out))

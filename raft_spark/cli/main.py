@@ -160,9 +160,21 @@ def preview(files: Sequence[str], assignments: Sequence[str], pubid: int | None)
     is_flag=True,
     help="Estimate the highest possible cost of the evaluation instead, without any request.",
 )
+@click.option(
+    "--embeddings",
+    "of_embeddings",
+    is_flag=True,
+    help="Estimate the highest possible cost of the embeddings of base instead, without any request.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as one line of JSON.")
 def estimate_costs(
-    files: Sequence[str], assignments: Sequence[str], ask: int, *, of_evaluation: bool, as_json: bool
+    files: Sequence[str],
+    assignments: Sequence[str],
+    ask: int,
+    *,
+    of_evaluation: bool,
+    of_embeddings: bool,
+    as_json: bool,
 ) -> None:
     """Estimate the cost of the completions from a few answers.
 
@@ -170,17 +182,18 @@ def estimate_costs(
     """
     with error_exit():
         from raft_spark.cli import cost_views
-        from raft_spark.costs import arithmetic, estimate, estimate_evaluation
+        from raft_spark.costs import arithmetic, estimate, estimate_embeddings, estimate_evaluation
 
         conf = config.load(files, assignments)
-        result = estimate_evaluation.run(conf) if of_evaluation else estimate.run(conf, ask)
+        bounds = estimate_embeddings if of_embeddings else estimate_evaluation if of_evaluation else None
+        result = bounds.run(conf) if bounds else estimate.run(conf, ask)
         stop_spark()
         if as_json:
             click.echo(json.dumps(result, default=dataclasses.asdict))
         elif isinstance(result, arithmetic.Estimate):
             cost_views.estimate(console, conf, result)
         else:
-            cost_views.bounds(console, result)
+            cost_views.bounds(console, result, "embeddings" if of_embeddings else "evaluation")
 
 
 @main.command()

@@ -16,6 +16,7 @@ from raft_spark.config.models import (
     Log,
     Price,
     Refresh,
+    Retrieval,
 )
 from raft_spark.config.student import Evaluation, Hosting, Training, TrainingJob
 
@@ -36,6 +37,7 @@ __all__ = [
     "Log",
     "Price",
     "Refresh",
+    "Retrieval",
     "Training",
     "TrainingJob",
     "folder",

@@ -190,7 +190,7 @@ FormatNames = Annotated[
 RetryReasons = Annotated[
     tuple[RetryReason, ...], Field(strict=False), AfterValidator(without_duplicates), BeforeValidator(split_list)
 ]
-Method = Literal["random", "bm25", "mesh"]
+Method = Literal["random", "bm25", "mesh", "embedding"]
 METHODS: tuple[Method, ...] = get_args(Method)  # how distractors are found; random is the first
 Condition = Literal["with", "without", "retrieved", "alone", "closed"]
 Conditions = Annotated[

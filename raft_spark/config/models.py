@@ -46,12 +46,14 @@ from raft_spark.config.sending import HeaderName, Headers, Query, RequestSetting
 from raft_spark.config.student import Evaluation, Hosting, Training
 from raft_spark.errors import ConfigError
 
-Codec = Literal["tgi", "lmi", "openai", "converse", "llama"]
+Codec = Literal["tgi", "lmi", "openai", "converse", "llama", "titan"]
 CODECS: Mapping[str, tuple[Codec, ...]] = {
     "sagemaker": ("tgi", "lmi", "openai"),
-    "bedrock": ("converse", "llama", "openai"),
+    "bedrock": ("converse", "llama", "openai", "titan"),
 }
 BATCH_KINDS = ("bedrock", "openai", "sagemaker")  # kinds of endpoints with batch inference
+EMBEDDING_KINDS = ("openai", "bedrock", "fake")  # kinds of endpoints that embed texts
+EMBEDDING_CODEC = "titan"  # the only one of Bedrock that does
 LOCAL_KINDS = frozenset({"embedded", "fake"})  # kinds of endpoints that run on the machines of the job
 OPENAI_FILE_MB = 200  # the largest input of a batch job
 ASYNC_RECORDS = 10_000  # of a job at an asynchronous endpoint, whose records are calls
@@ -109,6 +111,7 @@ class Retrieval(Section):
     max_score: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     max_similarity: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
     postings: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    endpoint: str
 
 
 class Base(Section):
@@ -138,6 +141,11 @@ class Base(Section):
         """Return the share of every method in base.distractors_from, in a fixed order."""
         found: dict[Method, float] = {name: self.distractors_from.get(name, 0.0) for name in METHODS[1:]}
         return {"random": max(0.0, 1 - math.fsum(found.values())), **found}
+
+    @property
+    def embedder(self) -> str:
+        """The name of the endpoint that embeds texts, "" if no distractor is found by embeddings."""
+        return self.retrieval.endpoint if self.distractors_from.get("embedding") else ""
 
 
 class Batch(Section):
@@ -291,7 +299,7 @@ class Endpoint(RequestSettings):
         str, Field(pattern=r"^([a-zA-Z0-9](-*[a-zA-Z0-9]){0,62})?$", examples=["llama-3-1-8b"])
     ] = ""
     inference_component: str = ""
-    codec: Literal["", "tgi", "lmi", "openai", "converse", "llama"] = ""
+    codec: Literal["", Codec] = ""
     route: Annotated[str, Field(pattern=r"^(/[!-~]{0,500})?$", examples=["/v1/completions"])] = ""
     service_tier: Literal["", "priority", "default", "flex", "reserved"] = ""
     request_metadata: RequestMetadata = Field(default={}, max_length=15)
@@ -319,7 +327,9 @@ class Endpoint(RequestSettings):
         """
         if not isinstance(fields, dict):
             return fields
-        default = CODECS.get(str(fields.get("kind")), ("",))[0]
+        default: str = CODECS.get(str(fields.get("kind")), ("",))[0]
+        if fields.get("kind") == "bedrock" and "titan-embed" in str(fields.get("model")):
+            default = EMBEDDING_CODEC
         names = (fields.get(name) for name in ("model", "inference_component", "endpoint_name"))
         model = next(filter(None, names), "")
         if not model and fields.get("kind") == "embedded" and not fields.get("weights"):
@@ -498,6 +508,40 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _can_embed(self) -> "Config":
+        name, share = self.base.retrieval.endpoint, self.base.distractors_from.get("embedding")
+        if not name and share:
+            msg = (
+                f"base.distractors_from has embedding = {share:g}; base.retrieval.endpoint must name the [endpoints.NAME] that "
+                "embeds questions and passages"
+            )
+            raise ValueError(msg)
+        if name and name not in self.endpoints:
+            known = ", ".join(sorted(self.endpoints))
+            msg = f"base.retrieval.endpoint is {name!r}; it must name one of [endpoints.*]: {known}"
+            raise ValueError(msg)
+        if name and (kind := self.endpoints[name].kind) not in EMBEDDING_KINDS:
+            msg = (
+                f"base.retrieval.endpoint is {name!r}, of kind {kind!r}, which cannot embed; its kind must be "
+                f"{', '.join(map(repr, EMBEDDING_KINDS))}"
+            )
+            raise ValueError(msg)
+        if name and kind == "bedrock" and (codec := self.endpoints[name].codec) != EMBEDDING_CODEC:
+            msg = f"base.retrieval.endpoint is {name!r}, of codec {codec!r}; endpoints.{name}.codec must be {EMBEDDING_CODEC!r}"
+            raise ValueError(msg)
+        writers = {
+            "completions.endpoint": [self.completions.endpoint],
+            "evaluation.students": self.evaluation.students,
+            "evaluation.judge": [self.evaluation.judge],
+        }
+        for key, names in writers.items():
+            for each in names:
+                if each in self.endpoints and self.endpoints[each].codec == EMBEDDING_CODEC:
+                    msg = f"{key} names {each}, whose codec {EMBEDDING_CODEC!r} embeds texts; it must be one that writes answers"
+                    raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _fits_an_asynchronous_teacher(self) -> "Config":
         name, teacher, price = self.completions.endpoint, self.teacher, self.price
         if not self.is_asynchronous:
@@ -647,15 +691,15 @@ class Config(Section):
     def _can_limit(self, name: str) -> bool:
         """Return whether the dollars of all requests to an endpoint can be counted; a price of 0 must be its own."""
         endpoint, price = self.endpoints[name], self.price_of(name)
-        own = (endpoint.input_price, endpoint.output_price)
-        tokens = all(
-            known or given == 0 for known, given in zip((price.input_price, price.output_price), own, strict=True)
-        )
-        return endpoint.kind in LOCAL_KINDS or bool(price.hourly_price) or (tokens and price.is_known)
+        tokens = price.input_price or endpoint.input_price == 0
+        if name != self.base.embedder:  # which answers with a vector
+            tokens = tokens and (price.output_price or endpoint.output_price == 0)
+        return endpoint.kind in LOCAL_KINDS or bool(price.hourly_price) or bool(tokens and price.is_known)
 
     def check_max_spend(self, names: Iterable[str] | None = None) -> None:
-        """Raise ConfigError if max_spend is set and the price of an endpoint is unknown, by default the teacher's."""
+        """Raise ConfigError if max_spend is set and the price of an endpoint is unknown, by default of those that a dataset needs."""
         asked = [self.completions.endpoint] if self.dataset.answer == "completion" else []
+        asked += [self.base.embedder] if self.base.embedder else []
         if problem := self.unpriced(asked if names is None else names):
             raise ConfigError(problem)
 

@@ -30,12 +30,16 @@ def needs_hub(conf: Config, job: str) -> bool:
 
 def endpoints_of(conf: Config, job: str) -> dict[str, str]:
     """Return the names of the [endpoints.*] that a job sends requests to, each with the beginning of a sentence on its setting."""
-    if "teacher" in uses(job):
-        return {conf.completions.endpoint: "completions.endpoint is"}
-    if "students" not in uses(job):
-        return {}
-    students = dict.fromkeys(conf.evaluation.students, "evaluation.students has")
-    return students | ({conf.evaluation.judge: "evaluation.judge is"} if conf.evaluation.judge else {})
+    named = {
+        "embedder": {conf.base.embedder: "base.retrieval.endpoint is"},
+        "teacher": {conf.completions.endpoint: "completions.endpoint is"},
+        "students": {
+            **dict.fromkeys(conf.evaluation.students, "evaluation.students has"),
+            conf.evaluation.judge: "evaluation.judge is",
+        },
+    }
+    used = uses(job)
+    return {name: text for use, names in named.items() if use in used for name, text in names.items() if name}
 
 
 def problems(conf: Config, job: str) -> list[str]:

@@ -9,6 +9,7 @@ The modules, in the order of a call:
 
     base                                       Request, Reply, the error classes, Client
     codecs, converse, families                 a request's body in each protocol, what a model takes; an answer's Reply
+    embeddings                                 the same for a text's vector
     openai, aws, aws_connection                the clients: which call sends a request, what failed about it
     outgoing                                   the same call, shown by a preview
     api_keys, secrets, credentials             who asks: API keys, AWS credentials

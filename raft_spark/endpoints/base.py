@@ -44,13 +44,14 @@ class Request:
 
     `prompt` is one text (a completions call) or a sequence of messages (a chat call). `parameters` have their OpenAI
     names: temperature, top_p, max_tokens. `changes` are those of the settings; what a model family takes is not among them,
-    see families.
+    see families. A request that `is_embedding` has one text and is answered with its vector, see embeddings.
     """
 
     prompt: str | Sequence[Message]
     model: str
     parameters: Mapping[str, float]
     changes: BodyChanges = field(default_factory=BodyChanges)
+    is_embedding: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -74,7 +75,7 @@ class Request:
         changes, items = self.changes, tuple(parameters.items())
         changed = _json(changes.set) if changes.add or changes.leave_out or changes.rename else ""
         text = f'{_head(self.model, items, repr(items), changed)},"prompt":{self._prompt_json}}}'  # both keys share the prompt
-        return sha256(text.encode()).hexdigest()[:32]
+        return sha256(f"{'embedding' * self.is_embedding}{text}".encode()).hexdigest()[:32]
 
     @property
     def characters(self) -> int:

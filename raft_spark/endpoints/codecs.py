@@ -6,6 +6,7 @@ A failed reply has its token counts too, since they were billed. Sources of the 
     lmi       deepjavalibrary/djl-serving, serving/docs/lmi/user_guides/lmi_input_output_schema.md
     converse  converse.py
     llama     Amazon Bedrock user guide, "Meta Llama models" and "Invoke your imported model"
+    titan     embeddings.py
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from raft_spark.common.nested import merge
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import converse, failures, families, responses
+from raft_spark.endpoints import converse, embeddings, failures, families, responses
 from raft_spark.endpoints.base import Reply, Request
 from raft_spark.endpoints.families import sent_parameters
 from raft_spark.endpoints.responses import failed_reply, message_in, token_count, with_usage
@@ -176,4 +177,5 @@ BEDROCK: Mapping[str, Codec] = {
     "converse": (converse.body, converse.reply),
     "llama": (llama_body, llama_reply),
     "openai": (imported_body, openai_reply),
+    "titan": (embeddings.titan_body, embeddings.titan_reply),
 }

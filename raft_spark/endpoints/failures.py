@@ -55,6 +55,8 @@ NO_CONNECTION = re.compile(
     r"connection.?(?:error|refused)|(?:cannot|can't|could not|failed to) connect|all connection attempts failed",
     re.IGNORECASE,
 )
+# What llama.cpp says by status 500 of a text that it cannot embed
+TOO_LARGE = re.compile(r"too large to process", re.IGNORECASE)
 PROXY_PREFIX = "llm_provider-"  # LiteLLM's, of the headers of the server behind it and, at times, of its own
 SHORT_QUOTA = re.compile(r"per.?(?:minute|second|hour)|\b[TR]P[MSH]\b", re.IGNORECASE)
 LONG_QUOTA = re.compile(
@@ -97,7 +99,7 @@ def error_class(status: int, answer: Any) -> ErrorClass:  # noqa: ANN401 - any J
         return "unavailable"
     if found == "bad_request" and re.search("credit balance|billing", words):
         return "refused"
-    return found
+    return "bad_request" if found == "model_error" and TOO_LARGE.search(words) else found
 
 
 def is_quota_used(words: str) -> bool:

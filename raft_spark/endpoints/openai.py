@@ -1,4 +1,4 @@
-"""Send requests over HTTP to any server with OpenAI's API: chat completions and completions.
+"""Send requests over HTTP to any server with OpenAI's API: chat completions, completions and embeddings.
 
 Each request is sent once, without retries. A missing or wrong key gives a Reply of class `refused` and not an
 exception, since an exception in a worker loses its type on the way to the driver. The key is removed from every text
@@ -7,7 +7,7 @@ that leaves this module, even when a server repeats it.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -15,16 +15,21 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from urllib3.exceptions import HTTPError
 
 from raft_spark.config import Endpoint
-from raft_spark.endpoints import api_keys, failures, responses
+from raft_spark.endpoints import api_keys, embeddings, failures, responses
 from raft_spark.endpoints.authorities import find_authorities
 from raft_spark.endpoints.base import Reply, Request
-from raft_spark.endpoints.codecs import openai_body, openai_reply
+from raft_spark.endpoints.codecs import Codec, openai_body, openai_reply
 from raft_spark.endpoints.http import HttpClient, HttpResponse
 from raft_spark.endpoints.responses import failed_reply
 from raft_spark.errors import ConfigError
 
 REDIRECTIONS = range(300, 400)
 NO_SUCH_ROUTE = (404, 405)
+ROUTES: Mapping[str, Codec] = {
+    "/completions": (openai_body, openai_reply),
+    "/chat/completions": (openai_body, openai_reply),
+    "/embeddings": (embeddings.openai_body, embeddings.openai_reply),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class OpenAIClient:
         except HTTPError as error:
             reply = self._http.failure(error, timeout)
         else:
-            reply = self._read(response, sent.target.partition("?")[0])
+            reply = self._read(response, sent.target.partition("?")[0], ROUTES[route_of(request)][1])
         return replace(reply, error=api_keys.redact(reply.error, self._key)) if reply.error else reply
 
     def close(self) -> None:
@@ -68,10 +73,10 @@ class OpenAIClient:
         if not self._problem:
             self._http.close()
 
-    def _read(self, response: HttpResponse, route: str) -> Reply:
+    def _read(self, response: HttpResponse, route: str, read: Callable[[Any], Reply]) -> Reply:
         answer = responses.parse_json(response.body)
         if response.status == 200:  # noqa: PLR2004 - OK
-            return openai_reply(answer)
+            return read(answer)
         reply = _error_reply(response.status, response.headers, answer)
         hint = self._address_hint(response, route)
         is_about_model = "model" in str(reply.error) and response.status not in REDIRECTIONS
@@ -94,9 +99,16 @@ def call(conf: Endpoint, request: Request, api_key: str) -> OpenAICall:
 
     A server that supports Idempotency-Key answers a repeated request without computing it again.
     """
-    route = "/completions" if isinstance(request.prompt, str) else "/chat/completions"
+    route = route_of(request)
     headers = {"Content-Type": "application/json", "Idempotency-Key": request.key, **access_headers(conf, api_key)}
-    return OpenAICall(target(conf, route), headers, json.dumps(openai_body(request)).encode())
+    return OpenAICall(target(conf, route), headers, json.dumps(ROUTES[route][0](request)).encode())
+
+
+def route_of(request: Request) -> str:
+    """Return the route below the endpoint's URL that takes a request."""
+    if request.is_embedding:
+        return "/embeddings"
+    return "/completions" if isinstance(request.prompt, str) else "/chat/completions"
 
 
 def target(conf: Endpoint, route: str) -> str:

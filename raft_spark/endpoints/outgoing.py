@@ -12,7 +12,7 @@ from raft_spark.config import Endpoint
 from raft_spark.endpoints.base import Request
 
 REDACTED = "***"
-PROMPT_FIELDS = ("messages", "prompt", "inputs", "system")
+PROMPT_FIELDS = ("messages", "prompt", "inputs", "system", "input", "inputText")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 SPLITS = ("train", "validation", "test")
 ARTICLES, BASE, COMPLETIONS, DATASET = "articles", "base", "completions", "dataset"
 EVALUATION = "evaluation"
+EMBEDDINGS = "embeddings"  # a store of vectors alone, without versions
 
 _strings = pa.list_(pa.string())
 _documents = pa.list_(

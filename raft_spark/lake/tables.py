@@ -4,6 +4,7 @@
     ROOT/TABLE/versions/ID/manifest.json       names every file with rows, bytes and digest; written after all of them
     ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
     ROOT/completions/data/day=.../*.parquet    the append-only store of answers, outside of the versions; also in evaluation
+                                               and embeddings, which has vectors and no versions
     ROOT/completions/merged/day=.../*.parquet  the answers of small files of data/, merged when a version was published
 
 Each version has its own folder, which one run writes. A task's file name and bytes depend only on its input, so a repeated

@@ -1,12 +1,13 @@
 """articles -> the passages of other articles that are nearest to the question of each: hard distractors.
 
-`bm25` finds the passages whose words fit the question, `mesh` the articles that share its MeSH terms. An article that may
-answer the question as well, a second oracle, is left out: by the score of a passage, or by its likeness to an own passage.
+`bm25` finds the passages whose words fit the question, `mesh` the articles that share its MeSH terms, `embedding` the passages
+whose vectors are nearest to the question's. An article that may answer the question as well, a second oracle, is left out: by
+the score of a passage, or by its likeness to an own passage.
 """
 
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,13 @@ from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream
 from raft_spark.config.fields import METHODS
 from raft_spark.lake import parquet, schemas
-from raft_spark.recipe import sampling, term_index, words
+from raft_spark.recipe import sampling, term_index, vector_index, words
 from raft_spark.recipe.corpus import CorpusIndex
 from raft_spark.recipe.term_index import Hits, IndexWriter, TermIndex, Terms
+from raft_spark.recipe.vector_index import VectorIndex
 
 SIGNATURES = "signatures.bin"
-BM25, MESH = (METHODS.index(name) for name in ("bm25", "mesh"))
+BM25, MESH, EMBEDDING = (METHODS.index(name) for name in ("bm25", "mesh", "embedding"))
 PAIRS_AT_ONCE = 1 << 18  # of signatures: 16 MB
 _QUERIES = pa.schema([("number", pa.int64()), ("terms", pa.list_(pa.uint32()))])
 
@@ -47,21 +49,40 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class Retriever:
-    """The memory-mapped files of one split: indexes and queries by method, and signatures by position, of all splits."""
+    """The memory-mapped files of one split: indexes and queries by method, and signatures by position, of all splits.
+
+    `vectors` are those of `embedding`, None without it.
+    """
 
     indexes: Mapping[int, TermIndex]
     queries: Mapping[int, Queries]
     signatures: NDArray[np.uint8]
+    vectors: VectorIndex | None = None
+
+    def search(
+        self, asked: Int64Array, keys: hashing.UInt64Array, conf: config.Retrieval
+    ) -> Iterator[tuple[int, Hits, Int64Array]]:
+        """Find what each method finds for the questions of the articles `asked`: the method, the hits, and the best own score."""
+        for method, index in self.indexes.items():
+            terms = self.queries[method].of(asked)
+            yield method, *index.search(terms, keys, conf.window, asked, conf.postings)
+        if self.vectors:
+            yield EMBEDDING, *self.vectors.search(asked, keys, conf.window)
 
 
 def file_names(methods: Sequence[int]) -> list[str]:
-    """Return the names of the files that `build` writes for these methods."""
+    """Return the names of the files that `build` writes for these methods, and of those with the vectors of `embedding`."""
     of_splits = [name for split in schemas.SPLITS for method in methods for name in _names(split, method)]
-    return [SIGNATURES, *of_splits]
+    return [SIGNATURES, *([vector_index.VECTORS] if EMBEDDING in methods else []), *of_splits]
+
+
+def _by_terms(methods: Sequence[int]) -> list[int]:
+    """Return the methods that have an index of terms."""
+    return [method for method in methods if method != EMBEDDING]
 
 
 def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folder: Path) -> None:
-    """Write the files for these methods to `folder`, from all row groups of articles, in their order.
+    """Write the files for these methods to `folder`, without those of `embedding`, from all row groups of articles, in their order.
 
     At most term_index.PART_DOCUMENTS documents of each index are in memory at a time.
     """
@@ -70,7 +91,7 @@ def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folde
         writers = {
             (split, method): [stack.enter_context(each) for each in _writers(folder, split, method)]
             for split in schemas.SPLITS
-            for method in methods
+            for method in _by_terms(methods)
         }
         for group, table in parquet.read_ahead(row_groups, ["number", "question", "passages", "meshes"]):
             number, passages = table["number"].to_numpy(), table["passages"].combine_chunks()
@@ -93,12 +114,14 @@ def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folde
 def map_files(paths: tuple[tuple[str, str], ...], split: str, methods: tuple[int, ...]) -> Retriever:
     """Memory-map the files of one split, once in each worker process; `paths` gives the path of each of `file_names`."""
     path_of = dict(paths)
-    names = {method: _names(split, method) for method in methods}
+    names = {method: _names(split, method) for method in _by_terms(methods)}
     indexes = {method: TermIndex(Path(path_of[index])) for method, (index, _) in names.items()}
     queries = {method: _map_queries(path_of[name]) for method, (_, name) in names.items()}
     path = Path(path_of[SIGNATURES])
     data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-    return Retriever(indexes, queries, data.reshape(-1, words.SIGNATURE))
+    of_vectors = (*_names(split, EMBEDDING), vector_index.VECTORS)
+    vectors = VectorIndex(*(Path(path_of[name]) for name in of_vectors)) if EMBEDDING in methods else None
+    return Retriever(indexes, queries, data.reshape(-1, words.SIGNATURE), vectors)
 
 
 def search(questions: pa.ChunkedArray, keys: Int64Array, retriever: Retriever, count: int) -> Hits:
@@ -134,11 +157,9 @@ def find(
     """
     keys, near = index.pubid[own].astype(np.uint64), {}
     left_out_here = [np.empty(0, np.int64)]
-    for method, of_split in retriever.indexes.items():
-        terms = retriever.queries[method].of(asked)
-        hits, best = of_split.search(terms, keys, conf.retrieval.window, asked, conf.retrieval.postings)
+    for method, hits, best in retriever.search(asked, keys, conf.retrieval):
         is_second = _is_similar(hits, asked, index, retriever, conf) | _is_similar(hits, own, index, retriever, conf)
-        if method == BM25:
+        if method != MESH:
             is_second |= hits.score > conf.retrieval.max_score * best[hits.row]
         pair = _pair(own[hits.row], hits.number)
         is_second = np.isin(pair, np.concatenate([pair[is_second], left_out]))
@@ -187,6 +208,8 @@ def _writers(folder: Path, split: str, method: int) -> tuple[IndexWriter, pa.Rec
 
 def _names(split: str, method: int) -> tuple[str, str]:
     """Return the names of the index and of the queries."""
+    if method == EMBEDDING:
+        return vector_index.file_names(split)
     return f"{split}-{METHODS[method]}.arrow", f"{split}-{METHODS[method]}-queries.arrow"
 
 
@@ -195,11 +218,12 @@ def _passages(
 ) -> sampling.PassageArray:
     """Return the passages of the hits. An article that mesh has found gives one of its passages.
 
-    The score is BM25's, or for mesh the share of the article's terms that both have, by their idf.
+    The score is BM25's, for mesh the share of the article's terms that both have, by their idf, and for embedding the cosine.
     """
     found = np.zeros(len(hits.row), sampling.PASSAGE)
     found["number"], found["passage"], found["method"], found["rank"] = hits.number, hits.passage, method, hits.rank
-    found["score"] = hits.score / (term_index.SCALE if method == BM25 else best[hits.row])
+    scale = {BM25: term_index.SCALE, EMBEDDING: vector_index.SCALE}.get(method, best[hits.row])
+    found["score"] = hits.score / scale
     if method == MESH:
         bits = hashing.hash64(conf.seed, Stream.PASSAGE, keys[hits.row], hits.number)
         found["passage"] = hashing.randbelow(bits, index.count[hits.number])

@@ -20,7 +20,9 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from raft_spark import config
 from raft_spark.common.hashing import Int64Array
 from raft_spark.config.fields import METHODS
+from raft_spark.endpoints.base import retried_classes
 from raft_spark.errors import InputError
+from raft_spark.inference import embeddings, vectors
 from raft_spark.lake import dataframes, driver_memory, parquet, schemas, session, tables
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
@@ -48,14 +50,18 @@ _DRAWN = pa.schema(
 def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     """Draw the base rows of the current articles; return the current version. `tasks` = 0 sets it by size and cores.
 
-    Raises InputError, before anything is written, when a split is too small for its draws.
+    Raises InputError, before anything is written or asked, when a split is too small for its draws. For distractors from
+    embeddings it raises ConfigError when `completions.max_spend` is set and the price is unknown, and what `embeddings.ask`
+    and `vectors.build` raise.
     """
+    conf.check_max_spend(filter(None, [conf.base.embedder]))
     articles = tables.require(conf.lake, schemas.ARTICLES)
-    unused = set() if sampling.methods(conf.base) else {"retrieval"}
-    settings = conf.base.model_dump(exclude={"strategy", "broadcast_limit_mb", *unused})
-    identity = tables.identity(schemas.BASE, settings, [articles.id, conf.lake.row_group_rows])
+    unused = {"endpoint"} if sampling.methods(conf.base) else True  # the model of the endpoint is what counts
+    settings = conf.base.model_dump(exclude={"strategy": True, "broadcast_limit_mb": True, "retrieval": unused})
+    sources = [articles.id, conf.lake.row_group_rows, *embeddings.request_settings(conf)]
+    identity = tables.identity(schemas.BASE, settings, sources)
     existing = tables.find_existing(conf.lake, schemas.BASE, identity)
-    if existing:
+    if existing and not retried_classes(conf.completions) & existing.counts.get("not_embedded", {}).keys():
         return existing
     spark = session.start(conf, schemas.BASE)
     driver_memory.warn_if_small(spark, conf, sum(articles.counts["numbers"]))
@@ -64,9 +70,12 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
     folder = corpus_files.make_folder(spark)
     with worker_errors():
         corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
+        counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
         if methods := sampling.methods(conf.base):
             retrieval.build(row_groups, methods, folder)
-        counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
+        if conf.base.embedder:
+            embeddings.ask(spark, conf, articles)
+            counts["not_embedded"] = vectors.build(conf, row_groups, articles.counts["numbers"], folder)
         draft = tables.open_draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
         drawing = dataframes.assign_tasks(spark, row_groups, tasks or dataframes.task_count(spark, conf.lake, size))

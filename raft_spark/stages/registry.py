@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raft_spark.lake.tables import Version
 
 Counts = Mapping[str, Any]
-Use = Literal["source", "teacher", "students", "tokenizer"]
+Use = Literal["source", "embedder", "teacher", "students", "tokenizer"]
 REFRESH = "refresh"  # the job that runs the whole PIPELINE
 
 
@@ -91,7 +91,9 @@ def _describe_articles(counts: Counts) -> str:
 
 
 def _describe_base(counts: Counts) -> str:
-    return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle"
+    not_embedded = counts.get("not_embedded")
+    without = f"; texts without embedding: {wording.counts(not_embedded)}" if not_embedded else ""
+    return f"{sum(counts['rows'].values())} rows, {sum(counts['distracted'].values())} without oracle{without}"
 
 
 def _describe_completions(counts: Counts) -> str:
@@ -123,6 +125,7 @@ BASE = Stage(
     "Draw distractors, keep or leave out the oracle passages, shuffle.",
     _describe_base,
     lambda counts: {"rows": sum(counts["rows"].values())},
+    uses=frozenset({"embedder"}),
 )
 COMPLETIONS = Stage(
     "completions",

@@ -158,7 +158,7 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ('dataset.language="english"', 'dataset.language is "english"; it must be text such as en'),
         ("completions.again_temperatures=[]", "completions.again_temperatures is []; it must be a list of 1 to 10, each a number in 0..2"),
         ("endpoints.mine=3", "endpoints.mine is 3; it must be a table of settings"),
-        ("endpoints.fake.codec=xyz", 'endpoints.fake.codec is "xyz"; it must be one of "", tgi, lmi, openai, converse, llama'),
+        ("endpoints.fake.codec=xyz", 'endpoints.fake.codec is "xyz"; it must be one of "", tgi, lmi, openai, converse, llama, titan'),
         ("endpoints.fake.codec=tgi", "endpoints.fake has codec 'tgi'; an endpoint of kind fake has no codec"),
         ('endpoints.fake.request_metadata={team="a;b"}', "endpoints.fake.request_metadata has the entry 'team'; name and value must have at most 256 letters, digits, spaces and :_@$#=/+,.-"),
         ('endpoints.fake.request_metadata={"caf\u00e9"="a"}', "endpoints.fake.request_metadata has the entry 'caf\u00e9'; name and value must have at most 256 letters, digits, spaces and :_@$#=/+,.-"),
@@ -184,6 +184,9 @@ def test_a_mistyped_path_is_not_replaced_by_a_file_of_the_package(tmp_path):
         ("endpoints.mine.model=m", "endpoints.mine.kind is missing; it must be one of openai, sagemaker, bedrock, embedded, fake"),
         ("base.distractorz=3", ("base.distractorz is not a setting (did you mean distractors?); [base] has the settings: "
          "absent, broadcast_limit_mb, distractors, distractors_from, oracle_share, retrieval, seed, strategy, variants")),
+        ("base.distractors_from={embedding=0.5}", "base.distractors_from has embedding = 0.5; base.retrieval.endpoint must name the [endpoints.NAME] that embeds questions and passages"),
+        ("base.retrieval.endpoint=nobody", "base.retrieval.endpoint is 'nobody'; it must name one of [endpoints.*]: embedded, fake"),
+        ("base.retrieval.endpoint=embedded", "base.retrieval.endpoint is 'embedded', of kind 'embedded', which cannot embed; its kind must be 'openai', 'bedrock', 'fake'"),
         ("dataset.gate.words=off", "dataset.gate.words is not a setting; [dataset.gate] has the settings: answer, citation, decision, language, length, quote, refusal, truncated, turn"),
         ("endpoints.fake.speed=1", ("endpoints.fake.speed is not a setting; [endpoints.fake] has the settings: api_key_env, api_key_header, "
              "api_key_secret, batch_folder, batch_input_price, batch_output_price, ca_bundle, codec, endpoint_name, headers, hourly_price, "
@@ -384,6 +387,31 @@ def test_the_notebooks_recipe():
 @pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.toml")), ids=lambda file: file.name)
 def test_every_file_of_conf_settles(file: Path):
     assert config.load([str(file)]).lake.root
+
+
+BEDROCK = "endpoints.b={kind='bedrock', model='%s', region='us-east-1'}"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        ((BEDROCK % "us.amazon.nova-lite-v1:0", "base.retrieval.endpoint=b"), "endpoints.b.codec must be 'titan'"),
+        ((BEDROCK % "amazon.titan-embed-text-v2:0", "completions.endpoint=b"), "completions.endpoint names b, whose codec 'titan' embeds texts"),
+        ((BEDROCK % "amazon.titan-embed-text-v2:0", "evaluation.students=b"), "evaluation.students names b, whose codec 'titan' embeds texts"),
+        ((BEDROCK % "amazon.titan-embed-text-v2:0", "evaluation.judge=b"), "evaluation.judge names b, whose codec 'titan' embeds texts"),
+    ],
+)  # fmt: skip
+def test_a_model_that_embeds_and_one_that_writes_are_not_mixed_up(assignments: tuple[str, ...], message: str):
+    assert message in refused(*assignments)
+
+
+def test_an_embedder_needs_the_price_of_what_it_reads_alone():
+    embedder = "endpoints.e={kind='openai', model='e', url='http://127.0.0.1:1/v1'}"
+    wanted = ("base.distractors_from={embedding=0.5}", "base.retrieval.endpoint=e", "completions.max_spend=1")
+    basis = ("completions.endpoint=fake", embedder, *wanted)
+    with pytest.raises(ConfigError, match=r"the price of endpoints\.e \(e\) is unknown"):
+        config.load(assignments=basis).check_max_spend()
+    config.load(assignments=[*basis, "endpoints.e.input_price=0.02"]).check_max_spend()
 
 
 @pytest.mark.parametrize("wanted", ["dataset.absent_answer=answer_only", "dataset.formats=messages,answer_only"])

@@ -5,15 +5,17 @@ import random
 import statistics
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from raft_spark import config
 from raft_spark.cli import cost_views
+from raft_spark.cli.main import main
 from raft_spark.costs import arithmetic
 from raft_spark.costs.arithmetic import Amount, AnsweredRequest, Remaining
-from raft_spark.costs.estimate_evaluation import CostBound
+from raft_spark.costs.bounds import CostBound
 
 pytestmark = pytest.mark.row
 
@@ -283,3 +285,12 @@ def test_a_person_reads_what_an_evaluation_costs_at_most_and_which_price_is_miss
     assert "The token prices of mine are unknown: set endpoints.mine.input_price and output_price" in written.getvalue()
     cost_views.bounds(Console(file=written), [CostBound("base", "m", 0, 0, 0, 0.0)])
     assert written.getvalue().endswith("Nothing to pay: all requests are answered.\n")
+
+
+def test_a_person_reads_what_embeddings_cost_at_most_and_what_is_missing_for_them():
+    written = io.StringIO()
+    cost_views.bounds(Console(file=written, width=120), [CostBound("e", "m", 7, 90, 0, 0.01)], "embeddings")
+    assert "Highest possible cost of the embeddings" in written.getvalue()
+    done = CliRunner().invoke(main, ["estimate", "--embeddings"])
+    assert done.exit_code == 2
+    assert "base.distractors_from must have a share of embedding" in " ".join(done.output.split())

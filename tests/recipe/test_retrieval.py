@@ -101,7 +101,7 @@ def test_each_document_says_how_it_was_found(drawn: Rows):
             if document["rank"] is not None:
                 assert 1 <= document["rank"] <= 20
                 assert document["score"] > 0
-    assert {*methods} == {None, *METHODS}
+    assert {*methods} == {None, *METHODS} - {"embedding"}
 
 
 def test_methods_have_their_shares(tmp_path: Path):

@@ -82,15 +82,34 @@ def test_the_lines_of_articles_and_completions_name_what_was_left_out_and_why():
     )
     held_out = {"articles": 9, "read": 9, "reasons": {}, "beyond_limit": 0, "holdout": {"pubids": 500, "found": 2}}
     assert registry.ARTICLES.describe(held_out) == "9 articles of 9 records; 2 of 500 held-out pubids are in the source"
+    drawn = {"rows": {"train": 9}, "distracted": {"train": 2}}
+    assert (
+        registry.BASE.describe(drawn)
+        == registry.BASE.describe({**drawn, "not_embedded": {}})
+        == "9 rows, 2 without oracle"
+    )
+    not_embedded = registry.BASE.describe({**drawn, "not_embedded": {"bad_request": 3}})
+    assert not_embedded == "9 rows, 2 without oracle; texts without embedding: 3 bad_request"
     answers = {"answered": 8, "known": 1, "asked": 10, "failed_by_class": {"timeout": 2}}
     assert registry.COMPLETIONS.describe(answers) == "8 answers, 1 known before; left out: 2 of 10, 20.0 % (2 timeout)"
     assert registry.COMPLETIONS.describe({**answers, "failed_by_class": {}}) == "8 answers, 1 known before"
 
 
 def test_a_refresh_on_emr_uses_what_its_stages_use():
-    assert validation.uses("refresh") == {"source", "teacher", "tokenizer"}
+    assert validation.uses("refresh") == {"source", "embedder", "teacher", "tokenizer"}
     assert validation.uses("evaluation") == {"students"}
-    assert validation.uses("base") == set()
+    assert validation.uses("base") == {"embedder"}
+
+
+def test_the_endpoints_of_a_job_are_those_that_it_asks():
+    embedding = ["base.distractors_from={embedding=0.5}", "base.retrieval.endpoint=fake"]
+    conf = config.load(assignments=[*embedding, "evaluation.judge=fake"])
+    assert [*validation.endpoints_of(conf, "refresh")] == ["fake", "embedded"]
+    assert [*validation.endpoints_of(conf, "base")] == ["fake"]
+    assert [*validation.endpoints_of(config.load(), "base")] == []
+    assert [*validation.endpoints_of(conf, "evaluation")] == ["embedded", "fake"]
+    assert [*validation.endpoints_of(conf, "articles")] == []
+    assert "base.retrieval.endpoint is 'fake', of kind fake" in " ".join(validation.problems(conf, "base"))
 
 
 def test_a_missing_package_is_one_that_its_extra_brings():

@@ -50,6 +50,7 @@ from raft_spark.endpoints.local.process import ModelAnswer, error_body, serve
 MODEL_ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/endpoints/{name}/invocations",
     "/model/{model:path}/converse",
     "/model/{model:path}/invoke",
@@ -229,7 +230,9 @@ def _fault_response(rule: FaultRule, call: IncomingCall, container: str) -> RawR
 
 
 def _make_answer(request: ParsedRequest, digest: str, rule: FaultRule, *, echo: bool) -> ModelAnswer:
-    """Make up the answer to the user's last message; a token is a word."""
+    """Make up the answer to the user's last message; a token is a word. An embedding writes none."""
+    if request.is_embedding:
+        return ModelAnswer("", "stop", request.prompt_tokens, 0)
     start = request.question if echo else " ".join(SENTENCE.split(request.question.strip(), 2)[:2])
     words = f"{start} [{digest[:8]}]".split()
     limit = len(words) if echo else request.limit or len(words)

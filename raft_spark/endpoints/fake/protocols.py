@@ -1,14 +1,20 @@
 """The body of a call -> ParsedRequest; an answer -> the body of a response: the server's side of three services.
 
     /v1/chat/completions, /v1/completions      OpenAI
+    /v1/embeddings                             OpenAI
     /endpoints/NAME/invocations                SageMaker: TGI's or LMI's {"inputs"}, or OpenAI's two
-    /model/ID/converse, /model/ID/invoke       Bedrock: Converse; Llama's own {"prompt", "max_gen_len"}, or OpenAI's two
+    /model/ID/converse, /model/ID/invoke       Bedrock: Converse; Llama's own {"prompt", "max_gen_len"}, OpenAI's two, or
+                                               Titan's {"inputText"} for an embedding
 
 Sources: botocore's models of sagemaker-runtime and bedrock-runtime (rest-json); TGI's router (validation and defaults);
 the LMI documents of djl-serving; Bedrock's user guide on Llama and imported models.
 """
 
+import base64
 import json
+import math
+import zlib
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +24,8 @@ from raft_spark.endpoints.local.process import ModelAnswer, answer_body
 
 LMI_TOKENS = 30  # LMI's default of max_new_tokens
 LLAMA_TOKENS = 512  # Llama's default of max_gen_len
+EMBEDDING_TOKENS = 8192  # of the longest text
+DIMENSIONS = 256
 USER_HEADER, END_OF_TURN = "<|start_header_id|>user<|end_header_id|>", "<|eot_id|>"
 CONTAINER_REASONS = {"stop": "eos_token"}
 CONVERSE_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "guardrail_intervened"}
@@ -35,6 +43,7 @@ class ParsedRequest:
     prompt_tokens: int
     limit: int | None
     render: Callable[[ModelAnswer], object]
+    is_embedding: bool = False
 
 
 def caller_key(path: str, headers: Mapping[bytes, bytes], body: bytes) -> str:
@@ -75,6 +84,8 @@ def _invalid(path: str, message: str) -> ServiceError:
 
 def _parse_body(path: str, body: Mapping[str, Any], container: str) -> ParsedRequest | None:
     service = service_of(path)
+    if path == "/v1/embeddings" or (service == "bedrock" and "inputText" in body):
+        return _embedding(body["input" if service == "openai" else "inputText"], body, path)
     if service == "openai":
         return _openai(body, body["model"], chat=path.endswith("/chat/completions"))
     if path.endswith("/converse"):
@@ -177,6 +188,34 @@ def _converse_body(answer: ModelAnswer) -> dict[str, object]:
         },
         "metrics": {"latencyMs": 1},
     }
+
+
+def _embedding(text: str, body: Mapping[str, Any], path: str) -> ParsedRequest:
+    """Embed one text as strictly as the services do: an empty text or one that is too long is refused."""
+    words, model = text.casefold().split(), body["model"] if "input" in body else ""
+    if not words or len(words) > EMBEDDING_TOKENS:
+        message = f"This model's maximum context length is {EMBEDDING_TOKENS} tokens, and a text must have one; you sent {len(words)}."
+        raise _invalid(path, message)
+    vector = _bag_of_words(words, body.get("dimensions", DIMENSIONS))
+    encoded = base64.b64encode(vector).decode() if body.get("encoding_format") == "base64" else vector.tolist()
+
+    def render(answer: ModelAnswer) -> dict[str, object]:
+        if "inputText" in body:
+            return {"embedding": encoded, "inputTextTokenCount": answer.prompt_tokens}
+        usage = {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens}
+        data = [{"object": "embedding", "index": 0, "embedding": encoded}]
+        return {"object": "list", "model": model, "data": data, "usage": usage}
+
+    return ParsedRequest(text, len(words), None, render, is_embedding=True)
+
+
+def _bag_of_words(words: list[str], dimensions: int) -> "array[float]":
+    """Return how often words of each hash occur, as a vector of length 1: texts that share words are near."""
+    counts = array("f", bytes(4 * dimensions))
+    for word in words:
+        counts[zlib.crc32(word.encode()) % dimensions] += 1
+    length = math.hypot(*counts)
+    return array("f", (count / length for count in counts))
 
 
 def _llama(prompt: str, body: Mapping[str, Any]) -> ParsedRequest:
