@@ -44,5 +44,5 @@ time.sleep(1)
 
 def test_the_cpu_seconds_of_a_worker_that_has_ended_count():
     usage = watch.watched(lambda: subprocess.run([sys.executable, "-c", DAEMON, "pyspark.daemon"], check=True))
-    assert usage.cpu["worker"] >= 0.8
+    assert usage.cpu["worker"] >= 0.6
     assert usage.cpu["jvm"] == 0
