@@ -24,7 +24,8 @@ from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 
 PART_DOCUMENTS = 1 << 18
 BLOCK_POSTINGS = 1 << 22  # that are multiplied at once: 50 MB
-MOST_EQUAL = 4  # times as many hits of a part as are wanted, if their scores are equal
+SAMPLE = 1024  # scores of a query, whose best ones are at most as high as the best of all
+MOST_EQUAL = 4  # times as many hits of a part as are wanted, at least 2, if scores are equal
 MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2^31
 IDF_SCALE, WEIGHT_SCALE = 128, 256
 SCALE = IDF_SCALE * WEIGHT_SCALE  # of a score
@@ -236,14 +237,22 @@ def _best(
             is_own = np.flatnonzero((scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents)
             best[row] = max(best[row], *of_row[is_own].tolist(), 0)
             of_row[is_own] = 0
-        lowest = max(1, np.partition(of_row, len(of_row) - count)[-count]) if len(of_row) > count else 1
-        found = np.flatnonzero(of_row >= lowest)
+        found = np.flatnonzero(of_row >= _lowest(of_row[:: 1 + len(of_row) // SAMPLE], count))
+        lowest = _lowest(of_row[found], count)
+        found = found[of_row[found] >= lowest]
         if len(found) > MOST_EQUAL * count:
-            document = scores.indices[begin + found]
+            is_equal = of_row[found] == lowest
+            above, equal = found[~is_equal], found[is_equal]
+            document = scores.indices[begin + equal]
             bits = _among_equal(state[row], part.number[document], part.passage[document])
-            found = found[np.lexsort((bits, -of_row[found]))[:count]]
+            found = np.concatenate([above, equal[np.argpartition(bits, count)[:count]]])
         positions.append(begin + found)
     return np.repeat(np.arange(len(positions)), [*map(len, positions)]), np.concatenate(positions)
+
+
+def _lowest(scores: NDArray[np.int32], count: int) -> int:
+    """Return the lowest of the `count` highest scores, 1 if there are not so many above 0."""
+    return max(1, int(np.partition(scores, len(scores) - count)[-count])) if len(scores) > count else 1
 
 
 def _find(values: NDArray[Any], among: NDArray[Any]) -> tuple[Int64Array, NDArray[np.bool_]]:

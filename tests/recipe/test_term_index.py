@@ -81,6 +81,8 @@ def test_hits_do_not_depend_on_parts_batches_or_other_questions(
     with monkeypatch.context() as patched:
         patched.setattr(term_index, "PART_DOCUMENTS", 3)
         patched.setattr(term_index, "BLOCK_POSTINGS", 7)
+        patched.setattr(term_index, "SAMPLE", 2)
+        patched.setattr(term_index, "MOST_EQUAL", 2)
         in_parts = index_of(documents, tmp_path_factory.mktemp("parts"), batch=2)
         assert hits_of(in_parts, questions, count) == whole
     assert all(len(of_question) <= count for of_question in whole)
