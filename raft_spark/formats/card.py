@@ -131,8 +131,8 @@ def _found(found: Mapping[str, Any]) -> str:
         for name, method in found["methods"].items()
     ]
     return (
-        f"How distractors and stand-ins were found: {', '.join(parts)}. {found['second_oracles']} near passages were left out, "
-        "since they may\nanswer the question too: their score is above that of the answering passages, or they are nearly the same text."
+        f"How distractors and stand-ins were found: {', '.join(parts)}. {found['second_oracles']} near articles were left out, "
+        "since they may\nanswer the question too: the score of a passage is above that of the answering ones, or a text is nearly the same."
     )
 
 

@@ -158,7 +158,9 @@ def find(
     keys, near = index.pubid[own].astype(np.uint64), {}
     left_out_here = [np.empty(0, np.int64)]
     for method, hits, best in retriever.search(asked, keys, conf.retrieval):
-        is_second = _is_similar(hits, asked, index, retriever, conf) | _is_similar(hits, own, index, retriever, conf)
+        is_second = _is_similar(hits, asked, index, retriever, conf)
+        if own is not asked:
+            is_second |= _is_similar(hits, own, index, retriever, conf)
         if method != MESH:
             is_second |= hits.score > conf.retrieval.max_score * best[hits.row]
         pair = _pair(own[hits.row], hits.number)

@@ -146,7 +146,7 @@ def test_the_rejected_answer_is_that_of_the_hardest_distractor_and_the_card_says
     assert found["second_oracles"] == sum(row["second_oracles"] for row in base_rows)
     readme = (folder / "README.md").read_text()
     assert f"bm25 (mean score {found['methods']['bm25']['score']:g})" in readme
-    assert f"{found['second_oracles']} near passages were left out" in readme
+    assert f"{found['second_oracles']} near articles were left out" in readme
 
 
 def test_with_both_variants_a_question_is_asked_once_and_stands_with_and_without_its_oracle(
