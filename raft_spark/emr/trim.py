@@ -23,6 +23,9 @@ PATTERNS = (
     "pygments/*/*",  # syntax highlighting, which rich imports only to show source code
     "lxml/*/*",  # sacrebleu imports only lxml.etree
     "lxml/objectify.*",
+    "scipy.libs/*",  # linear algebra, which products of sparse matrices do not use
+    "scipy/sparse/linalg/*",
+    "scipy/sparse/csgraph/*",
     "regex/*",  # for sacrebleu's tokenizer `intl`, which is not used; its dist-info stays, since sacrebleu requires the package
     # These differ from machine to machine, and a release has reproducible bytes.
     "bin/*",
@@ -41,6 +44,8 @@ SERVICES = (
     "sso-oidc",
     "sts",
 )
+
+SCIPY = ("_lib", "sparse")  # folders of scipy that stay
 
 
 def trim_folder(folder: Path) -> tuple[Package, ...]:
@@ -71,7 +76,13 @@ def _write_record(info: Path) -> None:
 
 def is_unneeded(path: str) -> bool:
     """Say whether no job needs the file with this path, relative to the folder and with /."""
-    return any(fnmatch(path, pattern) for pattern in PATTERNS) or _is_other_service(path)
+    return any(fnmatch(path, pattern) for pattern in PATTERNS) or _is_other_service(path) or _is_other_scipy(path)
+
+
+def _is_other_scipy(path: str) -> bool:
+    package, _, below = path.partition("/")
+    folder, slash, _ = below.partition("/")
+    return package == "scipy" and bool(slash) and folder not in SCIPY
 
 
 def _is_other_service(path: str) -> bool:
