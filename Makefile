@@ -19,11 +19,12 @@ DOCS := build/env-docs
 LITELLM := build/env-litellm
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WALKS := $(addprefix tests/integration/test_,walk.py faults.py chaos.py history.py teachers.py) # a process of their own
+STAGES := $(addprefix tests/,stages students scoring sources)
 ICEBERG := tests/integration/test_iceberg.py tests/integration/test_iceberg_refresh.py
 ON_SPARK35 := PYTHONPATH=$(SPARK35) $(TEST)/bin/python -m pytest -W "ignore:distutils:DeprecationWarning"
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help run test test-walks test-others test-iceberg-411 test-iceberg-358 test-rows lint check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-retrieval bench-leakage clean
+.PHONY: help run test test-walks test-others test-stages test-iceberg-411 test-iceberg-358 test-rows lint check format package pins test-train experiment chaos rehearsal bench bench-check bench-large bench-peer bench-peers bench-scale bench-retrieval bench-leakage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,7 +37,7 @@ test: $(TEST)/ready ## run check, docs, bench-check and all tests except the slo
 	@$(MAKE) --no-print-directory --jobs 2 lint docs $(SPARK35)/ready $(S3A)/ready $(CLASSES)
 	@$(MAKE) --no-print-directory test-rows
 	@$(MAKE) --no-print-directory bench-check
-	@$(MAKE) --no-print-directory --jobs 2 test-walks test-others test-iceberg-411 test-iceberg-358
+	@$(MAKE) --no-print-directory --jobs 2 test-others test-walks test-stages test-iceberg-411 test-iceberg-358
 
 # They run in parallel, because both wait for processes most of the time. pytest-xdist is not used: the tests of signals would
 # end its workers.
@@ -44,7 +45,10 @@ test-walks:
 	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS)
 
 test-others:
-	$(TEST)/bin/python -m pytest -m "not row and not slow" $(WALKS:%=--ignore=%) $(ICEBERG:%=--ignore=%)
+	$(TEST)/bin/python -m pytest -m "not row and not slow" $(addprefix --ignore=,$(WALKS) $(ICEBERG) $(STAGES))
+
+test-stages:
+	$(TEST)/bin/python -m pytest -m "not row and not slow" $(STAGES)
 
 # One catalog for each Spark line; `make chaos` runs all of both. A session loads its line's Iceberg at the start, so each line
 # needs its own process. pyspark 3.5 imports distutils, hence the ignored warning.
