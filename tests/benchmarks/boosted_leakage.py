@@ -31,7 +31,11 @@ from raft_spark.recipe import leakage
 from raft_spark.stages import articles, base
 
 MOST = 0.53
-RECIPES = ("stand_in", "singles")
+RECIPES = {
+    "stand_in": ["base.absent=stand_in"],
+    "stand_in and bm25": ["base.absent=stand_in", "base.distractors_from={bm25=1.0}"],
+    "singles": ["base.absent=singles"],
+}
 COLUMNS = ["pubid", "distracted", "documents"]
 Row = Mapping[str, Any]
 
@@ -67,7 +71,7 @@ def main() -> None:
 def rows_of(source: str, recipe: str) -> list[Row]:
     """Return the rows of base of a source."""
     with tempfile.TemporaryDirectory(prefix="raft-leakage-") as lake:
-        settings = [f"lake.root={lake}", f"articles.source={source}", f"base.absent={recipe}"]
+        settings = [f"lake.root={lake}", f"articles.source={source}", *RECIPES[recipe]]
         conf = config.load(assignments=[*settings, 'spark."spark.master"="local[2]"'])
         articles.run(conf)
         groups = tables.row_groups(conf.lake, base.run(conf))
