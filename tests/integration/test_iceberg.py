@@ -242,6 +242,24 @@ def test_a_column_that_comes_later_is_added_and_old_versions_are_read_without_it
     assert browse.head(conf.lake, second, 1)[0]["journal"] == "BMJ"
 
 
+def test_fields_inside_of_documents_are_added_to_the_table_of_an_earlier_release(conf: config.Config):
+    conf = conf.model_copy(
+        update={"articles": conf.articles.model_copy(update={"validation_share": 0.0, "test_share": 0.0})}
+    )
+    write(conf, range(ROWS))
+    made(conf)
+    runner.run(registry.BASE, conf)
+    spark = session.start(conf)
+    for path in ("documents.element.method", "documents.element.rank", "documents.element.score", "second_oracles"):
+        spark.sql(f"ALTER TABLE {name(conf, schemas.BASE)} DROP COLUMN {path}")
+    near = conf.base.model_copy(update={"distractors_from": {"bm25": 1.0}})
+    later = conf.model_copy(update={"base": near})
+    runner.run(registry.BASE, later)
+    rows = in_catalog(later, schemas.BASE)
+    assert rows.selectExpr("inline(documents)").where("method = 'bm25' AND score > 0 AND rank > 0").count() > ROWS
+    assert holds(later)
+
+
 def _with_a_journal(conf: config.Config, old: tables.Version, schema: parquet.pa.Schema) -> tables.Version:
     """Publish the articles again, each with its journal."""
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, "0123456789abcdef")
@@ -372,11 +390,11 @@ def test_a_catalog_that_fails_at_last_is_an_error_of_its_own_and_followed_by_the
 def test_a_release_that_adds_columns_goes_on_in_the_lake_and_catalog_of_the_one_before(tmp_path: Path):
     root = str(tmp_path / "lake")
     assert walked(ROOT, root, "articles.source=sample:240") == {
-        "columns": {"articles": 10, "base": 8, "completions": 16},
+        "columns": {"articles": 10, "base": 9, "completions": 17},
         "versions": {"articles": 1, "base": 1, "completions": 1},
     }
     assert walked(next_release(tmp_path / "next"), root, "articles.source=sample:250") == {
-        "columns": {"articles": 11, "base": 9, "completions": 17},
+        "columns": {"articles": 11, "base": 10, "completions": 18},
         "versions": {"articles": 2, "base": 2, "completions": 2},
     }
 
@@ -397,9 +415,9 @@ def next_release(folder: Path) -> Path:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file, was, more in (
         ("lake/schemas.py", '            ("fingerprint", pa.string()),\n', '("journal", pa.string()),'),
-        ("lake/schemas.py", '            ("original_answer", pa.string()),\n            ("final_decision", pa.string()),\n', '("note", pa.string()),'),
+        ("lake/schemas.py", '            ("second_oracles", pa.int32()),\n', '("note", pa.string()),'),
         ("lake/schemas.py", '            ("max_tokens", pa.int32()),\n', '("region", pa.string()),'),
-        ("stages/base.py", '            articles["final_decision"],\n', "pa.nulls(len(articles), pa.string()),"),
+        ("stages/base.py", '            articles["final_decision"],\n            pa.array(draws.second_oracles.astype(np.int32)),\n', "pa.nulls(len(articles), pa.string()),"),
         ("__init__.py", '__version__ = "', "9."),
     ):  # fmt: skip
         text = (folder / "raft_spark" / file).read_text()
