@@ -89,6 +89,13 @@ def fake() -> Iterator[config.Endpoint]:
         yield endpoint
 
 
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A fake model server that counts the calls of one test."""
+    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
+        yield endpoint.url
+
+
 @pytest.fixture(scope="session")
 def real_articles() -> Path:
     """Real PubMedQA rows, in the schema that `datasets` gives; RAFT_SPARK_REAL_ARTICLES names the file."""

@@ -2,13 +2,12 @@
 
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import Make, Settle, article, write_articles
-from raft_spark import config, endpoints
+from raft_spark import config
 from raft_spark.costs import estimate
 from raft_spark.errors import StoppedError
 from raft_spark.monitoring import run_state
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.spark
 IN, OUT = 2.0, 10.0  # dollars per million tokens
 PRICES = (f"endpoints.fake.input_price={IN}", f"endpoints.fake.output_price={OUT}")
 SHARES = ("articles.validation_share=0", "articles.test_share=0")
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
-        yield endpoint.url
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
 
 from conftest import SPARK, Make, Settle
-from raft_spark import config, endpoints
+from raft_spark import config
 from raft_spark.cli.main import main
 from raft_spark.costs import arithmetic, estimate
 from raft_spark.errors import EndpointError, InputError, StoppedError
@@ -24,12 +23,6 @@ SETTINGS = (
     "endpoints.fake.input_price=2.0",
     "endpoints.fake.output_price=10.0",
 )
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
-        yield endpoint.url
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import Settle, article, write_articles
-from raft_spark import config, endpoints
+from raft_spark import config
 from raft_spark.costs import estimate_embeddings
 from raft_spark.errors import ConfigError, EndpointError, StoppedError
 from raft_spark.lake import dataframes, lease, parquet, schemas, session, tables
@@ -19,12 +18,6 @@ from support import fake_server
 pytestmark = pytest.mark.spark
 ALL = "base.distractors_from={embedding=1}"
 TEXTS = 60 + 180  # questions and passages of the records, all different
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
-        yield endpoint.url
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from conftest import Make, Settle
-from raft_spark import config, endpoints
+from raft_spark import config
 from raft_spark.errors import EndpointError, InputError, StoppedError
 from raft_spark.inference import realtime
 from raft_spark.lake import session, tables
@@ -18,13 +17,6 @@ from support.fake_server import behave, calls, stored
 
 pytestmark = pytest.mark.spark
 ALL_TRAIN = ["articles.source=sample:60", "articles.validation_share=0", "articles.test_share=0"]
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    """A fake model server that counts the calls of one test."""
-    with endpoints.serving(config.load().endpoints["fake"]) as endpoint:
-        yield endpoint.url
 
 
 @pytest.fixture
