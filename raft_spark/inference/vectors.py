@@ -22,7 +22,7 @@ from raft_spark.endpoints.base import MAY_PASS
 from raft_spark.errors import EndpointError, InputError
 from raft_spark.inference import embeddings
 from raft_spark.lake import parquet, schemas, tables
-from raft_spark.recipe import sampling, vector_index
+from raft_spark.recipe import vector_index
 
 NOT_ASKED = "not asked"
 _NEVER = {"error_class": NOT_ASKED, "error": "the store has no answer"}
@@ -64,7 +64,7 @@ def build(
         questions, passages = np.full(size, vector_index.NONE, np.int32), [np.empty(0, vector_index.PASSAGE)]
         for each in (each for each in texts if each.split == split):
             questions[each.number] = position(each.question_keys)
-            row, passage = sampling.numbered(each.passages)
+            row, passage = arrays.numbered(each.passages)
             found = np.empty(len(row), vector_index.PASSAGE)
             found["number"], found["passage"], found["vector"] = each.number[row], passage, position(each.passage_keys)
             passages.append(found[found["vector"] != vector_index.NONE])
@@ -99,8 +99,8 @@ def _write_vectors(conf: config.Config, keys: UInt64Array, path: Path) -> tuple[
     failures: dict[int, Mapping[str, Any]] = {}
     for _, rows in parquet.read_ahead(files, _STORED):
         stored = _as_numbers(rows["key"])
-        at = np.minimum(np.searchsorted(keys, stored), len(keys) - 1)
-        is_wanted = (keys[at] == stored) & ~is_known[at]
+        at, is_wanted = arrays.find(stored, keys)
+        is_wanted &= ~is_known[at]
         is_answered = pc.is_valid(rows["completion"]).to_numpy()
         if (chosen := is_wanted & is_answered).any():
             found = _decoded(rows["completion"].filter(pa.array(chosen)), conf)

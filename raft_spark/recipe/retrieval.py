@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -70,12 +70,6 @@ class Retriever:
             yield EMBEDDING, *self.vectors.search(asked, keys, conf.window)
 
 
-def file_names(methods: Sequence[int]) -> list[str]:
-    """Return the names of the files that `build` writes for these methods, and of those with the vectors of `embedding`."""
-    of_splits = [name for split in schemas.SPLITS for method in methods for name in _names(split, method)]
-    return [SIGNATURES, *([vector_index.VECTORS] if EMBEDDING in methods else []), *of_splits]
-
-
 def _by_terms(methods: Sequence[int]) -> list[int]:
     """Return the methods that have an index of terms."""
     return [method for method in methods if method != EMBEDDING]
@@ -100,7 +94,7 @@ def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folde
             signatures.write(words.signatures(texts, counts.sum()).tobytes())
             if BM25 in methods:
                 index, queries = writers[group["split"], BM25]
-                row, passage = sampling.numbered(counts)
+                row, passage = arrays.numbered(counts)
                 index.add(number[row], passage, texts)
                 queries.write(_queries(number, words.split(table["question"].combine_chunks())))
             if MESH in methods:
@@ -110,17 +104,25 @@ def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folde
                 queries.write(_queries(number, terms))
 
 
+class Files(Protocol):
+    """Where the files of a build are on this machine; equal ones are at the same place."""
+
+    def path(self, part: str) -> str:
+        """Return the path of a file."""
+
+    def __hash__(self) -> int: ...
+
+
 @functools.lru_cache(maxsize=len(schemas.SPLITS))
-def map_files(paths: tuple[tuple[str, str], ...], split: str, methods: tuple[int, ...]) -> Retriever:
-    """Memory-map the files of one split, once in each worker process; `paths` gives the path of each of `file_names`."""
-    path_of = dict(paths)
+def map_files(files: Files, split: str, methods: tuple[int, ...]) -> Retriever:
+    """Memory-map the files of one split, once in each worker process: those that `build` wrote for these methods."""
     names = {method: _names(split, method) for method in _by_terms(methods)}
-    indexes = {method: TermIndex(Path(path_of[index])) for method, (index, _) in names.items()}
-    queries = {method: _map_queries(path_of[name]) for method, (_, name) in names.items()}
-    path = Path(path_of[SIGNATURES])
+    indexes = {method: TermIndex(Path(files.path(index))) for method, (index, _) in names.items()}
+    queries = {method: _map_queries(files.path(name)) for method, (_, name) in names.items()}
+    path = Path(files.path(SIGNATURES))
     data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     of_vectors = (*_names(split, EMBEDDING), vector_index.VECTORS)
-    vectors = VectorIndex(*(Path(path_of[name]) for name in of_vectors)) if EMBEDDING in methods else None
+    vectors = VectorIndex(*(Path(files.path(name)) for name in of_vectors)) if EMBEDDING in methods else None
     return Retriever(indexes, queries, data.reshape(-1, words.SIGNATURE), vectors)
 
 
@@ -243,7 +245,7 @@ def _is_similar(
     block = np.cumsum(pair_counts) // PAIRS_AT_ONCE
     for begin in arrays.starts_of_runs(block):
         of_block = slice(begin, np.searchsorted(block, block[begin], "right"))
-        hit, pair = sampling.numbered(pair_counts[of_block])
+        hit, pair = arrays.numbered(pair_counts[of_block])
         other, one = np.divmod(pair, own[of_block][hit])
         positions = (index.first[of[of_block]][hit] for of in (numbers[hits.row], hits.number))
         signatures = (retriever.signatures[position + at] for position, at in zip(positions, (one, other), strict=True))

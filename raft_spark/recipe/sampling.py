@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft_spark import config
-from raft_spark.common import hashing
+from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 from raft_spark.errors import InputError
 from raft_spark.recipe.corpus import CorpusIndex
@@ -129,7 +129,7 @@ def choose_documents(
         singles = (np.cumsum(stand_in) - 1)[row[chosen]], drawn[chosen]
         whole[stand_in] = _stand_ins(slots.select(stand_in), singles)
     whole["number"][keep], whole["method"][keep] = numbers[keep], OWN  # the article that a row shows all passages of
-    whole_row, whole_passage = numbered(np.where(whole["number"] < 0, 0, index.count[whole["number"]]))
+    whole_row, whole_passage = arrays.numbered(np.where(whole["number"] < 0, 0, index.count[whole["number"]]))
     documents = np.concatenate([whole[whole_row], drawn])
     documents["passage"][: len(whole_row)] = whole_passage
     shown = Documents(
@@ -227,7 +227,7 @@ def _distractors(slots: _Slots, counts: Int64Array) -> tuple[Int64Array, Int64Ar
 
     All slots draw at once; only the few rows where a slot would draw again are filled slot by slot.
     """
-    row, slot = numbered(counts)
+    row, slot = arrays.numbered(counts)
     drawn = slots.draw(row, slot, 0)
     again = _draws_again(slots, row, drawn)
     chosen = again[row]
@@ -264,7 +264,7 @@ def _slot_by_slot(slots: _Slots, first: PassageArray) -> PassageArray:
         for attempt in range(ATTEMPTS):
             drawn = slots.draw(rows, slot, attempt) if attempt else first[rows, slot]
             allowed = (drawn["number"] != numbers[rows]) & (drawn["number"] != slots.shown[rows])
-            allowed &= (index.count[drawn["number"]] > 0) & ~_among(_pair(rows, drawn["checksum"]), known)
+            allowed &= (index.count[drawn["number"]] > 0) & ~arrays.find(_pair(rows, drawn["checksum"]), known)[1]
             allowed &= _is_new(drawn, filled[rows, :slot])
             filled[rows[allowed], slot] = drawn[allowed]
             rows = rows[~allowed]
@@ -317,8 +317,10 @@ def _stand_ins(slots: _Slots, singles: tuple[Int64Array, PassageArray]) -> Passa
             article["number"] = _draw_of_size(index.pubid[numbers[rows]], size, at, index, seed)
         allowed = (article["number"] >= 0) & (index.count[article["number"]] == size)
         rows, article = rows[allowed], article[allowed]
-        at_row, passage = numbered(index.count[article["number"]])
-        is_known = _among(_pair(rows[at_row], index.checksum[index.first[article["number"][at_row]] + passage]), texts)
+        at_row, passage = arrays.numbered(index.count[article["number"]])
+        is_known = arrays.find(
+            _pair(rows[at_row], index.checksum[index.first[article["number"][at_row]] + passage]), texts
+        )[1]
         allowed = np.bincount(at_row, is_known, len(rows)) == 0
         found[rows[allowed]] = article[allowed]
     if (found["number"] < 0).any():
@@ -351,20 +353,8 @@ def _is_new(drawn: PassageArray, filled: PassageArray) -> BoolArray:
 
 def _texts_of(numbers: Int64Array, index: CorpusIndex) -> tuple[Int64Array, NDArray[np.uint32]]:
     """Return row and checksum of all passages of the articles with these numbers, one article a row."""
-    row, passage = numbered(index.count[numbers])
+    row, passage = arrays.numbered(index.count[numbers])
     return row, index.checksum[index.first[numbers[row]] + passage]
-
-
-def _among(values: UInt64Array, known: UInt64Array) -> BoolArray:
-    """Say which values are among the known ones, which are sorted; np.isin would sort them for every draw."""
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return known[at] == values if len(known) else np.zeros(len(values), bool)
-
-
-def numbered(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return (row, ordinal in the row) of `counts` items of each row, both of shape (counts.sum(),)."""
-    row = np.repeat(np.arange(len(counts)), counts)
-    return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _pair(row: Int64Array, value: Int64Array | NDArray[np.uint32]) -> UInt64Array:

@@ -177,7 +177,7 @@ class TermIndex:
         self, queries: Terms, postings: int
     ) -> tuple[Int64Array, NDArray[np.uint32], NDArray[np.int32], Int64Array]:
         """Return the query, the term, its idf and how many documents have it, of each term that is looked up."""
-        at, known = _find(queries.term, self._terms)
+        at, known = arrays.find(queries.term, self._terms)
         pairs = np.unique(queries.document[known] << 32 | at[known])
         row, at = pairs >> 32, pairs & (2**32 - 1)
         frequency = self._frequencies[at]
@@ -209,14 +209,14 @@ class _Part:
 
     def documents_of(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return the first document of each number and how many follow each other, 0 where there is none."""
-        at, known = _find(numbers, self._numbers)
+        at, known = arrays.find(numbers, self._numbers)
         return self._first[at], np.where(known, self._documents[at], 0)
 
     def multiply(
         self, row: Int64Array, term: NDArray[np.uint32], idf: NDArray[np.int32], rows: int
     ) -> sparse.csr_matrix:
         """Return the scores of the documents for each query, shape (rows, documents), from the terms of all queries."""
-        at, known = _find(term, self.terms)
+        at, known = arrays.find(term, self.terms)
         starts = np.searchsorted(row[known], np.arange(rows + 1)).astype(np.int32)
         columns = at[known].astype(np.int32)
         return sparse.csr_matrix((idf[known], columns, starts), (rows, len(self.terms)), copy=False) @ self._matrix
@@ -253,14 +253,6 @@ def _best(
 def _lowest(scores: NDArray[np.int32], count: int) -> int:
     """Return the lowest of the `count` highest scores, 1 if there are not so many above 0."""
     return max(1, int(np.partition(scores, len(scores) - count)[-count])) if len(scores) > count else 1
-
-
-def _find(values: NDArray[Any], among: NDArray[Any]) -> tuple[Int64Array, NDArray[np.bool_]]:
-    """Return the position of each value among others, which are sorted, and whether it is there."""
-    if not len(among):
-        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
-    at = np.minimum(np.searchsorted(among, values), len(among) - 1)
-    return at, among[at] == values
 
 
 def _among_equal(state: UInt64Array, number: Int64Array, passage: Int64Array) -> UInt64Array:

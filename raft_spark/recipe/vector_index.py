@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
-from raft_spark.recipe import sampling, term_index
+from raft_spark.recipe import term_index
 from raft_spark.recipe.term_index import Hits
 
 VECTORS = "vectors.npy"
@@ -86,7 +86,7 @@ class VectorIndex:
         questions = self._questions[numbers]
         vectors = self._vectors[questions].astype(np.float32)
         vectors[questions == NONE] = 0
-        own_row, ordinal = sampling.numbered(self._count[numbers])
+        own_row, ordinal = arrays.numbered(self._count[numbers])
         own = self._first[numbers][own_row] + ordinal
         nearest = _Best(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
         lowest = np.ones(len(numbers), np.float32)  # score of a passage that is among the best so far

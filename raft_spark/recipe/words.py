@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raft_spark.common import hashing
+from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Stream
 from raft_spark.recipe.term_index import Terms
 
@@ -34,9 +34,9 @@ def split(texts: pa.StringArray) -> Terms:
     hashes = np.array([each for words in of_piece for each in words], np.uint32)
     piece = encoded.indices.to_numpy(zero_copy_only=False)
     words = counts[piece]
-    ordinal = np.arange(words.sum()) - np.repeat(np.cumsum(words) - words, words)
+    at, ordinal = arrays.numbered(words)
     text = pc.list_parent_indices(pieces).to_numpy(zero_copy_only=False)
-    return Terms(np.repeat(text, words), hashes[np.repeat((np.cumsum(counts) - counts)[piece], words) + ordinal])
+    return Terms(text[at], hashes[(np.cumsum(counts) - counts)[piece][at] + ordinal])
 
 
 def signatures(terms: Terms, texts: int) -> NDArray[np.uint8]:

@@ -80,8 +80,7 @@ class ConditionTask:
         """Memory-map the retriever of the test split, in a task; None if no setting asks for it."""
         if RETRIEVED not in self.conf.evaluation.settings:
             return None
-        paths = tuple((name, self.corpus.path(name)) for name in retrieval.file_names([retrieval.BM25]))
-        return retrieval.map_files(paths, SPLIT, (retrieval.BM25,))
+        return retrieval.map_files(self.corpus, SPLIT, (retrieval.BM25,))
 
 
 def all_conditions(conf: config.Evaluation) -> list[Condition]:

@@ -34,8 +34,7 @@ COUNTED_AT_ONCE = 1 << 20  # articles
 ARTICLE_COLUMNS = ["pubid", "question", "long_answer", "final_decision", "number"]  # passages are in the corpus
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
 _DOCUMENTS = _SCHEMA.field("documents").type.value_type
-_FOUND = [("method", pa.string()), ("rank", pa.int32()), ("score", pa.float32())]
-_DOCUMENT = pa.struct([("number", pa.int64()), ("passage", pa.int32()), ("oracle", pa.bool_()), *_FOUND])
+_DOCUMENT = pa.struct([("number", pa.int64()), *(each for each in _DOCUMENTS if each.name not in {"pubid", "text"})])
 _DRAWN = pa.schema(
     [
         ("pubid", pa.int64()),
@@ -100,11 +99,8 @@ class BaseTask:
 
     def retriever(self, split: str) -> retrieval.Retriever | None:
         """Memory-map the retriever of a split, in a task; None if all distractors are random."""
-        methods = sampling.methods(self.conf.base)
-        if not methods:
-            return None
-        paths = tuple((name, self.corpus.path(name)) for name in retrieval.file_names(methods))
-        return retrieval.map_files(paths, split, tuple(methods))
+        methods = tuple(sampling.methods(self.conf.base))
+        return retrieval.map_files(self.corpus, split, methods) if methods else None
 
 
 def build(tasks: DataFrame, task: BaseTask) -> DataFrame:
@@ -183,10 +179,7 @@ def _write(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.Rec
     for task_id, row_groups in parquet.by_task(batches):
         with parquet.PartitionedWriter(task.at, _SCHEMA, task_id, rows) as writer:
             for group in row_groups:
-                split, articles = (
-                    group["split"],
-                    parquet.read_row_group(group, ARTICLE_COLUMNS),
-                )
+                split, articles = group["split"], parquet.read_row_group(group, ARTICLE_COLUMNS)
                 draws = draw(articles["number"].to_numpy(), index[split], task.retriever(split), task.conf.base)
                 writer.write(f"data/split={split}", base_table(articles, draws, index[split], texts))
         yield parquet.files_batch(writer.files)

@@ -97,9 +97,9 @@ def index_mb(conf: config.Config, folder: Path) -> dict[str, float]:
     (folder / "index").mkdir()
     retrieval.build(groups, methods, folder / "index")
     sizes: dict[str, float] = {}
-    for name in retrieval.file_names(methods):
-        kind = name.partition(".")[0].rpartition("-")[2]
-        sizes[kind] = sizes.get(kind, 0) + (folder / "index" / name).stat().st_size / 1e6
+    for path in (folder / "index").iterdir():
+        kind = path.stem.rpartition("-")[2]
+        sizes[kind] = sizes.get(kind, 0) + path.stat().st_size / 1e6
     return sizes
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from raft_spark.stages import base
 
 pytestmark = pytest.mark.row
 Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Built:
+    folder: Path
+
+    def path(self, part: str) -> str:
+        return str(self.folder / part)
 
 
 class Lake:
@@ -41,8 +50,7 @@ class Lake:
         retrieval.build(self.groups, methods, folder)
         self.index = corpus.map_index(f"{folder}/{corpus.INDEX}")["train"]
         self.texts = corpus.map_texts(f"{folder}/{corpus.TEXTS}", f"{folder}/{corpus.INDEX}")
-        paths = tuple((name, f"{folder}/{name}") for name in retrieval.file_names(methods))
-        self.retriever = retrieval.map_files(paths, "train", tuple(methods))
+        self.retriever = retrieval.map_files(Built(folder), "train", tuple(methods))
 
     def draw(self) -> Rows:
         """Return the rows of base of all articles."""
