@@ -36,6 +36,7 @@ class Stream(IntEnum):
     NEAR = 13
     EQUAL_SCORE = 14
     SIGNATURE = 15
+    WINDOW = 16
     RESAMPLE_SEEDS = 20
 
 

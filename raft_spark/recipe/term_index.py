@@ -4,12 +4,13 @@ BM25 in the variant of Lucene (Robertson and Zaragoza 2009, "The Probabilistic R
 of a document is the sum of idf(term) * weight(term, document) over the terms of the query, a product of sparse matrices.
 Both factors are rounded to whole numbers, so a score is the same on any machine, in any order of the sum.
 
-The index of a split is a file of parts, each of at most PART_DOCUMENTS documents, which workers memory-map. A query is multiplied
-with one part after the other, so an index may be larger than the memory.
+The index of a split is a file of parts, each of about PART_DOCUMENTS documents, which workers memory-map. A query is multiplied
+with one part after the other, so an index may be larger than the memory. The documents that have a term are listed by blocks,
+so that a common term can be looked up in some of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,8 @@ from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 
 PART_DOCUMENTS = 1 << 18
-BLOCK_POSTINGS = 1 << 22  # that are multiplied at once: 50 MB
+BLOCK_BITS = 12  # a block has 4,096 documents
+BATCH_POSTINGS = 1 << 22  # that are multiplied at once: 50 MB
 SAMPLE = 1024  # scores of a query, whose best ones are at most as high as the best of all
 MOST_EQUAL = 4  # times as many hits of a part as are wanted, at least 2, if scores are equal
 MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2^31
@@ -32,11 +34,12 @@ SCALE = IDF_SCALE * WEIGHT_SCALE  # of a score
 _PART = {
     "number": pa.int64(),
     "passage": pa.int32(),
-    "terms": pa.uint32(),
+    "lists": pa.uint64(),  # a term, and the block of the documents that follow; ascending
     "starts": pa.int32(),
     "documents": pa.int32(),
     "weights": pa.int32(),
 }
+_NOTHING = np.empty(0, np.int64)
 _PART_SCHEMA = pa.schema([(name, pa.large_list(kind)) for name, kind in _PART.items()])
 Columns = dict[str, NDArray[Any]]
 
@@ -103,15 +106,17 @@ class IndexWriter:
             return
         numbers, passages, keys, times = map(np.concatenate, zip(*self._waiting, strict=True))
         order = np.argsort(keys, kind="stable")  # which merges the sorted keys of the batches
-        term = (keys >> np.uint64(32)).astype(np.uint32)[order]
-        begins = arrays.starts_of_runs(term)
+        keys, times = keys[order], times[order]
+        position = self._documents + (keys & np.uint64(2**32 - 1))
+        lists = keys >> np.uint64(32) << np.uint64(32) | position >> np.uint64(BLOCK_BITS)
+        begins = arrays.starts_of_runs(lists)
         part = {
             "number": numbers,
             "passage": passages,
-            "terms": term[begins],
+            "lists": lists[begins],
             "starts": np.append(begins, len(keys)),
-            "documents": keys.astype(np.uint32)[order],
-            "weights": times[order],
+            "documents": keys.astype(np.uint32),
+            "weights": times,
         }
         _write(self._part_path(self._parts), [part])
         self._documents, self._parts = self._documents + self._waiting_documents, self._parts + 1
@@ -140,10 +145,13 @@ class TermIndex:
 
     def __init__(self, path: Path) -> None:
         """Map the index at `path`. Terms that several parts have are counted here, once in each worker process."""
-        self._parts = [_Part(columns) for columns in _read(path)]
-        self._size = sum(len(part.number) for part in self._parts)
-        terms = np.concatenate([np.empty(0, np.uint32), *(part.terms for part in self._parts)])
-        counts = np.concatenate([np.empty(0, np.int64), *(np.diff(part.starts) for part in self._parts)])
+        self._parts, self._size = list[_Part](), 0
+        for columns in _read(path):
+            self._parts.append(_Part(columns, self._size))
+            self._size += len(columns["number"])
+        self._blocks = -(-self._size >> BLOCK_BITS)
+        terms = np.concatenate([np.empty(0, np.uint32), *(_terms_of(part.lists) for part in self._parts)])
+        counts = np.concatenate([_NOTHING, *(np.diff(part.starts) for part in self._parts)])
         order = np.argsort(terms, kind="stable")
         first = arrays.starts_of_runs(terms[order])
         self._terms = terms[order][first]
@@ -155,56 +163,94 @@ class TermIndex:
         """Find the `count` best documents for each query, and the best score of a document with the number `own`.
 
         `keys` identify the queries and decide the order of equal scores; `own` are numbers whose documents are not found.
-        Both have the shape (queries,), as the second result has. `postings` > 0 bounds the work of a query: only its rarest
-        terms are looked up, which so many documents have in all.
+        Both have the shape (queries,), as the second result has. `postings` > 0 bounds the work of a query, see `_select`.
         """
         own = np.full(len(keys), -1) if own is None else own
-        row, term, idf, frequency = self._selected(queries, postings)
-        block = np.cumsum(np.bincount(row, frequency, len(keys)).astype(np.int64)) // BLOCK_POSTINGS
-        found, best = [(np.empty(0, np.int64),) * 4], np.zeros(len(keys), np.int64)
+        terms, postings_of = self._select(queries, keys, own, postings)
+        batch = np.cumsum(np.bincount(terms.row, postings_of, len(keys)).astype(np.int64)) // BATCH_POSTINGS
+        found, best = [(_NOTHING,) * 4], np.zeros(len(keys), np.int64)
         state = hashing.hash64(0, Stream.EQUAL_SCORE, keys)
-        for begin in arrays.starts_of_runs(block):
-            end = np.searchsorted(block, block[begin], "right")
-            of_block = slice(*np.searchsorted(row, (begin, end)))
+        for begin in arrays.starts_of_runs(batch):
+            end = np.searchsorted(batch, batch[begin], "right")
+            of_batch = terms.of_rows(begin, end)
             for part in self._parts:
-                scores = part.multiply(row[of_block] - begin, term[of_block], idf[of_block], int(end - begin))
+                scores = part.multiply(of_batch, int(end - begin))
                 hit_row, hit = _best(scores, count, part, own[begin:end], best[begin:end], state[begin:end])
                 document = scores.indices[hit]
                 found.append((begin + hit_row, part.number[document], part.passage[document], scores.data[hit]))
         return ranked(found, state, count), best
 
-    def _selected(
-        self, queries: Terms, postings: int
-    ) -> tuple[Int64Array, NDArray[np.uint32], NDArray[np.int32], Int64Array]:
-        """Return the query, the term, its idf and how many documents have it, of each term that is looked up."""
+    def _select(
+        self, queries: Terms, keys: UInt64Array, own: Int64Array, postings: int
+    ) -> tuple["_QueryTerms", NDArray[np.float64]]:
+        """Return the terms of the queries, each with the blocks in which it is looked up, and how many documents it finds there.
+
+        If more than `postings` documents have the terms of a query in all, its rarest terms are looked up everywhere, as far as
+        half of that many documents have them. The other terms are looked up in a window of blocks around the query's own
+        documents, or around blocks that its key chooses. It has at least one block, and on average uses up the rest.
+        """
         at, known = arrays.find(queries.term, self._terms)
         pairs = np.unique(queries.document[known] << 32 | at[known])
         row, at = pairs >> 32, pairs & (2**32 - 1)
+        order = np.lexsort((self._terms[at], self._frequencies[at], row))
+        row, at = row[order], at[order]
+        chosen = np.arange(len(row)) - np.searchsorted(row, row) < MOST_TERMS
+        row, at = row[chosen], at[chosen]
         frequency = self._frequencies[at]
-        order = np.lexsort((self._terms[at], frequency, row))
-        row, at, frequency = row[order], at[order], frequency[order]
         first = np.searchsorted(row, row)
-        before = np.cumsum(frequency) - frequency
-        chosen = np.arange(len(row)) - first < MOST_TERMS
-        if postings:
-            chosen &= before - before[first] + frequency <= postings
-        row, at, frequency = row[chosen], at[chosen], frequency[chosen]
-        idf = np.log1p((self._size - frequency + 0.5) / (frequency + 0.5))
-        return row, self._terms[at], np.rint(IDF_SCALE * idf).astype(np.int32), frequency
+        upto = np.cumsum(frequency)
+        before = upto - frequency
+        all_postings = np.bincount(row, frequency, len(keys))[row]
+        is_bounded = bool(postings) & (all_postings > postings)
+        is_common = is_bounded & (upto - before[first] > postings // 2)
+        of_common = np.bincount(row, frequency * is_common, len(keys))[row]
+        share = np.divide(postings - (all_postings - of_common), of_common, out=np.ones(len(row)), where=is_common)
+        blocks = np.maximum(1, (share * self._blocks).astype(np.int64))
+        middle = self._blocks_of(own, keys)[row]
+        begin = np.clip(middle - blocks // 2, 0, self._blocks - blocks)
+        idf = np.rint(IDF_SCALE * np.log1p((self._size - frequency + 0.5) / (frequency + 0.5))).astype(np.int32)
+        return _QueryTerms(row, self._terms[at], idf, begin, begin + blocks), frequency * blocks / self._blocks
+
+    def _blocks_of(self, own: Int64Array, keys: UInt64Array) -> Int64Array:
+        """Return the block of the first document of each number, or one that its key chooses."""
+        limits = np.full(len(keys), max(1, self._blocks))
+        blocks = hashing.randbelow(hashing.hash64(0, Stream.WINDOW, keys), limits)
+        for part in self._parts:
+            document, documents = part.documents_of(own)
+            blocks = np.where(documents, (part.begin + document) >> BLOCK_BITS, blocks)
+        return blocks
+
+
+@dataclass(frozen=True)
+class _QueryTerms:
+    """The terms of a batch of queries, by query, and the blocks from `begin` to `end` in which each is looked up."""
+
+    row: Int64Array
+    term: NDArray[np.uint32]
+    idf: NDArray[np.int32]
+    begin: Int64Array
+    end: Int64Array
+
+    def of_rows(self, first: Any, end: Any) -> "_QueryTerms":  # noqa: ANN401 - whole numbers
+        """Return the terms of the queries from `first` to `end`, which are counted from 0 then."""
+        chosen = slice(*np.searchsorted(self.row, (first, end)))
+        row, *others = (getattr(self, each.name)[chosen] for each in fields(self))
+        return _QueryTerms(row - first, *others)
 
 
 class _Part:
-    """A memory-mapped part of an index: a sparse matrix of terms and documents."""
+    """A memory-mapped part of an index: a sparse matrix of lists (a term in a block) and documents; `begin` were before it."""
 
-    def __init__(self, columns: Columns) -> None:
-        self.number, self.passage, self.terms, self.starts = (
-            columns[name] for name in ("number", "passage", "terms", "starts")
+    def __init__(self, columns: Columns, begin: int) -> None:
+        self.number, self.passage, self.lists, self.starts = (
+            columns[name] for name in ("number", "passage", "lists", "starts")
         )
+        self.begin = begin
         first = arrays.starts_of_runs(self.number)
         order = np.argsort(self.number[first])
         self._numbers, self._first = self.number[first][order], first[order]
         self._documents = np.diff(first, append=len(self.number))[order]
-        shape = len(self.terms), len(self.number)
+        shape = len(self.lists), len(self.number)
         self._matrix = sparse.csr_matrix((columns["weights"], columns["documents"], self.starts), shape, copy=False)
 
     def documents_of(self, numbers: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -212,14 +258,18 @@ class _Part:
         at, known = arrays.find(numbers, self._numbers)
         return self._first[at], np.where(known, self._documents[at], 0)
 
-    def multiply(
-        self, row: Int64Array, term: NDArray[np.uint32], idf: NDArray[np.int32], rows: int
-    ) -> sparse.csr_matrix:
-        """Return the scores of the documents for each query, shape (rows, documents), from the terms of all queries."""
-        at, known = arrays.find(term, self.terms)
-        starts = np.searchsorted(row[known], np.arange(rows + 1)).astype(np.int32)
-        columns = at[known].astype(np.int32)
-        return sparse.csr_matrix((idf[known], columns, starts), (rows, len(self.terms)), copy=False) @ self._matrix
+    def multiply(self, terms: _QueryTerms, rows: int) -> sparse.csr_matrix:
+        """Return the scores of the documents for each query, shape (rows, documents)."""
+        term = terms.term.astype(np.uint64) << np.uint64(32)
+        begin, end = (np.searchsorted(self.lists, term | block.astype(np.uint64)) for block in (terms.begin, terms.end))
+        at, ordinal = arrays.numbered(end - begin)
+        starts = np.searchsorted(terms.row[at], np.arange(rows + 1)).astype(np.int32)
+        columns = (begin[at] + ordinal).astype(np.int32)
+        return sparse.csr_matrix((terms.idf[at], columns, starts), (rows, len(self.lists)), copy=False) @ self._matrix
+
+
+def _terms_of(lists: UInt64Array) -> NDArray[np.uint32]:
+    return (lists >> np.uint64(32)).astype(np.uint32)
 
 
 def _best(
@@ -233,6 +283,9 @@ def _best(
     columns = ends, ends[1:], *(of.tolist() for of in part.documents_of(own))
     for row, (begin, end, first, documents) in enumerate(zip(*columns, strict=False)):
         of_row = scores.data[begin:end]
+        if begin == end:
+            positions.append(_NOTHING)
+            continue
         if documents:
             is_own = np.flatnonzero((scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents)
             best[row] = max(best[row], *of_row[is_own].tolist(), 0)

@@ -217,7 +217,7 @@ def passages(
     if condition.setting == "closed":
         return [[] for _ in numbers]
     keep = np.full(len(numbers), condition.setting != "without")
-    most = max(*conf.evaluation.distractors, condition.distractors)
+    most = max(*conf.evaluation.distractors, condition.distractors) if condition.distractors else 0
     absent = "singles" if conf.base.absent == "nothing" else conf.base.absent
     base = conf.base.model_copy(update={"distractors": condition.distractors, "absent": absent})
     drawn = sampling.choose_documents(numbers, keep, index, base.model_copy(update={"distractors": most}))

@@ -1,11 +1,14 @@
 """Measure what hard distractors cost, beside random ones, in one run.
 
-    python tests/benchmarks/retrieval.py [--articles 211269] [--postings 4096 16384]
+    python tests/benchmarks/retrieval.py [--articles 211269] [--postings 2048 32768]
 
 Builds base from the same built-in articles with random distractors, and then with all of them from bm25, with each limit of
 base.retrieval.postings, and from mesh. The least CPU seconds of ROUNDS count; the first build of each warms up. Prints a
-table, and keeps it in build/bench/retrieval.md and retrieval.json: CPU a row, as a multiple of random distractors, and the
-size of the index a million passages.
+table, and keeps it in build/bench/retrieval.md and retrieval.json: CPU a row, as a multiple of random distractors, how near
+is what bm25 finds, and the size of the index a million passages.
+
+How near: the sum of the full scores of the passages found for ASKED questions, as a share of what a search without a bound
+finds. Passages that are not among the best DEEP of a question count as 0.
 
 The command fails when bm25 with the limit of conf/default.toml takes more than MOST_TIMES the CPU of random distractors.
 """
@@ -16,6 +19,8 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
@@ -30,6 +35,7 @@ from stages import machine, machine_line
 
 MOST_TIMES = 5.0
 ROUNDS = 2
+ASKED, DEEP = 400, 4096
 
 
 def main() -> None:
@@ -53,14 +59,21 @@ def main() -> None:
             for group in tables.row_groups(config.load(assignments=basis).lake, version)
         )
         found = {name: measured(config.load(assignments=[*basis, *settings])) for name, settings in ways.items()}
-        sizes = index_mb(config.load(assignments=[*basis, "base.distractors_from={bm25=0.5,mesh=0.5}"]), Path(folder))
+        both = config.load(assignments=[*basis, "base.distractors_from={bm25=0.5,mesh=0.5}"])
+        sizes = index_mb(both, Path(folder))
+        nearness = {
+            f"bm25, {limit} postings": near(both, Path(folder), limit) for limit in {default, *options.postings}
+        }
         session.stop()
     rows = {
-        name: {"us_a_row": cpu / options.articles * 1e6, "times": cpu / found["random"]} for name, cpu in found.items()
+        name: {"us_a_row": cpu / options.articles * 1e6, "times": cpu / found["random"], "near": nearness.get(name)}
+        for name, cpu in found.items()
     }
     mb = {name: size / passages * 1e6 for name, size in sizes.items()}
-    lines = ["| distractors | CPU µs a row | times random |", "|---|---|---|"]
-    lines += [f"| {name} | {row['us_a_row']:.0f} | {row['times']:.1f} |" for name, row in rows.items()]
+    lines = ["| distractors | CPU µs a row | times random | how near |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['us_a_row']:.0f} | {row['times']:.1f} | {row['near'] or ''} |" for name, row in rows.items()
+    ]
     lines += [
         "",
         "| file | MB a million passages |",
@@ -101,6 +114,32 @@ def index_mb(conf: config.Config, folder: Path) -> dict[str, float]:
         kind = path.stem.rpartition("-")[2]
         sizes[kind] = sizes.get(kind, 0) + path.stat().st_size / 1e6
     return sizes
+
+
+class Built:
+    """The files of an index in a folder, as a retriever maps them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, part: str) -> str:
+        """Return the path of a file."""
+        return str(self.folder / part)
+
+
+def near(conf: config.Config, folder: Path, postings: int) -> float:
+    """Return how near the passages are that bm25 finds with this bound, as a share of those found without one."""
+    groups = tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
+    train = (parquet.read_row_group(group, ["number"]) for group in groups if group["split"] == "train")
+    asked = np.concatenate([table["number"].to_numpy() for table in train])
+    asked = np.sort(np.random.default_rng(0).choice(asked, ASKED, replace=False))
+    retriever = retrieval.map_files(Built(folder / "index"), "train", (retrieval.BM25,))
+    index, queries = retriever.indexes[retrieval.BM25], retriever.queries[retrieval.BM25].of(asked)
+    best, _ = index.search(queries, asked.astype(np.uint64), DEEP, asked)
+    found, _ = index.search(queries, asked.astype(np.uint64), conf.base.retrieval.window, asked, postings)
+    scores = dict(zip(zip(best.row, best.number, best.passage, strict=True), best.score.tolist(), strict=True))
+    reached = sum(scores.get(hit, 0) for hit in zip(found.row, found.number, found.passage, strict=True))
+    return round(reached / int(best.score[best.rank <= conf.base.retrieval.window].sum()), 2)
 
 
 if __name__ == "__main__":

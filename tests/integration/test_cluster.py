@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from conftest import ROOT, article
 from raft_spark import config
 from raft_spark.common.java import java_home
 from raft_spark.errors import InputError
-from raft_spark.lake import schemas, tables
+from raft_spark.lake import parquet, schemas, tables
 from raft_spark.lake.filesystem import Storage
 
 pytestmark = pytest.mark.spark
@@ -65,6 +66,7 @@ def test_relative_paths_mean_the_drivers_folder_on_every_executor(folder: Path):
         'spark."spark.master"="local-cluster[2,1,1024]"',
         "dataset.tokenizer=tokenizer.json",
         "dataset.max_tokens=9999",
+        "base.distractors_from={bm25=0.5,mesh=0.5}",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lake = config.load(assignments=[f"lake.root={folder / 'lake'}"]).lake
@@ -72,7 +74,12 @@ def test_relative_paths_mean_the_drivers_folder_on_every_executor(folder: Path):
         version = tables.require(lake, table)
         for file in version.files:
             assert (folder / "lake" / table / "versions" / version.id / file.path).stat().st_size == file.bytes
-    assert sum(tables.require(lake, schemas.BASE).counts["rows"].values()) == 40
+    base = tables.require(lake, schemas.BASE)
+    assert sum(base.counts["rows"].values()) == 40
+    rows = (row for group in tables.row_groups(lake, base) for row in parquet.read_row_group(group).to_pylist())
+    methods = Counter(document["method"] for row in rows for document in row["documents"])
+    assert methods["bm25"] > 0
+    assert methods["mesh"] > 0
     assert not list((folder / "lake").glob(".seen-by-*"))
 
 

@@ -72,19 +72,23 @@ def test_scores_are_those_of_bm25(tmp_path_factory, documents: list[str], questi
     documents=st.lists(texts, min_size=1, max_size=40),
     questions=st.lists(texts, min_size=1, max_size=9),
     count=st.integers(1, 9),
+    postings=st.integers(0, 40),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_hits_do_not_depend_on_parts_batches_or_other_questions(
-    tmp_path_factory, monkeypatch, documents: list[str], questions: list[str], count: int
+    tmp_path_factory, monkeypatch, documents: list[str], questions: list[str], count: int, postings: int
 ):
-    whole = hits_of(index_of(documents, tmp_path_factory.mktemp("whole"), batch=100), questions, count)
     with monkeypatch.context() as patched:
+        patched.setattr(term_index, "BLOCK_BITS", 1)
+        whole = hits_of(
+            index_of(documents, tmp_path_factory.mktemp("whole"), batch=100), questions, count, postings=postings
+        )
         patched.setattr(term_index, "PART_DOCUMENTS", 3)
-        patched.setattr(term_index, "BLOCK_POSTINGS", 7)
+        patched.setattr(term_index, "BATCH_POSTINGS", 7)
         patched.setattr(term_index, "SAMPLE", 2)
         patched.setattr(term_index, "MOST_EQUAL", 2)
         in_parts = index_of(documents, tmp_path_factory.mktemp("parts"), batch=2)
-        assert hits_of(in_parts, questions, count) == whole
+        assert hits_of(in_parts, questions, count, postings=postings) == whole
     assert all(len(of_question) <= count for of_question in whole)
     scores = [[score for _, score in of_question] for of_question in whole]
     assert scores == [sorted(of_question, reverse=True) for of_question in scores]
@@ -108,11 +112,62 @@ def test_own_documents_are_not_found_and_their_best_score_is_told(tmp_path: Path
     assert best[1] == 0
 
 
-def test_the_work_of_a_question_is_bounded_by_leaving_out_common_words(tmp_path: Path):
-    index = index_of(["the heart"] * 30 + ["the zinc"] * 3, tmp_path, batch=33)
-    assert {number for number, _ in hits_of(index, ["the zinc"], 40, postings=10)[0]} == {30, 31, 32}
-    assert len(hits_of(index, ["the zinc"], 40)[0]) == 33
-    assert hits_of(index, ["the heart"], 40, postings=10) == [[]]
+def bounded(index: TermIndex, question: str, own: int, postings: int) -> dict[int, int]:
+    """Return the score of each document that is found."""
+    keys, number = np.zeros(1, np.uint64), np.array([own])
+    hits, _ = index.search(terms([question]), keys, 1000, number, postings)
+    return dict(zip(hits.number.tolist(), hits.score.tolist(), strict=True))
+
+
+def test_a_rare_word_is_looked_up_everywhere_and_a_common_one_around_the_own_document(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(term_index, "BLOCK_BITS", 3)  # 10 blocks of 8 documents
+    documents = ["the heart"] * 80
+    documents[1] = documents[44] = documents[78] = "the zinc"
+    index = index_of(documents, tmp_path, batch=100)
+    exact, found = bounded(index, "the zinc", 44, 0), bounded(index, "the zinc", 44, 30)
+    assert len(exact) == 79
+    # 28 of 30 entries are left for "the", which 80 documents have: 3 blocks of 10, and the one of document 44 is in the middle
+    assert sorted(found) == [1, *range(32, 44), *range(45, 56), 78]
+    assert found[1] < exact[1]  # "zinc" alone
+    assert {number: score for number, score in found.items() if 32 <= number < 56} == {
+        number: score for number, score in exact.items() if 32 <= number < 56
+    }
+
+
+@given(
+    documents=st.lists(texts, min_size=1, max_size=60),
+    question=st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join),
+    own=st.integers(0, 59),
+    postings=st.integers(1, 60),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_bound_costs_documents_but_never_raises_a_score(
+    tmp_path_factory, monkeypatch, documents: list[str], question: str, own: int, postings: int
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(term_index, "BLOCK_BITS", 2)
+        index = index_of(documents, tmp_path_factory.mktemp("index"))
+        exact, found = bounded(index, question, own, 0), bounded(index, question, own, postings)
+    assert all(score <= exact[number] for number, score in found.items())
+    entries = sum(word in document.split() for document in documents for word in set(question.split()))
+    if entries <= postings:
+        assert found == exact
+    block = own // 4
+    beside = [number for number in exact if number // 4 == block]  # always within the window
+    assert own >= len(documents) or all(found[number] == exact[number] for number in beside)
+
+
+def test_bounded_questions_find_documents_in_all_of_the_index(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(term_index, "BLOCK_BITS", 3)
+    index = index_of(["the heart", "zinc"] * 200, tmp_path, batch=400)
+    found = [bounded(index, "the heart", own, 40) for own in range(400)]
+    assert max(map(len, found)) <= 40  # of 200
+    assert {number for of_question in found for number in of_question} == set(range(0, 400, 2))
+    keys = np.arange(200).astype(np.uint64)
+    hits, _ = index.search(
+        terms(["the heart"] * 200), keys, 1, postings=40
+    )  # no own documents: the key chooses the window
+    assert len(set(hits.number.tolist())) > 100
 
 
 def test_an_index_without_documents_finds_nothing(tmp_path: Path):

@@ -158,6 +158,14 @@ def test_what_is_retrieved_needs_no_other_article():
         conditions.check_split_size(index_of(np.zeros(3, np.int64)), asked.evaluation)
 
 
+def test_an_article_alone_needs_no_other_article():
+    asked = config.load(assignments=["evaluation.settings=alone,closed"])
+    index = index_of(np.array([2]))
+    conditions.check_split_size(index, asked.evaluation)
+    found = conditions.passages(np.array([0]), index, TEXTS[:2], Condition("alone", 0), asked)
+    assert sorted(each["text"] for each in found[0]) == ["passage 0", "passage 1"]
+
+
 def test_students_are_asked_with_the_limits_and_words_of_completions():
     conf = config.load(assignments=["completions.style=cot", "completions.temperature=0.7", "completions.in_flight=3"])
     own = conditions.endpoint_settings(conf, "fake")
