@@ -18,7 +18,6 @@ from raft_spark.inference.quota import UNLIMITED, Allocation, Demand
 CHARS_PER_TOKEN = 3.5  # of English prose, to estimate prompt tokens for the rate limit
 MIN_CHARS_PER_TOKEN = 2.0  # to reserve dollars: no tokenizer in use makes more tokens of English on average
 TEMPLATE_TOKENS = 64  # that a chat template adds, at most
-HEARSAY_SECONDS = 1.0  # age of an answer to another task when this one hears of it, at most: two heartbeats
 ALONE_SECONDS = 10.0  # after which a task without a driver judges alone what the endpoint refuses
 NOT_BILLED = frozenset({"throttled", "unavailable", "refused", "bad_request"})  # error classes, unless it was cut off
 
@@ -264,7 +263,7 @@ class Admission:
         if elsewhere > self._worked_elsewhere:
             self._worked_elsewhere = elsewhere
             self._health.on_answer_elsewhere(self._clock())
-            self._works(self._clock() - HEARSAY_SECONDS)
+            self._works(self._clock() - 2 * self.allocation.heartbeat)  # so old is what it hears of, at most
 
     def _works(self, since: float) -> None:
         with self._lock:

@@ -1,4 +1,5 @@
-"""Divide the limits of a run among its tasks: each task reports to a socket of the driver twice a second.
+"""Divide the limits of a run among its tasks: each task reports to a socket of the driver, twice a
+second where there are not too many.
 
 A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the
 run's key. A task that cannot reach the driver when it starts keeps its static allocation until the run's time is over.
@@ -37,7 +38,8 @@ from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
 
 LOG = logging.getLogger(__name__)
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS, LONGEST_HEARTBEAT = 0.5, 2.0  # between two heartbeats of a task
+HEARTBEATS_A_SECOND = 500  # of all tasks together, which take a twentieth of a core of the driver
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MAX_POINTS
 MAX_POINTS = 600
 STARTUP_SECONDS = 10.0  # after the first heartbeat, in which tasks that have not reported yet have their part reserved
@@ -126,6 +128,7 @@ class Coordinator:
                 worked=self._acquittals + self._worked,
                 trial=-(-objections.needed(self._situation) // max(1, running)),
                 stop_reason=self.stop_reason or replaced,
+                heartbeat=max(HEARTBEAT_SECONDS, min(LONGEST_HEARTBEAT, running / HEARTBEATS_A_SECOND)),
             )
 
     def _record(self, task: str, counters: TaskCounters) -> None:
@@ -355,7 +358,7 @@ def _report(
     """
     is_last = False
     while not is_last:
-        is_last = over.wait(HEARTBEAT_SECONDS)
+        is_last = over.wait(admission.allocation.heartbeat)
         sent = time.monotonic()
         try:
             admission.allocation = _heartbeat(connection, task, admission, is_last=is_last)

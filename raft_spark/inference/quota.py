@@ -26,7 +26,7 @@ class Allocation:
 
     `stop_reason` says why it may start no call any more. `must_wait` means that an earlier attempt at the same rows
     still runs. `worked` grows whenever the endpoint has answered a request of any task; after `trial` requests in a row
-    that it refuses, the task waits until it grows.
+    that it refuses, the task waits until it grows. The next heartbeat is due after `heartbeat` seconds.
     """
 
     in_flight: int
@@ -37,6 +37,7 @@ class Allocation:
     must_wait: bool = False
     worked: int = 0
     trial: int = 4
+    heartbeat: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class QuotaLedger:
         self._draining: dict[str, int] = {}  # the open calls of the tasks that drain
         self._allocations: dict[str, Allocation] = {}  # the last of each task
         # What each task holds: the larger of its last two allocations, since it uses the older until it has the newer.
-        # By limit, so that hundreds of tasks are added up twice a second each without a loop in Python.
+        # By limit, so that hundreds of tasks are added up again and again without a loop in Python.
         self._calls: dict[str, int] = {}
         self._requests, self._tokens, self._money = dict[str, float](), dict[str, float](), dict[str, float]()
         self._released: dict[str, float] = {}  # dollars of the tasks that have left

@@ -205,7 +205,7 @@ def test_a_task_that_loses_its_driver_starts_no_call_until_it_is_back():
 
 def test_a_network_that_falls_silent_is_a_lost_driver_to_a_task_and_a_lost_task_to_the_driver(monkeypatch):
     """No connection breaks when a machine is lost. The task gives up its part before the driver gives it to others."""
-    assert coordinator.REPLY_TIMEOUT + 2 * 0.5 < coordinator.HEARTBEAT_TIMEOUT  # 0.5 is HEARTBEAT_SECONDS
+    assert coordinator.REPLY_TIMEOUT + coordinator.LONGEST_HEARTBEAT < coordinator.HEARTBEAT_TIMEOUT
     monkeypatch.setattr(coordinator, "REPLY_TIMEOUT", 0.2)
     monkeypatch.setattr(coordinator, "HEARTBEAT_TIMEOUT", 0.6)
     one, two = new_admission(), new_admission()
@@ -626,6 +626,14 @@ def test_an_attempt_waits_for_the_older_ones_and_makes_way_for_the_newer_ones(sa
             is_replaced = any(number > attempt for number in others)
             assert allocation.stop_reason == (coordinator.REPLACED if is_replaced else "")
             assert allocation.worked == sum(worked.values())
+
+
+@pytest.mark.parametrize(("tasks", "seconds"), [(1, 0.5), (250, 0.5), (500, 1.0), (5_000, 2.0)])
+def test_many_tasks_report_less_often(monkeypatch, tasks: int, seconds: float):
+    monkeypatch.setattr(coordinator, "HEARTBEAT_SECONDS", 0.5)
+    driver = new_coordinator(tasks=tasks)
+    driver.running_tasks = tasks
+    assert driver.heartbeat("0-0", TaskCounters()).heartbeat == seconds
 
 
 def test_a_heartbeat_among_500_tasks_costs_no_more_than_twice_that_among_20():
