@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import growth, watch
+from benchmarks import experiment_chart, growth, watch
 
 pytestmark = pytest.mark.row
 
@@ -24,6 +24,17 @@ def test_the_chart_has_each_stage_and_the_colours_of_both_themes():
     for words in (">base<", ">dataset<", "1,000", "prefers-color-scheme: dark", "var(--first)"):
         assert words in drawn
     assert drawn == growth.chart(sizes)
+
+
+def test_the_chart_of_the_experiment_has_a_point_with_its_interval_for_each_student_and_setting():
+    points = {
+        name: [{"value": value, "low": value - 0.1, "high": value + 0.1} for value in (0.3, 0.5)]
+        for name in ("base", "raft")
+    }
+    drawn = experiment_chart.chart("ROUGE-L", ["alone", "k = 3"], points)
+    for words in (">base<", ">raft<", ">alone<", ">k = 3<", ">ROUGE-L<", "var(--muted)", "var(--first)"):
+        assert words in drawn
+    assert drawn.count("<use") >= 4  # markers
 
 
 # as Spark's daemon does: a worker that ends is not waited for

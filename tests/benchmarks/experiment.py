@@ -6,7 +6,8 @@
     build/experiment/SOURCE/RECIPE/lake             the recipe's dataset; articles and splits are the same in all of them
     build/experiment/SOURCE/RECIPE/STUDENT          a trained student; student.gguf is what answers
     build/experiment/SOURCE/students.toml           every student as an endpoint, which the evaluation is told
-    build/experiment/SOURCE/table.md                what they are worth, in short; evaluation.html beside it tells all
+    build/experiment/SOURCE/table.md                what they are worth, in short; its last line names evaluation.html, which tells all
+    build/experiment/SOURCE/chart.svg               ROUGE-L of each recipe by what was shown
 
 Each recipe is trained once with each of --seeds (training.seed) and on each number of --rows. With several seeds, the table
 has a recipe's mean, with an interval over articles and trainings together.
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import experiment_chart
+import growth
 import pyarrow.parquet as pq
 
 from raft_spark import config
@@ -106,9 +109,11 @@ def main() -> None:
                 trained(folder, student, own)
         made = evaluated(folder, [*own, *RECIPES["raft-100"]], told(folder, students))
         names = list(dict.fromkeys(student.group if len(options.seeds) > 1 else student.name for student in students))
-        table = "\n".join(lines(pq.read_table(made / "metrics/metrics.parquet").to_pylist(), names))
+        metrics = pq.read_table(made / "metrics/metrics.parquet").to_pylist()
+        table = "\n".join([*lines(metrics, names), f"{made}/evaluation.html"])
         (folder / "table.md").write_text(table + "\n")
-        sys.stdout.write(f"{made}/evaluation.html\n\n{table}\n")
+        (folder / "chart.svg").write_text(chart(metrics, names))
+        sys.stdout.write(f"{table}\n")
 
 
 def trained(folder: Path, student: Student, assignments: Sequence[str]) -> None:
@@ -149,6 +154,19 @@ def evaluated(folder: Path, assignments: Sequence[str], students: Path) -> Path:
     raft_spark("evaluation", CONF, students, assignments=[lake, *assignments])
     conf = config.load([str(CONF), str(students)], [lake, *assignments])
     return Path(browse.folder(conf.lake, tables.require(conf.lake, schemas.EVALUATION)))
+
+
+def chart(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> str:
+    """Draw ROUGE-L of each student by what was shown to it."""
+    found = {
+        (row["student"], row["setting"], row["distractors"]): row
+        for row in metrics
+        if row["figure"] == "rouge_l" and not row["place"] and row["against"] is None
+    }
+    shown = {name: case for name, case in COLUMNS.items() if all((student, *case) in found for student in students)}
+    points = {student: [found[student, *case] for case in shown.values()] for student in students}
+    drawn = experiment_chart.chart("ROUGE-L by what was shown, with 95 % intervals", list(shown), points)
+    return growth.themed(drawn)
 
 
 def lines(metrics: Sequence[Mapping[str, Any]], students: Sequence[str]) -> Iterator[str]:

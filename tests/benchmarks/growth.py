@@ -11,16 +11,22 @@ if TYPE_CHECKING:
 SIZE = (8.4, 4.6)  # inches
 COLORS = (svg.SECOND, svg.FIRST, svg.MUTED, svg.ALARM)
 STYLE = """<style>
-svg { --ink: #1d2327; --muted: #5a646b; --grid: #d9d6cd; --first: #0072b2; --second: #b45309; --alarm: #c2185b }
+svg { --ink: #1d2327; --muted: #5a646b; --grid: #d9d6cd; --first: #0072b2; --second: #b45309; --alarm: #c2185b;
+--good: #1b7f4b }
 @media (prefers-color-scheme: dark) {
-svg { --ink: #e9edf0; --muted: #a3aeb7; --grid: #37414b; --first: #56b4e9; --second: #f0a63a; --alarm: #ff7aa8 } }
+svg { --ink: #e9edf0; --muted: #a3aeb7; --grid: #37414b; --first: #56b4e9; --second: #f0a63a; --alarm: #ff7aa8;
+--good: #4cc38a } }
 </style>"""
 Figures = Mapping[str, Any]
 
 
 def chart(sizes: Sequence[Figures]) -> str:
     """Draw the CPU seconds of each stage over the articles, both on logarithmic scales, beside a line of equal cost a row."""
-    drawn = svg.render("growth", SIZE, lambda figure: _draw(figure.subplots(), sizes))
+    return themed(svg.render("growth", SIZE, lambda figure: _draw(figure.subplots(), sizes)))
+
+
+def themed(drawn: str) -> str:
+    """Add the colours to a chart that stands in a file of its own."""
     head, rest = drawn.split(">", 1)
     return f"{head}>{STYLE}{rest}"
 
