@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from raft_spark.monitoring import svg
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIZE = (8.4, 4.2)  # inches
 COLORS = (svg.MUTED, svg.FIRST, svg.SECOND, svg.GOOD, svg.ALARM)
@@ -16,10 +16,11 @@ Points = Mapping[str, Sequence[Mapping[str, float]]]
 
 def chart(title: str, settings: Sequence[str], points: Points) -> str:
     """Draw the points of each student, one for each of `settings`: its `value`, and an interval from `low` to `high`."""
-    return svg.render("experiment", SIZE, lambda figure: _draw(figure.subplots(), title, settings, points))
+    return svg.render("experiment", SIZE, lambda figure: _draw(figure, title, settings, points))
 
 
-def _draw(axes: "Axes", title: str, settings: Sequence[str], points: Points) -> None:
+def _draw(figure: "Figure", title: str, settings: Sequence[str], points: Points) -> None:
+    axes = figure.subplots()
     for number, (color, (student, of_student)) in enumerate(zip(COLORS, points.items(), strict=False)):
         places = [setting + WIDTH * (number / max(1, len(points) - 1) - 0.5) for setting in range(len(settings))]
         values = [point["value"] for point in of_student]
@@ -30,4 +31,4 @@ def _draw(axes: "Axes", title: str, settings: Sequence[str], points: Points) -> 
     axes.set_xticks(range(len(settings)), settings)
     axes.set_ylim(bottom=0)
     axes.set_title(title)
-    axes.legend(loc="upper right", ncols=len(points))
+    figure.legend(loc="outside lower center", ncols=len(points))
