@@ -22,6 +22,7 @@ HATCHES = ("", "///", "...", "xxx")
 BASELINES = {"accuracy": scores.MAJORITY}  # by metric; DEFAULT_BASELINE for all others
 DEFAULT_BASELINE = scores.QUESTION
 FULL, HALF = (10.6, 4.1), (5.4, 3.6)  # inches
+LETTER, MARK, LEGEND_ROW = 0.085, 0.6, 0.22  # inches of a legend: a letter, a mark with its distances, a row
 HEADROOM = 1.12  # height of an axis, as a multiple of its highest value: room for the name of a baseline
 SPACING, GROUP_WIDTH = 0.11, 0.8  # between students, and of all students of a setting; settings are 1 apart
 SWEPT = {  # settings that are drawn over k: name in the legend, line
@@ -142,10 +143,13 @@ def _draw_baseline(axes: "Axes", summary: EvaluationSummary, name: str) -> None:
 
 
 def _draw_legend(figure: "Figure") -> None:
-    """Draw one legend for all axes, below them."""
+    """Draw one legend for all axes, below them; a figure with many names grows."""
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
     unique = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
-    figure.legend([*unique.values()], [*unique], loc="outside lower center", ncols=4, fontsize=10.5)
+    widest = max(map(len, unique), default=0) * LETTER + MARK
+    columns = max(1, min(4, int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, -(-len(unique) // columns) - 2))
+    figure.legend([*unique.values()], [*unique], loc="outside lower center", ncols=columns, fontsize=10.5)
 
 
 def _losses(figure: "Figure", summary: EvaluationSummary) -> None:
