@@ -130,7 +130,7 @@ bench-peers: $(PEERS)/ready ## compare base with Polars, DuckDB and Daft, in bui
 	$(PEERS)/bin/python tests/benchmarks/peers.py
 
 bench-retrieval: $(TEST)/ready ## measure what distractors from BM25 and MeSH cost, in build/bench/retrieval.md: 5 minutes
-	$(TEST)/bin/python tests/benchmarks/retrieval.py --postings 2048 32768
+	$(TEST)/bin/python tests/benchmarks/retrieval.py --postings 2048
 
 bench-leakage: $(LEAKAGE)/ready ## look for rows without their oracle by gradient boosting, in build/bench/boosted_leakage.json: 3 minutes
 	$(LEAKAGE)/bin/python tests/benchmarks/boosted_leakage.py --check

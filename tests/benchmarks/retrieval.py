@@ -1,6 +1,6 @@
 """Measure what hard distractors cost, beside random ones, in one run.
 
-    python tests/benchmarks/retrieval.py [--articles 211269] [--postings 2048 32768]
+    python tests/benchmarks/retrieval.py [--articles 211269] [--postings 2048]
 
 Builds base from the same built-in articles with random distractors, and then with all of them from bm25, with each limit of
 base.retrieval.postings, and from mesh. The least CPU seconds of ROUNDS count; the first build of each warms up. Prints a
