@@ -39,7 +39,7 @@ from raft_spark.monitoring.run_state import Point, Run
 
 LOG = logging.getLogger(__name__)
 HEARTBEAT_SECONDS, LONGEST_HEARTBEAT = 0.5, 2.0  # between two heartbeats of a task
-HEARTBEATS_A_SECOND = 500  # of all tasks together, which take a twentieth of a core of the driver
+HEARTBEATS_A_SECOND = 500  # of all tasks together, until each has its longest heartbeat
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MAX_POINTS
 MAX_POINTS = 600
 STARTUP_SECONDS = 10.0  # after the first heartbeat, in which tasks that have not reported yet have their part reserved
