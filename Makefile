@@ -129,7 +129,7 @@ bench-scale: $(TEST)/ready ## measure one core, two cores and clusters, and writ
 bench-peers: $(PEERS)/ready ## compare base with Polars, DuckDB and Daft, in build/bench/peers.md: 5 minutes
 	$(PEERS)/bin/python tests/benchmarks/peers.py
 
-bench-retrieval: $(TEST)/ready ## measure what distractors from BM25 and MeSH cost, in build/bench/retrieval.md: 5 minutes
+bench-retrieval: $(TEST)/ready ## measure what distractors from BM25 and MeSH cost, in build/bench/retrieval.md: 10 minutes
 	$(TEST)/bin/python tests/benchmarks/retrieval.py --postings 2048
 
 bench-leakage: $(LEAKAGE)/ready ## look for rows without their oracle by gradient boosting, in build/bench/boosted_leakage.json: 3 minutes

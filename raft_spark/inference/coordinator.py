@@ -1,7 +1,6 @@
-"""Divide the limits of a run among its tasks: each task reports to a socket of the driver, twice a
-second where there are not too many.
+"""Divide the limits of a run among its tasks: each task reports to a socket of the driver.
 
-A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the
+It does so twice a second, and less often where there are more than 250 tasks. A task reports its counters and gets its allocation, as JSON, over a connection that both sides authenticate with the
 run's key. A task that cannot reach the driver when it starts keeps its static allocation until the run's time is over.
 A task that loses the connection starts no call until it has another, because the driver gives its part to the other
 tasks. So the limits hold with fewer executors than requested, with more, and after some are lost.
@@ -33,12 +32,12 @@ from raft_spark.inference import objections
 from raft_spark.inference.admission import Admission, TaskCounters
 from raft_spark.inference.handshakes import CONNECTION_ERRORS, Handshakes, authenticate
 from raft_spark.inference.objections import Situation
-from raft_spark.inference.quota import UNLIMITED, Allocation, ClusterLimits, QuotaLedger
+from raft_spark.inference.quota import HEARTBEAT_SECONDS, UNLIMITED, Allocation, ClusterLimits, QuotaLedger
 from raft_spark.monitoring import run_state
 from raft_spark.monitoring.run_state import Point, Run
 
 LOG = logging.getLogger(__name__)
-HEARTBEAT_SECONDS, LONGEST_HEARTBEAT = 0.5, 2.0  # between two heartbeats of a task
+LONGEST_HEARTBEAT = 2.0  # seconds between two heartbeats of a task
 HEARTBEATS_A_SECOND = 500  # of all tasks together, until each has its longest heartbeat
 POINT_EVERY = 1.0  # seconds, at first; doubled whenever there are MAX_POINTS
 MAX_POINTS = 600

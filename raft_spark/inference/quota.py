@@ -9,6 +9,8 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+HEARTBEAT_SECONDS = 0.5  # between two heartbeats of a task, where there are not too many tasks
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterLimits:
@@ -37,7 +39,7 @@ class Allocation:
     must_wait: bool = False
     worked: int = 0
     trial: int = 4
-    heartbeat: float = 0.5
+    heartbeat: float = HEARTBEAT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

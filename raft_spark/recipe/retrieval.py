@@ -104,7 +104,7 @@ def build(row_groups: Sequence[Mapping[str, Any]], methods: Sequence[int], folde
                 queries.write(_queries(number, terms))
 
 
-class Files(Protocol):
+class IndexFiles(Protocol):
     """Where the files of a build are on this machine; equal ones are at the same place."""
 
     def path(self, part: str) -> str:
@@ -114,7 +114,7 @@ class Files(Protocol):
 
 
 @functools.lru_cache(maxsize=len(schemas.SPLITS))
-def map_files(files: Files, split: str, methods: tuple[int, ...]) -> Retriever:
+def map_files(files: IndexFiles, split: str, methods: tuple[int, ...]) -> Retriever:
     """Memory-map the files of one split, once in each worker process: those that `build` wrote for these methods."""
     names = {method: _names(split, method) for method in _by_terms(methods)}
     indexes = {method: TermIndex(Path(files.path(index))) for method, (index, _) in names.items()}

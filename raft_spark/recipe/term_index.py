@@ -140,6 +140,23 @@ class IndexWriter:
         return self._path.with_suffix(f".{number}")
 
 
+@dataclass(frozen=True)
+class _QueryTerms:
+    """The terms of a batch of queries, by query, and the blocks from `begin` to `end` in which each is looked up."""
+
+    row: Int64Array
+    term: NDArray[np.uint32]
+    idf: NDArray[np.int32]
+    begin: Int64Array
+    end: Int64Array
+
+    def of_rows(self, first: np.int64, end: np.int64) -> "_QueryTerms":
+        """Return the terms of the queries from `first` to `end`, which are counted from 0 then."""
+        chosen = slice(*np.searchsorted(self.row, (first, end)))
+        row, *others = (getattr(self, each.name)[chosen] for each in fields(self))
+        return _QueryTerms(row - first, *others)
+
+
 class TermIndex:
     """The memory-mapped index of one split."""
 
@@ -182,7 +199,7 @@ class TermIndex:
 
     def _select(
         self, queries: Terms, keys: UInt64Array, own: Int64Array, postings: int
-    ) -> tuple["_QueryTerms", NDArray[np.float64]]:
+    ) -> tuple[_QueryTerms, NDArray[np.float64]]:
         """Return the terms of the queries, each with the blocks in which it is looked up, and how many documents it finds there.
 
         If more than `postings` documents have the terms of a query in all, its rarest terms are looked up everywhere, as far as
@@ -219,23 +236,6 @@ class TermIndex:
             document, documents = part.documents_of(own)
             blocks = np.where(documents, (part.begin + document) >> BLOCK_BITS, blocks)
         return blocks
-
-
-@dataclass(frozen=True)
-class _QueryTerms:
-    """The terms of a batch of queries, by query, and the blocks from `begin` to `end` in which each is looked up."""
-
-    row: Int64Array
-    term: NDArray[np.uint32]
-    idf: NDArray[np.int32]
-    begin: Int64Array
-    end: Int64Array
-
-    def of_rows(self, first: Any, end: Any) -> "_QueryTerms":  # noqa: ANN401 - whole numbers
-        """Return the terms of the queries from `first` to `end`, which are counted from 0 then."""
-        chosen = slice(*np.searchsorted(self.row, (first, end)))
-        row, *others = (getattr(self, each.name)[chosen] for each in fields(self))
-        return _QueryTerms(row - first, *others)
 
 
 class _Part:
@@ -279,13 +279,10 @@ def _best(
 
     The best score of the row's own documents is kept in `best`; they are not returned.
     """
-    positions, ends = [], scores.indptr.tolist()
-    columns = ends, ends[1:], *(of.tolist() for of in part.documents_of(own))
-    for row, (begin, end, first, documents) in enumerate(zip(*columns, strict=False)):
+    positions, rows = [_NOTHING], np.flatnonzero(np.diff(scores.indptr))
+    columns = rows, scores.indptr[rows], scores.indptr[rows + 1], *part.documents_of(own[rows])
+    for row, begin, end, first, documents in zip(*(of.tolist() for of in columns), strict=True):
         of_row = scores.data[begin:end]
-        if begin == end:
-            positions.append(_NOTHING)
-            continue
         if documents:
             is_own = np.flatnonzero((scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents)
             best[row] = max(best[row], *of_row[is_own].tolist(), 0)
@@ -300,7 +297,7 @@ def _best(
             bits = _among_equal(state[row], part.number[document], part.passage[document])
             found = np.concatenate([above, equal[np.argpartition(bits, count)[:count]]])
         positions.append(begin + found)
-    return np.repeat(np.arange(len(positions)), [*map(len, positions)]), np.concatenate(positions)
+    return np.repeat(rows, np.array([*map(len, positions[1:])], np.int64)), np.concatenate(positions)
 
 
 def _lowest(scores: NDArray[np.int32], count: int) -> int:

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from watch import watched
 
 from raft_spark import config
 from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import retrieval, sampling
 from raft_spark.stages import articles, base
 from stages import machine, machine_line
@@ -61,12 +63,11 @@ def main() -> None:
         found = {name: measured(config.load(assignments=[*basis, *settings])) for name, settings in ways.items()}
         both = config.load(assignments=[*basis, "base.distractors_from={bm25=0.5,mesh=0.5}"])
         sizes = index_mb(both, Path(folder))
-        nearness = {
-            f"bm25, {limit} postings": near(both, Path(folder), limit) for limit in {default, *options.postings}
-        }
+        nearness = near(both, Path(folder, "index"), [default, *options.postings])
         session.stop()
+    near_by_name = {f"bm25, {limit} postings": share for limit, share in nearness.items()}
     rows = {
-        name: {"us_a_row": cpu / options.articles * 1e6, "times": cpu / found["random"], "near": nearness.get(name)}
+        name: {"us_a_row": cpu / options.articles * 1e6, "times": cpu / found["random"], "near": near_by_name.get(name)}
         for name, cpu in found.items()
     }
     mb = {name: size / passages * 1e6 for name, size in sizes.items()}
@@ -116,30 +117,25 @@ def index_mb(conf: config.Config, folder: Path) -> dict[str, float]:
     return sizes
 
 
-class Built:
-    """The files of an index in a folder, as a retriever maps them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, part: str) -> str:
-        """Return the path of a file."""
-        return str(self.folder / part)
-
-
-def near(conf: config.Config, folder: Path, postings: int) -> float:
-    """Return how near the passages are that bm25 finds with this bound, as a share of those found without one."""
+def near(conf: config.Config, folder: Path, limits: Sequence[int]) -> dict[int, float]:
+    """Return by bound how near the passages are that bm25 finds with it, as a share of those found without one."""
     groups = tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
     train = (parquet.read_row_group(group, ["number"]) for group in groups if group["split"] == "train")
     asked = np.concatenate([table["number"].to_numpy() for table in train])
     asked = np.sort(np.random.default_rng(0).choice(asked, ASKED, replace=False))
-    retriever = retrieval.map_files(Built(folder / "index"), "train", (retrieval.BM25,))
+    retriever, window = (
+        retrieval.map_files(Storage(str(folder)), "train", (retrieval.BM25,)),
+        conf.base.retrieval.window,
+    )
     index, queries = retriever.indexes[retrieval.BM25], retriever.queries[retrieval.BM25].of(asked)
     best, _ = index.search(queries, asked.astype(np.uint64), DEEP, asked)
-    found, _ = index.search(queries, asked.astype(np.uint64), conf.base.retrieval.window, asked, postings)
     scores = dict(zip(zip(best.row, best.number, best.passage, strict=True), best.score.tolist(), strict=True))
-    reached = sum(scores.get(hit, 0) for hit in zip(found.row, found.number, found.passage, strict=True))
-    return round(reached / int(best.score[best.rank <= conf.base.retrieval.window].sum()), 2)
+    most, shares = int(best.score[best.rank <= window].sum()), {}
+    for limit in limits:
+        found, _ = index.search(queries, asked.astype(np.uint64), window, asked, limit)
+        reached = sum(scores.get(hit, 0) for hit in zip(found.row, found.number, found.passage, strict=True))
+        shares[limit] = round(reached / most, 2)
+    return shares
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from raft_spark.stages import base
 
 pytestmark = pytest.mark.row
 Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Built:
-    folder: Path
-
-    def path(self, part: str) -> str:
-        return str(self.folder / part)
 
 
 class Lake:
@@ -50,7 +41,7 @@ class Lake:
         retrieval.build(self.groups, methods, folder)
         self.index = corpus.map_index(f"{folder}/{corpus.INDEX}")["train"]
         self.texts = corpus.map_texts(f"{folder}/{corpus.TEXTS}", f"{folder}/{corpus.INDEX}")
-        self.retriever = retrieval.map_files(Built(folder), "train", tuple(methods))
+        self.retriever = retrieval.map_files(Storage(str(folder)), "train", tuple(methods))
 
     def draw(self) -> Rows:
         """Return the rows of base of all articles."""

@@ -164,9 +164,8 @@ def test_bounded_questions_find_documents_in_all_of_the_index(tmp_path: Path, mo
     assert max(map(len, found)) <= 40  # of 200
     assert {number for of_question in found for number in of_question} == set(range(0, 400, 2))
     keys = np.arange(200).astype(np.uint64)
-    hits, _ = index.search(
-        terms(["the heart"] * 200), keys, 1, postings=40
-    )  # no own documents: the key chooses the window
+    # without own documents, the key chooses the window
+    hits, _ = index.search(terms(["the heart"] * 200), keys, 1, postings=40)
     assert len(set(hits.number.tolist())) > 100
 
 
