@@ -248,7 +248,8 @@ def _is_similar(
         hit, pair = arrays.numbered(pair_counts[of_block])
         other, one = np.divmod(pair, own[of_block][hit])
         positions = (index.first[of[of_block]][hit] for of in (numbers[hits.row], hits.number))
-        signatures = (retriever.signatures[position + at] for position, at in zip(positions, (one, other), strict=True))
+        at = (position + passage for position, passage in zip(positions, (one, other), strict=True))
+        signatures = (retriever.signatures.take(each, axis=0) for each in at)  # ten times as fast as an index
         is_similar = words.similarity(*signatures) >= conf.retrieval.max_similarity
         found[begin + hit[is_similar]] = True
     return found

@@ -25,15 +25,18 @@ from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
 
 PART_DOCUMENTS = 1 << 18
 BLOCK_BITS = 12  # a block has 4,096 documents
-BATCH_POSTINGS = 1 << 22  # that are multiplied at once: 50 MB
-SAMPLE = 1024  # scores of a query, whose best ones are at most as high as the best of all
-MOST_EQUAL = 4  # times as many hits of a part as are wanted, at least 2, if scores are equal
+BATCH_POSTINGS = 1 << 21  # that are multiplied at once: 60 MB
+COMMON = 8  # a term that more than one in so many documents has tells little
+RUNS = 4  # times as many as hits are wanted, into which the scores of a query are cut; the best of each are looked at
+MOST_EQUAL = 4  # times as many documents with equal scores as hits are wanted
+SCORE_BITS = 31
 MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2^31
 IDF_SCALE, WEIGHT_SCALE = 128, 256
 SCALE = IDF_SCALE * WEIGHT_SCALE  # of a score
 _PART = {
     "number": pa.int64(),
     "passage": pa.int32(),
+    "hash": pa.uint32(),
     "lists": pa.uint64(),  # a term, and the block of the documents that follow; ascending
     "starts": pa.int32(),
     "documents": pa.int32(),
@@ -41,6 +44,7 @@ _PART = {
 }
 _NOTHING = np.empty(0, np.int64)
 _PART_SCHEMA = pa.schema([(name, pa.large_list(kind)) for name, kind in _PART.items()])
+UInt32Array = NDArray[np.uint32]
 Columns = dict[str, NDArray[Any]]
 
 
@@ -113,6 +117,7 @@ class IndexWriter:
         part = {
             "number": numbers,
             "passage": passages,
+            "hash": _hashes(numbers, passages),
             "lists": lists[begins],
             "starts": np.append(begins, len(keys)),
             "documents": keys.astype(np.uint32),
@@ -186,32 +191,35 @@ class TermIndex:
         terms, postings_of = self._select(queries, keys, own, postings)
         batch = np.cumsum(np.bincount(terms.row, postings_of, len(keys)).astype(np.int64)) // BATCH_POSTINGS
         found, best = [(_NOTHING,) * 4], np.zeros(len(keys), np.int64)
-        state = hashing.hash64(0, Stream.EQUAL_SCORE, keys)
+        hashes = query_hashes(keys)
         for begin in arrays.starts_of_runs(batch):
             end = np.searchsorted(batch, batch[begin], "right")
             of_batch = terms.of_rows(begin, end)
             for part in self._parts:
                 scores = part.multiply(of_batch, int(end - begin))
-                hit_row, hit = _best(scores, count, part, own[begin:end], best[begin:end], state[begin:end])
-                document = scores.indices[hit]
-                found.append((begin + hit_row, part.number[document], part.passage[document], scores.data[hit]))
-        return ranked(found, state, count), best
+                row, *hits = _best(scores, count, part, own[begin:end], best[begin:end], hashes[begin:end])
+                found.append((begin + row, *hits))
+        return ranked(found, hashes, count), best
 
     def _select(
         self, queries: Terms, keys: UInt64Array, own: Int64Array, postings: int
     ) -> tuple[_QueryTerms, NDArray[np.float64]]:
         """Return the terms of the queries, each with the blocks in which it is looked up, and how many documents it finds there.
 
-        If more than `postings` documents have the terms of a query in all, its rarest terms are looked up everywhere, as far as
-        half of that many documents have them. The other terms are looked up in a window of blocks around the query's own
-        documents, or around blocks that its key chooses. It has at least one block, and on average uses up the rest.
+        If more than `postings` documents have the terms of a query in all, terms that are COMMON are left out, but not the
+        rarest of the query. Its rarest terms are looked up everywhere, as far as half of that many documents have them. The
+        other terms are looked up in a window of blocks around the query's own documents, or around blocks that its key
+        chooses. It has at least one block, and on average uses up the rest.
         """
         at, known = arrays.find(queries.term, self._terms)
         pairs = np.unique(queries.document[known] << 32 | at[known])
         row, at = pairs >> 32, pairs & (2**32 - 1)
         order = np.lexsort((self._terms[at], self._frequencies[at], row))
         row, at = row[order], at[order]
-        chosen = np.arange(len(row)) - np.searchsorted(row, row) < MOST_TERMS
+        rank = np.arange(len(row)) - np.searchsorted(row, row)
+        is_bounded = bool(postings) & (np.bincount(row, self._frequencies[at], len(keys))[row] > postings)
+        is_common = is_bounded & (self._frequencies[at] * COMMON > self._size) & (rank > 0)
+        chosen = (rank < MOST_TERMS) & ~is_common
         row, at = row[chosen], at[chosen]
         frequency = self._frequencies[at]
         first = np.searchsorted(row, row)
@@ -242,10 +250,10 @@ class _Part:
     """A memory-mapped part of an index: a sparse matrix of lists (a term in a block) and documents; `begin` were before it."""
 
     def __init__(self, columns: Columns, begin: int) -> None:
-        self.number, self.passage, self.lists, self.starts = (
-            columns[name] for name in ("number", "passage", "lists", "starts")
+        self.number, self.passage, self.hash, self.lists, self.starts = (
+            columns[name] for name in ("number", "passage", "hash", "lists", "starts")
         )
-        self.begin = begin
+        self.begin, self._blocks = begin, (begin >> BLOCK_BITS, (begin + len(self.number) - 1 >> BLOCK_BITS) + 1)
         first = arrays.starts_of_runs(self.number)
         order = np.argsort(self.number[first])
         self._numbers, self._first = self.number[first][order], first[order]
@@ -260,11 +268,12 @@ class _Part:
 
     def multiply(self, terms: _QueryTerms, rows: int) -> sparse.csr_matrix:
         """Return the scores of the documents for each query, shape (rows, documents)."""
-        term = terms.term.astype(np.uint64) << np.uint64(32)
-        begin, end = (np.searchsorted(self.lists, term | block.astype(np.uint64)) for block in (terms.begin, terms.end))
-        at, ordinal = arrays.numbered(end - begin)
+        here = np.flatnonzero((terms.begin < self._blocks[1]) & (terms.end > self._blocks[0]))
+        term = terms.term[here].astype(np.uint64) << np.uint64(32)
+        begin, end = (np.searchsorted(self.lists, term | of[here].astype(np.uint64)) for of in (terms.begin, terms.end))
+        list_of, ordinal = arrays.numbered(end - begin)
+        at, columns = here[list_of], (begin[list_of] + ordinal).astype(np.int32)
         starts = np.searchsorted(terms.row[at], np.arange(rows + 1)).astype(np.int32)
-        columns = (begin[at] + ordinal).astype(np.int32)
         return sparse.csr_matrix((terms.idf[at], columns, starts), (rows, len(self.lists)), copy=False) @ self._matrix
 
 
@@ -273,47 +282,87 @@ def _terms_of(lists: UInt64Array) -> NDArray[np.uint32]:
 
 
 def _best(
-    scores: sparse.csr_matrix, count: int, part: _Part, own: Int64Array, best: Int64Array, state: UInt64Array
-) -> tuple[Int64Array, Int64Array]:
-    """Return row and position of the `count` best scores above 0 of each row, and of some that equal the last of them.
+    scores: sparse.csr_matrix, count: int, part: _Part, own: Int64Array, best: Int64Array, hashes: UInt32Array
+) -> tuple[NDArray[Any], ...]:
+    """Return row, number, passage and score of the `count` best documents of each row, and hardly any others.
 
     The best score of the row's own documents is kept in `best`; they are not returned.
     """
-    positions, rows = [_NOTHING], np.flatnonzero(np.diff(scores.indptr))
-    columns = rows, scores.indptr[rows], scores.indptr[rows + 1], *part.documents_of(own[rows])
-    for row, begin, end, first, documents in zip(*(of.tolist() for of in columns), strict=True):
-        of_row = scores.data[begin:end]
-        if documents:
-            is_own = np.flatnonzero((scores.indices[begin:end] - np.int32(first)).view(np.uint32) < documents)
-            best[row] = max(best[row], *of_row[is_own].tolist(), 0)
-            of_row[is_own] = 0
-        found = np.flatnonzero(of_row >= _lowest(of_row[:: 1 + len(of_row) // SAMPLE], count))
-        lowest = _lowest(of_row[found], count)
-        found = found[of_row[found] >= lowest]
-        if len(found) > MOST_EQUAL * count:
-            is_equal = of_row[found] == lowest
-            above, equal = found[~is_equal], found[is_equal]
-            document = scores.indices[begin + equal]
-            bits = _among_equal(state[row], part.number[document], part.passage[document])
-            found = np.concatenate([above, equal[np.argpartition(bits, count)[:count]]])
-        positions.append(begin + found)
-    return np.repeat(rows, np.array([*map(len, positions[1:])], np.int64)), np.concatenate(positions)
+    lengths = np.diff(scores.indptr)
+    first, documents = (np.repeat(of.astype(np.uint32), lengths) for of in part.documents_of(own))
+    is_own = scores.indices.view(np.uint32) - first < documents
+    row = np.repeat(np.arange(len(own)), lengths)
+    np.maximum.at(best, row[is_own], scores.data[is_own])
+    scores.data[is_own] = 0
+    bounds = _lower_bounds(scores, count)
+    at = np.flatnonzero(scores.data >= np.repeat(bounds, lengths))
+    row, document, score = row.take(at), scores.indices.take(at), scores.data.take(at)  # take is faster than an index
+    ties = _ties(part.hash.take(document), hashes.take(row))
+    few = _with_low_hashes(row, score > bounds.take(row), ties, count)
+    chosen = few.take(_highest(row.take(few), score.take(few), ties.take(few), count))
+    document = document.take(chosen)
+    return row.take(chosen), part.number.take(document), part.passage.take(document), score.take(chosen)
 
 
-def _lowest(scores: NDArray[np.int32], count: int) -> int:
-    """Return the lowest of the `count` highest scores, 1 if there are not so many above 0."""
-    return max(1, int(np.partition(scores, len(scores) - count)[-count])) if len(scores) > count else 1
+def _with_low_hashes(row: Int64Array, is_above: NDArray[np.bool_], ties: UInt32Array, count: int) -> NDArray[np.int64]:
+    """Return which documents are above the bound, or among about MOST_EQUAL * `count` of the row with the lowest hashes.
+
+    These have the `count` best documents of each row; all documents if they hold too few of some row.
+    """
+    found = np.bincount(row)
+    limits = (np.minimum(1, MOST_EQUAL * count / np.maximum(1, found)) * (2**32 - 1)).astype(np.uint32)
+    few = np.flatnonzero(is_above | (ties <= limits.take(row)))
+    is_enough = np.bincount(row.take(few), minlength=len(found)) >= np.minimum(found, count)
+    return few if is_enough.all() else np.arange(len(row))
 
 
-def _among_equal(state: UInt64Array, number: Int64Array, passage: Int64Array) -> UInt64Array:
-    """Return what decides the order of documents with equal scores; `state` is a hash of the query."""
-    return hashing.extend(state, number << 20 | passage)
+def _highest(row: Int64Array, score: NDArray[np.int32], ties: UInt32Array, count: int) -> NDArray[np.int64]:
+    """Return which documents are the `count` best of their row, and those whose upper bits of the hash are the same."""
+    found = np.bincount(row)
+    order = row << SCORE_BITS | 2**SCORE_BITS - 1 - score
+    spare = 64 - max(32, int(order.max(initial=0)).bit_length())
+    order = order.astype(np.uint64) << np.uint64(spare) | ties >> np.uint64(32 - spare)
+    last = np.cumsum(found) - np.maximum(1, found - count + 1)
+    rows = np.flatnonzero(found)
+    return np.flatnonzero(order <= np.repeat(np.sort(order)[last[rows]], found[rows]))
 
 
-def ranked(found: Sequence[tuple[Int64Array, ...]], state: UInt64Array, count: int) -> Hits:
+def _lower_bounds(scores: sparse.csr_matrix, count: int) -> NDArray[np.int32]:
+    """Return for each row a score, at least 1, that is at most that of the `count` best, or of all if there are not so many.
+
+    The scores of a row are cut into runs. The `count` runs with the highest maxima have so many scores.
+    """
+    bounds, lengths, runs = np.ones(scores.shape[0], np.int32), np.diff(scores.indptr), RUNS * count
+    rows = np.flatnonzero(lengths >= runs)
+    edges = scores.indptr[rows, None] + lengths[rows, None] * np.arange(runs + 1) // runs
+    maxima = np.maximum.reduceat(np.append(scores.data, np.int32(0)), edges.ravel()).reshape(edges.shape)[:, :-1]
+    bounds[rows] = np.maximum(1, np.partition(maxima, runs - count, axis=1)[:, runs - count])
+    return bounds
+
+
+def query_hashes(keys: UInt64Array) -> UInt32Array:
+    """Return what decides the order of equal scores of each query, together with the hashes of the documents."""
+    return hashing.hash64(0, Stream.EQUAL_SCORE, keys).astype(np.uint32)
+
+
+def _hashes(numbers: Int64Array, passages: Int64Array) -> UInt32Array:
+    return (hashing.hash64(0, Stream.EQUAL_SCORE, _identities(numbers, passages)) >> np.uint64(32)).astype(np.uint32)
+
+
+def _identities(numbers: Int64Array, passages: Int64Array) -> Int64Array:
+    return numbers << 20 | passages
+
+
+def _ties(document: UInt32Array, query: UInt32Array) -> UInt32Array:
+    """Return the order of documents with the same score, from the hashes of document and query."""
+    return (document ^ query) * np.uint32(0x9E3779B1)
+
+
+def ranked(found: Sequence[tuple[Int64Array, ...]], hashes: UInt32Array, count: int) -> Hits:
     """Return the `count` best of each query among those of all parts."""
     row, number, passage, score = map(np.concatenate, zip(*found, strict=True))
-    order = np.lexsort((_among_equal(state[row], number, passage), -score, row))
+    ties = _ties(_hashes(number, passage), hashes[row])
+    order = np.lexsort((_identities(number, passage), ties, -score, row))
     row = row[order]
     rank = np.arange(1, len(row) + 1) - np.searchsorted(row, row)
     chosen = rank <= count

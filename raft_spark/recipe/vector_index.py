@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raft_spark.common import arrays, hashing
-from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
+from raft_spark.common import arrays
+from raft_spark.common.hashing import Int64Array, UInt64Array
 from raft_spark.recipe import term_index
 from raft_spark.recipe.term_index import Hits
 
@@ -79,7 +79,7 @@ class VectorIndex:
             passages = self._passages[nearest.position]
             columns = (passages["number"], passages["passage"], nearest.score)
             found.append((begin + nearest.row, *(column.astype(np.int64) for column in columns)))
-        return term_index.ranked(found, hashing.hash64(0, Stream.EQUAL_SCORE, keys), count), best
+        return term_index.ranked(found, term_index.query_hashes(keys), count), best
 
     def _search(self, numbers: Int64Array, count: int, best: Int64Array) -> _Best:
         """Return the `count` best passages of each question, and all that equal the last of them; set `best`."""

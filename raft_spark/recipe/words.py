@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raft_spark.common import arrays, hashing
+from raft_spark.common import hashing
 from raft_spark.common.hashing import Stream
 from raft_spark.recipe.term_index import Terms
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+|\n")
 SIGNATURE = 32  # bytes
+_SUM_OF_BYTES = np.uint64(0x0101010101010101)  # is the highest byte of the product with it
 _FACTORS = hashing.hash64(0, Stream.SIGNATURE, np.arange(SIGNATURE)).astype(np.uint32) | np.uint32(1)
 
 
@@ -24,19 +25,15 @@ def split(texts: pa.StringArray) -> Terms:
     """
     pieces = pc.utf8_split_whitespace(texts)
     encoded = pieces.flatten().dictionary_encode()
-    of_piece = [
-        [zlib.crc32(piece.encode())]
-        if piece.isalnum()
-        else [zlib.crc32(word.encode()) for word in _WORD.findall(piece)]
-        for piece in map(str.casefold, encoded.dictionary.to_pylist())
-    ]
-    counts = np.array([*map(len, of_piece)], np.int64)
-    hashes = np.array([each for words in of_piece for each in words], np.uint32)
-    piece = encoded.indices.to_numpy(zero_copy_only=False)
-    words = counts[piece]
-    at, ordinal = arrays.numbered(words)
-    text = pc.list_parent_indices(pieces).to_numpy(zero_copy_only=False)
-    return Terms(text[at], hashes[(np.cumsum(counts) - counts)[piece][at] + ordinal])
+    found = _WORD.findall("\n".join(encoded.dictionary.to_pylist()).casefold())
+    is_end = np.fromiter(map("\n".__eq__, found), bool, len(found))
+    all_hashes = np.fromiter(map(zlib.crc32, map(str.encode, found)), np.uint32, len(found))
+    hashes = all_hashes[~is_end]
+    edges = np.flatnonzero(np.concatenate([[True], is_end, [True]]))
+    offsets = pa.array((edges - np.arange(len(edges))).astype(np.int32))
+    words = pa.ListArray.from_arrays(offsets, pa.array(hashes)).take(encoded.indices)
+    document = pc.list_parent_indices(pieces).take(pc.list_parent_indices(words))
+    return Terms(document.to_numpy(), words.flatten().to_numpy())
 
 
 def signatures(terms: Terms, texts: int) -> NDArray[np.uint8]:
@@ -58,4 +55,7 @@ def signatures(terms: Terms, texts: int) -> NDArray[np.uint8]:
 
 def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the share of equal bytes of signatures, over the last axis, with NumPy's broadcasting."""
-    return np.asarray((one == other).mean(axis=-1))
+    equal = np.ascontiguousarray(one == other).view(np.uint64)
+    counts = equal @ np.ones(SIGNATURE // 8, np.uint64)  # eight of them, a byte each
+    with np.errstate(over="ignore"):
+        return np.asarray((counts * _SUM_OF_BYTES >> np.uint64(56)) / SIGNATURE)

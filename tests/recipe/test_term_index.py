@@ -85,7 +85,7 @@ def test_hits_do_not_depend_on_parts_batches_or_other_questions(
         )
         patched.setattr(term_index, "PART_DOCUMENTS", 3)
         patched.setattr(term_index, "BATCH_POSTINGS", 7)
-        patched.setattr(term_index, "SAMPLE", 2)
+        patched.setattr(term_index, "RUNS", 2)
         patched.setattr(term_index, "MOST_EQUAL", 2)
         in_parts = index_of(documents, tmp_path_factory.mktemp("parts"), batch=2)
         assert hits_of(in_parts, questions, count, postings=postings) == whole
@@ -121,6 +121,7 @@ def bounded(index: TermIndex, question: str, own: int, postings: int) -> dict[in
 
 def test_a_rare_word_is_looked_up_everywhere_and_a_common_one_around_the_own_document(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(term_index, "BLOCK_BITS", 3)  # 10 blocks of 8 documents
+    monkeypatch.setattr(term_index, "COMMON", 1)  # no word is left out
     documents = ["the heart"] * 80
     documents[1] = documents[44] = documents[78] = "the zinc"
     index = index_of(documents, tmp_path, batch=100)
@@ -146,6 +147,7 @@ def test_a_bound_costs_documents_but_never_raises_a_score(
 ):
     with monkeypatch.context() as patched:
         patched.setattr(term_index, "BLOCK_BITS", 2)
+        patched.setattr(term_index, "COMMON", 1)
         index = index_of(documents, tmp_path_factory.mktemp("index"))
         exact, found = bounded(index, question, own, 0), bounded(index, question, own, postings)
     assert all(score <= exact[number] for number, score in found.items())
@@ -155,6 +157,25 @@ def test_a_bound_costs_documents_but_never_raises_a_score(
     block = own // 4
     beside = [number for number in exact if number // 4 == block]  # always within the window
     assert own >= len(documents) or all(found[number] == exact[number] for number in beside)
+
+
+def test_a_bounded_question_leaves_out_common_words_but_its_rarest(tmp_path: Path):
+    documents = ["the heart"] * 90 + ["the"] * 10
+    documents[1] = documents[44] = "the heart zinc"
+    index = index_of(documents, tmp_path, batch=100)
+    assert bounded(index, "the heart zinc", 99, 30) == bounded(index, "zinc", 99, 0)
+    assert bounded(index, "the heart", 99, 30) == bounded(index, "heart", 99, 0)
+    assert bounded(index, "the heart zinc", 99, 192) == bounded(index, "the heart zinc", 99, 0)
+
+
+def test_of_many_equal_scores_enough_are_found_whatever_their_hashes(tmp_path: Path, monkeypatch):
+    index = index_of(["aspirin dose"] * 500 + ["aspirin aspirin"] * 3 + ["zinc"] * 500, tmp_path, batch=999)
+    few = hits_of(index, ["aspirin"] * 50, 9)
+    monkeypatch.setattr(term_index, "MOST_EQUAL", 0)  # too few of each question are among them
+    assert hits_of(index, ["aspirin"] * 50, 9) == few
+    monkeypatch.setattr(term_index, "MOST_EQUAL", 100)  # all are
+    assert hits_of(index, ["aspirin"] * 50, 9) == few
+    assert all({500, 501, 502} == {number for number, _ in found[:3]} for found in few)
 
 
 def test_bounded_questions_find_documents_in_all_of_the_index(tmp_path: Path, monkeypatch):
