@@ -25,7 +25,8 @@ from raft_spark.config.fields import METHODS
 from raft_spark.lake import parquet, schemas
 from raft_spark.recipe import sampling, term_index, vector_index, words
 from raft_spark.recipe.corpus import CorpusIndex
-from raft_spark.recipe.term_index import Hits, IndexWriter, TermIndex, Terms
+from raft_spark.recipe.ranking import Hits
+from raft_spark.recipe.term_index import IndexWriter, TermIndex, Terms
 from raft_spark.recipe.vector_index import VectorIndex
 
 SIGNATURES = "signatures.bin"

@@ -9,7 +9,7 @@ with one part after the other, so an index may be larger than the memory. The do
 so that a common term can be looked up in some of them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +22,14 @@ from scipy import sparse
 
 from raft_spark.common import arrays, hashing
 from raft_spark.common.hashing import Int64Array, Stream, UInt64Array
+from raft_spark.recipe import ranking
+from raft_spark.recipe.ranking import Hits, UInt32Array
 
 PART_DOCUMENTS = 1 << 18
 BLOCK_BITS = 12  # a block has 4,096 documents
 BATCH_POSTINGS = 1 << 21  # that are multiplied at once: 60 MB
 COMMON = 8  # a term that more than one in so many documents has tells little
-RUNS = 4  # times as many as hits are wanted, into which the scores of a query are cut; the best of each are looked at
-MOST_EQUAL = 4  # times as many documents with equal scores as hits are wanted
-SCORE_BITS = 31
-MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2^31
+MOST_TERMS = 1024  # of a query, the rarest; the sum of so many products stays below 2 ** ranking.SCORE_BITS
 IDF_SCALE, WEIGHT_SCALE = 128, 256
 SCALE = IDF_SCALE * WEIGHT_SCALE  # of a score
 _PART = {
@@ -44,7 +43,6 @@ _PART = {
 }
 _NOTHING = np.empty(0, np.int64)
 _PART_SCHEMA = pa.schema([(name, pa.large_list(kind)) for name, kind in _PART.items()])
-UInt32Array = NDArray[np.uint32]
 Columns = dict[str, NDArray[Any]]
 
 
@@ -57,20 +55,6 @@ class Terms:
 
     document: Int64Array
     term: NDArray[np.uint32]
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Documents found for a batch of queries, the best of each query first. All arrays have the shape (hits of the batch,).
-
-    `number` and `passage` are those of the document, `rank` counts from 1, and `score` is at least 1, in units of 1 / SCALE.
-    """
-
-    row: Int64Array
-    number: Int64Array
-    passage: Int64Array
-    rank: Int64Array
-    score: Int64Array
 
 
 class IndexWriter:
@@ -117,7 +101,7 @@ class IndexWriter:
         part = {
             "number": numbers,
             "passage": passages,
-            "hash": _hashes(numbers, passages),
+            "hash": ranking.document_hashes(numbers, passages),
             "lists": lists[begins],
             "starts": np.append(begins, len(keys)),
             "documents": keys.astype(np.uint32),
@@ -191,15 +175,15 @@ class TermIndex:
         terms, postings_of = self._select(queries, keys, own, postings)
         batch = np.cumsum(np.bincount(terms.row, postings_of, len(keys)).astype(np.int64)) // BATCH_POSTINGS
         found, best = [(_NOTHING,) * 4], np.zeros(len(keys), np.int64)
-        hashes = query_hashes(keys)
+        hashes = ranking.query_hashes(keys)
         for begin in arrays.starts_of_runs(batch):
             end = np.searchsorted(batch, batch[begin], "right")
             of_batch = terms.of_rows(begin, end)
             for part in self._parts:
                 scores = part.multiply(of_batch, int(end - begin))
-                row, *hits = _best(scores, count, part, own[begin:end], best[begin:end], hashes[begin:end])
-                found.append((begin + row, *hits))
-        return ranked(found, hashes, count), best
+                row, *columns = _best(scores, count, part, own[begin:end], best[begin:end], hashes[begin:end])
+                found.append((begin + row, *columns))
+        return ranking.ranked(found, hashes, count), best
 
     def _select(
         self, queries: Terms, keys: UInt64Array, own: Int64Array, postings: int
@@ -211,16 +195,7 @@ class TermIndex:
         other terms are looked up in a window of blocks around the query's own documents, or around blocks that its key
         chooses. It has at least one block, and on average uses up the rest.
         """
-        at, known = arrays.find(queries.term, self._terms)
-        pairs = np.unique(queries.document[known] << 32 | at[known])
-        row, at = pairs >> 32, pairs & (2**32 - 1)
-        order = np.lexsort((self._terms[at], self._frequencies[at], row))
-        row, at = row[order], at[order]
-        rank = np.arange(len(row)) - np.searchsorted(row, row)
-        is_bounded = bool(postings) & (np.bincount(row, self._frequencies[at], len(keys))[row] > postings)
-        is_common = is_bounded & (self._frequencies[at] * COMMON > self._size) & (rank > 0)
-        chosen = (rank < MOST_TERMS) & ~is_common
-        row, at = row[chosen], at[chosen]
+        row, at = self._known(queries, postings)
         frequency = self._frequencies[at]
         first = np.searchsorted(row, row)
         upto = np.cumsum(frequency)
@@ -235,6 +210,19 @@ class TermIndex:
         begin = np.clip(middle - blocks // 2, 0, self._blocks - blocks)
         idf = np.rint(IDF_SCALE * np.log1p((self._size - frequency + 0.5) / (frequency + 0.5))).astype(np.int32)
         return _QueryTerms(row, self._terms[at], idf, begin, begin + blocks), frequency * blocks / self._blocks
+
+    def _known(self, queries: Terms, postings: int) -> tuple[Int64Array, Int64Array]:
+        """Return (query, position of the term in the index) of the terms to look up, the rarest of each query first."""
+        at, known = arrays.find(queries.term, self._terms)
+        pairs = np.unique(queries.document[known] << 32 | at[known])
+        row, at = pairs >> 32, pairs & (2**32 - 1)
+        order = np.lexsort((self._terms[at], self._frequencies[at], row))
+        row, at = row[order], at[order]
+        rank = np.arange(len(row)) - np.searchsorted(row, row)
+        is_common = (self._frequencies[at] * COMMON > self._size) & (rank > 0)
+        is_bounded = bool(postings) & (np.bincount(row, self._frequencies[at])[row] > postings)
+        chosen = (rank < MOST_TERMS) & ~(is_common & is_bounded)
+        return row[chosen], at[chosen]
 
     def _blocks_of(self, own: Int64Array, keys: UInt64Array) -> Int64Array:
         """Return the block of the first document of each number, or one that its key chooses."""
@@ -290,84 +278,12 @@ def _best(
     """
     lengths = np.diff(scores.indptr)
     first, documents = (np.repeat(of.astype(np.uint32), lengths) for of in part.documents_of(own))
-    is_own = scores.indices.view(np.uint32) - first < documents
+    is_own = np.flatnonzero(scores.indices.view(np.uint32) - first < documents)
     row = np.repeat(np.arange(len(own)), lengths)
-    np.maximum.at(best, row[is_own], scores.data[is_own])
+    np.maximum.at(best, row.take(is_own), scores.data.take(is_own))
     scores.data[is_own] = 0
-    bounds = _lower_bounds(scores, count)
-    at = np.flatnonzero(scores.data >= np.repeat(bounds, lengths))
-    row, document, score = row.take(at), scores.indices.take(at), scores.data.take(at)  # take is faster than an index
-    ties = _ties(part.hash.take(document), hashes.take(row))
-    few = _with_low_hashes(row, score > bounds.take(row), ties, count)
-    chosen = few.take(_highest(row.take(few), score.take(few), ties.take(few), count))
-    document = document.take(chosen)
-    return row.take(chosen), part.number.take(document), part.passage.take(document), score.take(chosen)
-
-
-def _with_low_hashes(row: Int64Array, is_above: NDArray[np.bool_], ties: UInt32Array, count: int) -> NDArray[np.int64]:
-    """Return which documents are above the bound, or among about MOST_EQUAL * `count` of the row with the lowest hashes.
-
-    These have the `count` best documents of each row; all documents if they hold too few of some row.
-    """
-    found = np.bincount(row)
-    limits = (np.minimum(1, MOST_EQUAL * count / np.maximum(1, found)) * (2**32 - 1)).astype(np.uint32)
-    few = np.flatnonzero(is_above | (ties <= limits.take(row)))
-    is_enough = np.bincount(row.take(few), minlength=len(found)) >= np.minimum(found, count)
-    return few if is_enough.all() else np.arange(len(row))
-
-
-def _highest(row: Int64Array, score: NDArray[np.int32], ties: UInt32Array, count: int) -> NDArray[np.int64]:
-    """Return which documents are the `count` best of their row, and those whose upper bits of the hash are the same."""
-    found = np.bincount(row)
-    order = row << SCORE_BITS | 2**SCORE_BITS - 1 - score
-    spare = 64 - max(32, int(order.max(initial=0)).bit_length())
-    order = order.astype(np.uint64) << np.uint64(spare) | ties >> np.uint64(32 - spare)
-    last = np.cumsum(found) - np.maximum(1, found - count + 1)
-    rows = np.flatnonzero(found)
-    return np.flatnonzero(order <= np.repeat(np.sort(order)[last[rows]], found[rows]))
-
-
-def _lower_bounds(scores: sparse.csr_matrix, count: int) -> NDArray[np.int32]:
-    """Return for each row a score, at least 1, that is at most that of the `count` best, or of all if there are not so many.
-
-    The scores of a row are cut into runs. The `count` runs with the highest maxima have so many scores.
-    """
-    bounds, lengths, runs = np.ones(scores.shape[0], np.int32), np.diff(scores.indptr), RUNS * count
-    rows = np.flatnonzero(lengths >= runs)
-    edges = scores.indptr[rows, None] + lengths[rows, None] * np.arange(runs + 1) // runs
-    maxima = np.maximum.reduceat(np.append(scores.data, np.int32(0)), edges.ravel()).reshape(edges.shape)[:, :-1]
-    bounds[rows] = np.maximum(1, np.partition(maxima, runs - count, axis=1)[:, runs - count])
-    return bounds
-
-
-def query_hashes(keys: UInt64Array) -> UInt32Array:
-    """Return what decides the order of equal scores of each query, together with the hashes of the documents."""
-    return hashing.hash64(0, Stream.EQUAL_SCORE, keys).astype(np.uint32)
-
-
-def _hashes(numbers: Int64Array, passages: Int64Array) -> UInt32Array:
-    return (hashing.hash64(0, Stream.EQUAL_SCORE, _identities(numbers, passages)) >> np.uint64(32)).astype(np.uint32)
-
-
-def _identities(numbers: Int64Array, passages: Int64Array) -> Int64Array:
-    return numbers << 20 | passages
-
-
-def _ties(document: UInt32Array, query: UInt32Array) -> UInt32Array:
-    """Return the order of documents with the same score, from the hashes of document and query."""
-    return (document ^ query) * np.uint32(0x9E3779B1)
-
-
-def ranked(found: Sequence[tuple[Int64Array, ...]], hashes: UInt32Array, count: int) -> Hits:
-    """Return the `count` best of each query among those of all parts."""
-    row, number, passage, score = map(np.concatenate, zip(*found, strict=True))
-    ties = _ties(_hashes(number, passage), hashes[row])
-    order = np.lexsort((_identities(number, passage), ties, -score, row))
-    row = row[order]
-    rank = np.arange(1, len(row) + 1) - np.searchsorted(row, row)
-    chosen = rank <= count
-    order = order[chosen]
-    return Hits(row[chosen], number[order], passage[order], rank[chosen], score[order])
+    row, document, score = ranking.highest(scores, row, part.hash, hashes, count)
+    return row, part.number.take(document), part.passage.take(document), score
 
 
 def _write(path: Path, parts: Iterable[Columns]) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from raft_spark.common import arrays
 from raft_spark.common.hashing import Int64Array, UInt64Array
-from raft_spark.recipe import term_index
-from raft_spark.recipe.term_index import Hits
+from raft_spark.recipe import ranking
+from raft_spark.recipe.ranking import Hits
 
 VECTORS = "vectors.npy"
 LENGTH = 4000  # of a rounded vector; its square stays below 2^24 when 16,384 numbers are rounded up
@@ -79,7 +79,7 @@ class VectorIndex:
             passages = self._passages[nearest.position]
             columns = (passages["number"], passages["passage"], nearest.score)
             found.append((begin + nearest.row, *(column.astype(np.int64) for column in columns)))
-        return term_index.ranked(found, term_index.query_hashes(keys), count), best
+        return ranking.ranked(found, ranking.query_hashes(keys), count), best
 
     def _search(self, numbers: Int64Array, count: int, best: Int64Array) -> _Best:
         """Return the `count` best passages of each question, and all that equal the last of them; set `best`."""

@@ -9,6 +9,7 @@ turns, and two ratios with limits: at least 5x the loop, at most 3x the lower bo
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import random
 import statistics
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -30,6 +32,7 @@ from raft_spark.sources import synthetic
 from raft_spark.stages import articles, base
 
 PROMISED_LOOP, PROMISED_FLOOR = 5.0, 3.0
+WRITTEN_AT_ONCE = 10_000  # articles of the source
 
 
 def main() -> None:
@@ -73,11 +76,18 @@ def main() -> None:
 def written_source(folder: Path, count: int) -> Path:
     """Write built-in articles as one Parquet file, as `datasets` would keep them."""
     path = folder / "source.parquet"
-    with pq.ParquetWriter(path, synthetic.SCHEMA) as writer:
-        for start in range(0, count, 10_000):
-            batch = synthetic.articles(start, min(count, start + 10_000), seed=0)
-            writer.write_table(pa.Table.from_batches([batch]))
+    ranges = [(start, min(count, start + WRITTEN_AT_ONCE)) for start in range(0, count, WRITTEN_AT_ONCE)]
+    with multiprocessing.get_context("spawn").Pool() as pool, pq.ParquetWriter(path, synthetic.SCHEMA) as writer:
+        for batch in pool.imap(built_in, ranges):
+            writer.write_batch(batch)
     return path
+
+
+def built_in(rows: tuple[int, int]) -> pa.RecordBatch:
+    """Return built-in articles; when their names are used up, those of the next seed, with pubids of their own."""
+    seed, start = divmod(rows[0], synthetic.NAMES // WRITTEN_AT_ONCE * WRITTEN_AT_ONCE)
+    batch = synthetic.articles(start, start + rows[1] - rows[0], seed)
+    return batch.set_column(0, "pubid", pc.add(batch["pubid"], pa.scalar(seed * synthetic.NAMES, pa.int32())))
 
 
 def one_round(conf: config.Config, source: Path, folder: Path, loop_rows: int) -> dict[str, float]:

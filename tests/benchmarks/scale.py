@@ -75,6 +75,8 @@ def write(page: Path, runs: Sequence[Figures]) -> None:
         "serial": serial_table(runs),
         "emr": emr_table(runs, costs),
     }
+    if sizes := [size for size in measured_sizes() if size["articles"] >= stages.STEADY]:
+        parts["growth"] = growth_table(sizes)
     for name in ("peers", "encodings"):
         if (kept := KEPT.with_name(f"{name}.md")).exists():
             parts[name] = kept.read_text().splitlines()
@@ -87,10 +89,28 @@ def write(page: Path, runs: Sequence[Figures]) -> None:
 
 def drawn(runs: Sequence[Figures]) -> list[Figures]:
     """Return the runs on one core, and those of stages.py on two with the same settings, the smallest first."""
-    other = KEPT.with_name("stages.json")
-    more = json.loads(other.read_text())["sizes"] if other.exists() else []
-    found = {run["articles"]: run for run in [*(size for size in more if not size["settings"]), *of(runs, ONE)]}
+    more = (size for size in measured_sizes() if not any("dataset" in setting for setting in size["settings"]))
+    found = {run["articles"]: run for run in [*more, *of(runs, ONE)]}
     return [found[count] for count in sorted(found)]
+
+
+def measured_sizes() -> list[Figures]:
+    """Return what stages.py measured last, the smallest size first."""
+    other = KEPT.with_name("stages.json")
+    return json.loads(other.read_text())["sizes"] if other.exists() else []
+
+
+def growth_table(sizes: Sequence[Figures]) -> Iterator[str]:
+    """Return a line for each size and stage."""
+    names = ("articles", "stage", "CPU us an article", "seconds", "peak MB: driver", "JVM", "largest worker")
+    yield f"| {' | '.join((*names, 'MB shuffled', 'spilled', 'written'))} |"
+    yield "|---" * (len(names) + 3) + "|"
+    for size in sizes:
+        for name, stage in size["stages"].items():
+            cells = [f"{size['articles']:,}", name, f"{stages.cpu_a_row(size, stage):.0f}", f"{stage['seconds']:.0f}"]
+            cells += [f"{stage['peak_mb'][kind]:,}" for kind in ("driver", "jvm", "worker")]
+            cells += [f"{stage[key]:,.0f}" for key in ("shuffled_mb", "spilled_mb", "written_mb")]
+            yield f"| {' | '.join(cells)} |"
 
 
 def replaced(text: str, name: str, new: str) -> str:

@@ -10,8 +10,9 @@ are many). Prints one table and keeps it in build/bench/stages.md, all figures i
 --set takes settings of raft-spark: `dataset.file=parquet 'dataset.formats=["messages"]'` takes the least room on the disk.
 --add keeps the sizes that stages.json has from earlier runs.
 
-The command fails when the memory of a worker grows with the texts, from STEADY articles on. With --check, only the smallest size runs, and it fails when
-a stage's CPU seconds, as a multiple of the floor's, are more than MOST_GROWN times those of tests/benchmarks/stages.toml.
+The command fails when, from STEADY articles on, ten times the articles take more than 10 * MOST_CPU times the CPU seconds, or
+a worker with MOST_MEMORY times the memory. With --check, only the smallest size runs, and it fails when a stage's CPU seconds,
+as a multiple of the floor's, are more than MOST_GROWN times those of tests/benchmarks/stages.toml.
 """
 
 import argparse
@@ -50,6 +51,7 @@ STAGES: Mapping[str, Callable[[config.Config], tables.Version]] = {
 }
 MOST_GROWN = 1.5
 STEADY = 200_000  # articles from which on a worker's buffers are full
+MOST_CPU, MOST_MEMORY = 1.05, 1.2  # CPU seconds a row, and the largest worker, beside those for a tenth of the articles
 FLOORS = 5  # times that the floor is measured; the least counts
 FLOOR_ROWS = 250_000
 LOCAL = ('spark."spark.master"="local[2]"',)
@@ -75,7 +77,7 @@ def main() -> None:
         found = {size["articles"]: size for size in json.loads(kept.read_text())["sizes"]} | found
     sizes = [found[count] for count in sorted(found)]
     keep(kept, sizes)
-    broken = [*holding_texts(sizes), *(slower(sizes) if options.check else [])]
+    broken = [*growing(sizes), *(slower(sizes) if options.check else [])]
     if broken and options.check:  # a machine that is busy for a moment is no reason
         broken = slower([sizes[0], measured_alone(counts[0], options.settings)])
     if broken:
@@ -198,21 +200,26 @@ def slower(runs: Sequence[Figures]) -> list[str]:
     ]
 
 
-def holding_texts(sizes: Sequence[Figures]) -> list[str]:
-    """Return the stages whose largest worker grew by more than a tenth of the texts, in words."""
-    large = [size for size in sizes if size["articles"] >= STEADY]
+def growing(sizes: Sequence[Figures]) -> list[str]:
+    """Return the stages that cost more than promised as articles grow, with the same settings, in words."""
+    large = [size for size in sizes if size["articles"] >= STEADY and size["settings"] == sizes[-1]["settings"]]
     if len(large) < 2:
         return []
     first, last = large[0], large[-1]
-    texts = last["texts_mb"] - first["texts_mb"]
-    grown = {
-        name: last["stages"][name]["peak_mb"]["worker"] - first["stages"][name]["peak_mb"]["worker"] for name in STAGES
-    }
-    return [
-        f"a worker of {name} grew by {more} MB beside {texts} MB of texts"
-        for name, more in grown.items()
-        if more > texts / 10 > 0
-    ]
+    tenfolds = math.log10(last["articles"] / first["articles"])
+    found = []
+    for name in STAGES:
+        before, after = (size["stages"][name] for size in (first, last))
+        figures = {
+            "the CPU seconds a row": (cpu_a_row(last, after) / cpu_a_row(first, before), MOST_CPU),
+            "the memory of a worker": (after["peak_mb"]["worker"] / before["peak_mb"]["worker"], MOST_MEMORY),
+        }
+        found += [
+            f"{name} takes {times:.2f} times {what} for {last['articles']:,} articles beside {first['articles']:,}"
+            for what, (times, most) in figures.items()
+            if times > most**tenfolds
+        ]
+    return found
 
 
 def machine() -> Figures:

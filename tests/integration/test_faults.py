@@ -128,14 +128,14 @@ def at(fake: Fake) -> str:
     return f"endpoints.fake.url={fake.url}/v1"
 
 
-def stored(root: str) -> list[dict[str, Any]]:
+def stored(root: str, table: str = schemas.COMPLETIONS) -> list[dict[str, Any]]:
     """Every stored row, answered or failed, without Spark."""
-    files = Path(root, "completions/data").rglob("*.parquet")
+    files = Path(root, table, "data").rglob("*.parquet")
     return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
 
 
-def answers(root: str) -> dict[str, str]:
-    return {row["key"]: row["completion"] for row in stored(root) if row["completion"] is not None}
+def answers(root: str, table: str = schemas.COMPLETIONS) -> dict[str, str]:
+    return {row["key"]: row["completion"] for row in stored(root, table) if row["completion"] is not None}
 
 
 def last_run(root: str) -> run_state.Run:
@@ -149,13 +149,13 @@ def last_run(root: str) -> run_state.Run:
 
 @contextmanager
 def started(
-    root: str, *assignments: str, spark: str = "4.1.1", **environment: str
+    root: str, *assignments: str, stage: str = "completions", spark: str = "4.1.1", **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `raft-spark completions` in a session of its own, of which nothing is left after the block."""
+    """Run `raft-spark STAGE` in a session of its own, of which nothing is left after the block."""
     paths = [str(ROOT / f"build/spark-{spark}")] if spark != pyspark.__version__ else []
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     settings = [*basis(root), 'spark."spark.driver.memory"="1g"', *assignments]
-    command = [Path(sys.executable).with_name("raft-spark"), "completions"]
+    command = [Path(sys.executable).with_name("raft-spark"), stage]
     command += [part for assignment in settings for part in ("--set", assignment)]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
     with processes.started(command, Path(f"{root}.log"), variables) as run:
@@ -378,6 +378,31 @@ def rerun(root: str, spark: str, *assignments: str) -> None:
         return
     with started(root, *assignments, spark=spark) as run:
         assert run.wait(600) == 0, said(root)
+
+
+def test_a_killed_worker_and_a_killed_driver_lose_no_embedding_and_pay_little_twice(tmp_path: Path, fake: Fake):
+    embedder = ("base.distractors_from={embedding=1}", "base.retrieval.endpoint=fake", at(fake))
+    quiet, root = (str(tmp_path / name) for name in ("quiet", "lake"))
+    for place in (quiet, root):
+        articles.run(settled(place, *all_train(FEW)))
+    undisturbed = base.run(settled(quiet, *all_train(FEW), *embedder))
+    vectors = answers(quiet, schemas.EMBEDDINGS)
+    urllib.request.urlopen(urllib.request.Request(f"{fake.url}/calls", method="DELETE")).close()
+
+    fake.manner(latency_ms=100)
+    with started(root, *CLUSTER, *all_train(FEW), *embedder, stage="base") as run:
+        until(lambda: fake.calls >= len(vectors) / 4, run)
+        assert kill(family(run, "pyspark.daemon")[0])
+        until(lambda: fake.calls >= len(vectors) / 2, run)
+        assert [kill(pid) for pid in [run.pid, *family(run, "SparkSubmit")]] == [True, True]
+        assert run.wait(30) == -signal.SIGKILL
+        until(lambda: not family(run), seconds=30)
+    before = answers(root, schemas.EMBEDDINGS)
+    assert 0 < len(before) < len(vectors)
+    version = base.run(settled(root, *all_train(FEW), *embedder))
+    assert before.items() <= answers(root, schemas.EMBEDDINGS).items() == vectors.items()
+    assert [file.sha256 for file in version.data()] == [file.sha256 for file in undisturbed.data()]
+    assert 1 <= fake.calls_beyond_the_first <= 2 * (8 + 8 / 0.1 * (FLUSH + 0.5))
 
 
 def test_calls_open_at_once_stay_below_the_limit_with_fewer_executors_than_tasks_and_after_one_is_lost(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raft_spark.recipe import term_index, words
+from raft_spark.recipe import ranking, term_index, words
 from raft_spark.recipe.term_index import SCALE, IndexWriter, TermIndex
 
 pytestmark = pytest.mark.row
@@ -85,8 +85,8 @@ def test_hits_do_not_depend_on_parts_batches_or_other_questions(
         )
         patched.setattr(term_index, "PART_DOCUMENTS", 3)
         patched.setattr(term_index, "BATCH_POSTINGS", 7)
-        patched.setattr(term_index, "RUNS", 2)
-        patched.setattr(term_index, "MOST_EQUAL", 2)
+        patched.setattr(ranking, "RUNS", 2)
+        patched.setattr(ranking, "MOST_EQUAL", 2)
         in_parts = index_of(documents, tmp_path_factory.mktemp("parts"), batch=2)
         assert hits_of(in_parts, questions, count, postings=postings) == whole
     assert all(len(of_question) <= count for of_question in whole)
@@ -171,9 +171,9 @@ def test_a_bounded_question_leaves_out_common_words_but_its_rarest(tmp_path: Pat
 def test_of_many_equal_scores_enough_are_found_whatever_their_hashes(tmp_path: Path, monkeypatch):
     index = index_of(["aspirin dose"] * 500 + ["aspirin aspirin"] * 3 + ["zinc"] * 500, tmp_path, batch=999)
     few = hits_of(index, ["aspirin"] * 50, 9)
-    monkeypatch.setattr(term_index, "MOST_EQUAL", 0)  # too few of each question are among them
+    monkeypatch.setattr(ranking, "MOST_EQUAL", 0)  # too few of each question are among them
     assert hits_of(index, ["aspirin"] * 50, 9) == few
-    monkeypatch.setattr(term_index, "MOST_EQUAL", 100)  # all are
+    monkeypatch.setattr(ranking, "MOST_EQUAL", 100)  # all are
     assert hits_of(index, ["aspirin"] * 50, 9) == few
     assert all({500, 501, 502} == {number for number, _ in found[:3]} for found in few)
 

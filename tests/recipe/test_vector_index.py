@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from raft_spark.recipe import vector_index
-from raft_spark.recipe.term_index import Hits
+from raft_spark.recipe.ranking import Hits
 from raft_spark.recipe.vector_index import VectorIndex
 
 pytestmark = pytest.mark.row
