@@ -57,6 +57,24 @@ def test_a_start_writes_nothing_to_standard_error(spark: str):
 
 
 @pytest.mark.spark
+@pytest.mark.parametrize("spark", ["4.1.1", "3.5.8"])
+def test_a_local_java_has_one_garbage_collector_that_the_environment_may_choose(spark: str):
+    code = """
+from raft_spark import config
+from raft_spark.lake import session
+java = session.start(config.load())._jvm.java.lang.management.ManagementFactory
+print(*java.getRuntimeMXBean().getInputArguments())
+print(*(each.getName() for each in java.getGarbageCollectorMXBeans()))
+"""
+    ours = python(code, spark=spark, SPARK_SUBMIT_OPTS="")
+    assert "-XX:TieredStopAtLevel=1" in ours.stdout
+    assert ours.stdout.splitlines()[1] == "Copy MarkSweepCompact"
+    theirs = python(code, spark=spark, SPARK_SUBMIT_OPTS="-XX:+UseParallelGC")
+    assert "-XX:TieredStopAtLevel=1" not in theirs.stdout
+    assert theirs.stdout.splitlines()[1] == "PS MarkSweep PS Scavenge"
+
+
+@pytest.mark.spark
 def test_a_java_that_does_not_start_says_why():
     done = python(STARTED, PYSPARK_SUBMIT_ARGS="--no-such-option pyspark-shell")
     assert done.returncode != 0
