@@ -16,7 +16,7 @@ from raft_spark.lake import parquet, schemas
 from raft_spark.lake.filesystem import Storage
 from raft_spark.recipe import corpus, retrieval, sampling, words
 from raft_spark.sources import synthetic
-from raft_spark.stages import base
+from raft_spark.stages import base_rows
 
 pytestmark = pytest.mark.row
 Rows = list[dict[str, Any]]
@@ -48,8 +48,8 @@ class Lake:
         found = []
         for group in self.groups:
             articles = parquet.read_row_group(group)
-            draws = base.draw(articles["number"].to_numpy(), self.index, self.retriever, self.conf)
-            found += base.base_table(articles, draws, self.index, self.texts).to_pylist()
+            draws = base_rows.draw(articles["number"].to_numpy(), self.index, self.retriever, self.conf)
+            found += base_rows.base_table(articles, draws, self.index, self.texts).to_pylist()
         return found
 
 
@@ -185,7 +185,7 @@ def test_without_a_share_rows_are_the_random_ones(tmp_path: Path, lake: Lake):
         (plain, None),
         (plain.model_copy(update={"distractors_from": {"random": 1.0}}), lake.retriever),
     ):
-        draws = base.draw(articles["number"].to_numpy(), lake.index, retriever, conf)
+        draws = base_rows.draw(articles["number"].to_numpy(), lake.index, retriever, conf)
         assert not draws.shown.rank.any()
     assert sampling.methods(conf) == []
 

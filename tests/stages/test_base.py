@@ -9,7 +9,7 @@ import pytest
 from conftest import Settle, article, write_articles
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.lake import parquet, schemas, tables
+from raft_spark.lake import parquet, schemas, session, tables
 from raft_spark.stages import articles, base
 
 pytestmark = pytest.mark.spark
@@ -40,6 +40,19 @@ def test_the_rows_are_the_same_for_any_partitions_and_strategy(
             articles.run(conf)
             digests[tasks, strategy] = digest_with_tasks(conf, tasks)
     assert len(set(digests.values())) == 1, digests
+
+
+def test_an_article_whose_records_come_in_several_batches_is_whole_after_a_join(settled: Settle):
+    conf = settled("base.strategy=join")
+    articles.run(conf)
+    spark, batch = session.start(conf), "spark.sql.execution.arrow.maxRecordsPerBatch"
+    digests = [digest_with_tasks(conf, 2)]
+    spark.conf.set(batch, "3")
+    try:
+        digests.append(digest_with_tasks(conf, 2))
+    finally:
+        spark.conf.unset(batch)
+    assert digests[0] == digests[1]
 
 
 def digest_with_tasks(conf: config.Config, tasks: int) -> str:
