@@ -36,6 +36,7 @@ LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.sql.shuffle.partitions": "4",
+    "spark.executor.heartbeatInterval": "2s",  # with which the peak of memory comes; a run may take less than 10 s
 }
 # For a JVM that mostly plans, moves rows and starts: a third of the CPU seconds, and 200 MB less (see docs/scale.md). Code that
 # is compiled once takes 48 MB soon, and is thrown away and compiled again without more room.

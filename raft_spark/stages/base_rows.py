@@ -70,8 +70,8 @@ def build_by_join(tasks: DataFrame, articles: DataFrame, task: BaseTask) -> Data
     text is shuffled and sorted once as a passage, and once for each row that shows it. A worker puts them together.
     """
     drawn = map_in_arrow(tasks, partial(_draw, task=task), _DRAWN)
-    splits = F.array(*map(F.lit, schemas.SPLITS))
-    key = F.shiftleft(F.array_position(splits, F.col("split")), _SPLIT_AT) + F.shiftleft("number", _NUMBER_AT)
+    splits = ", ".join(f"'{split}'" for split in schemas.SPLITS)
+    key = F.expr(f"shiftleft(array_position(array({splits}), split), {_SPLIT_AT}) + shiftleft(number, {_NUMBER_AT})")
     texts = articles.select(key.alias("key"), F.posexplode("passages").alias("passage", "text"))
     texts = texts.select((F.col("key") + F.col("passage")).alias("key"), "text")
     documents = drawn.join(texts.hint("merge"), "key", "left").drop("key")  # else Spark may take the texts for small
