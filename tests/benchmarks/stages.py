@@ -72,7 +72,7 @@ def main() -> None:
         return
     counts = sorted(options.articles)[: 1 if options.check else None]
     found = {count: measured_alone(count, options.settings) for count in counts}
-    kept = Path("build/bench/stages.json")
+    kept = Path("build/bench", "stages_check.json" if options.check else "stages.json")
     if options.add and kept.exists():
         found = {size["articles"]: size for size in json.loads(kept.read_text())["sizes"]} | found
     sizes = [found[count] for count in sorted(found)]
