@@ -32,6 +32,7 @@ from raft_spark.errors import DamageError, InputError
 from raft_spark.lake import s3
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+LISTING_PAUSES = (0.0, 0.01, 0.05, 0.2)  # seconds between tries to list what another process changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +227,17 @@ class Storage:
         """Return the paths of all files below this folder, as `list` has them."""
         return [file.path for file in self.list()]
 
-    def _infos(self, selector: pafs.FileSelector, tries: int = 5) -> Sequence[pafs.FileInfo]:
-        try:
-            infos: Sequence[pafs.FileInfo] = s3.retried(lambda: self.filesystem.get_file_info(selector))
-        except FileNotFoundError:  # another process created or deleted a folder while pyarrow listed
-            if tries == 1:
-                raise
-            return self._infos(selector, tries - 1)
+    def _infos(self, selector: pafs.FileSelector) -> Sequence[pafs.FileInfo]:
+        for pause in LISTING_PAUSES:
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # another process created or deleted a folder while pyarrow listed
+                return self._listed(selector)
+            time.sleep(pause)
+        return self._listed(selector)
+
+    def _listed(self, selector: pafs.FileSelector) -> Sequence[pafs.FileInfo]:
+        infos: Sequence[pafs.FileInfo] = s3.retried(lambda: self.filesystem.get_file_info(selector))
         return infos
 
     def delete(self, path: str) -> None:
