@@ -115,7 +115,7 @@ bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: 
 bench-check: $(TEST)/ready ## fail when a stage's CPU a row, beside pyarrow's floor, has grown by half: a minute
 	$(TEST)/bin/python tests/benchmarks/stages.py --check
 
-# The dataset is one Parquet format here: JSON in two formats would be 50 GB of 10 million articles.
+# 10 million articles are written in one format as Parquet: JSON in two formats would be 50 GB.
 bench-large: $(TEST)/ready ## run the stages on up to 10 million articles: half an hour, 40 GB below $$TMPDIR
 	$(TEST)/bin/python tests/benchmarks/numbering.py
 	$(TEST)/bin/python tests/benchmarks/stages.py --articles 200000 2000000 --set base.strategy=broadcast

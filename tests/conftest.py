@@ -19,12 +19,6 @@ from moto.server import ThreadedMotoServer
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-# A JVM that lives for a minute compiles less code, collects garbage with one thread, and maps the classes that `make
-# build/spark.jsa` archived: a walk of 300 articles takes half the CPU seconds. Spark 3.5 has other classes and leaves them.
-# The JVM of a whole lane throws compiled code away, and compiles it again, when the code has 48 MB, what is given without C2.
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m"
-ARCHIVE = Path(__file__).parent.parent / "build" / "spark.jsa"
-os.environ["SPARK_SUBMIT_OPTS"] = f"{JVM} -XX:SharedArchiveFile={ARCHIVE} -Xlog:disable -Xlog:all=error:stderr"
 os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
 os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
 for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
@@ -40,6 +34,11 @@ settings.load_profile("steady")
 from raft_spark.cli.main import main  # noqa: E402 - the same
 from raft_spark.emr import release  # noqa: E402 - the same
 
+# A JVM also maps the classes that `make build/spark.jsa` archived: a walk of 300 articles takes half the CPU seconds. Spark 3.5
+# has other classes and leaves them. JVM is for those that the tests start themselves.
+JVM = session.JVM_OPTIONS
+ARCHIVE = Path(__file__).parent.parent / "build" / "spark.jsa"
+os.environ["SPARK_SUBMIT_OPTS"] = f"{JVM} -XX:SharedArchiveFile={ARCHIVE} -Xlog:disable -Xlog:all=error:stderr"
 collect_ignore = [] if find_spec("torch") else ["train"]  # what takes 6 GB is in `make test-train`
 ROOT = Path(__file__).parent.parent
 pytest.register_assert_rewrite("support.refresh_tests")  # test functions that two modules import

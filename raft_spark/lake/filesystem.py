@@ -28,11 +28,12 @@ import pyarrow.fs as pafs
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raft_spark import config
+from raft_spark.common import retries
 from raft_spark.errors import DamageError, InputError
 from raft_spark.lake import s3
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-LISTING_PAUSES = (0.0, 0.01, 0.05, 0.2)  # seconds between tries to list what another process changes
+FIRST_LISTING_PAUSE = 0.01  # seconds before listing again what another process changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +229,13 @@ class Storage:
         return [file.path for file in self.list()]
 
     def _infos(self, selector: pafs.FileSelector) -> Sequence[pafs.FileInfo]:
-        for pause in LISTING_PAUSES:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # another process created or deleted a folder while pyarrow listed
-                return self._listed(selector)
-            time.sleep(pause)
-        return self._listed(selector)
-
-    def _listed(self, selector: pafs.FileSelector) -> Sequence[pafs.FileInfo]:
-        infos: Sequence[pafs.FileInfo] = s3.retried(lambda: self.filesystem.get_file_info(selector))
+        """List, and again when another process created or deleted a folder meanwhile: pyarrow does not find it then."""
+        infos: Sequence[pafs.FileInfo] = retries.retried(
+            lambda: s3.retried(lambda: self.filesystem.get_file_info(selector)),
+            (FileNotFoundError,),
+            lambda _: True,
+            FIRST_LISTING_PAUSE,
+        )
         return infos
 
     def delete(self, path: str) -> None:

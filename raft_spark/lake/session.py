@@ -38,7 +38,7 @@ LOCAL = {
     "spark.sql.shuffle.partitions": "4",
     "spark.executor.heartbeatInterval": "2s",  # with which the peak of memory comes; a run may take less than 10 s
 }
-# For a JVM that mostly plans, moves rows and starts: a third of the CPU seconds, and 200 MB less (see docs/scale.md). Code that
+# For a JVM that mostly starts, plans and moves rows: half of its CPU seconds, and 200 MB less (see docs/scale.md). Code that
 # is compiled once takes 48 MB soon, and is thrown away and compiled again without more room.
 JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m"
 JVM_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")

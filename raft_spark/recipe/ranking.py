@@ -23,7 +23,8 @@ UInt32Array = NDArray[np.uint32]
 class Hits:
     """Documents found for a batch of queries, the best of each query first. All arrays have the shape (hits of the batch,).
 
-    `number` and `passage` are those of the document, `rank` counts from 1, and `score` is at least 1, in units of 1 / SCALE.
+    `number` and `passage` are those of the document, `rank` counts from 1, and `score` is at least 1, in units of
+    1 / SCALE of the index that was searched.
     """
 
     row: Int64Array
