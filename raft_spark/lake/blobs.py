@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from raft_spark.common import arrays
 from raft_spark.common.hashing import Int64Array
-from raft_spark.lake.tasks import collect_objects
+from raft_spark.lake.tasks import collect_objects, map_in_arrow
 
 BLOBS = pa.schema([("place", pa.int32()), ("part", pa.int64()), ("side", pa.int32()), ("blob", pa.binary())])
 BLOB_ROWS, BLOBS_AT_ONCE = 128, 256
@@ -28,8 +28,10 @@ Parts = Iterator[tuple[int, Mapping[int, pa.Table]]]
 _T = TypeVar("_T")
 
 
-def pack(rows: pa.Table, parts: Int64Array, places: Sequence[int], side: int = 0) -> pa.RecordBatch:
-    """Return the rows as blobs of BLOB_ROWS at most, of one of their `parts` each, shape (rows,), in the schema BLOBS.
+def pack(
+    rows: pa.Table, parts: Int64Array, places: Sequence[int] | Int64Array, side: int = 0, blob_rows: int = BLOB_ROWS
+) -> pa.RecordBatch:
+    """Return the rows as blobs of `blob_rows` at most, of one of their `parts` each, shape (rows,), in the schema BLOBS.
 
     `places` has, by part, the value of dataframes.partition_values by which Spark finds the part's task. `side` tells
     tables with different columns apart.
@@ -38,9 +40,9 @@ def pack(rows: pa.Table, parts: Int64Array, places: Sequence[int], side: int = 0
     _, sizes = arrays.counted(parts)
     ends = np.cumsum(sizes)
     edges = [
-        (at, min(at + BLOB_ROWS, end))
+        (at, min(at + blob_rows, end))
         for end, size in zip(ends, sizes, strict=True)
-        for at in range(end - size, end, BLOB_ROWS)
+        for at in range(end - size, end, blob_rows)
     ]
     blobs = [_packed(rows.take(pa.array(order[begin:end]))) for begin, end in edges]
     found = parts[order[[begin for begin, _ in edges]]]
@@ -48,14 +50,25 @@ def pack(rows: pa.Table, parts: Int64Array, places: Sequence[int], side: int = 0
     return pa.RecordBatch.from_arrays([*map(pa.array, columns), pa.array(blobs, pa.binary())], schema=BLOBS)
 
 
-def collect_parts(blobs: DataFrame, tasks: int, function: Callable[[Parts], Iterator[_T]]) -> list[_T]:
+def map_parts(blobs: DataFrame, tasks: int, function: Callable[[Parts], Iterator[pa.RecordBatch]]) -> DataFrame:
     """Apply `function` to the parts of each of `tasks` tasks, as pairs (part, its rows by side), the parts in order.
 
-    Return the objects that it yields. Spark hands BLOBS_AT_ONCE blobs at a time to a worker, where it would hand 10,000 rows.
+    Return the blobs that it yields, for `collect_parts`; lazy.
     """
-    placed = blobs.repartition(tasks, "place").sortWithinPartitions("part", "side")
+    return map_in_arrow(_placed(blobs, tasks), partial(_call, function=function), BLOBS)
+
+
+def collect_parts(blobs: DataFrame, tasks: int, function: Callable[[Parts], Iterator[_T]]) -> list[_T]:
+    """Apply `function` to the parts as `map_parts` does, and return the objects that it yields.
+
+    Spark hands BLOBS_AT_ONCE blobs at a time to a worker, where it would hand 10,000 rows.
+    """
     with _batches_of(blobs.sparkSession, BLOBS_AT_ONCE):
-        return collect_objects(placed, partial(_call, function=function))
+        return collect_objects(_placed(blobs, tasks), partial(_call, function=function))
+
+
+def _placed(blobs: DataFrame, tasks: int) -> DataFrame:
+    return blobs.repartition(tasks, "place").sortWithinPartitions("part", "side")
 
 
 @contextmanager

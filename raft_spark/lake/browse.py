@@ -62,6 +62,7 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
     """
     at = tables.files_folder(lake, version)
     files = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
+    files = [file for file in files if not file.is_index]
     files.sort(key=_reading_order)
     return list(islice(chain.from_iterable(_rows(at, version.table, file) for file in files), rows))
 

@@ -53,8 +53,13 @@ def _parquet(reader: DataFrameReader, paths: Sequence[str]) -> DataFrame:
 def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count: int) -> DataFrame:
     """Return (task, input as JSON) with one Spark partition a task, for at most `count` tasks.
 
-    A task gets consecutive inputs, and tasks get about the same sum of `rows`. `parquet.by_task` reads the rows in a task.
+    `parquet.by_task` reads the rows in a task.
     """
+    return one_task_each(spark, group_inputs(inputs, count))
+
+
+def group_inputs(inputs: Sequence[Mapping[str, Any]], count: int) -> list[list[Mapping[str, Any]]]:
+    """Return the inputs of each of at most `count` tasks: consecutive ones, with about the same sum of `rows`."""
     total = sum(each["rows"] for each in inputs)
     count = max(1, min(count, len(inputs)))
     groups: list[list[Mapping[str, Any]]] = [[] for _ in range(count)]
@@ -62,7 +67,7 @@ def assign_tasks(spark: SparkSession, inputs: Sequence[Mapping[str, Any]], count
     for each in inputs:
         groups[min(count - 1, (rows_before + each["rows"] // 2) * count // max(1, total))].append(each)
         rows_before += each["rows"]
-    return one_task_each(spark, groups)
+    return groups
 
 
 def row_group_tasks(spark: SparkSession, lake: Lake, version: Version) -> DataFrame:

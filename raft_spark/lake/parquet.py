@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +42,11 @@ class DataFile:
     def is_data(self) -> bool:
         """Say whether the file holds rows of the table, and not of its quarantine or of a dataset's format."""
         return self.path.startswith(("data/", "merged/"))
+
+    @property
+    def is_index(self) -> bool:
+        """Say whether the file is a part of the corpus index, which tasks write beside articles."""
+        return self.path.startswith("index/")
 
     @property
     def split(self) -> str:
@@ -104,23 +108,6 @@ def fill_columns(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table
             field = SCHEMAS[table].field(name)
             rows = rows.append_column(field, pa.nulls(len(rows), field.type))
     return rows.select(columns)
-
-
-def column_bytes(groups: Iterable[Mapping[str, Any]], column: str) -> int:
-    """Return the uncompressed bytes of one column in row groups, as footers record them; each file is opened once."""
-    of_file: dict[str, list[Mapping[str, Any]]] = {}
-    for group in groups:
-        of_file.setdefault(group["path"], []).append(group)
-    with ThreadPoolExecutor(READERS) as readers:
-        return sum(readers.map(partial(_column_bytes, column=column), of_file.values()))
-
-
-def _column_bytes(groups: Sequence[Mapping[str, Any]], column: str) -> int:
-    """Return the uncompressed bytes of one column in row groups of the same file."""
-    with _opened(groups[0]) as file:
-        footers = [file.metadata.row_group(group["row_group"]) for group in groups]
-    columns = (footer.column(index) for footer in footers for index in range(footer.num_columns))
-    return sum(found.total_uncompressed_size for found in columns if found.path_in_schema.split(".")[0] == column)
 
 
 @contextmanager

@@ -229,8 +229,20 @@ def row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
     Raises DamageError when a file is missing or has another size.
     """
     require_files(lake, version)
+    return _located(lake, version, version.data())
+
+
+def index_row_groups(lake: Lake, version: Version) -> list[dict[str, Any]]:
+    """Return where the row groups of the corpus index beside articles are, in the order of the articles.
+
+    A version of an earlier release has none.
+    """
+    return _located(lake, version, [file for file in version.files if file.is_index])
+
+
+def _located(lake: Lake, version: Version, files: Iterable[DataFile]) -> list[dict[str, Any]]:
     folder = storage(lake, version.table).at("versions", version.id)
-    return [{**group, "table": version.table} for group in parquet.row_groups(folder, version.data())]
+    return [{**group, "table": version.table} for group in parquet.row_groups(folder, files)]
 
 
 def _current_id(lake: Lake, table: str) -> str | None:

@@ -1,15 +1,18 @@
 """row groups of articles -> an index of all passages and a file of their texts, which rows of base draw from.
 
-A draw needs only the index: pubids, offsets and a 32-bit checksum of each passage, by article number. The texts follow each
-other in the order of the index, so a batch takes all its passages in one call. Workers memory-map both files, so the workers
-of a machine share one copy.
+A draw needs only the index: pubids, offsets and a 32-bit checksum of each passage, by article number. The tasks that write
+articles write the parts of the index beside them, so the driver reads no text for it. The texts follow each other in the order
+of the index, so a batch takes all its passages in one call. Workers memory-map both files, so the workers of a machine share
+one copy.
 """
 
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raft_spark.common.hashing import Int64Array
+from raft_spark.errors import DamageError
 from raft_spark.lake import parquet, schemas
 
 INDEX, TEXTS = "index.arrow", "texts.bin"
+PART = pa.schema(
+    [
+        ("pubid", pa.int64()),
+        ("number", pa.int64()),
+        ("lengths", pa.list_(pa.int32())),  # of the passages, in bytes
+        ("checksums", pa.list_(pa.uint32())),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,43 +78,74 @@ class CorpusIndex:
         return np.flatnonzero(self.count == size)
 
 
-def build(row_groups: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, *, with_texts: bool) -> None:
-    """Write INDEX and TEXTS (empty unless `with_texts`) to `folder`.
+def index_part(articles: pa.Table) -> pa.Table:
+    """Return what the index needs of articles with the columns pubid, number and passages: a row each, in the schema PART."""
+    passages, counts = flatten(articles["passages"])
+    data, edges = _bytes(passages)
+    checksums = np.array([zlib.crc32(data[begin:end]) for begin, end in pairwise(edges.tolist())], np.uint32)
+    offsets = pa.array(np.append(0, np.cumsum(counts)).astype(np.int32))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (np.diff(edges), checksums)]
+    return pa.table([articles["pubid"], articles["number"], *lists], schema=PART)
 
-    Few row groups are in memory at a time, and 24 bytes an article; what goes by passage is written as it comes.
+
+def build_index(
+    row_groups: Sequence[Mapping[str, Any]], parts: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path
+) -> Int64Array:
+    """Write INDEX to `folder`; return the position of the first passage of each row group, and the end of the last one.
+
+    `parts` are the row groups of the parts beside these articles; without them, as in a table of an earlier release, the
+    passages are read. Few row groups are in memory at a time, and 24 bytes an article; what goes by passage is written as it
+    comes.
     """
     columns: dict[str, NDArray[Any]] = {}
     for split, size in zip(schemas.SPLITS, sizes, strict=True):
         columns |= {f"{split}_pubid": np.full(size, -1), f"{split}_first": np.zeros(size, np.int64)}
         columns[f"{split}_count"] = np.zeros(size, np.int64)
     position, end = 0, 0
-    by_passage: dict[str, np.dtype[Any]] = {"checksum": np.dtype(np.uint32), "offsets": np.dtype(np.int64)}
+    kinds: dict[str, Any] = {"checksum": np.uint32, "offsets": np.int64, "count": np.int64}
     with ExitStack() as stack:
-        texts, checksum, offsets = (stack.enter_context((folder / name).open("wb")) for name in (TEXTS, *by_passage))
-        offsets.write(np.int64(0).tobytes())
-        for group, table in parquet.read_ahead(row_groups, ["number", "pubid", "passages"]):
-            passages, counts = _flatten(table["passages"])
-            number, split = table["number"].to_numpy(), group["split"]
-            columns[f"{split}_pubid"][number] = table["pubid"].to_numpy()
-            columns[f"{split}_count"][number] = counts
-            columns[f"{split}_first"][number] = position + np.cumsum(counts) - counts
-            position += len(passages)
-            begins = np.frombuffer(passages.buffers()[1], np.int32)[passages.offset :][: len(passages) + 1]
-            ends = end + (begins[1:] - begins[0]).astype(np.int64)
-            offsets.write(ends.tobytes())
-            end = int(ends[-1]) if len(ends) else end
-            data, edges = memoryview(passages.buffers()[2]), begins.tolist()
-            checksum.write(np.array([zlib.crc32(data[a:b]) for a, b in pairwise(edges)], np.uint32).tobytes())
-            if with_texts:
-                texts.write(data[edges[0] : edges[-1]])
-    _save(columns | {name: _mapped(folder / name, kind) for name, kind in by_passage.items()}, folder / INDEX)
-    for name in by_passage:
+        sinks = {name: stack.enter_context((folder / name).open("wb")) for name in kinds}
+        sinks["offsets"].write(np.int64(0).tobytes())
+        for split, part in _parts(row_groups, parts):
+            (lengths, count), (checksum, _) = (flatten(part[name]) for name in ("lengths", "checksums"))
+            number = part["number"].to_numpy()
+            columns[f"{split}_pubid"][number] = part["pubid"].to_numpy()
+            columns[f"{split}_count"][number] = count
+            columns[f"{split}_first"][number] = position + np.cumsum(count) - count
+            ends = end + np.cumsum(lengths.to_numpy(), dtype=np.int64)
+            position, end = position + len(ends), int(ends[-1]) if len(ends) else end
+            for name, values in {"checksum": checksum.to_numpy(), "offsets": ends, "count": count}.items():
+                sinks[name].write(values.tobytes())
+    written = {name: _mapped(folder / name, kind) for name, kind in kinds.items()}
+    rows = np.array([group["rows"] for group in row_groups], np.int64)
+    starts = np.append(0, np.cumsum(np.add.reduceat(written.pop("count"), np.cumsum(rows) - rows)))
+    _save(columns | written, folder / INDEX)
+    for name in kinds:
         (folder / name).unlink()
+    return starts
 
 
-def text_bytes(row_groups: Sequence[Mapping[str, Any]]) -> int:
-    """Return the size of the texts: the uncompressed bytes of their column, read from the file footers alone."""
-    return parquet.column_bytes(row_groups, "passages")
+def write_texts(row_groups: Sequence[Mapping[str, Any]], starts: Int64Array, folder: Path) -> None:
+    """Write TEXTS to `folder`, several row groups at once; `starts` is what `build_index` returned.
+
+    Raises DamageError when the texts of a row group have another length than the index says.
+    """
+    edges = text_offsets(folder)[starts].tolist()
+    (folder / TEXTS).touch()
+    with ThreadPoolExecutor(parquet.READERS) as writers:
+        list(writers.map(partial(_write_texts, folder / TEXTS), row_groups, edges[:-1], edges[1:]))
+
+
+def text_offsets(folder: Path) -> Int64Array:
+    """Return where the text of each passage begins in TEXTS, and where the last one ends, as INDEX in `folder` has it."""
+    return map_index(f"{folder}/{INDEX}")[schemas.SPLITS[0]].offsets
+
+
+def flatten(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int64Array]:
+    """Return all values of a column of lists in one array, and the number of values of each row."""
+    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even a single chunk
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    return lists.flatten(), np.diff(lists.offsets.to_numpy()).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=2)
@@ -125,11 +168,35 @@ def map_texts(path: str, index_path: str) -> pa.LargeStringArray:
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), data)
 
 
-def _flatten(column: pa.ChunkedArray) -> tuple[pa.StringArray, Int64Array]:
-    """Return all passages in one array, and the number of passages of each row."""
-    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even a single chunk
-    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    return lists.flatten(), np.diff(lists.offsets.to_numpy()).astype(np.int64)
+def _parts(
+    row_groups: Sequence[Mapping[str, Any]], parts: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the parts of the index in order, each with its split."""
+    if parts:
+        yield from ((group["split"], part) for group, part in parquet.read_ahead(parts, PART.names))
+    else:
+        for group, articles in parquet.read_ahead(row_groups, ["pubid", "number", "passages"]):
+            yield group["split"], index_part(articles)
+
+
+def _write_texts(path: Path, group: Mapping[str, Any], begin: int, end: int) -> None:
+    data, edges = _bytes(flatten(parquet.read_row_group(group, ["passages"])["passages"])[0])
+    texts = data[edges[0] : edges[-1]]
+    if len(texts) != end - begin:
+        msg = (
+            f"{group['root']}/{group['path']} has {len(texts):,} bytes of passages in row group {group['row_group']}, but the "
+            f"index beside it says {end - begin:,}; `raft-spark check articles` compares all files with their manifest"
+        )
+        raise DamageError(msg)
+    with path.open("r+b") as file:
+        file.seek(begin)
+        file.write(texts)
+
+
+def _bytes(texts: pa.StringArray) -> tuple[memoryview, NDArray[np.int32]]:
+    """Return the bytes of all texts, and where each begins there, and the last one ends."""
+    _, offsets, data = texts.buffers()
+    return memoryview(data or b""), np.frombuffer(offsets, np.int32)[texts.offset :][: len(texts) + 1]
 
 
 def _mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:

@@ -28,6 +28,7 @@ from raft_spark.lake import dataframes, driver_memory, parquet, schemas, session
 from raft_spark.lake.filesystem import Storage
 from raft_spark.lake.tasks import map_in_arrow, worker_errors
 from raft_spark.monitoring import progress
+from raft_spark.recipe import corpus
 from raft_spark.sources import checks, held_out, sources, splits, text_hashes
 from raft_spark.sources.records import Article
 
@@ -36,6 +37,7 @@ CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one sl
 CHECKED = pa.schema([("task", pa.int32()), ("files", pa.string()), ("read", pa.int64()), ("reasons", pa.string())])
 STAGED, HASHES, ASSIGNED = "staged/articles", "staged/hashes", "staged/assigned"  # folders
 QUARANTINE = "quarantine"
+INDEX_ROWS = 65_536  # in a row group of the corpus index; the driver holds parquet.READERS of 4 MB at once
 _ARTICLES = schemas.SCHEMAS[schemas.ARTICLES]
 _STAGED = pa.schema([field for field in _ARTICLES if field.name != "number"])
 
@@ -244,13 +246,16 @@ def _write(batches: Iterator[pa.RecordBatch], conf: config.Config, at: Storage) 
     size = conf.lake.row_group_rows
     for task, files in parquet.by_task(batches):
         articles = parquet.PartitionedWriter(at, _ARTICLES, task, size)
+        index = parquet.PartitionedWriter(at, corpus.PART, task, INDEX_ROWS)
         quarantine = parquet.PartitionedWriter(at, schemas.QUARANTINE, task, size, suffix="-placed")
-        with articles, quarantine:
+        with articles, index, quarantine:
             for file in files:
                 for staged, codes, numbers in _staged_row_groups(file, at):
-                    _write_articles(staged, codes, numbers, articles)
+                    numbered = staged.append_column("number", pa.array(numbers)).select(_ARTICLES.names)
+                    _write_splits("data", numbered, codes, articles)
+                    _write_splits("index", corpus.index_part(numbered), codes, index)
                     _write_quarantine(staged, codes, quarantine)
-        yield parquet.files_batch(articles.files + quarantine.files)
+        yield parquet.files_batch(articles.files + index.files + quarantine.files)
 
 
 def _staged_row_groups(file: Mapping[str, Any], at: Storage) -> Iterator[tuple[pa.Table, splits.Int8Array, Int64Array]]:
@@ -264,12 +269,9 @@ def _staged_row_groups(file: Mapping[str, Any], at: Storage) -> Iterator[tuple[p
         yield parquet.read_row_group(group), codes[rows], numbers[rows]
 
 
-def _write_articles(
-    staged: pa.Table, codes: splits.Int8Array, numbers: Int64Array, articles: parquet.PartitionedWriter
-) -> None:
-    numbered = staged.append_column("number", pa.array(numbers)).select(_ARTICLES.names)
+def _write_splits(folder: str, rows: pa.Table, codes: splits.Int8Array, writer: parquet.PartitionedWriter) -> None:
     for code, split in enumerate(schemas.SPLITS):
-        articles.write(f"data/split={split}", numbered.filter(pa.array(codes == code)))
+        writer.write(f"{folder}/split={split}", rows.filter(pa.array(codes == code)))
 
 
 def _write_quarantine(staged: pa.Table, codes: splits.Int8Array, quarantine: parquet.PartitionedWriter) -> None:

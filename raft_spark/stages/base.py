@@ -1,11 +1,11 @@
 """articles -> base: draw the documents of each article's question: oracle passages, or none, among distractors of its split.
 
 The draw needs only the index of the passages, so two strategies give the same rows. With `broadcast`, tasks take the texts
-from a file that all workers of a machine memory-map. With `join`, Spark joins the texts to the draws; this is for a corpus
-that does not fit on a worker's disk.
+from a file that all workers of a machine memory-map. With `join`, tasks send each other the texts by Spark's shuffle; this is
+for a corpus that does not fit on a worker's disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from raft_spark import config
@@ -16,7 +16,7 @@ from raft_spark.lake import dataframes, driver_memory, schemas, session, tables
 from raft_spark.lake.tasks import worker_errors
 from raft_spark.monitoring import progress
 from raft_spark.recipe import corpus, corpus_files, retrieval, sampling
-from raft_spark.stages import base_rows
+from raft_spark.stages import base_join, base_rows
 
 COUNTED_AT_ONCE = 1 << 20  # articles
 
@@ -39,11 +39,11 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
         return existing
     spark = session.start(conf, schemas.BASE)
     driver_memory.warn_if_small(spark, conf, sum(articles.counts["numbers"]))
-    row_groups = tables.row_groups(conf.lake, articles)
-    strategy = choose_strategy(conf.base, row_groups)
+    row_groups, parts = tables.row_groups(conf.lake, articles), tables.index_row_groups(conf.lake, articles)
     folder = corpus_files.make_folder(spark)
     with worker_errors():
-        corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=strategy == "broadcast")
+        starts = corpus.build_index(row_groups, parts, articles.counts["numbers"], folder)
+        strategy = choose_strategy(conf.base, int(corpus.text_offsets(folder)[-1]))
         counts = check_draws(corpus.map_index(f"{folder}/{corpus.INDEX}"), conf.base)
         if methods := sampling.methods(conf.base):
             retrieval.build(row_groups, methods, folder)
@@ -52,23 +52,23 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
             counts["not_embedded"] = vectors.build(conf, row_groups, articles.counts["numbers"], folder)
         draft = tables.open_draft(conf.lake, schemas.BASE, identity)
         size = sum(file.bytes for file in articles.data())
-        drawing = dataframes.assign_tasks(spark, row_groups, tasks or dataframes.task_count(spark, conf.lake, size))
-        task = base_rows.BaseTask(conf, draft.storage, corpus_files.distribute(spark, folder, draft.id))
+        drawing = dataframes.group_inputs(row_groups, tasks or dataframes.task_count(spark, conf.lake, size))
         if strategy == "broadcast":
-            written = base_rows.build(drawing, task)
-        else:
-            written = base_rows.build_by_join(drawing, dataframes.read(spark, conf.lake, articles), task)
-        total = drawing.rdd.getNumPartitions() if strategy == "broadcast" else 0
-        with progress.spark_tasks(spark, "base: draw distractors", total):
-            files = dataframes.collect_files(written)
+            corpus.write_texts(row_groups, starts, folder)
+        task = base_rows.BaseTask(conf, draft.storage, corpus_files.distribute(spark, folder, draft.id))
+        with progress.spark_tasks(spark, "base: draw distractors", len(drawing) if strategy == "broadcast" else 0):
+            if strategy == "broadcast":
+                files = dataframes.collect_files(base_rows.build(dataframes.one_task_each(spark, drawing), task))
+            else:
+                files = base_join.build(spark, drawing, starts, task)
     return tables.publish(draft, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})
 
 
-def choose_strategy(conf: config.Base, row_groups: Sequence[Mapping[str, Any]]) -> str:
+def choose_strategy(conf: config.Base, text_bytes: int) -> str:
     """Return the strategy; `auto` is broadcast for up to base.broadcast_limit_mb of text, else join."""
     if conf.strategy != "auto":
         return conf.strategy
-    return "broadcast" if corpus.text_bytes(row_groups) <= conf.broadcast_limit_mb * 1_000_000 else "join"
+    return "broadcast" if text_bytes <= conf.broadcast_limit_mb * 1_000_000 else "join"
 
 
 def check_draws(index: Mapping[str, corpus.CorpusIndex], conf: config.Base) -> dict[str, Any]:

@@ -1,16 +1,13 @@
-"""articles -> rows of base, in Spark's workers, with the texts of a memory-mapped file or with texts that Spark joins."""
+"""articles -> rows of base, in Spark's workers, with the texts of a memory-mapped file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import TaskContext
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from raft_spark import config
 from raft_spark.common.hashing import Int64Array
@@ -24,21 +21,6 @@ from raft_spark.recipe.prompts import SEPARATOR
 ARTICLE_COLUMNS = ["pubid", "question", "long_answer", "final_decision", "number"]  # passages are in the corpus
 _SCHEMA = schemas.SCHEMAS[schemas.BASE]
 _DOCUMENTS = _SCHEMA.field("documents").type.value_type
-_OF_DOCUMENT = [name for name in _DOCUMENTS.names if name not in {"pubid", "text"}]
-_DRAWN = pa.schema(
-    [
-        ("pubid", pa.int64()),
-        ("split", pa.string()),
-        ("place", pa.int32()),  # of a row: 0, or 1 << _ROW_BITS without its oracle; its documents follow it
-        ("key", pa.int64()),
-        ("source", pa.int64()),
-        *(_DOCUMENTS.field(name) for name in _OF_DOCUMENT),
-        ("second_oracles", pa.int32()),
-    ]
-)
-_SPLIT_AT, _NUMBER_AT = 60, 20  # bits of the key of a passage in all splits: Spark sorts one number by radix
-_ROW_BITS = 20  # a row shows less than a million documents
-_ARTICLE, _NO_PASSAGE = -1, -1  # the place of an article, and what a row joins no text by
 
 
 @dataclass(frozen=True)
@@ -54,6 +36,10 @@ class BaseTask:
         methods = tuple(sampling.methods(self.conf.base))
         return retrieval.map_files(self.corpus, split, methods) if methods else None
 
+    def writer(self, task: int) -> parquet.PartitionedWriter:
+        """Return the writer of the files of base of a Spark task."""
+        return parquet.PartitionedWriter(self.at, _SCHEMA, task, self.conf.lake.row_group_rows)
+
 
 def build(tasks: DataFrame, task: BaseTask) -> DataFrame:
     """Draw the rows of the row groups of articles that `tasks` names, with texts from the memory-mapped file.
@@ -63,41 +49,16 @@ def build(tasks: DataFrame, task: BaseTask) -> DataFrame:
     return map_in_arrow(tasks, partial(_write, task=task), schemas.FILES)
 
 
-def build_by_join(tasks: DataFrame, articles: DataFrame, task: BaseTask) -> DataFrame:
-    """Build the same table as `build`, with texts that Spark joins by (split, number, passage); lazy.
-
-    Articles, rows and documents are records of one DataFrame, sorted by (pubid, place) in the partition of their pubid: so a
-    text is shuffled and sorted once as a passage, and once for each row that shows it. A worker puts them together.
-    """
-    drawn = map_in_arrow(tasks, partial(_draw, task=task), _DRAWN)
-    splits = ", ".join(f"'{split}'" for split in schemas.SPLITS)
-    key = F.expr(f"shiftleft(array_position(array({splits}), split), {_SPLIT_AT}) + shiftleft(number, {_NUMBER_AT})")
-    texts = articles.select(key.alias("key"), F.posexplode("passages").alias("passage", "text"))
-    texts = texts.select((F.col("key") + F.col("passage")).alias("key"), "text")
-    documents = drawn.join(texts.hint("merge"), "key", "left").drop("key")  # else Spark may take the texts for small
-    own = articles.select(
-        "pubid",
-        "split",
-        F.lit(_ARTICLE).alias("place"),
-        "question",
-        F.array_join("passages", SEPARATOR).alias("oracle_text"),
-        "long_answer",
-        "final_decision",
-    )
-    records = own.unionByName(documents, allowMissingColumns=True).repartition(tasks.rdd.getNumPartitions(), "pubid")
-    return map_in_arrow(
-        records.sortWithinPartitions("pubid", "place"), partial(_write_joined, task=task), schemas.FILES
-    )
-
-
 def _write(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.RecordBatch]:
-    index, texts, rows = task.corpus.index(), task.corpus.texts(), task.conf.lake.row_group_rows
+    index, texts = task.corpus.index(), task.corpus.texts()
     for task_id, row_groups in parquet.by_task(batches):
-        with parquet.PartitionedWriter(task.at, _SCHEMA, task_id, rows) as writer:
+        with task.writer(task_id) as writer:
             for group in row_groups:
                 split, articles = group["split"], parquet.read_row_group(group, ARTICLE_COLUMNS)
-                draws = draw(articles["number"].to_numpy(), index[split], task.retriever(split), task.conf.base)
-                writer.write(f"data/split={split}", base_table(articles, draws, index[split], texts))
+                numbers = articles["number"].to_numpy()
+                draws = draw(numbers, index[split], task.retriever(split), task.conf.base)
+                own, shown = mapped_texts(numbers, draws, index[split], texts)
+                writer.write(f"data/split={split}", base_table(articles, draws, index[split], own, shown))
         yield parquet.files_batch(writer.files)
 
 
@@ -152,15 +113,35 @@ def draw(
     return Draws(article, keep, sampling.choose_documents(own, keep, index, conf, near, stand_ins), second_oracles)
 
 
-def base_table(articles: pa.Table, draws: Draws, index: corpus.CorpusIndex, texts: pa.LargeStringArray) -> pa.Table:
-    """Return the base rows of a row group of articles of one split, in the table's schema."""
-    articles = articles.append_column("oracle", _oracles(articles["number"].to_numpy(), index, texts))
+def mapped_texts(
+    numbers: Int64Array, draws: Draws, index: corpus.CorpusIndex, texts: pa.LargeStringArray
+) -> tuple[pa.LargeStringArray, pa.StringArray]:
+    """Return the passages of the articles of a row group, and the documents that their rows show, from the mapped texts.
+
+    In the corpus the passages of a row group stand one after the other.
+    """
+    own = texts.slice(index.first[numbers[0]], index.count[numbers].sum())
+    return own, texts.take(pa.array(draws.shown.position(index))).cast(pa.string())
+
+
+def base_table(
+    articles: pa.Table,
+    draws: Draws,
+    index: corpus.CorpusIndex,
+    own: pa.StringArray | pa.LargeStringArray,
+    shown: pa.StringArray,
+) -> pa.Table:
+    """Return the base rows of a row group of articles of one split, in the table's schema.
+
+    `own` are the passages of all these articles, and `shown` the texts of `draws.shown`.
+    """
+    articles = articles.append_column("oracle", _joined(own, index.count[articles["number"].to_numpy()]))
     if len(draws.article) > len(articles):
         articles = articles.take(draws.article)
     documents = [
         pa.array(index.pubid[draws.shown.number]),
         pa.array(draws.shown.passage.astype(np.int32)),
-        texts.take(pa.array(draws.shown.position(index))).cast(pa.string()),
+        shown,
         pa.array(draws.shown.oracle),
         *draws.found,
     ]
@@ -180,85 +161,7 @@ def base_table(articles: pa.Table, draws: Draws, index: corpus.CorpusIndex, text
     )
 
 
-def _oracles(numbers: Int64Array, index: corpus.CorpusIndex, texts: pa.LargeStringArray) -> pa.StringArray:
-    """Join the passages of each article of a row group; in the corpus they stand one after the other."""
-    ends = np.cumsum(index.count[numbers], dtype=np.int32)
-    passages = texts.slice(index.first[numbers[0]], ends[-1])
-    lists = pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), passages)
-    return pc.binary_join(lists, pa.scalar(SEPARATOR, pa.large_string())).cast(pa.string())
-
-
-def _draw(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.RecordBatch]:
-    """Draw the documents of each row, without their texts: a record for each row and for each document, as in _DRAWN."""
-    index = task.corpus.index()
-    for _, row_groups in parquet.by_task(batches):
-        for group in row_groups:
-            split, numbers = group["split"], parquet.read_row_group(group, ["number"])["number"].to_numpy()
-            draws = draw(numbers, index[split], task.retriever(split), task.conf.base)
-            own = numbers[draws.article]
-            pubid, begin = index[split].pubid[own], (~draws.keep).astype(np.int32) << _ROW_BITS
-            row, number, passage = draws.shown.row, draws.shown.number, draws.shown.passage
-            ordinal = np.arange(len(row)) - np.searchsorted(row, row)
-            keys = schemas.SPLITS.index(split) + 1 << _SPLIT_AT
-            of_row = {"pubid": pubid, "place": begin, "key": keys + (own << _NUMBER_AT) + _NO_PASSAGE}
-            yield _drawn(split, of_row | {"second_oracles": draws.second_oracles})
-            place = {"pubid": pubid[row], "place": begin[row] + 1 + ordinal, "passage": passage}
-            place["key"] = keys + (number << _NUMBER_AT) + passage
-            found = dict(zip(("method", "rank", "score"), draws.found, strict=True))
-            yield _drawn(split, place | found | {"source": index[split].pubid[number], "oracle": draws.shown.oracle})
-
-
-def _drawn(split: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
-    """Return records of one split; columns that are not given are null."""
-    count = len(columns["pubid"])
-    known = {"split": [split] * count, **columns}
-    filled = (
-        pa.array(known[field.name]).cast(field.type) if field.name in known else pa.nulls(count, field.type)
-        for field in _DRAWN
-    )
-    return pa.RecordBatch.from_arrays([*filled], schema=_DRAWN)
-
-
-def _write_joined(batches: Iterator[pa.RecordBatch], task: BaseTask) -> Iterator[pa.RecordBatch]:
-    """Write the rows of the articles of one partition, whose records follow each other; the last one may go on in the next batch."""
-    context = TaskContext.get()
-    task_id = context.partitionId() if context else 0
-    with parquet.PartitionedWriter(task.at, _SCHEMA, task_id, task.conf.lake.row_group_rows) as writer:
-        waiting: list[pa.Table] = []
-        for batch in batches:
-            records = pa.concat_tables([*waiting, pa.table(batch)])
-            last = int(np.flatnonzero(records["place"].to_numpy() == _ARTICLE)[-1])
-            _write_records(writer, records.slice(0, last))
-            waiting = [records.slice(last)]
-        for records in waiting:
-            _write_records(writer, records)
-    yield parquet.files_batch(writer.files)
-
-
-def _write_records(writer: parquet.PartitionedWriter, records: pa.Table) -> None:
-    """Write the rows of articles whose records are all here."""
-    place = records["place"].to_numpy()
-    in_row = place & (1 << _ROW_BITS) - 1
-    article_at, row_at, document_at = (
-        np.flatnonzero(kind) for kind in (place == _ARTICLE, (place >= 0) & (in_row == 0), (place >= 0) & (in_row > 0))
-    )
-    articles = records.take(article_at[np.searchsorted(article_at, row_at) - 1])
-    rows, documents = records.take(row_at), records.take(document_at).combine_chunks()
-    offsets = np.append(np.searchsorted(document_at, row_at), len(document_at)).astype(np.int32)
-    names = {"pubid": "source"}
-    shown = [documents[names.get(field.name, field.name)].combine_chunks() for field in _DOCUMENTS]
-    table = pa.table(
-        [
-            rows["pubid"],
-            articles["question"],
-            pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(shown, fields=list(_DOCUMENTS))),
-            articles["oracle_text"],
-            pc.greater(rows["place"], 0),
-            articles["long_answer"],
-            articles["final_decision"],
-            rows["second_oracles"],
-        ],
-        schema=_SCHEMA,
-    )
-    for split in schemas.SPLITS:
-        writer.write(f"data/split={split}", table.filter(pc.equal(rows["split"], split)))
+def _joined(passages: pa.StringArray | pa.LargeStringArray, counts: Int64Array) -> pa.StringArray:
+    """Join so many passages at a time, for each article."""
+    lists = pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(counts)).astype(np.int32)), passages)
+    return pc.binary_join(lists, pa.scalar(SEPARATOR, passages.type)).cast(pa.string())

@@ -85,7 +85,7 @@ def _run(conf: config.Config, held: lease.Lease, articles: tables.Version, ident
     spark = session.start(conf, "evaluation: look up answers")
     draft = tables.open_draft(conf.lake, schemas.EVALUATION, identity)
     with worker_errors():
-        row_groups = _test_row_groups(conf, articles)
+        row_groups = _of_test_split(tables.row_groups(conf.lake, articles))
         all_cases, last_hash = cases(spark, conf, articles, draft.id)
         run = _ask_students(held, conf, all_cases)
         answered = with_answers(spark, all_cases, conf)
@@ -142,8 +142,8 @@ def _refuse_without_packages() -> None:
         raise InputError(msg)
 
 
-def _test_row_groups(conf: config.Config, articles: tables.Version) -> list[dict[str, Any]]:
-    return [group for group in tables.row_groups(conf.lake, articles) if group["split"] == conditions.SPLIT]
+def _of_test_split(row_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group for group in row_groups if group["split"] == conditions.SPLIT]
 
 
 def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, name: str) -> tuple[DataFrame, int]:
@@ -152,11 +152,12 @@ def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, na
     The corpus files with the passages of the test split, and the index to search them, are distributed to every machine
     under `name`.
     """
-    row_groups = _test_row_groups(conf, articles)
+    row_groups = _of_test_split(tables.row_groups(conf.lake, articles))
     if not row_groups:
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
     folder = corpus_files.make_folder(spark)
-    corpus.build(row_groups, articles.counts["numbers"], folder, with_texts=True)
+    parts = _of_test_split(tables.index_row_groups(conf.lake, articles))
+    corpus.write_texts(row_groups, corpus.build_index(row_groups, parts, articles.counts["numbers"], folder), folder)
     index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
     conditions.check_split_size(index, conf.evaluation)
     if conditions.RETRIEVED in conf.evaluation.settings:

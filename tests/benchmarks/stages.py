@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyspark
 
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -38,9 +39,8 @@ from base import read, write, written_source
 from watch import watched
 
 from raft_spark import config
-from raft_spark.lake import schemas, session, tables
+from raft_spark.lake import parquet, schemas, session, tables
 from raft_spark.monitoring import spark_stats
-from raft_spark.recipe import corpus
 from raft_spark.stages import articles, base, completions, dataset
 
 STAGES: Mapping[str, Callable[[config.Config], tables.Version]] = {
@@ -114,8 +114,9 @@ def measured(count: int, settings: Sequence[str]) -> Figures:
             found["stages"][name] = one_stage(name, conf)
             source.unlink(missing_ok=True)  # the table articles has it now
         session.stop()
-        row_groups = tables.row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
-        found["texts_mb"] = round(corpus.text_bytes(row_groups) / 1e6)
+        parts = tables.index_row_groups(conf.lake, tables.require(conf.lake, schemas.ARTICLES))
+        lengths = (parquet.read_row_group(part, ["lengths"])["lengths"] for part in parts)
+        found["texts_mb"] = round(sum(pc.sum(pc.list_flatten(of)).as_py() for of in lengths) / 1e6)
         found["floor_us_a_row"] = floor(conf, Path(folder))
     return found
 

@@ -60,9 +60,3 @@ def test_a_damaged_row_group_is_an_error_and_no_more_are_read(
     with pytest.raises(DamageError, match=r"part\.parquet is damaged"):
         list(parquet.read_ahead(groups, ["pubid"]))
     assert len(started) <= parquet.READERS + 2
-
-
-def test_the_bytes_of_a_column_are_those_of_its_row_groups(groups: list[dict[str, Any]]):
-    footer = pq.read_metadata(Path(groups[0]["root"]) / "part.parquet")
-    first, last = (footer.row_group(number).column(1).total_uncompressed_size for number in (0, GROUPS - 1))
-    assert parquet.column_bytes([groups[0], groups[-1]], "question") == first + last > 0

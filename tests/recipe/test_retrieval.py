@@ -32,12 +32,8 @@ class Lake:
         at = Storage(str(folder / "articles"))
         with parquet.PartitionedWriter(at, table.schema, 0, row_group_rows=50) as writer:
             writer.write("data/split=train", table)
-        self.groups = [
-            {**at.location(), "table": schemas.ARTICLES, "path": file.path, "split": "train", "row_group": group}
-            for file in writer.files
-            for group in range(len(file.row_groups))
-        ]
-        corpus.build(self.groups, [len(rows), 0, 0], folder, with_texts=True)
+        self.groups = [{**group, "table": schemas.ARTICLES} for group in parquet.row_groups(at, writer.files)]
+        corpus.write_texts(self.groups, corpus.build_index(self.groups, [], [len(rows), 0, 0], folder), folder)
         retrieval.build(self.groups, methods, folder)
         self.index = corpus.map_index(f"{folder}/{corpus.INDEX}")["train"]
         self.texts = corpus.map_texts(f"{folder}/{corpus.TEXTS}", f"{folder}/{corpus.INDEX}")
@@ -48,8 +44,10 @@ class Lake:
         found = []
         for group in self.groups:
             articles = parquet.read_row_group(group)
-            draws = base_rows.draw(articles["number"].to_numpy(), self.index, self.retriever, self.conf)
-            found += base_rows.base_table(articles, draws, self.index, self.texts).to_pylist()
+            numbers = articles["number"].to_numpy()
+            draws = base_rows.draw(numbers, self.index, self.retriever, self.conf)
+            own, shown = base_rows.mapped_texts(numbers, draws, self.index, self.texts)
+            found += base_rows.base_table(articles, draws, self.index, own, shown).to_pylist()
         return found
 
 

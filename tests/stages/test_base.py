@@ -9,7 +9,7 @@ import pytest
 from conftest import Settle, article, write_articles
 from raft_spark import config
 from raft_spark.errors import InputError
-from raft_spark.lake import parquet, schemas, session, tables
+from raft_spark.lake import blobs, parquet, schemas, tables
 from raft_spark.stages import articles, base
 
 pytestmark = pytest.mark.spark
@@ -42,25 +42,41 @@ def test_the_rows_are_the_same_for_any_partitions_and_strategy(
     assert len(set(digests.values())) == 1, digests
 
 
-def test_an_article_whose_records_come_in_several_batches_is_whole_after_a_join(settled: Settle):
-    conf = settled("base.strategy=join")
-    articles.run(conf)
-    spark, batch = session.start(conf), "spark.sql.execution.arrow.maxRecordsPerBatch"
+def test_a_join_writes_the_same_files_as_a_broadcast(settled: Settle, monkeypatch: pytest.MonkeyPatch):
+    files = []
+    for strategy, blobs_at_once in (("broadcast", 256), ("join", 256), ("join", 1)):
+        monkeypatch.setattr(blobs, "BLOBS_AT_ONCE", blobs_at_once)
+        conf = settled("lake.row_group_rows=20", f"base.strategy={strategy}")
+        articles.run(conf)
+        files.append(drawn_with_tasks(conf, 3).files)
+    assert files[0] == files[1] == files[2]
+
+
+def test_articles_of_a_release_that_wrote_no_index_give_the_same_rows(settled: Settle):
+    conf = settled()
+    version = articles.run(conf)
+    assert len([file for file in version.files if file.is_index]) == len(version.data()) > 1
     digests = [digest_with_tasks(conf, 2)]
-    spark.conf.set(batch, "3")
-    try:
-        digests.append(digest_with_tasks(conf, 2))
-    finally:
-        spark.conf.unset(batch)
+    at = tables.files_folder(conf.lake, version)
+    manifest = json.loads(at.read("manifest.json") or b"")
+    manifest["files"] = [file for file in manifest["files"] if not file["path"].startswith("index/")]
+    at.write("manifest.json", json.dumps(manifest).encode())
+    at.delete("index")
+    digests.append(digest_with_tasks(conf, 2))
     assert digests[0] == digests[1]
 
 
 def digest_with_tasks(conf: config.Config, tasks: int) -> str:
     """Draw again with so many tasks, past the check that nothing has changed."""
+    drawn_with_tasks(conf, tasks)
+    return digest(conf)
+
+
+def drawn_with_tasks(conf: config.Config, tasks: int) -> tables.Version:
     tables.storage(conf.lake, schemas.BASE).delete("")
     version = base.run(conf, tasks=tasks)
     assert len({file.path.rpartition("/")[2] for file in version.data()}) == tasks
-    return digest(conf)
+    return version
 
 
 def test_a_row_holds_what_the_design_says(settled: Settle):
