@@ -91,15 +91,16 @@ def jump_hash(keys: UInt64Array, size: int) -> Int64Array:
     if size < 1:
         msg = f"cannot place keys in {size} buckets; at least 1 is needed"
         raise InputError(msg)
-    buckets = np.zeros(len(keys), np.int64)
-    active, key, bucket = np.arange(len(keys)), keys.astype(np.uint64), np.zeros(len(keys), np.int64)
+    buckets = np.empty(len(keys), np.int64)
+    active, key, bucket = np.arange(len(keys)), keys.astype(np.uint64), np.zeros(len(keys))
     while len(active):
-        buckets[active] = bucket
-        with np.errstate(over="ignore"):
-            key = key * np.uint64(2862933555777941757) + np.uint64(1)
-        jump = (bucket + 1) * (2.0**31 / ((key >> np.uint64(33)) + np.uint64(1)).astype(np.float64))
+        key *= np.uint64(2862933555777941757)
+        key += np.uint64(1)
+        jump = np.floor((bucket + 1) * (2.0**31 / ((key >> np.uint64(33)) + np.uint64(1)).astype(np.float64)))
         inside = jump < size
-        active, key, bucket = active[inside], key[inside], jump[inside].astype(np.int64)
+        at, done = np.flatnonzero(inside), np.flatnonzero(~inside)
+        buckets[active[done]] = bucket[done]
+        active, key, bucket = active[at], key[at], jump[at]
     return buckets
 
 

@@ -160,7 +160,7 @@ def map_index(path: str) -> Mapping[str, CorpusIndex]:
     return {split: CorpusIndex(**of_split[split], **shared) for split in schemas.SPLITS}
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def map_texts(path: str, index_path: str) -> pa.LargeStringArray:
     """Memory-map the texts, once in each worker process; return them by position."""
     offsets = map_index(index_path)[schemas.SPLITS[0]].offsets

@@ -52,3 +52,10 @@ def distribute(spark: SparkSession, folder: Path, name: str) -> CorpusFiles:
         else:
             spark.sparkContext.addFile(str(path.rename(folder / named)))
     return CorpusFiles(name)
+
+
+def delete(spark: SparkSession, files: CorpusFiles) -> None:
+    """Delete the files where only this machine has them: later stages need the room, and executors that start later do not ask."""
+    if shared_disk.is_one_machine(spark):
+        for path in Path(SparkFiles.getRootDirectory()).glob(f"{files.name}-*"):
+            path.unlink()

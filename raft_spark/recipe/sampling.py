@@ -32,7 +32,8 @@ PASSAGE = np.dtype(
         ("method", np.int8),
         ("rank", np.int32),
         ("score", np.float32),
-    ]
+    ],
+    align=True,
 )
 NO_PASSAGE = np.array((-1, 0, 0, 0, 0, 0), PASSAGE)
 Near = Mapping[

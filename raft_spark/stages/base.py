@@ -61,6 +61,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
                 files = dataframes.collect_files(base_rows.build(dataframes.one_task_each(spark, drawing), task))
             else:
                 files = base_join.build(spark, drawing, starts, task)
+        corpus_files.delete(spark, task.corpus)
     return tables.publish(draft, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})
 
 
