@@ -25,7 +25,9 @@ from raft_spark.lake.schemas import FILES, SCHEMAS
 
 ROW_GROUP_BYTES = 64_000_000  # in memory
 READERS = 8  # row groups of a table that the driver reads at once
+FOOTERS = 64  # of files, that a process keeps: a task reads the row groups of a file one after the other
 PARQUET: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
+_footers: dict[tuple[Storage, str, int], pq.FileMetaData] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,14 @@ def fill_columns(rows: pa.Table, table: str, columns: Sequence[str]) -> pa.Table
 @contextmanager
 def _opened(group: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
     at = Storage(group["root"], group["endpoint"], group["region"])
-    with (
-        damage_named(at, group["path"]),
-        at.open(group["path"]) as source,
-        pq.ParquetFile(source, pre_buffer=True) as file,
-    ):
-        yield file
+    with damage_named(at, group["path"]), at.open(group["path"]) as source:
+        key = (at, group["path"], source.size())
+        with pq.ParquetFile(source, metadata=_footers.get(key), pre_buffer=True) as file:
+            if key not in _footers:
+                if len(_footers) >= FOOTERS:
+                    _footers.clear()
+                _footers[key] = file.metadata
+            yield file
 
 
 @contextmanager

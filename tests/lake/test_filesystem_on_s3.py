@@ -151,3 +151,15 @@ def test_a_swap_that_another_writer_won_stays_lost(storage: Storage, proxy: S3Pr
     proxy.choose = overtaken
     assert not storage.compare_and_swap("pointer", b"2", b"1")
     assert storage.read("pointer") == b"3"
+
+
+def test_a_file_of_many_row_groups_has_its_footer_read_once(storage: Storage, proxy: S3Proxy):
+    names = ["pubid", "question", "long_answer", "journal"]
+    table = pa.table({name: [name * 50 + str(row) for row in range(4_000)] for name in names})
+    with parquet.PartitionedWriter(storage, table.schema, 0, row_group_rows=500) as writer:
+        writer.write("data", table)
+    groups = [{**group, "table": "articles"} for group in parquet.row_groups(storage, writer.files)]
+    before = proxy.requests
+    read = [parquet.read_row_group(group, names[:3]) for group in groups]
+    assert pa.concat_tables(read).equals(table.select(names[:3]))
+    assert proxy.requests - before <= 2 * len(groups) + 1  # its size and its columns, and the footer
