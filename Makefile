@@ -106,6 +106,7 @@ rehearsal: $(TEST)/ready $(SPARK35)/ready $(S3A)/ready $(RELEASE) ## run on this
 bench: $(TEST)/ready ## run the benchmarks, with results in build/bench/*.json: about half an hour
 	$(TEST)/bin/python tests/benchmarks/base.py
 	$(TEST)/bin/python tests/benchmarks/stages.py
+	$(TEST)/bin/python tests/benchmarks/strategies.py --articles 200000
 	$(TEST)/bin/python tests/benchmarks/call.py
 	PYTHONPATH=tests:. $(TEST)/bin/python tests/benchmarks/teachers.py
 	$(TEST)/bin/python tests/benchmarks/endpoint.py --seconds 20 --latency 200 --in-flight 64 --rows 100000

@@ -77,7 +77,7 @@ def write(page: Path, runs: Sequence[Figures]) -> None:
     }
     if sizes := [size for size in measured_sizes() if size["articles"] >= stages.STEADY]:
         parts["growth"] = growth_table(sizes)
-    for name in ("peers", "encodings"):
+    for name in ("peers", "encodings", "strategies"):
         if (kept := KEPT.with_name(f"{name}.md")).exists():
             parts[name] = kept.read_text().splitlines()
     text = page.read_text()
