@@ -76,14 +76,15 @@ def row_group_tasks(spark: SparkSession, lake: Lake, version: Version) -> DataFr
     return assign_tasks(spark, row_groups(lake, version), task_count(spark, lake, size))
 
 
-def one_task_each(spark: SparkSession, groups: Sequence[Sequence[Mapping[str, Any]]]) -> DataFrame:
-    """Return (task, input as JSON) with one Spark partition for each group of inputs.
+def one_task_each(spark: SparkSession, groups: Sequence[Sequence[Mapping[str, Any]]], first: int = 0) -> DataFrame:
+    """Return (task, input as JSON) with one Spark partition for each group of inputs; the tasks are numbered from `first`.
 
     Spark gets the inputs as one literal: an RDD of them would take a second Python worker beside each task.
     """
-    task, texts = F.col("id").cast("int"), [list(map(json.dumps, group)) for group in groups]
-    of_task = F.from_json(F.lit(json.dumps(texts)), "array<array<string>>")[task]
-    return spark.range(0, len(groups), 1, len(groups)).select(task.alias("task"), F.explode(of_task).alias("input"))
+    group, texts = F.col("id").cast("int"), [list(map(json.dumps, group)) for group in groups]
+    of_group = F.from_json(F.lit(json.dumps(texts)), "array<array<string>>")[group]
+    task = (group + first).alias("task")
+    return spark.range(0, len(groups), 1, len(groups)).select(task, F.explode(of_group).alias("input"))
 
 
 def partition_values(spark: SparkSession, count: int) -> list[int]:

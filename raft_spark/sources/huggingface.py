@@ -11,11 +11,13 @@ import functools
 import itertools
 import json
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -46,16 +48,46 @@ def revision(source: str) -> str:
         return str(api.dataset_info(_parse(source)[0], timeout=FIRST_TIMEOUT).sha)
 
 
-def download(source: str, revision: str, folder: str, filesystem: fs.FileSystem) -> Snapshot:
+def copied(source: str, revision: str, folder: str, filesystem: fs.FileSystem) -> Generator[list[str], None, None]:
+    """Yield the names of the files of a `download` that have become whole since, while the next ones are copied.
+
+    A caller that stops early stops the download. Raises what `download` raises.
+    """
+    whole, given_up = SimpleQueue[str](), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(download, source, revision, folder, filesystem, whole.put, given_up)
+        copying.add_done_callback(lambda _: whole.put(""))
+        names = ["the first"]
+        try:
+            while names[-1]:
+                names = [whole.get(), *(whole.get() for _ in range(whole.qsize()))]
+                yield list(filter(None, names))
+        finally:
+            given_up.set()
+        copying.result()
+
+
+def download(
+    source: str,
+    revision: str,
+    folder: str,
+    filesystem: fs.FileSystem,
+    arrived: Callable[[str], object] = str,
+    given_up: threading.Event | None = None,
+) -> Snapshot:
     """Copy the split `train` as of `revision` to `folder`, a row group at a time. The folder is emptied first.
 
-    The marker source.json is written last. If it already names this source and revision, nothing is requested from the hub.
-    Raises InputError if the hub does not give the dataset.
+    `arrived` is called with the name of each file that is whole. The marker source.json is written last. If it already names
+    this source and revision, nothing is requested from the hub. Raises InputError if the hub does not give the dataset, and
+    InterruptedError soon after `given_up` is set.
     """
     marker, wanted, found = f"{folder}/source.json", {"source": source, "revision": revision}, dict[str, Any]()
     with suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(marker) as stream:
         found = json.loads(stream.read())  # ValueError: the marker is incomplete
     if wanted.items() <= found.items():
+        for file in sorted(filesystem.get_file_info(fs.FileSelector(folder)), key=attrgetter("base_name")):
+            if file.extension == "parquet":
+                arrived(file.base_name)
         return Snapshot(folder, revision, found["rows"])
     with closing(_batches(source, revision)) as batches:
         first = list(itertools.islice(batches, 1))  # read before the folder is emptied: the source may be unreadable
@@ -64,7 +96,7 @@ def download(source: str, revision: str, folder: str, filesystem: fs.FileSystem)
         filesystem.delete_dir_contents(folder, missing_dir_ok=True)
         if filesystem.type_name != "s3":  # S3 needs no folder, and the role may lack the permission
             filesystem.create_dir(folder, recursive=True)
-        rows = _write(itertools.chain(first, batches), folder, filesystem)
+        rows = _write(_until(given_up, itertools.chain(first, batches)), folder, filesystem, arrived)
     with filesystem.open_output_stream(marker) as sink:
         sink.write(json.dumps(wanted | {"rows": rows}).encode())
     return Snapshot(folder, revision, rows)
@@ -130,18 +162,31 @@ def _read_ahead(files: Sequence[str]) -> Generator[Any, None, None]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write(batches: Iterator[pa.RecordBatch], folder: str, filesystem: fs.FileSystem) -> int:
+def _until(given_up: threading.Event | None, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if given_up and given_up.is_set():
+            raise InterruptedError
+        yield batch
+
+
+def _write(
+    batches: Iterator[pa.RecordBatch], folder: str, filesystem: fs.FileSystem, arrived: Callable[[str], object]
+) -> int:
     """Write each batch as a row group and return the number of rows. Shards with other columns go to files of their own."""
     rows, numbers = 0, itertools.count()
     for schema, alike in itertools.groupby(batches, attrgetter("schema")):
         for first in alike:
-            path, full = f"{folder}/part-{next(numbers):05d}.parquet", rows + FILE_ROWS
-            with filesystem.open_output_stream(path) as sink, parquet.ParquetWriter(sink, schema) as writer:
+            name, full = f"part-{next(numbers):05d}.parquet", rows + FILE_ROWS
+            with (
+                filesystem.open_output_stream(f"{folder}/{name}") as sink,
+                parquet.ParquetWriter(sink, schema) as writer,
+            ):
                 for batch in itertools.chain([first], alike):
                     writer.write_batch(batch)
                     rows += batch.num_rows
                     if rows >= full or sink.tell() >= FILE_BYTES:
                         break
+            arrived(name)
     return rows
 
 

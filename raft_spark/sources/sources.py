@@ -43,7 +43,7 @@ def identity(conf: Config) -> str:
     source = conf.articles.source
     if source.startswith("sample:"):
         return f"{source}:{conf.articles.sample_seed}"
-    if source.startswith("hf:"):
+    if is_copied(conf):
         return f"{source}@{huggingface.revision(source)}"
     found = _list_files(conf, source)
     files = json.dumps([found.storage.root, [asdict(file) for file in found.files]])
@@ -53,7 +53,7 @@ def identity(conf: Config) -> str:
 def ignored_files(conf: Config) -> str:
     """Return the names of the files in the source's folder or glob that are not read because of their endings; "" for none."""
     source = conf.articles.source
-    return "" if source.startswith(("sample:", "hf:")) else listing.names(_list_files(conf, source).ignored)
+    return "" if source.startswith("sample:") or is_copied(conf) else listing.names(_list_files(conf, source).ignored)
 
 
 def input_splits(conf: Config, state: str) -> list[InputSplit]:
@@ -61,7 +61,29 @@ def input_splits(conf: Config, state: str) -> list[InputSplit]:
 
     Raises InputError when no file is found, when one cannot be read, or when a Parquet file has the wrong columns.
     """
-    source = conf.articles.source
+    return [split for files in arriving(conf, state) for file in files for split in file]
+
+
+def is_copied(conf: Config) -> bool:
+    """Say whether the source is a dataset of the hub, which is copied to the lake."""
+    return conf.articles.source.startswith("hf:")
+
+
+def arriving(conf: Config, state: str) -> Iterator[list[list[InputSplit]]]:
+    """Yield the input splits of each file of a dataset of the hub that has been copied meanwhile, while the next ones are.
+
+    Those of all files of another source come at once, as of one file. Raises InputError as `input_splits` does.
+    """
+    if not is_copied(conf):
+        yield [_splits_of(conf, conf.articles.source)]
+        return
+    source, revision = conf.articles.source, state.rpartition("@")[2]
+    copy = Storage.of(conf.lake).at("sources", re.sub(r"\W+", "-", source), revision)
+    for names in huggingface.copied(source, revision, copy.path(), copy.filesystem):
+        yield [_splits_of(conf, f"{copy.root}/{name}") for name in names]
+
+
+def _splits_of(conf: Config, source: str) -> list[InputSplit]:
     if source.startswith("sample:"):
         count = int(source.partition(":")[2])
         return [
@@ -73,18 +95,13 @@ def input_splits(conf: Config, state: str) -> list[InputSplit]:
             }
             for start in range(0, count, SAMPLE_ROWS)
         ]
-    if source.startswith("hf:"):
-        revision = state.rpartition("@")[2]
-        copy = Storage.of(conf.lake).at("sources", re.sub(r"\W+", "-", source), revision)
-        huggingface.download(source, revision, copy.path(), copy.filesystem)
-        source = f"{copy.root}/*.parquet"
     found = _list_files(conf, source)
     return [input_split for file in found.files for input_split in _split_file(found.storage, file)]
 
 
-def known_rows(input_splits: Sequence[InputSplit]) -> int:
-    """Return the number of records that a source tells without being read; 0 for JSON."""
-    return sum(split["rows"] for split in input_splits if split["kind"] in COLUMNAR)
+def known_rows(files: Sequence[Sequence[InputSplit]]) -> int:
+    """Return the number of records that files tell without being read; 0 for JSON."""
+    return sum(split["rows"] for file in files for split in file if split["kind"] in COLUMNAR)
 
 
 def local_files(input_splits: Sequence[InputSplit]) -> set[str]:

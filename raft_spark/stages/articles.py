@@ -35,6 +35,7 @@ from raft_spark.sources.records import Article
 LABELLED = ", and these are labelled ones: hf:qiaojin/PubMedQA/pqa_labeled"
 CHECK_TASKS_PER_CORE = 4  # in the first pass, so that progress shows and one slow task delays the others little
 CHECKED = pa.schema([("task", pa.int32()), ("files", pa.string()), ("read", pa.int64()), ("reasons", pa.string())])
+COPIED_FILE_TASKS = 2  # for each file of a copy, so that files are cut alike whenever they arrive
 STAGED, HASHES, ASSIGNED = "staged/articles", "staged/hashes", "staged/assigned"  # folders
 QUARANTINE = "quarantine"
 INDEX_ROWS = 65_536  # in a row group of the corpus index; the driver holds parquet.READERS of 4 MB at once
@@ -54,19 +55,15 @@ def run(conf: config.Config) -> tables.Version:
     if existing:
         return existing
     previous = tables.current(conf.lake, schemas.ARTICLES)
-    input_splits = sources.input_splits(conf, state)
-    sources.check_json_columns(input_splits)
-    spark = session.start(conf, schemas.ARTICLES)
-    shared_disk.check_files(spark, "articles.source", sources.local_files(input_splits))
-    rows = sources.known_rows(input_splits)
-    driver_memory.warn_if_small(spark, conf, rows)
     draft = tables.open_draft(conf.lake, schemas.ARTICLES, identity)
-    tasks = dataframes.assign_tasks(spark, input_splits, CHECK_TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
-    with worker_errors(), progress.spark_tasks(spark, "articles: check records", tasks.rdd.getNumPartitions()):
-        checked = check(tasks, conf, draft.storage).collect()
-    checked.sort(key=lambda row: row.task)
+    checked: list[Any] = []
+    told = 0
+    for arrived in sources.arriving(conf, state):
+        told = told or sources.known_rows(arrived)
+        checked += check_files(conf, arrived, len(checked), draft.storage)
+    spark = session.start(conf, schemas.ARTICLES)
     records = text_hashes.records(draft.storage, _files(checked, HASHES))
-    if records.count > rows:
+    if records.count > told:
         driver_memory.warn_if_small(spark, conf, records.count)
     assignment = assign_all(conf, previous, records, holdout)
     counts = {
@@ -93,6 +90,24 @@ def _identity(conf: config.Config, state: str, holdout: Int64Array) -> str:
     settings = conf.articles.model_dump(exclude={"source", "holdout", "max_quarantined_share"})
     held = [hashlib.sha256(holdout.tobytes()).hexdigest()] if len(holdout) else []
     return tables.identity(schemas.ARTICLES, settings, [state, conf.lake.row_group_rows, *held])
+
+
+def check_files(
+    conf: config.Config, files: Sequence[Sequence[sources.InputSplit]], first: int, at: Storage
+) -> list[Any]:
+    """Check the records of the input splits of some files in Spark tasks, numbered from `first`; return their rows in order."""
+    input_splits = [split for file in files for split in file]
+    sources.check_json_columns(input_splits)
+    spark = session.start(conf, schemas.ARTICLES)
+    shared_disk.check_files(spark, "articles.source", sources.local_files(input_splits))
+    if not first:
+        driver_memory.warn_if_small(spark, conf, sources.known_rows(files))
+    cores = spark.sparkContext.defaultParallelism
+    count = COPIED_FILE_TASKS if sources.is_copied(conf) else CHECK_TASKS_PER_CORE * cores
+    groups = [group for file in files for group in dataframes.group_inputs(file, count) if group]
+    with worker_errors(), progress.spark_tasks(spark, "articles: check records", len(groups)):
+        checked = check(dataframes.one_task_each(spark, groups, first), conf, at).collect()
+    return sorted(checked, key=lambda row: row.task)
 
 
 def check(tasks: DataFrame, conf: config.Config, at: Storage) -> DataFrame:

@@ -97,6 +97,28 @@ from raft_spark.sources import huggingface
 huggingface.BLOCK, huggingface.AHEAD, huggingface.BEHIND = map(int, sys.argv[4:])
 print(huggingface.download(*sys.argv[1:4], fs.LocalFileSystem()).rows)
 """
+COPIED = """
+import sys
+from pathlib import Path
+from pyarrow import fs
+from raft_spark.sources import huggingface
+
+for names in huggingface.copied(*sys.argv[1:], fs.LocalFileSystem()):
+    for name in names:
+        print(name, Path(sys.argv[3], "source.json").exists())
+"""
+FAILED = """except raft_spark.errors.InputError as error:
+  print(error)
+"""
+FIRST = """
+import sys
+from pyarrow import fs
+from raft_spark.sources import huggingface
+
+copied = huggingface.copied(*sys.argv[1:], fs.LocalFileSystem())
+print(next(copied))
+copied.close()
+"""
 SIZES = ("4194304", "8", "4")  # of COPY, as they are
 MEASURE = """
 import re, sys
@@ -295,6 +317,40 @@ def test_a_kill_midway_leaves_no_marker_and_a_repeat_is_whole(
     hub.rate = math.inf
     assert ask(tmp_path, hub.url, (SOURCE, revision, str(lake))) == [40_000]
     assert read(lake) == large(40)
+
+
+def test_files_are_told_when_they_are_whole_while_the_next_ones_are_copied(
+    hub: LoopbackHub, tmp_path: Path, lake: Path
+) -> None:
+    revision = hub.commit(repository(parquet(large(100))))  # 150 MB, two files and a bit
+    hub.rate = 1e7
+    told = python(COPIED, SOURCE, revision, str(lake), url=hub.url, folder=tmp_path).splitlines()
+    names, is_marked = zip(*(line.split() for line in told), strict=True)
+    assert names == tuple(path.name for path in sorted(lake.glob("*.parquet")))
+    assert len(names) == 3
+    assert is_marked[:2] == ("False", "False"), "the copy went on"
+    hub.requests.clear()
+    again = python(COPIED, SOURCE, revision, str(lake), url=hub.url, folder=tmp_path).splitlines()
+    assert [line.split()[0] for line in again] == list(names)
+    assert not hub.requests
+
+
+def test_whoever_takes_the_first_file_alone_stops_the_copy(hub: LoopbackHub, tmp_path: Path, lake: Path) -> None:
+    revision = hub.commit(repository(parquet(large(100))))
+    hub.rate = 1e7
+    assert python(FIRST, SOURCE, revision, str(lake), url=hub.url, folder=tmp_path) == "['part-00000.parquet']\n"
+    assert not (lake / "source.json").exists()
+    assert len([request for request in hub.requests if "/storage/" in request]) < 36, "a request a block of 4 MB"
+
+
+def test_a_copy_that_fails_after_its_first_file_is_an_error(hub: LoopbackHub, tmp_path: Path, lake: Path) -> None:
+    shard = parquet(large(70))
+    names = [f"pqa_artificial/train-0000{number}-of-00002.parquet" for number in range(2)]
+    revision = hub.commit({"README.md": README.encode(), names[0]: shard, names[1]: b"no Parquet file at all"})
+    code = COPIED.replace("for names", "import raft_spark.errors\ntry:\n  for names") + FAILED
+    told = python(code, SOURCE, revision, str(lake), url=hub.url, folder=tmp_path).splitlines()
+    assert told[0].startswith("part-00000.parquet")
+    assert told[-1].startswith(f"{SOURCE} cannot be read")
 
 
 def test_a_local_folder_of_the_same_name_is_not_taken(hub: LoopbackHub, tmp_path: Path, lake: Path) -> None:

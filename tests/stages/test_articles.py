@@ -12,6 +12,7 @@ from conftest import Settle, article, write_articles
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.lake import browse, parquet, schemas, tables
+from raft_spark.sources import huggingface
 from raft_spark.stages import articles, refresh, registry
 
 pytestmark = pytest.mark.spark
@@ -25,6 +26,25 @@ def rows(conf: config.Config) -> dict[int, dict[str, object]]:
         for row in parquet.read_row_group(piece).to_pylist()
     ]
     return {row["pubid"]: row for row in found}
+
+
+def test_files_of_the_hub_give_the_same_articles_whenever_they_arrive(
+    tmp_path: Path, settled: Settle, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(huggingface, "revision", lambda _source: "1f2e")
+    copy = tmp_path / "lake/sources/hf-own-data-all/1f2e"
+    names = [f"part-{number:05d}.parquet" for number in range(3)]
+    for number, name in enumerate(names):
+        write_articles(copy / name, records(*range(90 * number, 90 * number + 100)))
+    found = []
+    for waves in ([names], [names[:1], names[1:]], [[name] for name in names]):
+        monkeypatch.setattr(huggingface, "copied", lambda *_, waves=waves: iter(waves))
+        conf = settled("articles.source=hf:own/data/all", "lake.row_group_rows=20")
+        tables.storage(conf.lake, schemas.ARTICLES).delete("")
+        found.append(articles.run(conf))
+    assert found[0].counts["read"] == 300
+    assert found[0].counts["duplicates"] == 20
+    assert found[0].files == found[1].files == found[2].files
 
 
 def records(*numbers: int) -> list[dict[str, object]]:
