@@ -126,14 +126,35 @@ def build_index(
 
 
 def write_texts(row_groups: Sequence[Mapping[str, Any]], starts: Int64Array, folder: Path) -> None:
-    """Write TEXTS to `folder`, several row groups at once; `starts` is what `build_index` returned.
-
-    Raises DamageError when the texts of a row group have another length than the index says.
-    """
-    edges = text_offsets(folder)[starts].tolist()
-    (folder / TEXTS).touch()
+    """Write TEXTS to `folder`, several row groups at once; `starts` is what `build_index` returned. Raises as `write_piece` does."""
     with ThreadPoolExecutor(parquet.READERS) as writers:
-        list(writers.map(partial(_write_texts, folder / TEXTS), row_groups, edges[:-1], edges[1:]))
+        list(writers.map(partial(write_piece, folder), text_pieces(row_groups, starts, folder)))
+
+
+def text_pieces(row_groups: Sequence[Mapping[str, Any]], starts: Int64Array, folder: Path) -> list[dict[str, Any]]:
+    """Begin TEXTS, and return each row group with the bytes in it that its texts take: what `write_piece` takes."""
+    (folder / TEXTS).touch()
+    edges = text_offsets(folder)[starts].tolist()
+    return [{**group, "bytes": edge} for group, edge in zip(row_groups, pairwise(edges), strict=True)]
+
+
+def write_piece(folder: Path, piece: Mapping[str, Any]) -> None:
+    """Write the texts of a row group to their place in TEXTS.
+
+    Raises DamageError when they have another length than the index says.
+    """
+    begin, end = piece["bytes"]
+    data, edges = _bytes(flatten(parquet.read_row_group(piece, ["passages"])["passages"])[0])
+    texts = data[edges[0] : edges[-1]]
+    if len(texts) != end - begin:
+        msg = (
+            f"{piece['root']}/{piece['path']} has {len(texts):,} bytes of passages in row group {piece['row_group']}, but the "
+            f"index beside it says {end - begin:,}; `raft-spark check articles` compares all files with their manifest"
+        )
+        raise DamageError(msg)
+    with (folder / TEXTS).open("r+b") as file:
+        file.seek(begin)
+        file.write(texts)
 
 
 def text_offsets(folder: Path) -> Int64Array:
@@ -177,20 +198,6 @@ def _parts(
     else:
         for group, articles in parquet.read_ahead(row_groups, ["pubid", "number", "passages"]):
             yield group["split"], index_part(articles)
-
-
-def _write_texts(path: Path, group: Mapping[str, Any], begin: int, end: int) -> None:
-    data, edges = _bytes(flatten(parquet.read_row_group(group, ["passages"])["passages"])[0])
-    texts = data[edges[0] : edges[-1]]
-    if len(texts) != end - begin:
-        msg = (
-            f"{group['root']}/{group['path']} has {len(texts):,} bytes of passages in row group {group['row_group']}, but the "
-            f"index beside it says {end - begin:,}; `raft-spark check articles` compares all files with their manifest"
-        )
-        raise DamageError(msg)
-    with path.open("r+b") as file:
-        file.seek(begin)
-        file.write(texts)
 
 
 def _bytes(texts: pa.StringArray) -> tuple[memoryview, NDArray[np.int32]]:

@@ -1,15 +1,19 @@
-"""Distribute the corpus files to every machine of the cluster, where the workers memory-map them."""
+"""Write the corpus files, and distribute them to every machine of the cluster, where the workers memory-map them."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
-from raft_spark.lake import shared_disk
+from raft_spark.common.hashing import Int64Array
+from raft_spark.lake import dataframes, parquet, shared_disk
+from raft_spark.lake.tasks import collect_objects
 from raft_spark.recipe import corpus
 
 
@@ -38,6 +42,23 @@ def make_folder(spark: SparkSession) -> Path:
     An executor that starts later, even in another stage, fetches all files that were ever added to the session.
     """
     return Path(tempfile.mkdtemp(dir=spark.sparkContext._temp_dir))  # noqa: SLF001 - Spark deletes it when the session ends
+
+
+def write_texts(spark: SparkSession, row_groups: Sequence[Mapping[str, Any]], starts: Int64Array, folder: Path) -> None:
+    """Write the texts to `folder`: in Spark tasks where they share its disk, else by the driver; see corpus.write_texts."""
+    if not shared_disk.is_one_machine(spark):
+        corpus.write_texts(row_groups, starts, folder)
+        return
+    pieces = corpus.text_pieces(row_groups, starts, folder)
+    tasks = dataframes.assign_tasks(spark, pieces, spark.sparkContext.defaultParallelism)
+    collect_objects(tasks, partial(_write_texts, folder=folder))
+
+
+def _write_texts(batches: Iterator[pa.RecordBatch], folder: Path) -> Iterator[None]:
+    for _, pieces in parquet.by_task(batches):
+        for piece in pieces:
+            corpus.write_piece(folder, piece)
+    yield from ()
 
 
 def distribute(spark: SparkSession, folder: Path, name: str) -> CorpusFiles:

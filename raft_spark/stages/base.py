@@ -54,7 +54,7 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
         size = sum(file.bytes for file in articles.data())
         drawing = dataframes.group_inputs(row_groups, tasks or dataframes.task_count(spark, conf.lake, size))
         if strategy == "broadcast":
-            corpus.write_texts(row_groups, starts, folder)
+            corpus_files.write_texts(spark, row_groups, starts, folder)
         task = base_rows.BaseTask(conf, draft.storage, corpus_files.distribute(spark, folder, draft.id))
         with progress.spark_tasks(spark, "base: draw distractors", len(drawing) if strategy == "broadcast" else 0):
             if strategy == "broadcast":

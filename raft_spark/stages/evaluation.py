@@ -157,7 +157,8 @@ def cases(spark: SparkSession, conf: config.Config, articles: tables.Version, na
         raise InputError("there is no article in the test split: articles.test_share must be above 0")
     folder = corpus_files.make_folder(spark)
     parts = _of_test_split(tables.index_row_groups(conf.lake, articles))
-    corpus.write_texts(row_groups, corpus.build_index(row_groups, parts, articles.counts["numbers"], folder), folder)
+    starts = corpus.build_index(row_groups, parts, articles.counts["numbers"], folder)
+    corpus_files.write_texts(spark, row_groups, starts, folder)
     index = corpus.map_index(f"{folder}/{corpus.INDEX}")[conditions.SPLIT]
     conditions.check_split_size(index, conf.evaluation)
     if conditions.RETRIEVED in conf.evaluation.settings:
