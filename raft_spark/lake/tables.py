@@ -3,6 +3,7 @@
     ROOT/current.json                          the current version of each table (see refs)
     ROOT/TABLE/versions/ID/manifest.json       names every file with rows, bytes and digest; written after all of them
     ROOT/TABLE/versions/ID/data/split=.../part-00000.parquet
+    ROOT/articles/versions/ID/index/split=.../part-00000.parquet   the corpus index of these articles, which base reads
     ROOT/completions/data/day=.../*.parquet    the append-only store of answers, outside of the versions; also in evaluation
                                                and embeddings, which has vectors and no versions
     ROOT/completions/merged/day=.../*.parquet  the answers of small files of data/, merged when a version was published

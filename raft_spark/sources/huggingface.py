@@ -61,7 +61,8 @@ def copied(source: str, revision: str, folder: str, filesystem: fs.FileSystem) -
         try:
             while names[-1]:
                 names = [whole.get(), *(whole.get() for _ in range(whole.qsize()))]
-                yield list(filter(None, names))
+                if names[0]:
+                    yield list(filter(None, names))
         finally:
             given_up.set()
         copying.result()

@@ -56,10 +56,11 @@ def run(conf: config.Config, tasks: int = 0) -> tables.Version:
         if strategy == "broadcast":
             corpus_files.write_texts(spark, row_groups, starts, folder)
         task = base_rows.BaseTask(conf, draft.storage, corpus_files.distribute(spark, folder, draft.id))
-        with progress.spark_tasks(spark, "base: draw distractors", len(drawing) if strategy == "broadcast" else 0):
-            if strategy == "broadcast":
+        if strategy == "broadcast":
+            with progress.spark_tasks(spark, "base: draw distractors", len(drawing)):
                 files = dataframes.collect_files(base_rows.build(dataframes.one_task_each(spark, drawing), task))
-            else:
+        else:
+            with progress.spark_tasks(spark, "base: draw distractors and send texts"):
                 files = base_join.build(spark, drawing, starts, task)
         corpus_files.delete(spark, task.corpus)
     return tables.publish(draft, conf, files, {schemas.ARTICLES: articles}, {**counts, "strategy": strategy})

@@ -6,7 +6,7 @@ them: a few bytes a passage first, and then its text, once for each row that sho
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -23,6 +23,18 @@ from raft_spark.stages.base_rows import ARTICLE_COLUMNS, BaseTask, Draws, base_t
 
 REQUESTS, ROWS, DOCUMENTS, TEXTS = range(4)  # sides of the blobs
 SENT_AT_ONCE = 8_192  # texts that a task packs at once, and numbers in a blob
+_DOCUMENTS = pa.schema(  # of sampling.Documents
+    [
+        ("row", pa.int64()),
+        ("number", pa.int64()),
+        ("passage", pa.int64()),
+        ("oracle", pa.bool_()),
+        ("slot", pa.int64()),
+        ("method", pa.int8()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -89,21 +101,20 @@ def _packed(rows: pa.Table, number: int, tasks: Int64Array, places: Sequence[int
 def _tables(draws: Draws) -> dict[int, pa.Table]:
     """Return draws as tables of rows and of documents; `_draws` reads them."""
     of_rows = {"article": draws.article, "keep": draws.keep, "second_oracles": draws.second_oracles}
-    of_documents = {field.name: getattr(draws.shown, field.name) for field in fields(draws.shown)}
-    return {ROWS: pa.table(of_rows), DOCUMENTS: pa.table(of_documents)}
+    of_documents = [getattr(draws.shown, name) for name in _DOCUMENTS.names]
+    return {ROWS: pa.table(of_rows), DOCUMENTS: pa.table([*map(pa.array, of_documents)], schema=_DOCUMENTS)}
 
 
-def _draws(of_rows: pa.Table, of_documents: pa.Table) -> Draws:
-    rows, documents = (
-        {name: table[name].to_numpy() for name in table.column_names} for table in (of_rows, of_documents)
-    )
+def _draws(sides: Mapping[int, pa.Table]) -> Draws:
+    read = sides[ROWS], sides.get(DOCUMENTS, _DOCUMENTS.empty_table())  # there is no blob of no rows
+    rows, documents = ({name: table[name].to_numpy() for name in table.column_names} for table in read)
     return Draws(shown=sampling.Documents(**documents), **rows)
 
 
 def _send(parts: blobs.Parts, join: JoinTask) -> Iterator[pa.RecordBatch]:
     """Send the passages of this task's row groups to the row groups whose rows show them, and the draws along."""
     for task, sides in parts:
-        for side in (ROWS, DOCUMENTS):
+        for side in sides.keys() & {ROWS, DOCUMENTS}:
             yield _forwarded(sides[side], join, side, SENT_AT_ONCE)
         if REQUESTS in sides:
             requests = sides[REQUESTS].sort_by("position")
@@ -133,7 +144,7 @@ def _write(parts: blobs.Parts, join: JoinTask) -> Iterator[parquet.DataFile]:
                 split = group["split"]
                 articles = parquet.read_row_group(group, [*ARTICLE_COLUMNS, "passages"])
                 own, _ = corpus.flatten(articles["passages"])
-                draws = _draws(sides[ROWS], sides[DOCUMENTS])
+                draws = _draws(sides)
                 place, texts = draws.shown.position(index[split]) - join.starts[number], own
                 if TEXTS in sides:
                     received = sides[TEXTS]

@@ -353,6 +353,18 @@ def test_a_copy_that_fails_after_its_first_file_is_an_error(hub: LoopbackHub, tm
     assert told[-1].startswith(f"{SOURCE} cannot be read")
 
 
+def test_a_copy_that_fails_at_once_tells_of_no_file(hub: LoopbackHub, tmp_path: Path, lake: Path) -> None:
+    revision = hub.commit(repository(b"no Parquet file at all"))
+    code = (
+        COPIED.replace("for names", "import raft_spark.errors\ntry:\n  for names").replace(
+            "    for name", "    print(names)\n    for name"
+        )
+        + FAILED
+    )
+    (told,) = python(code, SOURCE, revision, str(lake), url=hub.url, folder=tmp_path).splitlines()
+    assert told.startswith(f"{SOURCE} cannot be read")
+
+
 def test_a_local_folder_of_the_same_name_is_not_taken(hub: LoopbackHub, tmp_path: Path, lake: Path) -> None:
     trap = tmp_path / "qiaojin" / "PubMedQA" / "pqa_artificial"
     trap.mkdir(parents=True)

@@ -52,6 +52,19 @@ def test_a_join_writes_the_same_files_as_a_broadcast(settled: Settle, monkeypatc
     assert files[0] == files[1] == files[2]
 
 
+def test_a_join_of_rows_that_show_nothing_writes_the_same_files_as_a_broadcast(settled: Settle):
+    files = []
+    for strategy in ("broadcast", "join"):
+        conf = settled(
+            "base.distractors=0", "base.oracle_share=0.02", "base.absent=nothing", f"base.strategy={strategy}"
+        )
+        conf = conf.model_copy(update={"lake": conf.lake.model_copy(update={"row_group_rows": 20})})
+        articles.run(conf)
+        files.append(drawn_with_tasks(conf, 3).files)
+    assert files[0] == files[1]
+    assert 0 < sum(bool(row["documents"]) for row in rows(conf)) < 15, "some of the 15 row groups show nothing"
+
+
 def test_articles_of_a_release_that_wrote_no_index_give_the_same_rows(settled: Settle):
     conf = settled()
     version = articles.run(conf)
