@@ -21,6 +21,7 @@ from raft_spark.lake.tasks import collect_objects, map_in_arrow
 
 BLOBS = pa.schema([("place", pa.int32()), ("part", pa.int64()), ("side", pa.int32()), ("blob", pa.binary())])
 BLOB_ROWS, BLOBS_AT_ONCE = 128, 256
+BLOB_BYTES = 1 << 20  # of rows before they are compressed, on average: Spark holds BLOBS_AT_ONCE in memory
 _CODEC = "lz4"
 _BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
@@ -31,11 +32,12 @@ _T = TypeVar("_T")
 def pack(
     rows: pa.Table, parts: Int64Array, places: Sequence[int] | Int64Array, side: int = 0, blob_rows: int = BLOB_ROWS
 ) -> pa.RecordBatch:
-    """Return the rows as blobs of `blob_rows` at most, of one of their `parts` each, shape (rows,), in the schema BLOBS.
+    """Return the rows as blobs of one of their `parts` each, shape (rows,), in the schema BLOBS.
 
-    `places` has, by part, the value of dataframes.partition_values by which Spark finds the part's task. `side` tells
+    A blob has `blob_rows` at most, and fewer of large rows: BLOB_BYTES or so. `places` has, by part, the value of dataframes.partition_values by which Spark finds the part's task. `side` tells
     tables with different columns apart.
     """
+    blob_rows = max(1, min(blob_rows, BLOB_BYTES * len(rows) // max(1, rows.nbytes)))
     order = np.argsort(parts, kind="stable")
     _, sizes = arrays.counted(parts)
     ends = np.cumsum(sizes)

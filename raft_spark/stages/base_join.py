@@ -121,9 +121,10 @@ def _send(parts: blobs.Parts, join: JoinTask) -> Iterator[pa.RecordBatch]:
             edges = np.searchsorted(requests["position"].to_numpy(), join.starts)
             for number in np.flatnonzero(join.task_of == task).tolist():
                 passages, _ = corpus.flatten(parquet.read_row_group(join.row_groups[number], ["passages"])["passages"])
+                at_once = max(1, min(SENT_AT_ONCE, parquet.ROW_GROUP_BYTES * len(passages) // max(1, passages.nbytes)))
                 of_group = requests.slice(edges[number], edges[number + 1] - edges[number]).sort_by("group")
-                for at in range(0, len(of_group), SENT_AT_ONCE):
-                    sent = of_group.slice(at, SENT_AT_ONCE)
+                for at in range(0, len(of_group), at_once):
+                    sent = of_group.slice(at, at_once)
                     texts = passages.take(pa.array(sent["position"].to_numpy() - join.starts[number]))
                     yield _forwarded(sent.drop_columns("position").append_column("text", texts), join, TEXTS)
 

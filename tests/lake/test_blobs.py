@@ -29,6 +29,15 @@ def test_each_part_gets_its_rows_in_the_order_they_came(rows: list[tuple[int, st
     assert found == expected
 
 
+@pytest.mark.row
+def test_large_rows_are_few_in_a_blob():
+    table = pa.table({"text": ["x" * 300_000] * 100})
+    packed = blobs.pack(table, np.zeros(100, np.int64), [7])
+    sizes = [blobs._unpacked(blob).nbytes for blob in packed.to_pylist()]
+    assert max(sizes) < 2 * blobs.BLOB_BYTES
+    assert len(sizes) < 50
+
+
 @pytest.mark.spark
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_parts_reach_one_task_each_in_order_with_both_sides(settled: Settle, tasks: int):
