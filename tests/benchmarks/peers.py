@@ -1,6 +1,6 @@
 """Compare the base stage with other engines that build the same table, in rows per CPU second, in one run on one machine.
 
-    make bench-peers     # build/env-peers/bin/python tests/benchmarks/peers.py [--articles 211269] [--rounds 3]
+    make bench-peers     # build/env-peers/bin/python tests/benchmarks/peers.py [--articles 211269] [--rounds 3] [--peers Polars DuckDB]
 
 Polars, DuckDB and Daft read the Parquet files of the table articles and write base with the rule of the stage: the oracle in a
 share P of the rows, k distractors of other articles of the split, as many more for a row without its oracle (base.absent =
@@ -64,6 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--articles", type=int, default=211_269)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--peers", nargs="+", default=[*PEERS, LOOP], help="engines that take their turn beside the stage"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raft-bench-") as name:
         folder = Path(name)
@@ -72,7 +75,7 @@ def main() -> None:
         conf = config.load(assignments=[*words, 'spark."spark.master"="local[2]"'])
         session.start(conf)
         articles.run(conf)
-        rounds = [one_round(conf, folder, source) for _ in range(1 + options.rounds)][1:]
+        rounds = [one_round(conf, folder, source, options.peers) for _ in range(1 + options.rounds)][1:]
         session.stop()
     middle = {name: statistics.median(sum(one[name].values()) for one in rounds) for name in rounds[0]}
     result = {"articles": options.articles, "cpu_us_a_row": middle, "rounds": rounds, "versions": versions()}
@@ -84,8 +87,8 @@ def main() -> None:
     sys.stdout.write(text)
 
 
-def one_round(conf: config.Config, folder: Path, source: Path) -> dict[str, Spent]:
-    """Let all take turns; return what each spent."""
+def one_round(conf: config.Config, folder: Path, source: Path, peers: Sequence[str]) -> dict[str, Spent]:
+    """Let the stage, the floor and `peers` take turns; return what each spent."""
     place = tables.storage(conf.lake, schemas.BASE)
     if place.list():
         place.delete("")
@@ -94,10 +97,11 @@ def one_round(conf: config.Config, folder: Path, source: Path) -> dict[str, Spen
     found = {STAGE: cpu_a_row(lambda: base.run(conf), rows, KINDS)}
     check(Path(browse.folder(conf.lake, tables.require(conf.lake, schemas.BASE))), articles_at)
     found[FLOOR] = of_floor(conf, folder, rows)
-    for name, build in PEERS.items():
-        found[name] = of_peer(build, folder, articles_at, rows)
-    data = datasets.Dataset.from_parquet(str(source), cache_dir=str(folder / "cache"))
-    found[LOOP] = cpu_a_row(lambda: notebook_loop(data, folder, LOOP_ROWS), LOOP_ROWS)
+    for name in PEERS.keys() & set(peers):
+        found[name] = of_peer(PEERS[name], folder, articles_at, rows)
+    if LOOP in peers:
+        data = datasets.Dataset.from_parquet(str(source), cache_dir=str(folder / "cache"))
+        found[LOOP] = cpu_a_row(lambda: notebook_loop(data, folder, LOOP_ROWS), LOOP_ROWS)
     return found
 
 
