@@ -120,9 +120,10 @@ class AnswerStore:
         return file
 
     def _write_file(self, rows: list[dict[str, Any]]) -> DataFile:
-        if not self._is_present():
+        path, table = _path(_day(rows), f"{self._prefix}-{uuid.uuid4().hex}", rows), pa.Table.from_pylist(rows, _SCHEMA)
+        if not self._is_present():  # last, since a folder that is removed after this is made anew
             raise FileNotFoundError("the folder was removed, or its disk is no longer mounted")
-        return write_answers(self._storage, _day(rows), f"{self._prefix}-{uuid.uuid4().hex}", rows)
+        return parquet.write_file(self._storage, path, table)
 
 
 @contextmanager
