@@ -120,10 +120,7 @@ class AnswerStore:
         return file
 
     def _write_file(self, rows: list[dict[str, Any]]) -> DataFile:
-        path, table = _path(_day(rows), f"{self._prefix}-{uuid.uuid4().hex}", rows), pa.Table.from_pylist(rows, _SCHEMA)
-        if not self._is_present():  # last, since a folder that is removed after this is made anew
-            raise FileNotFoundError("the folder was removed, or its disk is no longer mounted")
-        return parquet.write_file(self._storage, path, table)
+        return write_answers(self._storage, _day(rows), f"{self._prefix}-{uuid.uuid4().hex}", rows, self._is_present)
 
 
 @contextmanager
@@ -155,9 +152,21 @@ def _path(day: str, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"data/day={day}/{name}-{answered}-{len(rows) - answered}.parquet"
 
 
-def write_answers(storage: Storage, day: str, name: str, rows: Sequence[Mapping[str, Any]]) -> DataFile:
-    """Write rows as one file in the folder of a day; append the numbers of answered and failed requests to its name."""
-    return parquet.write_file(storage, _path(day, name, rows), pa.Table.from_pylist(rows, _SCHEMA))
+def write_answers(
+    storage: Storage,
+    day: str,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    is_present: Callable[[], bool] = lambda: True,
+) -> DataFile:
+    """Write rows as one file in the folder of a day; append the numbers of answered and failed requests to its name.
+
+    Raises FileNotFoundError if `is_present` returns False right before the write.
+    """
+    path, table = _path(day, name, rows), pa.Table.from_pylist(rows, _SCHEMA)
+    if not is_present():  # last, since a folder that is removed after this is made anew
+        raise FileNotFoundError("the folder was removed, or its disk is no longer mounted")
+    return parquet.write_file(storage, path, table)
 
 
 def file_prefix(run_id: str, partition: int) -> str:

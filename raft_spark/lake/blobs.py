@@ -34,8 +34,8 @@ def pack(
 ) -> pa.RecordBatch:
     """Return the rows as blobs of one of their `parts` each, shape (rows,), in the schema BLOBS.
 
-    A blob has `blob_rows` at most, and fewer of large rows: BLOB_BYTES or so. `places` has, by part, the value of dataframes.partition_values by which Spark finds the part's task. `side` tells
-    tables with different columns apart.
+    A blob has `blob_rows` at most, and fewer of large rows: BLOB_BYTES or so. `places` has, by part, the value of
+    dataframes.partition_values by which Spark finds the part's task. `side` tells tables with different columns apart.
     """
     blob_rows = max(1, min(blob_rows, BLOB_BYTES * len(rows) // max(1, rows.nbytes)))
     order = np.argsort(parts, kind="stable")

@@ -61,8 +61,8 @@ def head(lake: Lake, version: Version, rows: int, *, quarantine: bool = False) -
     The splits come in the order train, validation, test. `quarantine` returns rows of the quarantine instead.
     """
     at = tables.files_folder(lake, version)
-    files = [file for file in version.files if file.path.startswith("quarantine/") == quarantine and file.rows]
-    files = [file for file in files if not file.is_index]
+    with_rows = (file for file in version.files if file.rows and not file.is_index)
+    files = [file for file in with_rows if file.path.startswith("quarantine/") == quarantine]
     files.sort(key=_reading_order)
     return list(islice(chain.from_iterable(_rows(at, version.table, file) for file in files), rows))
 

@@ -73,7 +73,7 @@ def download(
     revision: str,
     folder: str,
     filesystem: fs.FileSystem,
-    arrived: Callable[[str], object] = str,
+    arrived: Callable[[str], object] = str,  # which does nothing
     given_up: threading.Event | None = None,
 ) -> Snapshot:
     """Copy the split `train` as of `revision` to `folder`, a row group at a time. The folder is emptied first.

@@ -56,14 +56,6 @@ def ignored_files(conf: Config) -> str:
     return "" if source.startswith("sample:") or is_copied(conf) else listing.names(_list_files(conf, source).ignored)
 
 
-def input_splits(conf: Config, state: str) -> list[InputSplit]:
-    """Cut the source into input splits. `state` is its `identity`. A dataset of the hub is first copied to the lake.
-
-    Raises InputError when no file is found, when one cannot be read, or when a Parquet file has the wrong columns.
-    """
-    return [split for files in arriving(conf, state) for file in files for split in file]
-
-
 def is_copied(conf: Config) -> bool:
     """Say whether the source is a dataset of the hub, which is copied to the lake."""
     return conf.articles.source.startswith("hf:")
@@ -72,7 +64,8 @@ def is_copied(conf: Config) -> bool:
 def arriving(conf: Config, state: str) -> Iterator[list[list[InputSplit]]]:
     """Yield the input splits of each file of a dataset of the hub that has been copied meanwhile, while the next ones are.
 
-    Those of all files of another source come at once, as of one file. Raises InputError as `input_splits` does.
+    Those of all files of another source come at once, as of one file. `state` is the source's `identity`. Raises InputError when
+    no file is found, when one cannot be read, or when a Parquet file has the wrong columns.
     """
     if not is_copied(conf):
         yield [_splits_of(conf, conf.articles.source)]

@@ -2,8 +2,8 @@
 
 Two passes of Spark tasks. The first checks the records and writes the good ones to a staging folder, and beside them their
 pubids and 64-bit hashes of their texts. These files are all that the driver reads to decide which records stay, in which split
-and under which number (`splits.assign`). The second pass copies the staged records to their splits. Texts never pass through
-the driver or a shuffle.
+and under which number (`splits.assign`). The second pass copies the staged records to their splits, and writes the corpus index
+of their passages beside them. Texts never pass through the driver or a shuffle.
 """
 
 import hashlib

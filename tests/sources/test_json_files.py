@@ -16,6 +16,7 @@ from conftest import article
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.sources import json_files, records, sources
+from support.input_splits import input_splits
 
 pytestmark = pytest.mark.row
 
@@ -61,7 +62,7 @@ LAYOUTS = {
 
 def read(path: Path) -> list[Any]:
     settled = config.load(assignments=[f"articles.source={path}", "lake.root=lake"])
-    splits = sources.input_splits(settled, "")
+    splits = input_splits(settled, "")
     sources.check_json_columns(splits)
     return [
         records.check_record(record, settled.articles) for split in splits for _, record in sources.read_split(split)
@@ -112,7 +113,7 @@ def test_a_quarantined_record_is_found_by_its_line(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([HUB[0], {"pubid": 8}], indent=1))
     settled = config.load(assignments=[f"articles.source={path}"])
-    (split,) = sources.input_splits(settled, "")
+    (split,) = input_splits(settled, "")
     wheres = [where for where, _ in sources.read_split(split)]
     assert [path.read_text().splitlines()[int(where.removeprefix("a.json:")) - 1] for where in wheres] == [" {", " {"]
 

@@ -22,6 +22,7 @@ from conftest import article, write_articles
 from raft_spark import config
 from raft_spark.errors import InputError
 from raft_spark.sources import records, sources
+from support.input_splits import input_splits
 
 pytestmark = pytest.mark.row
 
@@ -34,9 +35,7 @@ def read(where: object) -> list[Any]:
     """Read a whole source, its pieces one after the other."""
     settled = conf(where)
     return [
-        record
-        for piece in sources.input_splits(settled, sources.identity(settled))
-        for _, record in sources.read_split(piece)
+        record for piece in input_splits(settled, sources.identity(settled)) for _, record in sources.read_split(piece)
     ]
 
 
@@ -69,7 +68,7 @@ def test_parquet_is_read_by_row_group_with_other_columns_left_out(tmp_path, kind
     table = pq.read_table(path)
     at = table.schema.get_field_index("pubid")
     pq.write_table(table.set_column(at, "pubid", table["pubid"].cast(kind)), path, row_group_size=10)
-    cut = sources.input_splits(conf(tmp_path), "")
+    cut = input_splits(conf(tmp_path), "")
     assert [(piece["row_group"], piece["rows"]) for piece in cut] == [(0, 10), (1, 10), (2, 5)]
     assert pubids(tmp_path) == list(range(25))
     assert read(tmp_path)[0] == {
@@ -148,7 +147,7 @@ def test_parquet_of_another_shape_is_told_all_it_lacks_at_once(tmp_path, record:
 
 def checked_lines(where: object) -> None:
     settled = conf(where)
-    sources.check_json_columns(sources.input_splits(settled, ""))
+    sources.check_json_columns(input_splits(settled, ""))
 
 
 def test_json_lines_of_another_shape_are_told_all_they_lack_at_once(tmp_path):
@@ -342,14 +341,14 @@ def test_every_line_is_read_once_wherever_the_file_is_cut(tmp_path_factory, text
 def test_a_file_is_cut_into_pieces_of_so_many_bytes(tmp_path, monkeypatch, size: int):
     monkeypatch.setattr(sources, "JSON_BYTES", size)
     path = write(tmp_path / "a.jsonl", "".join(map(line, range(5))))
-    cut = sources.input_splits(conf(path), "")
+    cut = input_splits(conf(path), "")
     assert [piece["start"] for piece in cut] == list(range(0, path.stat().st_size, size))
     assert pubids(path) == [0, 1, 2, 3, 4]
 
 
 def test_where_a_line_stands_is_told_by_its_byte(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"a": 1}\n\n{"a": 2}\n')
-    (piece,) = sources.input_splits(conf(path), "")
+    (piece,) = input_splits(conf(path), "")
     assert list(sources.read_split(piece)) == [("a.jsonl@0", {"a": 1}), ("a.jsonl@10", {"a": 2})]
 
 
@@ -360,7 +359,7 @@ def test_compressed_lines_are_read_whole(tmp_path, monkeypatch, name: str, endin
     text = "".join(map(line, range(300))).encode()
     packed = PACKED[ending.lower()]
     path = write(tmp_path / f"{name}{ending}", packed(text[:5_000]) + packed(text[5_000:]))  # two members
-    assert len(sources.input_splits(conf(path), "")) == 1
+    assert len(input_splits(conf(path), "")) == 1
     assert pubids(path) == list(range(300))
 
 
@@ -522,7 +521,7 @@ def test_a_bucket_takes_spaces_and_brackets_too(s3: str):
     found = {}
     for source in expected:
         settled = config.load(assignments=[f"articles.source=s3://lake/{source}", f"lake.s3_endpoint={s3}"])
-        pieces = sources.input_splits(settled, sources.identity(settled))
+        pieces = input_splits(settled, sources.identity(settled))
         found[source] = [record["pubid"] for piece in pieces for _, record in sources.read_split(piece)]
     assert found == expected
     assert (
@@ -581,7 +580,7 @@ def test_the_identity_changes_with_the_files_and_only_with_them(tree: Path):
 
 def test_built_in_articles_come_in_pieces_and_do_not_depend_on_them():
     settled = conf("sample:10000")
-    cut = sources.input_splits(settled, sources.identity(settled))
+    cut = input_splits(settled, sources.identity(settled))
     assert [(piece["start"], piece["rows"]) for piece in cut] == [(0, 8_192), (8_192, 1_808)]
     (_, first), *_ = sources.read_split({**cut[1], "rows": 1})
     (_, alone), *_ = sources.read_split({**cut[0], "start": 8_192, "rows": 1})
@@ -594,5 +593,5 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path):
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"pubid": 1}\n{"pubid": 2}\n')
     conf = config.load(assignments=[f"articles.source={path}"])
-    found = [record for piece in sources.input_splits(conf, "") for _, record in sources.read_split(piece)]
+    found = [record for piece in input_splits(conf, "") for _, record in sources.read_split(piece)]
     assert found == [{"pubid": 1}, {"pubid": 2}]
